@@ -1,0 +1,51 @@
+"""``manifest.json``: what makes a directory in object storage complete, and an artifact's digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MANIFEST_NAME = "manifest.json"
+
+
+class FileEntry(BaseModel):
+    """One file of a directory."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(description="Path relative to the directory, with forward slashes.")
+    size: int = Field(ge=0, description="Size in bytes.")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Hex digest of the content.")
+
+
+class Manifest(BaseModel):
+    """The files of a complete directory, and where they come from.
+
+    Written last and only if none is there, so a directory with a manifest is whole and belongs to one writer.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    files: tuple[FileEntry, ...]
+    provenance: dict[str, Any] = Field(default_factory=dict, description="Spec, model revision, data digests, versions.")
+
+    def to_bytes(self) -> bytes:
+        """The bytes that are stored: sorted by path and key, so that equal content has an equal digest."""
+        document = {
+            "files": [entry.model_dump() for entry in sorted(self.files, key=lambda entry: entry.path)],
+            "provenance": self.provenance,
+        }
+        return (json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+    @property
+    def digest(self) -> str:
+        """``sha256:<hex>`` of the stored bytes: the digest of the artifact."""
+        return "sha256:" + hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(entry.size for entry in self.files)
