@@ -30,7 +30,9 @@ class Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     files: tuple[FileEntry, ...]
-    provenance: dict[str, Any] = Field(default_factory=dict, description="Spec, model revision, data digests, versions.")
+    provenance: dict[str, Any] = Field(
+        default_factory=dict, description="Spec, model revision, data digests, versions."
+    )
 
     def to_bytes(self) -> bytes:
         """The bytes that are stored: sorted by path and key, so that equal content has an equal digest."""

@@ -1,0 +1,51 @@
+"""What all models of the API share: camelCase names, no unknown fields, rules that CEL and pydantic both hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+API_GROUP = "finetune.dev"
+API_VERSION = "v1alpha1"
+KIND = "FineTuneJob"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One cross-field rule, said once: as CEL for the API server and as a predicate for pydantic.
+
+    ``field`` is the camelCase path, below the model that carries the rule, of the field a person would change.
+    """
+
+    cel: str
+    message: str
+    field: str
+    holds: Callable[[Any], bool]
+
+
+class ApiModel(BaseModel):
+    """Base of every object that a user writes or that status shows."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        extra="forbid",
+        frozen=True,
+        strict=True,
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _hold_rules(self) -> Self:
+        for rule in self.rules:
+            if not rule.holds(self):
+                raise PydanticCustomError("rule", "{message}", {"message": rule.message, "field": rule.field})
+        return self

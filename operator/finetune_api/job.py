@@ -1,0 +1,179 @@
+"""FineTuneJob as a whole: metadata, spec and status."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, StringConstraints
+
+from finetune_api.base import API_GROUP, API_VERSION, KIND, ApiModel
+from finetune_api.evaluation import Evaluation
+from finetune_api.failures import Fault, Reason
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.stage import CheckpointRef, Stage
+
+RESULT_FIELDS = ("model", "task", "dataset", "method", "training", "evaluation", "output")
+"""Fields of the spec that decide the result: a change of one starts the next revision."""
+
+DnsLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+
+
+class ObjectMeta(ApiModel):
+    """The part of Kubernetes' metadata that the product reads; everything else passes untouched."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: DnsLabel = Field(description="Name of the job.")
+    namespace: DnsLabel = Field(default="default", description="Namespace of the job.")
+    uid: str = Field(default="", description="Set by the API server.")
+    generation: int = Field(default=1, description="Set by the API server: counts changes of the spec.")
+
+
+class Phase(StrEnum):
+    """A summary for people, derived from the conditions; no code reads it."""
+
+    PENDING = "Pending"
+    PREPARING = "Preparing"
+    TRAINING = "Training"
+    EVALUATING = "Evaluating"
+    PUBLISHING = "Publishing"
+    STOPPED = "Stopped"
+    SUCCEEDED = "Succeeded"
+    REJECTED = "Rejected"
+    FAILED = "Failed"
+
+
+class ConditionType(StrEnum):
+    ACCEPTED = "Accepted"
+    DATA_PREPARED = "DataPrepared"
+    TRAINED = "Trained"
+    EVALUATED = "Evaluated"
+    PUBLISHED = "Published"
+    READY = "Ready"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+
+
+class Condition(ApiModel):
+    """One of Kubernetes' conditions."""
+
+    type: ConditionType = Field(description="What it is about.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    reason: str = Field(
+        pattern="^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", max_length=1024, description="CamelCase reason."
+    )
+    message: str = Field(max_length=32768, description="A sentence for people.")
+    observed_generation: int = Field(ge=0, description="Generation of the spec that it speaks of.")
+    last_transition_time: str = Field(description="When status last changed, RFC 3339.")
+
+
+class StageState(StrEnum):
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+class StageStatus(ApiModel):
+    """One stage of the current revision."""
+
+    name: Stage = Field(description="Which stage.")
+    state: StageState = Field(description="Where it is.")
+    attempt: int = Field(ge=0, description="Tries so far.")
+    restarts: int = Field(default=0, ge=0, description="Tries that count against maxRestarts.")
+    start_time: str | None = Field(default=None, description="Start of the first try, RFC 3339.")
+    completion_time: str | None = Field(default=None, description="End, RFC 3339.")
+    message: str = Field(default="", description="What came out, or what is wrong.")
+
+
+class ProgressStatus(ApiModel):
+    """The running stage, for people and printer columns."""
+
+    stage: Stage = Field(description="Which stage.")
+    text: str = Field(description="Such as: train 40/120.")
+    percent: int | None = Field(default=None, ge=0, le=100, description="Share of the stage that is done.")
+    eta: str | None = Field(default=None, description="Time until the stage's end, such as 3m20s.")
+    loss: float | None = Field(default=None, description="Training loss.")
+    tokens_per_second: float | None = Field(default=None, description="Tokens trained on a second.")
+
+
+class EvaluationStatus(Evaluation):
+    """The comparison, with the first metric as text for printer columns."""
+
+    metric: str = Field(description="Name of the first metric.")
+    baseline_score: str = Field(description="Its value for the baseline.")
+    score: str = Field(description="Its value for the tuned model.")
+
+
+class ArtifactStatus(ApiModel):
+    """What was published."""
+
+    uri: str = Field(description="Directory of the artifact.")
+    digest: str = Field(description="sha256 of its manifest.")
+
+
+class FailureStatus(ApiModel):
+    """Why the job, or its last attempt, failed."""
+
+    reason: Reason = Field(description="Machine-readable reason.")
+    message: str = Field(description="One sentence: what is wrong, where, and what to do.")
+    stage: Stage = Field(description="Which stage.")
+    attempt: int = Field(ge=1, description="Which try of it.")
+    rank: int | None = Field(default=None, description="Rank of the process that failed first.")
+    exit_code: int | None = Field(default=None, description="Exit code.")
+    fault: Fault = Field(description="Who has to act: User, Cluster or Operator.")
+    retried: bool = Field(description="Whether another attempt follows.")
+
+
+class RevisionRecord(ApiModel):
+    """A former revision and what came of it."""
+
+    revision: int = Field(ge=1, description="Its number.")
+    phase: Phase = Field(description="How it ended.")
+    spec_digest: str = Field(description="Digest of what decided its result.")
+    artifact: ArtifactStatus | None = Field(default=None, description="What it published.")
+    score: str | None = Field(default=None, description="Its score.")
+
+
+class FineTuneJobStatus(ApiModel):
+    """What the operator says about a job."""
+
+    observed_generation: int = Field(default=0, ge=0, description="Generation of the spec that this status speaks of.")
+    phase: Phase = Field(default=Phase.PENDING, description="Summary for people.")
+    revision: int = Field(default=0, ge=0, description="Number of the current run.")
+    spec_digest: str = Field(default="", description="Digest of the spec part that decides the result.")
+    conditions: tuple[Condition, ...] = Field(default=(), max_length=16, description="Conditions.")
+    stages: tuple[StageStatus, ...] = Field(default=(), max_length=8, description="The stages of the current revision.")
+    progress: ProgressStatus | None = Field(default=None, description="The running stage.")
+    evaluation: EvaluationStatus | None = Field(default=None, description="Baseline and tuned model.")
+    artifact: ArtifactStatus | None = Field(default=None, description="What was published.")
+    checkpoint: CheckpointRef | None = Field(default=None, description="Newest complete checkpoint.")
+    failure: FailureStatus | None = Field(default=None, description="Why it failed.")
+    start_time: str | None = Field(default=None, description="Start of the current revision, RFC 3339.")
+    completion_time: str | None = Field(default=None, description="End of the current revision, RFC 3339.")
+    history: tuple[RevisionRecord, ...] = Field(default=(), max_length=20, description="Former revisions, newest last.")
+
+
+class FineTuneJob(ApiModel):
+    """One fine-tuning job, from data check to gated publication."""
+
+    api_version: Literal["finetune.dev/v1alpha1"] = Field(description="Version of the API.")
+    kind: Literal["FineTuneJob"] = Field(description="FineTuneJob.")
+    metadata: ObjectMeta = Field(description="Name, namespace and what Kubernetes adds.")
+    spec: FineTuneJobSpec = Field(description="What is wanted.")
+    status: FineTuneJobStatus = Field(default=FineTuneJobStatus(), description="What is.")
+
+
+def spec_digest(spec: FineTuneJobSpec) -> str:
+    """Digest of what decides the result.
+
+    Fields at their default are left out, so writing a default down, or an upgrade that adds fields, starts no new run.
+    """
+    decisive = spec.model_dump(mode="json", exclude_defaults=True, include=set(RESULT_FIELDS))
+    return "sha256:" + hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+__all__ = ["API_GROUP", "API_VERSION", "KIND", "FineTuneJob", "FineTuneJobSpec", "FineTuneJobStatus", "spec_digest"]

@@ -1,0 +1,137 @@
+"""What a job starts from: model, task and data."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from finetune_api.base import ApiModel, Rule
+from finetune_api.spec.vocabulary import ColumnName, DataFormat, Deduplication, Label, ModelUri, TaskType, Uri
+
+
+class ModelSpec(ApiModel):
+    """The pretrained model to start from."""
+
+    uri: ModelUri = Field(
+        description="Address of the model: hf://owner/name, or a directory in the Hugging Face layout (config.json, "
+        "tokenizer, *.safetensors) at s3://, gs://, az:// or file://. In `finetune run`, file://./path is relative to "
+        "the manifest."
+    )
+    revision: str = Field(
+        default="main",
+        min_length=1,
+        max_length=128,
+        description="Branch, tag or commit of an hf:// model. Pinned to a commit when the job starts.",
+    )
+
+
+class TaskSpec(ApiModel):
+    """What the model is to learn."""
+
+    type: TaskType = Field(description="The task; it decides columns, model head and metrics.")
+    labels: Annotated[tuple[Label, ...], Field(min_length=2, max_length=1024)] | None = Field(
+        default=None,
+        description="TextClassification: every label that may occur. Left out, they are read from the training data.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.labels) || self.type == 'TextClassification'",
+            message="labels belong to type TextClassification only",
+            field="labels",
+            holds=lambda task: task.labels is None or task.type is TaskType.TEXT_CLASSIFICATION,
+        ),
+        Rule(
+            cel="!has(self.labels) || self.labels.all(a, self.labels.exists_one(b, a == b))",
+            message="labels must be different from each other",
+            field="labels",
+            holds=lambda task: task.labels is None or len(set(task.labels)) == len(task.labels),
+        ),
+    )
+
+
+class DataSource(ApiModel):
+    """A data set in object storage."""
+
+    uri: Uri = Field(description="Address of one file, or of a directory whose data files are read in order of name.")
+
+
+class SplitSource(ApiModel):
+    """A data set of its own, or a share of the training data."""
+
+    uri: Uri | None = Field(default=None, description="Address of the split's own data.")
+    fraction: float | None = Field(
+        default=None, gt=0, le=0.5, description="Share of the training data to hold out instead; above 0, at most 0.5."
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="has(self.uri) != has(self.fraction)",
+            message="give either uri or fraction",
+            field="uri",
+            holds=lambda split: (split.uri is None) != (split.fraction is None),
+        ),
+    )
+
+
+class Columns(ApiModel):
+    """Names of the columns (JSON keys) that hold what the task needs."""
+
+    text: ColumnName | None = Field(default=None, description="TextClassification: the text. Default: text.")
+    label: ColumnName | None = Field(default=None, description="TextClassification: the label. Default: label.")
+    messages: ColumnName | None = Field(
+        default=None, description="InstructionTuning, OpenAIChat: the list of messages. Default: messages."
+    )
+    prompt: ColumnName | None = Field(
+        default=None, description="InstructionTuning, other formats: what the user says. Default: prompt."
+    )
+    completion: ColumnName | None = Field(
+        default=None, description="InstructionTuning, other formats: what the model shall answer. Default: completion."
+    )
+
+
+class CleaningSpec(ApiModel):
+    """What is removed before training."""
+
+    deduplicate: Deduplication = Field(
+        default=Deduplication.EXACT,
+        description="Exact removes rows that say the same as an earlier one, and training rows that also stand in "
+        "validation or test.",
+    )
+    drop_invalid: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of invalid rows that is dropped and reported; above it the job fails, naming file and line.",
+    )
+
+
+class DatasetSpec(ApiModel):
+    """The data to train, validate and test on."""
+
+    train: DataSource = Field(description="The training data.")
+    validation: SplitSource = Field(
+        default=SplitSource(fraction=0.1),
+        description="What early stopping and the curves are measured on. Default: fraction 0.1.",
+    )
+    test: SplitSource = Field(
+        default=SplitSource(fraction=0.1),
+        description="What baseline and tuned model are compared on; never trained on. Default: fraction 0.1.",
+    )
+    format: DataFormat = Field(
+        default=DataFormat.AUTO, description="Format of the files. Auto goes by file name and first row."
+    )
+    columns: Columns = Field(default=Columns(), description="Where the columns have other names.")
+    cleaning: CleaningSpec = Field(default=CleaningSpec(), description="What is removed before training.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="(has(self.validation) && has(self.validation.fraction) ? self.validation.fraction : "
+            "has(self.validation) ? 0.0 : 0.1) + (has(self.test) && has(self.test.fraction) ? self.test.fraction : "
+            "has(self.test) ? 0.0 : 0.1) <= 0.8",
+            message="validation.fraction and test.fraction together may be at most 0.8",
+            field="validation",
+            holds=lambda data: (data.validation.fraction or 0.0) + (data.test.fraction or 0.0) <= 0.8,
+        ),
+    )

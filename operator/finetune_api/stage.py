@@ -1,0 +1,222 @@
+"""What a stage is told (StageConfig), what it says meanwhile (Progress) and what it answers (StageReport).
+
+The same files are used by the operator's pods and by the local executor's processes.
+"""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from finetune_api.base import ApiModel
+from finetune_api.evaluation import Evaluation
+from finetune_api.failures import ExitCode, Reason
+from finetune_api.spec import FineTuneJobSpec
+
+TERMINATION_MESSAGE_LIMIT = 4096
+"""Bytes that Kubernetes keeps of a container's termination message."""
+
+
+class Stage(StrEnum):
+    PREPARE = "prepare"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    PUBLISH = "publish"
+
+
+STAGES = tuple(Stage)
+"""All stages in order."""
+
+
+class Device(StrEnum):
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+class JobIdentity(ApiModel):
+    """Which run of which job a stage belongs to."""
+
+    namespace: str = Field(description="Namespace of the FineTuneJob.")
+    name: str = Field(description="Name of the FineTuneJob.")
+    uid: str = Field(description="Unique id of the FineTuneJob object.")
+    revision: int = Field(ge=1, description="Number of the run; a spec change that decides the result starts the next.")
+    spec_digest: str = Field(description="Digest of the part of the spec that decides the result.")
+
+
+class World(ApiModel):
+    """The processes that a stage runs on."""
+
+    workers: int = Field(ge=1, description="Pods.")
+    processes_per_worker: int = Field(ge=1, description="Processes of each pod.")
+    device: Device = Field(description="Where they compute.")
+
+    @property
+    def size(self) -> int:
+        return self.workers * self.processes_per_worker
+
+
+class StageConfig(ApiModel):
+    """``stage.json``: everything that a stage needs to know."""
+
+    job: JobIdentity = Field(description="Which run of which job.")
+    stage: Stage = Field(description="Which stage.")
+    attempt: int = Field(ge=1, description="Which try of it.")
+    spec: FineTuneJobSpec = Field(description="The spec that the revision started with.")
+    world: World = Field(description="The processes of this stage.")
+    workspace: str = Field(default="/workspace", description="Scratch directory; empty at the start of a pod.")
+    termination_message_path: str = Field(
+        default="/dev/termination-log", description="Where the StageReport is written."
+    )
+    port: int = Field(default=9400, ge=1, le=65535, description="Port of /metrics and /progress.")
+    listen: str = Field(default="0.0.0.0", description="Address that the port is opened on.")
+    main_address: str = Field(default="127.0.0.1", description="Host of worker 0, where the processes meet.")
+    main_port: int = Field(default=29400, ge=1, le=65535, description="Port on worker 0 where the processes meet.")
+
+    @property
+    def revision_uri(self) -> str:
+        """Directory in object storage that belongs to this revision alone."""
+        job = self.job
+        return f"{self.spec.output.uri.rstrip('/')}/{job.namespace}/{job.name}/r{job.revision}"
+
+    @property
+    def prepared_uri(self) -> str:
+        return f"{self.revision_uri}/prepared"
+
+    @property
+    def checkpoints_uri(self) -> str:
+        return f"{self.revision_uri}/checkpoints"
+
+    @property
+    def trained_uri(self) -> str:
+        return f"{self.revision_uri}/trained"
+
+    @property
+    def evaluated_uri(self) -> str:
+        return f"{self.revision_uri}/evaluated"
+
+    @property
+    def artifact_uri(self) -> str:
+        return f"{self.revision_uri}/artifact"
+
+
+class CheckpointRef(ApiModel):
+    """A complete checkpoint in storage."""
+
+    step: int = Field(ge=0, description="Optimizer steps done.")
+    uri: str = Field(description="Its directory.")
+
+
+class Progress(ApiModel):
+    """``/progress``: where a stage is. Everything but stage, activity and time is None until known."""
+
+    stage: Stage = Field(description="Which stage.")
+    attempt: int = Field(ge=1, description="Which try of it.")
+    activity: str = Field(max_length=200, description="What it is doing, in words.")
+    updated_at: float = Field(description="Unix time of the last sign of life from the work itself, in seconds.")
+    done: int | None = Field(default=None, ge=0, description="Units of work done: optimizer steps, or examples.")
+    total: int | None = Field(default=None, ge=0, description="Units of work in all.")
+    unit: str = Field(default="steps", max_length=32, description="Name of the unit.")
+    eta_seconds: float | None = Field(default=None, ge=0, description="Seconds until the stage's end.")
+    epoch: float | None = Field(default=None, ge=0, description="Epochs done.")
+    loss: float | None = Field(default=None, description="Training loss of the last step, nats per token or example.")
+    validation_loss: float | None = Field(default=None, description="Last loss on the validation split.")
+    learning_rate: float | None = Field(default=None, description="Learning rate of the last step.")
+    tokens_per_second: float | None = Field(
+        default=None, ge=0, description="Tokens trained on a second, all processes."
+    )
+    checkpoint: CheckpointRef | None = Field(default=None, description="Newest complete checkpoint.")
+
+
+class PrepareResult(ApiModel):
+    """What prepare found."""
+
+    uri: str = Field(description="Directory of the prepared data.")
+    digest: str = Field(description="Digest of its manifest.")
+    examples: dict[str, int] = Field(description="Examples by split: train, validation, test.")
+    tokens: int = Field(ge=0, description="Tokens of the train split.")
+    duplicates: int = Field(ge=0, description="Rows dropped because they were there already.")
+    invalid: int = Field(ge=0, description="Rows dropped because they were invalid.")
+    labels: int | None = Field(default=None, description="TextClassification: number of labels.")
+    parameters: int = Field(ge=0, description="Parameters of the base model.")
+
+
+class TrainResult(ApiModel):
+    """What train reached."""
+
+    uri: str = Field(description="Directory of the trained weights.")
+    digest: str = Field(description="Digest of its manifest.")
+    steps: int = Field(ge=0, description="Optimizer steps.")
+    epochs: float = Field(ge=0, description="Epochs.")
+    loss: float = Field(description="Training loss over the last tenth of the steps.")
+    validation_loss: float | None = Field(default=None, description="Loss on the validation split at the end.")
+    tokens: int = Field(ge=0, description="Tokens trained on.")
+    tokens_per_second: float = Field(ge=0, description="Tokens trained on a second, all processes.")
+    stopped_early: bool = Field(description="Whether early stopping ended it.")
+    trainable_parameters: int = Field(ge=0, description="Parameters that were trained.")
+
+
+class EvaluateResult(ApiModel):
+    """What evaluate measured."""
+
+    uri: str = Field(description="Directory of evaluation.json, report.html and the predictions.")
+    digest: str = Field(description="Digest of its manifest.")
+    evaluation: Evaluation = Field(description="The comparison.")
+
+
+class PublishResult(ApiModel):
+    """What publish stored."""
+
+    uri: str = Field(description="Directory of the artifact.")
+    digest: str = Field(description="Digest of its manifest: the artifact's digest.")
+    size: int = Field(ge=0, description="Bytes.")
+
+
+class StageError(ApiModel):
+    """Why a stage ended early."""
+
+    reason: Reason = Field(description="Machine-readable reason.")
+    message: str = Field(description="One sentence: what is wrong, where, and what to do.")
+    exit_code: int = Field(ge=0, le=255, description="Exit code of the stage's process.")
+    rank: int | None = Field(default=None, ge=0, description="Rank of the process that failed first.")
+
+
+class StageReport(ApiModel):
+    """The termination message: one result, or an error."""
+
+    stage: Stage = Field(description="Which stage.")
+    attempt: int = Field(ge=1, description="Which try of it.")
+    seconds: float = Field(ge=0, description="How long it ran.")
+    prepare: PrepareResult | None = Field(default=None, description="Result of prepare.")
+    train: TrainResult | None = Field(default=None, description="Result of train.")
+    evaluate: EvaluateResult | None = Field(default=None, description="Result of evaluate.")
+    publish: PublishResult | None = Field(default=None, description="Result of publish.")
+    checkpoint: CheckpointRef | None = Field(default=None, description="Newest complete checkpoint, of train.")
+    error: StageError | None = Field(default=None, description="Why it ended early.")
+
+    @property
+    def exit_code(self) -> int:
+        return self.error.exit_code if self.error else ExitCode.DONE
+
+    def to_termination_message(self) -> bytes:
+        """Compact JSON of at most 4 KiB; an over-long error message is cut, never the structure."""
+        encoded = self._encode()
+        if self.error and (excess := len(encoded) - TERMINATION_MESSAGE_LIMIT) > 0:
+            # JSON escapes take up to six bytes a character, so cut by encoded length, not by characters.
+            message = self.error.message
+            while excess > 0 and message:
+                message = message[: -max(excess // 6, 1)]
+                error = self.error.model_copy(update={"message": message + "…"})
+                encoded = self.model_copy(update={"error": error})._encode()
+                excess = len(encoded) - TERMINATION_MESSAGE_LIMIT
+        return encoded
+
+    def _encode(self) -> bytes:
+        return json.dumps(
+            self.model_dump(mode="json", exclude_none=True), separators=(",", ":"), ensure_ascii=False
+        ).encode()
+
+
+StageResult = Annotated[PrepareResult | TrainResult | EvaluateResult | PublishResult, "what a stage found"]
