@@ -1,0 +1,34 @@
+"""Object storage: ``file://``, ``s3://``, ``gs://`` and ``az://`` by one set of functions.
+
+Credentials come from the environment and from files only. Every error is a ``StageFailure`` of one sentence, without
+secrets, that names the address and what to do.
+"""
+
+from finetune_trainer.storage.access import (
+    check_writable,
+    delete_tree,
+    exists,
+    last_modified,
+    list_files,
+    read_bytes,
+    write_bytes,
+)
+from finetune_trainer.storage.errors import AlreadyExists
+from finetune_trainer.storage.location import join
+from finetune_trainer.storage.transfer import download_directory, download_file, localise, upload_directory
+
+__all__ = [
+    "AlreadyExists",
+    "check_writable",
+    "delete_tree",
+    "download_directory",
+    "download_file",
+    "exists",
+    "join",
+    "last_modified",
+    "list_files",
+    "localise",
+    "read_bytes",
+    "upload_directory",
+    "write_bytes",
+]

@@ -1,0 +1,173 @@
+"""Clients of object stores: endpoint, credentials, time limits and retries, all from the environment.
+
+obstore reads ``AWS_*``, ``GOOGLE_*`` and ``AZURE_*`` itself, web identity and workload identity among them. Added here
+is what it lacks: plain http for an endpoint that says ``http://``, AWS profiles in files, and ``AWS_CA_BUNDLE``.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune_api.failures import Reason, StageFailure
+from obstore import exceptions
+from obstore.store import AzureStore, GCSStore, S3Store
+
+from finetune_trainer.storage.location import Location
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Config
+
+# Connecting is quick or does not happen. A small request is answered soon; one with 16 MiB of payload has time for a
+# home uplink that eight of them share.
+_CONNECT = timedelta(seconds=5)
+_SMALL = timedelta(seconds=30)
+_BULK = timedelta(minutes=5)
+
+# How long an unreachable service is asked again. Then the stage ends as Unavailable and the operator does the waiting.
+PATIENCE_VARIABLE = "FINETUNE_STORAGE_PATIENCE_SECONDS"
+_DEFAULT_PATIENCE = "60"
+
+_ENDPOINTS = {
+    "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
+_AMBIENT_AWS = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE")
+
+
+def store_for(location: Location, bulk: bool = False) -> ObjectStore:
+    """The client for the bucket of ``location``; one a bucket and environment, which reuses tokens and connections.
+
+    ``bulk`` is for requests with megabytes of payload, which may take longer.
+
+    Raises:
+        StageFailure: BadConfiguration, when an endpoint, a profile or a credentials file is unusable.
+    """
+    prefixes = (PATIENCE_VARIABLE, *{"s3": ("AWS_", "HOME"), "gs": ("GOOGLE_",), "az": ("AZURE_",)}[location.scheme])
+    environment = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(prefixes)))
+    return _build(location.scheme, location.bucket, bulk, environment)
+
+
+@lru_cache(maxsize=32)
+def _build(scheme: str, bucket: str, bulk: bool, environment: tuple[tuple[str, str], ...]) -> ObjectStore:
+    variables = dict(environment)
+    retry = _retry_config(variables)
+    try:
+        if scheme == "s3":
+            profile = _aws_profile(variables)
+            client = _client_options(scheme, variables, bulk, profile.get("endpoint"))
+            return S3Store(bucket, config=profile, client_options=client, retry_config=retry)
+        client = _client_options(scheme, variables, bulk)
+        if scheme == "gs":
+            return GCSStore(bucket, client_options=client, retry_config=retry)
+        return AzureStore(bucket, client_options=client, retry_config=retry)
+    except (exceptions.BaseError, ValueError) as error:
+        raise StageFailure(Reason.BAD_CONFIGURATION, _settings_sentence(scheme, bucket, str(error))) from None
+
+
+def _retry_config(variables: dict[str, str]) -> RetryConfig:
+    try:
+        patience = timedelta(seconds=float(variables.get(PATIENCE_VARIABLE, _DEFAULT_PATIENCE)))
+    except (ValueError, OverflowError):
+        message = f"{PATIENCE_VARIABLE} is not a number of seconds; write it as {_DEFAULT_PATIENCE}"
+        raise StageFailure(Reason.BAD_CONFIGURATION, message) from None
+    return {
+        "max_retries": 100,  # the time is the limit
+        "retry_timeout": patience,
+        "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=10), "base": 2},
+    }
+
+
+def _settings_sentence(scheme: str, bucket: str, text: str) -> str:
+    causes: dict[str, str] = {
+        "service account file": "the file that GOOGLE_APPLICATION_CREDENTIALS names cannot be read; mount it",
+        "Account must be specified": "no storage account is named; set AZURE_STORAGE_ACCOUNT_NAME",
+        "Invalid Access Key": "AZURE_STORAGE_ACCOUNT_KEY is not base64; copy the key again",
+        "root_certificate": "the file that AWS_CA_BUNDLE names holds no PEM certificate; point it at one",
+    }
+    for mark, cause in causes.items():
+        if mark in text:
+            return f"Cannot use {scheme}://{bucket}: {cause}"
+    return f"Cannot use {scheme}://{bucket}: a setting of its service in the environment is malformed; correct it"
+
+
+def _client_options(scheme: str, variables: dict[str, str], bulk: bool, configured: str | None = None) -> ClientConfig:
+    options: ClientConfig = {"connect_timeout": _CONNECT, "timeout": _BULK if bulk else _SMALL}
+    named = [(name, variables[name]) for name in _ENDPOINTS[scheme] if variables.get(name)]
+    if configured:
+        named.append(("endpoint_url of the AWS profile", configured))
+    for name, url in named:
+        if not url.startswith(("http://", "https://")):
+            raise StageFailure(
+                Reason.BAD_CONFIGURATION, f"{name} is not a URL; write it as https://host or http://host:port"
+            )
+        if url.startswith("http://"):
+            options["allow_http"] = True
+    bundle = variables.get("AWS_CA_BUNDLE")
+    if bundle and scheme == "s3":
+        options["root_certificate"] = _read(Path(bundle), "AWS_CA_BUNDLE").encode()
+    return options
+
+
+def _aws_profile(variables: dict[str, str]) -> S3Config:
+    """Keys, region and endpoint of the AWS profile, where the environment does not say them itself.
+
+    Read are ``AWS_SHARED_CREDENTIALS_FILE`` (``~/.aws/credentials``) and ``AWS_CONFIG_FILE`` (``~/.aws/config``), of
+    which static keys, ``region`` and ``endpoint_url`` count. A named profile that assumes a role or signs in by SSO is
+    refused rather than passed over: its user expects that identity.
+    """
+    home = Path(variables.get("HOME", "/"))
+    named = variables.get("AWS_PROFILE")
+    name = named or "default"
+    keys = _section(variables, "AWS_SHARED_CREDENTIALS_FILE", home / ".aws/credentials", name)
+    settings = _section(
+        variables, "AWS_CONFIG_FILE", home / ".aws/config", name if name == "default" else f"profile {name}"
+    )
+    merged = settings | keys
+    profile: S3Config = {}
+    if not any(variables.get(variable) for variable in _AMBIENT_AWS):
+        if {"aws_access_key_id", "aws_secret_access_key"} <= merged.keys():
+            profile["access_key_id"] = merged["aws_access_key_id"]
+            profile["secret_access_key"] = merged["aws_secret_access_key"]
+            if "aws_session_token" in merged:
+                profile["session_token"] = merged["aws_session_token"]
+        elif named:
+            raise StageFailure(
+                Reason.BAD_CONFIGURATION,
+                f"The AWS profile {named} has no aws_access_key_id and aws_secret_access_key; use one that has them, "
+                "or put temporary keys into the environment",
+            )
+    if "region" in merged and not (variables.get("AWS_REGION") or variables.get("AWS_DEFAULT_REGION")):
+        profile["region"] = merged["region"]
+    if "endpoint_url" in merged and not any(variables.get(variable) for variable in _ENDPOINTS["s3"]):
+        profile["endpoint"] = merged["endpoint_url"]
+    return profile
+
+
+def _section(variables: dict[str, str], variable: str, default: Path, name: str) -> dict[str, str]:
+    path = Path(variables[variable]) if variables.get(variable) else default
+    if not variables.get(variable) and not path.is_file():
+        return {}
+    parser = configparser.RawConfigParser(default_section="", strict=False)
+    text = _read(path, variable)
+    try:
+        parser.read_string(text)
+    except configparser.Error:
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION, f"{path} is not an AWS profile file; correct or remove it"
+        ) from None
+    return dict(parser[name]) if parser.has_section(name) else {}
+
+
+def _read(path: Path, variable: str) -> str:
+    try:
+        return path.read_text()
+    except (OSError, ValueError):
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION, f"{path}, which {variable} names, cannot be read; mount it"
+        ) from None

@@ -1,0 +1,217 @@
+"""What can go wrong with storage, each as one sentence a person can act on.
+
+The texts of the service and of obstore are read for a status and a code, and never shown: they run over many lines and
+can hold access keys and signatures.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_api.failures import Reason, StageFailure
+from obstore import exceptions
+
+from finetune_trainer.storage.location import Location
+
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>(\w{1,64})</Code>")
+_IDENTITY_SERVICE = re.compile(r"169\.254\.\d+\.\d+|metadata\.google\.internal|//sts\.|oauth2|login\.microsoftonline")
+
+_NO_BUCKET = {"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted"}
+_BAD_CREDENTIALS = {
+    "AccessDenied",
+    "AuthenticationFailed",
+    "AuthorizationFailure",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "NoAuthenticationInformation",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "XAdminUserNotFound",
+}
+_WRONG_REGION = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
+
+DIRECTORY_IN_THE_WAY = "ExistingObjectIsDirectory"
+"""The code of a store on a file system that cannot have a file and a directory of one name; obstore says it exists."""
+
+_CREDENTIALS_OF = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the pod's role",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS, or the pod's service account",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or the pod's identity",
+}
+_ENDPOINT_OF = {"s3": "AWS_ENDPOINT_URL", "gs": "GOOGLE_BASE_URL", "az": "AZURE_STORAGE_ENDPOINT"}
+
+
+class AlreadyExists(StageFailure):
+    """A conditional write found an object at its address, and left it as it was."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(Reason.BAD_CONFIGURATION, f"{uri} exists already; give every run an address of its own")
+        self.uri = uri
+
+
+@contextmanager
+def explained(location: Location, action: str) -> Iterator[None]:
+    """Turn every error of storage within the block into a StageFailure: ``Cannot <action> <address>: …``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise service_failure(error, location, action) from None
+        raise disk_failure(error, location.uri, action) from None
+    except (exceptions.BaseError, ValueError) as error:
+        # The cause is dropped on purpose: a traceback would print what the service said.
+        raise service_failure(error, location, action) from None
+
+
+@contextmanager
+def explained_path(path: Path, action: str) -> Iterator[None]:
+    """The same for a local path that is no address of the job's, like a scratch directory."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise disk_failure(error, str(path), action) from None
+
+
+def disk_failure(error: OSError, place: str, action: str) -> StageFailure:
+    """The failure for an error of the operating system at ``place``, an address or a path."""
+    cannot = f"Cannot {action} {place}"
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return StageFailure(Reason.DISK_FULL, f"{cannot}: the disk is full; give the volume more space")
+        case errno.EROFS:
+            return StageFailure(Reason.PERMISSION_DENIED, f"{cannot}: the file system is read-only; mount it writable")
+        case errno.EACCES | errno.EPERM:
+            return StageFailure(
+                Reason.PERMISSION_DENIED, f"{cannot}: permission denied; let the user that runs this stage use it"
+            )
+        case errno.ENOENT:
+            return StageFailure(Reason.NOT_FOUND, f"{cannot}: it does not exist; correct the address")
+        case errno.ENOTDIR | errno.EISDIR | errno.EEXIST | errno.ENAMETOOLONG | errno.ELOOP:
+            what = (error.strerror or "it is not usable").lower()
+            return StageFailure(Reason.BAD_CONFIGURATION, f"{cannot}: {what}; correct the address")
+    what = (error.strerror or "input or output failed").lower()
+    return StageFailure(Reason.UNAVAILABLE, f"{cannot}: {what}; check the disk or the volume")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is safe to keep of an error of an object store."""
+
+    error: Exception
+    headline: str
+    status: int | None
+    code: str | None
+
+    @classmethod
+    def of(cls, error: Exception) -> Answer:
+        text = str(error).partition("\n\nDebug source")[0]
+        status = int(found[1]) if (found := _STATUS.search(text)) else None
+        code = found[1] if (found := _CODE.search(text)) else None
+        return cls(error, text.partition(" - ")[0], status, code)
+
+    @property
+    def no_credentials(self) -> bool:
+        return _IDENTITY_SERVICE.search(self.headline) is not None
+
+    @property
+    def no_bucket(self) -> bool:
+        return self.code in _NO_BUCKET
+
+    @property
+    def refused(self) -> bool:
+        kinds = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
+        return self.code in _BAD_CREDENTIALS or self.status in (401, 403) or isinstance(self.error, kinds)
+
+    @property
+    def no_object(self) -> bool:
+        return isinstance(self.error, FileNotFoundError) and not (self.no_bucket or self.refused or self.no_credentials)
+
+    @property
+    def wrong_region(self) -> bool:
+        return self.code in _WRONG_REGION or "incorrectly configured region" in str(self.error)
+
+    @property
+    def changed(self) -> bool:
+        return self.status == 412 or isinstance(self.error, exceptions.PreconditionError)
+
+    @property
+    def full(self) -> bool:
+        return self.status == 507
+
+    @property
+    def unsupported(self) -> bool:
+        return self.status == 501 or isinstance(self.error, exceptions.NotSupportedError)
+
+    @property
+    def troubled(self) -> bool:
+        return self.status is not None and (self.status >= 500 or self.status in (408, 409, 429))
+
+
+# The first that holds explains the error.
+_CAUSES: tuple[tuple[Callable[[Answer], bool], Reason, str], ...] = (
+    (lambda it: it.no_credentials, Reason.PERMISSION_DENIED, "no credentials were found; set {credentials}"),
+    (lambda it: it.no_bucket, Reason.NOT_FOUND, "the bucket {bucket} does not exist; create it or correct the address"),
+    (lambda it: it.refused, Reason.PERMISSION_DENIED, "the service refused the credentials; check {credentials}"),
+    (
+        lambda it: it.no_object or it.status == 404,
+        Reason.NOT_FOUND,
+        "it does not exist; correct the address, or run what should have written it",
+    ),
+    (lambda it: it.wrong_region, Reason.BAD_CONFIGURATION, "the bucket is in another region; set AWS_REGION to it"),
+    (
+        lambda it: it.code == DIRECTORY_IN_THE_WAY,
+        Reason.BAD_CONFIGURATION,
+        "the service holds a directory of that name; use another address",
+    ),
+    (
+        lambda it: it.changed,
+        Reason.UNAVAILABLE,
+        "it was changed while it was read; try again when nothing writes to it",
+    ),
+    (lambda it: it.full, Reason.DISK_FULL, "the storage service is full; free space there"),
+    (
+        lambda it: it.unsupported,
+        Reason.BAD_CONFIGURATION,
+        "the service does not support this operation; use one that has conditional writes",
+    ),
+    (
+        lambda it: it.troubled,
+        Reason.UNAVAILABLE,
+        "the service answered with an error, also when asked again; look at its health",
+    ),
+    (
+        lambda it: it.status is not None,
+        Reason.BAD_CONFIGURATION,
+        "the service did not accept the request; check the address and {endpoint}",
+    ),
+    (
+        lambda it: isinstance(it.error, ValueError),
+        Reason.BAD_CONFIGURATION,
+        "the address or a setting is malformed; correct it",
+    ),
+    (
+        lambda it: True,  # noqa: ARG005
+        Reason.UNAVAILABLE,
+        "the service could not be reached; check the network, and {endpoint} if it is set",
+    ),
+)
+
+
+def service_failure(error: Exception, location: Location, action: str) -> StageFailure:
+    """The failure for an error of an object store at ``location``."""
+    answer = Answer.of(error)
+    reason, why = next((reason, why) for holds, reason, why in _CAUSES if holds(answer))
+    why = why.format(
+        bucket=location.bucket, credentials=_CREDENTIALS_OF[location.scheme], endpoint=_ENDPOINT_OF[location.scheme]
+    )
+    said = " ".join(str(part) for part in (answer.status, answer.code) if part)
+    return StageFailure(reason, f"Cannot {action} {location.uri}: {why}" + (f" ({said})" if said else ""))

@@ -1,0 +1,163 @@
+"""``s3://``, ``gs://`` and ``az://`` through obstore.
+
+Transfers are cut into parts of 16 MiB, so that a lost connection costs one part, which obstore sends again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal
+
+import obstore
+from finetune_api.manifest import MANIFEST_NAME
+from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+from finetune_trainer.storage.client import store_for
+from finetune_trainer.storage.errors import DIRECTORY_IN_THE_WAY, AlreadyExists, Answer, explained, explained_path
+from finetune_trainer.storage.local import HIDDEN_PREFIX, atomic_file
+from finetune_trainer.storage.location import Location
+from finetune_trainer.storage.parallel import each
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+
+PART = 16 << 20
+"""Bytes of a part of an upload and of a ranged read."""
+
+PARTS_AT_ONCE = 8
+"""Parts in flight, of all files together: 128 MiB of memory."""
+
+
+def read(location: Location) -> bytes:
+    with explained(location, "read"):
+        return obstore.get(store_for(location, bulk=True), location.key).bytes().to_bytes()
+
+
+def write(location: Location, data: bytes, if_absent: bool) -> None:
+    mode: Literal["create", "overwrite"] = "create" if if_absent else "overwrite"
+    with explained(location, "write"):
+        try:
+            obstore.put(store_for(location, bulk=True), location.key, data, mode=mode, use_multipart=False)
+        except (AlreadyExistsError, PreconditionError) as error:
+            if if_absent and Answer.of(error).code != DIRECTORY_IN_THE_WAY:
+                raise AlreadyExists(location.uri) from None
+            raise
+
+
+def size(location: Location) -> int | None:
+    found = _head(location)
+    return None if found is None else found["size"]
+
+
+def last_modified(location: Location) -> datetime | None:
+    found = _head(location)
+    return None if found is None else found["last_modified"]
+
+
+def files(location: Location) -> list[tuple[str, int]]:
+    prefix = f"{location.key}/" if location.key else ""
+    with explained(location, "list"):
+        batches = obstore.list(store_for(location), prefix or None, chunk_size=1000)
+        found = {meta["path"].removeprefix(prefix): meta["size"] for batch in batches for meta in batch}
+    # Consoles write empty objects that stand for folders.
+    folders = {str(parent) for path in found for parent in PurePosixPath(path).parents}
+    return sorted(
+        (path, length)
+        for path, length in found.items()
+        if not (length == 0 and path in folders) and not PurePosixPath(path).name.startswith(HIDDEN_PREFIX)
+    )
+
+
+def delete(location: Location) -> None:
+    with explained(location, "delete"):
+        obstore.delete(store_for(location), location.key)
+
+
+def delete_tree(location: Location) -> None:
+    prefix = f"{location.key}/" if location.key else ""
+    with explained(location, "delete"):
+        store = store_for(location)
+        paths = [meta["path"] for batch in obstore.list(store, prefix or None, chunk_size=1000) for meta in batch]
+        # Manifests first: what is half deleted must not look complete.
+        manifests = [path for path in paths if PurePosixPath(path).name == MANIFEST_NAME]
+        for batch in (manifests, [path for path in paths if PurePosixPath(path).name != MANIFEST_NAME]):
+            if batch:
+                obstore.delete(store, batch)
+
+
+def upload(source: Path, location: Location, parts: int, on_bytes: Callable[[int], None]) -> tuple[int, str]:
+    digest = hashlib.sha256()
+    count = 0
+    with explained_path(source, "read"):
+        file = source.open("rb")
+        whole = os.fstat(file.fileno()).st_size <= PART
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal count
+        while chunk := file.read(PART):
+            digest.update(chunk)
+            count += len(chunk)
+            yield chunk
+            on_bytes(len(chunk))
+
+    with file, explained(location, "write"):
+        store = store_for(location, bulk=True)
+        if whole:
+            obstore.put(store, location.key, b"".join(chunks()), use_multipart=False)
+        else:
+            obstore.put(store, location.key, chunks(), chunk_size=PART, max_concurrency=parts)
+    return count, digest.hexdigest()
+
+
+def download(location: Location, target: Path, known_size: int | None = None) -> None:
+    """``known_size`` of at most one part saves asking for it."""
+    with explained(location, "read"):
+        store = store_for(location, bulk=True)
+        if known_size is not None and known_size <= PART:
+            data = obstore.get(store, location.key).bytes()
+            with explained_path(target, "write"), atomic_file(target) as file:
+                file.write(data)
+            return
+        meta = obstore.head(store, location.key)
+
+    with explained_path(target, "write"), atomic_file(target) as file:
+        descriptor = file.fileno()
+        os.truncate(descriptor, meta["size"])
+
+        def fetch(start: int) -> None:
+            end = min(start + PART, meta["size"])
+            with explained(location, "read"):
+                # The tag keeps parts of two versions of the object from becoming one file.
+                options: obstore.GetOptions = {"range": (start, end)}
+                if meta["e_tag"]:
+                    options["if_match"] = meta["e_tag"]
+                data = memoryview(obstore.get(store, location.key, options=options).bytes())
+                if len(data) != end - start:
+                    raise PreconditionError("the object became shorter")
+            with explained_path(target, "write"):
+                while data:
+                    written = os.pwrite(descriptor, data, start)
+                    data, start = data[written:], start + written
+
+        each(fetch, range(0, meta["size"], PART), PARTS_AT_ONCE)
+
+
+def _head(location: Location) -> ObjectMeta | None:
+    """What the service knows of an object, None when it is not there."""
+    with explained(location, "read"):
+        store = store_for(location)
+        try:
+            return obstore.head(store, location.key)
+        except FileNotFoundError:
+            pass
+        # The answer to HEAD has no body, so a missing bucket looks like a missing object: ask in a way that tells.
+        try:
+            return obstore.get(store, location.key).meta
+        except FileNotFoundError as error:
+            if Answer.of(error).no_object:
+                return None
+            raise

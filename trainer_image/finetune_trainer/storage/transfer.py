@@ -1,0 +1,127 @@
+"""Files and directories between the local disk and storage."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.manifest import FileEntry
+
+from finetune_trainer.storage.access import backend
+from finetune_trainer.storage.errors import explained_path
+from finetune_trainer.storage.local import walk
+from finetune_trainer.storage.location import Location, checked_relative, parse
+from finetune_trainer.storage.parallel import each
+from finetune_trainer.storage.remote import PART, PARTS_AT_ONCE
+
+_FILES_AT_ONCE = 4
+
+
+def upload_directory(
+    directory: Path,
+    uri: str,
+    paths: Iterable[str] | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+) -> tuple[FileEntry, ...]:
+    """Upload files of ``directory`` to below ``uri``; the entries of a manifest, in the order of ``paths``.
+
+    Every file is read once, hashed on the way, and cut into parts of 16 MiB; objects that are there are replaced.
+
+    Args:
+        directory: A local directory.
+        uri: Where its files go.
+        paths: Relative paths with forward slashes; every file when None.
+        on_bytes: Told of bytes as they leave, from several threads.
+
+    Raises:
+        StageFailure: NotFound (a file, the bucket), PermissionDenied, DiskFull, Unavailable, BadConfiguration.
+    """
+    location = parse(uri)
+    chosen = local_files(directory) if paths is None else [checked_relative(path, str(directory)) for path in paths]
+    files_at_once = min(_FILES_AT_ONCE, max(1, len(chosen)))
+
+    def upload(relative: str) -> FileEntry:
+        target = location.child(relative)
+        size, sha256 = backend(target).upload(
+            directory / relative, target, PARTS_AT_ONCE // files_at_once, on_bytes or _ignore
+        )
+        return FileEntry(path=relative, size=size, sha256=sha256)
+
+    return tuple(each(upload, chosen, files_at_once))
+
+
+def download_file(uri: str, target: Path) -> None:
+    """Download the object at ``uri`` to ``target``, which appears when it is whole; large ones by ranges."""
+    location = parse(uri)
+    backend(location).download(location, target)
+
+
+def download_directory(uri: str, target: Path) -> list[tuple[str, int]]:
+    """Download every object below ``uri`` into ``target``; their relative paths and sizes in bytes, sorted.
+
+    Raises:
+        StageFailure: NotFound when nothing is there, and as for every call.
+    """
+    location = parse(uri)
+    found = sorted(backend(location).files(location))
+    if not found:
+        raise _nothing_at(location)
+    download_files(location, found, target)
+    return found
+
+
+def download_files(location: Location, files: Iterable[tuple[str, int]], target: Path) -> None:
+    """Download the ``(relative path, size)`` below ``location``: small ones side by side, large ones by ranges."""
+    listed = [(checked_relative(path, location.uri), size) for path, size in files]
+
+    def download(file: tuple[str, int]) -> None:
+        relative, size = file
+        child = location.child(relative)
+        backend(child).download(child, target / relative, known_size=size)
+
+    each(download, [file for file in listed if file[1] <= PART], PARTS_AT_ONCE)
+    for file in listed:
+        if file[1] > PART:
+            download(file)
+
+
+def localise(uri: str, scratch: Path) -> Path:
+    """A local path of what ``uri`` names: a file, or a directory for a tree.
+
+    ``file://`` is not copied. Anything else is downloaded below ``scratch``: the object of that name, or else the tree.
+
+    Raises:
+        StageFailure: NotFound when nothing is there, and as for every call.
+    """
+    location = parse(uri)
+    if location.scheme == "file":
+        with explained_path(location.path, "read"):
+            location.path.stat()
+        return location.path
+    # Two addresses may end in the same name.
+    target = scratch / hashlib.sha256(location.uri.encode()).hexdigest()[:12] / (location.name or location.bucket)
+    if location.key and backend(location).size(location) is not None:
+        download_file(uri, target)
+    else:
+        download_directory(uri, target)
+    return target
+
+
+def local_files(directory: Path) -> list[str]:
+    """Relative paths of every file of a local directory, with forward slashes."""
+    with explained_path(directory, "read"):
+        directory.stat()
+        return list(walk(directory))
+
+
+def _nothing_at(location: Location) -> StageFailure:
+    return StageFailure(
+        Reason.NOT_FOUND,
+        f"Cannot read {location.uri}: nothing is there; correct the address, or run what should have written it",
+    )
+
+
+def _ignore(_: int) -> None:
+    pass
