@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
@@ -15,14 +15,25 @@ API_VERSION = "v1alpha1"
 KIND = "FineTuneJob"
 
 
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = BeforeValidator(_whole)
+"""Takes 2.0 and 1e3 for whole numbers: JSON has one kind of number, and the API server takes these."""
+
+Integer = Annotated[int, Whole]
+
+
 @dataclass(frozen=True)
 class Rule:
     """One cross-field rule, said once: as CEL for the API server and as a predicate for pydantic.
 
     ``field`` is the camelCase path, below the model that carries the rule, of the field a person would change.
+    ``cel`` is None where the schema itself says it.
     """
 
-    cel: str
+    cel: str | None
     message: str
     field: str
     holds: Callable[[Any], bool]
@@ -39,9 +50,15 @@ class ApiModel(BaseModel):
         extra="forbid",
         frozen=True,
         strict=True,
+        allow_inf_nan=False,
     )
 
     rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
+        """An object from JSON. As for the API server, only the camelCase names are known in it."""
+        return super().model_validate_json(json_data, **{"by_name": False, **options})
 
     @model_validator(mode="after")
     def _hold_rules(self) -> Self:

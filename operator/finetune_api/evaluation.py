@@ -22,8 +22,8 @@ class Baseline(ApiModel):
     """The baseline that was measured."""
 
     kind: BaselineKind = Field(
-        description="BaseModel: the untouched model with the same prompt. LinearProbe: logistic regression on the frozen "
-        "model. MajorityClass: always the most frequent label."
+        description="BaseModel: the untouched model with the same prompt. LinearProbe: logistic regression on the "
+        "frozen model. MajorityClass: always the most frequent label."
     )
 
 
@@ -55,11 +55,11 @@ class GateResult(Gate):
 class Evaluation(ApiModel):
     """The whole comparison."""
 
-    split: str = Field(description="Name of the split.")
+    split: str = Field(max_length=64, description="Name of the split.")
     examples: int = Field(ge=1, description="Number of its examples.")
     baseline: Baseline = Field(description="What was compared with.")
-    metrics: tuple[MetricResult, ...] = Field(description="Every metric; the first is the score.")
-    gates: tuple[GateResult, ...] = Field(default=(), description="Every gate.")
+    metrics: tuple[MetricResult, ...] = Field(max_length=16, description="Every metric; the first is the score.")
+    gates: tuple[GateResult, ...] = Field(default=(), max_length=16, description="Every gate.")
 
     @property
     def passed(self) -> bool:

@@ -1,6 +1,7 @@
 """How a stage ends: exit codes, the reason of a failure and whose fault it is.
 
-Exit codes follow BSD ``sysexits.h`` where one fits, so that a person who sees only the code of a container can look it up.
+Exit codes follow BSD ``sysexits.h`` where one fits, so that a person who sees only the code of a container can look
+it up.
 """
 
 from __future__ import annotations

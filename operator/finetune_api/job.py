@@ -5,20 +5,29 @@ from __future__ import annotations
 import hashlib
 import json
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, StringConstraints
 
 from finetune_api.base import API_GROUP, API_VERSION, KIND, ApiModel
 from finetune_api.evaluation import Evaluation
 from finetune_api.failures import Fault, Reason
-from finetune_api.spec import FineTuneJobSpec
+from finetune_api.spec import DEFAULT_METRICS, FineTuneJobSpec, LoraSpec
 from finetune_api.stage import CheckpointRef, Stage
 
 RESULT_FIELDS = ("model", "task", "dataset", "method", "training", "evaluation", "output")
 """Fields of the spec that decide the result: a change of one starts the next revision."""
 
+Model = TypeVar("Model", bound=ApiModel)
+
+_DEFAULT_EPOCHS = 3.0
+
 DnsLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+Timestamp = Annotated[str, Field(max_length=64, json_schema_extra={"format": "date-time"})]
+Digest = Annotated[str, StringConstraints(max_length=128)]
+Address = Annotated[str, StringConstraints(max_length=2048)]
+Sentence = Annotated[str, StringConstraints(max_length=32768)]
+ShortText = Annotated[str, StringConstraints(max_length=256)]
 
 
 class ObjectMeta(ApiModel):
@@ -26,7 +35,7 @@ class ObjectMeta(ApiModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    name: DnsLabel = Field(description="Name of the job.")
+    name: DnsLabel = Field(description="Name of the job: at most 63 lower-case letters, digits and hyphens.")
     namespace: DnsLabel = Field(default="default", description="Namespace of the job.")
     uid: str = Field(default="", description="Set by the API server.")
     generation: int = Field(default=1, description="Set by the API server: counts changes of the spec.")
@@ -65,9 +74,9 @@ class Condition(ApiModel):
     reason: str = Field(
         pattern="^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", max_length=1024, description="CamelCase reason."
     )
-    message: str = Field(max_length=32768, description="A sentence for people.")
+    message: Sentence = Field(description="A sentence for people.")
     observed_generation: int = Field(ge=0, description="Generation of the spec that it speaks of.")
-    last_transition_time: str = Field(description="When status last changed, RFC 3339.")
+    last_transition_time: Timestamp = Field(description="When status last changed, RFC 3339.")
 
 
 class StageState(StrEnum):
@@ -84,18 +93,18 @@ class StageStatus(ApiModel):
     state: StageState = Field(description="Where it is.")
     attempt: int = Field(ge=0, description="Tries so far.")
     restarts: int = Field(default=0, ge=0, description="Tries that count against maxRestarts.")
-    start_time: str | None = Field(default=None, description="Start of the first try, RFC 3339.")
-    completion_time: str | None = Field(default=None, description="End, RFC 3339.")
-    message: str = Field(default="", description="What came out, or what is wrong.")
+    start_time: Timestamp | None = Field(default=None, description="Start of the first try, RFC 3339.")
+    completion_time: Timestamp | None = Field(default=None, description="End, RFC 3339.")
+    message: Sentence = Field(default="", description="What came out, or what is wrong.")
 
 
 class ProgressStatus(ApiModel):
     """The running stage, for people and printer columns."""
 
     stage: Stage = Field(description="Which stage.")
-    text: str = Field(description="Such as: train 40/120.")
+    text: ShortText = Field(description="Such as: train 40/120.")
     percent: int | None = Field(default=None, ge=0, le=100, description="Share of the stage that is done.")
-    eta: str | None = Field(default=None, description="Time until the stage's end, such as 3m20s.")
+    eta: ShortText | None = Field(default=None, description="Time until the stage's end, such as 3m20s.")
     loss: float | None = Field(default=None, description="Training loss.")
     tokens_per_second: float | None = Field(default=None, description="Tokens trained on a second.")
 
@@ -103,23 +112,23 @@ class ProgressStatus(ApiModel):
 class EvaluationStatus(Evaluation):
     """The comparison, with the first metric as text for printer columns."""
 
-    metric: str = Field(description="Name of the first metric.")
-    baseline_score: str = Field(description="Its value for the baseline.")
-    score: str = Field(description="Its value for the tuned model.")
+    metric: ShortText = Field(description="Name of the first metric.")
+    baseline_score: ShortText = Field(description="Its value for the baseline.")
+    score: ShortText = Field(description="Its value for the tuned model.")
 
 
 class ArtifactStatus(ApiModel):
     """What was published."""
 
-    uri: str = Field(description="Directory of the artifact.")
-    digest: str = Field(description="sha256 of its manifest.")
+    uri: Address = Field(description="Directory of the artifact.")
+    digest: Digest = Field(description="sha256 of its manifest.")
 
 
 class FailureStatus(ApiModel):
     """Why the job, or its last attempt, failed."""
 
     reason: Reason = Field(description="Machine-readable reason.")
-    message: str = Field(description="One sentence: what is wrong, where, and what to do.")
+    message: Sentence = Field(description="One sentence: what is wrong, where, and what to do.")
     stage: Stage = Field(description="Which stage.")
     attempt: int = Field(ge=1, description="Which try of it.")
     rank: int | None = Field(default=None, description="Rank of the process that failed first.")
@@ -133,9 +142,9 @@ class RevisionRecord(ApiModel):
 
     revision: int = Field(ge=1, description="Its number.")
     phase: Phase = Field(description="How it ended.")
-    spec_digest: str = Field(description="Digest of what decided its result.")
+    spec_digest: Digest = Field(description="Digest of what decided its result.")
     artifact: ArtifactStatus | None = Field(default=None, description="What it published.")
-    score: str | None = Field(default=None, description="Its score.")
+    score: ShortText | None = Field(default=None, description="Its score.")
 
 
 class FineTuneJobStatus(ApiModel):
@@ -144,16 +153,26 @@ class FineTuneJobStatus(ApiModel):
     observed_generation: int = Field(default=0, ge=0, description="Generation of the spec that this status speaks of.")
     phase: Phase = Field(default=Phase.PENDING, description="Summary for people.")
     revision: int = Field(default=0, ge=0, description="Number of the current run.")
-    spec_digest: str = Field(default="", description="Digest of the spec part that decides the result.")
-    conditions: tuple[Condition, ...] = Field(default=(), max_length=16, description="Conditions.")
-    stages: tuple[StageStatus, ...] = Field(default=(), max_length=8, description="The stages of the current revision.")
+    spec_digest: Digest = Field(default="", description="Digest of the spec part that decides the result.")
+    conditions: tuple[Condition, ...] = Field(
+        default=(),
+        max_length=16,
+        description="What holds, for people and tools.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    stages: tuple[StageStatus, ...] = Field(
+        default=(),
+        max_length=8,
+        description="The stages of the current revision.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    )
     progress: ProgressStatus | None = Field(default=None, description="The running stage.")
     evaluation: EvaluationStatus | None = Field(default=None, description="Baseline and tuned model.")
     artifact: ArtifactStatus | None = Field(default=None, description="What was published.")
     checkpoint: CheckpointRef | None = Field(default=None, description="Newest complete checkpoint.")
     failure: FailureStatus | None = Field(default=None, description="Why it failed.")
-    start_time: str | None = Field(default=None, description="Start of the current revision, RFC 3339.")
-    completion_time: str | None = Field(default=None, description="End of the current revision, RFC 3339.")
+    start_time: Timestamp | None = Field(default=None, description="Start of the current revision, RFC 3339.")
+    completion_time: Timestamp | None = Field(default=None, description="End of the current revision, RFC 3339.")
     history: tuple[RevisionRecord, ...] = Field(default=(), max_length=20, description="Former revisions, newest last.")
 
 
@@ -172,8 +191,34 @@ def spec_digest(spec: FineTuneJobSpec) -> str:
 
     Fields at their default are left out, so writing a default down, or an upgrade that adds fields, starts no new run.
     """
-    decisive = spec.model_dump(mode="json", exclude_defaults=True, include=set(RESULT_FIELDS))
+    decisive = _silent(spec).model_dump(mode="json", exclude_defaults=True, include=set(RESULT_FIELDS))
     return "sha256:" + hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+
+
+def _silent(spec: FineTuneJobSpec) -> FineTuneJobSpec:
+    """``spec`` without the values that only repeat a default which depends on other fields."""
+    training, method, dataset, evaluation = spec.training, spec.method, spec.dataset, spec.evaluation
+    unset = spec.model_copy(
+        update={"training": training.model_copy(update={"learning_rate": None, "packing": None})},
+    )
+    repeated_in_training = {
+        "epochs": _DEFAULT_EPOCHS,
+        "learning_rate": unset.learning_rate,
+        "packing": unset.packing,
+    }
+    columns = {name: name for name in type(dataset.columns).model_fields}
+    return spec.model_copy(
+        update={
+            "training": _without(training, repeated_in_training),
+            "method": _without(method, {"lora": LoraSpec()}),
+            "dataset": dataset.model_copy(update={"columns": _without(dataset.columns, columns)}),
+            "evaluation": _without(evaluation, {"metrics": DEFAULT_METRICS[spec.task.type]}),
+        }
+    )
+
+
+def _without(model: Model, repeated: dict[str, Any]) -> Model:
+    return model.model_copy(update={name: None for name, value in repeated.items() if getattr(model, name) == value})
 
 
 __all__ = ["API_GROUP", "API_VERSION", "KIND", "FineTuneJob", "FineTuneJobSpec", "FineTuneJobStatus", "spec_digest"]

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MANIFEST_NAME = "manifest.json"
+
+
+def _inside(path: str) -> str:
+    """``path`` if it stays below the directory: a manifest is read from storage, and its paths become local files."""
+    parts = PurePosixPath(path).parts
+    if not parts or parts[0] == "/" or ".." in parts or "\\" in path or "\0" in path:
+        raise ValueError(f"{path!r} is not a path inside the directory")
+    return path
 
 
 class FileEntry(BaseModel):
@@ -16,7 +25,9 @@ class FileEntry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: str = Field(description="Path relative to the directory, with forward slashes.")
+    path: Annotated[str, AfterValidator(_inside)] = Field(
+        description="Path relative to the directory, with forward slashes."
+    )
     size: int = Field(ge=0, description="Size in bytes.")
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Hex digest of the content.")
 

@@ -6,10 +6,11 @@ The same files are used by the operator's pods and by the local executor's proce
 from __future__ import annotations
 
 import json
+import math
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from finetune_api.base import ApiModel
 from finetune_api.evaluation import Evaluation
@@ -18,6 +19,24 @@ from finetune_api.spec import FineTuneJobSpec
 
 TERMINATION_MESSAGE_LIMIT = 4096
 """Bytes that Kubernetes keeps of a container's termination message."""
+
+SIGNIFICANT_DIGITS = 6
+"""Of the numbers in a termination message; the files in storage hold them in full."""
+
+
+def _measured(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _speakable(text: Any) -> Any:
+    return text.encode(errors="replace").decode() if isinstance(text, str) else text
+
+
+Measured = Annotated[float | None, BeforeValidator(_measured)]
+"""A measured number; NaN and infinity, which JSON does not know, become None."""
+
+Speakable = Annotated[str, BeforeValidator(_speakable)]
+"""Text that may quote bytes which are no UTF-8 (a file name): what cannot be encoded becomes a question mark."""
 
 
 class Stage(StrEnum):
@@ -106,7 +125,7 @@ class CheckpointRef(ApiModel):
     """A complete checkpoint in storage."""
 
     step: int = Field(ge=0, description="Optimizer steps done.")
-    uri: str = Field(description="Its directory.")
+    uri: str = Field(max_length=2048, description="Its directory.")
 
 
 class Progress(ApiModel):
@@ -121,8 +140,8 @@ class Progress(ApiModel):
     unit: str = Field(default="steps", max_length=32, description="Name of the unit.")
     eta_seconds: float | None = Field(default=None, ge=0, description="Seconds until the stage's end.")
     epoch: float | None = Field(default=None, ge=0, description="Epochs done.")
-    loss: float | None = Field(default=None, description="Training loss of the last step, nats per token or example.")
-    validation_loss: float | None = Field(default=None, description="Last loss on the validation split.")
+    loss: Measured = Field(default=None, description="Training loss of the last step, nats per token or example.")
+    validation_loss: Measured = Field(default=None, description="Last loss on the validation split.")
     learning_rate: float | None = Field(default=None, description="Learning rate of the last step.")
     tokens_per_second: float | None = Field(
         default=None, ge=0, description="Tokens trained on a second, all processes."
@@ -151,7 +170,7 @@ class TrainResult(ApiModel):
     steps: int = Field(ge=0, description="Optimizer steps.")
     epochs: float = Field(ge=0, description="Epochs.")
     loss: float = Field(description="Training loss over the last tenth of the steps.")
-    validation_loss: float | None = Field(default=None, description="Loss on the validation split at the end.")
+    validation_loss: Measured = Field(default=None, description="Loss on the validation split at the end.")
     tokens: int = Field(ge=0, description="Tokens trained on.")
     tokens_per_second: float = Field(ge=0, description="Tokens trained on a second, all processes.")
     stopped_early: bool = Field(description="Whether early stopping ended it.")
@@ -178,7 +197,7 @@ class StageError(ApiModel):
     """Why a stage ended early."""
 
     reason: Reason = Field(description="Machine-readable reason.")
-    message: str = Field(description="One sentence: what is wrong, where, and what to do.")
+    message: Speakable = Field(description="One sentence: what is wrong, where, and what to do.")
     exit_code: int = Field(ge=0, le=255, description="Exit code of the stage's process.")
     rank: int | None = Field(default=None, ge=0, description="Rank of the process that failed first.")
 
@@ -214,9 +233,16 @@ class StageReport(ApiModel):
         return encoded
 
     def _encode(self) -> bytes:
-        return json.dumps(
-            self.model_dump(mode="json", exclude_none=True), separators=(",", ":"), ensure_ascii=False
-        ).encode()
+        document = _rounded(self.model_dump(mode="json", exclude_none=True))
+        return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _rounded(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _rounded(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_rounded(value) for value in node]
+    return float(f"{node:.{SIGNIFICANT_DIGITS}g}") if isinstance(node, float) else node
 
 
 StageResult = Annotated[PrepareResult | TrainResult | EvaluateResult | PublishResult, "what a stage found"]

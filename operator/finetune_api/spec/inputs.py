@@ -25,6 +25,15 @@ class ModelSpec(ApiModel):
         description="Branch, tag or commit of an hf:// model. Pinned to a commit when the job starts.",
     )
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.revision) || self.revision == 'main' || self.uri.startsWith('hf://')",
+            message="revision belongs to hf:// models only",
+            field="revision",
+            holds=lambda model: model.revision == "main" or model.uri.startswith("hf://"),
+        ),
+    )
+
 
 class TaskSpec(ApiModel):
     """What the model is to learn."""
@@ -32,6 +41,7 @@ class TaskSpec(ApiModel):
     type: TaskType = Field(description="The task; it decides columns, model head and metrics.")
     labels: Annotated[tuple[Label, ...], Field(min_length=2, max_length=1024)] | None = Field(
         default=None,
+        json_schema_extra={"x-kubernetes-list-type": "set"},
         description="TextClassification: every label that may occur. Left out, they are read from the training data.",
     )
 
@@ -43,7 +53,7 @@ class TaskSpec(ApiModel):
             holds=lambda task: task.labels is None or task.type is TaskType.TEXT_CLASSIFICATION,
         ),
         Rule(
-            cel="!has(self.labels) || self.labels.all(a, self.labels.exists_one(b, a == b))",
+            cel=None,  # A list of type set. In CEL it is quadratic, beyond the cost that the API server allows.
             message="labels must be different from each other",
             field="labels",
             holds=lambda task: task.labels is None or len(set(task.labels)) == len(task.labels),
@@ -90,6 +100,15 @@ class Columns(ApiModel):
         default=None, description="InstructionTuning, other formats: what the model shall answer. Default: completion."
     )
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.messages) || !has(self.prompt) && !has(self.completion)",
+            message="give columns.messages, or columns.prompt and columns.completion, not both",
+            field="messages",
+            holds=lambda columns: columns.messages is None or (columns.prompt is None and columns.completion is None),
+        ),
+    )
+
 
 class CleaningSpec(ApiModel):
     """What is removed before training."""
@@ -134,4 +153,19 @@ class DatasetSpec(ApiModel):
             field="validation",
             holds=lambda data: (data.validation.fraction or 0.0) + (data.test.fraction or 0.0) <= 0.8,
         ),
+        Rule(
+            cel="!has(self.columns) || !has(self.format) || self.format == 'Auto' || (self.format == 'OpenAIChat' ? "
+            "!has(self.columns.prompt) && !has(self.columns.completion) : !has(self.columns.messages))",
+            message="columns.messages is for format OpenAIChat, columns.prompt and columns.completion for the others",
+            field="columns",
+            holds=lambda data: data.columns_fit_format,
+        ),
     )
+
+    @property
+    def columns_fit_format(self) -> bool:
+        if self.format is DataFormat.AUTO:
+            return True
+        if self.format is DataFormat.OPENAI_CHAT:
+            return self.columns.prompt is None and self.columns.completion is None
+        return self.columns.messages is None

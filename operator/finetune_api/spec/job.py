@@ -8,7 +8,7 @@ from pydantic import Field
 
 from finetune_api.base import ApiModel, Rule
 from finetune_api.spec.inputs import DatasetSpec, ModelSpec, TaskSpec
-from finetune_api.spec.outcome import EvaluationSpec, OutputSpec, ResilienceSpec
+from finetune_api.spec.outcome import EvaluationSpec, GenerationSpec, OutputSpec, ResilienceSpec
 from finetune_api.spec.training import DistributedSpec, LoraSpec, MethodSpec, TrainingSpec
 from finetune_api.spec.vocabulary import DEFAULT_METRICS, METRICS_OF_TASK, DataFormat, MethodType, Metric, TaskType
 
@@ -58,7 +58,7 @@ class FineTuneJobSpec(ApiModel):
             "((has(self.distributed) && has(self.distributed.workers) ? self.distributed.workers : 1) * "
             "(has(self.distributed) && has(self.distributed.gpusPerWorker) ? "
             "(self.distributed.gpusPerWorker == 0 ? 1 : self.distributed.gpusPerWorker) : 1)) == 0",
-            message="training.batchSize must be a multiple of the training processes, distributed.workers × gpusPerWorker",
+            message="training.batchSize must be a multiple of the processes: distributed.workers × gpusPerWorker",
             field="training.batchSize",
             holds=lambda spec: spec.training.batch_size % spec.distributed.world_size == 0,
         ),
@@ -71,6 +71,15 @@ class FineTuneJobSpec(ApiModel):
         ),
         *(_metrics_rule(task, metrics) for task, metrics in METRICS_OF_TASK.items()),
         *(_gates_rule(task, metrics) for task, metrics in METRICS_OF_TASK.items()),
+        Rule(
+            cel="self.task.type == 'InstructionTuning' || !has(self.evaluation) || !has(self.evaluation.generation) || "
+            "!has(self.evaluation.generation.maxNewTokens) || self.evaluation.generation.maxNewTokens == 128",
+            message="evaluation.generation is for InstructionTuning; TextClassification generates nothing",
+            field="evaluation.generation",
+            holds=lambda spec: (
+                spec.task.type is TaskType.INSTRUCTION_TUNING or spec.evaluation.generation == GenerationSpec()
+            ),
+        ),
         Rule(
             cel="!has(self.dataset.columns) || (self.task.type == 'TextClassification' ? "
             "!has(self.dataset.columns.messages) && !has(self.dataset.columns.prompt) && "

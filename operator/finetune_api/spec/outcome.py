@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from finetune_api.base import ApiModel, Rule
-from finetune_api.spec.vocabulary import Metric, Uri
+from finetune_api.base import ApiModel, Integer, Rule
+from finetune_api.spec.vocabulary import Metric, OutputUri, Seconds
 
 
 class Gate(ApiModel):
@@ -36,7 +36,7 @@ class Gate(ApiModel):
 class GenerationSpec(ApiModel):
     """How answers are generated, greedily, for metrics that need them."""
 
-    max_new_tokens: int = Field(default=128, ge=1, le=8192, description="Most tokens of an answer.")
+    max_new_tokens: Integer = Field(default=128, ge=1, le=8192, description="Most tokens of an answer.")
 
 
 class EvaluationSpec(ApiModel):
@@ -56,14 +56,14 @@ class EvaluationSpec(ApiModel):
 class KeepSpec(ApiModel):
     """What stays beside the artifact after it is published."""
 
-    checkpoints: int = Field(default=0, ge=0, le=100, description="Newest checkpoints that stay.")
+    checkpoints: Integer = Field(default=0, ge=0, le=100, description="Newest checkpoints that stay.")
     prepared_data: bool = Field(default=False, description="Whether the tokenised data stays.")
 
 
 class OutputSpec(ApiModel):
     """Where the result goes."""
 
-    uri: Uri = Field(
+    uri: OutputUri = Field(
         description="Prefix in object storage. The result lies at <uri>/<namespace>/<name>/r<revision>/artifact."
     )
     keep: KeepSpec = Field(default=KeepSpec(), description="What stays beside the artifact after it is published.")
@@ -72,13 +72,13 @@ class OutputSpec(ApiModel):
 class ResilienceSpec(ApiModel):
     """What happens when something fails."""
 
-    max_restarts: int = Field(
+    max_restarts: Integer = Field(
         default=3, ge=0, le=100, description="New attempts after a failure that may pass; preemption is not counted."
     )
-    stall_timeout_seconds: int = Field(
+    stall_timeout_seconds: Integer = Field(
         default=900,
         ge=30,
         le=86400,
         description="An attempt that shows no progress for so long is ended and tried again.",
     )
-    active_deadline_seconds: int | None = Field(default=None, ge=1, description="The whole job is ended after so long.")
+    active_deadline_seconds: Seconds | None = Field(default=None, description="The whole job is ended after so long.")

@@ -5,18 +5,24 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 
-Uri = Annotated[
-    str,
-    StringConstraints(pattern=r"^(file|s3|gs|az)://[^\s?#]+$", min_length=6, max_length=1024),
-]
-ModelUri = Annotated[
-    str,
-    StringConstraints(pattern=r"^(hf|file|s3|gs|az)://[^\s?#]+$", min_length=6, max_length=1024),
-]
+from finetune_api.base import Whole
+
+# Not \s, which is another set of characters here than in the API server.
+_PATH = r"[^\x00-\x20\x7f?#]+"
+
+Uri = Annotated[str, StringConstraints(pattern=f"^(file|s3|gs|az)://{_PATH}$", min_length=6, max_length=1024)]
+OutputUri = Annotated[str, StringConstraints(pattern=f"^(file|s3|gs|az)://{_PATH}$", min_length=6, max_length=384)]
+"""Shorter, because addresses below it must fit a stage's termination message."""
+ModelUri = Annotated[str, StringConstraints(pattern=f"^(hf|file|s3|gs|az)://{_PATH}$", min_length=6, max_length=1024)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+
+
+# The bounds stand before Whole, or pydantic does not push them through an optional field into the schema.
+Steps = Annotated[int, Field(ge=1, le=2147483647), Whole]
+Seconds = Annotated[int, Field(ge=1, le=2147483647), Whole]
 
 
 class TaskType(StrEnum):

@@ -1,0 +1,222 @@
+"""The CustomResourceDefinition of FineTuneJob, generated from the models.
+
+``python -m finetune_api.crd > crds/finetunejobs.finetune.dev.yaml`` writes it, ``--check FILE`` compares.
+
+The schema is structural as apiextensions.k8s.io/v1 wants it: no references, no nulls (an optional field is one that is
+not required), rules as CEL. It holds no defaults, so that a stored object stays as it was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
+from finetune_api.base import API_GROUP, API_VERSION, KIND
+from finetune_api.job import FineTuneJob
+
+Schema = dict[str, Any]
+
+HEADER = "# Generated from finetune_api by `python -m finetune_api.crd`. Do not edit.\n"
+
+TEXT_WIDTH = 100
+
+COLUMNS = (
+    ("STATUS", ".status.phase", "What the job is doing.", 0),
+    ("PROGRESS", ".status.progress.text", "How far the running stage is.", 0),
+    ("ETA", ".status.progress.eta", "Time until the running stage ends.", 0),
+    ("BASELINE", ".status.evaluation.baselineScore", "First metric of the baseline.", 0),
+    ("SCORE", ".status.evaluation.score", "First metric of the tuned model.", 0),
+    ("ARTIFACT", ".status.artifact.uri", "Where the published result lies.", 1),
+)
+
+
+class _StructuralSchema(GenerateJsonSchema):
+    """Pydantic's JSON Schema in the dialect of a CustomResourceDefinition, but for the references."""
+
+    def sort(self, value: JsonSchemaValue, parent_key: str | None = None) -> JsonSchemaValue:  # noqa: ARG002
+        return value
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        # The default stays a mark for _finished, which says it in the description and takes it out.
+        result = super().default_schema(schema)
+        return result if _is_plain(result.get("default")) else {k: v for k, v in result.items() if k != "default"}
+
+    def int_schema(self, schema: core_schema.IntSchema) -> JsonSchemaValue:
+        format_ = "int32" if schema.get("le", 2**63) < 2**31 else "int64"
+        return super().int_schema(schema) | {"format": format_}
+
+    def float_schema(self, schema: core_schema.FloatSchema) -> JsonSchemaValue:
+        result = super().float_schema(schema) | {"format": "double"}
+        for bound in ("Minimum", "Maximum"):
+            # OpenAPI 3.0 knows an exclusive bound as a flag beside the bound.
+            if (value := result.pop(f"exclusive{bound}", None)) is not None:
+                result |= {bound.lower(): value, f"exclusive{bound}": True}
+        return result
+
+    def tuple_schema(self, schema: core_schema.TupleSchema) -> JsonSchemaValue:
+        result = super().tuple_schema(schema)
+        if prefix := result.pop("prefixItems", None):
+            assert all(item == prefix[0] for item in prefix)
+            result["items"] = prefix[0]
+        return result
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        result = super().model_schema(schema)
+        result.pop("additionalProperties", None)
+        rules = [
+            {"rule": rule.cel, "message": rule.message, "fieldPath": f".{rule.field}"}
+            for rule in getattr(schema["cls"], "rules", ())
+            if rule.cel
+        ]
+        return result | ({"x-kubernetes-validations": rules} if rules else {})
+
+
+def open_api_schema(model: type[BaseModel]) -> Schema:
+    """The structural schema of one model."""
+    schema = model.model_json_schema(schema_generator=_StructuralSchema)
+    definitions = schema.pop("$defs", {})
+    finished: Schema = _finished(schema, definitions)
+    return finished
+
+
+def custom_resource_definition() -> Schema:
+    """The whole CustomResourceDefinition."""
+    schema = open_api_schema(FineTuneJob)
+    properties = schema["properties"]
+    properties["apiVersion"] = {"type": "string", "description": properties["apiVersion"]["description"]}
+    properties["kind"] = {"type": "string", "description": properties["kind"]["description"]}
+    # Of metadata, a schema may only restrict the name; everything else in it is Kubernetes' own.
+    name = properties["metadata"]["properties"]["name"]
+    properties["metadata"] = {"type": "object", "properties": {"name": name}}
+    schema["required"] = ["spec"]
+    columns = [
+        {"name": name, "type": "string", "jsonPath": path, "description": description}
+        | ({"priority": priority} if priority else {})
+        for name, path, description, priority in COLUMNS
+    ]
+    columns.append({"name": "AGE", "type": "date", "jsonPath": ".metadata.creationTimestamp"})
+    plural = f"{KIND.lower()}s"
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{API_GROUP}"},
+        "spec": {
+            "group": API_GROUP,
+            "names": {
+                "kind": KIND,
+                "listKind": f"{KIND}List",
+                "plural": plural,
+                "singular": KIND.lower(),
+                "shortNames": ["ftj"],
+                "categories": ["finetune"],
+            },
+            "scope": "Namespaced",
+            "versions": [
+                {
+                    "name": API_VERSION,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": columns,
+                    "schema": {"openAPIV3Schema": schema},
+                }
+            ],
+        },
+    }
+
+
+def to_yaml(document: Schema) -> str:
+    """YAML to read, the same bytes for the same document."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.width = 4096
+    stream = io.StringIO()
+    yaml.dump(_folded(document), stream)
+    return HEADER + stream.getvalue()
+
+
+def _folded(node: Any) -> Any:
+    """``node`` with its long texts as folded blocks."""
+    from ruamel.yaml.scalarstring import FoldedScalarString
+
+    if isinstance(node, list):
+        return [_folded(item) for item in node]
+    if isinstance(node, dict):
+        return {key: _folded(value) for key, value in node.items()}
+    if not isinstance(node, str) or len(node) <= TEXT_WIDTH:
+        return node
+    text = FoldedScalarString(node)
+    lines = textwrap.wrap(node, TEXT_WIDTH, break_long_words=False, break_on_hyphens=False)
+    ends = itertools.accumulate((len(line) for line in lines[:-1]), lambda end, length: end + 1 + length)
+    text.fold_pos = list(ends)
+    return text
+
+
+def _finished(node: Any, definitions: Schema) -> Any:
+    """``node`` with its references put in place, without what a structural schema may not hold."""
+    if isinstance(node, list):
+        return [_finished(item, definitions) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = dict(node)
+    if reference := node.pop("$ref", None):
+        node = definitions[reference.rpartition("/")[2]] | node
+    node.pop("title", None)
+    if "const" in node:
+        node["enum"] = [node.pop("const")]
+    default = node.pop("default", None)
+    if _is_plain(default) and "Default:" not in node.get("description", ""):
+        node["description"] = f"{node['description']} Default: {_in_words(default)}."
+    if "properties" in node:
+        properties = {name: _finished(value, definitions) for name, value in node.pop("properties").items()}
+        node["properties"] = properties
+    result = {key: value if key == "properties" else _finished(value, definitions) for key, value in node.items()}
+    # What a person reads first comes first.
+    first = {key: result.pop(key) for key in ("description", "type", "format") if key in result}
+    rules = {key: result.pop(key) for key in ("x-kubernetes-validations",) if key in result}
+    return first | rules | result
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a default can be said in a few words."""
+    if isinstance(value, list | tuple):
+        return bool(value) and all(_is_plain(item) for item in value)
+    return isinstance(value, bool | int | float) or (isinstance(value, str) and value != "")
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_in_words(item) for item in value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m finetune_api.crd", description=__doc__.splitlines()[0])
+    parser.add_argument("--check", type=Path, metavar="FILE", help="compare with FILE instead of printing")
+    options = parser.parse_args(arguments)
+    text = to_yaml(custom_resource_definition())
+    if options.check is None:
+        sys.stdout.write(text)
+    elif not options.check.is_file() or options.check.read_text() != text:
+        sys.stderr.write(f"{options.check} is out of date: python -m finetune_api.crd > {options.check}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
