@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 API_GROUP = "finetune.dev"
 API_VERSION = "v1alpha1"
@@ -39,6 +42,14 @@ class Rule:
     holds: Callable[[Any], bool]
 
 
+def _is_null_field(error: ErrorDetails) -> bool:
+    """Whether ``error`` is about a known field that is null; a null in a list and an unknown field stay errors."""
+    location = error["loc"]
+    return bool(
+        error["input"] is None and location and isinstance(location[-1], str) and error["type"] != "extra_forbidden"
+    )
+
+
 class ApiModel(BaseModel):
     """Base of every object that a user writes or that status shows."""
 
@@ -57,8 +68,19 @@ class ApiModel(BaseModel):
 
     @classmethod
     def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
-        """An object from JSON. As for the API server, only the camelCase names are known in it."""
-        return super().model_validate_json(json_data, **{"by_name": False, **options})
+        """An object from JSON, as the API server reads it: names are camelCase only, a field that is null is left out."""
+        options = {"by_name": False, **options}
+        try:
+            return super().model_validate_json(json_data, **options)
+        except ValidationError as error:
+            nulls = [item["loc"] for item in error.errors() if _is_null_field(item)]
+            if not nulls:
+                raise
+        document = json.loads(json_data)
+        for location in nulls:
+            *parents, name = location
+            del reduce(getitem, parents, document)[name]
+        return super().model_validate_json(json.dumps(document), **options)
 
     @model_validator(mode="after")
     def _hold_rules(self) -> Self:

@@ -42,7 +42,7 @@ COLUMNS = (
 class _StructuralSchema(GenerateJsonSchema):
     """Pydantic's JSON Schema in the dialect of a CustomResourceDefinition, but for the references."""
 
-    def sort(self, value: JsonSchemaValue, parent_key: str | None = None) -> JsonSchemaValue:  # noqa: ARG002
+    def sort(self, value: JsonSchemaValue, parent_key: str | None = None) -> JsonSchemaValue:
         return value
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:

@@ -55,9 +55,10 @@ class FineTuneJobSpec(ApiModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="(has(self.training) && has(self.training.batchSize) ? self.training.batchSize : 32) % "
-            "((has(self.distributed) && has(self.distributed.workers) ? self.distributed.workers : 1) * "
-            "(has(self.distributed) && has(self.distributed.gpusPerWorker) ? "
-            "(self.distributed.gpusPerWorker == 0 ? 1 : self.distributed.gpusPerWorker) : 1)) == 0",
+            "((has(self.distributed) && has(self.distributed.workers) && self.distributed.workers > 1 ? "
+            "self.distributed.workers : 1) * "
+            "(has(self.distributed) && has(self.distributed.gpusPerWorker) && self.distributed.gpusPerWorker > 1 ? "
+            "self.distributed.gpusPerWorker : 1)) == 0",
             message="training.batchSize must be a multiple of the processes: distributed.workers × gpusPerWorker",
             field="training.batchSize",
             holds=lambda spec: spec.training.batch_size % spec.distributed.world_size == 0,
