@@ -1,8 +1,8 @@
 """What a stage's work is given: its configuration, scratch space and a way to say how it is going.
 
 The work of a stage runs in worker processes below one host process (`finetune_trainer.host`), which serves /metrics and
-/progress, uploads checkpoints and writes the termination message. Workers tell it what happens as JSON lines over a pipe,
-so that it stays able to report whatever becomes of them.
+/progress, uploads checkpoints and writes the termination message. Workers tell it what happens as JSON lines over a
+pipe, so that it stays able to report whatever becomes of them.
 """
 
 from __future__ import annotations

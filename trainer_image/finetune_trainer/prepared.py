@@ -2,15 +2,17 @@
 
 A directory with
 - ``data.json``: the data report (`DataReport`),
-- ``train.arrow``, ``validation.arrow``, ``test.arrow``: Arrow IPC files, uncompressed so that they can be memory-mapped,
+- ``train.arrow``, ``validation.arrow``, ``test.arrow``: Arrow IPC files, uncompressed so that they can be
+  memory-mapped,
 - ``tokenizer/``: the tokenizer with the chat template that was used.
 
 Columns, one row an example:
 - TextClassification: ``input_ids`` list<int32>, ``label`` int32 (index into DataReport.labels), ``text`` string,
   ``source`` string (``file:line``).
-- InstructionTuning: ``input_ids`` list<int32>, ``labels`` list<int32> of the same length (-100 where nothing is learned:
-  everything that the assistant did not say), ``prompt_length`` int32 (tokens before the last answer, generation prompt
-  included), ``reference`` string (the last answer), ``prompt`` string (what a person reads before it), ``source`` string.
+- InstructionTuning: ``input_ids`` list<int32>, ``labels`` list<int32> of the same length (-100 where nothing is
+  learned: everything that the assistant did not say), ``prompt_length`` int32 (tokens before the last answer,
+  generation prompt included), ``reference`` string (the last answer), ``prompt`` string (what a person reads before
+  it), ``source`` string.
 """
 
 from __future__ import annotations

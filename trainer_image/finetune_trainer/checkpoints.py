@@ -1,0 +1,178 @@
+"""Checkpoints in object storage: uploaded beside the training, complete once their manifest is there.
+
+Layout: ``<revision>/checkpoints/step-00000200/…``. With several workers each uploads the files of its own ranks and
+says so in ``parts/worker-<index>.json``; worker 0 gathers these into the manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import re
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_api.failures import StageFailure
+from finetune_api.manifest import MANIFEST_NAME, FileEntry, Manifest
+from finetune_api.stage import CheckpointRef
+
+from finetune_trainer import storage
+from finetune_trainer.manifests import TornDirectory, fetch_directory
+
+BUSY_NAME = "uploading"
+"""File in the workspace while a checkpoint is uploaded."""
+_NAME = re.compile(r"^step-(\d{8})/manifest\.json$")
+_PARTS_POLL_SECONDS = 1.0
+_PARTS_TIMEOUT_SECONDS = 900.0
+
+log = logging.getLogger(__name__)
+
+
+def checkpoint_uri(checkpoints_uri: str, step: int) -> str:
+    return f"{checkpoints_uri}/step-{step:08d}"
+
+
+def complete_checkpoints(checkpoints_uri: str) -> list[CheckpointRef]:
+    """All complete checkpoints, oldest first."""
+    steps = sorted(
+        int(match[1]) for path, _ in storage.list_files(checkpoints_uri) if (match := _NAME.match(path)) is not None
+    )
+    return [CheckpointRef(step=step, uri=checkpoint_uri(checkpoints_uri, step)) for step in steps]
+
+
+@dataclass(frozen=True)
+class FetchedCheckpoint:
+    """A checkpoint on local disk."""
+
+    ref: CheckpointRef
+    directory: Path
+    provenance: dict[str, Any]
+
+
+def fetch_newest(checkpoints_uri: str, scratch: Path) -> FetchedCheckpoint | None:
+    """Download the newest checkpoint that is whole; one whose files differ from its manifest is passed over."""
+    for ref in reversed(complete_checkpoints(checkpoints_uri)):
+        directory = scratch / f"step-{ref.step:08d}"
+        try:
+            manifest = fetch_directory(ref.uri, directory)
+        except TornDirectory as torn:
+            log.warning("passing over the checkpoint of step %d: %s", ref.step, torn.message)
+            shutil.rmtree(directory, ignore_errors=True)
+            continue
+        return FetchedCheckpoint(ref, directory, dict(manifest.provenance))
+    return None
+
+
+@dataclass(frozen=True)
+class SavedCheckpoint:
+    """A checkpoint that all ranks of this worker have written to local disk."""
+
+    step: int
+    directory: Path
+    provenance: dict[str, Any]
+    keep_also: int | None
+    """Step of the best checkpoint so far, which is kept whatever its age; None without early stopping."""
+
+
+class CheckpointUploader:
+    """Uploads checkpoints one after the other on a thread of its own, and removes old ones.
+
+    While one is under way the file ``busy`` exists: the ranks read it and agree to leave a checkpoint out rather than
+    fill the disk or wait for the network.
+    """
+
+    def __init__(
+        self,
+        checkpoints_uri: str,
+        *,
+        keep: int,
+        worker: int,
+        workers: int,
+        busy: Path,
+        on_complete: Callable[[CheckpointRef, float], None],
+    ) -> None:
+        self._uri = checkpoints_uri
+        self._keep = keep
+        self._worker = worker
+        self._workers = workers
+        self._busy = busy
+        self._on_complete = on_complete
+        self._queue: queue.Queue[SavedCheckpoint | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
+        self.failure: StageFailure | None = None
+        """What stopped the last upload, if it was not made good by a later one."""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, saved: SavedCheckpoint) -> None:
+        self._busy.touch()
+        self._queue.put(saved)
+
+    def drain(self) -> None:
+        """Wait until everything submitted is uploaded, or has failed."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (saved := self._queue.get()) is not None:
+            started = time.monotonic()
+            try:
+                self._upload(saved)
+            except StageFailure as failure:
+                self.failure = failure
+                log.warning("the checkpoint of step %d is not in storage: %s", saved.step, failure.message)
+            else:
+                self.failure = None
+                ref = CheckpointRef(step=saved.step, uri=checkpoint_uri(self._uri, saved.step))
+                self._on_complete(ref, time.monotonic() - started)
+            finally:
+                shutil.rmtree(saved.directory, ignore_errors=True)
+                if self._queue.empty():
+                    self._busy.unlink(missing_ok=True)
+
+    def _upload(self, saved: SavedCheckpoint) -> None:
+        uri = checkpoint_uri(self._uri, saved.step)
+        if storage.exists(storage.join(uri, MANIFEST_NAME)):
+            return  # A run that was resumed from an older one came by here again: the same step of the same run.
+        files = storage.upload_directory(saved.directory, uri)
+        if self._workers > 1:
+            part = json.dumps([entry.model_dump() for entry in files]).encode()
+            storage.write_bytes(f"{uri}/parts/worker-{self._worker}.json", part)
+            if self._worker != 0:
+                return
+            files = self._gather(uri)
+        manifest = Manifest(files=files, provenance=saved.provenance)
+        storage.write_bytes(storage.join(uri, MANIFEST_NAME), manifest.to_bytes(), if_absent=True)
+        self._remove_old(saved.keep_also)
+
+    def _gather(self, uri: str) -> tuple[FileEntry, ...]:
+        deadline = time.monotonic() + _PARTS_TIMEOUT_SECONDS
+        entries: dict[str, FileEntry] = {}
+        for worker in range(self._workers):
+            part = f"{uri}/parts/worker-{worker}.json"
+            while not storage.exists(part):
+                if time.monotonic() > deadline:
+                    raise TornDirectory(uri, f"parts/worker-{worker}.json", "did not come within 15 minutes")
+                time.sleep(_PARTS_POLL_SECONDS)
+            for entry in json.loads(storage.read_bytes(part)):
+                entries[entry["path"]] = FileEntry.model_validate(entry)
+        return tuple(entries.values())
+
+    def _remove_old(self, keep_also: int | None) -> None:
+        """Remove complete checkpoints beyond the newest ``keep``: manifest first, so none is ever half there."""
+        for ref in complete_checkpoints(self._uri)[: -self._keep]:
+            if ref.step != keep_also:
+                remove_checkpoint(ref)
+
+
+def remove_checkpoint(ref: CheckpointRef) -> None:
+    """Remove a checkpoint so that it is never seen half."""
+    storage.delete_tree(storage.join(ref.uri, MANIFEST_NAME))
+    storage.delete_tree(ref.uri)

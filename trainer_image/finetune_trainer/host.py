@@ -1,0 +1,292 @@
+"""The host process of a stage: starts the workers, watches them, and tells how the stage ended.
+
+It imports no torch, so it serves /progress from the first moment, outlives whatever befalls a worker, and finishes the
+upload of a checkpoint that the dying workers had written.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from finetune_api.failures import ExitCode, Reason, StageFailure
+from finetune_api.stage import (
+    TERMINATION_MESSAGE_LIMIT,
+    CheckpointRef,
+    EvaluateResult,
+    PrepareResult,
+    PublishResult,
+    Stage,
+    StageConfig,
+    StageError,
+    StageReport,
+    TrainResult,
+)
+from pydantic import BaseModel
+
+from finetune_trainer.checkpoints import BUSY_NAME, CheckpointUploader, SavedCheckpoint
+from finetune_trainer.exporter import MonitorServer, StageMonitor
+from finetune_trainer.inputs import fetch_train_inputs
+from finetune_trainer.memory import out_of_memory_sentence
+from finetune_trainer.processes import WorkerProcess, signal_workers, start_workers, worker_index
+from finetune_trainer.revision_lock import RevisionLock
+from finetune_trainer.worker import failure_of
+
+_POLL_SECONDS = 0.05
+_RESOLVE_SECONDS = 120.0
+
+RESULTS: dict[Stage, type[BaseModel]] = {
+    Stage.PREPARE: PrepareResult,
+    Stage.TRAIN: TrainResult,
+    Stage.EVALUATE: EvaluateResult,
+    Stage.PUBLISH: PublishResult,
+}
+
+log = logging.getLogger("finetune_trainer")
+
+
+class Host:
+    """One stage in one pod."""
+
+    def __init__(self, config: StageConfig) -> None:
+        self._config = config
+        self._workspace = Path(config.workspace)
+        self._monitor = StageMonitor(config)
+        self._workers: list[WorkerProcess] = []
+        self._failures: list[tuple[int, dict[str, Any]]] = []
+        self._result: dict[str, Any] | None = None
+        self._saved: dict[int, list[dict[str, Any]]] = {}
+        self._checkpoint: CheckpointRef | None = None
+        self._uploader: CheckpointUploader | None = None
+        self._stopping = threading.Event()
+        self._started = time.monotonic()
+
+    def run(self) -> int:
+        """Carry the stage out; returns the exit code, which the termination message repeats."""
+        logging.basicConfig(
+            level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        )
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        try:
+            report = self._report(**self._carry_out())
+        except BaseException as error:
+            failure = failure_of(error)
+            if failure is not error:
+                log.exception("the stage failed")
+            report = self._report(error=_error(failure, None))
+        if report.error:
+            log.error("%s: %s", report.error.reason, report.error.message)
+        self._write(report)
+        return report.exit_code
+
+    def _carry_out(self) -> dict[str, Any]:
+        config = self._config
+        try:
+            self._workspace.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StageFailure(
+                Reason.PERMISSION_DENIED, f"cannot write to the workspace {config.workspace}: {error.strerror}"
+            ) from error
+        server = MonitorServer(self._monitor, config.listen, config.port)
+        server.start()
+        try:
+            if worker_index() != 0:
+                return self._carry_out_holding()
+            with RevisionLock(config):
+                return self._carry_out_holding()
+        finally:
+            server.stop()
+
+    def _carry_out_holding(self) -> dict[str, Any]:
+        config = self._config
+        if config.stage is Stage.TRAIN:
+            self._uploader = self._start_uploader()
+            if config.world.workers > 1:
+                _wait_until_resolvable(config.main_address)
+        config_path = self._workspace / "stage.json"
+        config_path.write_text(config.model_dump_json(exclude_unset=True))
+        self._workers = start_workers(config, config_path, self._on_line)
+        try:
+            if config.stage is Stage.TRAIN:
+                # While the workers import torch.
+                self._monitor.update(activity="fetching model, data and checkpoint")
+                fetch_train_inputs(config, self._workspace)
+            return self._wait()
+        finally:
+            signal_workers(self._workers, signal.SIGKILL)
+            for worker in self._workers:
+                worker.process.wait()
+                worker.reader.join()
+            if self._uploader:
+                self._uploader.drain()
+
+    def _start_uploader(self) -> CheckpointUploader:
+        config = self._config
+        uploader = CheckpointUploader(
+            config.checkpoints_uri,
+            keep=config.spec.training.checkpoint.keep,
+            worker=worker_index(),
+            workers=config.world.workers,
+            busy=self._workspace / BUSY_NAME,
+            on_complete=self._on_uploaded,
+        )
+        uploader.start()
+        return uploader
+
+    def _wait(self) -> dict[str, Any]:
+        """Wait for the workers; the first that fails decides."""
+        while True:
+            for worker in self._workers:
+                code = worker.process.poll()
+                if code is not None and code != ExitCode.DONE:
+                    return self._ended(worker, code)
+            if all(worker.process.poll() == ExitCode.DONE for worker in self._workers):
+                for worker in self._workers:
+                    worker.reader.join()
+                return self._done()
+            if self._stopping.is_set() and self._config.stage is not Stage.TRAIN:
+                return {"error": _error(_stopped("it starts anew when the job runs again"), None)}
+            time.sleep(_POLL_SECONDS)
+
+    def _done(self) -> dict[str, Any]:
+        if worker_index() != 0:
+            return {}
+        if self._result is None:
+            raise StageFailure(Reason.INTERNAL_ERROR, f"{self._config.stage} ended without a result; see the log")
+        result = RESULTS[self._config.stage].model_validate(self._result, strict=False)
+        return {str(self._config.stage): result}
+
+    def _ended(self, worker: WorkerProcess, code: int) -> dict[str, Any]:
+        """Why the gang ended, told by the worker whose failure was the first cause."""
+        worker.reader.join()
+        agreed = any(rank == worker.rank for rank, _ in self._failures)
+        if code == ExitCode.STOPPED and agreed:
+            # Ranks that agreed to stop have all written their part; let the others end by themselves.
+            for other in self._workers:
+                other.process.wait()
+                other.reader.join()
+            uploader, self._uploader = self._uploader, None
+            if uploader:
+                uploader.drain()
+                if uploader.failure:
+                    return {"error": _error(uploader.failure, None)}
+        if self._failures:
+            rank, event = self._failures[0]
+            failure = StageFailure(Reason(event["reason"]), str(event["message"]))
+        else:
+            rank, failure = worker.rank, _unexplained(worker.rank, code)
+        return {"error": _error(failure, rank if self._config.stage is Stage.TRAIN else None)}
+
+    def _on_line(self, rank: int, line: bytes) -> None:
+        try:
+            event = json.loads(line)
+            self._on_event(rank, event)
+        except (ValueError, KeyError, TypeError) as error:
+            log.warning("rank %d sent an event that cannot be understood (%s): %.200r", rank, error, line)
+
+    def _on_event(self, rank: int, event: dict[str, Any]) -> None:
+        match event["event"]:
+            case "progress":
+                self._monitor.on_progress(event)
+            case "step":
+                self._monitor.on_step(event)
+            case "validation":
+                self._monitor.on_validation(event)
+            case "evaluation":
+                self._monitor.on_evaluation(event)
+            case "checkpoint":
+                self._on_saved(event)
+            case "result":
+                self._result = event["result"]
+            case "failure":
+                self._failures.append((rank, event))
+
+    def _on_saved(self, event: dict[str, Any]) -> None:
+        """One rank has written its part of a checkpoint; the last of this pod's ranks sets the upload off."""
+        step = event["step"]
+        events = self._saved.setdefault(step, [])
+        events.append(event)
+        if len(events) < self._config.world.processes_per_worker or self._uploader is None:
+            return
+        del self._saved[step]
+        self._monitor.metrics.checkpoint_seconds.labels(phase="save").observe(max(e["seconds"] for e in events))
+        self._uploader.submit(
+            SavedCheckpoint(step, Path(event["directory"]), event["provenance"], keep_also=event["keepAlso"])
+        )
+
+    def _on_uploaded(self, checkpoint: CheckpointRef, seconds: float) -> None:
+        self._monitor.metrics.checkpoint_seconds.labels(phase="upload").observe(seconds)
+        self._monitor.on_checkpoint(checkpoint)
+        self._checkpoint = checkpoint
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if not self._stopping.is_set():
+            self._stopping.set()
+            self._monitor.update(activity="stopping")
+            signal_workers(self._workers, signal.SIGTERM)
+
+    def _report(self, **outcome: Any) -> StageReport:
+        return StageReport(
+            stage=self._config.stage,
+            attempt=self._config.attempt,
+            seconds=round(time.monotonic() - self._started, 3),
+            checkpoint=self._checkpoint,
+            **outcome,
+        )
+
+    def _write(self, report: StageReport) -> None:
+        message = report.to_termination_message()
+        if len(message) > TERMINATION_MESSAGE_LIMIT:
+            log.warning("the termination message has %d bytes; Kubernetes keeps 4096", len(message))
+        path = Path(self._config.termination_message_path)
+        try:
+            # In place: in a pod this is a file that the kubelet has mounted, which cannot be replaced.
+            path.write_bytes(message)
+        except OSError as error:
+            log.error("cannot write the termination message to %s: %s", path, error.strerror)
+
+
+def _error(failure: StageFailure, rank: int | None) -> StageError:
+    return StageError(reason=failure.reason, message=failure.message, exit_code=failure.exit_code, rank=rank)
+
+
+def _stopped(when: str) -> StageFailure:
+    return StageFailure(Reason.STOPPED, f"stopped on request, {when}")
+
+
+def _unexplained(rank: int, code: int) -> StageFailure:
+    """What to say of a worker that ended without a word."""
+    if code == ExitCode.STOPPED:
+        return _stopped("before the first step")
+    if code >= 0:
+        return StageFailure(Reason.INTERNAL_ERROR, f"rank {rank} exited with code {code}; see the log")
+    number = -code
+    sentence = out_of_memory_sentence()
+    if number == signal.SIGKILL and sentence:
+        return StageFailure(Reason.OUT_OF_MEMORY, f"rank {rank} was killed: {sentence}")
+    name = signal.Signals(number).name
+    return StageFailure(Reason.KILLED, f"rank {rank} was killed by {name}; the job resumes from its newest checkpoint")
+
+
+def _wait_until_resolvable(host: str) -> None:
+    """Wait for the name of worker 0: torch takes a failed look-up as final, and records come up to 30 s late."""
+    deadline = time.monotonic() + _RESOLVE_SECONDS
+    while True:
+        try:
+            socket.getaddrinfo(host, None)
+            return
+        except socket.gaierror as error:
+            if time.monotonic() > deadline:
+                raise StageFailure(
+                    Reason.UNAVAILABLE, f"the address of worker 0, {host}, does not resolve: {error.strerror}"
+                ) from error
+            time.sleep(0.5)

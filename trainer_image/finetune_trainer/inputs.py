@@ -1,0 +1,104 @@
+"""What the training processes of a pod share: fetched once by the host while they import their libraries."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.stage import CheckpointRef, StageConfig
+from pydantic import BaseModel, ConfigDict
+
+from finetune_trainer.checkpoints import FetchedCheckpoint, fetch_newest
+from finetune_trainer.manifests import fetch_directory
+from finetune_trainer.models import fetch_model
+from finetune_trainer.prepared import DataReport, read_report
+
+_NAME = "inputs.json"
+_POLL_SECONDS = 0.05
+
+
+class CheckpointInput(BaseModel):
+    """The checkpoint to resume from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ref: CheckpointRef
+    directory: str
+
+
+class TrainInputs(BaseModel):
+    """Directories on local disk."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prepared: str
+    prepared_digest: str
+    model: str
+    checkpoint: CheckpointInput | None
+
+
+def fetch_train_inputs(config: StageConfig, workspace: Path) -> None:
+    """Fetch prepared data, model and newest checkpoint into ``workspace``, then let the workers go on.
+
+    Raises:
+        StageFailure: NotFound, Unavailable, PermissionDenied, BadData (torn data), BadConfiguration (a checkpoint of
+            another model or spec).
+    """
+    prepared = workspace / "prepared"
+    shutil.rmtree(prepared, ignore_errors=True)
+    manifest = fetch_directory(config.prepared_uri, prepared)
+    report = read_report(prepared)
+    model = fetch_model(config.spec.model, workspace / "model", weights=True, revision=report.model.revision)
+    found = fetch_newest(config.checkpoints_uri, workspace / "resume")
+    if found:
+        _check_origin(found, config, report)
+    inputs = TrainInputs(
+        prepared=str(prepared),
+        prepared_digest=manifest.digest,
+        model=str(model.path),
+        checkpoint=CheckpointInput(ref=found.ref, directory=str(found.directory)) if found else None,
+    )
+    temporary = workspace / f"{_NAME}.part"
+    temporary.write_text(inputs.model_dump_json())
+    os.replace(temporary, workspace / _NAME)
+
+
+def wait_for_inputs(workspace: Path) -> TrainInputs:
+    """Wait until the host has fetched everything; should that fail, the host ends this process."""
+    path = workspace / _NAME
+    while not path.exists():
+        time.sleep(_POLL_SECONDS)
+    return TrainInputs.model_validate_json(path.read_bytes())
+
+
+def checkpoint_provenance(config: StageConfig, report: DataReport, step: int) -> dict[str, object]:
+    """What a checkpoint's manifest says of its origin."""
+    return {
+        "step": step,
+        "specDigest": config.job.spec_digest,
+        "model": {"uri": report.model.uri, "revision": report.model.revision},
+        "world": config.world.model_dump(mode="json"),
+        "zeroStage": config.spec.distributed.zero.stage,
+    }
+
+
+def _check_origin(found: FetchedCheckpoint, config: StageConfig, report: DataReport) -> None:
+    expected = checkpoint_provenance(config, report, found.ref.step)
+    for field, what in (("model", "another base model"), ("specDigest", "another spec")):
+        if found.provenance.get(field) != expected[field]:
+            raise StageFailure(
+                Reason.BAD_CONFIGURATION,
+                f"the checkpoint {found.ref.uri} is of {what} ({found.provenance.get(field)} instead of "
+                f"{expected[field]}): remove it, or change metadata.name or spec.output.uri",
+            )
+    for field, what in (("world", "processes"), ("zeroStage", "ZeRO stage")):
+        if found.provenance.get(field) != expected[field] and expected["zeroStage"] != 0:
+            raise StageFailure(
+                Reason.BAD_CONFIGURATION,
+                f"the checkpoint {found.ref.uri} was written with other {what} ({found.provenance.get(field)}) and "
+                "ZeRO "
+                f"state fits only these: run it with them, or remove the checkpoint to train from the start",
+            )

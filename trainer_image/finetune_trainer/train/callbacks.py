@@ -1,0 +1,239 @@
+"""Hooks into Trainer: what the world is told, when to stop, and when to store state."""
+
+from __future__ import annotations
+
+import math
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.spec import EarlyStoppingSpec
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from finetune_trainer.context import Reporter
+
+
+class StopRequest:
+    """Set by SIGTERM; asked for at the end of each step."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def listen(self) -> None:
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    @property
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._event.set()
+
+
+class Agreement:
+    """Lets all ranks decide the same: a flag that one of them raises is raised for all."""
+
+    def __init__(self) -> None:
+        # A group of its own on the CPU: the answer must not wait for what the GPU still has to compute.
+        self._group: Any = dist.new_group(backend="gloo") if dist.is_initialized() else None
+
+    def any_rank(self, *flags: bool) -> tuple[bool, ...]:
+        if self._group is None:
+            return flags
+        votes = torch.tensor(flags, dtype=torch.uint8)
+        dist.all_reduce(votes, op=dist.ReduceOp.MAX, group=self._group)
+        return tuple(bool(vote) for vote in votes)
+
+
+class FlowCallback(TrainerCallback):
+    """Stops on request after a checkpoint, stops early, and leaves out a checkpoint while another is uploaded."""
+
+    def __init__(self, stop: StopRequest, busy: Path, early_stopping: EarlyStoppingSpec | None) -> None:
+        self._stop = stop
+        self._busy = busy
+        self._early_stopping = early_stopping
+        self._agreement = Agreement()
+        self.stopped = False
+        self.stopped_early = False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """From here on there is something to save, so a stop waits for it."""
+        self._stop.listen()
+        return control
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        stop, busy = self._agreement.any_rank(self._stop.is_set, self._busy.exists())
+        finished = state.global_step >= state.max_steps
+        if stop and not finished:
+            self.stopped = True
+            control.should_save = True
+            control.should_evaluate = False
+            control.should_training_stop = True
+        elif busy and not finished:
+            control.should_save = False
+        return control
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> TrainerControl:
+        """Every rank comes to the same answer: the loss is the same on all of them."""
+        rule = self._early_stopping
+        if rule is None:
+            return control
+        best, waited = best_validation(validation_losses(state), rule.min_delta)
+        if best == state.global_step:
+            control.should_save = True
+        if waited >= rule.patience and state.global_step < state.max_steps:
+            self.stopped_early = True
+            control.should_training_stop = True
+        return control
+
+
+def validation_losses(state: TrainerState) -> list[tuple[float, int]]:
+    """(loss, step) of each validation so far, those before a resume included."""
+    return [(entry["eval_loss"], int(entry["step"])) for entry in state.log_history if "eval_loss" in entry]
+
+
+def best_validation(losses: list[tuple[float, int]], min_delta: float) -> tuple[int, int]:
+    """The step of the best validation loss so far, and how many validations since brought no improvement.
+
+    Args:
+        losses: (loss, step) of each validation, in order.
+        min_delta: A smaller fall is no improvement.
+    """
+    best_loss, best_step, waited = math.inf, 0, 0
+    for loss, step in losses:
+        if loss < best_loss - min_delta:
+            best_loss, best_step, waited = loss, step, 0
+        else:
+            waited += 1
+    return best_step, waited
+
+
+class ReportCallback(TrainerCallback):
+    """Tells the host of steps, validations and checkpoints; guards against a loss that is no number."""
+
+    def __init__(
+        self,
+        reporter: Reporter,
+        tokens_of_step: Callable[[int], int],
+        provenance: Callable[[int], dict[str, object]],
+        best_step: Callable[[TrainerState], int | None],
+    ) -> None:
+        self._reporter = reporter
+        self._tokens_of_step = tokens_of_step
+        self._provenance = provenance
+        self._best_step = best_step
+        self._since = time.perf_counter()
+        self._reported_step = 0
+        self._save_since = 0.0
+        self.train_seconds = 0.0
+        """Time in steps of this attempt, without validation and checkpoints."""
+        self.train_tokens = 0
+        """Tokens of these steps."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        self._reported_step = state.global_step
+        self._since = time.perf_counter()
+        return control
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        logs: dict[str, float] = kwargs["logs"]
+        if "eval_loss" in logs or "loss" not in logs:
+            return control
+        step = state.global_step
+        _check_finite(logs, step)
+        steps = range(self._reported_step, step)
+        tokens = sum(self._tokens_of_step(done) for done in steps)
+        seconds = time.perf_counter() - self._since
+        state.log_history[-1] |= {"seconds": round(seconds, 6), "tokens": tokens}
+        self.train_seconds += seconds
+        self.train_tokens += tokens
+        if state.is_world_process_zero:
+            self._reporter.send(
+                "step",
+                step=step,
+                total=state.max_steps,
+                epoch=state.epoch,
+                loss=logs["loss"],
+                learningRate=logs["learning_rate"],
+                gradNorm=logs.get("grad_norm"),
+                tokens=tokens,
+                seconds=seconds / max(len(steps), 1),
+                memory=peak_memory(),
+            )
+        self._reported_step = step
+        self._since = self._save_since = time.perf_counter()
+        return control
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> TrainerControl:
+        if state.is_world_process_zero:
+            self._reporter.send("validation", step=state.global_step, loss=kwargs["metrics"]["eval_loss"])
+        self._since = self._save_since = time.perf_counter()
+        return control
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """Every rank says so, as each writes files of its own."""
+        step = state.global_step
+        self._reporter.send(
+            "checkpoint",
+            step=step,
+            directory=str(Path(str(args.output_dir)) / f"checkpoint-{step}"),
+            seconds=time.perf_counter() - self._save_since,
+            provenance=self._provenance(step),
+            keepAlso=self._best_step(state),
+        )
+        self._since = time.perf_counter()
+        return control
+
+
+def _check_finite(logs: dict[str, float], step: int) -> None:
+    norm = logs.get("grad_norm", 0.0)
+    if not math.isfinite(logs["loss"]):
+        what = f"the loss became {logs['loss']}"
+    elif not math.isfinite(norm):
+        what = f"the gradient norm became {norm}"
+    else:
+        return
+    raise StageFailure(
+        Reason.DIVERGED,
+        f"{what} in step {step}, at learning rate {logs['learning_rate']:.3g}: lower training.learningRate, raise "
+        "training.warmupSteps, or look for broken rows in the data",
+    )
+
+
+def peak_memory() -> int:
+    """Peak memory of this process in bytes: on the GPU where there is one, otherwise resident."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

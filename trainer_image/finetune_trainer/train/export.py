@@ -1,0 +1,95 @@
+"""What training leaves behind: the weights, the curves and how they came about."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.manifest import MANIFEST_NAME
+
+from finetune_trainer import storage
+from finetune_trainer.checkpoints import checkpoint_uri
+
+HISTORY_NAME = "history.json"
+TRAINING_NAME = "training.json"
+_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "deepspeed")
+_UPLOAD_POLL_SECONDS = 0.1
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file that Trainer saved belongs to the model; never a pickle."""
+    return name.endswith(".safetensors") or name in (
+        "adapter_config.json",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors.index.json",
+    )
+
+
+def keep_weights(saved: Path, target: Path) -> None:
+    """Move the model's files out of what Trainer saved."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in saved.iterdir():
+        if is_weights(path.name):
+            shutil.move(path, target / path.name)
+
+
+def fetch_weights(checkpoints_uri: str, step: int, busy: Path, target: Path) -> None:
+    """Fetch the model's files of the checkpoint of ``step``, once it is complete.
+
+    Raises:
+        StageFailure: Unavailable when it could not be uploaded, and what storage raises.
+    """
+    while busy.exists():
+        time.sleep(_UPLOAD_POLL_SECONDS)
+    uri = checkpoint_uri(checkpoints_uri, step)
+    if not storage.exists(f"{uri}/{MANIFEST_NAME}"):
+        raise StageFailure(
+            Reason.UNAVAILABLE, f"the best weights, of step {step}, are not at {uri}: their upload failed; see the log"
+        )
+    target.mkdir(parents=True, exist_ok=True)
+    for path, _ in storage.list_files(uri):
+        if "/" not in path and is_weights(path):
+            storage.download_file(f"{uri}/{path}", target / path)
+
+
+def curves(log_history: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """``history.json`` from Trainer's log: the curves of training and validation."""
+    train = [
+        {
+            "step": entry["step"],
+            "epoch": entry["epoch"],
+            "loss": entry["loss"],
+            "learningRate": entry["learning_rate"],
+            "gradNorm": entry.get("grad_norm"),
+            "tokens": entry["tokens"],
+            "tokensPerSecond": round(entry["tokens"] / entry["seconds"], 1) if entry["seconds"] else None,
+        }
+        for entry in log_history
+        if "loss" in entry
+    ]
+    validation = [
+        {"step": entry["step"], "epoch": entry["epoch"], "loss": entry["eval_loss"]}
+        for entry in log_history
+        if "eval_loss" in entry
+    ]
+    return {"train": train, "validation": validation}
+
+
+def final_loss(train: list[dict[str, Any]]) -> float:
+    """Mean loss over the last tenth of the logged steps."""
+    tail = train[-max(1, len(train) // 10) :]
+    return sum(float(point["loss"]) for point in tail) / len(tail)
+
+
+def library_versions() -> dict[str, str]:
+    return {name: version(name) for name in _LIBRARIES}
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,185 @@
+"""The training itself, in each process of the gang: from inputs on disk to weights on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.spec import FineTuneJobSpec, TaskType
+from transformers import TrainerState, set_seed
+
+from finetune_trainer.checkpoints import BUSY_NAME
+from finetune_trainer.context import StageContext
+from finetune_trainer.inputs import TrainInputs, checkpoint_provenance
+from finetune_trainer.prepared import DataReport, open_split, read_report
+from finetune_trainer.train.batches import global_batches
+from finetune_trainer.train.callbacks import (
+    FlowCallback,
+    ReportCallback,
+    StopRequest,
+    best_validation,
+    validation_losses,
+)
+from finetune_trainer.train.data import (
+    CausalCollator,
+    CausalDataset,
+    ClassificationCollator,
+    ClassificationDataset,
+)
+from finetune_trainer.train.export import (
+    HISTORY_NAME,
+    TRAINING_NAME,
+    curves,
+    fetch_weights,
+    final_loss,
+    keep_weights,
+    library_versions,
+    write_json,
+)
+from finetune_trainer.train.model import bf16_supported, load_model, load_tokenizer
+from finetune_trainer.train.settings import TrainPlan, plan_training, resolve_precision, training_arguments
+from finetune_trainer.train.trainer import FineTuneTrainer
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a rank has at the end; only rank 0's directory holds files."""
+
+    directory: Path
+    summary: dict[str, Any]
+    """The fields of TrainResult but address and digest, in camelCase."""
+
+
+def train(context: StageContext, inputs: TrainInputs) -> Trained:
+    """Train on this rank's share; all ranks call it together.
+
+    Raises:
+        StageFailure: Stopped after a checkpoint when SIGTERM came, Diverged, BadConfiguration, BadData.
+    """
+    config, spec = context.config, context.config.spec
+    prepared = Path(inputs.prepared)
+    report = read_report(prepared)
+    set_seed(spec.training.seed)
+    tokenizer = load_tokenizer(prepared)
+    train_data = _dataset(spec, report, prepared, "train")
+    validation = _dataset(spec, report, prepared, "validation")
+    plan = plan_training(spec, len(train_data), config.world.size)
+    precision = resolve_precision(spec.training.precision, config.world.device, bf16_supported(config.world.device))
+    arguments = training_arguments(config, plan, precision, Path(config.workspace) / "checkpoints")
+    is_main = arguments.process_index == 0
+    if is_main:
+        context.reporter.progress("loading the model")
+    model = load_model(Path(inputs.model), spec, report, tokenizer, precision)
+    trainable = sum(_size(parameter) for parameter in model.parameters() if parameter.requires_grad)
+    busy = Path(config.workspace) / BUSY_NAME
+    flow = FlowCallback(StopRequest(), busy, spec.training.early_stopping)
+    reports = ReportCallback(
+        context.reporter,
+        tokens_of_step=TokensOfStep(train_data, plan, spec.training.seed),
+        provenance=lambda step: checkpoint_provenance(config, report, step),
+        best_step=lambda state: _best_step(spec, state),
+    )
+    collator_of = ClassificationCollator if spec.task.type is TaskType.TEXT_CLASSIFICATION else CausalCollator
+    trainer = FineTuneTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train_data,
+        data_collator=collator_of(int(tokenizer.pad_token_id)),
+        callbacks=[flow, reports],
+        sizes=plan.sizes,
+        validation=validation,
+    )
+    if is_main:
+        context.reporter.progress("starting the training processes")
+    trainer.train(resume_from_checkpoint=inputs.checkpoint.directory if inputs.checkpoint else None)
+    state = trainer.state
+    if flow.stopped:
+        raise StageFailure(
+            Reason.STOPPED,
+            f"stopped on request after step {state.global_step} of {state.max_steps}; the checkpoint is stored, and "
+            "the "
+            "job resumes from it",
+        )
+    directory = Path(config.workspace) / "trained"
+    _export(trainer, _best_step(spec, state), config.checkpoints_uri, busy, directory)
+    history = curves(state.log_history)
+    summary = {
+        "steps": state.global_step,
+        "epochs": round(state.global_step / plan.steps_per_epoch, 4),
+        "loss": final_loss(history["train"]),
+        "validationLoss": history["validation"][-1]["loss"] if history["validation"] else None,
+        "tokens": sum(point["tokens"] for point in history["train"]),
+        "tokensPerSecond": reports.train_tokens / reports.train_seconds if reports.train_seconds else 0.0,
+        "stoppedEarly": flow.stopped_early,
+        "trainableParameters": trainable,
+    }
+    if is_main:
+        write_json(directory / HISTORY_NAME, history)
+        write_json(
+            directory / TRAINING_NAME,
+            summary
+            | {
+                "world": config.world.model_dump(mode="json"),
+                "zeroStage": spec.distributed.zero.stage,
+                "precision": precision,
+                "batch": {"perDevice": plan.sizes.per_device, "accumulation": plan.sizes.accumulation},
+                "seed": spec.training.seed,
+                "versions": library_versions(),
+            },
+        )
+    return Trained(directory, summary)
+
+
+class TokensOfStep:
+    """Tokens that all processes together train on in a step, counted from 0."""
+
+    def __init__(self, data: CausalDataset | ClassificationDataset, plan: TrainPlan, seed: int) -> None:
+        self._lengths = data.lengths
+        self._plan = plan
+        self._seed = seed
+        self._epoch = -1
+        self._counts: list[int] = []
+
+    def __call__(self, step: int) -> int:
+        epoch, within = divmod(step, self._plan.steps_per_epoch)
+        if epoch != self._epoch:
+            batches = global_batches(self._lengths, self._plan.sizes.per_step, self._seed, epoch)
+            self._counts = self._lengths[batches].sum(axis=1).tolist()
+            self._epoch = epoch
+        return self._counts[within]
+
+
+def _dataset(
+    spec: FineTuneJobSpec, report: DataReport, prepared: Path, split: str
+) -> CausalDataset | ClassificationDataset:
+    table = open_split(prepared, split)
+    if spec.task.type is TaskType.TEXT_CLASSIFICATION:
+        return ClassificationDataset(table)
+    return CausalDataset(table, report.max_sequence_length if spec.packing else None)
+
+
+def _best_step(spec: FineTuneJobSpec, state: TrainerState) -> int | None:
+    """Step of the best weights so far; None where the last ones are wanted."""
+    rule = spec.training.early_stopping
+    losses = validation_losses(state)
+    return best_validation(losses, rule.min_delta)[0] if rule and losses else None
+
+
+def _export(trainer: FineTuneTrainer, best: int | None, checkpoints_uri: str, busy: Path, directory: Path) -> None:
+    """Write the weights that count: the last ones, or the best with early stopping."""
+    if best is not None and best != trainer.state.global_step:
+        if trainer.is_world_process_zero():
+            fetch_weights(checkpoints_uri, best, busy, directory)
+        return
+    saved = directory.with_name("saved")
+    trainer.save_model(str(saved), _internal_call=True)  # All ranks: ZeRO-3 gathers the weights.
+    if trainer.is_world_process_zero():
+        keep_weights(saved, directory)
+
+
+def _size(parameter: torch.nn.Parameter) -> int:
+    """Elements of a parameter, also where ZeRO-3 has shared them out."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))

@@ -1,0 +1,85 @@
+"""Trainer with this project's order of batches and an exact validation loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader
+from transformers import Trainer
+
+from finetune_trainer.prepared import IGNORED_LABEL
+from finetune_trainer.train.batches import BatchSizes, EpochBatches
+from finetune_trainer.train.data import CausalDataset, ClassificationDataset, Collator, EpochDataLoader
+
+_VALIDATION_BATCH_FACTOR = 2
+"""Rows at a time relative to training: without gradients there is room for more."""
+
+
+class FineTuneTrainer(Trainer):
+    """Hugging Face's Trainer; what differs is which rows a step sees and how validation weighs them."""
+
+    def __init__(
+        self,
+        *,
+        sizes: BatchSizes,
+        data_collator: Collator,
+        train_dataset: CausalDataset | ClassificationDataset,
+        validation: CausalDataset | ClassificationDataset,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(data_collator=data_collator, train_dataset=train_dataset, eval_dataset=validation, **kwargs)
+        self._sizes = sizes
+        self._collate = data_collator
+        self._training = train_dataset
+        self._validation = validation
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """This rank's batches. Not prepared by accelerate, whose own sharding would divide them again."""
+        batches = EpochBatches(self._training.lengths, self._sizes, self.args.process_index, self.args.seed)
+        return EpochDataLoader(
+            self._training,
+            batch_sampler=batches,
+            collate_fn=self._collate,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Loss on the validation split: the mean over all learned tokens (causal) or examples (classification)."""
+        model: Any = self.model_wrapped if self.is_deepspeed_enabled else self.model
+        was_training = model.training
+        model.eval()
+        total = torch.zeros(2, dtype=torch.float64)
+        with torch.no_grad():
+            for rows, counts in self._validation_batches():
+                inputs = self._prepare_inputs(self._collate([self._validation[row] for row in rows]))
+                loss = model(**inputs).loss
+                if counts:
+                    weight = float(self._learned(inputs["labels"]))
+                    total += torch.tensor([float(loss) * weight, weight], dtype=torch.float64)
+        model.train(was_training)
+        if dist.is_initialized():
+            total = total.to(self.args.device)
+            dist.all_reduce(total)
+        metrics = {"eval_loss": float(total[0] / total[1])}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _validation_batches(self) -> list[tuple[list[int], bool]]:
+        """This rank's rows, and whether they count: all ranks run equally often, as ZeRO-3 gathers weights together."""
+        size = self._sizes.per_device * _VALIDATION_BATCH_FACTOR
+        order = np.argsort(-self._validation.lengths, kind="stable").tolist()
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        world, rank = self.args.world_size, self.args.process_index
+        own = [(batch, True) for batch in batches[rank::world]]
+        most = -(-len(batches) // world)
+        return own + [(batches[-1], False)] * (most - len(own))
+
+    @staticmethod
+    def _learned(labels: torch.Tensor) -> int:
+        """What the model's mean loss is the mean of."""
+        learned = labels if labels.dim() == 1 else labels[..., 1:]
+        return int((learned != IGNORED_LABEL).sum())

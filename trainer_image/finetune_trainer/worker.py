@@ -1,0 +1,88 @@
+"""A worker process: runs the work of one stage and turns whatever happens into events and an exit code."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import importlib
+import logging
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+
+from finetune_api.failures import ExitCode, Reason, StageFailure
+from finetune_api.stage import StageConfig
+
+from finetune_trainer.context import Reporter, StageContext
+
+_PR_SET_PDEATHSIG = 1
+STAGE_MODULE = "finetune_trainer.{stage}.stage"
+
+
+def failure_of(error: BaseException) -> StageFailure:
+    """What to tell the user of an exception that no stage turned into a sentence itself."""
+    if isinstance(error, StageFailure):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StageFailure(
+            Reason.DISK_FULL, f"no space left on the device at {error.filename or 'the scratch directory'}: free some"
+        )
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return StageFailure(
+            Reason.OUT_OF_MEMORY,
+            f"the memory is used up ({_first_line(error)}): lower training.maxBatchSizePerDevice or "
+            "training.maxSequenceLength, raise distributed.zero.stage, or turn on training.activationCheckpointing",
+        )
+    return StageFailure(
+        Reason.INTERNAL_ERROR, f"{type(error).__name__}: {_first_line(error)} (the log has the traceback)"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0][:300]
+
+
+def _die_with_host() -> None:
+    """Have the kernel end this process when the host is gone, so that nothing trains on unseen."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _exit_at_once(_signal: int, _frame: FrameType | None) -> None:
+    # Nothing to save yet: train replaces this handler once there is.
+    os._exit(ExitCode.STOPPED)
+
+
+def main(config_path: str) -> int:
+    """Run the stage that ``config_path`` names; returns the exit code."""
+    _die_with_host()
+    signal.signal(signal.SIGTERM, _exit_at_once)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The host forwards a Ctrl-C of the terminal as SIGTERM.
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    config = StageConfig.model_validate_json(Path(config_path).read_bytes())
+    rank = int(os.environ.get("RANK", "0"))
+    reporter = Reporter.from_environment()
+    workspace = Path(config.workspace) / f"rank{rank}"
+    workspace.mkdir(parents=True, exist_ok=True)
+    try:
+        stage = importlib.import_module(STAGE_MODULE.format(stage=config.stage))
+        result = stage.run(StageContext(config=config, workspace=workspace, reporter=reporter))
+    except BaseException as error:
+        failure = failure_of(error)
+        if failure is not error:
+            traceback.print_exception(error)
+        reporter.send("failure", reason=failure.reason, message=failure.message)
+        return failure.exit_code
+    if rank == 0:
+        reporter.send("result", result=result.model_dump(mode="json"))
+    return ExitCode.DONE
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1])
+    sys.stderr.flush()
+    # Skip the interpreter's teardown: collectives of a rank that ended early would hang in it.
+    os._exit(code)
