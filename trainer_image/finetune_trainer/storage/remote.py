@@ -122,8 +122,9 @@ def download(location: Location, target: Path, known_size: int | None = None) ->
             with explained_path(target, "write"), atomic_file(target) as file:
                 file.write(data)
             return
-        meta = obstore.head(store, location.key)
-
+        meta = _head(location)
+        if meta is None:
+            raise FileNotFoundError
     with explained_path(target, "write"), atomic_file(target) as file:
         descriptor = file.fileno()
         os.truncate(descriptor, meta["size"])
