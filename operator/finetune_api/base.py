@@ -68,7 +68,7 @@ class ApiModel(BaseModel):
 
     @classmethod
     def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
-        """An object from JSON, as the API server reads it: names are camelCase only, a field that is null is left out."""
+        """An object from JSON as the API server reads it: camelCase names only, a field that is null is left out."""
         options = {"by_name": False, **options}
         try:
             return super().model_validate_json(json_data, **options)

@@ -13,7 +13,7 @@ from finetune_api.base import Whole
 _PATH = r"[^\x00-\x20\x7f?#]+"
 
 Uri = Annotated[str, StringConstraints(pattern=f"^(file|s3|gs|az)://{_PATH}$", min_length=6, max_length=1024)]
-OutputUri = Annotated[str, StringConstraints(pattern=f"^(file|s3|gs|az)://{_PATH}$", min_length=6, max_length=384)]
+OutputUri = Annotated[str, StringConstraints(pattern=f"^(file|s3|gs|az)://{_PATH}$", min_length=6, max_length=320)]
 """Shorter, because addresses below it must fit a stage's termination message."""
 ModelUri = Annotated[str, StringConstraints(pattern=f"^(hf|file|s3|gs|az)://{_PATH}$", min_length=6, max_length=1024)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128)]

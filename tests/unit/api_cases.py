@@ -1,0 +1,239 @@
+"""Specs that the API takes and refuses, each with the sentence: for pydantic here, for the API server elsewhere."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+CLASSIFICATION: dict[str, Any] = {
+    "model": {"uri": "hf://owner/name"},
+    "task": {"type": "TextClassification"},
+    "dataset": {"train": {"uri": "s3://bucket/train.jsonl"}},
+    "output": {"uri": "s3://adapters"},
+}
+INSTRUCTION: dict[str, Any] = CLASSIFICATION | {"task": {"type": "InstructionTuning"}}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A change of the spec; ``sentence`` is a part of the rule's message, None where the spec is taken.
+
+    ``server`` is what the API server says instead, where the schema holds the rule and not CEL.
+    """
+
+    name: str
+    changes: dict[str, Any]
+    sentence: str | None = None
+    spec: str = "classification"
+    server: str | None = None
+
+    def build(self) -> dict[str, Any]:
+        spec = copy.deepcopy(CLASSIFICATION if self.spec == "classification" else INSTRUCTION)
+        for path, value in self.changes.items():
+            node = spec
+            *parents, last = path.split(".")
+            for parent in parents:
+                node = node.setdefault(parent, {})
+            node[last] = value
+        return spec
+
+
+def chat(name: str, changes: dict[str, Any], sentence: str | None = None) -> Case:
+    return Case(name, changes, sentence, spec="instruction")
+
+
+LABELS_FOR_CLASSIFICATION = "labels belong to type TextClassification only"
+LABELS_DIFFER = "labels must be different from each other"
+REVISION_FOR_HUB = "revision belongs to hf:// models only"
+URI_OR_FRACTION = "give either uri or fraction"
+FRACTIONS = "validation.fraction and test.fraction together may be at most 0.8"
+COLUMNS_BOTH = "give columns.messages, or columns.prompt and columns.completion, not both"
+COLUMNS_OF_FORMAT = "columns.messages is for format OpenAIChat, columns.prompt and columns.completion for the others"
+COLUMNS_OF_TASK = "dataset.columns of TextClassification are text and label, of InstructionTuning messages"
+CHAT_FORMAT = "dataset.format OpenAIChat is for InstructionTuning"
+LORA_FOR_LORA = "lora belongs to type LoRA only"
+ALL_LINEAR = "all-linear stands alone in targetModules"
+EPOCHS_OR_STEPS = "give epochs or maxSteps, not both"
+ONE_BOUND = "give one of minimum, maximum and minimumImprovement"
+BATCH = "training.batchSize must be a multiple of the processes: distributed.workers × gpusPerWorker"
+PACKING = "training.packing is for causal language models"
+METRICS_OF_CLASSIFICATION = "evaluation.metrics of TextClassification are accuracy, macro_f1, weighted_f1"
+METRICS_OF_INSTRUCTION = "evaluation.metrics of InstructionTuning are loss, token_accuracy, exact_match, rouge_l, chrf"
+GATES_OF_CLASSIFICATION = "gates of TextClassification can be on accuracy, macro_f1, weighted_f1"
+GATES_OF_INSTRUCTION = "gates of InstructionTuning can be on loss, token_accuracy, exact_match, rouge_l, chrf"
+GENERATION = "evaluation.generation is for InstructionTuning"
+
+RULE_CASES = (
+    Case("shortest", {}),
+    chat("shortest chat", {}),
+    Case("labels", {"task.labels": ["a", "b"]}),
+    chat("labels of a chat", {"task.labels": ["a", "b"]}, LABELS_FOR_CLASSIFICATION),
+    Case("many labels", {"task.labels": [f"{i:0128d}" for i in range(1024)]}),
+    Case("equal labels", {"task.labels": ["a", "b", "a"]}, LABELS_DIFFER, server="Duplicate value"),
+    Case("labels in two cases", {"task.labels": ["a", "A"]}),
+    Case("revision of the hub", {"model.revision": "0123abc"}),
+    Case("revision of a bucket", {"model": {"uri": "s3://b/m", "revision": "0123abc"}}, REVISION_FOR_HUB),
+    Case("default revision of a bucket", {"model": {"uri": "s3://b/m", "revision": "main"}}),
+    Case("validation of its own", {"dataset.validation.uri": "s3://b/v.csv"}),
+    Case("validation by fraction", {"dataset.validation.fraction": 0.5}),
+    Case("validation by both", {"dataset.validation": {"uri": "s3://b/v", "fraction": 0.1}}, URI_OR_FRACTION),
+    Case("validation by neither", {"dataset.validation": {}}, URI_OR_FRACTION),
+    Case("test by neither", {"dataset.test": {}}, URI_OR_FRACTION),
+    Case("fractions of 0.8", {"dataset.validation.fraction": 0.3, "dataset.test.fraction": 0.5}),
+    Case("fractions above 0.8", {"dataset.validation.fraction": 0.31, "dataset.test.fraction": 0.5}, FRACTIONS),
+    Case("one fraction and the default", {"dataset.test.fraction": 0.5}),
+    Case("a fraction and a file", {"dataset.validation.fraction": 0.5, "dataset.test.uri": "s3://b/t"}),
+    chat("messages column", {"dataset.columns.messages": "m"}),
+    chat("prompt column", {"dataset.columns.prompt": "p"}),
+    chat("messages and prompt", {"dataset.columns": {"messages": "m", "prompt": "p"}}, COLUMNS_BOTH),
+    chat("messages and completion", {"dataset.columns": {"messages": "m", "completion": "c"}}, COLUMNS_BOTH),
+    chat("messages of JSONL", {"dataset.columns.messages": "m", "dataset.format": "JSONL"}, COLUMNS_OF_FORMAT),
+    chat("prompt of OpenAIChat", {"dataset.columns.prompt": "m", "dataset.format": "OpenAIChat"}, COLUMNS_OF_FORMAT),
+    chat("messages of OpenAIChat", {"dataset.columns.messages": "m", "dataset.format": "OpenAIChat"}),
+    chat("prompt of CSV", {"dataset.columns.prompt": "m", "dataset.format": "CSV"}),
+    Case("text and label columns", {"dataset.columns": {"text": "t", "label": "l"}}),
+    Case("prompt of a classification", {"dataset.columns.prompt": "p"}, COLUMNS_OF_TASK),
+    Case("messages of a classification", {"dataset.columns.messages": "p"}, COLUMNS_OF_TASK),
+    chat("text of a chat", {"dataset.columns.text": "t"}, COLUMNS_OF_TASK),
+    chat("label of a chat", {"dataset.columns.label": "t"}, COLUMNS_OF_TASK),
+    chat("chat format", {"dataset.format": "OpenAIChat"}),
+    Case("chat format of a classification", {"dataset.format": "OpenAIChat"}, CHAT_FORMAT),
+    Case("lora", {"method": {"type": "LoRA", "lora": {"rank": 8}}}),
+    Case("lora without a type", {"method": {"lora": {"rank": 8}}}),
+    Case("full", {"method": {"type": "Full"}}),
+    Case("lora of full", {"method": {"type": "Full", "lora": {"rank": 8}}}, LORA_FOR_LORA),
+    Case("all-linear", {"method.lora.targetModules": ["all-linear"]}),
+    Case("modules by name", {"method.lora.targetModules": ["query", "value"]}),
+    Case("all-linear and a name", {"method.lora.targetModules": ["all-linear", "value"]}, ALL_LINEAR),
+    Case("epochs", {"training.epochs": 1}),
+    Case("max steps", {"training.maxSteps": 10}),
+    Case("epochs and max steps", {"training": {"epochs": 1, "maxSteps": 10}}, EPOCHS_OR_STEPS),
+    Case("gates", {"evaluation.gates": [{"metric": "accuracy", "minimum": 0.5}, {"metric": "macro_f1", "maximum": 1}]}),
+    Case("a gate without a bound", {"evaluation.gates": [{"metric": "accuracy"}]}, ONE_BOUND),
+    Case(
+        "a gate with two bounds",
+        {"evaluation.gates": [{"metric": "accuracy", "minimum": 0.5, "minimumImprovement": 0.1}]},
+        ONE_BOUND,
+    ),
+    Case("batch over processes", {"training.batchSize": 24, "distributed": {"workers": 3, "gpusPerWorker": 4}}),
+    Case("default batch over processes", {"distributed": {"workers": 4, "gpusPerWorker": 8}}),
+    Case("batch over CPU workers", {"training.batchSize": 9, "distributed": {"workers": 3, "gpusPerWorker": 0}}),
+    Case("batch that does not divide", {"training.batchSize": 25, "distributed.workers": 2}, BATCH),
+    Case("default batch that does not divide", {"distributed.workers": 3}, BATCH),
+    Case("batch smaller than the processes", {"training.batchSize": 1, "distributed.gpusPerWorker": 2}, BATCH),
+    chat("packing", {"training.packing": True}),
+    Case("no packing of a classification", {"training.packing": False}),
+    Case("packing of a classification", {"training.packing": True}, PACKING),
+    Case("metrics", {"evaluation.metrics": ["accuracy", "weighted_f1"]}),
+    chat("metrics of a chat", {"evaluation.metrics": ["loss", "chrf"]}),
+    Case("chat metric of a classification", {"evaluation.metrics": ["rouge_l"]}, METRICS_OF_CLASSIFICATION),
+    chat("classification metric of a chat", {"evaluation.metrics": ["accuracy"]}, METRICS_OF_INSTRUCTION),
+    chat("gate of a chat", {"evaluation.gates": [{"metric": "loss", "maximum": 2}]}),
+    Case("chat gate", {"evaluation.gates": [{"metric": "chrf", "minimum": 1}]}, GATES_OF_CLASSIFICATION),
+    chat("classification gate", {"evaluation.gates": [{"metric": "accuracy", "minimum": 1}]}, GATES_OF_INSTRUCTION),
+    chat("generation", {"evaluation.generation.maxNewTokens": 64}),
+    Case("default generation of a classification", {"evaluation.generation.maxNewTokens": 128}),
+    Case("generation of a classification", {"evaluation.generation.maxNewTokens": 64}, GENERATION),
+)
+
+ACCEPTED = (
+    ("training.learningRate", 2e-4),
+    ("training.learningRate", 1),
+    ("training.epochs", 0.25),
+    ("training.epochs", 1000),
+    ("training.maxSteps", 3.0),
+    ("training.maxSteps", 1e3),
+    ("training.maxSteps", 2147483647),
+    ("training.seed", 0),
+    ("training.maxSequenceLength", 8),
+    ("training.earlyStopping", {}),
+    ("model.uri", "file://./model"),
+    ("model.uri", "file:///home/josé/model"),
+    ("model.revision", "a" * 128),
+    ("output.uri", "s3://" + "a" * 315),
+    ("output.uri", "s3://" + "é" * 315),
+    ("dataset.cleaning.dropInvalid", 0.99),
+    ("task.labels", ["true", "1"]),
+    ("distributed.zero.stage", 0),
+    ("distributed.gpusPerWorker", 0),
+    ("resilience.stallTimeoutSeconds", 30),
+    ("training", None),
+    ("training.maxSteps", None),
+    ("training.schedule", None),
+    ("model.revision", None),
+    ("task.labels", None),
+    ("evaluation.gates", None),
+)
+"""Values at their bounds, and numbers as people write them."""
+
+REFUSED = (
+    ("training.maxSteps", "3"),
+    ("training.maxSteps", 3.5),
+    ("training.maxSteps", 0),
+    ("training.maxSteps", 2147483648),
+    ("training.maxSteps", 10**30),
+    ("training.maxSteps", True),
+    ("training.learningRate", "2e-4"),
+    ("training.learningRate", 0),
+    ("training.learningRate", 1.1),
+    ("training.learningRate", False),
+    ("training.epochs", 0),
+    ("training.epochs", 1001),
+    ("training.packing", "true"),
+    ("training.packing", 1),
+    ("training.seed", -1),
+    ("training.batchSize", 0),
+    ("training.maxGradNorm", 0),
+    ("training.schedule", "cosine"),
+    ("training.schedule", 1),
+    ("training.checkpoint", []),
+    ("training.checkpoint", "always"),
+    ("training.max_steps", 3),
+    ("training.unknown", 1),
+    ("training.unknown", None),
+    ("spec", {}),
+    ("model", None),
+    ("model.uri", None),
+    ("task.labels", ["a", None]),
+    ("model.uri", "owner/name"),
+    ("model.uri", "hf://"),
+    ("model.uri", "https://host/model"),
+    ("model.uri", "s3://bucket/a b"),
+    ("model.uri", "s3://bucket/a?b"),
+    ("model.uri", "s3://bucket/a\n"),
+    ("model.uri", "S3://bucket/a"),
+    ("model.uri", 7),
+    ("model.revision", ""),
+    ("model.revision", "a" * 129),
+    ("output.uri", "hf://owner/name"),
+    ("output.uri", "s3://" + "a" * 316),
+    ("dataset.train.uri", "hf://owner/name"),
+    ("dataset.train", {}),
+    ("dataset.cleaning.dropInvalid", 1),
+    ("dataset.cleaning.dropInvalid", -0.1),
+    ("dataset.validation.fraction", 0),
+    ("dataset.validation.fraction", 0.51),
+    ("dataset.format", "jsonl"),
+    ("dataset.columns.text", ""),
+    ("task.type", "Classification"),
+    ("task.labels", ["one"]),
+    ("task.labels", [1, 2]),
+    ("task.labels", "a"),
+    ("task.labels", ["a", ""]),
+    ("task.labels", [str(i) for i in range(1025)]),
+    ("method.lora.rank", 0),
+    ("method.lora.dropout", 1),
+    ("method.lora.targetModules", []),
+    ("distributed.workers", 0),
+    ("distributed.workers", 1025),
+    ("distributed.gpusPerWorker", 17),
+    ("distributed.zero.stage", 4),
+    ("evaluation.metrics", []),
+    ("evaluation.gates", [{"metric": "accuracy", "minimum": "0.5"}]),
+    ("evaluation.gates", [{"metric": "accuracy", "minimum": 0.5}] * 17),
+    ("output.keep.checkpoints", 101),
+    ("resilience.maxRestarts", -1),
+    ("resilience.stallTimeoutSeconds", 29),
+)
+"""Values that are no such type, out of bounds or unknown."""

@@ -1,0 +1,153 @@
+"""The generated CustomResourceDefinition: what is stored is what the models say, structural and bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetune_api import crd
+
+FILE = Path(__file__).parents[2] / "crds" / "finetunejobs.finetune.dev.yaml"
+DEFINITION = crd.custom_resource_definition()
+VERSION = DEFINITION["spec"]["versions"][0]
+SCHEMA = VERSION["schema"]["openAPIV3Schema"]
+
+KEYS = {
+    "description",
+    "enum",
+    "exclusiveMaximum",
+    "exclusiveMinimum",
+    "format",
+    "items",
+    "maxItems",
+    "maxLength",
+    "maximum",
+    "minItems",
+    "minLength",
+    "minimum",
+    "pattern",
+    "properties",
+    "required",
+    "type",
+    "x-kubernetes-list-map-keys",
+    "x-kubernetes-list-type",
+    "x-kubernetes-validations",
+}
+
+
+def nodes(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    yield path, schema
+    for name, inner in schema.get("properties", {}).items():
+        yield from nodes(inner, f"{path}.{name}")
+    if "items" in schema:
+        yield from nodes(schema["items"], f"{path}[]")
+
+
+NODES = dict(nodes(SCHEMA))
+
+
+def test_the_stored_file_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
+    assert crd.main(["--check", str(FILE)]) == 0, capsys.readouterr().err
+
+
+def test_a_file_that_is_out_of_date_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert crd.main(["--check", str(tmp_path / "old.yaml")]) == 1
+    assert "old.yaml is out of date" in capsys.readouterr().err
+
+
+def test_the_yaml_says_what_the_definition_says(capsys: pytest.CaptureFixture[str]) -> None:
+    from ruamel.yaml import YAML
+
+    assert crd.main([]) == 0
+    text = capsys.readouterr().out
+    assert YAML(typ="safe").load(text) == DEFINITION
+    assert not [line for line in text.splitlines() if line != line.rstrip()]
+
+
+def test_it_is_structural_and_holds_no_defaults() -> None:
+    for path, node in NODES.items():
+        assert set(node) <= KEYS, path
+        assert isinstance(node["type"], str), path
+
+
+def test_every_string_list_and_number_of_spec_and_status_is_bounded() -> None:
+    for path, node in NODES.items():
+        if path in {".apiVersion", ".kind"}:
+            continue
+        match node["type"]:
+            case "string":
+                assert "enum" in node or "maxLength" in node, path
+            case "array":
+                assert "maxItems" in node, path
+            case "object":
+                assert "properties" in node, path
+            case "integer":
+                assert node["format"] in {"int32", "int64"}, path
+            case "number":
+                assert node["format"] == "double", path
+
+
+def test_every_integer_of_the_spec_has_both_bounds() -> None:
+    for path, node in NODES.items():
+        if path.startswith(".spec") and node["type"] == "integer":
+            assert {"minimum", "maximum"} <= set(node), path
+
+
+def test_every_field_is_described() -> None:
+    for path, node in NODES.items():
+        if path not in {"", ".metadata"} and not path.endswith("[]"):
+            assert node["description"].endswith((".", "?")), path
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        (".spec.training.schedule", "Default: Cosine."),
+        (".spec.training.weightDecay", "Default: 0.01."),
+        (".spec.training.activationCheckpointing", "Default: false."),
+        (".spec.method.lora.targetModules", "Default: all-linear."),
+        (".spec.training.learningRate", "Default: 2e-4 for LoRA, 2e-5 for Full."),
+    ],
+)
+def test_a_default_is_said_once(path: str, text: str) -> None:
+    description = NODES[path]["description"]
+    assert description.endswith(text)
+    assert description.count("Default:") == 1
+
+
+def test_every_rule_points_at_a_field() -> None:
+    rules = [(path, rule) for path, node in NODES.items() for rule in node.get("x-kubernetes-validations", ())]
+    assert len(rules) > 15
+    for path, rule in rules:
+        assert set(rule) == {"rule", "message", "fieldPath"}
+        assert path + rule["fieldPath"] in NODES, (path, rule)
+
+
+def test_required_is_what_has_no_default() -> None:
+    assert SCHEMA["required"] == ["spec"]
+    assert NODES[".spec"]["required"] == ["model", "task", "dataset", "output"]
+    assert "required" not in NODES[".spec.training"]
+
+
+def test_exclusive_bounds() -> None:
+    rate = NODES[".spec.training.learningRate"]
+    assert (rate["minimum"], rate["exclusiveMinimum"], rate["maximum"]) == (0, True, 1)
+
+
+def test_lists_that_are_keyed() -> None:
+    assert NODES[".status.conditions"]["x-kubernetes-list-map-keys"] == ["type"]
+    assert NODES[".status.stages"]["x-kubernetes-list-map-keys"] == ["name"]
+    assert NODES[".spec.task.labels"]["x-kubernetes-list-type"] == "set"
+
+
+def test_names_and_columns() -> None:
+    names = DEFINITION["spec"]["names"]
+    assert (names["plural"], names["shortNames"], names["categories"]) == ("finetunejobs", ["ftj"], ["finetune"])
+    assert VERSION["subresources"] == {"status": {}}
+    columns = {column["name"]: column for column in VERSION["additionalPrinterColumns"]}
+    assert list(columns) == ["STATUS", "PROGRESS", "ETA", "BASELINE", "SCORE", "ARTIFACT", "AGE"]
+    assert [name for name, column in columns.items() if column.get("priority")] == ["ARTIFACT"]
+    for name in set(columns) - {"AGE"}:
+        assert columns[name]["jsonPath"] in NODES

@@ -1,0 +1,113 @@
+"""The digest of what decides a result: equal for equal work, different for different work."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from api_cases import CLASSIFICATION, Case, chat
+from finetune_api.job import FineTuneJobSpec, spec_digest
+
+
+def digest(spec: dict[str, Any]) -> str:
+    return spec_digest(FineTuneJobSpec.model_validate_json(json.dumps(spec)))
+
+
+def with_fields(changes: dict[str, Any]) -> str:
+    return digest(Case("", changes).build())
+
+
+def test_it_never_changes_for_a_stored_job() -> None:
+    assert digest(CLASSIFICATION) == "sha256:87069e9e9ce9ca31aa64590c4d6072ebe610ea4d2ff8068fd854767e9e7ec311"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training.schedule": "Cosine"},
+        {"training": {}},
+        {"training": {"weightDecay": 0.01, "checkpoint": {"everySteps": 200}}},
+        {"training.epochs": 3},
+        {"training.learningRate": 2e-4},
+        {"training.packing": False},
+        {"method": {"type": "LoRA"}},
+        {"method": {"lora": {}}},
+        {"method.lora": {"rank": 16, "targetModules": ["all-linear"]}},
+        {"model": {"uri": "hf://owner/name", "revision": "main"}},
+        {"dataset.validation.fraction": 0.1},
+        {"dataset.columns": {"text": "text", "label": "label"}},
+        {"evaluation.metrics": ["accuracy", "macro_f1"]},
+        {"evaluation.gates": []},
+        {"output.keep.checkpoints": 0},
+    ],
+    ids=str,
+)
+def test_writing_a_default_down_changes_nothing(changes: dict[str, Any]) -> None:
+    assert with_fields(changes) == digest(CLASSIFICATION)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"resilience.maxRestarts": 9},
+        {"resilience.activeDeadlineSeconds": 60},
+        {"distributed.workers": 4},
+        {"distributed": {"gpusPerWorker": 8, "zero": {"stage": 3}}},
+    ],
+    ids=str,
+)
+def test_what_only_decides_how_it_runs_changes_nothing(changes: dict[str, Any]) -> None:
+    assert with_fields(changes) == digest(CLASSIFICATION)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.uri": "hf://owner/other"},
+        {"task.labels": ["a", "b"]},
+        {"dataset.train.uri": "s3://bucket/other.jsonl"},
+        {"dataset.test.fraction": 0.2},
+        {"dataset.columns.text": "message"},
+        {"method.type": "Full"},
+        {"method.lora.rank": 8},
+        {"training.seed": 18},
+        {"training.epochs": 2},
+        {"training.maxSteps": 3},
+        {"training.learningRate": 1e-4},
+        {"training.earlyStopping": {}},
+        {"evaluation.metrics": ["macro_f1", "accuracy"]},
+        {"evaluation.gates": [{"metric": "accuracy", "minimum": 0.5}]},
+        {"output.uri": "s3://elsewhere"},
+    ],
+    ids=str,
+)
+def test_what_decides_the_result_changes_it(changes: dict[str, Any]) -> None:
+    assert with_fields(changes) != digest(CLASSIFICATION)
+
+
+def test_all_changes_differ_from_each_other() -> None:
+    digests = [with_fields({"training.seed": seed}) for seed in range(50)]
+    assert len(set(digests)) == 50
+
+
+def test_defaults_follow_task_and_method() -> None:
+    full = {"method.type": "Full"}
+    assert with_fields(full | {"training.learningRate": 2e-5}) == with_fields(full)
+    assert with_fields(full | {"training.learningRate": 2e-4}) != with_fields(full)
+    plain = digest(chat("", {}).build())
+    assert digest(chat("", {"training.packing": True}).build()) == plain
+    assert digest(chat("", {"training.packing": False}).build()) != plain
+
+
+def test_the_order_of_keys_is_irrelevant() -> None:
+    def reversed_keys(node: Any) -> Any:
+        return {key: reversed_keys(node[key]) for key in reversed(node)} if isinstance(node, dict) else node
+
+    spec = Case("", {"training": {"seed": 3, "batchSize": 8}, "method.lora": {"rank": 8, "alpha": 8}}).build()
+    assert digest(reversed_keys(spec)) == digest(spec)
+
+
+def test_3_and_3_0_are_one_number() -> None:
+    assert with_fields({"training.epochs": 2}) == with_fields({"training.epochs": 2.0})
+    assert with_fields({"training.maxSteps": 2}) == with_fields({"training.maxSteps": 2.0})
