@@ -1,0 +1,146 @@
+"""One data set: its rows read, checked, deduplicated, tokenised and written to scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from finetune_trainer.prepare.dedupe import content_key
+from finetune_trainer.prepare.encoded import Tokeniser
+from finetune_trainer.prepare.problems import BadRow, Tally
+from finetune_trainer.prepare.readers import read_rows
+from finetune_trainer.prepare.rows import Example, RowSchema
+from finetune_trainer.prepare.sources import DataFile
+from finetune_trainer.prepare.spool import TableWriter
+from finetune_trainer.prepared import InvalidRow
+
+EXAMPLES_AT_ONCE = 2048
+CHARACTERS_AT_ONCE = 4 << 20
+
+
+@dataclass
+class DataSet:
+    """The good, different rows of one data set.
+
+    ``spool`` is an Arrow file with the columns of the task, ``source`` and, row for row, the same order as ``keys``
+    (content keys), ``lengths`` (tokens) and ``truncated``.
+    """
+
+    spool: Path
+    schema: pa.Schema
+    tally: Tally
+    keys: list[bytes]
+    lengths: npt.NDArray[np.int64]
+    truncated: npt.NDArray[np.bool_]
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row stands: in which file, in which line, and as which row of the data set, from 1."""
+
+    file: DataFile
+    line: int
+    row: int
+
+    @property
+    def source(self) -> str:
+        return f"{self.file.name}:{self.line}"
+
+    def reject(self, tally: Tally, problem: BadRow) -> None:
+        invalid = InvalidRow(file=self.file.name, line=self.line, problem=str(problem))
+        tally.reject(self.row, self.file.at(self.line), invalid)
+
+
+@dataclass
+class _Batch:
+    examples: list[Example] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
+    characters: int = 0
+
+
+def read_data_set(
+    files: Iterable[DataFile],
+    schema: RowSchema,
+    tokeniser: Tokeniser,
+    tally: Tally,
+    spool: Path,
+    *,
+    deduplicate: bool,
+    on_rows: Callable[[int], None],
+) -> DataSet:
+    """Read every row of ``files`` into ``spool``; ``on_rows`` hears how many have been read.
+
+    Memory holds one batch and 16 bytes a row. Of equal rows the first is kept.
+
+    Raises:
+        StageFailure: BadData when there are no rows, too many invalid ones, or a file is not of its kind.
+    """
+    keys: list[bytes] = []
+    seen: set[bytes] = set()
+    lengths: list[npt.NDArray[np.int64]] = []
+    truncated: list[npt.NDArray[np.bool_]] = []
+    duplicates = 0
+    columns = pa.schema([*tokeniser.fields, pa.field("source", pa.string())])
+    with TableWriter(spool, columns) as writer:
+
+        def flush(batch: _Batch) -> None:
+            if tally.hopeless or not batch.examples:
+                return
+            encoded = tokeniser.encode(batch.examples)
+            for index, problem in encoded.problems.items():
+                batch.places[index].reject(tally, problem)
+            good = [index for index in range(len(batch.examples)) if index not in encoded.problems]
+            sources = pa.array([batch.places[index].source for index in good], pa.string())
+            writer.write(pa.RecordBatch.from_arrays([*encoded.columns.values(), sources], schema=columns))
+            keys.extend(batch.keys[index] for index in good)
+            lengths.append(pc.list_value_length(encoded.columns["input_ids"]).to_numpy().astype(np.int64))
+            truncated.append(encoded.truncated)
+            on_rows(tally.rows)
+
+        batch = _Batch()
+        for place, example in _examples(files, schema, tally):
+            key = content_key(example)
+            if deduplicate:
+                if key in seen:
+                    duplicates += 1
+                    continue
+                seen.add(key)
+            batch.examples.append(example)
+            batch.keys.append(key)
+            batch.places.append(place)
+            batch.characters += example.characters
+            if len(batch.examples) >= EXAMPLES_AT_ONCE or batch.characters >= CHARACTERS_AT_ONCE:
+                flush(batch)
+                batch = _Batch()
+        flush(batch)
+    tally.check()
+    return DataSet(
+        spool=spool,
+        schema=columns,
+        tally=tally,
+        keys=keys,
+        lengths=np.concatenate([np.empty(0, np.int64), *lengths]),
+        truncated=np.concatenate([np.empty(0, np.bool_), *truncated]),
+        duplicates=duplicates,
+    )
+
+
+def _examples(files: Iterable[DataFile], schema: RowSchema, tally: Tally) -> Iterator[tuple[Place, Example]]:
+    for file in files:
+        for line, values in read_rows(file, schema.needed):
+            tally.rows += 1
+            place = Place(file, line, tally.rows)
+            try:
+                if isinstance(values, BadRow):
+                    raise values
+                yield place, schema.example(values)
+            except BadRow as problem:
+                place.reject(tally, problem)

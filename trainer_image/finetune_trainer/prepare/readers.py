@@ -1,0 +1,209 @@
+"""Rows of a file, one after the other, each with the line it starts in.
+
+A row that cannot be read comes as a BadRow in its place, so that the caller can count, drop or refuse it; what makes
+the whole file unusable is a StageFailure.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from finetune_api.failures import Reason, StageFailure
+
+from finetune_trainer.prepare.problems import BadRow
+from finetune_trainer.prepare.sources import DataFile, FileKind
+from finetune_trainer.storage.errors import explained_path
+
+Values = Mapping[str, Any]
+"""Column (or JSON key) to value."""
+
+Row = tuple[int, Values | BadRow]
+"""Line or row number from 1, and what stands there."""
+
+_LOOK_AHEAD = 100
+_ROWS_AT_ONCE = 1024
+_FIELD_LIMIT = 1 << 30
+
+_TYPE_NAMES: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (type(None), "null"),
+    (bool, "a boolean"),
+    ((int, float), "a number"),
+    (str, "a string"),
+    ((list, tuple), "a list"),
+    (dict, "an object"),
+    (bytes, "binary data"),
+)
+
+
+def columns_of(file: DataFile) -> tuple[str, ...] | None:
+    """Names of the columns: a header, a schema, or the keys of the first good JSON row; None when there is no row.
+
+    Raises:
+        StageFailure: BadData when the file is not of its kind, or a header has a column twice.
+    """
+    match file.kind:
+        case FileKind.PARQUET:
+            return tuple(_parquet(file).schema_arrow.names)
+        case FileKind.CSV | FileKind.TSV:
+            with explained_path(file.path, "read"):
+                first = next(_csv_records(file), None)
+            return None if first is None else _header(file, *first)
+    with explained_path(file.path, "read"):
+        for _, (_, values) in zip(range(_LOOK_AHEAD), _json_rows(file), strict=False):
+            if not isinstance(values, BadRow):
+                return tuple(values)
+    return None
+
+
+def read_rows(file: DataFile, needed: tuple[str, ...]) -> Iterator[Row]:
+    """Every row of ``file``, with at least the columns ``needed``.
+
+    Raises:
+        StageFailure: BadData when the file is not of its kind.
+    """
+    with explained_path(file.path, "read"):
+        match file.kind:
+            case FileKind.JSONL:
+                yield from _json_rows(file)
+            case FileKind.PARQUET:
+                yield from _parquet_rows(file, needed)
+            case _:
+                yield from _csv_rows(file)
+
+
+def _json_rows(file: DataFile) -> Iterator[Row]:
+    with file.path.open("rb") as stream:
+        for line, raw in enumerate(stream, 1):
+            if line == 1:
+                raw = raw.removeprefix(codecs.BOM_UTF8)  # noqa: PLW2901
+                if raw.lstrip().startswith(b"["):
+                    raise StageFailure(
+                        Reason.BAD_DATA, f"{file.at(1)}: the file is one JSON array: write one JSON object a line"
+                    )
+            if not raw.isspace():
+                yield line, _json_object(raw)
+
+
+def _json_object(raw: bytes) -> Values | BadRow:
+    try:
+        values = json.loads(raw.decode())
+    except UnicodeDecodeError as error:
+        return _not_utf8(error)
+    except json.JSONDecodeError as error:
+        return BadRow(f"broken JSON at column {error.colno} ({error.msg}); write one JSON object a line")
+    except (ValueError, RecursionError):
+        return BadRow("JSON that holds a number of thousands of digits or nests too deep; correct it")
+    if not isinstance(values, dict):
+        return BadRow(f"the line holds {type_name(values)}, not a JSON object; write one JSON object a line")
+    return values
+
+
+def _csv_rows(file: DataFile) -> Iterator[Row]:
+    records = _csv_records(file)
+    first = next(records, None)
+    if first is None:
+        return
+    header = _header(file, *first)
+    for line, fields in records:
+        if isinstance(fields, BadRow):
+            yield line, fields
+        elif len(fields) != len(header):
+            yield (
+                line,
+                BadRow(
+                    f"the row has {len(fields)} fields and the header {len(header)}; quote a field that holds a "
+                    "delimiter, a quote or a line break"
+                ),
+            )
+        else:
+            yield line, dict(zip(header, fields, strict=True))
+
+
+def _csv_records(file: DataFile) -> Iterator[tuple[int, list[str] | BadRow]]:
+    """Records with the line each starts in; empty lines are skipped."""
+    undecodable: list[BadRow] = []
+
+    def lines() -> Iterator[str]:
+        for number, raw in enumerate(stream):
+            text = raw.removeprefix(codecs.BOM_UTF8) if number == 0 else raw
+            try:
+                yield text.decode()
+            except UnicodeDecodeError as error:
+                undecodable.append(_not_utf8(error))
+                yield text.decode(errors="replace")
+
+    csv.field_size_limit(_FIELD_LIMIT)
+    with file.path.open("rb") as stream:
+        reader = csv.reader(lines(), delimiter="\t" if file.kind is FileKind.TSV else ",", strict=True)
+        while True:
+            line = reader.line_num + 1
+            try:
+                fields: list[str] | BadRow = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                fields = BadRow(f"broken quoting ({error}); write a quote inside a quoted field twice")
+            if undecodable:
+                fields = undecodable[0]
+                undecodable.clear()
+            if fields:
+                yield line, fields
+
+
+def _header(file: DataFile, line: int, fields: list[str] | BadRow) -> tuple[str, ...]:
+    if isinstance(fields, BadRow):
+        raise StageFailure(Reason.BAD_DATA, f"{file.at(line)}: {fields}")
+    names = tuple(name.strip() for name in fields)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise StageFailure(
+            Reason.BAD_DATA, f"{file.at(line)}: the header has the column '{twice}' twice: rename one of them"
+        )
+    return names
+
+
+def _parquet_rows(file: DataFile, needed: tuple[str, ...]) -> Iterator[Row]:
+    import pyarrow as pa
+
+    number = 0
+    try:
+        for batch in _parquet(file).iter_batches(batch_size=_ROWS_AT_ONCE, columns=list(needed)):
+            columns = {name: batch.column(name).to_pylist() for name in batch.schema.names}
+            for index in range(batch.num_rows):
+                number += 1
+                yield number, {name: values[index] for name, values in columns.items()}
+    except (pa.ArrowException, OSError) as error:
+        raise _broken_parquet(file, error) from None
+
+
+def _parquet(file: DataFile) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(file.path)
+    except (pa.ArrowException, OSError) as error:
+        raise _broken_parquet(file, error) from None
+
+
+def _broken_parquet(file: DataFile, error: Exception) -> Exception:
+    """Arrow raises OSError without a number for what it cannot parse; one with a number is the disk's."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")[:200]
+    return StageFailure(Reason.BAD_DATA, f"{file.uri} is not a whole Parquet file ({first}): write it again")
+
+
+def _not_utf8(error: UnicodeDecodeError) -> BadRow:
+    return BadRow(
+        f"byte {error.start + 1} of the line (0x{error.object[error.start]:02x}) is not UTF-8; save the file as UTF-8"
+    )
+
+
+def type_name(value: object) -> str:
+    """What a value is, in words."""
+    return next((words for kinds, words in _TYPE_NAMES if isinstance(value, kinds)), f"a {type(value).__name__}")

@@ -1,0 +1,48 @@
+"""TextClassification: texts to tokens, cut to the sequence length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from finetune_trainer.prepare.encoded import TOKENS, Encoded
+from finetune_trainer.prepare.rows import Example, Labelled
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class TextTokeniser:
+    """Adds the special tokens that the model was trained with.
+
+    ``label`` is the label's place in ``labels``, in order of appearance: the caller sorts them when all are known.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
+        # A copy: truncation is a state of the backend, and the tokenizer is saved as the model has it.
+        self._backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+        self._backend.no_padding()
+        self._backend.enable_truncation(max_length, direction=tokenizer.truncation_side)
+        self.labels: dict[str, int] = {}
+
+    @property
+    def fields(self) -> list[pa.Field]:
+        return [pa.field("input_ids", TOKENS), pa.field("label", pa.int32()), pa.field("text", pa.string())]
+
+    def encode(self, examples: Sequence[Example]) -> Encoded:
+        texts, labels = [], []
+        for example in examples:
+            assert isinstance(example, Labelled)
+            texts.append(example.text)
+            labels.append(self.labels.setdefault(example.label, len(self.labels)))
+        encodings = self._backend.encode_batch_fast(texts)
+        columns = {
+            "input_ids": pa.array([encoding.ids for encoding in encodings], TOKENS),
+            "label": pa.array(labels, pa.int32()),
+            "text": pa.array(texts, pa.string()),
+        }
+        truncated = np.fromiter((bool(encoding.overflowing) for encoding in encodings), np.bool_, len(encodings))
+        return Encoded(columns, truncated, {})
