@@ -1,6 +1,6 @@
 """etcd and kube-apiserver for tests: KUBEBUILDER_ASSETS if it is set, else built once from Go modules into the cache.
 
-``python tests/kube_tools.py`` builds what is missing and prints where both lie. Cold, on two cores: about seven minutes.
+``python tests/kube_tools.py`` builds what is missing and prints where both lie: cold, on two cores, seven minutes.
 """
 
 from __future__ import annotations

@@ -198,15 +198,14 @@ def spec_digest(spec: FineTuneJobSpec) -> str:
 def _silent(spec: FineTuneJobSpec) -> FineTuneJobSpec:
     """``spec`` without the values that only repeat a default which depends on other fields."""
     training, method, dataset, evaluation = spec.training, spec.method, spec.dataset, spec.evaluation
-    unset = spec.model_copy(
-        update={"training": training.model_copy(update={"learning_rate": None, "packing": None})},
-    )
+    unset = spec.model_copy(update={"training": training.model_copy(update={"learning_rate": None, "packing": None})})
     repeated_in_training = {
         "epochs": _DEFAULT_EPOCHS,
         "learning_rate": unset.learning_rate,
         "packing": unset.packing,
     }
-    columns = {name: name for name in type(dataset.columns).model_fields}
+    # Not messages, prompt and completion: naming one says which kind of row it is, even by its usual name.
+    columns = {"text": "text", "label": "label"}
     return spec.model_copy(
         update={
             "training": _without(training, repeated_in_training),

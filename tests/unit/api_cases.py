@@ -12,6 +12,7 @@ CLASSIFICATION: dict[str, Any] = {
     "dataset": {"train": {"uri": "s3://bucket/train.jsonl"}},
     "output": {"uri": "s3://adapters"},
 }
+CHAT_DATA: dict[str, Any] = {"train": {"uri": "s3://bucket/train.jsonl"}, "format": "OpenAIChat"}
 INSTRUCTION: dict[str, Any] = CLASSIFICATION | {"task": {"type": "InstructionTuning"}}
 
 
@@ -49,7 +50,7 @@ REVISION_FOR_HUB = "revision belongs to hf:// models only"
 URI_OR_FRACTION = "give either uri or fraction"
 FRACTIONS = "validation.fraction and test.fraction together may be at most 0.8"
 COLUMNS_BOTH = "give columns.messages, or columns.prompt and columns.completion, not both"
-COLUMNS_OF_FORMAT = "columns.messages is for format OpenAIChat, columns.prompt and columns.completion for the others"
+COLUMNS_OF_FORMAT = "format OpenAIChat reads columns.messages, not columns.prompt and columns.completion"
 COLUMNS_OF_TASK = "dataset.columns of TextClassification are text and label, of InstructionTuning messages"
 CHAT_FORMAT = "dataset.format OpenAIChat is for InstructionTuning"
 LORA_FOR_LORA = "lora belongs to type LoRA only"
@@ -88,7 +89,8 @@ RULE_CASES = (
     chat("prompt column", {"dataset.columns.prompt": "p"}),
     chat("messages and prompt", {"dataset.columns": {"messages": "m", "prompt": "p"}}, COLUMNS_BOTH),
     chat("messages and completion", {"dataset.columns": {"messages": "m", "completion": "c"}}, COLUMNS_BOTH),
-    chat("messages of JSONL", {"dataset.columns.messages": "m", "dataset.format": "JSONL"}, COLUMNS_OF_FORMAT),
+    chat("messages of JSONL", {"dataset.columns.messages": "m", "dataset.format": "JSONL"}),
+    chat("completion of OpenAIChat", {"dataset": CHAT_DATA | {"columns": {"completion": "c"}}}, COLUMNS_OF_FORMAT),
     chat("prompt of OpenAIChat", {"dataset.columns.prompt": "m", "dataset.format": "OpenAIChat"}, COLUMNS_OF_FORMAT),
     chat("messages of OpenAIChat", {"dataset.columns.messages": "m", "dataset.format": "OpenAIChat"}),
     chat("prompt of CSV", {"dataset.columns.prompt": "m", "dataset.format": "CSV"}),
@@ -137,7 +139,7 @@ RULE_CASES = (
     Case("generation of a classification", {"evaluation.generation.maxNewTokens": 64}, GENERATION),
 )
 
-ACCEPTED = (
+ACCEPTED: tuple[tuple[str, Any], ...] = (
     ("training.learningRate", 2e-4),
     ("training.learningRate", 1),
     ("training.epochs", 0.25),
@@ -167,7 +169,7 @@ ACCEPTED = (
 )
 """Values at their bounds, and numbers as people write them."""
 
-REFUSED = (
+REFUSED: tuple[tuple[str, Any], ...] = (
     ("training.maxSteps", "3"),
     ("training.maxSteps", 3.5),
     ("training.maxSteps", 0),

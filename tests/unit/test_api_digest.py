@@ -98,6 +98,7 @@ def test_defaults_follow_task_and_method() -> None:
     plain = digest(chat("", {}).build())
     assert digest(chat("", {"training.packing": True}).build()) == plain
     assert digest(chat("", {"training.packing": False}).build()) != plain
+    assert digest(chat("", {"dataset.columns.prompt": "prompt"}).build()) != plain
 
 
 def test_the_order_of_keys_is_irrelevant() -> None:

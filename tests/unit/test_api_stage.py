@@ -63,20 +63,21 @@ LONGEST_URI = "s3://" + "🙂" * 315 + "/" + "n" * 63 + "/" + "j" * 63 + "/r9999
 
 
 def test_the_longest_results_fit() -> None:
-    metric = {
-        "baseline": THIRD,
-        "tuned": 2 * THIRD,
-        "change": -THIRD,
-        "interval": (-THIRD / 1000, THIRD * 1e-9),
-        "higher_is_better": False,
-    }
-    gate = {"metric": Metric.TOKEN_ACCURACY, "minimum_improvement": -THIRD / 1000, "value": -THIRD, "passed": False}
+    metric = MetricResult(
+        name=Metric.TOKEN_ACCURACY,
+        baseline=THIRD,
+        tuned=2 * THIRD,
+        change=-THIRD,
+        interval=(-THIRD / 1000, THIRD * 1e-9),
+        higher_is_better=False,
+    )
+    gate = GateResult(metric=Metric.TOKEN_ACCURACY, minimum_improvement=-THIRD / 1000, value=-THIRD, passed=False)
     evaluation = Evaluation(
         split="validation",
         examples=10**9,
         baseline=Baseline(kind=BaselineKind.MAJORITY_CLASS),
-        metrics=tuple(MetricResult(name=Metric.TOKEN_ACCURACY, **metric) for _ in range(5)),
-        gates=tuple(GateResult(**gate) for _ in range(16)),
+        metrics=(metric,) * 5,
+        gates=(gate,) * 16,
     )
     digest = "sha256:" + "0" * 64
     evaluate = EvaluateResult(uri=LONGEST_URI + "evaluated", digest=digest, evaluation=evaluation)

@@ -91,13 +91,13 @@ class Columns(ApiModel):
     text: ColumnName | None = Field(default=None, description="TextClassification: the text. Default: text.")
     label: ColumnName | None = Field(default=None, description="TextClassification: the label. Default: label.")
     messages: ColumnName | None = Field(
-        default=None, description="InstructionTuning, OpenAIChat: the list of messages. Default: messages."
+        default=None, description="InstructionTuning on conversations: the list of messages. Default: messages."
     )
     prompt: ColumnName | None = Field(
-        default=None, description="InstructionTuning, other formats: what the user says. Default: prompt."
+        default=None, description="InstructionTuning on pairs: what the user says. Default: prompt."
     )
     completion: ColumnName | None = Field(
-        default=None, description="InstructionTuning, other formats: what the model shall answer. Default: completion."
+        default=None, description="InstructionTuning on pairs: what the model shall answer. Default: completion."
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -154,18 +154,13 @@ class DatasetSpec(ApiModel):
             holds=lambda data: (data.validation.fraction or 0.0) + (data.test.fraction or 0.0) <= 0.8,
         ),
         Rule(
-            cel="!has(self.columns) || !has(self.format) || self.format == 'Auto' || (self.format == 'OpenAIChat' ? "
-            "!has(self.columns.prompt) && !has(self.columns.completion) : !has(self.columns.messages))",
-            message="columns.messages is for format OpenAIChat, columns.prompt and columns.completion for the others",
+            cel="!has(self.format) || self.format != 'OpenAIChat' || !has(self.columns) || "
+            "!has(self.columns.prompt) && !has(self.columns.completion)",
+            message="format OpenAIChat reads columns.messages, not columns.prompt and columns.completion",
             field="columns",
-            holds=lambda data: data.columns_fit_format,
+            holds=lambda data: (
+                data.format is not DataFormat.OPENAI_CHAT
+                or (data.columns.prompt is None and data.columns.completion is None)
+            ),
         ),
     )
-
-    @property
-    def columns_fit_format(self) -> bool:
-        if self.format is DataFormat.AUTO:
-            return True
-        if self.format is DataFormat.OPENAI_CHAT:
-            return self.columns.prompt is None and self.columns.completion is None
-        return self.columns.messages is None
