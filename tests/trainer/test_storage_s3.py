@@ -209,17 +209,8 @@ def every_call(uri: str, tmp_path: Path) -> Iterator[tuple[str, Callable[[], obj
 
 
 CALLS = [
-    "read",
-    "write",
-    "write if absent",
-    "exists",
-    "list",
-    "delete",
-    "probe",
-    "upload",
-    "download",
-    "localise",
-    "fetch",
+    *("read", "write", "write if absent", "exists", "list", "delete", "probe"),
+    *("upload", "download", "localise", "fetch"),
 ]
 
 

@@ -14,7 +14,7 @@ from finetune_trainer.storage.errors import explained_path
 from finetune_trainer.storage.local import walk
 from finetune_trainer.storage.location import Location, checked_relative, parse
 from finetune_trainer.storage.parallel import each
-from finetune_trainer.storage.remote import PART, PARTS_AT_ONCE
+from finetune_trainer.storage.remote import PARTS_AT_ONCE, RANGE
 
 _FILES_AT_ONCE = 4
 
@@ -81,9 +81,9 @@ def download_files(location: Location, files: Iterable[tuple[str, int]], target:
         child = location.child(relative)
         backend(child).download(child, target / relative, known_size=size)
 
-    each(download, [file for file in listed if file[1] <= PART], PARTS_AT_ONCE)
+    each(download, [file for file in listed if file[1] <= RANGE], PARTS_AT_ONCE)
     for file in listed:
-        if file[1] > PART:
+        if file[1] > RANGE:
             download(file)
 
 

@@ -1,0 +1,111 @@
+"""How fast storage is: 512 MiB to and from a local versitygw, in turns with boto3 where that is installed.
+
+``python -m bench.storage`` prints one JSON line a figure. A figure is the median of the repetitions; a ratio is the
+median of the ratios of neighbouring runs, so that a busy machine slows both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from finetune_trainer import storage
+
+from tests.s3 import S3Server, s3_server
+
+MIB = 1 << 20
+PART = 16 * MIB
+AT_ONCE = 8
+
+
+def main() -> None:
+    """Measure, and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mebibytes", type=int, default=512)
+    parser.add_argument("--repeat", type=int, default=5)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-storage-") as folder, s3_server(Path(folder, "s3")) as server:
+        os.environ.update(server.environment)
+        server.make_bucket("bucket")
+        source = Path(folder, "source")
+        source.mkdir()
+        _fill(source / "data", arguments.mebibytes)
+        measure(server, source, Path(folder, "target"), arguments.repeat)
+
+
+def measure(server: S3Server, source: Path, target: Path, repeat: int) -> None:
+    """Upload and download the one file of ``source`` ``repeat`` times with each client, in turns."""
+    mebibytes = (source / "data").stat().st_size / MIB
+    digest = _sha256(source / "data")
+    uploads: dict[str, Callable[[], object]] = {
+        "finetune": lambda: storage.upload_directory(source, "s3://bucket/ours"),
+    }
+    downloads: dict[str, Callable[[], object]] = {
+        "finetune": lambda: storage.download_file("s3://bucket/ours/data", target),
+    }
+    boto3 = _boto3_calls(server, source / "data", target)
+    if boto3:
+        uploads["boto3"], downloads["boto3"] = boto3
+    for direction, calls in (("upload", uploads), ("download", downloads)):
+        seconds: dict[str, list[float]] = {name: [] for name in calls}
+        for turn in range(repeat):
+            for name, call in list(calls.items())[:: 1 if turn % 2 == 0 else -1]:
+                target.unlink(missing_ok=True)
+                start = time.perf_counter()
+                call()
+                seconds[name].append(time.perf_counter() - start)
+                if direction == "download" and _sha256(target) != digest:
+                    raise RuntimeError(f"{name} downloaded other bytes than were uploaded")
+        for name, taken in seconds.items():
+            _print(f"storage_{direction}_{name}", mebibytes / statistics.median(taken), "MiB/s", taken)
+        if "boto3" in seconds:
+            ratios = [theirs / ours for ours, theirs in zip(seconds["finetune"], seconds["boto3"], strict=True)]
+            _print(f"storage_{direction}_over_boto3", statistics.median(ratios), "ratio", ratios)
+
+
+def _boto3_calls(server: S3Server, source: Path, target: Path) -> tuple[Callable[[], object], ...]:
+    """The same with boto3: upload with sha256, as a manifest needs it, and download; nothing without boto3."""
+    try:
+        import boto3
+        from boto3.s3.transfer import TransferConfig
+    except ImportError:
+        return ()
+    client = boto3.client("s3", endpoint_url=server.endpoint)
+    config = TransferConfig(multipart_threshold=PART, multipart_chunksize=PART, max_concurrency=AT_ONCE)
+
+    def upload() -> None:
+        client.upload_file(str(source), "bucket", "theirs/data", Config=config)
+        _sha256(source)
+
+    def download() -> None:
+        client.download_file("bucket", "theirs/data", str(target), Config=config)
+
+    return upload, download
+
+
+def _fill(path: Path, mebibytes: int) -> None:
+    with path.open("wb") as file:
+        for _ in range(mebibytes):
+            file.write(os.urandom(MIB))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _print(name: str, value: float, unit: str, runs: list[float]) -> None:
+    spread = [round(min(runs), 3), round(max(runs), 3)]
+    figure = {"name": name, "value": round(value, 3), "unit": unit, "runs": len(runs), "spread": spread}
+    print(json.dumps(figure | {"spread_unit": "ratio" if unit == "ratio" else "s"}), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
