@@ -29,7 +29,7 @@ PART = 16 << 20
 """Bytes of a part of an upload: S3 allows 10,000 parts, so 156 GiB a file."""
 
 RANGE = 8 << 20
-"""Bytes of a ranged read. Larger ones cost memory and time: 8 at once of 16 MiB took 1.7 times as long as of 8 MiB."""
+"""Bytes of a ranged read. 16 MiB cost memory and time: 0.68 s instead of 0.37 s for 256 MiB, medians of five."""
 
 PARTS_AT_ONCE = 8
 """Parts in flight, of all files together: at most 128 MiB of memory."""
