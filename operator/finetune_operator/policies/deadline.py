@@ -1,0 +1,36 @@
+"""When the whole job has taken too long."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from finetune_api.failures import ExitCode, Reason
+from finetune_api.job import ConditionType, FineTuneJobStatus
+from finetune_api.spec import ResilienceSpec
+from finetune_api.stage import Stage, StageError
+
+from finetune_operator.times import from_text
+
+GRACE = timedelta(minutes=2)
+"""Time for a last checkpoint."""
+
+
+def deadline(status: FineTuneJobStatus, resilience: ResilienceSpec, now: datetime) -> datetime | None:
+    """When the revision must have ended, counted from its start, or from when it was last resumed after a stop."""
+    if resilience.active_deadline_seconds is None:
+        return None
+    since = from_text(status.start_time) if status.start_time else now
+    reconciling = next((c for c in status.conditions if c.type is ConditionType.RECONCILING), None)
+    if reconciling is not None:
+        since = max(since, from_text(reconciling.last_transition_time) if reconciling.status == "True" else now)
+    return since + timedelta(seconds=resilience.active_deadline_seconds)
+
+
+def exceeded(stage: Stage, resilience: ResilienceSpec) -> StageError:
+    """The error of a job that took too long, found in ``stage``."""
+    return StageError(
+        reason=Reason.DEADLINE_EXCEEDED,
+        message=f"The job was not done after resilience.activeDeadlineSeconds, {resilience.active_deadline_seconds} s; "
+        f"it was in stage {stage}. Raise it, or make the job smaller.",
+        exit_code=ExitCode.INTERNAL,
+    )

@@ -1,0 +1,266 @@
+"""How a revision's stages have come along: the runs that are seen, folded into the status."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from finetune_api.failures import FAULT_OF, ExitCode, Reason
+from finetune_api.job import (
+    ArtifactStatus,
+    FailureStatus,
+    FineTuneJobSpec,
+    FineTuneJobStatus,
+    StageState,
+    StageStatus,
+)
+from finetune_api.stage import Stage, StageError, StageReport
+
+from finetune_operator.constants import CONDITION_OF
+from finetune_operator.policies import failure as failures
+from finetune_operator.policies import restart, stall
+from finetune_operator.runs import Observed, ObservedRun, RunId, RunState
+from finetune_operator.summaries import evaluation_status, progress_status, summary
+from finetune_operator.times import from_text, to_text
+
+APPEARS_WITHIN = timedelta(seconds=30)
+"""A run that was started and is not seen after so long is lost."""
+
+_LONGEST_MESSAGE = 2000
+
+
+@dataclass(frozen=True)
+class _End:
+    """How a run ended."""
+
+    error: StageError
+    at: str
+    disrupted: bool = False
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """When, and whether the job shall hold."""
+
+    now: datetime
+    stop_requested: bool
+
+
+@dataclass(frozen=True)
+class Progression:
+    """Where a revision stands."""
+
+    status: FineTuneJobStatus
+    over: bool = False
+    """Nothing more is started: every stage succeeded, or one failed for good."""
+    expected: RunId | None = None
+    """The run that is going on, or was started and is not seen yet."""
+    ending: dict[RunId, timedelta] = field(default_factory=dict)
+    """Runs to be ended for a fault of theirs, with the time they have for it."""
+    wake: tuple[datetime, ...] = ()
+    """When time alone would change something."""
+
+
+def advance(status: FineTuneJobStatus, spec: FineTuneJobSpec, observed: Observed, now: datetime) -> Progression:
+    """The status after all that is seen, without conditions and phase, which follow from it."""
+    progress = Progression(status.model_copy(update={"progress": None}))
+    for name in [stage.name for stage in status.stages]:
+        stage = next(stage for stage in progress.status.stages if stage.name is name)
+        if stage.state is StageState.SUCCEEDED:
+            continue
+        if stage.state is StageState.FAILED:
+            return replace(progress, over=True)
+        progress = _advance_stage(progress, stage, spec, observed, now)
+        stage = next(stage for stage in progress.status.stages if stage.name is name)
+        if stage.state is not StageState.SUCCEEDED:
+            return replace(progress, over=stage.state is StageState.FAILED)
+    return replace(progress, over=True)
+
+
+def with_stage(status: FineTuneJobStatus, stage: StageStatus) -> FineTuneJobStatus:
+    """``status`` with the entry of one stage replaced."""
+    return status.model_copy(
+        update={"stages": tuple(stage if old.name is stage.name else old for old in status.stages)}
+    )
+
+
+def failure_status(
+    run: RunId,
+    reason: Reason,
+    message: str,
+    retried: bool,
+    error: StageError | None = None,
+) -> FailureStatus:
+    """A failure as status shows it."""
+    return FailureStatus(
+        reason=reason,
+        message=message,
+        stage=run.stage,
+        attempt=run.attempt,
+        rank=error.rank if error else None,
+        exit_code=error.exit_code if error else None,
+        fault=FAULT_OF[reason],
+        retried=retried,
+    )
+
+
+def _advance_stage(
+    progress: Progression, stage: StageStatus, spec: FineTuneJobSpec, observed: Observed, now: datetime
+) -> Progression:
+    """Account for every attempt of ``stage`` that was not accounted for, oldest first."""
+    revision = progress.status.revision
+    runs = {run.id.attempt: run for run in observed.runs if (run.id.revision, run.id.stage) == (revision, stage.name)}
+    if _open(stage) and not any(attempt >= stage.attempt for attempt in runs):
+        return _unseen(progress, stage, spec, now)
+    for attempt in sorted(runs):
+        accounted = attempt < stage.attempt or (attempt == stage.attempt and not _open(stage))
+        superseded = runs[attempt].alive and attempt != max(runs)
+        if accounted or superseded:
+            continue
+        run = runs[attempt]
+        stage = _opened(stage, run, now)
+        progress = replace(progress, status=with_stage(progress.status, stage))
+        if run.alive:
+            return _watch(progress, stage, run, spec, now)
+        progress = _account(progress, stage, run, spec, _Moment(now, observed.stop_requested))
+        stage = next(entry for entry in progress.status.stages if entry.name is stage.name)
+        if stage.state in (StageState.SUCCEEDED, StageState.FAILED):
+            return progress
+    return progress
+
+
+def _open(stage: StageStatus) -> bool:
+    """Whether the newest attempt has not ended, as far as is recorded."""
+    return stage.attempt > 0 and stage.completion_time is None
+
+
+def _opened(stage: StageStatus, run: ObservedRun, now: datetime) -> StageStatus:
+    return stage.model_copy(
+        update={
+            "attempt": run.id.attempt,
+            "start_time": stage.start_time or to_text(run.started_at or now),
+            "completion_time": None,
+        }
+    )
+
+
+def _unseen(progress: Progression, stage: StageStatus, spec: FineTuneJobSpec, now: datetime) -> Progression:
+    """A run was started and is not there: not yet, or no longer."""
+    run = RunId(progress.status.revision, stage.name, stage.attempt)
+    if stage.state is StageState.PENDING:
+        appears_by = _awaited_since(progress.status, stage.name, now) + APPEARS_WITHIN
+        if now < appears_by:
+            return replace(progress, expected=run, wake=(*progress.wake, appears_by))
+    error = _verdict(progress.status, run) or failures.lost(stage.name, stage.attempt)
+    return _failed(progress, stage, _End(error, to_text(now)), spec)
+
+
+def _awaited_since(status: FineTuneJobStatus, stage: Stage, now: datetime) -> datetime:
+    """When the newest run was started: its stage's condition turned Unknown then."""
+    condition = next((c for c in status.conditions if c.type is CONDITION_OF[stage] and c.status == "Unknown"), None)
+    return from_text(condition.last_transition_time) if condition else now - APPEARS_WITHIN
+
+
+def _watch(
+    progress: Progression, stage: StageStatus, run: ObservedRun, spec: FineTuneJobSpec, now: datetime
+) -> Progression:
+    """Record what a live run says, and end it when it hangs."""
+    running = run.state is RunState.RUNNING
+    said = run.progress
+    if said and (said.stage, said.attempt) != (run.id.stage, run.id.attempt):
+        said = None
+    stage = stage.model_copy(
+        update={
+            "state": StageState.RUNNING if running else StageState.PENDING,
+            "message": f"{said.activity[:1].upper()}{said.activity[1:]}." if said and said.activity else "Starting.",
+        }
+    )
+    status = with_stage(progress.status, stage)
+    if said:
+        changes: dict[str, Any] = {"progress": progress_status(said)}
+        if said.checkpoint and (status.checkpoint is None or said.checkpoint.step >= status.checkpoint.step):
+            changes["checkpoint"] = said.checkpoint
+        status = status.model_copy(update=changes)
+    progress = replace(progress, status=status, expected=run.id)
+    if _verdict(status, run.id):
+        return replace(progress, ending={run.id: stall.GRACE})
+    stalls_at = stall.stalls_at(run, spec.resilience)
+    if stalls_at is None:
+        return progress
+    if now < stalls_at:
+        return replace(progress, wake=(*progress.wake, stalls_at))
+    error = stall.stalled(run, spec.resilience)
+    decision = restart.decide(error.reason, run.disrupted, stage.restarts, spec.resilience.max_restarts)
+    failure = failure_status(run.id, error.reason, error.message, decision.retried, error)
+    return replace(progress, status=status.model_copy(update={"failure": failure}), ending={run.id: stall.GRACE})
+
+
+def _verdict(status: FineTuneJobStatus, run: RunId) -> StageError | None:
+    """Why a run is being ended, when that was decided before its end."""
+    failure = status.failure
+    if failure is None or (failure.stage, failure.attempt) != (run.stage, run.attempt):
+        return None
+    return StageError(
+        reason=failure.reason,
+        message=failure.message,
+        exit_code=ExitCode.INTERNAL if failure.exit_code is None else failure.exit_code,
+        rank=failure.rank,
+    )
+
+
+def _account(
+    progress: Progression, stage: StageStatus, run: ObservedRun, spec: FineTuneJobSpec, moment: _Moment
+) -> Progression:
+    """Record how a run ended."""
+    ended_at = to_text(run.finished_at or moment.now)
+    report = failures.own_report(run)
+    status = progress.status
+    if report and report.checkpoint and (status.checkpoint is None or report.checkpoint.step >= status.checkpoint.step):
+        status = status.model_copy(update={"checkpoint": report.checkpoint})
+    error = failures.error_of(run)
+    if error is None and report is not None:
+        stage = stage.model_copy(
+            update={"state": StageState.SUCCEEDED, "completion_time": ended_at, "message": summary(report)}
+        )
+        results = _results(report)
+        return replace(progress, status=with_stage(status, stage).model_copy(update={"failure": None, **results}))
+    progress = replace(progress, status=status)
+    verdict = _verdict(status, run.id)
+    if verdict is None and moment.stop_requested and error and error.reason is Reason.STOPPED:
+        stage = stage.model_copy(
+            update={"state": StageState.PENDING, "completion_time": ended_at, "message": "Stopped on request."}
+        )
+        return replace(progress, status=with_stage(status, stage))
+    cause = verdict or error or failures.lost(stage.name, stage.attempt)
+    return _failed(progress, stage, _End(cause, ended_at, run.disrupted and verdict is None), spec)
+
+
+def _results(report: StageReport) -> dict[str, Any]:
+    results: dict[str, Any] = {}
+    if report.evaluate:
+        results["evaluation"] = evaluation_status(report.evaluate.evaluation)
+    if report.publish:
+        results["artifact"] = ArtifactStatus(uri=report.publish.uri, digest=report.publish.digest)
+    return results
+
+
+def _failed(progress: Progression, stage: StageStatus, end: _End, spec: FineTuneJobSpec) -> Progression:
+    """Record a failure and what follows from it."""
+    error = end.error
+    run = RunId(progress.status.revision, stage.name, stage.attempt)
+    decision = restart.decide(error.reason, end.disrupted, stage.restarts, spec.resilience.max_restarts)
+    message = error.message if len(error.message) <= _LONGEST_MESSAGE else error.message[: _LONGEST_MESSAGE - 1] + "…"
+    if decision.exhausted:
+        times = f"{stage.restarts} restart{'' if stage.restarts == 1 else 's'}"
+        message += f" Given up after {times} (resilience.maxRestarts)."
+    stage = stage.model_copy(
+        update={
+            "state": StageState.PENDING if decision.retried else StageState.FAILED,
+            "completion_time": end.at,
+            "restarts": stage.restarts + int(decision.counted),
+            "message": message,
+        }
+    )
+    failure = failure_status(run, error.reason, message, decision.retried, error)
+    return replace(progress, status=with_stage(progress.status, stage).model_copy(update={"failure": failure}))

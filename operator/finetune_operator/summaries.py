@@ -1,0 +1,120 @@
+"""What a stage found, and how far it is, in sentences for people."""
+
+from __future__ import annotations
+
+from finetune_api.evaluation import BaselineKind, Evaluation
+from finetune_api.job import EvaluationStatus, ProgressStatus
+from finetune_api.stage import (
+    EvaluateResult,
+    PrepareResult,
+    Progress,
+    PublishResult,
+    StageReport,
+    TrainResult,
+)
+
+from finetune_operator.times import duration
+
+BASELINE_NAMES = {
+    BaselineKind.BASE_MODEL: "base model",
+    BaselineKind.LINEAR_PROBE: "linear probe",
+    BaselineKind.MAJORITY_CLASS: "majority class",
+}
+
+
+def summary(report: StageReport) -> str:
+    """What came out of a stage: ``4967 training, 621 validation and 621 test examples; 34 duplicates dropped``."""
+    if report.prepare:
+        return _prepared(report.prepare)
+    if report.train:
+        return _trained(report.train)
+    if report.evaluate:
+        return _evaluated(report.evaluate)
+    if report.publish:
+        return _published(report.publish)
+    return ""
+
+
+def progress_status(progress: Progress) -> ProgressStatus:
+    """``progress`` for printer columns: its ETA in whole steps, so that status does not change for nothing."""
+    done, total = progress.done, progress.total
+    counted = done is not None and total is not None
+    return ProgressStatus(
+        stage=progress.stage,
+        text=f"{progress.stage} {done}/{total}" if counted else f"{progress.stage}: {progress.activity}"[:256],
+        percent=min(100, 100 * done // total) if done is not None and total else None,
+        eta=None if progress.eta_seconds is None else duration(progress.eta_seconds),
+        loss=None if progress.loss is None else round(progress.loss, 4),
+        tokens_per_second=None if progress.tokens_per_second is None else round(progress.tokens_per_second, 1),
+    )
+
+
+def evaluation_status(evaluation: Evaluation) -> EvaluationStatus:
+    """``evaluation`` with its first metric as text."""
+    first = evaluation.metrics[0] if evaluation.metrics else None
+    return EvaluationStatus(
+        **{name: getattr(evaluation, name) for name in Evaluation.model_fields},
+        metric=str(first.name) if first else "",
+        baseline_score=score(first.baseline) if first else "",
+        score=score(first.tuned) if first else "",
+    )
+
+
+def score(value: float) -> str:
+    """A metric's value for people: four digits after the point."""
+    return f"{value:.4f}"
+
+
+def size(count: int) -> str:
+    """Bytes for people: ``1.4 MB``."""
+    amount = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+def _prepared(result: PrepareResult) -> str:
+    known = [(name, result.examples.get(key)) for key, name in _SPLIT_NAMES.items()]
+    counts = [f"{count:,} {name}" for name, count in known if count is not None]
+    sentence = f"{_listed(counts)} examples" if counts else "no examples"
+    if result.labels:
+        sentence += f", {result.labels} labels"
+    dropped = [
+        f"{count:,} {name}"
+        for name, count in (("duplicates", result.duplicates), ("invalid rows", result.invalid))
+        if count
+    ]
+    return f"{sentence}; {_listed(dropped)} dropped" if dropped else sentence
+
+
+_SPLIT_NAMES = {"train": "training", "validation": "validation", "test": "test"}
+
+
+def _trained(result: TrainResult) -> str:
+    parts = [f"{result.steps:,} steps", f"{result.epochs:.3g} epochs", f"loss {result.loss:.4g}"]
+    if result.validation_loss is not None:
+        parts.append(f"validation loss {result.validation_loss:.4g}")
+    parts.append(f"{result.tokens_per_second:,.0f} tokens/s")
+    return ", ".join(parts) + ("; stopped early" if result.stopped_early else "")
+
+
+def _evaluated(result: EvaluateResult) -> str:
+    evaluation = result.evaluation
+    baseline = BASELINE_NAMES[evaluation.baseline.kind]
+    if not evaluation.metrics:
+        return f"nothing was measured on {evaluation.examples:,} examples"
+    first = evaluation.metrics[0]
+    return (
+        f"{first.name} {score(first.tuned)}, {baseline} {score(first.baseline)} ({first.change:+.4f}), "
+        f"on {evaluation.examples:,} {evaluation.split} examples"
+    )
+
+
+def _published(result: PublishResult) -> str:
+    return f"{size(result.size)} at {result.uri}"
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

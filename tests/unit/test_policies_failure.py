@@ -1,0 +1,74 @@
+"""Why a run ended, from whatever is known of it."""
+
+from __future__ import annotations
+
+import pytest
+from finetune_api.failures import Reason
+from finetune_api.stage import Stage, StageError
+from finetune_operator.policies.failure import error_of
+from finetune_operator.runs import RunState
+
+from tests.builders import a_report, a_run, failed, killed, succeeded
+
+
+def test_a_run_with_a_result_did_not_fail() -> None:
+    assert error_of(succeeded(Stage.TRAIN)) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (64, Reason.BAD_CONFIGURATION),
+        (65, Reason.BAD_DATA),
+        (66, Reason.NOT_FOUND),
+        (69, Reason.UNAVAILABLE),
+        (70, Reason.INTERNAL_ERROR),
+        (75, Reason.STOPPED),
+        (76, Reason.DIVERGED),
+        (77, Reason.PERMISSION_DENIED),
+        (78, Reason.OUT_OF_MEMORY),
+        (137, Reason.KILLED),
+        (143, Reason.KILLED),
+        (139, Reason.INTERNAL_ERROR),
+        (-9, Reason.KILLED),
+        (-11, Reason.INTERNAL_ERROR),
+        (1, Reason.INTERNAL_ERROR),
+        (255, Reason.INTERNAL_ERROR),
+        (None, Reason.KILLED),
+    ],
+)
+def test_of_a_silent_run_the_exit_code_tells(code: int | None, reason: Reason) -> None:
+    error = error_of(a_run(Stage.TRAIN, RunState.FAILED, exit_code=code))
+    assert error is not None
+    assert error.reason is reason
+    assert 0 < error.exit_code <= 255
+
+
+def test_the_stages_own_word_comes_first() -> None:
+    error = error_of(failed(Stage.TRAIN, Reason.DIVERGED, exit_code=1, disrupted=True))
+    assert error is not None
+    assert error.message == "train met Diverged."
+
+
+def test_then_what_the_executor_saw() -> None:
+    seen = StageError(reason=Reason.OUT_OF_MEMORY, message="OOMKilled.", exit_code=137)
+    error = error_of(killed(Stage.TRAIN, error=seen))
+    assert error == seen
+
+
+def test_a_report_of_another_attempt_is_not_believed() -> None:
+    error = error_of(succeeded(Stage.TRAIN, attempt=2, report=a_report(Stage.TRAIN, attempt=1)))
+    assert error is not None
+    assert error.reason is Reason.INTERNAL_ERROR
+
+
+def test_a_report_without_the_stages_result_is_no_success() -> None:
+    hollow = a_report(Stage.TRAIN).model_copy(update={"train": None})
+    error = error_of(succeeded(Stage.TRAIN, report=hollow))
+    assert error is not None
+
+
+def test_what_its_machine_ended_was_stopped() -> None:
+    error = error_of(killed(Stage.TRAIN, disrupted=True))
+    assert error is not None
+    assert error.reason is Reason.STOPPED

@@ -1,0 +1,42 @@
+"""What a refusal says: which gate, and by how much."""
+
+from __future__ import annotations
+
+import pytest
+from finetune_api.evaluation import GateResult
+from finetune_api.spec import Gate, Metric
+from finetune_operator.policies.gates import bound, refusal
+
+from tests.builders import an_evaluation
+
+
+@pytest.mark.parametrize(
+    ("gate", "value", "sentence", "words"),
+    [
+        (
+            Gate(metric=Metric.ACCURACY, minimum=0.9),
+            0.84,
+            "accuracy is 0.84, 0.06 below the minimum 0.9",
+            "accuracy at least 0.9",
+        ),
+        (Gate(metric=Metric.LOSS, maximum=1.5), 1.75, "loss is 1.75, 0.25 above the maximum 1.5", "loss at most 1.5"),
+        (
+            Gate(metric=Metric.MACRO_F1, minimum_improvement=0.02),
+            0.005,
+            "macro_f1 improved by 0.005 over the baseline, 0.015 less than the 0.02 that is asked for",
+            "macro_f1 better by at least 0.02",
+        ),
+    ],
+)
+def test_each_kind_of_gate(gate: Gate, value: float, sentence: str, words: str) -> None:
+    result = GateResult(**gate.model_dump(by_alias=False), value=value, passed=False)
+    assert refusal((gate,), an_evaluation(result)) == sentence
+    assert bound(gate) == words
+
+
+def test_every_refusal_is_named() -> None:
+    low = GateResult(metric=Metric.ACCURACY, minimum=0.9, value=0.84, passed=False)
+    small = GateResult(metric=Metric.MACRO_F1, minimum_improvement=0.1, value=0.05, passed=False)
+    told = refusal((), an_evaluation(low, small))
+    assert told is not None
+    assert told.count(";") == 1

@@ -1,0 +1,43 @@
+"""Whether a failed stage is tried again, and when."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from finetune_api.failures import Reason
+from finetune_operator.policies.restart import decide, delay
+
+
+@pytest.mark.parametrize("reason", list(Reason))
+def test_every_reason_is_decided(reason: Reason) -> None:
+    assert decide(reason, disrupted=False, restarts=0, max_restarts=1).retried in (True, False)
+
+
+def test_no_restart_is_left() -> None:
+    decision = decide(Reason.KILLED, disrupted=False, restarts=2, max_restarts=2)
+    assert (decision.retried, decision.exhausted) == (False, True)
+
+
+def test_disruption_needs_none() -> None:
+    decision = decide(Reason.KILLED, disrupted=True, restarts=2, max_restarts=2)
+    assert (decision.retried, decision.counted) == (True, False)
+
+
+def test_disruption_excuses_nothing_that_needs_a_person() -> None:
+    assert not decide(Reason.BAD_DATA, disrupted=True, restarts=0, max_restarts=2).retried
+
+
+def test_waits_double_up_to_five_minutes() -> None:
+    waits = [delay(Reason.KILLED, attempt=1, restarts=restarts).total_seconds() for restarts in (1, 2, 3, 8, 9, 1000)]
+    assert waits == [2, 4, 8, 256, 300, 300]
+
+
+def test_an_unreachable_service_is_asked_less_and_less_often() -> None:
+    waits = [delay(Reason.UNAVAILABLE, attempt=attempt, restarts=0).total_seconds() for attempt in (1, 2, 5)]
+    assert waits == [2, 4, 32]
+
+
+def test_a_stop_is_followed_at_once_but_not_in_a_tight_loop() -> None:
+    assert delay(Reason.STOPPED, attempt=1, restarts=0) == timedelta(0)
+    assert delay(Reason.STOPPED, attempt=9, restarts=0) == timedelta(seconds=10)

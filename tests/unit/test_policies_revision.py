@@ -1,0 +1,56 @@
+"""What becomes of a revision: superseded, or tried again because a person acted."""
+
+from __future__ import annotations
+
+from finetune_api.evaluation import GateResult
+from finetune_api.failures import Reason
+from finetune_api.job import StageState, spec_digest
+from finetune_api.spec import Metric
+from finetune_api.stage import STAGES, Stage
+from finetune_operator.policies.revision import HISTORY_LIMIT, current_revision, next_revision, reopened
+from finetune_operator.reconcile import plan
+from finetune_operator.runs import Observed
+
+from tests.builders import NOON, a_job, after, an_evaluation, failed, stage_status, succeeded
+
+
+def test_the_same_spec_is_the_same_revision() -> None:
+    status = current_revision(a_job().spec, a_job().status, NOON)
+    assert current_revision(a_job().spec, status, after(hours=1)) is status
+
+
+def test_history_keeps_the_newest() -> None:
+    status = a_job().status
+    for number in range(HISTORY_LIMIT + 5):
+        status = next_revision(status, f"sha256:{number}", NOON)
+    assert len(status.history) == HISTORY_LIMIT
+    assert status.history[-1].revision == status.revision - 1
+
+
+def test_a_failed_job_goes_on_where_it_failed() -> None:
+    job = a_job()
+    runs = (succeeded(Stage.PREPARE), failed(Stage.TRAIN, Reason.PERMISSION_DENIED))
+    dead = plan(job, Observed(runs), NOON).status
+    status = reopened(dead)
+    assert stage_status(status, Stage.TRAIN).state is StageState.PENDING
+    made = plan(job.model_copy(update={"status": status}), Observed(runs), after(seconds=30))
+    assert [(run.id.stage, run.id.attempt, run.id.revision) for run in made.start] == [(Stage.TRAIN, 2, 1)]
+    assert made.status.failure is None
+
+
+def test_a_finished_job_is_not_opened_again() -> None:
+    done = plan(a_job(), Observed(tuple(succeeded(stage) for stage in STAGES)), NOON).status
+    assert reopened(done) is done
+
+
+def test_a_refusal_is_not_opened_again() -> None:
+    evaluation = an_evaluation(GateResult(metric=Metric.ACCURACY, minimum=0.9, value=0.84, passed=False))
+    runs = (succeeded(Stage.PREPARE), succeeded(Stage.TRAIN), succeeded(Stage.EVALUATE, evaluation=evaluation))
+    refused = plan(a_job(), Observed(runs), NOON).status
+    assert reopened(refused) is refused
+
+
+def test_another_output_is_another_revision() -> None:
+    here = a_job(output={"uri": "file:///home/me/out"})
+    there = a_job(output={"uri": "file:///home/you/out"})
+    assert spec_digest(here.spec) != spec_digest(there.spec)

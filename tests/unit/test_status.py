@@ -1,0 +1,91 @@
+"""Conditions as tools read them: kstatus (Flux, Argo CD, kubectl wait) in every state of a job."""
+
+from __future__ import annotations
+
+import pytest
+from finetune_api.evaluation import GateResult
+from finetune_api.failures import Reason
+from finetune_api.job import ConditionType, FineTuneJob, FineTuneJobStatus, Phase
+from finetune_api.spec import Metric
+from finetune_api.stage import STAGES, Stage
+from finetune_operator.reconcile import plan
+from finetune_operator.runs import Observed, ObservedRun
+from finetune_operator.status import phase_of
+
+from tests.builders import a_job, a_run, after, an_evaluation, condition, failed, killed, succeeded
+
+REFUSED = an_evaluation(GateResult(metric=Metric.ACCURACY, minimum=0.9, value=0.84, passed=False))
+
+
+def status_after(*runs: ObservedRun, stop: bool = False, job: FineTuneJob | None = None) -> FineTuneJobStatus:
+    return plan(job or a_job(), Observed(runs, stop_requested=stop), after(seconds=11)).status
+
+
+WAITING = status_after()
+TRAINING = status_after(succeeded(Stage.PREPARE), a_run(Stage.TRAIN))
+RETRYING = status_after(succeeded(Stage.PREPARE), killed(Stage.TRAIN))
+STOPPED = status_after(failed(Stage.PREPARE, Reason.STOPPED), stop=True)
+SUCCEEDED = status_after(*[succeeded(stage) for stage in STAGES])
+FAILED = status_after(failed(Stage.PREPARE, Reason.BAD_DATA))
+REJECTED = status_after(succeeded(Stage.PREPARE), succeeded(Stage.TRAIN), succeeded(Stage.EVALUATE, evaluation=REFUSED))
+
+
+@pytest.mark.parametrize(
+    ("status", "ready", "reconciling", "stalled", "phase"),
+    [
+        (WAITING, "Unknown", "True", "False", Phase.PREPARING),
+        (TRAINING, "Unknown", "True", "False", Phase.TRAINING),
+        (RETRYING, "Unknown", "True", "False", Phase.TRAINING),
+        (STOPPED, "Unknown", "False", "False", Phase.STOPPED),
+        (SUCCEEDED, "True", "False", "False", Phase.SUCCEEDED),
+        (FAILED, "False", "False", "True", Phase.FAILED),
+        (REJECTED, "False", "False", "True", Phase.REJECTED),
+    ],
+    ids=["waiting", "training", "retrying", "stopped", "succeeded", "failed", "rejected"],
+)
+def test_what_tools_read(status: FineTuneJobStatus, ready: str, reconciling: str, stalled: str, phase: Phase) -> None:
+    said = [
+        condition(status, type_).status
+        for type_ in (ConditionType.READY, ConditionType.RECONCILING, ConditionType.STALLED)
+    ]
+    assert said == [ready, reconciling, stalled]
+    assert status.phase is phase
+    assert phase_of(status.conditions) is phase
+
+
+def test_all_conditions_are_there_from_the_first_second() -> None:
+    assert [entry.type for entry in WAITING.conditions] == list(ConditionType)
+
+
+def test_stages_that_have_not_begun_say_what_they_wait_for() -> None:
+    assert condition(WAITING, ConditionType.TRAINED).message == "Waits for prepare."
+    assert condition(TRAINING, ConditionType.PUBLISHED).message == "Waits for train."
+
+
+def test_a_retry_says_why() -> None:
+    ready = condition(RETRYING, ConditionType.READY)
+    assert ready.reason == "Retrying"
+    assert ready.message == (
+        "train is tried again: train was killed by SIGKILL; when nobody did that, the memory did not suffice."
+    )
+    assert condition(RETRYING, ConditionType.TRAINED).reason == "Killed"
+
+
+def test_failure_says_what_is_wrong() -> None:
+    assert condition(FAILED, ConditionType.READY).message == "prepare met BadData."
+    assert condition(FAILED, ConditionType.DATA_PREPARED).reason == "BadData"
+
+
+def test_transition_time_changes_only_with_the_status() -> None:
+    job = a_job()
+    first = plan(job, Observed((a_run(Stage.PREPARE),)), after(seconds=0)).status
+    job = job.model_copy(update={"status": first})
+    second = plan(job, Observed((succeeded(Stage.PREPARE),)), after(seconds=60)).status
+    assert condition(second, ConditionType.RECONCILING).last_transition_time == "2026-03-01T12:00:00Z"
+    assert condition(second, ConditionType.DATA_PREPARED).last_transition_time == "2026-03-01T12:01:00Z"
+
+
+def test_conditions_speak_of_the_generation_they_saw() -> None:
+    status = status_after(job=a_job(generation=7))
+    assert status.observed_generation == 7
+    assert {entry.observed_generation for entry in status.conditions} == {7}
