@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, cast
 
 from finetune_trainer.prepare.problems import BadRow
@@ -68,11 +69,8 @@ class ChatRenderer:
 
     def _answer(self, messages: Sequence[Message], index: int, text: str) -> Span:
         """What the answer ``messages[index]`` adds to the text: after the generation prompt, up to the next message."""
-        before, _ = self._text(messages[:index], generation_prompt=True) if index else ("", [])
         after = text if index == len(messages) - 1 else self._text(messages[: index + 1], generation_prompt=False)[0]
-        if not text.startswith(before):
-            raise BadRow(_NO_END)
-        start = len(before)
+        start = self._start(messages[:index], text)
         if text.startswith(after):
             end = len(after)
         else:
@@ -85,6 +83,22 @@ class ChatRenderer:
             if found < 0 or newest < 0 or text[found + len(words) : end] != ending:
                 raise BadRow(_NO_END)
         return start, self._trimmed(text, start, end)
+
+    def _start(self, before: Sequence[Message], text: str) -> int:
+        """Where what follows the messages ``before`` begins, after as much of the generation prompt as ``text`` has.
+
+        The prompt of a model that thinks first can end in an opened thought that a given answer does not have.
+        """
+        if not before:
+            return 0
+        prompt, _ = self._text(before, generation_prompt=True)
+        if text.startswith(prompt):
+            return len(prompt)
+        said, _ = self._text(before, generation_prompt=False)
+        if not text.startswith(said):
+            raise BadRow(_NO_END)
+        same = (ours == theirs for ours, theirs in zip(prompt, text, strict=False))
+        return sum(1 for _ in takewhile(bool, same))
 
     def _trimmed(self, text: str, start: int, end: int) -> int:
         """Without the line break that follows an end-of-turn token: the model stops before it."""

@@ -13,8 +13,6 @@ import pyarrow as pa
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.rows import Example
 
-TOKENS = pa.list_(pa.int32())
-
 
 @dataclass(frozen=True)
 class Encoded:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from finetune_trainer.prepare.arrays import list_lengths, texts
 from finetune_trainer.prepare.dedupe import content_key
 from finetune_trainer.prepare.encoded import Tokeniser
 from finetune_trainer.prepare.problems import BadRow, Tally
@@ -98,10 +98,10 @@ def read_data_set(
             for index, problem in encoded.problems.items():
                 batch.places[index].reject(tally, problem)
             good = [index for index in range(len(batch.examples)) if index not in encoded.problems]
-            sources = pa.array([batch.places[index].source for index in good], pa.string())
+            sources = texts([batch.places[index].source for index in good])
             writer.write(pa.RecordBatch.from_arrays([*encoded.columns.values(), sources], schema=columns))
             keys.extend(batch.keys[index] for index in good)
-            lengths.append(pc.list_value_length(encoded.columns["input_ids"]).to_numpy().astype(np.int64))
+            lengths.append(list_lengths(encoded.columns["input_ids"]))
             truncated.append(encoded.truncated)
             on_rows(tally.rows)
 

@@ -90,7 +90,7 @@ def _json_rows(file: DataFile) -> Iterator[Row]:
 
 def _json_object(raw: bytes) -> Values | BadRow:
     try:
-        values = json.loads(raw.decode())
+        values = json.loads(raw.rstrip(b"\r\n").decode())
     except UnicodeDecodeError as error:
         return _not_utf8(error)
     except json.JSONDecodeError as error:

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from finetune_trainer.prepare.arrays import integers
+
 ROWS_A_BATCH = 65536
 BYTES_A_BATCH = 64 << 20
 
@@ -68,5 +70,5 @@ def selected(path: Path, rows: npt.NDArray[np.int64]) -> Iterator[pa.RecordBatch
     for batch in batches(path):
         first, last = np.searchsorted(rows, (start, start + batch.num_rows))
         if first < last:
-            yield batch.take(pa.array(rows[first:last] - start))
+            yield batch.take(integers(rows[first:last] - start))
         start += batch.num_rows

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.manifest import Manifest
 from finetune_api.spec import Deduplication, FineTuneJobSpec, TaskType
@@ -24,6 +23,7 @@ from finetune_trainer import storage
 from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.manifests import TornDirectory, publish_directory, read_manifest
 from finetune_trainer.models import LocalModel, fetch_model, identify_model
+from finetune_trainer.prepare.arrays import int32s, integers
 from finetune_trainer.prepare.problems import REPORTED_ROWS, Tally
 from finetune_trainer.prepare.read import DataSet, read_data_set
 from finetune_trainer.prepare.rows import MOST_LABELS, LabelledRows, schema_for, sorted_labels
@@ -235,9 +235,9 @@ def _write(
                 writer.write(batch)
                 continue
             place = data.schema.get_field_index("label")
-            indices = order[batch.column(place).to_numpy()]
+            indices = order[int32s(batch.column(place))]
             counts += np.bincount(indices, minlength=labels)
-            writer.write(batch.set_column(place, data.schema.field(place), pa.array(indices, pa.int32())))
+            writer.write(batch.set_column(place, data.schema.field(place), integers(indices)))
     return counts
 
 

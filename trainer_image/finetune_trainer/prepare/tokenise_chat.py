@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from finetune_trainer.prepare.arrays import TOKENS, integers, texts, token_lists
 from finetune_trainer.prepare.chat_spans import ChatRenderer, Rendered, Span
-from finetune_trainer.prepare.encoded import TOKENS, Encoded
+from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.rows import Conversation, Example, Message
 from finetune_trainer.prepared import IGNORED_LABEL
@@ -52,20 +53,28 @@ class ChatTokeniser:
             except BadRow as problem:
                 problems[index] = problem
         encodings = self._backend.encode_batch([chat.text for _, _, chat in rendered], add_special_tokens=False)
-        values: dict[str, list[object]] = {field.name: [] for field in self.fields}
+        ids: list[list[int]] = []
+        targets: list[list[int]] = []
+        prompt_lengths: list[int] = []
+        spoken: list[list[Message]] = []
         for (index, messages, chat), encoding in zip(rendered, encodings, strict=True):
             try:
                 labels, prompt_length = self._labels(chat, encoding)
             except BadRow as problem:
                 problems[index] = problem
                 continue
-            values["input_ids"].append(encoding.ids)
-            values["labels"].append(labels)
-            values["prompt_length"].append(prompt_length)
-            values["reference"].append(messages[-1]["content"])
-            values["prompt"].append(readable(messages[:-1]))
-        columns = {field.name: pa.array(values[field.name], field.type) for field in self.fields}
-        return Encoded(columns, np.zeros(len(values["labels"]), np.bool_), problems)
+            ids.append(encoding.ids)
+            targets.append(labels)
+            prompt_lengths.append(prompt_length)
+            spoken.append(messages)
+        columns = {
+            "input_ids": token_lists(ids),
+            "labels": token_lists(targets),
+            "prompt_length": integers(np.asarray(prompt_lengths, np.int32)),
+            "reference": texts([messages[-1]["content"] for messages in spoken]),
+            "prompt": texts([readable(messages[:-1]) for messages in spoken]),
+        }
+        return Encoded(columns, np.zeros(len(ids), np.bool_), problems)
 
     def _labels(self, chat: Rendered, encoding: Encoding) -> tuple[list[int], int]:
         """The label of each token, and the number of tokens before the last answer."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from finetune_trainer.prepare.encoded import TOKENS, Encoded
+from finetune_trainer.prepare.arrays import TOKENS, integers, texts, token_lists
+from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.rows import Example, Labelled
 
 if TYPE_CHECKING:
@@ -33,16 +34,16 @@ class TextTokeniser:
         return [pa.field("input_ids", TOKENS), pa.field("label", pa.int32()), pa.field("text", pa.string())]
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
-        texts, labels = [], []
+        said, labels = [], []
         for example in examples:
             assert isinstance(example, Labelled)
-            texts.append(example.text)
+            said.append(example.text)
             labels.append(self.labels.setdefault(example.label, len(self.labels)))
-        encodings = self._backend.encode_batch_fast(texts)
+        encodings = self._backend.encode_batch_fast(said)
         columns = {
-            "input_ids": pa.array([encoding.ids for encoding in encodings], TOKENS),
-            "label": pa.array(labels, pa.int32()),
-            "text": pa.array(texts, pa.string()),
+            "input_ids": token_lists([encoding.ids for encoding in encodings]),
+            "label": integers(np.asarray(labels, np.int32)),
+            "text": texts(said),
         }
         truncated = np.fromiter((bool(encoding.overflowing) for encoding in encodings), np.bool_, len(encodings))
         return Encoded(columns, truncated, {})

@@ -1,0 +1,48 @@
+"""Rows and files for tests of the prepare stage, with sensible values for all that a test does not care about."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.prepare.sources import KIND_OF_SUFFIX, DataFile
+
+
+def a_spec(task: str = "TextClassification", **parts: Any) -> FineTuneJobSpec:
+    """A valid spec; ``labels`` and ``dataset`` are merged into theirs, other parts replace those of the spec."""
+    labels = parts.pop("labels", None)
+    dataset = {"train": {"uri": "file:///data/train.jsonl"}, **parts.pop("dataset", {})}
+    document = {
+        "model": {"uri": "hf://owner/model"},
+        "task": {"type": task, **({"labels": labels} if labels else {})},
+        "dataset": dataset,
+        "output": {"uri": "file:///out"},
+        **parts,
+    }
+    return FineTuneJobSpec.model_validate_json(json.dumps(document))
+
+
+def a_file(path: Path, content: bytes | str) -> DataFile:
+    """``content`` at ``path``, as a file of a data set."""
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return on_disk(path)
+
+
+def on_disk(path: Path) -> DataFile:
+    """A file of a data set that is there already."""
+    return DataFile(
+        uri=f"s3://data/{path.name}",
+        name=path.name,
+        path=path,
+        kind=KIND_OF_SUFFIX[path.suffix],
+        size=path.stat().st_size,
+        sha256="0" * 64,
+    )
+
+
+def a_chat(*turns: tuple[str, str]) -> list[dict[str, str]]:
+    """Messages of ``(role, content)``; a question and its answer when there are none."""
+    chosen = turns or (("user", "2+2?"), ("assistant", "4"))
+    return [{"role": role, "content": content} for role, content in chosen]

@@ -1,0 +1,141 @@
+"""Base models: which files count, what their headers and configuration say, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.spec import ModelSpec
+from finetune_trainer.models import count_parameters, fetch_model, identify_model, max_positions, weight_files
+from safetensors.numpy import save_file
+
+CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 4096}
+
+
+def a_model(directory: Path, config: dict[str, Any] | None = None) -> ModelSpec:
+    """A model of 12 parameters and 3 indices."""
+    directory.mkdir(exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(CONFIG if config is None else config))
+    (directory / "tokenizer.json").write_text("{}")
+    tensors = {"w": np.zeros((3, 4), np.float16), "position_ids": np.zeros(3, np.int64)}
+    save_file(tensors, str(directory / "model.safetensors"))
+    return ModelSpec(uri=directory.as_uri())
+
+
+def failure_of(model: ModelSpec, scratch: Path, revision: str | None = None) -> StageFailure:
+    with pytest.raises(StageFailure) as failure:
+        identify_model(model, fetch_model(model, scratch, weights=True, revision=revision))
+    return failure.value
+
+
+def test_identity_comes_from_configuration_headers_and_card(tmp_path: Path) -> None:
+    model = a_model(tmp_path / "m")
+    (tmp_path / "m" / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n# Model\nlicense: no\n")
+    identity = identify_model(model, fetch_model(model, tmp_path / "scratch", weights=False))
+    assert identity.architecture == "LlamaForCausalLM"
+    assert identity.parameters == 12
+    assert identity.max_positions == 4096
+    assert identity.license == "apache-2.0"
+    assert identity.revision.startswith("sha256:")
+
+
+def test_the_revision_changes_with_weights_and_not_with_what_is_not_the_model(tmp_path: Path) -> None:
+    model = a_model(tmp_path / "m")
+    before = fetch_model(model, tmp_path / "scratch", weights=False)
+    assert before.path == tmp_path / "m"
+    (tmp_path / "m" / "pytorch_model.bin").write_bytes(b"a pickle")
+    (tmp_path / "m" / "consolidated.safetensors").write_bytes(b"the same once more")
+    (tmp_path / "m" / "onnx").mkdir()
+    (tmp_path / "m" / "onnx" / "config.json").write_text("{}")
+    assert fetch_model(model, tmp_path / "scratch", weights=True, revision=before.revision) == before
+    tensors = {"w": np.ones((3, 4), np.float16), "position_ids": np.zeros(3, np.int64)}
+    save_file(tensors, str(tmp_path / "m" / "model.safetensors"))
+    failure = failure_of(model, tmp_path / "scratch", before.revision)
+    assert failure.reason is Reason.BAD_CONFIGURATION
+    assert failure.message == (
+        f"{model.uri} has other files than when the data was prepared with it: put them back, or give the changed "
+        "model an address of its own"
+    )
+
+
+def test_shards_are_those_of_the_index(tmp_path: Path) -> None:
+    model = a_model(tmp_path / "m")
+    for shard in ("model-1", "model-2", "other"):
+        save_file({shard: np.zeros(5, np.float32)}, str(tmp_path / "m" / f"{shard}.safetensors"))
+    index = {"weight_map": {"a": "model-2.safetensors", "b": "model-1.safetensors", "c": "model-1.safetensors"}}
+    (tmp_path / "m" / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert [file.name for file in weight_files(tmp_path / "m")] == ["model-1.safetensors", "model-2.safetensors"]
+    assert identify_model(model, fetch_model(model, tmp_path / "s", weights=True)).parameters == 10
+    (tmp_path / "m" / "model-2.safetensors").unlink()
+    assert failure_of(model, tmp_path / "s").message == (
+        f"{model.uri} lacks weight files that its model.safetensors.index.json names: upload the model again"
+    )
+
+
+@pytest.mark.parametrize("cut", [4, 40, -1])
+def test_cut_weights_are_refused(tmp_path: Path, cut: int) -> None:
+    model = a_model(tmp_path / "m")
+    weights = tmp_path / "m" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:cut])
+    assert failure_of(model, tmp_path / "s").message == (
+        "model.safetensors of the model is not a whole safetensors file: fetch or write it again"
+    )
+    with pytest.raises(StageFailure):
+        count_parameters(weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("config.json", "has no config.json: give the address of a model in the Hugging Face layout"),
+        (
+            "model.safetensors",
+            "has no weights as *.safetensors, and others are not loaded: convert them with save_pretrained",
+        ),
+    ],
+)
+def test_incomplete_models_are_refused(tmp_path: Path, name: str, sentence: str) -> None:
+    model = a_model(tmp_path / "m")
+    (tmp_path / "m" / name).unlink()
+    failure = failure_of(model, tmp_path / "s")
+    assert (failure.reason, failure.message) == (Reason.BAD_CONFIGURATION, f"{model.uri} {sentence}")
+
+
+def test_broken_configurations_are_refused(tmp_path: Path) -> None:
+    model = a_model(tmp_path / "m", {"hidden_size": 4})
+    message = f"config.json of {model.uri} names no architecture: add 'architectures' to it"
+    assert failure_of(model, tmp_path / "s").message == message
+    (tmp_path / "m" / "config.json").write_text("{")
+    assert failure_of(model, tmp_path / "s").message == f"config.json of {model.uri} is not JSON: write it again"
+
+
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    model = ModelSpec(uri=(tmp_path / "none").as_uri())
+    failure = failure_of(model, tmp_path / "s")
+    assert failure.reason is Reason.NOT_FOUND
+    assert failure.message == f"No model is at {model.uri}: correct spec.model.uri, or put the model there"
+
+
+def test_an_address_on_the_hub_has_owner_and_name(tmp_path: Path) -> None:
+    for uri in ("hf://model", "hf://owner/model/file"):
+        failure = failure_of(ModelSpec(uri=uri), tmp_path)
+        assert failure.message == f"{uri} is not a model on the hub: write it as hf://owner/name"
+
+
+@pytest.mark.parametrize(
+    ("config", "positions"),
+    [
+        ({"max_position_embeddings": 512, "model_type": "bert"}, 512),
+        ({"max_position_embeddings": 514, "model_type": "roberta", "pad_token_id": 1}, 512),
+        ({"n_positions": 1024, "model_type": "gpt2"}, 1024),
+        ({"text_config": {"max_position_embeddings": 8192}, "model_type": "gemma3"}, 8192),
+        ({"model_type": "bloom"}, None),
+        ({"max_position_embeddings": -1}, None),
+    ],
+)
+def test_the_longest_sequence_of_a_model(config: dict[str, Any], positions: int | None) -> None:
+    assert max_positions(config) == positions

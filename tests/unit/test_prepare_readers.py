@@ -1,0 +1,125 @@
+"""Rows of files: what is read, and every way in which a file or a row cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from finetune_api.failures import Reason, StageFailure
+from finetune_trainer.prepare.problems import BadRow
+from finetune_trainer.prepare.readers import columns_of, read_rows
+from prepare_cases import a_file, on_disk
+
+
+def rows(path: Path, content: bytes | str) -> list[tuple[int, object]]:
+    """All rows, problems as their sentences."""
+    return [
+        (line, str(found) if isinstance(found, BadRow) else dict(found))
+        for line, found in read_rows(a_file(path, content), ("text", "label"))
+    ]
+
+
+def test_json_lines_are_numbered_and_empty_lines_skipped(tmp_path: Path) -> None:
+    content = b'\xef\xbb\xbf{"text": "a"}\r\n\n  \n{"text": "\xc3\xa9"}'
+    assert rows(tmp_path / "a.jsonl", content) == [(1, {"text": "a"}), (4, {"text": "é"})]
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (b'{"text": a}', "broken JSON at column 10 (Expecting value)"),
+        (b'{"text": "a"', "broken JSON at column 13 (Expecting ',' delimiter)"),
+        (b"[1]", "the line holds a list, not a JSON object"),
+        (b"7", "the line holds a number, not a JSON object"),
+    ],
+)
+def test_a_broken_json_line_does_not_end_the_file(tmp_path: Path, line: bytes, sentence: str) -> None:
+    found = rows(tmp_path / "a.jsonl", b'{"text": "a"}\n' * 6 + line + b'\n{"text": "b"}\n')
+    assert found[6] == (7, f"{sentence}; write one JSON object a line")
+    assert found[7] == (8, {"text": "b"})
+
+
+def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
+    sentence = "byte 11 of the line (0xe9) is not UTF-8; save the file as UTF-8"
+    assert rows(tmp_path / "a.jsonl", b'{}\n{"text": "\xe9t\xe9"}\n{}') == [(1, {}), (2, sentence), (3, {})]
+    sentence = "byte 2 of the line (0xe9) is not UTF-8; save the file as UTF-8"
+    assert rows(tmp_path / "a.csv", b"text,label\nt\xe9,x\nu,y\n") == [(2, sentence), (3, {"text": "u", "label": "y"})]
+
+
+def test_json_that_nests_too_deep_is_a_bad_row(tmp_path: Path) -> None:
+    deep = b'{"text": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
+    sentence = "JSON that holds a number of thousands of digits or nests too deep; correct it"
+    assert rows(tmp_path / "a.jsonl", deep) == [(1, sentence)]
+
+
+def test_a_json_array_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StageFailure) as failure:
+        rows(tmp_path / "a.json", '[{"text": "a"}]')
+    assert failure.value.reason is Reason.BAD_DATA
+    assert failure.value.message == "s3://data/a.json:1: the file is one JSON array: write one JSON object a line"
+
+
+def test_csv_records_are_numbered_by_the_line_they_begin_in(tmp_path: Path) -> None:
+    content = '\ufefftext, label\r\n"two\r\nlines",x\r\n\r\n"a ""b"", c",y\r\n'
+    assert rows(tmp_path / "a.csv", content) == [
+        (2, {"text": "two\r\nlines", "label": "x"}),
+        (5, {"text": 'a "b", c', "label": "y"}),
+    ]
+
+
+def test_tab_separated_values(tmp_path: Path) -> None:
+    assert rows(tmp_path / "a.tsv", "text\tlabel\na, b\tx\n") == [(2, {"text": "a, b", "label": "x"})]
+
+
+@pytest.mark.parametrize(
+    ("record", "sentence"),
+    [
+        (
+            "a,b,c",
+            "the row has 3 fields and the header 2; quote a field that holds a delimiter, a quote or a line break",
+        ),
+        ("a", "the row has 1 fields and the header 2; quote a field that holds a delimiter, a quote or a line break"),
+        ('"a"b,c', "broken quoting (',' expected after '\"'); write a quote inside a quoted field twice"),
+    ],
+)
+def test_a_broken_csv_record_does_not_end_the_file(tmp_path: Path, record: str, sentence: str) -> None:
+    found = rows(tmp_path / "a.csv", f"text,label\n{record}\nu,y\n")
+    assert found == [(2, sentence), (3, {"text": "u", "label": "y"})]
+
+
+def test_a_quote_that_is_never_closed_is_named_by_the_line_it_opens_in(tmp_path: Path) -> None:
+    found = rows(tmp_path / "a.csv", 'text,label\nu,y\n"open,x\nv,z\n')
+    assert found[1:] == [(3, "broken quoting (unexpected end of data); write a quote inside a quoted field twice")]
+
+
+def test_a_column_twice_in_the_header_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StageFailure) as failure:
+        rows(tmp_path / "a.csv", "text,label,text\na,b,c\n")
+    assert failure.value.message == "s3://data/a.csv:1: the header has the column 'text' twice: rename one of them"
+
+
+def test_parquet_rows_are_numbered(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a", None], "label": [1, 2], "more": [0, 0]}), path)
+    file = on_disk(path)
+    assert columns_of(file) == ("text", "label", "more")
+    assert list(read_rows(file, ("text", "label"))) == [(1, {"text": "a", "label": 1}), (2, {"text": None, "label": 2})]
+    assert file.at(2) == "s3://data/a.parquet row 2"
+
+
+def test_a_cut_parquet_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a"] * 1000, "label": [1] * 1000}), path)
+    with pytest.raises(StageFailure) as failure:
+        rows(path, path.read_bytes()[:-20])
+    assert failure.value.reason is Reason.BAD_DATA
+    assert failure.value.message.startswith("s3://data/a.parquet is not a whole Parquet file (")
+    assert failure.value.message.endswith("): write it again")
+
+
+def test_columns_of_json_are_those_of_the_first_good_row(tmp_path: Path) -> None:
+    assert columns_of(a_file(tmp_path / "a.jsonl", 'broken\n{"b": 1, "a": 2}\n')) == ("b", "a")
+    assert columns_of(a_file(tmp_path / "a.jsonl", "")) is None
+    assert columns_of(a_file(tmp_path / "a.csv", "")) is None

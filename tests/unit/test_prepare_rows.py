@@ -1,0 +1,185 @@
+"""From rows to examples: what is understood, and the sentence for each thing that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from finetune_api.failures import StageFailure
+from finetune_trainer.prepare.problems import BadRow, Tally
+from finetune_trainer.prepare.rows import (
+    ChatRows,
+    Conversation,
+    Labelled,
+    LabelledRows,
+    PromptRows,
+    schema_for,
+    sorted_labels,
+)
+from finetune_trainer.prepared import InvalidRow
+from prepare_cases import a_chat, a_file, a_spec
+
+INTENTS = LabelledRows("text", "label", frozenset({"refund", "shipping", "other"}))
+ANY_LABEL = LabelledRows("text", "label", None)
+CHAT = ChatRows("messages")
+
+
+@pytest.mark.parametrize(
+    ("value", "label"), [("refund", "refund"), (" refund ", "refund"), (True, "true"), (False, "false"), (3, "3")]
+)
+def test_labels_may_be_text_booleans_and_whole_numbers(value: object, label: str) -> None:
+    assert ANY_LABEL.example({"text": "a", "label": value}) == Labelled("a", label)
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        (
+            {"message": "a", "label": "refund"},
+            "column 'text' is missing, there is 'message', 'label'; name the right column in dataset.columns.text",
+        ),
+        (
+            {"text": "a"},
+            "column 'label' is missing, there is 'text'; name the right column in dataset.columns.label",
+        ),
+        ({}, "column 'text' is missing, there is no column at all; name the right column in dataset.columns.text"),
+        ({"text": 7, "label": "refund"}, "column 'text' holds a number, not text; correct it"),
+        ({"text": None, "label": "refund"}, "column 'text' holds null, not text; correct it"),
+        ({"text": ["a"], "label": "refund"}, "column 'text' holds a list, not text; correct it"),
+        ({"text": "", "label": "refund"}, "column 'text' is empty; fill it in or remove the row"),
+        ({"text": " \n", "label": "refund"}, "column 'text' is empty; fill it in or remove the row"),
+        (
+            {"text": "\ud83d", "label": "refund"},
+            "column 'text' holds half of a surrogate pair (such as \\ud83d alone); correct it",
+        ),
+        ({"text": "a", "label": ""}, "column 'label' is empty; fill it in or remove the row"),
+        ({"text": "a", "label": None}, "column 'label' holds null, not text; correct it"),
+        (
+            {"text": "a", "label": 1.5},
+            "column 'label' holds the number 1.5, not a label; use text or a whole number",
+        ),
+        ({"text": "a", "label": "refnud"}, "label 'refnud' is not in task.labels, did you mean 'refund'?"),
+        ({"text": "a", "label": "REFUND"}, "label 'REFUND' is not in task.labels, did you mean 'refund'?"),
+        (
+            {"text": "a", "label": "x"},
+            "label 'x' is not in task.labels, there is 'other', 'refund', 'shipping'",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_labelled_row(row: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BadRow) as problem:
+        INTENTS.example(row)
+    assert str(problem.value) == sentence
+
+
+def test_a_conversation() -> None:
+    turns = (("system", "Be brief."), ("user", "2+2?"), ("assistant", "4"), ("user", "+1?"), ("assistant", "5"))
+    assert CHAT.example({"messages": a_chat(*turns)}) == Conversation(a_chat(*turns))
+
+
+@pytest.mark.parametrize(
+    ("messages", "sentence"),
+    [
+        ("hello", "column 'messages' holds a string, not a list of messages; correct it"),
+        ([], "column 'messages' is an empty list; remove the row"),
+        (["hello"], "message 1 is a string, not an object with role and content; correct it"),
+        (
+            a_chat(("user", "a"), ("robot", "b")),
+            "message 2 has the unknown role 'robot'; use one of system, user, assistant",
+        ),
+        ([{"content": "a"}], "message 1 has no role; use one of system, user, assistant"),
+        (a_chat(("user", "a")), "no message is from the assistant, so nothing can be learned; add the answer"),
+        (
+            a_chat(("user", "a"), ("assistant", "b"), ("user", "c")),
+            "the last message is from the user, not from the assistant; add the answer or remove the message",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "text"}]}],
+            "the content of message 1 holds a list, not text; correct it",
+        ),
+        ([{"role": "user"}], "the content of message 1 holds null, not text; correct it"),
+        (
+            a_chat(("user", "a"), ("assistant", " ")),
+            "the content of message 2 is empty; fill it in or remove the row",
+        ),
+        (
+            [{"role": "assistant", "content": None, "tool_calls": [{}]}],
+            "message 1 calls a tool, which cannot be trained on yet; remove the row",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_conversation(messages: object, sentence: str) -> None:
+    with pytest.raises(BadRow) as problem:
+        CHAT.example({"messages": messages})
+    assert str(problem.value) == sentence
+
+
+def test_prompt_and_completion_are_a_conversation_of_two() -> None:
+    assert PromptRows("q", "a").example({"q": "2+2?", "a": "4"}) == Conversation(a_chat())
+    with pytest.raises(BadRow, match=r"^column 'a' is missing, there is 'q'; name .* dataset\.columns\.completion$"):
+        PromptRows("q", "a").example({"q": "2+2?"})
+
+
+def test_the_first_row_says_whether_it_is_a_chat(tmp_path: Path) -> None:
+    chat = a_file(tmp_path / "chat.jsonl", '{"messages": []}\n')
+    pairs = a_file(tmp_path / "pairs.jsonl", '{"prompt": "a", "completion": "b"}\n')
+    spec = a_spec("InstructionTuning")
+    assert schema_for(spec, [chat]) == ChatRows("messages")
+    assert schema_for(spec, [pairs]) == PromptRows("prompt", "completion")
+    named = a_spec("InstructionTuning", dataset={"columns": {"messages": "turns"}})
+    assert schema_for(named, [pairs]) == ChatRows("turns")
+    told = a_spec("InstructionTuning", dataset={"format": "OpenAIChat"})
+    assert schema_for(told, [pairs]) == ChatRows("messages")
+    other = a_spec("InstructionTuning", dataset={"columns": {"prompt": "q"}})
+    assert schema_for(other, [chat]) == PromptRows("q", "completion")
+
+
+def test_a_header_without_the_column_is_refused_at_once(tmp_path: Path) -> None:
+    file = a_file(tmp_path / "a.csv", "message,label\na,b\n")
+    with pytest.raises(StageFailure) as failure:
+        schema_for(a_spec(), [file])
+    assert failure.value.message == (
+        "s3://data/a.csv:1: column 'text' is missing, there is 'message', 'label'; name the right column in "
+        "dataset.columns.text"
+    )
+
+
+def test_labels_that_are_numbers_are_in_order_of_value() -> None:
+    assert sorted_labels(["10", "9", "-1"]) == ("-1", "9", "10")
+    assert sorted_labels(["10", "9", "b"]) == ("10", "9", "b")
+
+
+def a_tally(share: float, rows: int, *invalid: int) -> Tally:
+    tally = Tally("s3://data/a.jsonl", share)
+    tally.rows = rows
+    for row in invalid:
+        tally.reject(row, f"s3://data/a.jsonl:{row}", InvalidRow(file="a.jsonl", line=row, problem="it is bad"))
+    return tally
+
+
+def test_an_empty_data_set_is_refused() -> None:
+    with pytest.raises(StageFailure) as failure:
+        a_tally(0.5, 0).check()
+    assert failure.value.message == "s3://data/a.jsonl has no rows: add examples or correct the address"
+
+
+def test_invalid_rows_are_dropped_up_to_the_share_and_refused_above() -> None:
+    a_tally(0.0, 10).check()
+    a_tally(0.2, 10, 3, 7).check()
+    with pytest.raises(StageFailure) as failure:
+        a_tally(0.0, 120, 7).check()
+    assert failure.value.message == (
+        "s3://data/a.jsonl:7: it is bad (1 of 120 rows is invalid, 0.833 %; dataset.cleaning.dropInvalid allows 0 %)"
+    )
+    with pytest.raises(StageFailure) as failure:
+        a_tally(0.01, 100, 9, 3).check()
+    assert failure.value.message == (
+        "s3://data/a.jsonl:3: it is bad (2 of 100 rows are invalid, 2 %; dataset.cleaning.dropInvalid allows 1 %)"
+    )
+
+
+def test_the_first_hundred_invalid_rows_are_reported_in_order() -> None:
+    tally = a_tally(0.9, 2000, *range(1000, 0, -1))
+    assert tally.invalid == 1000
+    assert [row.line for row in tally.reported] == list(range(1, 101))
