@@ -250,6 +250,21 @@ class TestFailures:
         check(caught, Reason.UNAVAILABLE, "s3://bucket/x", "could not be reached", "AWS_ENDPOINT_URL")
 
 
+def test_a_full_service_is_said(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", tmp_path], check=True)
+    try:
+        with s3_server(tmp_path / "server") as small:
+            small.make_bucket("bucket")
+            use(small, environment)
+            with pytest.raises(StageFailure) as caught:
+                storage.write_bytes("s3://bucket/x", bytes(8 << 20))
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+    check(caught, Reason.DISK_FULL, "s3://bucket/x", "the storage service is full")
+
+
 class TestProfiles:
     """Credentials from files, as the AWS tools read them."""
 
