@@ -38,7 +38,7 @@ def plan(job: FineTuneJob, observed: Observed, now: datetime) -> Plan:
         observed: Every run of the job that exists, of any revision.
         now: The time, with a time zone.
     """
-    status = revision.current_revision(job.spec, job.status, now)
+    status = revision.current_revision(job.spec, job.status, observed, now)
     alive = {run.id: run for run in observed.runs if run.alive}
     if status.completion_time:
         stop = _stop(alive, lambda _: True, STOP_GRACE)

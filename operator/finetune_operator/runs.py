@@ -39,6 +39,8 @@ class ObservedRun:
 
     id: RunId
     state: RunState
+    spec_digest: str = ""
+    """Digest of the spec it was started for; empty when that is not known, and then it is taken to fit."""
     started_at: datetime | None = None
     finished_at: datetime | None = None
     exit_code: int | None = None

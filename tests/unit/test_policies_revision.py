@@ -11,12 +11,22 @@ from finetune_operator.policies.revision import HISTORY_LIMIT, current_revision,
 from finetune_operator.reconcile import plan
 from finetune_operator.runs import Observed
 
-from tests.builders import NOON, a_job, after, an_evaluation, failed, stage_status, succeeded
+from tests.builders import NOON, a_job, a_run, after, an_evaluation, failed, stage_status, succeeded
 
 
 def test_the_same_spec_is_the_same_revision() -> None:
-    status = current_revision(a_job().spec, a_job().status, NOON)
-    assert current_revision(a_job().spec, status, after(hours=1)) is status
+    status = current_revision(a_job().spec, a_job().status, Observed(), NOON)
+    assert current_revision(a_job().spec, status, Observed(), after(hours=1)) is status
+
+
+def test_a_number_is_not_used_for_two_specs() -> None:
+    crashed = a_run(Stage.PREPARE, revision=1, spec_digest="sha256:of-a-spec-that-was-never-recorded")
+    assert current_revision(a_job().spec, a_job().status, Observed((crashed,)), NOON).revision == 2
+
+
+def test_a_run_of_the_same_spec_keeps_its_number() -> None:
+    crashed = a_run(Stage.PREPARE, revision=1, spec_digest=spec_digest(a_job().spec))
+    assert current_revision(a_job().spec, a_job().status, Observed((crashed,)), NOON).revision == 1
 
 
 def test_history_keeps_the_newest() -> None:

@@ -11,11 +11,11 @@ from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob, FineTuneJobStatus
 from finetune_api.spec import Metric
 from finetune_operator.reconcile import plan
-from finetune_operator.runs import Observed, ObservedRun, Plan, RunId, RunState
+from finetune_operator.runs import Observed, ObservedRun, Plan, RunId, RunState, StageRun
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.builders import NOON, a_job, a_progress, a_run, an_evaluation, failed, killed, succeeded
+from tests.builders import NOON, a_job, a_progress, an_evaluation, failed, killed, succeeded
 
 REFUSED = an_evaluation(GateResult(metric=Metric.ACCURACY, minimum=0.9, value=0.84, passed=False))
 SPECS = (
@@ -61,16 +61,17 @@ class World:
         before, observed = self.job.status, self.observed()
         made = plan(self.job, observed, self.now)
         for run in made.start:
-            self._start(run.id, before)
+            self._start(run, before)
         if crash:
             self.unseen.clear()
             self.unrecorded |= {run.id for run in made.start}
             return
-        self.unrecorded.clear()
+        self.unrecorded = {id_ for id_ in self.unrecorded if id_.revision > made.status.revision}
         self._check_status(made, observed, before)
         self.job = self.job.model_copy(update={"status": made.status})
 
-    def _start(self, id_: RunId, before: FineTuneJobStatus) -> None:
+    def _start(self, run: StageRun, before: FineTuneJobStatus) -> None:
+        id_ = run.id
         assert id_ not in self.started, f"{id_} was started twice"
         assert not (before.completion_time and before.revision == id_.revision), "started after the end"
         for other in self.runs.values():
@@ -79,7 +80,7 @@ class World:
             assert not other.alive or superseded, f"{id_} was started beside {other.id}"
         self.started.add(id_)
         self.unseen.add(id_)
-        self.runs[id_] = a_run(id_.stage, RunState.PENDING, id_.attempt, id_.revision, started_at=self.now)
+        self.runs[id_] = ObservedRun(id_, RunState.PENDING, run.job.spec_digest, started_at=self.now)
 
     def _check_status(self, made: Plan, observed: Observed, before: FineTuneJobStatus) -> None:
         status = made.status
@@ -103,7 +104,9 @@ def _end(which: int) -> Event:
         for id_, run in world.runs.items():
             if run.alive:
                 end = ENDINGS[which](id_)
-                world.runs[id_] = replace(end, id=id_, started_at=run.started_at, finished_at=world.now)
+                world.runs[id_] = replace(
+                    end, id=id_, spec_digest=run.spec_digest, started_at=run.started_at, finished_at=world.now
+                )
 
     return event
 

@@ -17,25 +17,34 @@ from finetune_api.job import (
 from finetune_api.stage import STAGES
 
 from finetune_operator.constants import CONDITION_OF
+from finetune_operator.runs import Observed
 from finetune_operator.times import to_text
 
 HISTORY_LIMIT = 20
 """Former revisions that status keeps."""
 
 
-def current_revision(spec: FineTuneJobSpec, status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus:
+def current_revision(
+    spec: FineTuneJobSpec, status: FineTuneJobStatus, observed: Observed, now: datetime
+) -> FineTuneJobStatus:
     """``status`` itself, or that of the next revision when what decides the result has changed."""
     digest = spec_digest(spec)
-    return status if status.spec_digest == digest and status.revision else next_revision(status, digest, now)
+    if status.revision and status.spec_digest == digest:
+        return status
+    # After a crash there may be runs of a revision that was never recorded: its number belongs to their spec.
+    taken = max((run.id.revision for run in observed.runs if run.spec_digest not in ("", digest)), default=0)
+    return next_revision(status, digest, now, number=max(status.revision, taken) + 1)
 
 
-def next_revision(status: FineTuneJobStatus, digest: str, now: datetime) -> FineTuneJobStatus:
-    """The status of a revision that has done nothing yet."""
+def next_revision(
+    status: FineTuneJobStatus, digest: str, now: datetime, number: int | None = None
+) -> FineTuneJobStatus:
+    """The status of a revision that has done nothing yet; ``number`` is the next one, unless it is given."""
     # A stage condition that is Unknown tells since when a run is awaited: those of the old revision must not.
     awaited = set(CONDITION_OF.values())
     return FineTuneJobStatus(
         observed_generation=status.observed_generation,
-        revision=status.revision + 1,
+        revision=number or status.revision + 1,
         spec_digest=digest,
         conditions=tuple(c for c in status.conditions if c.status != "Unknown" or c.type not in awaited),
         stages=tuple(StageStatus(name=stage, state=StageState.PENDING, attempt=0) for stage in STAGES),
