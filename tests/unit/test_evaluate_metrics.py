@@ -1,0 +1,108 @@
+"""Metrics of evaluate, beside scikit-learn, rouge-score and sacreBLEU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu import sentence_chrf
+from sklearn.metrics import accuracy_score, f1_score, recall_score
+
+from finetune_api.spec import Metric
+from finetune_trainer.evaluate.metrics import (
+    CLASSIFICATION,
+    chrf,
+    classification_score,
+    classification_scores,
+    exact_match,
+    label_counts,
+    ratio,
+    rouge_l,
+)
+
+_REFERENCES = {
+    Metric.ACCURACY: accuracy_score,
+    Metric.MACRO_F1: lambda gold, predicted: f1_score(gold, predicted, average="macro", zero_division=0),
+    Metric.WEIGHTED_F1: lambda gold, predicted: f1_score(gold, predicted, average="weighted", zero_division=0),
+}
+
+
+@pytest.mark.parametrize("metric", CLASSIFICATION)
+@pytest.mark.parametrize("seed", range(5))
+def test_classification_scores_equal_scikit_learns(metric: Metric, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    # Nine labels, of which some never occur and some are only predicted.
+    gold, predicted = generator.integers(0, 6, 40), generator.integers(2, 8, 40)
+    assert classification_score(metric, gold, predicted, 9) == pytest.approx(_REFERENCES[metric](gold, predicted))
+
+
+@pytest.mark.parametrize("metric", CLASSIFICATION)
+def test_weights_count_an_example_several_times(metric: Metric) -> None:
+    gold, predicted, times = np.array([0, 1, 2, 1]), np.array([0, 2, 2, 1]), np.array([3, 0, 2, 1])
+    weighted = classification_scores(metric, gold, predicted, times[None].astype(float), 3)
+    assert weighted[0] == pytest.approx(_REFERENCES[metric](gold.repeat(times), predicted.repeat(times)))
+
+
+def test_recall_of_each_label() -> None:
+    gold, predicted = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 1, 0])
+    recall = label_counts(gold, predicted, np.ones((1, 5)), 3).recall[0]
+    assert recall[:2] == pytest.approx(recall_score(gold, predicted, average=None))
+    assert recall[2] == 0
+
+
+def test_no_hit_at_all_is_zero() -> None:
+    gold, predicted = np.array([0, 0]), np.array([1, 1])
+    assert [classification_score(metric, gold, predicted, 2) for metric in CLASSIFICATION] == [0, 0, 0]
+
+
+_SENTENCES = [
+    ("the cat sat on the mat", "the cat was on the mat"),
+    ("", "something"),
+    ("something", ""),
+    ("It's a DOG, isn't it?", "its a dog isn't it"),
+    ("a b a b a b", "b a b a"),
+    ("one", "two"),
+]
+
+
+@pytest.mark.parametrize(("answer", "reference"), _SENTENCES)
+def test_rouge_l_equals_rouge_score_on_english(answer: str, reference: str) -> None:
+    expected = RougeScorer(["rougeL"]).score(reference, answer)["rougeL"].fmeasure
+    assert rouge_l(answer, reference) == pytest.approx(expected)
+
+
+def test_rouge_l_equals_rouge_score_on_random_words() -> None:
+    generator = np.random.default_rng(5)
+    scorer = RougeScorer(["rougeL"])
+    for _ in range(50):
+        answer, reference = (" ".join(generator.choice(list("abcdefg"), generator.integers(1, 90))) for _ in range(2))
+        assert rouge_l(answer, reference) == pytest.approx(scorer.score(reference, answer)["rougeL"].fmeasure)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "score"),
+    [
+        ("привет мир", "привет мир", 1.0),
+        ("привет мир", "привет", 2 / 3),
+        ("今日は雨", "今日は晴", 0.75),
+        ("{}", "{}", 1.0),
+        ("{}", "[]", 0.0),
+    ],
+)
+def test_rouge_l_knows_other_scripts_and_texts_without_words(answer: str, reference: str, score: float) -> None:
+    assert rouge_l(answer, reference) == pytest.approx(score)
+
+
+@pytest.mark.parametrize(("answer", "reference"), [pair for pair in _SENTENCES if all(pair)])
+def test_chrf_is_sacrebleus(answer: str, reference: str) -> None:
+    assert chrf(answer, reference) == pytest.approx(sentence_chrf(answer, [reference], eps_smoothing=False).score)
+    assert chrf(reference, reference) == pytest.approx(100)
+
+
+def test_exact_match_ignores_white_space_at_the_ends_only() -> None:
+    assert exact_match(" yes\n", "yes") == 1
+    assert exact_match("Yes", "yes") == 0
+
+
+def test_ratio_weighs_by_tokens() -> None:
+    assert ratio(np.array([1.0, 4.0]), np.array([3.0, 1.0])) == pytest.approx(1.75)

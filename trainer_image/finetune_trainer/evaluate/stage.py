@@ -1,0 +1,162 @@
+"""Carries out *evaluate*: compares, checks the gates, and stores evaluation.json, predictions.jsonl and report.html."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_api.evaluation import Baseline, Evaluation
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.manifest import Manifest
+from finetune_api.spec import TaskType
+from finetune_api.stage import EvaluateResult, StageConfig
+from finetune_trainer import storage
+from finetune_trainer.context import Reporter, StageContext
+from finetune_trainer.manifests import fetch_directory, publish_directory, read_manifest
+from finetune_trainer.models import fetch_model
+from finetune_trainer.prepared import read_report
+
+EVALUATION_NAME = "evaluation.json"
+PREDICTIONS_NAME = "predictions.jsonl"
+REPORT_NAME = "report.html"
+HISTORY_NAME = "history.json"
+TRAINING_NAME = "training.json"
+
+_log = logging.getLogger(__name__)
+
+
+def run(context: StageContext) -> EvaluateResult:
+    """Compare the tuned model with its baseline on the test split.
+
+    A failed gate is a result, not a failure: it stands in ``evaluation.gates``, and the report is stored all the same.
+    What an earlier attempt has stored of the same trained weights is not computed again.
+
+    Raises:
+        StageFailure: NotFound (nothing trained or prepared), BadConfiguration (model and data do not fit), Diverged
+            (outputs that are not finite), OutOfMemory, and as storage does.
+    """
+    config, reporter = context.config, context.reporter
+    trained_manifest = _trained_manifest(config)
+    earlier = _earlier_result(config, trained_manifest)
+    if earlier is not None:
+        _report_metrics(reporter, earlier.evaluation)
+        return earlier
+
+    reporter.progress("fetching the trained weights, the data and the base model")
+    trained, prepared = context.workspace / "trained", context.workspace / "prepared"
+    fetch_directory(config.trained_uri, trained)
+    prepared_manifest = fetch_directory(config.prepared_uri, prepared)
+    data = read_report(prepared)
+    base = fetch_model(config.spec.model, context.workspace / "model", weights=True, revision=data.model.revision)
+
+    reporter.progress("importing torch and transformers")
+    # Imported here: publish reads this module's names and needs no torch.
+    from finetune_trainer.evaluate import classify, generate
+    from finetune_trainer.evaluate.comparison import SPLIT, EvaluationInputs
+    from finetune_trainer.evaluate.gates import check_gates
+    from finetune_trainer.evaluate.loading import Hardware, read_json, set_up
+    from finetune_trainer.report.page import ReportInputs, render
+
+    set_up(config.spec.training.seed)
+    compare = classify.compare if config.spec.task.type is TaskType.TEXT_CLASSIFICATION else generate.compare
+    comparison = compare(
+        EvaluationInputs(config.spec, base.path, trained, prepared, data, Hardware.of(config), reporter)
+    )
+    evaluation = Evaluation(
+        split=SPLIT,
+        examples=len(comparison.predictions),
+        baseline=Baseline(kind=comparison.baseline),
+        metrics=comparison.metrics,
+        gates=check_gates(config.spec.evaluation.gates, comparison.metrics),
+    )
+    _report_metrics(reporter, evaluation)
+
+    reporter.progress("writing the report")
+    page = render(
+        ReportInputs(
+            job=config.job,
+            spec=config.spec,
+            data=data,
+            evaluation=evaluation,
+            details=comparison.details,
+            predictions=comparison.predictions,
+            history=read_json(trained, HISTORY_NAME),
+            training=read_json(trained, TRAINING_NAME),
+            digests={
+                "Prepared data": prepared_manifest.digest,
+                "Trained weights": trained_manifest.digest,
+                "Spec": config.job.spec_digest,
+            },
+        )
+    )
+    output = context.workspace / "evaluated"
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir()
+    _write(output, evaluation, comparison.predictions, page)
+    provenance = {
+        **_origin(config, trained_manifest),
+        "preparedDigest": prepared_manifest.digest,
+        "baseline": comparison.details,
+    }
+    manifest = publish_directory(output, config.evaluated_uri, provenance)
+    return EvaluateResult(uri=config.evaluated_uri, digest=manifest.digest, evaluation=evaluation)
+
+
+def read_evaluation(uri: str) -> Evaluation:
+    """The ``evaluation.json`` below ``uri``.
+
+    Raises:
+        StageFailure: BadData, when it is none.
+    """
+    try:
+        return Evaluation.model_validate_json(storage.read_bytes(storage.join(uri, EVALUATION_NAME)))
+    except ValidationError:
+        raise StageFailure(
+            Reason.BAD_DATA, f"{uri}/{EVALUATION_NAME} is no evaluation; delete {uri} and run the evaluate stage again"
+        ) from None
+
+
+def _trained_manifest(config: StageConfig) -> Manifest:
+    manifest = read_manifest(config.trained_uri)
+    if manifest is None:
+        raise StageFailure(
+            Reason.NOT_FOUND, f"There is nothing trained at {config.trained_uri}; run the train stage first"
+        )
+    return manifest
+
+
+def _origin(config: StageConfig, trained: Manifest) -> dict[str, Any]:
+    return {"specDigest": config.job.spec_digest, "trainedDigest": trained.digest}
+
+
+def _earlier_result(config: StageConfig, trained: Manifest) -> EvaluateResult | None:
+    """What an earlier attempt stored of the same weights; one of other weights is deleted."""
+    present = read_manifest(config.evaluated_uri)
+    if present is None:
+        return None
+    origin = _origin(config, trained)
+    if all(present.provenance.get(key) == value for key, value in origin.items()):
+        evaluation = read_evaluation(config.evaluated_uri)
+        return EvaluateResult(uri=config.evaluated_uri, digest=present.digest, evaluation=evaluation)
+    _log.info("deleting %s: it is of other weights", config.evaluated_uri)
+    storage.delete_tree(config.evaluated_uri)
+    return None
+
+
+def _report_metrics(reporter: Reporter, evaluation: Evaluation) -> None:
+    for metric in evaluation.metrics:
+        reporter.evaluation_metric("baseline", metric.name, metric.baseline)
+        reporter.evaluation_metric("tuned", metric.name, metric.tuned)
+
+
+def _write(output: Path, evaluation: Evaluation, predictions: list[dict[str, Any]], page: str) -> None:
+    document = json.dumps(evaluation.model_dump(mode="json", exclude_none=True), indent=2) + "\n"
+    (output / EVALUATION_NAME).write_text(document, encoding="utf-8")
+    with (output / PREDICTIONS_NAME).open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions)
+    (output / REPORT_NAME).write_text(page, encoding="utf-8")

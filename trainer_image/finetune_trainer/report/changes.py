@@ -1,0 +1,152 @@
+"""What tuning changed, example by example and label by label, from the rows of ``predictions.jsonl``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_SHOWN = 20
+_GENERATIONS_SHOWN = 8
+_CONFUSIONS = 12
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class LabelChange:
+    """Recall of one label: the share of its test examples that a model found."""
+
+    label: str
+    examples: int
+    train_examples: int
+    baseline: float
+    tuned: float
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often one label was taken for another."""
+
+    label: str
+    predicted: str
+    baseline: int
+    tuned: int
+
+
+@dataclass(frozen=True)
+class ClassificationChanges:
+    """Test examples by what became of them; lists hold the shown ones."""
+
+    fixed: int
+    broken: int
+    both_right: int
+    both_wrong: int
+    fixed_rows: list[Row]
+    broken_rows: list[Row]
+    wrong_rows: list[Row]
+    labels: list[LabelChange]
+    confusions: list[Confusion]
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """A generated answer with the scores of both models."""
+
+    row: Row
+    baseline: float
+    tuned: float
+    gain: float
+
+
+@dataclass(frozen=True)
+class GenerationChanges:
+    """Test examples by the change of one metric; lists hold the largest."""
+
+    metric: str
+    better: int
+    worse: int
+    same: int
+    gains: list[ScoredRow]
+    losses: list[ScoredRow]
+
+
+def classification_changes(
+    rows: Sequence[Row], labels: Sequence[str], train_counts: Mapping[str, int]
+) -> ClassificationChanges:
+    """Sort the predictions of a classifier into fixed, broken and unchanged, and sum them up by label.
+
+    Args:
+        rows: Predictions with label, baseline, tuned and text.
+        labels: All labels in their order.
+        train_counts: Training examples by label.
+    """
+    groups: dict[tuple[bool, bool], list[Row]] = {(a, b): [] for a in (True, False) for b in (True, False)}
+    for row in rows:
+        groups[row["baseline"] == row["label"], row["tuned"] == row["label"]].append(row)
+    return ClassificationChanges(
+        fixed=len(groups[False, True]),
+        broken=len(groups[True, False]),
+        both_right=len(groups[True, True]),
+        both_wrong=len(groups[False, False]),
+        fixed_rows=_spread(groups[False, True], _SHOWN),
+        broken_rows=_spread(groups[True, False], _SHOWN),
+        wrong_rows=_spread(groups[False, False], _SHOWN),
+        labels=_by_label(rows, labels, train_counts),
+        confusions=_confusions(rows),
+    )
+
+
+def generation_changes(rows: Sequence[Row], metric: str, higher_is_better: bool) -> GenerationChanges:
+    """Sort generated answers by the change of ``metric``, one of the keys of their ``scores``."""
+    sign = 1 if higher_is_better else -1
+    scored = []
+    for row in rows:
+        score = row["scores"][metric]
+        gain = sign * (score["tuned"] - score["baseline"])
+        scored.append(ScoredRow(row, score["baseline"], score["tuned"], gain))
+    better = sorted((item for item in scored if item.gain > 0), key=lambda item: -item.gain)
+    worse = sorted((item for item in scored if item.gain < 0), key=lambda item: item.gain)
+    return GenerationChanges(
+        metric=metric,
+        better=len(better),
+        worse=len(worse),
+        same=len(scored) - len(better) - len(worse),
+        gains=better[:_GENERATIONS_SHOWN],
+        losses=worse[:_GENERATIONS_SHOWN],
+    )
+
+
+def _spread(rows: list[Row], most: int) -> list[Row]:
+    """At most ``most`` rows from all over the split."""
+    if len(rows) <= most:
+        return rows
+    return [rows[index * len(rows) // most] for index in range(most)]
+
+
+def _by_label(rows: Sequence[Row], labels: Sequence[str], train_counts: Mapping[str, int]) -> list[LabelChange]:
+    examples = Counter(row["label"] for row in rows)
+    found = {
+        model: Counter(row["label"] for row in rows if row[model] == row["label"]) for model in ("baseline", "tuned")
+    }
+    changes = [
+        LabelChange(
+            label=label,
+            examples=examples[label],
+            train_examples=train_counts.get(label, 0),
+            baseline=found["baseline"][label] / max(examples[label], 1),
+            tuned=found["tuned"][label] / max(examples[label], 1),
+        )
+        for label in labels
+    ]
+    return sorted(changes, key=lambda change: (-change.examples, change.label))
+
+
+def _confusions(rows: Sequence[Row]) -> list[Confusion]:
+    taken = {
+        model: Counter((row["label"], row[model]) for row in rows if row[model] != row["label"])
+        for model in ("baseline", "tuned")
+    }
+    most = sorted(taken["tuned"].items(), key=lambda item: (-item[1], item[0]))[:_CONFUSIONS]
+    return [Confusion(label, other, taken["baseline"][label, other], count) for (label, other), count in most]

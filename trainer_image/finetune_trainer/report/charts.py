@@ -1,0 +1,167 @@
+"""Charts as inline SVG. Colours come from the page's style sheet, so they follow light and dark.
+
+Only numbers and this module's own words go into the markup; text of users never does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from markupsafe import Markup
+
+_WIDTH, _HEIGHT = 660, 270
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 14, 44
+_MOST_POINTS = 400
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line: ``points`` are (x, y), ``style`` is a class of the style sheet (tuned, baseline, accent)."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    style: str
+    markers: bool = False
+
+
+@dataclass(frozen=True)
+class _Scale:
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
+    """Round numbers, steps of 1, 2 or 5 times a power of ten, that enclose ``low`` and ``high``."""
+    if high <= low:
+        high = low + (abs(low) or 1.0)
+    rough = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(multiple * power for multiple in (1, 2, 5, 10) if multiple * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def number(value: float) -> str:
+    """A tick's label: short, with thousands separated, and powers of ten for very small values."""
+    if value == 0:
+        return "0"
+    if abs(value) < 1e-3:
+        digits, exponent = f"{value:.1e}".split("e")
+        return f"{digits.removesuffix('.0')}e{int(exponent)}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}".replace(",", "\u202f")
+    return f"{value:.4g}"
+
+
+def thin(points: Sequence[tuple[float, float]], most: int = _MOST_POINTS) -> list[tuple[float, float]]:
+    """At most ``most`` points: means of equally many neighbours."""
+    finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+    size = math.ceil(len(finite) / most) if finite else 1
+    groups = [finite[start : start + size] for start in range(0, len(finite), size)]
+    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+
+
+def line_chart(
+    title: str, x_name: str, y_name: str, series: Sequence[Series], from_zero: bool = False
+) -> Markup | None:
+    """A line chart with axes, ticks and, for several series, a legend; None when there is nothing to draw."""
+    drawn = [Series(line.name, thin(line.points), line.style, line.markers) for line in series]
+    drawn = [line for line in drawn if line.points]
+    if not drawn:
+        return None
+    xs = [x for line in drawn for x, _ in line.points]
+    ys = [y for line in drawn for _, y in line.points]
+    # The x axis ends with the data: only y gets room up to the next round number.
+    low_x, high_x = min(xs), max(xs)
+    if high_x <= low_x:
+        low_x, high_x = low_x - 1, high_x + 1
+    y_ticks = ticks(0 if from_zero else min(ys), max(ys))
+    x = _Scale(low_x, high_x, _LEFT, _WIDTH - _RIGHT)
+    y = _Scale(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
+    legend = _legend(drawn) if len(drawn) > 1 else ""
+    body = [*_axes(x, y, y_ticks, x_name, y_name), *(_line(line, x, y) for line in drawn)]
+    label = escape(f"{title}: {_summary(drawn)}")
+    return Markup(
+        f'<figure class="chart"><figcaption><span class="chart-title">{escape(title)}</span>{legend}</figcaption>'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(body)}</svg></figure>'
+    )
+
+
+def change_bar(change: float, interval: tuple[float, float], reach: float, improves: bool | None) -> Markup:
+    """A change with its interval around a zero line; the line's ends are -``reach`` and +``reach``."""
+    x = _Scale(-reach, reach, 8, 232)
+    low, high = (x(max(-reach, min(reach, bound))) for bound in interval)
+    style = {True: "better", False: "worse", None: "unclear"}[improves]
+    label = f"change {change:+.3g}, 95 % interval {interval[0]:+.3g} to {interval[1]:+.3g}"
+    return Markup(
+        f'<svg class="interval {style}" viewBox="0 0 240 24" role="img" aria-label="{label}"><title>{label}</title>'
+        f'<line class="rule" x1="8" x2="232" y1="12" y2="12"/><line class="zero" x1="120" x2="120" y1="2" y2="22"/>'
+        f'<rect class="band" x="{low:.1f}" y="8" width="{max(high - low, 2):.1f}" height="8" rx="4"/>'
+        f'<circle class="dot" cx="{x(max(-reach, min(reach, change))):.1f}" cy="12" r="5"/></svg>'
+    )
+
+
+def recall_bar(baseline: float, tuned: float) -> Markup:
+    """Two shares on a line from 0 to 1, joined."""
+    x = _Scale(0, 1, 8, 172)
+    label = f"baseline {baseline:.2f}, tuned {tuned:.2f}"
+    return Markup(
+        f'<svg class="recall" viewBox="0 0 180 20" role="img" aria-label="{label}"><title>{label}</title>'
+        f'<line class="rule" x1="8" x2="172" y1="10" y2="10"/>'
+        f'<line class="join" x1="{x(baseline):.1f}" x2="{x(tuned):.1f}" y1="10" y2="10"/>'
+        f'<circle class="baseline" cx="{x(baseline):.1f}" cy="10" r="4"/>'
+        f'<circle class="tuned" cx="{x(tuned):.1f}" cy="10" r="5"/></svg>'
+    )
+
+
+def _axes(x: _Scale, y: _Scale, y_ticks: list[float], x_name: str, y_name: str) -> list[str]:
+    parts = []
+    for tick in y_ticks:
+        parts.append(f'<line class="grid" x1="{x.start}" x2="{x.end}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
+        parts.append(
+            f'<text class="tick" x="{x.start - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{number(tick)}</text>'
+        )
+    for tick in ticks(x.low, x.high, about=6):
+        if x.low <= tick <= x.high:
+            place = f"{x(tick):.1f}"
+            parts.append(f'<line class="axis" x1="{place}" x2="{place}" y1="{y.start}" y2="{y.start + 5}"/>')
+            parts.append(
+                f'<text class="tick" x="{place}" y="{y.start + 18}" text-anchor="middle">{number(tick)}</text>'
+            )
+    middle = (x.start + x.end) / 2
+    parts.append(f'<line class="axis" x1="{x.start}" x2="{x.end}" y1="{y.start}" y2="{y.start}"/>')
+    parts.append(f'<text class="name" x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x_name)}</text>')
+    parts.append(
+        f'<text class="name" text-anchor="middle" transform="translate(13 {(y.start + y.end) / 2}) rotate(-90)">'
+        f"{escape(y_name)}</text>"
+    )
+    return parts
+
+
+def _line(line: Series, x: _Scale, y: _Scale) -> str:
+    path = " ".join(f"{x(px):.1f},{y(py):.1f}" for px, py in line.points)
+    drawn = f'<polyline class="line {line.style}" points="{path}"/>'
+    if line.markers or len(line.points) == 1:
+        drawn += "".join(
+            f'<circle class="marker {line.style}" cx="{x(px):.1f}" cy="{y(py):.1f}" r="4">'
+            f"<title>{escape(line.name)} {number(py)} at {number(px)}</title></circle>"
+            for px, py in line.points
+        )
+    return drawn
+
+
+def _legend(series: Sequence[Series]) -> str:
+    keys = (f'<span class="key {line.style}"><i></i>{escape(line.name)}</span>' for line in series)
+    return f'<span class="legend">{"".join(keys)}</span>'
+
+
+def _summary(series: Sequence[Series]) -> str:
+    return "; ".join(f"{line.name} from {number(line.points[0][1])} to {number(line.points[-1][1])}" for line in series)

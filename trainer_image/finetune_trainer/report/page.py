@@ -1,0 +1,298 @@
+"""Renders the page: gathers what it shows, and leaves the looks to the template."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from finetune_api.evaluation import BaselineKind, Evaluation, GateResult, MetricResult
+from finetune_api.spec import FineTuneJobSpec, Metric, TaskType
+from finetune_api.stage import JobIdentity
+from finetune_trainer.prepared import DataReport
+from finetune_trainer.report.changes import (
+    ClassificationChanges,
+    GenerationChanges,
+    classification_changes,
+    generation_changes,
+)
+from finetune_trainer.report.charts import Series, change_bar, line_chart, recall_bar
+
+METRIC_NAMES: dict[Metric, tuple[str, str]] = {
+    Metric.ACCURACY: ("Accuracy", "share of examples with the right label"),
+    Metric.MACRO_F1: ("Macro F1", "mean of every label's F1, each label counting the same"),
+    Metric.WEIGHTED_F1: ("Weighted F1", "mean of every label's F1, weighted by its examples"),
+    Metric.LOSS: ("Loss", "nats a token of the reference answers; lower is better"),
+    Metric.TOKEN_ACCURACY: ("Token accuracy", "share of answer tokens that were the model's first choice"),
+    Metric.EXACT_MATCH: ("Exact match", "share of answers that are the reference, word for word"),
+    Metric.ROUGE_L: ("ROUGE-L", "words in common with the reference, in order; 0 to 1"),
+    Metric.CHRF: ("chrF", "characters in common with the reference; 0 to 100"),
+}
+
+BASELINE_NAMES: dict[BaselineKind, tuple[str, str]] = {
+    BaselineKind.BASE_MODEL: ("the base model", "the untouched model with the same prompts, decoded greedily"),
+    BaselineKind.LINEAR_PROBE: ("a linear probe", "logistic regression on the untouched model's features"),
+    BaselineKind.MAJORITY_CLASS: ("the majority class", "always the most frequent label of the training data"),
+}
+
+_LABELS_SHOWN = 40
+_TEXT_SHOWN = 700
+_CONTENT_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """Everything that the page shows."""
+
+    job: JobIdentity
+    spec: FineTuneJobSpec
+    data: DataReport
+    evaluation: Evaluation
+    details: Mapping[str, Any]
+    """How the baseline was made."""
+    predictions: Sequence[Mapping[str, Any]]
+    history: Mapping[str, Any]
+    """``history.json`` of the trained directory."""
+    training: Mapping[str, Any]
+    """``training.json`` of the trained directory."""
+    digests: Mapping[str, str]
+    """Digests of the manifests that went in, by name."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The page's first words."""
+
+    tone: str
+    """better, worse or unclear; a style class."""
+    headline: str
+    sentence: str
+
+
+def render(inputs: ReportInputs) -> str:
+    """The page as HTML: one file, no scripts, nothing loaded from anywhere; all text is escaped."""
+    folder = files("finetune_trainer.report") / "templates"
+    environment = Environment(
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"short": _short, "grouped": grouped}
+    template = environment.from_string((folder / "report.html.jinja").read_text(encoding="utf-8"))
+    return template.render(
+        policy=_CONTENT_POLICY,
+        style=Markup((folder / "report.css").read_text(encoding="utf-8")),
+        inputs=inputs,
+        job=inputs.job,
+        data=inputs.data,
+        evaluation=inputs.evaluation,
+        verdict=verdict(inputs.evaluation),
+        baseline_name=BASELINE_NAMES[inputs.evaluation.baseline.kind],
+        baseline_note=_baseline_note(inputs),
+        metrics=_metric_rows(inputs.evaluation.metrics),
+        gates=[(gate_text(gate), gate) for gate in inputs.evaluation.gates],
+        curves=_curves(inputs.history),
+        changes=_changes(inputs),
+        recall_bar=recall_bar,
+        labels_shown=_LABELS_SHOWN,
+        settings=settings(inputs.spec),
+        training=training_facts(inputs.training),
+        versions=inputs.training.get("versions") or {},
+        spec_json=json.dumps(inputs.spec.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False),
+        format_value=format_value,
+    )
+
+
+def improves(metric: MetricResult) -> bool | None:
+    """Whether the tuned model is better (True) or worse (False) beyond the interval; None when it may be either."""
+    low, high = metric.interval
+    if low <= 0 <= high:
+        return None
+    return (low > 0) is metric.higher_is_better
+
+
+def verdict(evaluation: Evaluation) -> Verdict:
+    """What the page says first: the score beside the baseline, and whether the gates let it through."""
+    score = evaluation.metrics[0]
+    name, against = METRIC_NAMES[score.name][0], BASELINE_NAMES[evaluation.baseline.kind][0]
+    better = improves(score)
+    comparison = {
+        True: f"Better than {against}",
+        False: f"Worse than {against}",
+        None: f"Not clearly different from {against}",
+    }[better]
+    tone = {True: "better", False: "worse", None: "unclear"}[better]
+    failed = sum(not gate.passed for gate in evaluation.gates)
+    if failed:
+        tone = "worse"
+        comparison = f"Refused: {failed} of {len(evaluation.gates)} gates failed"
+    low, high = score.interval
+    sentence = (
+        f"{name} {format_value(score.name, score.tuned)} instead of {format_value(score.name, score.baseline)} on "
+        f"{grouped(evaluation.examples)} {evaluation.split} examples: {format_change(score.name, score.change)}, "
+        f"95 % interval {format_change(score.name, low)} to {format_change(score.name, high)}."
+    )
+    return Verdict(tone, comparison, sentence)
+
+
+def gate_text(gate: GateResult) -> str:
+    """A gate in words, with the value that was compared."""
+    name = METRIC_NAMES[gate.metric][0]
+    if gate.minimum_improvement is not None:
+        return f"{name} better by at least {gate.minimum_improvement:g}: {gate.value:+.4g}"
+    bound = f"at least {gate.minimum:g}" if gate.minimum is not None else f"at most {gate.maximum:g}"
+    return f"{name} {bound}: {gate.value:.4g}"
+
+
+def format_value(metric: Metric | str, value: float) -> str:
+    return f"{value:.1f}" if metric == Metric.CHRF else f"{value:.3f}"
+
+
+def format_change(metric: Metric, value: float) -> str:
+    """With sign; a true minus, not a hyphen."""
+    return f"{value:+.{1 if metric is Metric.CHRF else 3}f}".replace("-", "−")
+
+
+def grouped(value: float) -> str:
+    """A number with its thousands set apart by narrow spaces."""
+    return f"{value:,.0f}".replace(",", "\u202f")
+
+
+def settings(spec: FineTuneJobSpec) -> list[tuple[str, str]]:
+    """The settings that shaped the training, in words."""
+    training, lora = spec.training, spec.lora
+    length = f"{training.max_steps} steps" if training.max_steps else f"{training.epochs or 3:g} epochs"
+    rows = [("Task", str(spec.task.type)), ("Method", str(spec.method.type))]
+    if lora:
+        scaling = ", rank-stabilised" if lora.use_rslora else ""
+        rows.append(("LoRA", f"rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout:g}{scaling}"))
+        rows.append(("Adapted modules", ", ".join(lora.target_modules)))
+    rows += [
+        ("Length", length),
+        ("Batch size", f"{training.batch_size} sequences a step"),
+        ("Learning rate", f"{spec.learning_rate:g}, {training.schedule}"),
+        ("Weight decay", f"{training.weight_decay:g}"),
+        ("Precision", str(training.precision)),
+        ("Packing", "yes" if spec.packing else "no"),
+        ("Processes", f"{spec.distributed.world_size}, ZeRO stage {spec.distributed.zero.stage}"),
+        ("Seed", str(training.seed)),
+    ]
+    return rows
+
+
+def training_facts(training: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the training reached, from ``training.json``; what it does not say is left out."""
+    rows = []
+    for key, name, form in (
+        ("steps", "Steps", grouped),
+        ("epochs", "Epochs", "{:.3g}".format),
+        ("loss", "Training loss, last tenth", "{:.4g}".format),
+        ("validationLoss", "Validation loss at the end", "{:.4g}".format),
+        ("tokens", "Tokens trained on", grouped),
+        ("tokensPerSecond", "Tokens a second", grouped),
+        ("trainableParameters", "Trained parameters", grouped),
+    ):
+        if training.get(key) is not None:
+            rows.append((name, form(training[key])))
+    if "stoppedEarly" in training:
+        rows.append(("Stopped early", "yes" if training["stoppedEarly"] else "no"))
+    return rows
+
+
+def _short(text: str | None) -> str:
+    if text is None:
+        return ""
+    return text if len(text) <= _TEXT_SHOWN else f"{text[:_TEXT_SHOWN].rstrip()} …"
+
+
+def _baseline_note(inputs: ReportInputs) -> str:
+    details = inputs.details
+    probe, majority = details.get("linearProbe"), details.get("majorityClass")
+    if not majority:
+        return f"Answers were generated greedily, with at most {details.get('maxNewTokens', '?')} new tokens."
+    if not probe:
+        return f"Always {majority['label']!r}: the training data has no other label."
+    return (
+        f"Chosen by {details['chosenBy']}: linear probe {probe['accuracy']:.3f} (C = {probe['C']:g}, fitted on "
+        f"{grouped(probe['trainExamples'])} training examples), majority class {majority['accuracy']:.3f} "
+        f"({majority['label']}). The test split had no part in the choice."
+    )
+
+
+def _metric_rows(metrics: Sequence[MetricResult]) -> list[dict[str, Any]]:
+    # Metrics of 0 to 1 share a scale, so that their changes can be compared by eye.
+    own_scale = (Metric.LOSS, Metric.CHRF)
+    shared = max((_reach(metric) for metric in metrics if metric.name not in own_scale), default=1.0)
+    rows = []
+    for metric in metrics:
+        reach = _reach(metric) if metric.name in own_scale else shared
+        low, high = metric.interval
+        rows.append(
+            {
+                "name": METRIC_NAMES[metric.name][0],
+                "key": str(metric.name),
+                "explanation": METRIC_NAMES[metric.name][1],
+                "baseline": format_value(metric.name, metric.baseline),
+                "tuned": format_value(metric.name, metric.tuned),
+                "change": format_change(metric.name, metric.change),
+                "low": format_change(metric.name, low),
+                "high": format_change(metric.name, high),
+                "bar": change_bar(metric.change, metric.interval, reach, improves(metric)),
+            }
+        )
+    return rows
+
+
+def _reach(metric: MetricResult) -> float:
+    return max(abs(metric.change), abs(metric.interval[0]), abs(metric.interval[1])) * 1.08 or 1.0
+
+
+def _curves(history: Mapping[str, Any]) -> list[Markup]:
+    train, validation = history.get("train") or [], history.get("validation") or []
+
+    def points(entries: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+        found = [(entry["step"], entry.get(key)) for entry in entries]
+        return [(float(step), float(value)) for step, value in found if value is not None and math.isfinite(value)]
+
+    loss = [
+        Series("training", points(train, "loss"), "baseline"),
+        Series("validation", points(validation, "loss"), "tuned", markers=len(validation) <= 60),
+    ]
+    charts = [
+        line_chart("Loss", "optimizer step", "loss, nats", loss),
+        line_chart(
+            "Learning rate",
+            "optimizer step",
+            "learning rate",
+            [Series("learning rate", points(train, "learningRate"), "accent")],
+            from_zero=True,
+        ),
+        line_chart(
+            "Throughput",
+            "optimizer step",
+            "tokens a second",
+            [Series("tokens a second", points(train, "tokensPerSecond"), "accent")],
+            from_zero=True,
+        ),
+    ]
+    return [chart for chart in charts if chart is not None]
+
+
+def _changes(inputs: ReportInputs) -> ClassificationChanges | GenerationChanges | None:
+    if inputs.spec.task.type is TaskType.TEXT_CLASSIFICATION:
+        counts = inputs.data.splits["train"].label_counts
+        return classification_changes(inputs.predictions, inputs.data.labels, counts)
+    generated = (Metric.ROUGE_L, Metric.CHRF, Metric.EXACT_MATCH)
+    asked = [metric for metric in inputs.spec.metrics if metric in generated and metric is not Metric.EXACT_MATCH]
+    metric = next(iter(asked), None) or (Metric.EXACT_MATCH if Metric.EXACT_MATCH in inputs.spec.metrics else None)
+    metric = metric or inputs.spec.metrics[0]
+    if not inputs.predictions:
+        return None
+    return generation_changes(inputs.predictions, str(metric), metric.higher_is_better)
