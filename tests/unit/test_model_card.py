@@ -1,0 +1,107 @@
+"""The model card: front matter that the hub reads, Python that parses, and no markup of users."""
+
+from __future__ import annotations
+
+import ast
+import json
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+from test_report import report_inputs
+
+from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.publish.artifact import published_base
+from finetune_trainer.publish.model_card import CardInputs, escape_markdown, inline_code, render_card
+
+
+def _card(task: str = "TextClassification", text: str = "refund", model: str = "hf://acme/tiny", **changes: Any) -> str:
+    report = report_inputs(task, text)
+    document = report.spec.model_dump(mode="json", exclude_none=True) | {"model": {"uri": model}}
+    fields: dict[str, Any] = {
+        "job": report.job,
+        "spec": FineTuneJobSpec.model_validate_json(json.dumps(document)),
+        "data": report.data,
+        "evaluation": report.evaluation,
+        "training": report.training,
+        "end_tokens": [2, 7],
+        "adapter": True,
+        "chat_template": True,
+    }
+    return render_card(CardInputs(**(fields | changes)))
+
+
+@pytest.mark.parametrize("task", ["TextClassification", "InstructionTuning"])
+@pytest.mark.parametrize("adapter", [True, False])
+@pytest.mark.parametrize("model", ["hf://acme/tiny", "file:///models/a%20model", "s3://models/tiny"])
+@pytest.mark.parametrize("chat_template", [True, False])
+def test_snippet_is_python(task: str, adapter: bool, model: str, chat_template: bool) -> None:
+    card = _card(task, model=model, adapter=adapter, chat_template=chat_template)
+    code = card.split("```python\n")[1].split("```")[0]
+    names = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
+    assert ("PeftModel" in names) is adapter
+    if adapter:
+        assert json.dumps(published_base(model)) in code
+        assert ('"c0ffee"' in code) is model.startswith("hf://")
+
+
+def test_front_matter_is_what_the_hub_reads() -> None:
+    data = ModelCard(_card()).data
+    assert (data.base_model, data.library_name, data.pipeline_tag) == ("acme/tiny", "peft", "text-classification")
+    assert data.tags == ["finetune-operator", "lora", "base_model:adapter:acme/tiny"]
+    assert data.license is None
+    assert [(result.metric_type, result.metric_value) for result in data.eval_results] == [
+        ("accuracy", 0.9),
+        ("f1", 0.6),
+    ]
+
+
+def test_local_base_and_license() -> None:
+    report = report_inputs()
+    model = report.data.model.model_copy(update={"license": "apache-2.0"})
+    data = report.data.model_copy(update={"model": model})
+    read = ModelCard(_card(model="file:///models/tiny", data=data, adapter=False)).data
+    assert (read.get("base_model"), read.library_name, read.license) == (None, "transformers", "apache-2.0")
+    assert read.tags == ["finetune-operator"]
+
+
+def test_scores_stand_beside_the_baseline() -> None:
+    assert "| 0.800 | 0.900 | +0.100 | +0.050 to +0.150 |" in _card()
+    assert "| 2.000 | 1.000 | −1.000 | −1.200 to −0.800 |" in _card("InstructionTuning")
+
+
+def test_labels_of_users_stay_texts() -> None:
+    card = _card(text="`a` <script>alert(1)</script> | b\n# heading")
+    assert "`` `a` <script>alert(1)</script> \\| b # heading ``" in card
+    outside = card.replace("`` `a` <script>alert(1)</script> \\| b # heading ``", "")
+    assert "<script>" not in outside
+
+
+def test_small_labels_are_a_limitation() -> None:
+    assert "The label `other` had 1 training examples only." in _card()
+
+
+@pytest.mark.parametrize(
+    ("text", "cell", "code"),
+    [
+        ("plain", "plain", "`plain`"),
+        ("a|b", "a\\|b", "`a\\|b`"),
+        ("*x* [y](z)", "\\*x\\* \\[y\\](z)", "`*x* [y](z)`"),
+        ("``", "\\`\\`", "``` `` ```"),
+    ],
+)
+def test_escaping(text: str, cell: str, code: str) -> None:
+    assert escape_markdown(text) == cell
+    assert inline_code(text) == code
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("hf://owner/name", "owner/name"),
+        ("file:///a/b%20c", "/a/b c"),
+        ("s3://bucket/model", "s3://bucket/model"),
+    ],
+)
+def test_base_model_is_named_for_people(uri: str, name: str) -> None:
+    assert published_base(uri) == name

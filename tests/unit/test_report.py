@@ -1,0 +1,257 @@
+"""The report: what it says, that it loads nothing, and that texts of users stay texts."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from finetune_api.evaluation import Baseline, BaselineKind, Evaluation, GateResult, MetricResult
+from finetune_api.spec import FineTuneJobSpec, Metric
+from finetune_api.stage import JobIdentity
+from finetune_trainer.prepared import DataReport, InvalidRow, ModelIdentity, SourceFile, SplitReport
+from finetune_trainer.report.changes import classification_changes, generation_changes
+from finetune_trainer.report.charts import Series, line_chart, number, thin, ticks
+from finetune_trainer.report.page import ReportInputs, gate_text, improves, render, verdict
+
+ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
+VOID = {"meta"}
+
+
+def report_inputs(task: str = "TextClassification", text: str = "a text", **changes: Any) -> ReportInputs:
+    spec = FineTuneJobSpec.model_validate_json(
+        json.dumps(
+            {
+                "model": {"uri": "hf://acme/tiny"},
+                "task": {"type": task},
+                "dataset": {"train": {"uri": "s3://data/train.jsonl"}},
+                "output": {"uri": "s3://models"},
+            }
+        )
+    )
+    classified = task == "TextClassification"
+    metrics = (
+        [_metric(Metric.ACCURACY, 0.8, 0.9, (0.05, 0.15)), _metric(Metric.MACRO_F1, 0.7, 0.6, (-0.2, 0.1))]
+        if classified
+        else [_metric(Metric.ROUGE_L, 0.2, 0.5, (0.2, 0.4)), _metric(Metric.LOSS, 2.0, 1.0, (-1.2, -0.8))]
+    )
+    split = SplitReport(
+        examples=4,
+        tokens=4000,
+        truncated=1,
+        length_quantiles={"p50": 9, "p90": 20, "p99": 30, "max": 31},
+        label_counts={text: 3, "other": 1} if classified else {},
+    )
+    model = ModelIdentity(
+        uri="hf://acme/tiny", revision="c0ffee", architecture="Bert", parameters=22, max_positions=512
+    )
+    fields: dict[str, Any] = {
+        "job": JobIdentity(namespace="team-a", name="intents", uid="u", revision=2, spec_digest="sha256:1"),
+        "spec": spec,
+        "data": DataReport(
+            task=task,
+            labels=(text, "other") if classified else (),
+            max_sequence_length=128,
+            splits={"train": split, "test": split},
+            duplicates=5,
+            leaked=2,
+            invalid=1,
+            invalid_rows=(InvalidRow(file="train.jsonl", line=7, problem=f"no label: {text}"),),
+            sources=(SourceFile(uri="s3://data/train.jsonl", size=12345, sha256="ab" * 32),),
+            model=model,
+        ),
+        "evaluation": Evaluation(
+            split="test",
+            examples=4,
+            baseline=Baseline(kind=BaselineKind.LINEAR_PROBE if classified else BaselineKind.BASE_MODEL),
+            metrics=tuple(metrics),
+        ),
+        "details": {
+            "chosenBy": "accuracy, validation",
+            "majorityClass": {"label": text, "accuracy": 0.3},
+            "linearProbe": {"C": 0.01, "accuracy": 0.8, "trainExamples": 4},
+        }
+        if classified
+        else {"maxNewTokens": 64},
+        "predictions": _rows(text) if classified else _answers(text),
+        "history": {
+            "train": [{"step": s, "loss": 2 / s, "learningRate": 1e-4, "tokensPerSecond": 900} for s in range(1, 50)],
+            "validation": [{"step": 25, "loss": 0.2}, {"step": 50, "loss": 0.1}],
+        },
+        "training": {"steps": 49, "tokens": 44100, "stoppedEarly": False, "versions": {"torch": "2.15.0"}},
+        "digests": {"Trained weights": "sha256:2"},
+    }
+    return ReportInputs(**(fields | changes))
+
+
+def _metric(name: Metric, baseline: float, tuned: float, interval: tuple[float, float]) -> MetricResult:
+    return MetricResult(
+        name=name,
+        baseline=baseline,
+        tuned=tuned,
+        change=tuned - baseline,
+        interval=interval,
+        higher_is_better=name.higher_is_better,
+    )
+
+
+def _rows(text: str) -> list[dict[str, Any]]:
+    row = {"source": "test.jsonl:1", "text": text, "label": text}
+    outcomes = [(text, text), ("other", text), (text, "other"), ("other", "other")]
+    return [row | {"baseline": baseline, "tuned": tuned} for baseline, tuned in outcomes]
+
+
+def _answers(text: str) -> list[dict[str, Any]]:
+    scores = [(0.1, 0.9), (0.9, 0.1), (0.5, 0.5), (0.2, 0.3)]
+    return [
+        {
+            "source": f"test.jsonl:{line}",
+            "prompt": text,
+            "reference": text,
+            "baseline": text,
+            "tuned": text,
+            "scores": {name: {"baseline": baseline, "tuned": tuned} for name in ("rouge_l", "loss")},
+        }
+        for line, (baseline, tuned) in enumerate(scores, start=1)
+    ]
+
+
+class _Elements(HTMLParser):
+    """Every element with its attributes; checks that all are closed."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self._open: list[str] = []
+        self.feed(page)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+@pytest.mark.parametrize("task", ["TextClassification", "InstructionTuning"])
+def test_texts_of_users_stay_texts(task: str) -> None:
+    page = render(report_inputs(task, ATTACK))
+    elements = _Elements(page).found
+    assert not {"script", "img", "iframe", "object", "link"} & {tag for tag, _ in elements}
+    assert not [name for _, attributes in elements for name in attributes if name.startswith("on")]
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "{{ 7*7 }}" in page
+
+
+@pytest.mark.parametrize("task", ["TextClassification", "InstructionTuning"])
+def test_nothing_is_loaded_and_nothing_runs(task: str) -> None:
+    page = render(report_inputs(task))
+    for tag, attributes in _Elements(page).found:
+        assert not {"src", "srcset", "xlink:href", "style"} & attributes.keys(), tag
+    assert "url(" not in page
+    assert "@import" not in page
+    assert 'content="default-src &#39;none&#39;; style-src &#39;unsafe-inline&#39;"' in page
+
+
+def test_page_says_verdict_scores_data_and_provenance() -> None:
+    page = re.sub(r"<[^>]+>", " ", render(report_inputs()))
+    text = " ".join(page.split())
+    for said in (
+        "Better than a linear probe",
+        "Accuracy 0.900 instead of 0.800 on 4 test examples: +0.100",
+        "Chosen by accuracy, validation",
+        "5 duplicates, 2 rows that a held-out split has too, 1 invalid rows",
+        "c0ffee",
+        "torch 2.15.0",
+        "The job has no gates",
+    ):
+        assert said in text
+
+
+def test_figures_of_classification_changes() -> None:
+    changes = classification_changes(_rows("a"), ["a", "other", "never"], {"a": 3})
+    assert (changes.fixed, changes.broken, changes.both_right, changes.both_wrong) == (1, 1, 1, 1)
+    by_label = {change.label: change for change in changes.labels}
+    assert (by_label["a"].baseline, by_label["a"].tuned, by_label["a"].train_examples) == (0.5, 0.5, 3)
+    assert by_label["never"].examples == 0
+    assert [(c.label, c.predicted, c.baseline, c.tuned) for c in changes.confusions] == [("a", "other", 2, 2)]
+
+
+@pytest.mark.parametrize(("higher", "gain", "loss"), [(True, 1, 2), (False, 2, 1)])
+def test_generation_changes_put_the_largest_first(higher: bool, gain: int, loss: int) -> None:
+    changes = generation_changes(_answers("a"), "rouge_l", higher)
+    assert changes.same == 1
+    assert changes.better + changes.worse == 3
+    assert changes.gains[0].row["source"] == f"test.jsonl:{gain}"
+    assert changes.losses[0].row["source"] == f"test.jsonl:{loss}"
+
+
+@pytest.mark.parametrize(
+    ("name", "interval", "expected"),
+    [
+        (Metric.ACCURACY, (0.01, 0.2), True),
+        (Metric.ACCURACY, (-0.2, -0.01), False),
+        (Metric.ACCURACY, (-0.1, 0.2), None),
+        (Metric.LOSS, (-0.3, -0.1), True),
+        (Metric.LOSS, (0.1, 0.3), False),
+    ],
+)
+def test_improvement_goes_by_interval_and_direction(
+    name: Metric, interval: tuple[float, float], expected: bool | None
+) -> None:
+    assert improves(_metric(name, 1.0, sum(interval) / 2 + 1.0, interval)) is expected
+
+
+def test_failed_gate_is_the_verdict() -> None:
+    failed = GateResult(metric=Metric.ACCURACY, minimum=0.95, value=0.9, passed=False)
+    kept = GateResult(metric=Metric.ACCURACY, minimum_improvement=0.02, value=0.1, passed=True)
+    inputs = report_inputs()
+    evaluation = inputs.evaluation.model_copy(update={"gates": (failed, kept)})
+    said = verdict(evaluation)
+    assert (said.tone, said.headline) == ("worse", "Refused: 1 of 2 gates failed")
+    assert gate_text(failed) == "Accuracy at least 0.95: 0.9"
+    assert gate_text(kept) == "Accuracy better by at least 0.02: +0.1"
+    page = render(report_inputs(evaluation=evaluation))
+    assert "✗ failed · Accuracy at least 0.95: 0.9" in page
+
+
+def test_page_without_history_predictions_and_training_is_whole() -> None:
+    page = render(report_inputs("InstructionTuning", history={}, training={}, predictions=[]))
+    assert "<svg" in page
+    _Elements(page)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (0.3, 0.3, [0.3, 0.4, 0.5, 0.6]), (0, 2e-4, [0, 5e-5, 1e-4, 1.5e-4, 2e-4])],
+)
+def test_ticks_are_round_and_enclose(low: float, high: float, expected: list[float]) -> None:
+    assert ticks(low, high) == pytest.approx(expected)
+
+
+def test_numbers_of_ticks_are_short() -> None:
+    assert [number(value) for value in (0, 0.25, 12500, 0.0002, 0.00015)] == [
+        "0",
+        "0.25",
+        "12\u202f500",
+        "2e-4",
+        "1.5e-4",
+    ]
+
+
+def test_long_series_are_thinned_and_gaps_left_out() -> None:
+    points = [(float(x), float("nan") if x % 10 == 0 else 1.0) for x in range(10_000)]
+    thinned = thin(points)
+    assert len(thinned) <= 400
+    assert {y for _, y in thinned} == {1.0}
+    assert line_chart("t", "x", "y", [Series("s", [(1.0, float("inf"))], "tuned")]) is None
+    assert "circle" in str(line_chart("t", "x", "y", [Series("s", [(1.0, 2.0)], "tuned")]))
