@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import ModelSpec
 from finetune_trainer.models import count_parameters, fetch_model, identify_model, max_positions, weight_files
-from safetensors.numpy import save_file
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 4096}
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prepare_cases import a_chat, a_file, a_spec
+
 from finetune_api.failures import StageFailure
 from finetune_trainer.prepare.problems import BadRow, Tally
 from finetune_trainer.prepare.rows import (
@@ -18,7 +20,6 @@ from finetune_trainer.prepare.rows import (
     sorted_labels,
 )
 from finetune_trainer.prepared import InvalidRow
-from prepare_cases import a_chat, a_file, a_spec
 
 INTENTS = LabelledRows("text", "label", frozenset({"refund", "shipping", "other"}))
 ANY_LABEL = LabelledRows("text", "label", None)

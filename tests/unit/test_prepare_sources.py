@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import DataFormat
 from finetune_trainer.prepare.sources import FileKind, fetch_files

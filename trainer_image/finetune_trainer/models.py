@@ -15,7 +15,6 @@ from typing import Any
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import ModelSpec
-
 from finetune_trainer import storage
 from finetune_trainer.manifests import hash_files
 from finetune_trainer.prepared import ModelIdentity

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from finetune_api.failures import Reason, StageFailure
-
 from finetune_trainer.prepared import InvalidRow
 
 REPORTED_ROWS = 100

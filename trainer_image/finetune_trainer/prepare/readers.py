@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from finetune_api.failures import Reason, StageFailure
-
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.sources import DataFile, FileKind
 from finetune_trainer.storage.errors import explained_path

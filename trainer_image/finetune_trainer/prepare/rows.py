@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import DataFormat, FineTuneJobSpec, TaskType
-
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values, columns_of, type_name
 from finetune_trainer.prepare.sources import DataFile, FileKind

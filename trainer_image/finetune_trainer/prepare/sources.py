@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.manifest import MANIFEST_NAME
 from finetune_api.spec import DataFormat
-
 from finetune_trainer import storage
 from finetune_trainer.manifests import hash_files
 from finetune_trainer.prepared import SourceFile

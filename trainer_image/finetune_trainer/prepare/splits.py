@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import DatasetSpec, Deduplication
-
 from finetune_trainer.prepare.dedupe import without
 
 SPLITS = ("train", "validation", "test")

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.manifest import Manifest
 from finetune_api.spec import Deduplication, FineTuneJobSpec, TaskType
 from finetune_api.stage import PrepareResult
-
 from finetune_trainer import storage
 from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.manifests import TornDirectory, publish_directory, read_manifest
