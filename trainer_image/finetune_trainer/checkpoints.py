@@ -166,13 +166,7 @@ class CheckpointUploader:
         return tuple(entries.values())
 
     def _remove_old(self, keep_also: int | None) -> None:
-        """Remove complete checkpoints beyond the newest ``keep``: manifest first, so none is ever half there."""
+        """Remove complete checkpoints beyond the newest ``keep``; storage removes manifests first, so none is half."""
         for ref in complete_checkpoints(self._uri)[: -self._keep]:
             if ref.step != keep_also:
-                remove_checkpoint(ref)
-
-
-def remove_checkpoint(ref: CheckpointRef) -> None:
-    """Remove a checkpoint so that it is never seen half."""
-    storage.delete_tree(storage.join(ref.uri, MANIFEST_NAME))
-    storage.delete_tree(ref.uri)
+                storage.delete_tree(ref.uri)

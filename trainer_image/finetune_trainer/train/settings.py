@@ -123,7 +123,7 @@ def training_arguments(config: StageConfig, plan: TrainPlan, precision: Precisio
     spec = config.spec
     training = spec.training
     zero = spec.distributed.zero.stage > 0
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(output),
         max_steps=plan.steps,
         per_device_train_batch_size=plan.sizes.per_device,
@@ -152,3 +152,9 @@ def training_arguments(config: StageConfig, plan: TrainPlan, precision: Precisio
         report_to="none",
         log_level="warning",
     )
+    if zero:
+        import deepspeed
+
+        # On CPU only torch.distributed has been started yet, and ZeRO-3 would load the model for a world of one.
+        deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+    return arguments

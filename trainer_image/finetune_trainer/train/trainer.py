@@ -31,6 +31,10 @@ class FineTuneTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(data_collator=data_collator, train_dataset=train_dataset, eval_dataset=validation, **kwargs)
+        if isinstance(train_dataset, ClassificationDataset):
+            # Encoders' forward takes any keyword but hands none to the loss, so Trainer would scale it by
+            # processes × accumulation. All batches have the same size: the plain mean is exact.
+            self.model_accepts_loss_kwargs = False
         self._sizes = sizes
         self._collate = data_collator
         self._training = train_dataset

@@ -1,0 +1,58 @@
+# Everything that is slow to make lies outside the checkout, below CACHE, keyed by version.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/finetune-operator
+PYTHON ?= python3
+UV := $(CACHE)/uv/bin/uv
+BIN := .venv/bin
+# Certificates of this machine, such as those of a company's proxy, count too.
+export UV_SYSTEM_CERTS ?= 1
+UV_INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt
+
+.PHONY: install demo demo-chat test test-unit lint crds constraints bench clean
+
+install: .venv/.installed
+
+$(UV):
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "finetune-operator needs Python 3.11 or newer; say which with PYTHON=…")'
+	$(PYTHON) -m venv $(CACHE)/uv
+	$(CACHE)/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+# DeepSpeed is built against the torch that is there, so torch comes first.
+.venv/.installed: pyproject.toml constraints.txt | $(UV)
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+	$(UV_INSTALL) torch setuptools wheel ninja
+	$(UV_INSTALL) --no-build-isolation-package deepspeed --editable '.[cli,dev,examples,operator,trainer]'
+	touch $@
+
+demo: install
+	$(BIN)/python examples/make_inputs.py quickstart
+	$(BIN)/finetune run examples/quickstart.yaml
+
+demo-chat: install
+	$(BIN)/python examples/make_inputs.py chat
+	$(BIN)/finetune run examples/chat-lora.yaml
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m finetune_api.crd --check crds/finetunejobs.finetune.dev.yaml
+
+test: lint
+	$(BIN)/pytest tests
+
+test-unit: install
+	$(BIN)/pytest tests/unit
+
+bench: install
+	for program in bench/*.py; do $(BIN)/python $$program || exit 1; done
+
+crds: install
+	$(BIN)/python -m finetune_api.crd > crds/finetunejobs.finetune.dev.yaml
+
+# Versions only: no addresses of an index.
+constraints: install
+	$(UV) pip freeze --python $(BIN)/python --exclude-editable > constraints.txt
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,266 @@
+"""Runs real stages as processes on tiny real models."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from finetune_api.stage import Progress, Stage, StageReport
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+
+from tests.trainer.evaluation_fixtures import LABELS, make_texts, make_tokenizer
+
+TIMEOUT_SECONDS = 300
+SPEC_DIGEST = "sha256:" + "d" * 64
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage's process ended."""
+
+    code: int
+    report: StageReport
+    log: str
+
+    @property
+    def message(self) -> str:
+        assert self.report.error, self.log
+        return self.report.error.message
+
+
+@dataclass
+class TinyJob:
+    """A job on a tiny model whose data is prepared; each name has a place of its own in storage."""
+
+    root: Path
+    spec: dict[str, Any]
+    name: str = "tiny"
+
+    def named(self, name: str, **changes: Any) -> TinyJob:
+        """The same job under another name, with parts of its spec replaced and the prepared data at hand."""
+        job = TinyJob(self.root, merged(self.spec, changes), name)
+        job.revision.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(self.revision / "prepared", job.revision / "prepared")
+        return job
+
+    def changed(self, **changes: Any) -> TinyJob:
+        """The same job, same place in storage, with parts of its spec replaced."""
+        return TinyJob(self.root, merged(self.spec, changes), self.name)
+
+    @property
+    def revision(self) -> Path:
+        return self.root / "storage" / "team-a" / self.name / "r1"
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted(path.parent for path in (self.revision / "checkpoints").glob("step-*/manifest.json"))
+
+    def history(self) -> list[dict[str, Any]]:
+        """The training curve of the finished job."""
+        curve: list[dict[str, Any]] = json.loads((self.revision / "trained" / "history.json").read_text())["train"]
+        return curve
+
+    def losses(self) -> list[float]:
+        return [point["loss"] for point in self.history()]
+
+    def config(self, stage: Stage, attempt: int = 1, processes: int = 1, **overrides: Any) -> dict[str, Any]:
+        directory = self.root / "runs" / f"{self.name}-{stage}-{attempt}"
+        directory.mkdir(parents=True, exist_ok=True)
+        return {
+            "job": {
+                "namespace": "team-a",
+                "name": self.name,
+                "uid": "uid-1",
+                "revision": 1,
+                "specDigest": SPEC_DIGEST,
+            },
+            "stage": stage,
+            "attempt": attempt,
+            "spec": self.spec | {"distributed": {**self.spec.get("distributed", {}), "workers": processes}},
+            "world": {"workers": 1, "processesPerWorker": processes, "device": "cpu"},
+            "workspace": str(directory / "workspace"),
+            "terminationMessagePath": str(directory / "termination.json"),
+            "port": free_port(),
+            "mainPort": free_port(),
+            "listen": "127.0.0.1",
+            **overrides,
+        }
+
+    def run(self, stage: Stage, **settings: Any) -> Outcome:
+        """Run a stage to its end."""
+        with self.start(stage, **settings) as running:
+            return running.wait()
+
+    @contextmanager
+    def start(self, stage: Stage, **settings: Any) -> Iterator[Running]:
+        """Start a stage; whatever is left of it is killed at the end."""
+        config = self.config(stage, **settings)
+        directory = Path(config["terminationMessagePath"]).parent
+        path = directory / "stage.json"
+        path.write_text(json.dumps(config))
+        with (directory / "log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "finetune_trainer", stage, "--config", str(path)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            yield Running(process, config, directory)
+        finally:
+            process.kill()
+            process.wait()
+
+
+@dataclass
+class Running:
+    """A stage that runs."""
+
+    process: subprocess.Popen[bytes]
+    config: dict[str, Any]
+    directory: Path
+
+    def wait(self) -> Outcome:
+        code = self.process.wait(TIMEOUT_SECONDS)
+        log = (self.directory / "log").read_text(errors="replace")
+        termination = Path(self.config["terminationMessagePath"])
+        return Outcome(code, StageReport.model_validate_json(termination.read_bytes()), log)
+
+    def progress(self) -> Progress | None:
+        """What /progress answers; None before it does."""
+        try:
+            return Progress.model_validate_json(self._get("/progress"))
+        except OSError:
+            return None
+
+    def metrics(self) -> str:
+        return self._get("/metrics").decode()
+
+    def wait_for_step(self, step: int) -> None:
+        """Wait until that many optimizer steps are done."""
+        self.wait_until(lambda: (progress := self.progress()) is not None and _steps(progress) >= step)
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while not condition():
+            log = (self.directory / "log").read_text(errors="replace")
+            assert self.process.poll() is None, f"the stage ended early:\n{log}"
+            assert time.monotonic() < deadline, f"waited in vain:\n{log}"
+            time.sleep(0.02)
+
+    def worker_pids(self) -> list[int]:
+        """Process ids of the ranks, in their order."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return sorted(int(child) for child in children)
+
+    def _get(self, path: str) -> bytes:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.config['port']}{path}", timeout=5) as answer:
+            body: bytes = answer.read()
+        return body
+
+
+def _steps(progress: Progress) -> int:
+    return progress.done or 0 if progress.activity == "training" else 0
+
+
+def merged(spec: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``spec`` with parts of its sections replaced, two levels deep."""
+    result = copy.deepcopy(spec)
+    for section, value in changes.items():
+        result[section] = {**result.get(section, {}), **value}
+    return result
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
+    """Write rows as JSONL; returns the file's address."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path.as_uri()
+
+
+def classification_job(root: Path, examples: int = 240) -> TinyJob:
+    """A tiny BERT and sentences with one telling word; not yet prepared."""
+    tokenizer = make_tokenizer()
+    torch.manual_seed(3)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    BertModel(config).save_pretrained(root / "base")
+    tokenizer.save_pretrained(root / "base")
+    rows = [{"text": text, "label": LABELS[label]} for text, label in make_texts(examples, 1)]
+    return TinyJob(
+        root,
+        {
+            "model": {"uri": (root / "base").as_uri()},
+            "task": {"type": "TextClassification"},
+            "dataset": {"train": {"uri": write_jsonl(root / "train.jsonl", rows)}},
+            "training": {"maxSteps": 12, "batchSize": 16, "learningRate": 5e-3, "checkpoint": {"everySteps": 4}},
+            "distributed": {"gpusPerWorker": 0, "zero": {"stage": 2}},
+            "output": {"uri": (root / "storage").as_uri()},
+        },
+    )
+
+
+def instruction_job(root: Path, examples: int = 240) -> TinyJob:
+    """A tiny Llama and short conversations; not yet prepared."""
+    tokenizer = make_tokenizer()
+    torch.manual_seed(4)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=128,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(root / "base")
+    tokenizer.save_pretrained(root / "base")
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"what is it {text}"},
+                {"role": "assistant", "content": f"it is {LABELS[label]}"},
+            ]
+        }
+        for text, label in make_texts(examples, 1)
+    ]
+    return TinyJob(
+        root,
+        {
+            "model": {"uri": (root / "base").as_uri()},
+            "task": {"type": "InstructionTuning"},
+            "dataset": {"train": {"uri": write_jsonl(root / "train.jsonl", rows)}},
+            "training": {"maxSteps": 12, "batchSize": 4, "learningRate": 5e-3, "checkpoint": {"everySteps": 4}},
+            "evaluation": {"generation": {"maxNewTokens": 8}},
+            "distributed": {"gpusPerWorker": 0, "zero": {"stage": 2}},
+            "output": {"uri": (root / "storage").as_uri()},
+        },
+    )
