@@ -1,0 +1,328 @@
+"""Evaluate with real tiny models: scores, baselines, what is stored, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from evaluation_fixtures import Job, classification_job, instruction_job
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from sklearn.metrics import accuracy_score, f1_score
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from finetune_api.evaluation import BaselineKind
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.manifest import MANIFEST_NAME
+from finetune_api.spec import Metric
+from finetune_api.stage import Stage
+from finetune_trainer.context import Reporter
+from finetune_trainer.evaluate.batches import BatchLimits, TokenRows, each_batch, length_sorted, padded
+from finetune_trainer.evaluate.generate import end_tokens
+from finetune_trainer.evaluate.stage import run
+from finetune_trainer.manifests import fetch_directory, publish_directory, read_manifest
+from finetune_trainer.prepared import open_split
+from finetune_trainer.storage import delete_tree
+
+
+@pytest.fixture(scope="module")
+def classified(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    return classification_job(tmp_path_factory.mktemp("classified"))
+
+
+@pytest.fixture(scope="module")
+def instructed(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    return instruction_job(tmp_path_factory.mktemp("instructed"))
+
+
+def _copy(job: Job, target: Path) -> Job:
+    """The same job with a storage of its own."""
+    document = job.spec.model_dump(mode="json", exclude_none=True)
+    shutil.copytree(job.root / "storage", target / "storage")
+    document["output"]["uri"] = (target / "storage").as_uri()
+    return Job(target, type(job.spec).model_validate_json(json.dumps(document)), job.data)
+
+
+def _rewrite_trained(job: Job, change: object) -> None:
+    """Replace the trained directory by a changed copy, manifest and all."""
+    uri = job.config(Stage.EVALUATE).trained_uri
+    local = job.root / "changed"
+    fetch_directory(uri, local)
+    (local / MANIFEST_NAME).unlink()
+    change(local)  # type: ignore[operator]
+    delete_tree(uri)
+    publish_directory(local, uri, {"changed": True})
+
+
+def _predictions(job: Job) -> list[dict[str, object]]:
+    path = job.root / "storage/team-a/tiny/r1/evaluated/predictions.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_classifier_is_scored_beside_a_probe(classified: Job, tmp_path: Path) -> None:
+    job = _copy(classified, tmp_path)
+    result = run(job.context(Stage.EVALUATE))
+    evaluation = result.evaluation
+    assert evaluation.baseline.kind is BaselineKind.LINEAR_PROBE
+    assert [metric.name for metric in evaluation.metrics] == [Metric.ACCURACY, Metric.MACRO_F1]
+    assert (evaluation.split, evaluation.examples) == ("test", 90)
+    rows = _predictions(job)
+    gold = [row["label"] for row in rows]
+    for model in ("baseline", "tuned"):
+        said = [row[model] for row in rows]
+        expected = accuracy_score(gold, said), f1_score(gold, said, average="macro")
+        assert [getattr(metric, model) for metric in evaluation.metrics] == pytest.approx(list(expected))
+    assert evaluation.metrics[0].tuned > 0.85
+    assert 0.5 < evaluation.metrics[0].baseline < evaluation.metrics[0].tuned
+    stored = read_manifest(result.uri)
+    assert stored is not None
+    assert stored.digest == result.digest
+    assert {entry.path for entry in stored.files} == {"evaluation.json", "predictions.jsonl", "report.html"}
+    assert stored.provenance["baseline"]["linearProbe"]["trainExamples"] == 480
+
+
+def test_second_attempt_reuses_the_first_and_reports_its_metrics(classified: Job, tmp_path: Path) -> None:
+    job = _copy(classified, tmp_path)
+    first = run(job.context(Stage.EVALUATE))
+    reading, writing = os.pipe()
+    context = job.context(Stage.EVALUATE, reporter=Reporter(writing))
+    assert run(context) == first
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        events = [json.loads(line) for line in pipe]
+    assert [(event["event"], event["model"], event["metric"]) for event in events] == [
+        ("evaluation", model, str(metric.name))
+        for metric in first.evaluation.metrics
+        for model in ("baseline", "tuned")
+    ]
+    assert list(context.workspace.iterdir()) == []
+
+
+def test_result_is_the_same_each_time_and_made_anew_for_other_weights(classified: Job, tmp_path: Path) -> None:
+    job = _copy(classified, tmp_path)
+    first = run(job.context(Stage.EVALUATE))
+    delete_tree(first.uri)
+    assert run(job.context(Stage.EVALUATE)).digest == first.digest
+
+    def shrink(directory: Path) -> None:
+        weights = load_file(directory / "adapter_model.safetensors")
+        save_file({name: tensor * 0.1 for name, tensor in weights.items()}, directory / "adapter_model.safetensors")
+
+    _rewrite_trained(job, shrink)
+    second = run(job.context(Stage.EVALUATE))
+    assert second.digest != first.digest
+    assert second.evaluation.metrics[0].tuned < first.evaluation.metrics[0].tuned
+
+
+def test_failed_gate_is_a_result_with_its_report(classified: Job, tmp_path: Path) -> None:
+    job = _copy(classified, tmp_path)
+    gates = [{"metric": "weighted_f1", "minimumImprovement": 0.99}, {"metric": "accuracy", "minimum": 0.1}]
+    result = run(job.context(Stage.EVALUATE, job.with_spec(evaluation={"gates": gates})))
+    assert [gate.passed for gate in result.evaluation.gates] == [False, True]
+    assert not result.evaluation.passed
+    assert [metric.name for metric in result.evaluation.metrics][-1] is Metric.WEIGHTED_F1
+    assert "Refused: 1 of 2 gates failed" in (tmp_path / "storage/team-a/tiny/r1/evaluated/report.html").read_text()
+
+
+def test_full_classifier(tmp_path: Path) -> None:
+    job = classification_job(tmp_path, full=True)
+    assert run(job.context(Stage.EVALUATE)).evaluation.metrics[0].tuned > 0.9
+
+
+def test_generator_is_scored_beside_the_base_model(instructed: Job, tmp_path: Path) -> None:
+    job = _copy(instructed, tmp_path)
+    metrics = ["rouge_l", "exact_match", "loss", "token_accuracy", "chrf"]
+    spec = job.with_spec(evaluation={"metrics": metrics, "generation": {"maxNewTokens": 8}})
+    evaluation = run(job.context(Stage.EVALUATE, spec)).evaluation
+    assert evaluation.baseline.kind is BaselineKind.BASE_MODEL
+    results = {str(metric.name): metric for metric in evaluation.metrics}
+    assert list(results) == metrics
+    assert all(result.improvement > 0 for result in results.values())
+
+    # Plainly, one example at a time, unpadded.
+    tokenizer = AutoTokenizer.from_pretrained(instructed.root / "base")
+    base = AutoModelForCausalLM.from_pretrained(instructed.root / "base")
+    tuned = PeftModel.from_pretrained(base, instructed.root / "trained").eval()
+    table = open_split(instructed.root / "prepared", "test")
+    nats, tokens, hits, answers = 0.0, 0, 0, []
+    for row in table.to_pylist():
+        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
+        with torch.inference_mode():
+            output = tuned(input_ids=ids, labels=labels)
+            answer = tuned.generate(
+                input_ids=ids[:, : row["prompt_length"]], max_new_tokens=8, do_sample=False, pad_token_id=0
+            )
+        learned = int((labels[:, 1:] != -100).sum())
+        nats, tokens = nats + float(output.loss) * learned, tokens + learned
+        hits += int((output.logits[:, :-1].argmax(-1) == labels[:, 1:]).sum())
+        answers.append(tokenizer.decode(answer[0, row["prompt_length"] :], skip_special_tokens=True).strip())
+    assert results["loss"].tuned == pytest.approx(nats / tokens, rel=1e-4)
+    assert results["token_accuracy"].tuned == pytest.approx(hits / tokens)
+    assert [row["tuned"] for row in _predictions(job)] == answers
+    exact = np.mean([answer == row["reference"] for answer, row in zip(answers, table.to_pylist(), strict=True)])
+    assert results["exact_match"].tuned == pytest.approx(exact)
+
+
+def test_nothing_is_generated_for_a_loss(instructed: Job, tmp_path: Path) -> None:
+    job = _copy(instructed, tmp_path)
+    result = run(job.context(Stage.EVALUATE, job.with_spec(evaluation={"metrics": ["loss"]})))
+    assert [metric.name for metric in result.evaluation.metrics] == [Metric.LOSS]
+    assert all(row["tuned"] is None for row in _predictions(job))
+    assert (tmp_path / "storage/team-a/tiny/r1/evaluated/report.html").stat().st_size > 5000
+
+
+def test_full_generator(tmp_path: Path) -> None:
+    job = instruction_job(tmp_path, full=True)
+    metrics = run(job.context(Stage.EVALUATE)).evaluation.metrics
+    assert all(metric.improvement > 0 for metric in metrics)
+
+
+def test_answers_end_where_the_template_ends_a_turn(instructed: Job) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(instructed.root / "base")
+    model = AutoModelForCausalLM.from_pretrained(instructed.root / "base")
+    eos, turn, word = (
+        tokenizer.eos_token_id,
+        tokenizer.convert_tokens_to_ids("<user>"),
+        tokenizer("apple")["input_ids"][0],
+    )
+    closed = TokenRows(np.array([-100, word, turn, word, -100, word, turn], np.int32), np.array([0, 4, 7]))
+    assert end_tokens(tokenizer, closed, model) == sorted({eos, turn})
+    open_ended = TokenRows(np.array([-100, word, word], np.int32), np.array([0, 3]))
+    assert end_tokens(tokenizer, open_ended, model) == [eos]
+
+
+def _no_trained(job: Job) -> None:
+    delete_tree(job.config(Stage.EVALUATE).trained_uri)
+
+
+def _no_prepared(job: Job) -> None:
+    delete_tree(job.config(Stage.EVALUATE).prepared_uri)
+
+
+def _no_weights(job: Job) -> None:
+    _rewrite_trained(job, lambda directory: (directory / "adapter_model.safetensors").unlink())
+
+
+def _neither_kind(job: Job) -> None:
+    _rewrite_trained(job, lambda directory: (directory / "adapter_config.json").unlink())
+
+
+def _not_finite(job: Job) -> None:
+    def spoil(directory: Path) -> None:
+        weights = load_file(directory / "adapter_model.safetensors")
+        name = next(name for name in weights if "lora_B" in name)
+        save_file(weights | {name: weights[name] * float("nan")}, directory / "adapter_model.safetensors")
+
+    _rewrite_trained(job, spoil)
+
+
+def _missing_tensor(job: Job) -> None:
+    def drop(directory: Path) -> None:
+        weights = load_file(directory / "adapter_model.safetensors")
+        weights.pop(next(name for name in weights if "lora_A" in name))
+        save_file(weights, directory / "adapter_model.safetensors")
+
+    _rewrite_trained(job, drop)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason", "said"),
+    [
+        (_no_trained, Reason.NOT_FOUND, "run the train stage first"),
+        (_no_prepared, Reason.NOT_FOUND, "not complete"),
+        (_no_weights, Reason.NOT_FOUND, "adapter cannot be read"),
+        (_neither_kind, Reason.NOT_FOUND, "neither adapter_config.json nor config.json"),
+        (_not_finite, Reason.DIVERGED, "tuned model's output on the test split is not finite"),
+        (_missing_tensor, Reason.INTERNAL_ERROR, "1 tensors are on one side only"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(
+    classified: Job, tmp_path: Path, damage: object, reason: Reason, said: str
+) -> None:
+    job = _copy(classified, tmp_path)
+    damage(job)  # type: ignore[operator]
+    with pytest.raises(StageFailure) as failure:
+        run(job.context(Stage.EVALUATE))
+    assert failure.value.reason is reason
+    assert said in failure.value.message
+    assert "\n" not in failure.value.message
+    assert read_manifest(job.config(Stage.EVALUATE).evaluated_uri) is None
+
+
+def test_loss_that_is_not_finite(instructed: Job, tmp_path: Path) -> None:
+    job = _copy(instructed, tmp_path)
+    _not_finite(job)
+    with pytest.raises(StageFailure, match="tuned model's loss on the test split is not finite") as failure:
+        run(job.context(Stage.EVALUATE, job.with_spec(evaluation={"metrics": ["loss"]})))
+    assert failure.value.reason is Reason.DIVERGED
+
+
+def test_tokens_that_the_model_does_not_know(classified: Job, tmp_path: Path) -> None:
+    job = _copy(classified, tmp_path)
+    uri = job.config(Stage.EVALUATE).prepared_uri
+    local = tmp_path / "changed"
+    fetch_directory(uri, local)
+    (local / MANIFEST_NAME).unlink()
+    table = pa.table(open_split(local, "train").to_pydict(), schema=open_split(local, "train").schema)
+    rows = table["input_ids"].to_pylist()
+    rows[3][0] = 5000
+    table = table.set_column(0, "input_ids", pa.array(rows, pa.list_(pa.int32())))
+    with pa.OSFile(str(local / "train.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    delete_tree(uri)
+    publish_directory(local, uri, {})
+    with pytest.raises(StageFailure, match="The tokenizer made token 5000 but the model knows") as failure:
+        run(job.context(Stage.EVALUATE))
+    assert failure.value.reason is Reason.BAD_CONFIGURATION
+
+
+def test_layer_that_was_random_in_training_is_not_evaluated(tmp_path: Path) -> None:
+    # Of a base without pooler, training makes one at random, and PEFT by itself stores the head only.
+    job = classification_job(tmp_path, steps=1, pooler=False)
+    with pytest.raises(StageFailure, match=r"trained beside bert\.pooler\.dense\.bias"):
+        run(job.context(Stage.EVALUATE))
+
+
+def test_batches_hold_every_row_once_and_keep_their_limits() -> None:
+    lengths = np.random.default_rng(1).integers(1, 40, 200)
+    batches = length_sorted(lengths, BatchLimits(examples=16, tokens=128))
+    assert sorted(np.concatenate(batches)) == list(range(200))
+    assert all(len(batch) <= 16 and len(batch) * lengths[batch].max() <= 128 for batch in batches)
+    assert [len(batch) for batch in length_sorted(np.array([500, 2, 2]), BatchLimits(8, 128))] == [1, 2]
+
+
+def test_batch_that_does_not_fit_is_halved() -> None:
+    done: list[int] = []
+
+    def work(batch: np.ndarray) -> None:
+        if len(batch) > 3:
+            raise torch.OutOfMemoryError
+        done.extend(batch)
+
+    each_batch([np.arange(10), np.arange(10, 12)], work)
+    assert done == list(range(12))
+
+    def never(_: np.ndarray) -> None:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(StageFailure) as failure:
+        each_batch([np.arange(4)], never)
+    assert failure.value.reason is Reason.OUT_OF_MEMORY
+
+
+def test_padding_goes_to_the_asked_side() -> None:
+    rows = TokenRows.of_column(
+        pa.chunked_array([pa.array([[1, 2, 3], [4]]), pa.array([[5, 6]])]).cast(pa.list_(pa.int32()))
+    )
+    assert [list(rows[index]) for index in range(3)] == [[1, 2, 3], [4], [5, 6]]
+    tokens, mask = padded(rows, np.array([2, 0]), fill=9, left=True)
+    assert tokens.tolist() == [[9, 5, 6], [1, 2, 3]]
+    assert mask.tolist() == [[0, 1, 1], [1, 1, 1]]
+    assert padded(rows, np.array([1, 2]), fill=9)[0].tolist() == [[4, 9], [5, 6]]
+    assert [list(row) for row in (rows.take(np.array([2, 1]))[0], rows.heads(np.array([1, 1, 2]))[0])] == [[5, 6], [1]]

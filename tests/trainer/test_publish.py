@@ -1,0 +1,211 @@
+"""Publish: what the artifact holds, that plain libraries load it and score what was measured, and retries."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from evaluation_fixtures import LABELS, Job, classification_job, instruction_job, make_texts
+from huggingface_hub import ModelCard
+from peft import PeftConfig, PeftModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.stage import PublishResult, Stage
+from finetune_trainer import storage
+from finetune_trainer.evaluate.stage import run as evaluate
+from finetune_trainer.manifests import publish_directory, read_manifest
+from finetune_trainer.publish.stage import run
+
+
+@pytest.fixture(scope="module", params=["adapter", "full"])
+def classified(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    job = classification_job(tmp_path_factory.mktemp("classified"), full=request.param == "full")
+    evaluate(job.context(Stage.EVALUATE))
+    return job
+
+
+@pytest.fixture(scope="module", params=["adapter", "full"])
+def instructed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    job = instruction_job(tmp_path_factory.mktemp("instructed"), full=request.param == "full")
+    evaluate(job.context(Stage.EVALUATE))
+    return job
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Job:
+    job = classification_job(tmp_path_factory.mktemp("evaluated"), steps=5)
+    evaluate(job.context(Stage.EVALUATE))
+    return job
+
+
+def _copy(job: Job, target: Path, **output: Any) -> Job:
+    """The same job with a storage of its own."""
+    shutil.copytree(job.root / "storage", target / "storage")
+    return Job(target, job.with_spec(output={"uri": (target / "storage").as_uri(), **output}), job.data)
+
+
+def _directory(job: Job, name: str = "artifact") -> Path:
+    return job.root / "storage/team-a/tiny/r1" / name
+
+
+def _checkpoints(job: Job) -> None:
+    for step in (20, 40, 60):
+        local = job.root / f"checkpoint{step}"
+        local.mkdir()
+        (local / "state.bin").write_bytes(b"state")
+        publish_directory(local, f"{job.config(Stage.TRAIN).checkpoints_uri}/step-{step:08d}", {})
+    storage.write_bytes(f"{job.config(Stage.TRAIN).checkpoints_uri}/step-00000080/state.bin", b"half of it")
+
+
+def _run_snippet(artifact: Path, before: str = "") -> str:
+    code = (artifact / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    code = code.replace("A text to classify", "the apple in snow").replace("What the user says", "what is it the iron")
+    ran = subprocess.run(
+        [sys.executable, "-c", before + code], cwd=artifact, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout.strip()
+
+
+def test_published_classifier_scores_what_was_measured(classified: Job, tmp_path: Path) -> None:
+    job = _copy(classified, tmp_path)
+    result = run(job.context(Stage.PUBLISH))
+    artifact = _directory(job)
+    labels = json.loads((artifact / "labels.json").read_text())
+    assert labels == list(LABELS)
+    tokenizer = AutoTokenizer.from_pretrained(artifact)
+    if (artifact / "adapter_config.json").exists():
+        base = PeftConfig.from_pretrained(artifact).base_model_name_or_path
+        assert base == str(classified.root / "base")
+        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=len(labels))
+        model = PeftModel.from_pretrained(model, artifact).eval()
+    else:
+        model = AutoModelForSequenceClassification.from_pretrained(artifact).eval()
+        assert model.config.id2label == dict(enumerate(LABELS))
+    right = 0
+    texts = make_texts(90, seed=3)
+    for text, label in texts:
+        with torch.inference_mode():
+            right += int(model(**tokenizer(text, return_tensors="pt")).logits.argmax()) == label
+    evaluation = json.loads((artifact / "evaluation.json").read_text())
+    assert evaluation["metrics"][0]["tuned"] == pytest.approx(right / len(texts))
+    manifest = read_manifest(result.uri)
+    assert manifest is not None
+    assert (result.digest, result.size) == (manifest.digest, manifest.size)
+    assert _run_snippet(artifact) in ("['fruit']", "['weather']")
+
+
+def test_published_generator_answers(instructed: Job, tmp_path: Path) -> None:
+    job = _copy(instructed, tmp_path)
+    run(job.context(Stage.PUBLISH))
+    assert _run_snippet(_directory(job)).startswith("it is")
+
+
+def test_artifact_says_where_it_comes_from(evaluated: Job, tmp_path: Path) -> None:
+    job = _copy(evaluated, tmp_path)
+    result = run(job.context(Stage.PUBLISH))
+    manifest = read_manifest(result.uri)
+    assert manifest is not None
+    assert {entry.path for entry in manifest.files} >= {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "curves.json",
+        "evaluation.json",
+        "labels.json",
+        "report.html",
+        "tokenizer.json",
+    }
+    assert not {"history.json", "training.json"} & {entry.path for entry in manifest.files}
+    provenance = manifest.provenance
+    assert provenance["job"] == job.config(Stage.PUBLISH).job.model_dump(mode="json")
+    assert provenance["spec"]["output"]["uri"] == job.spec.output.uri
+    assert provenance["model"]["revision"] == job.data.model.revision
+    assert provenance["data"]["sources"] == [source.model_dump() for source in job.data.sources]
+    assert provenance["training"]["seed"] == 17
+    assert provenance["training"]["versions"] == {"torch": torch.__version__}
+    assert provenance["evaluation"]["metrics"][0]["name"] == "accuracy"
+    for digest, name in (("trainedDigest", "trained"), ("evaluatedDigest", "evaluated")):
+        present = read_manifest(_directory(job, name).as_uri())
+        assert present is not None
+        assert provenance[digest] == present.digest
+    # No scratch path may reach a reader.
+    text = "".join(path.read_text() for path in _directory(job).iterdir() if path.suffix in (".json", ".md", ".html"))
+    assert "work-" not in text
+    card = ModelCard.load(_directory(job) / "README.md")
+    assert card.data.library_name == "peft"
+    assert json.loads((_directory(job) / "curves.json").read_text())["validation"][0]["loss"] == 0.4
+
+
+def test_again_is_the_same_also_when_the_data_is_gone(evaluated: Job, tmp_path: Path) -> None:
+    job = _copy(evaluated, tmp_path)
+    first = run(job.context(Stage.PUBLISH))
+    assert storage.list_files(job.config(Stage.PUBLISH).prepared_uri) == []
+    assert run(job.context(Stage.PUBLISH)) == first
+
+
+def test_digest_does_not_depend_on_when_and_where(evaluated: Job, tmp_path: Path) -> None:
+    job = _copy(evaluated, tmp_path, keep={"preparedData": True})
+    first = run(job.context(Stage.PUBLISH))
+    storage.delete_tree(first.uri)
+    assert run(job.context(Stage.PUBLISH)) == first
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(0, []), (2, ["step-00000040", "step-00000060"])])
+def test_what_need_not_stay_is_removed(evaluated: Job, tmp_path: Path, keep: int, kept: list[str]) -> None:
+    job = _copy(evaluated, tmp_path, keep={"checkpoints": keep, "preparedData": bool(keep)})
+    _checkpoints(job)
+    run(job.context(Stage.PUBLISH))
+    listed = storage.list_files(job.config(Stage.PUBLISH).checkpoints_uri)
+    assert sorted({path.split("/")[0] for path, _ in listed}) == kept
+    assert bool(storage.list_files(job.config(Stage.PUBLISH).prepared_uri)) is bool(keep)
+    assert _directory(job, "trained").exists()
+
+
+def test_artifact_of_another_run_is_not_touched(evaluated: Job, tmp_path: Path) -> None:
+    job = _copy(evaluated, tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "README.md").write_text("another")
+    before = publish_directory(other, job.config(Stage.PUBLISH).artifact_uri, {"trainedDigest": "sha256:other"})
+    with pytest.raises(StageFailure, match="Another run has published to") as failure:
+        run(job.context(Stage.PUBLISH))
+    assert failure.value.reason is Reason.BAD_CONFIGURATION
+    assert read_manifest(job.config(Stage.PUBLISH).artifact_uri) == before
+    assert storage.list_files(job.config(Stage.PUBLISH).prepared_uri) != []
+
+
+def test_refused_result_is_not_published(tmp_path: Path) -> None:
+    job = classification_job(tmp_path, steps=1)
+    spec = job.with_spec(evaluation={"gates": [{"metric": "accuracy", "minimumImprovement": 0.99}]})
+    evaluate(job.context(Stage.EVALUATE, spec))
+    with pytest.raises(StageFailure, match="the gate on accuracy failed"):
+        run(job.context(Stage.PUBLISH, spec))
+    assert read_manifest(job.config(Stage.PUBLISH).artifact_uri) is None
+
+
+@pytest.mark.parametrize(("name", "stage"), [("trained", "train"), ("evaluated", "evaluate"), ("prepared", "prepare")])
+def test_missing_input_is_one_sentence(evaluated: Job, tmp_path: Path, name: str, stage: str) -> None:
+    job = _copy(evaluated, tmp_path)
+    storage.delete_tree(_directory(job, name).as_uri())
+    with pytest.raises(StageFailure, match=f"run the {stage} stage first") as failure:
+        run(job.context(Stage.PUBLISH))
+    assert failure.value.reason is Reason.NOT_FOUND
+
+
+def test_other_weights_than_evaluated_are_not_published(evaluated: Job, tmp_path: Path) -> None:
+    job = _copy(evaluated, tmp_path)
+    uri = job.config(Stage.PUBLISH).trained_uri
+    storage.delete_tree(uri)
+    publish_directory(evaluated.root / "trained", uri, {"another": "attempt"})
+    result: PublishResult | None = None
+    with pytest.raises(StageFailure, match="is of other weights than"):
+        result = run(job.context(Stage.PUBLISH))
+    assert result is None
