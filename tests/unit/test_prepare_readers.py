@@ -7,11 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from prepare_cases import a_file, on_disk
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import columns_of, read_rows
+from tests.unit.prepare_cases import a_file, on_disk
 
 
 def rows(path: Path, content: bytes | str) -> list[tuple[int, object]]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prepare_cases import a_chat, a_file, a_spec
 
 from finetune_api.failures import StageFailure
 from finetune_trainer.prepare.problems import BadRow, Tally
@@ -20,6 +19,7 @@ from finetune_trainer.prepare.rows import (
     sorted_labels,
 )
 from finetune_trainer.prepared import InvalidRow
+from tests.unit.prepare_cases import a_chat, a_file, a_spec
 
 INTENTS = LabelledRows("text", "label", frozenset({"refund", "shipping", "other"}))
 ANY_LABEL = LabelledRows("text", "label", None)

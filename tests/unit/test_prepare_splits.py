@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prepare_cases import a_chat, a_spec
 
 from finetune_api.failures import StageFailure
 from finetune_trainer.prepare.dedupe import content_key, normalised, without
 from finetune_trainer.prepare.rows import Conversation, Labelled
 from finetune_trainer.prepare.splits import Assignment, assign, check_processes, check_sizes, draw
+from tests.unit.prepare_cases import a_chat, a_spec
 
 OWN = {"uri": "file:///data/own.jsonl"}
 
