@@ -16,7 +16,6 @@ from finetune_api.job import (
     StageStatus,
 )
 from finetune_api.stage import Stage, StageError, StageReport
-
 from finetune_operator.constants import CONDITION_OF
 from finetune_operator.policies import failure as failures
 from finetune_operator.policies import restart, stall

@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob, FineTuneJobStatus, StageState, StageStatus
 from finetune_api.stage import JobIdentity, Stage
-
 from finetune_operator import progression
 from finetune_operator.constants import CONDITION_OF
 from finetune_operator.policies import deadline, gates, restart, revision

@@ -10,7 +10,6 @@ from typing import Literal
 from finetune_api.failures import Reason
 from finetune_api.job import Condition, ConditionType, FineTuneJobStatus, Phase, StageState, StageStatus
 from finetune_api.stage import Stage
-
 from finetune_operator.constants import CONDITION_OF
 from finetune_operator.times import to_text
 

@@ -12,7 +12,6 @@ from finetune_api.stage import (
     StageReport,
     TrainResult,
 )
-
 from finetune_operator.times import duration
 
 BASELINE_NAMES = {

@@ -8,7 +8,6 @@ from finetune_api.failures import ExitCode, Reason
 from finetune_api.job import ConditionType, FineTuneJobStatus
 from finetune_api.spec import ResilienceSpec
 from finetune_api.stage import Stage, StageError
-
 from finetune_operator.times import from_text
 
 GRACE = timedelta(minutes=2)

@@ -15,7 +15,6 @@ from finetune_api.job import (
     spec_digest,
 )
 from finetune_api.stage import STAGES
-
 from finetune_operator.constants import CONDITION_OF
 from finetune_operator.runs import Observed
 from finetune_operator.times import to_text

@@ -1,0 +1,161 @@
+"""Reads a FineTuneJob from a YAML file, and says file, line and what to do for everything that is wrong with it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os.path
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pydantic import ValidationError
+
+from finetune_api.base import API_GROUP, API_VERSION, KIND
+from finetune_api.job import FineTuneJob
+from finetune_cli.fields import nearest
+from finetune_cli.sentences import causes, dotted, sentence
+from finetune_cli.source import Document, SourceError, read_documents
+
+_MOST_BYTES = 1 << 20
+_ADDRESSES = (
+    ("spec", "model", "uri"),
+    ("spec", "dataset", "train", "uri"),
+    ("spec", "dataset", "validation", "uri"),
+    ("spec", "dataset", "test", "uri"),
+    ("spec", "output", "uri"),
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a manifest."""
+
+    file: str
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.message}"
+
+
+class ManifestError(Exception):
+    """A manifest that cannot be run, with all that is wrong with it."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+def load(path: str) -> FineTuneJob:
+    """The FineTuneJob in a file, or on standard input for ``-``, with relative ``file://./`` addresses made absolute.
+
+    Raises:
+        ManifestError: It cannot be read, or is not exactly one valid FineTuneJob.
+    """
+    if path == "-":
+        return parse(_decoded(sys.stdin.buffer.read(_MOST_BYTES + 1), "stdin"), "stdin", Path.cwd())
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ManifestError([Problem(path, 1, f"cannot be read: {reason}")]) from error
+    return parse(_decoded(content, path), path, Path(path).absolute().parent)
+
+
+def parse(text: str, file: str, directory: Path) -> FineTuneJob:
+    """The FineTuneJob in ``text``; ``file`` names it in errors, ``directory`` is what addresses are relative to.
+
+    Raises:
+        ManifestError: It is not exactly one valid FineTuneJob.
+    """
+    try:
+        documents = read_documents(text)
+    except SourceError as error:
+        raise ManifestError([Problem(file, error.line, error.message)]) from error
+    document = _chosen(documents, file)
+    data = copy.deepcopy(document.data)
+    data.pop("status", None)
+    problems = [Problem(file, line, message) for line, message in document.problems]
+    for path in _ADDRESSES:
+        problems += [Problem(file, document.line_of(path), message) for message in _resolve(data, path, directory)]
+    try:
+        job = FineTuneJob.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        for details in causes(error.errors(include_url=False)):
+            where, message = sentence(details)
+            problems.append(Problem(file, document.line_of(where), message))
+        raise ManifestError(sorted(problems, key=lambda problem: problem.line)) from error
+    if problems:
+        raise ManifestError(sorted(problems, key=lambda problem: problem.line))
+    return job
+
+
+def _decoded(content: bytes, file: str) -> str:
+    if len(content) > _MOST_BYTES:
+        raise ManifestError([Problem(file, 1, "is larger than 1 MiB, which is no manifest")])
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ManifestError([Problem(file, line, "is not UTF-8 text")]) from error
+
+
+def _chosen(documents: list[Document], file: str) -> Document:
+    """The one FineTuneJob among the documents."""
+    if not documents:
+        raise ManifestError([Problem(file, 1, "is empty; a FineTuneJob starts with apiVersion, kind and metadata")])
+    jobs = [document for document in documents if isinstance(document.data, dict) and document.data.get("kind") == KIND]
+    if len(jobs) > 1:
+        lines = " and ".join(str(job.line) for job in jobs)
+        message = f"holds {len(jobs)} FineTuneJobs, in lines {lines}; run them from files of their own"
+        raise ManifestError([Problem(file, jobs[1].line, message)])
+    document = jobs[0] if jobs else documents[0]
+    problems = _head(document)
+    if problems:
+        raise ManifestError([Problem(file, line, message) for line, message in problems])
+    return document
+
+
+def _head(document: Document) -> list[tuple[int, str]]:
+    """What is wrong with apiVersion and kind, without which nothing else can be judged."""
+    data = document.data
+    if not isinstance(data, dict):
+        return [(document.line, "is no FineTuneJob: it must be fields such as apiVersion, kind, metadata and spec")]
+    wanted = {"apiVersion": f"{API_GROUP}/{API_VERSION}", "kind": KIND}
+    problems = []
+    for name, value in wanted.items():
+        if name not in data:
+            meant = nearest(name, [str(key) for key in data])
+            written = f"; it is written {meant} here" if meant else f"; write {name}: {value}"
+            problems.append((document.line, f"{name} is missing{written}"))
+        elif data[name] != value:
+            problems.append((document.line_of((name,)), f"{name} is {data[name]!r}, and must be {value}"))
+    return problems
+
+
+def _resolve(data: dict[str, Any], path: tuple[str, ...], directory: Path) -> list[str]:
+    """Make one relative address absolute, in place; what is wrong with it otherwise."""
+    parent: Any = data
+    for part in path[:-1]:
+        parent = parent.get(part) if isinstance(parent, dict) else None
+    uri = parent.get(path[-1]) if isinstance(parent, dict) else None
+    if not isinstance(uri, str) or not uri.startswith("file://"):
+        return []
+    parts = urlsplit(uri)
+    if parts.query or parts.fragment:
+        return []
+    if parts.netloc in (".", ".."):
+        relative = unquote(uri.removeprefix("file://"))
+        parent[path[-1]] = Path(os.path.normpath(directory / relative)).as_uri()
+        return []
+    if parts.netloc not in ("", "localhost"):
+        rest = uri.removeprefix("file://")
+        return [
+            f"{dotted(path)} is {uri!r}, which names the host {parts.netloc!r}; write file://./{rest} for a path "
+            f"beside the manifest, or file:///{rest} for an absolute one"
+        ]
+    return []

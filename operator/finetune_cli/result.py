@@ -1,0 +1,160 @@
+"""What came out of a run: for people, for programs, and as an exit code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from finetune_api.evaluation import Evaluation
+from finetune_api.failures import EXIT_CODE_OF, ExitCode, Fault, Reason
+from finetune_api.job import FailureStatus, FineTuneJob
+from finetune_api.stage import Device, JobIdentity, Stage, StageConfig, World
+from finetune_cli.text import clean
+from finetune_operator.local import StateDirectory
+from finetune_operator.policies.gates import bound
+from finetune_operator.runs import RunId
+from finetune_operator.summaries import BASELINE_NAMES, score
+
+REJECTED = 1
+"""Exit code of a job whose result did not pass its gates."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as a shell would give it."""
+
+_WHOSE = {
+    Fault.USER: "This is for you to change: the manifest, the data, or what this machine may read and write.",
+    Fault.CLUSTER: "The cause is this machine or a service that it uses, not the job.",
+    Fault.OPERATOR: "This is a fault in finetune itself; please report it, with the log.",
+}
+
+
+def exit_code(job: FineTuneJob) -> int:
+    """0 published, 1 rejected, 130 stopped, otherwise the code of the stage that failed."""
+    failure = job.status.failure
+    if job.status.completion_time is None:
+        return INTERRUPTED
+    if failure is None:
+        return ExitCode.DONE
+    if failure.reason is Reason.GATE_FAILED:
+        return REJECTED
+    return failure.exit_code or EXIT_CODE_OF.get(failure.reason, ExitCode.INTERNAL)
+
+
+def report_uri(job: FineTuneJob) -> str | None:
+    """Where report.html lies; None before there is one."""
+    if job.status.evaluation is None:
+        return None
+    if job.status.artifact:
+        return f"{job.status.artifact.uri}/report.html"
+    return f"{_places(job).evaluated_uri}/report.html"
+
+
+def result_lines(job: FineTuneJob, state: StateDirectory) -> list[str]:
+    """The end of a run for people."""
+    status = job.status
+    lines: list[str] = []
+    if status.evaluation:
+        lines += ["", *comparison(status.evaluation), *_gates(status.evaluation)]
+    lines.append("")
+    if status.completion_time is None:
+        return [*lines, _stopped(job)]
+    if status.failure is None and status.artifact:
+        lines += [f"artifact  {_shown(status.artifact.uri)}", f"digest    {status.artifact.digest}"]
+    if report := report_uri(job):
+        lines.append(f"report    {_shown(report)}")
+    if status.failure:
+        lines += _failed(status.failure, state, status.revision)
+    return [clean(line) if not line.startswith(" ") else line for line in lines]
+
+
+def comparison(evaluation: Evaluation) -> list[str]:
+    """The table: metric, baseline, tuned, change, interval."""
+    baseline = BASELINE_NAMES[evaluation.baseline.kind]
+    rows = [["metric", baseline, "tuned", "change", "95 % interval"]]
+    rows += [
+        [
+            str(metric.name),
+            score(metric.baseline),
+            score(metric.tuned),
+            f"{metric.change:+.4f}",
+            f"{metric.interval[0]:+.4f} … {metric.interval[1]:+.4f}",
+        ]
+        for metric in evaluation.metrics
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    justify: list[Callable[[str, int], str]] = [str.ljust, str.rjust, str.rjust, str.rjust, str.rjust]
+    table = ["  ".join(do(cell, width) for do, cell, width in zip(justify, row, widths, strict=True)) for row in rows]
+    table.insert(1, "─" * len(table[0]))
+    return [*table, f"on {evaluation.examples:,} {evaluation.split} examples"]
+
+
+def document(job: FineTuneJob, state: StateDirectory, code: int) -> dict[str, Any]:
+    """The end of a run for programs."""
+    dumped = job.model_dump(mode="json", exclude_none=True)
+    status = dumped.get("status", {})
+    return {
+        "job": dumped,
+        "phase": status.get("phase"),
+        "exitCode": code,
+        "artifact": status.get("artifact"),
+        "evaluation": status.get("evaluation"),
+        "failure": status.get("failure"),
+        "report": report_uri(job),
+        "logs": [
+            {"revision": run.id.revision, "stage": run.id.stage, "attempt": run.id.attempt, "path": str(run.log)}
+            for run in state.runs()
+            if run.id.revision == job.status.revision and run.log.exists()
+        ],
+    }
+
+
+def to_json(content: dict[str, Any]) -> str:
+    """One JSON document."""
+    return json.dumps(content, indent=2, ensure_ascii=False)
+
+
+def _gates(evaluation: Evaluation) -> list[str]:
+    return [
+        f"{'passed' if gate.passed else 'FAILED'}  {bound(gate)}: it is {gate.value:.4g}" for gate in evaluation.gates
+    ]
+
+
+def _stopped(job: FineTuneJob) -> str:
+    current = next((stage for stage in job.status.stages if stage.state != "Succeeded"), None)
+    if current and current.name is Stage.TRAIN and job.status.checkpoint:
+        return f"Stopped after step {job.status.checkpoint.step}; run the same command to resume."
+    return f"Stopped in {current.name if current else Stage.PUBLISH}; run the same command to resume."
+
+
+def _failed(failure: FailureStatus, state: StateDirectory, revision: int) -> list[str]:
+    if failure.reason is Reason.GATE_FAILED:
+        return [f"Not published: {failure.message}"]
+    where = f"{failure.stage}, attempt {failure.attempt}" + ("" if failure.rank is None else f", rank {failure.rank}")
+    log = state.run(RunId(revision, failure.stage, failure.attempt)).log
+    lines = [f"Failed in {where} ({failure.reason}): {failure.message}", _WHOSE[failure.fault]]
+    if log.exists():
+        lines.append(f"log       {log}")
+    return [*lines, "Run the same command to try again from there."]
+
+
+def _shown(uri: str) -> str:
+    """An address for people: a path where it is one."""
+    return unquote(urlsplit(uri).path) if uri.startswith("file:///") else uri
+
+
+def _places(job: FineTuneJob) -> StageConfig:
+    meta = job.metadata
+    return StageConfig(
+        job=JobIdentity(
+            namespace=meta.namespace,
+            name=meta.name,
+            uid=meta.uid,
+            revision=job.status.revision,
+            spec_digest=job.status.spec_digest,
+        ),
+        stage=Stage.EVALUATE,
+        attempt=1,
+        spec=job.spec,
+        world=World(workers=1, processes_per_worker=1, device=Device.CPU),
+    )

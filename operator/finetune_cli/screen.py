@@ -1,0 +1,142 @@
+"""Shows a run while it goes on: live on a terminal, as lines everywhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TextIO
+
+from finetune_api.job import FineTuneJobStatus, StageState, StageStatus
+from finetune_cli.text import STOPPING, PlainLines, clean, done_text, heading, progress_text, retry_text
+from finetune_operator.local import Snapshot
+
+if TYPE_CHECKING:
+    from rich.console import Group, RenderableType
+    from rich.live import Live
+    from rich.table import Table
+
+
+class Screen:
+    """What `finetune run` writes while it runs."""
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Show the state of things; nothing is shown by this one."""
+
+
+class PlainScreen(Screen):
+    """One line for each change, without control characters."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lines = PlainLines()
+        self._gone = False
+
+    def show(self, snapshot: Snapshot) -> None:
+        lines = self._lines.update(snapshot, time.monotonic())
+        if not lines or self._gone:
+            return
+        try:
+            print(*lines, sep="\n", file=self._stream, flush=True)
+        except OSError:
+            # Nobody reads any more; that is no reason to stop a training.
+            self._gone = True
+
+
+class LiveScreen(Screen):
+    """Stage by stage, redrawn in place."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def show(self, snapshot: Snapshot) -> None:
+        with contextlib.suppress(OSError):
+            self._live.update(render(snapshot))
+
+
+@contextlib.contextmanager
+def screen(stream: TextIO, quiet: bool = False) -> Iterator[Screen]:
+    """The fitting screen for ``stream``; ``quiet`` shows nothing unless that is a terminal."""
+    if not stream.isatty():
+        yield Screen() if quiet else PlainScreen(stream)
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(file=stream, highlight=False, markup=False)
+    if console.is_dumb_terminal:
+        yield PlainScreen(stream)
+        return
+    with Live(console=console, refresh_per_second=8) as live:
+        yield LiveScreen(live)
+
+
+def render(snapshot: Snapshot) -> Group:
+    """The live view: heading, notes, a line for each stage."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    first, second = heading(snapshot.job, snapshot.world)
+    parts: list[RenderableType] = [Text(first, style="bold"), Text(second, style="dim")]
+    parts += [Text(f"! {clean(note)}", style="yellow") for note in snapshot.notes]
+    parts.append(Text())
+    table = Table.grid(padding=(0, 1))
+    table.add_column(width=1)
+    table.add_column(width=8)
+    table.add_column(ratio=1)
+    for stage in snapshot.job.status.stages:
+        _add_stage(table, stage, snapshot)
+    parts.append(table)
+    failure = snapshot.job.status.failure
+    if failure and failure.retried:
+        parts.append(Text(f"! {failure.stage}: {retry_text(failure)}", style="yellow"))
+    if snapshot.stopping and not snapshot.job.status.completion_time and snapshot.run:
+        parts.append(Text(STOPPING[:1].upper() + STOPPING[1:], style="yellow"))
+    return Group(*parts)
+
+
+def _add_stage(table: Table, stage: StageStatus, snapshot: Snapshot) -> None:
+    from rich.spinner import Spinner
+    from rich.text import Text
+
+    name = Text(stage.name)
+    run = snapshot.run
+    if stage.state is StageState.SUCCEEDED:
+        table.add_row(Text("✔", style="green"), name, Text(done_text(stage)))
+    elif stage.state is StageState.FAILED:
+        table.add_row(Text("✘", style="red"), name, Text("failed", style="red"))
+    elif run and run.id.stage is stage.name:
+        table.add_row(Spinner("dots", style="cyan"), name, _running(stage, snapshot))
+    else:
+        table.add_row(Text("·", style="dim"), Text(stage.name, style="dim"), Text(_waiting(stage, snapshot.job.status)))
+
+
+def _running(stage: StageStatus, snapshot: Snapshot) -> RenderableType:
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
+
+    progress = snapshot.run.progress if snapshot.run else None
+    attempt = f"attempt {stage.attempt}: " if stage.attempt > 1 else ""
+    if progress is None:
+        return Text(f"{attempt}starting")
+    text = Text(attempt + progress_text(progress))
+    if progress.done is None or not progress.total:
+        return text
+    return Group(text, ProgressBar(total=progress.total, completed=progress.done, width=40))
+
+
+def _waiting(stage: StageStatus, status: FineTuneJobStatus) -> str:
+    if stage.attempt == 0:
+        return ""
+    return "starts again soon" if status.failure else "stopped"
+
+
+def out() -> TextIO:
+    """Standard output, which never fails over a character that the terminal cannot show."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure:
+        reconfigure(errors="replace")
+    return sys.stdout

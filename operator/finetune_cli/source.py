@@ -1,0 +1,185 @@
+"""YAML as kubectl reads it, with the line of everything.
+
+A scalar means what it means to ``kubectl apply`` (YAML 1.1 with JSON's numbers): ``2e-4`` is a number, an unquoted
+``yes`` is true. So a manifest that runs here is the one that the API server gets.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+Path_ = tuple[str | int, ...]
+
+_MOST_NODES = 20_000
+_MERGE = "tag:yaml.org,2002:merge"
+_TRUE = {"true", "yes", "on", "y"}
+_FALSE = {"false", "no", "off", "n"}
+_NULL = {"", "~", "null", "Null", "NULL"}
+_INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
+_OTHER_BASE = re.compile(r"[-+]?(0x[0-9a-fA-F_]+|0o?[0-7_]+|0b[01_]+)")
+_FLOAT = re.compile(r"[-+]?(\.[0-9_]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?")
+
+
+class SourceError(Exception):
+    """The text is no YAML, or none that can be read safely."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
+        self.line = line
+        self.message = message
+
+
+@dataclass
+class Document:
+    """One YAML document as plain data, and where each part of it stands."""
+
+    data: Any
+    line: int
+    lines: dict[Path_, int] = field(default_factory=dict)
+    """Line of each key and item, by path from the root; 1 is the first line."""
+    problems: list[tuple[int, str]] = field(default_factory=list)
+    """What is wrong with the YAML itself, though it could be read: ``(line, sentence)``."""
+
+    def line_of(self, path: Path_) -> int:
+        """The line of ``path``, or of the nearest part above it that is written down."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, self.line)
+
+
+def read_documents(text: str) -> list[Document]:
+    """Every document of ``text`` that is not empty.
+
+    Raises:
+        SourceError: It is no YAML.
+    """
+    yaml = YAML(typ="safe", pure=True)
+    try:
+        nodes = list(yaml.compose_all(text))
+    except MarkedYAMLError as error:
+        raise _explained(error, text) from error
+    except YAMLError as error:
+        raise SourceError(_line_in(str(error)), f"is not YAML: {_first_line(str(error))}") from error
+    except RecursionError as error:
+        raise SourceError(1, "is nested too deeply") from error
+    documents = []
+    for node in nodes:
+        if node is None or (isinstance(node, ScalarNode) and node.value == "" and not node.style):
+            continue
+        document = Document(None, _line(node))
+        document.data = _Reader(document).read(node, ())
+        documents.append(document)
+    return documents
+
+
+class _Reader:
+    """Turns nodes into plain data."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._count = 0
+
+    def read(self, node: Node, path: Path_) -> Any:
+        self._count += 1
+        if self._count > _MOST_NODES:
+            raise SourceError(_line(node), f"has more than {_MOST_NODES} values, aliases written out")
+        self._document.lines.setdefault(path, _line(node))
+        if isinstance(node, MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, SequenceNode):
+            return [self._item(item, (*path, index)) for index, item in enumerate(node.value)]
+        assert isinstance(node, ScalarNode)
+        return scalar(node.value, plain=not node.style and not _is_tagged(node))
+
+    def _item(self, node: Node, path: Path_) -> Any:
+        self._document.lines[path] = _line(node)
+        return self.read(node, path)
+
+    def _mapping(self, node: MappingNode, path: Path_) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if key_node.tag == _MERGE:
+                sources = value_node.value if isinstance(value_node, SequenceNode) else [value_node]
+                for source in sources:
+                    part = self.read(source, path)
+                    merged = {**(part if isinstance(part, dict) else {}), **merged}
+                continue
+            if not isinstance(key_node, ScalarNode):
+                self._document.problems.append((_line(key_node), "a key must be a word"))
+                continue
+            key = str(key_node.value)
+            where = (*path, key)
+            if key in data:
+                first = self._document.lines[where]
+                self._document.problems.append(
+                    (_line(key_node), f"{'.'.join(map(str, where))} is given twice, first in line {first}")
+                )
+                continue
+            self._document.lines[where] = _line(key_node)
+            data[key] = self.read(value_node, where)
+        return {**merged, **data}
+
+
+def scalar(text: str, plain: bool) -> Any:
+    """The value of a scalar; ``plain`` is one that is not quoted."""
+    if not plain:
+        return text
+    if text in _NULL:
+        return None
+    if text.lower() in _TRUE | _FALSE and text in (text.lower(), text.title(), text.upper()):
+        return text.lower() in _TRUE
+    return _number(text)
+
+
+def _number(text: str) -> Any:
+    """The number that ``text`` is, or ``text`` itself."""
+    digits = text.replace("_", "")
+    if _INT.fullmatch(text):
+        return int(digits)
+    if _OTHER_BASE.fullmatch(text):
+        return _other_base(digits)
+    return float(digits) if _FLOAT.fullmatch(text) else text
+
+
+def _other_base(text: str) -> int:
+    digits = text.lower().lstrip("+-")
+    value = int(digits, 0) if digits[1] in "xob" else int(digits, 8)
+    return -value if text.startswith("-") else value
+
+
+def _is_tagged(node: ScalarNode) -> bool:
+    """Whether a tag such as !!str stands before the value: only then YAML 1.2 takes such a value for text."""
+    other = (
+        _INT.fullmatch(node.value) or _FLOAT.fullmatch(node.value) or node.value.lower() in ("true", "false", "null")
+    )
+    return bool(node.tag == "tag:yaml.org,2002:str" and other)
+
+
+def _line(node: Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _explained(error: MarkedYAMLError, text: str) -> SourceError:
+    mark = error.problem_mark or error.context_mark
+    line = int(mark.line) + 1 if mark else 1
+    content = text.splitlines()[line - 1] if 0 < line <= len(text.splitlines()) else ""
+    problem = _first_line(str(error.problem or error.context or error))
+    if "\t" in content[: len(content) - len(content.lstrip())] or "'\\t'" in problem:
+        return SourceError(line, "is indented with a tab; YAML wants spaces")
+    return SourceError(line, f"is not YAML: {problem}")
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else "it cannot be read"
+
+
+def _line_in(text: str) -> int:
+    match = re.search(r"line (\d+)", text)
+    return int(match[1]) if match else 1

@@ -1,0 +1,154 @@
+"""What a run shows, in words: no terminal, no time and no input, so that a test can read it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from finetune_api.job import FailureStatus, FineTuneJob, StageState, StageStatus
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.stage import Progress, Stage, World
+from finetune_operator.local import Snapshot
+from finetune_operator.local.machine import named
+from finetune_operator.times import duration, from_text
+
+_EACH_PERCENT = 5
+_EACH_SECONDS = 10.0
+_EACH_SECONDS_LATER = 60.0
+_LATER = 600.0
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+
+
+def clean(text: str) -> str:
+    """``text`` on one line and without control characters: it may come from data or from a model."""
+    return _CONTROL.sub(" ", text).strip()
+
+
+def heading(job: FineTuneJob, world: World) -> tuple[str, str]:
+    """Which job this is, and what it does."""
+    meta, spec = job.metadata, job.spec
+    revision = f", revision {job.status.revision}" if job.status.revision else ""
+    return (
+        clean(f"{meta.namespace}/{meta.name}{revision}"),
+        clean(f"{spec.model.uri}, {spec.task.type}, {_method(spec)}, {named(world)}"),
+    )
+
+
+def progress_text(progress: Progress) -> str:
+    """``40/120 steps (33 %), loss 0.5124, 1,234 tokens/s, 3m20s left``; what it does, while nothing is counted."""
+    parts = []
+    if progress.done is not None and progress.total:
+        percent = min(100, 100 * progress.done // progress.total)
+        parts.append(f"{progress.done:,}/{progress.total:,} {progress.unit} ({percent} %)")
+    else:
+        parts.append(progress.activity)
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.4f}")
+    if progress.tokens_per_second is not None:
+        parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+    if progress.eta_seconds is not None:
+        parts.append(f"{duration(progress.eta_seconds)} left")
+    return clean(", ".join(parts))
+
+
+def took(stage: StageStatus) -> str:
+    """How long a stage took, with all its tries: ``12s``; empty when that is not known."""
+    if not stage.start_time or not stage.completion_time:
+        return ""
+    return duration((from_text(stage.completion_time) - from_text(stage.start_time)).total_seconds())
+
+
+def done_text(stage: StageStatus) -> str:
+    """``done in 12s: 4,967 training … examples``."""
+    tries = f", {stage.attempt} attempts" if stage.attempt > 1 else ""
+    return clean(f"done in {took(stage)}{tries}: {stage.message}")
+
+
+def retry_text(failure: FailureStatus) -> str:
+    """Why another attempt follows."""
+    return clean(f"attempt {failure.attempt} ended: {failure.message.rstrip('.')}; trying again")
+
+
+STOPPING = "stopping as soon as a checkpoint is written; Ctrl-C again stops at once"
+
+
+@dataclass
+class _Said:
+    """What the last progress line said."""
+
+    stage: Stage
+    attempt: int
+    activity: str
+    percent: int
+    at: float
+
+
+class PlainLines:
+    """Lines for a log: one for each change, and progress every 5 % or 10 s, after ten minutes every 60 s."""
+
+    def __init__(self) -> None:
+        self._headed = False
+        self._notes = 0
+        self._states: dict[Stage, StageStatus] = {}
+        self._retried: tuple[Stage, int] | None = None
+        self._said: _Said | None = None
+        self._stopping = False
+        self._began: float | None = None
+
+    def update(self, snapshot: Snapshot, now: float) -> list[str]:
+        """The lines that are new. ``now`` is in seconds, of any clock."""
+        if self._began is None:
+            self._began = now
+        lines: list[str] = []
+        if snapshot.job.status.revision and not self._headed:
+            self._headed = True
+            lines += heading(snapshot.job, snapshot.world)
+        lines += [f"note: {clean(note)}" for note in snapshot.notes[self._notes :]]
+        self._notes = len(snapshot.notes)
+        lines += self._changes(snapshot)
+        if snapshot.stopping and not self._stopping:
+            self._stopping = True
+            lines.append(STOPPING)
+        lines += self._progress(snapshot, now)
+        return lines
+
+    def _changes(self, snapshot: Snapshot) -> list[str]:
+        lines = []
+        status = snapshot.job.status
+        failure = status.failure
+        if failure and failure.retried and (failure.stage, failure.attempt) != self._retried:
+            self._retried = (failure.stage, failure.attempt)
+            lines.append(f"{failure.stage}: {retry_text(failure)}")
+        for stage in status.stages:
+            before = self._states.get(stage.name)
+            self._states[stage.name] = stage
+            if stage.state is StageState.SUCCEEDED and (before is None or before.state is not StageState.SUCCEEDED):
+                lines.append(f"{stage.name}: {done_text(stage)}")
+            elif stage.attempt > (before.attempt if before else 0) and not stage.completion_time:
+                lines.append(f"{stage.name}: started" + (f", attempt {stage.attempt}" if stage.attempt > 1 else ""))
+        return lines
+
+    def _progress(self, snapshot: Snapshot, now: float) -> list[str]:
+        run = snapshot.run
+        if run is None or run.progress is None:
+            return []
+        said, progress = self._said, run.progress
+        percent = 100 * progress.done // progress.total if progress.done is not None and progress.total else -1
+        new = _Said(progress.stage, progress.attempt, progress.activity, percent, now)
+        same = said is not None and (said.stage, said.attempt) == (new.stage, new.attempt)
+        if said is not None and same and not self._worth_saying(said, new):
+            return []
+        self._said = new
+        return [f"{progress.stage}: {progress_text(progress)}"]
+
+    def _worth_saying(self, said: _Said, new: _Said) -> bool:
+        if new.percent < 0:
+            return new.activity != said.activity
+        if said.percent < 0 or new.percent >= said.percent + _EACH_PERCENT:
+            return True
+        interval = _EACH_SECONDS if new.at - (self._began or 0.0) < _LATER else _EACH_SECONDS_LATER
+        return new.at - said.at >= interval and new.percent != said.percent
+
+
+def _method(spec: FineTuneJobSpec) -> str:
+    return f"{spec.method.type} rank {spec.lora.rank}" if spec.lora else str(spec.method.type)

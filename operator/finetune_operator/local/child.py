@@ -1,0 +1,218 @@
+"""One run as a process of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from finetune_api.failures import ExitCode
+from finetune_api.stage import Progress, World
+from finetune_operator.local import processes
+from finetune_operator.local.errors import LocalError, cannot_write
+from finetune_operator.local.machine import free_ports
+from finetune_operator.local.progress import read_progress
+from finetune_operator.local.state import RunDirectory, RunRecord, write_atomic
+from finetune_operator.runs import ObservedRun, RunState, StageRun
+from finetune_operator.times import from_text
+
+_POLL_SECONDS = 0.5
+
+
+class Child:
+    """A run that this executor started, until and after its end."""
+
+    def __init__(
+        self,
+        run: StageRun,
+        directory: RunDirectory,
+        on_change: Callable[[], None],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._run = run
+        self._directory = directory
+        self._on_change = on_change
+        self._clock = clock
+        self._progress: Progress | None = None
+        self._record: RunRecord | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._killer: asyncio.TimerHandle | None = None
+        self._kill_at = float("inf")
+        self._told_to_stop = False
+        self._disrupted = False
+
+    @property
+    def alive(self) -> bool:
+        return self._record is not None and self._record.finished_at is None
+
+    @property
+    def observed(self) -> ObservedRun:
+        """The run as the plan wants to see it."""
+        if self._record is None:
+            return ObservedRun(self._run.id, RunState.PENDING, self._run.job.spec_digest)
+        return observed_run(self._directory, self._record, self._progress)
+
+    async def start(self, command: Sequence[str], world: World) -> None:
+        """Start the process: ``<command> <stage> --config <stage.json>``.
+
+        Raises:
+            LocalError: The directory cannot be written, or the process cannot be started.
+        """
+        directory = self._directory
+        port, main_port = free_ports(2)
+        config = self._run.config(
+            world=world,
+            workspace=str(directory.workspace),
+            termination_message_path=str(directory.termination),
+            port=port,
+            listen="127.0.0.1",
+            main_address="127.0.0.1",
+            main_port=main_port,
+        )
+        try:
+            directory.workspace.mkdir(parents=True, exist_ok=True)
+            directory.termination.unlink(missing_ok=True)
+            write_atomic(directory.config, config.model_dump_json(exclude_none=True).encode())
+            log = directory.log.open("ab")
+        except OSError as error:
+            raise cannot_write(directory.path, error) from error
+        with log:
+            self._process = await self._spawn(
+                [*command, str(self._run.id.stage), "--config", str(directory.config)], log.fileno()
+            )
+        self._record = RunRecord(
+            pid=self._process.pid,
+            identity=processes.identity(self._process.pid),
+            spec_digest=self._run.job.spec_digest,
+            started_at=self._clock().isoformat(),
+        )
+        self._write_record()
+        self._tasks = [asyncio.create_task(self._wait()), asyncio.create_task(self._poll(port))]
+
+    def stop(self, grace: timedelta, on_request: bool) -> None:
+        """Ask the run to stop, once, and kill it after ``grace``; a shorter grace overrules a longer one.
+
+        ``on_request`` says that somebody wants the job to hold: what then ends badly is no failure of the run.
+        """
+        self._disrupted = self._disrupted or on_request
+        loop = asyncio.get_running_loop()
+        if self._process is not None and not self._told_to_stop:
+            self._told_to_stop = True
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGTERM)
+        kill_at = loop.time() + grace.total_seconds()
+        if kill_at < self._kill_at - 1:
+            if self._killer:
+                self._killer.cancel()
+            self._kill_at = kill_at
+            self._killer = loop.call_at(kill_at, self.kill)
+
+    def kill(self) -> None:
+        """End the run and all it started, at once."""
+        if self.alive and self._process is not None:
+            processes.kill_group(self._process.pid)
+            processes.kill(processes.living(self._directory.path))
+
+    async def ended(self) -> None:
+        """Wait for the end of the run. Errors while its end was written down are not raised."""
+        if self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        elif self._process is not None:
+            # Its start could not be written down.
+            self.kill()
+            await self._process.wait()
+
+    async def _spawn(self, command: list[str], log: int) -> asyncio.subprocess.Process:
+        try:
+            return await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, processes.MARK: str(self._directory.path), "PYTHONUNBUFFERED": "1"},
+            )
+        except OSError as error:
+            raise LocalError(f"Cannot start {command[0]}: {error.strerror}.", ExitCode.INTERNAL) from error
+
+    async def _wait(self) -> None:
+        assert self._process is not None
+        assert self._record is not None
+        code = await self._process.wait()
+        if self._killer:
+            self._killer.cancel()
+        # Whatever the process has left behind would hold memory and ports.
+        processes.kill_group(self._process.pid)
+        processes.kill(processes.living(self._directory.path))
+        self._tasks[1].cancel()
+        await asyncio.to_thread(remove_workspace, self._directory.workspace)
+        self._record = self._record.model_copy(
+            update={
+                "finished_at": self._clock().isoformat(),
+                "exit_code": code,
+                "disrupted": self._disrupted and code < 0,
+            }
+        )
+        try:
+            self._write_record()
+        finally:
+            self._on_change()
+
+    async def _poll(self, port: int) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            while True:
+                progress = await read_progress(port)
+                if progress is not None and progress != self._progress:
+                    self._progress = progress
+                    self._on_change()
+                await asyncio.sleep(_POLL_SECONDS)
+
+    def _write_record(self) -> None:
+        assert self._record is not None
+        try:
+            self._directory.write_record(self._record)
+        except OSError as error:
+            raise cannot_write(self._directory.path, error) from error
+
+
+def observed_run(directory: RunDirectory, record: RunRecord, progress: Progress | None = None) -> ObservedRun:
+    """A run as its files tell of it."""
+    facts = ObservedRun(
+        directory.id,
+        RunState.RUNNING,
+        record.spec_digest,
+        started_at=from_text(record.started_at),
+        exit_code=record.exit_code,
+        progress=progress,
+        disrupted=record.disrupted,
+    )
+    if record.finished_at is None:
+        return facts
+    report = directory.report()
+    code = record.exit_code
+    if code is None and report is not None:
+        code = report.exit_code
+    states: dict[int | None, RunState] = {ExitCode.DONE: RunState.SUCCEEDED, ExitCode.STOPPED: RunState.STOPPED}
+    state = states.get(code, RunState.FAILED)
+    return ObservedRun(
+        directory.id,
+        state,
+        record.spec_digest,
+        started_at=facts.started_at,
+        finished_at=from_text(record.finished_at),
+        exit_code=code,
+        report=report,
+        progress=progress,
+        disrupted=record.disrupted,
+    )
+
+
+def remove_workspace(workspace: Path) -> None:
+    """Free the scratch space of a run that has ended, as the end of a pod does."""
+    shutil.rmtree(workspace, ignore_errors=True)

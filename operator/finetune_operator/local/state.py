@@ -1,0 +1,198 @@
+"""What the local executor keeps on disk, so that it can go on after anything: one directory a job.
+
+<home>/<namespace>/<name>/lock
+                          job.json                    the FineTuneJob with its status
+                          r<revision>/<stage>-<attempt>/
+                              stage.json  termination.json  log.txt  run.json  workspace/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from finetune_api.failures import ExitCode
+from finetune_api.job import FineTuneJob
+from finetune_api.stage import Stage, StageReport
+from finetune_operator.local.errors import LocalError, cannot_write
+from finetune_operator.runs import RunId
+
+_MOST_REPORT_BYTES = 65536
+
+
+class RunRecord(BaseModel):
+    """``run.json``: what must be known of a run's process after the executor itself was killed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int
+    identity: str
+    """Tells the process from a later one with the same pid."""
+    spec_digest: str
+    started_at: str
+    finished_at: str | None = None
+    exit_code: int | None = None
+    """As the operating system gives it: negative for a signal; None when nobody saw it end."""
+    disrupted: bool = False
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The files of one run."""
+
+    id: RunId
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "stage.json"
+
+    @property
+    def termination(self) -> Path:
+        return self.path / "termination.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def workspace(self) -> Path:
+        return self.path / "workspace"
+
+    @property
+    def exists(self) -> bool:
+        return self.config.exists()
+
+    def record(self) -> RunRecord | None:
+        """What is known of the process; None when it was never started, or was being started at a crash."""
+        try:
+            return RunRecord.model_validate_json((self.path / "run.json").read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def write_record(self, record: RunRecord) -> None:
+        write_atomic(self.path / "run.json", record.model_dump_json().encode())
+
+    def report(self) -> StageReport | None:
+        """The termination message, if there is one that can be read."""
+        try:
+            with self.termination.open("rb") as file:
+                return StageReport.model_validate_json(file.read(_MOST_REPORT_BYTES))
+        except (OSError, ValidationError):
+            return None
+
+
+@dataclass(frozen=True)
+class StateDirectory:
+    """The directory of one job."""
+
+    path: Path
+
+    @classmethod
+    @contextlib.contextmanager
+    def locked(cls, root: Path, namespace: str, name: str) -> Iterator[StateDirectory]:
+        """The directory of a job, held by this process alone.
+
+        Raises:
+            LocalError: Another process holds it, or it cannot be written.
+        """
+        path = root / namespace / name
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = (path / "lock").open("a+")
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                holder = lock.read(32).strip()
+                who = f" (process {holder})" if holder.isdigit() else ""
+                raise LocalError(
+                    f"{namespace}/{name} is already running on this machine{who}; wait until it has ended, or stop it "
+                    "with Ctrl-C there.",
+                    ExitCode.STOPPED,
+                ) from None
+            try:
+                lock.truncate(0)
+                lock.write(str(os.getpid()))
+                lock.flush()
+            except OSError as error:
+                raise cannot_write(path, error) from error
+            yield cls(path)
+
+    def load(self) -> FineTuneJob | None:
+        """The job as it was left; None for a new one.
+
+        Raises:
+            LocalError: The file cannot be read, or was written by another version of this program.
+        """
+        file = self.path / "job.json"
+        try:
+            return FineTuneJob.model_validate_json(file.read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise LocalError(f"Cannot read {file}: {error.strerror}.", ExitCode.PERMISSION_DENIED) from error
+        except ValidationError as error:
+            raise LocalError(
+                f"{file} cannot be understood; another version of finetune may have written it. Move {self.path} away "
+                "to start anew.",
+                ExitCode.BAD_CONFIGURATION,
+            ) from error
+
+    def save(self, job: FineTuneJob) -> None:
+        """Store the job.
+
+        Raises:
+            LocalError: The disk is full, or the directory cannot be written.
+        """
+        try:
+            write_atomic(self.path / "job.json", job.model_dump_json(exclude_none=True).encode())
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+    def run(self, id_: RunId) -> RunDirectory:
+        """The directory of one run, whether it exists or not."""
+        return RunDirectory(id_, self.path / f"r{id_.revision}" / f"{id_.stage}-{id_.attempt}")
+
+    def runs(self) -> list[RunDirectory]:
+        """Every run that there is, oldest first."""
+        found = []
+        for path in self.path.glob("r*/*-*"):
+            match = re.fullmatch(r"r(\d+)/(\w+)-(\d+)", str(path.relative_to(self.path)))
+            if match and match[2] in set(Stage):
+                found.append(self.run(RunId(int(match[1]), Stage(match[2]), int(match[3]))))
+        order = list(Stage)
+        return sorted(found, key=lambda run: (run.id.revision, order.index(run.id.stage), run.id.attempt))
+
+
+def home() -> Path:
+    """Where all jobs are kept: ``$FINETUNE_HOME``, else ``$XDG_STATE_HOME/finetune`` or ``~/.local/state/finetune``."""
+    chosen = os.environ.get("FINETUNE_HOME")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    state = os.environ.get("XDG_STATE_HOME")
+    base = Path(state) if state and Path(state).is_absolute() else Path.home() / ".local" / "state"
+    return base / "finetune"
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replace the file at ``path``: a reader sees the old content or the new, never a part."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,286 @@
+"""What a person sees of a run: line by line, at the end, and as JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.evaluation import GateResult
+from finetune_api.failures import Reason
+from finetune_api.job import FineTuneJob
+from finetune_api.spec import Metric
+from finetune_api.stage import STAGES, Device, Stage, World
+from finetune_cli.result import document, exit_code, result_lines, to_json
+from finetune_cli.screen import PlainScreen, render, screen
+from finetune_cli.text import PlainLines, clean, progress_text
+from finetune_operator.local import Machine, Snapshot, StateDirectory
+from finetune_operator.reconcile import plan
+from finetune_operator.runs import Observed, ObservedRun
+from tests.builders import (
+    NOON,
+    a_checkpoint,
+    a_job,
+    a_progress,
+    a_run,
+    after,
+    an_evaluation,
+    failed,
+    killed,
+    succeeded,
+)
+
+CPUS = World(workers=1, processes_per_worker=2, device=Device.CPU)
+
+
+def a_job_after(*runs: ObservedRun, stop: bool = False, at: float = 11, **spec: Any) -> FineTuneJob:
+    job = a_job(**spec)
+    first = plan(job, Observed(), NOON)
+    job = job.model_copy(update={"status": first.status})
+    made = plan(job, Observed(runs, stop_requested=stop), after(seconds=at))
+    return job.model_copy(update={"status": made.status})
+
+
+def a_snapshot(
+    job: FineTuneJob, run: ObservedRun | None = None, stopping: bool = False, notes: tuple[str, ...] = ()
+) -> Snapshot:
+    return Snapshot(job, CPUS, run, stopping, notes)
+
+
+def training(**progress: Any) -> Snapshot:
+    run = a_run(Stage.TRAIN, progress=a_progress(**progress))
+    return a_snapshot(a_job_after(succeeded(Stage.PREPARE), run), run)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> StateDirectory:
+    return StateDirectory(tmp_path)
+
+
+class TestLines:
+    def test_begin_with_the_job_and_what_it_does(self) -> None:
+        job = a_job_after(a_run(Stage.PREPARE))
+        assert PlainLines().update(a_snapshot(job, notes=("This machine has no GPU.",)), 0) == [
+            "team-a/intents, revision 1",
+            "hf://owner/encoder, TextClassification, LoRA rank 16, 2 CPU processes",
+            "note: This machine has no GPU.",
+            "prepare: started",
+        ]
+
+    def test_say_each_thing_once(self) -> None:
+        lines = PlainLines()
+        shown = a_snapshot(a_job_after(a_run(Stage.PREPARE)), notes=("Note.",))
+        assert lines.update(shown, 0)
+        assert lines.update(shown, 1) == []
+
+    def test_say_what_came_out_of_a_stage(self) -> None:
+        lines = PlainLines()
+        lines.update(a_snapshot(a_job_after(a_run(Stage.PREPARE))), 0)
+        said = lines.update(a_snapshot(a_job_after(succeeded(Stage.PREPARE))), 1)
+        assert said == [
+            "prepare: done in 10s: 4,967 training, 621 validation and 621 test examples, 9 labels; "
+            "34 duplicates dropped",
+            "train: started",
+        ]
+
+    def test_say_progress_every_five_percent_or_ten_seconds(self) -> None:
+        lines = PlainLines()
+        said = [
+            bool(lines.update(training(done=done, total=100), at)[-1:])
+            for done, at in [(1, 0), (2, 1), (5, 2), (6, 3), (7, 11.9), (8, 13), (8, 30)]
+        ]
+        assert said == [True, False, False, True, False, True, False]
+
+    def test_say_progress_less_often_in_a_long_run(self) -> None:
+        lines = PlainLines()
+        said = [
+            bool(lines.update(training(done=done, total=1000), at))
+            for done, at in [(1, 0), (20, 700), (30, 720), (40, 765)]
+        ]
+        assert said == [True, True, False, True]
+
+    def test_say_what_is_done_while_nothing_is_counted(self) -> None:
+        lines = PlainLines()
+        lines.update(training(done=None, activity="loading the model"), 0)
+        assert lines.update(training(done=None, activity="building ops"), 1) == ["train: building ops"]
+        assert lines.update(training(done=None, activity="building ops"), 60) == []
+
+    def test_say_why_a_stage_is_tried_again(self) -> None:
+        lines = PlainLines()
+        lines.update(training(), 0)
+        said = lines.update(a_snapshot(a_job_after(succeeded(Stage.PREPARE), killed(Stage.TRAIN))), 1)
+        assert said == [
+            "train: attempt 1 ended: train was killed by SIGKILL; when nobody did that, the memory did not suffice; "
+            "trying again"
+        ]
+
+    def test_say_how_to_stop_at_once(self) -> None:
+        shown = training()
+        said = PlainLines().update(Snapshot(shown.job, CPUS, shown.run, True, ()), 0)
+        assert "stopping as soon as a checkpoint is written; Ctrl-C again stops at once" in said
+
+
+def test_progress_in_words() -> None:
+    said = a_progress(loss=0.51239, tokens_per_second=1234.4, eta_seconds=200)
+    assert progress_text(said) == "40/120 steps (33 %), loss 0.5124, 1,234 tokens/s, 3m20s left"
+
+
+def test_control_characters_are_taken_out() -> None:
+    assert clean("\x1b[31mred\x07\nnext\x9b") == "[31mred next"
+
+
+class TestTheEnd:
+    def test_of_a_published_job(self, state: StateDirectory) -> None:
+        job = a_job_after(*[succeeded(stage) for stage in STAGES])
+        assert exit_code(job) == 0
+        assert result_lines(job, state) == [
+            "",
+            "metric    linear probe   tuned   change      95 % interval",
+            "──────────────────────────────────────────────────────────",
+            "accuracy        0.7900  0.8400  +0.0500  +0.0200 … +0.0800",
+            "macro_f1        0.7900  0.8400  +0.0500  +0.0200 … +0.0800",
+            "on 621 test examples",
+            "",
+            "artifact  s3://adapters/team-a/intents/r1/artifact",
+            "digest    sha256:" + "0" * 64,
+            "report    s3://adapters/team-a/intents/r1/artifact/report.html",
+        ]
+
+    def test_of_a_rejected_job(self, state: StateDirectory) -> None:
+        evaluation = an_evaluation(
+            GateResult(metric=Metric.ACCURACY, minimum=0.9, value=0.84, passed=False),
+            GateResult(metric=Metric.MACRO_F1, minimum_improvement=0.02, value=0.05, passed=True),
+        )
+        job = a_job_after(
+            succeeded(Stage.PREPARE),
+            succeeded(Stage.TRAIN),
+            succeeded(Stage.EVALUATE, evaluation=evaluation),
+            output={"uri": "file:///home/me/my%20out"},
+        )
+        assert exit_code(job) == 1
+        assert result_lines(job, state)[-5:] == [
+            "FAILED  accuracy at least 0.9: it is 0.84",
+            "passed  macro_f1 better by at least 0.02: it is 0.05",
+            "",
+            "report    /home/me/my out/team-a/intents/r1/evaluated/report.html",
+            "Not published: accuracy is 0.84, 0.06 below the minimum 0.9.",
+        ]
+
+    def test_of_a_failed_job(self, state: StateDirectory) -> None:
+        job = a_job_after(failed(Stage.PREPARE, Reason.BAD_DATA))
+        log = state.path / "r1" / "prepare-1" / "log.txt"
+        log.parent.mkdir(parents=True)
+        log.write_text("")
+        assert exit_code(job) == 65
+        assert result_lines(job, state)[1:] == [
+            "Failed in prepare, attempt 1 (BadData): prepare met BadData.",
+            "This is for you to change: the manifest, the data, or what this machine may read and write.",
+            f"log       {log}",
+            "Run the same command to try again from there.",
+        ]
+
+    @pytest.mark.parametrize(
+        ("reason", "code"), [(Reason.NOT_FOUND, 66), (Reason.DIVERGED, 76), (Reason.PERMISSION_DENIED, 77)]
+    )
+    def test_has_the_exit_code_of_the_stage(self, reason: Reason, code: int) -> None:
+        assert exit_code(a_job_after(failed(Stage.PREPARE, reason))) == code
+
+    def test_of_a_killed_stage_has_its_exit_code(self) -> None:
+        job = a_job_after(succeeded(Stage.PREPARE), killed(Stage.TRAIN), resilience={"maxRestarts": 0})
+        assert exit_code(job) == 137
+
+    def test_of_a_stopped_job(self, state: StateDirectory) -> None:
+        stopped = failed(Stage.TRAIN, Reason.STOPPED)
+        report = stopped.report.model_copy(update={"checkpoint": a_checkpoint(240)}) if stopped.report else None
+        job = a_job_after(succeeded(Stage.PREPARE), failed(Stage.TRAIN, Reason.STOPPED, report=report), stop=True)
+        assert exit_code(job) == 130
+        assert result_lines(job, state) == ["", "Stopped after step 240; run the same command to resume."]
+
+    def test_of_a_job_that_was_stopped_before_a_checkpoint(self, state: StateDirectory) -> None:
+        job = a_job_after(failed(Stage.PREPARE, Reason.STOPPED), stop=True)
+        assert result_lines(job, state)[-1] == "Stopped in prepare; run the same command to resume."
+
+    def test_as_json(self, state: StateDirectory) -> None:
+        job = a_job_after(*[succeeded(stage) for stage in STAGES])
+        read = json.loads(to_json(document(job, state, exit_code(job))))
+        assert (read["phase"], read["exitCode"], read["failure"]) == ("Succeeded", 0, None)
+        assert read["artifact"]["digest"].startswith("sha256:")
+        assert read["evaluation"]["metrics"][0]["tuned"] == 0.84
+        assert FineTuneJob.model_validate_json(json.dumps(read["job"])) == job
+
+
+class TestScreens:
+    def test_without_a_terminal_there_are_no_control_characters(self) -> None:
+        stream = io.StringIO()
+        with screen(stream) as shown:
+            shown.show(training())
+        assert isinstance(shown, PlainScreen)
+        assert "\x1b" not in stream.getvalue()
+        assert "train: 40/120 steps (33 %)" in stream.getvalue()
+
+    def test_json_output_stays_silent_without_a_terminal(self) -> None:
+        stream = io.StringIO()
+        with screen(stream, quiet=True) as shown:
+            shown.show(training())
+        assert stream.getvalue() == ""
+
+    def test_a_reader_that_went_away_does_not_stop_a_training(self) -> None:
+        class Closed(io.StringIO):
+            def write(self, _: str) -> int:
+                raise BrokenPipeError
+
+        PlainScreen(Closed()).show(training())
+
+    def test_the_live_view_shows_every_stage(self) -> None:
+        from rich.console import Console
+
+        console = Console(width=100, record=True, file=io.StringIO())
+        console.print(render(training(loss=0.5, tokens_per_second=900.0, eta_seconds=80)))
+        shown = console.export_text()
+        assert "✔ prepare  done in 10s: 4,967 training" in shown
+        assert "train    40/120 steps (33 %), loss 0.5000, 900 tokens/s, 1m20s left" in shown
+        assert "· publish" in shown
+
+
+class TestTheMachine:
+    @pytest.mark.parametrize(
+        ("gpus", "cores", "wanted", "batch", "got"),
+        [
+            (8, 4, (2, 4, Device.GPU), 32, (8, Device.GPU)),
+            (2, 4, (2, 4, Device.GPU), 32, (2, Device.GPU)),
+            (0, 4, (2, 4, Device.GPU), 32, (4, Device.CPU)),
+            (3, 4, (1, 4, Device.GPU), 32, (2, Device.GPU)),
+            (0, 2, (2, 1, Device.CPU), 32, (2, Device.CPU)),
+            (4, 2, (2, 1, Device.CPU), 32, (2, Device.CPU)),
+            (0, 7, (6, 1, Device.CPU), 9, (3, Device.CPU)),
+        ],
+    )
+    def test_runs_on_what_there_is(
+        self, gpus: int, cores: int, wanted: tuple[int, int, Device], batch: int, got: tuple[int, Device]
+    ) -> None:
+        world = World(workers=wanted[0], processes_per_worker=wanted[1], device=wanted[2])
+        fitted = Machine(gpus=gpus, cores=cores).fit(world, batch)
+        assert (fitted.workers, fitted.processes_per_worker, fitted.device) == (1, *got)
+
+    @pytest.mark.parametrize(
+        ("gpus", "note"),
+        [
+            (8, None),
+            (2, "The spec asks for 8 GPUs; this machine has 2 GPUs, so training runs on 2 GPUs."),
+            (0, "The spec asks for 8 GPUs; this machine has no GPU and 4 cores, so training runs on 4 CPU processes."),
+        ],
+    )
+    def test_says_so(self, gpus: int, note: str | None) -> None:
+        wanted = World(workers=2, processes_per_worker=4, device=Device.GPU)
+        assert Machine(gpus=gpus, cores=4).note(wanted, 32) == note
+
+    @pytest.mark.parametrize(
+        ("visible", "count"), [(None, 2), ("", 0), ("-1", 0), ("0", 1), ("1,0", 2), ("0,-1,1", 1), ("0,1,2,3", 2)]
+    )
+    def test_sees_the_gpus_that_cuda_may_see(self, visible: str | None, count: int) -> None:
+        from finetune_operator.local.machine import visible_gpus
+
+        assert visible_gpus(2, visible) == count
