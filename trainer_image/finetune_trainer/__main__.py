@@ -7,10 +7,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from finetune_api.failures import ExitCode
-from finetune_api.stage import STAGES, StageConfig
 from pydantic import ValidationError
 
+from finetune_api.failures import ExitCode
+from finetune_api.stage import STAGES, StageConfig
 from finetune_trainer.host import Host
 
 

@@ -21,7 +21,6 @@ from typing import Any
 from finetune_api.failures import StageFailure
 from finetune_api.manifest import MANIFEST_NAME, FileEntry, Manifest
 from finetune_api.stage import CheckpointRef
-
 from finetune_trainer import storage
 from finetune_trainer.manifests import TornDirectory, fetch_directory
 

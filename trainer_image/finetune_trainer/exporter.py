@@ -7,10 +7,11 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from finetune_api.failures import Reason, StageFailure
-from finetune_api.stage import CheckpointRef, Progress, StageConfig
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
+
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.stage import CheckpointRef, Progress, StageConfig
 
 _STEP_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _CHECKPOINT_SECONDS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from pydantic import BaseModel
+
 from finetune_api.failures import ExitCode, Reason, StageFailure
 from finetune_api.stage import (
     TERMINATION_MESSAGE_LIMIT,
@@ -30,8 +32,6 @@ from finetune_api.stage import (
     StageReport,
     TrainResult,
 )
-from pydantic import BaseModel
-
 from finetune_trainer.checkpoints import BUSY_NAME, CheckpointUploader, SavedCheckpoint
 from finetune_trainer.exporter import MonitorServer, StageMonitor
 from finetune_trainer.inputs import fetch_train_inputs
@@ -41,6 +41,8 @@ from finetune_trainer.revision_lock import RevisionLock
 from finetune_trainer.worker import failure_of
 
 _POLL_SECONDS = 0.05
+_ECHO_SECONDS = 2.0
+"""How long to wait for the other ranks' words before deciding which failed first."""
 _RESOLVE_SECONDS = 120.0
 
 RESULTS: dict[Stage, type[BaseModel]] = {
@@ -79,7 +81,7 @@ class Host:
         try:
             report = self._report(**self._carry_out())
         except BaseException as error:
-            failure = failure_of(error)
+            failure = failure_of(error, self._workspace)
             if failure is not error:
                 log.exception("the stage failed")
             report = self._report(error=_error(failure, None))
@@ -115,6 +117,8 @@ class Host:
         config_path = self._workspace / "stage.json"
         config_path.write_text(config.model_dump_json(exclude_unset=True))
         self._workers = start_workers(config, config_path, self._on_line)
+        if self._stopping.is_set():
+            signal_workers(self._workers, signal.SIGTERM)
         try:
             if config.stage is Stage.TRAIN:
                 # While the workers import torch.
@@ -147,6 +151,8 @@ class Host:
         while True:
             for worker in self._workers:
                 code = worker.process.poll()
+                if code == -signal.SIGTERM and self._stopping.is_set():
+                    code = ExitCode.STOPPED  # The signal came before the worker could handle it.
                 if code is not None and code != ExitCode.DONE:
                     return self._ended(worker, code)
             if all(worker.process.poll() == ExitCode.DONE for worker in self._workers):
@@ -179,12 +185,25 @@ class Host:
                 uploader.drain()
                 if uploader.failure:
                     return {"error": _error(uploader.failure, None)}
-        if self._failures:
-            rank, event = self._failures[0]
-            failure = StageFailure(Reason(event["reason"]), str(event["message"]))
-        else:
-            rank, failure = worker.rank, _unexplained(worker.rank, code)
+        rank, failure = self._first_cause(worker, code)
         return {"error": _error(failure, rank if self._config.stage is Stage.TRAIN else None)}
+
+    def _first_cause(self, worker: WorkerProcess, code: int) -> tuple[int, StageFailure]:
+        """What began it: other ranks fail because their connection to that one broke, often before it is seen here.
+
+        A killed rank comes before any words of the others, a sentence before an unexpected exception.
+        """
+        deadline = time.monotonic() + _ECHO_SECONDS
+        while time.monotonic() < deadline and any(other.process.poll() is None for other in self._workers):
+            time.sleep(_POLL_SECONDS)
+        for other in self._workers:
+            if (other.process.poll() or 0) < 0 and code != ExitCode.STOPPED:
+                return other.rank, _unexplained(other.rank, other.process.returncode)
+        told = sorted(self._failures, key=lambda failure: failure[1]["reason"] == Reason.INTERNAL_ERROR)
+        if told:
+            rank, event = told[0]
+            return rank, StageFailure(Reason(event["reason"]), str(event["message"]))
+        return worker.rank, _unexplained(worker.rank, code)
 
     def _on_line(self, rank: int, line: bytes) -> None:
         try:

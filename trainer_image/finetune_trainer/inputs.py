@@ -7,10 +7,10 @@ import shutil
 import time
 from pathlib import Path
 
-from finetune_api.failures import Reason, StageFailure
-from finetune_api.stage import CheckpointRef, StageConfig
 from pydantic import BaseModel, ConfigDict
 
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.stage import CheckpointRef, StageConfig
 from finetune_trainer.checkpoints import FetchedCheckpoint, fetch_newest
 from finetune_trainer.manifests import fetch_directory
 from finetune_trainer.models import fetch_model
@@ -54,7 +54,7 @@ def fetch_train_inputs(config: StageConfig, workspace: Path) -> None:
     model = fetch_model(config.spec.model, workspace / "model", weights=True, revision=report.model.revision)
     found = fetch_newest(config.checkpoints_uri, workspace / "resume")
     if found:
-        _check_origin(found, config, report)
+        _check_origin(found, checkpoint_provenance(config, report, manifest.digest, found.ref.step))
     inputs = TrainInputs(
         prepared=str(prepared),
         prepared_digest=manifest.digest,
@@ -74,20 +74,23 @@ def wait_for_inputs(workspace: Path) -> TrainInputs:
     return TrainInputs.model_validate_json(path.read_bytes())
 
 
-def checkpoint_provenance(config: StageConfig, report: DataReport, step: int) -> dict[str, object]:
+def checkpoint_provenance(
+    config: StageConfig, report: DataReport, prepared_digest: str, step: int
+) -> dict[str, object]:
     """What a checkpoint's manifest says of its origin."""
     return {
         "step": step,
         "specDigest": config.job.spec_digest,
+        "preparedDigest": prepared_digest,
         "model": {"uri": report.model.uri, "revision": report.model.revision},
         "world": config.world.model_dump(mode="json"),
         "zeroStage": config.spec.distributed.zero.stage,
     }
 
 
-def _check_origin(found: FetchedCheckpoint, config: StageConfig, report: DataReport) -> None:
-    expected = checkpoint_provenance(config, report, found.ref.step)
-    for field, what in (("model", "another base model"), ("specDigest", "another spec")):
+def _check_origin(found: FetchedCheckpoint, expected: dict[str, object]) -> None:
+    origin = (("model", "another base model"), ("specDigest", "another spec"), ("preparedDigest", "other data"))
+    for field, what in origin:
         if found.provenance.get(field) != expected[field]:
             raise StageFailure(
                 Reason.BAD_CONFIGURATION,
@@ -99,6 +102,5 @@ def _check_origin(found: FetchedCheckpoint, config: StageConfig, report: DataRep
             raise StageFailure(
                 Reason.BAD_CONFIGURATION,
                 f"the checkpoint {found.ref.uri} was written with other {what} ({found.provenance.get(field)}) and "
-                "ZeRO "
-                f"state fits only these: run it with them, or remove the checkpoint to train from the start",
+                "ZeRO state fits only these: run it with them, or remove the checkpoint to train from the start",
             )

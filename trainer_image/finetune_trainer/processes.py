@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from finetune_api.stage import Device, Stage, StageConfig
-
 from finetune_trainer.context import EVENTS_FD_VARIABLE
 
 WORKER_INDEX_VARIABLE = "JOB_COMPLETION_INDEX"

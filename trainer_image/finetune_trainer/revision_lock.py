@@ -13,10 +13,10 @@ import socket
 import threading
 import time
 
-from finetune_api.failures import Reason, StageFailure
-from finetune_api.stage import StageConfig
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.stage import StageConfig
 from finetune_trainer import storage
 
 HEARTBEAT_SECONDS = 15.0

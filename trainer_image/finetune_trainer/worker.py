@@ -7,6 +7,7 @@ import errno
 import importlib
 import logging
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -15,20 +16,24 @@ from types import FrameType
 
 from finetune_api.failures import ExitCode, Reason, StageFailure
 from finetune_api.stage import StageConfig
-
 from finetune_trainer.context import Reporter, StageContext
 
+_FULL_BELOW_BYTES = 1 << 20
 _PR_SET_PDEATHSIG = 1
 STAGE_MODULE = "finetune_trainer.{stage}.stage"
 
 
-def failure_of(error: BaseException) -> StageFailure:
-    """What to tell the user of an exception that no stage turned into a sentence itself."""
+def failure_of(error: BaseException, workspace: Path) -> StageFailure:
+    """What to tell the user of an exception that no stage turned into a sentence itself.
+
+    Libraries turn a full disk into errors of many kinds, so the disk below ``workspace`` is asked itself.
+    """
     if isinstance(error, StageFailure):
         return error
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or _is_full(workspace):
         return StageFailure(
-            Reason.DISK_FULL, f"no space left on the device at {error.filename or 'the scratch directory'}: free some"
+            Reason.DISK_FULL,
+            f"the disk below {workspace} is full: give it more space, or keep fewer and smaller checkpoints",
         )
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return StageFailure(
@@ -39,6 +44,13 @@ def failure_of(error: BaseException) -> StageFailure:
     return StageFailure(
         Reason.INTERNAL_ERROR, f"{type(error).__name__}: {_first_line(error)} (the log has the traceback)"
     )
+
+
+def _is_full(directory: Path) -> bool:
+    try:
+        return shutil.disk_usage(directory).free < _FULL_BELOW_BYTES
+    except OSError:
+        return False
 
 
 def _first_line(error: BaseException) -> str:
@@ -71,7 +83,7 @@ def main(config_path: str) -> int:
         stage = importlib.import_module(STAGE_MODULE.format(stage=config.stage))
         result = stage.run(StageContext(config=config, workspace=workspace, reporter=reporter))
     except BaseException as error:
-        failure = failure_of(error)
+        failure = failure_of(error, workspace)
         if failure is not error:
             traceback.print_exception(error)
         reporter.send("failure", reason=failure.reason, message=failure.message)

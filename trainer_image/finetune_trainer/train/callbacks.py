@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from finetune_api.failures import Reason, StageFailure
-from finetune_api.spec import EarlyStoppingSpec
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.spec import EarlyStoppingSpec
 from finetune_trainer.context import Reporter
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.manifest import MANIFEST_NAME
-
 from finetune_trainer import storage
 from finetune_trainer.checkpoints import checkpoint_uri
 

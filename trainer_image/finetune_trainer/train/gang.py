@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from finetune_api.failures import Reason, StageFailure
-from finetune_api.spec import FineTuneJobSpec, TaskType
 from transformers import TrainerState, set_seed
 
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.spec import FineTuneJobSpec, TaskType
 from finetune_trainer.checkpoints import BUSY_NAME
 from finetune_trainer.context import StageContext
 from finetune_trainer.inputs import TrainInputs, checkpoint_provenance
@@ -79,7 +79,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     reports = ReportCallback(
         context.reporter,
         tokens_of_step=TokensOfStep(train_data, plan, spec.training.seed),
-        provenance=lambda step: checkpoint_provenance(config, report, step),
+        provenance=lambda step: checkpoint_provenance(config, report, inputs.prepared_digest, step),
         best_step=lambda state: _best_step(spec, state),
     )
     collator_of = ClassificationCollator if spec.task.type is TaskType.TEXT_CLASSIFICATION else CausalCollator

@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from finetune_api.failures import Reason, StageFailure
-from finetune_api.spec import FineTuneJobSpec, LoraSpec, Precision, TaskType
-from finetune_api.stage import Device
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
@@ -19,6 +16,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.spec import FineTuneJobSpec, LoraSpec, Precision, TaskType
+from finetune_api.stage import Device
 from finetune_trainer.prepared import TOKENIZER_DIRECTORY, DataReport
 
 _PEFT_TASKS = {TaskType.TEXT_CLASSIFICATION: "SEQ_CLS", TaskType.INSTRUCTION_TUNING: "CAUSAL_LM"}

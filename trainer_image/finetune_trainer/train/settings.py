@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec, Precision, Schedule
 from finetune_api.stage import Device, StageConfig
-
 from finetune_trainer.train.batches import BatchSizes, divide_batch
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.stage import StageConfig, TrainResult
-
 from finetune_trainer.context import StageContext
 from finetune_trainer.inputs import wait_for_inputs
 from finetune_trainer.manifests import publish_directory, read_manifest
