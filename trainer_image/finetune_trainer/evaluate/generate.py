@@ -92,11 +92,9 @@ def compare(inputs: EvaluationInputs) -> Comparison:
     scores = {metric: _scores(metric, prompts, learned, baseline, tuned) for metric in inputs.spec.metrics}
     seed = inputs.spec.training.seed
     results = tuple(_result(metric, *score, seed=seed) for metric, score in scores.items())
-    details = {
-        "decoding": "greedy",
-        "maxNewTokens": inputs.spec.evaluation.generation.max_new_tokens,
-        "endTokens": ends,
-    }
+    details: dict[str, Any] = {"endTokens": ends}
+    if tuned.texts is not None:
+        details |= {"decoding": "greedy", "maxNewTokens": inputs.spec.evaluation.generation.max_new_tokens}
     predictions = [
         {
             "source": source,

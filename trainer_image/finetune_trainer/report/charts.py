@@ -12,8 +12,10 @@ from html import escape
 
 from markupsafe import Markup
 
-_WIDTH, _HEIGHT = 660, 270
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 14, 44
+WIDE, NARROW = (990, 320), (480, 230)
+"""Width and height of a chart over the whole page and over half of it, so that both have letters of one size."""
+
 _MOST_POINTS = 400
 
 
@@ -70,9 +72,19 @@ def thin(points: Sequence[tuple[float, float]], most: int = _MOST_POINTS) -> lis
 
 
 def line_chart(
-    title: str, x_name: str, y_name: str, series: Sequence[Series], from_zero: bool = False
+    title: str,
+    x_name: str,
+    y_name: str,
+    series: Sequence[Series],
+    *,
+    size: tuple[int, int] = WIDE,
+    from_zero: bool = False,
 ) -> Markup | None:
-    """A line chart with axes, ticks and, for several series, a legend; None when there is nothing to draw."""
+    """A line chart with axes, ticks and, for several series, a legend; None when there is nothing to draw.
+
+    ``size`` is `WIDE` or `NARROW`.
+    """
+    width, height = size
     drawn = [Series(line.name, thin(line.points), line.style, line.markers) for line in series]
     drawn = [line for line in drawn if line.points]
     if not drawn:
@@ -84,14 +96,14 @@ def line_chart(
     if high_x <= low_x:
         low_x, high_x = low_x - 1, high_x + 1
     y_ticks = ticks(0 if from_zero else min(ys), max(ys))
-    x = _Scale(low_x, high_x, _LEFT, _WIDTH - _RIGHT)
-    y = _Scale(y_ticks[0], y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
+    x = _Scale(low_x, high_x, _LEFT, width - _RIGHT)
+    y = _Scale(y_ticks[0], y_ticks[-1], height - _BOTTOM, _TOP)
     legend = _legend(drawn) if len(drawn) > 1 else ""
     body = [*_axes(x, y, y_ticks, x_name, y_name), *(_line(line, x, y) for line in drawn)]
     label = escape(f"{title}: {_summary(drawn)}")
     return Markup(
         f'<figure class="chart"><figcaption><span class="chart-title">{escape(title)}</span>{legend}</figcaption>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(body)}</svg></figure>'
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{"".join(body)}</svg></figure>'
     )
 
 
@@ -129,7 +141,7 @@ def _axes(x: _Scale, y: _Scale, y_ticks: list[float], x_name: str, y_name: str) 
         parts.append(
             f'<text class="tick" x="{x.start - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{number(tick)}</text>'
         )
-    for tick in ticks(x.low, x.high, about=6):
+    for tick in ticks(x.low, x.high, about=max(4, round((x.end - x.start) / 100))):
         if x.low <= tick <= x.high:
             place = f"{x(tick):.1f}"
             parts.append(f'<line class="axis" x1="{place}" x2="{place}" y1="{y.start}" y2="{y.start + 5}"/>')
@@ -138,7 +150,9 @@ def _axes(x: _Scale, y: _Scale, y_ticks: list[float], x_name: str, y_name: str) 
             )
     middle = (x.start + x.end) / 2
     parts.append(f'<line class="axis" x1="{x.start}" x2="{x.end}" y1="{y.start}" y2="{y.start}"/>')
-    parts.append(f'<text class="name" x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x_name)}</text>')
+    parts.append(
+        f'<text class="name" x="{middle}" y="{y.start + _BOTTOM - 6}" text-anchor="middle">{escape(x_name)}</text>'
+    )
     parts.append(
         f'<text class="name" text-anchor="middle" transform="translate(13 {(y.start + y.end) / 2}) rotate(-90)">'
         f"{escape(y_name)}</text>"

@@ -22,7 +22,7 @@ from finetune_trainer.report.changes import (
     classification_changes,
     generation_changes,
 )
-from finetune_trainer.report.charts import Series, change_bar, line_chart, recall_bar
+from finetune_trainer.report.charts import NARROW, Series, change_bar, line_chart, recall_bar
 
 METRIC_NAMES: dict[Metric, tuple[str, str]] = {
     Metric.ACCURACY: ("Accuracy", "share of examples with the right label"),
@@ -36,7 +36,7 @@ METRIC_NAMES: dict[Metric, tuple[str, str]] = {
 }
 
 BASELINE_NAMES: dict[BaselineKind, tuple[str, str]] = {
-    BaselineKind.BASE_MODEL: ("the base model", "the untouched model with the same prompts, decoded greedily"),
+    BaselineKind.BASE_MODEL: ("the base model", "the untouched model with the same prompts"),
     BaselineKind.LINEAR_PROBE: ("a linear probe", "logistic regression on the untouched model's features"),
     BaselineKind.MAJORITY_CLASS: ("the majority class", "always the most frequent label of the training data"),
 }
@@ -107,6 +107,7 @@ def render(inputs: ReportInputs) -> str:
         versions=inputs.training.get("versions") or {},
         spec_json=json.dumps(inputs.spec.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False),
         format_value=format_value,
+        metric_name=lambda metric: METRIC_NAMES[Metric(metric)][0],
     )
 
 
@@ -215,8 +216,10 @@ def _short(text: str | None) -> str:
 def _baseline_note(inputs: ReportInputs) -> str:
     details = inputs.details
     probe, majority = details.get("linearProbe"), details.get("majorityClass")
+    if "maxNewTokens" in details:
+        return f"Answers were decoded greedily, with at most {details['maxNewTokens']} new tokens."
     if not majority:
-        return f"Answers were generated greedily, with at most {details.get('maxNewTokens', '?')} new tokens."
+        return ""
     if not probe:
         return f"Always {majority['label']!r}: the training data has no other label."
     return (
@@ -272,6 +275,7 @@ def _curves(history: Mapping[str, Any]) -> list[Markup]:
             "optimizer step",
             "learning rate",
             [Series("learning rate", points(train, "learningRate"), "accent")],
+            size=NARROW,
             from_zero=True,
         ),
         line_chart(
@@ -279,6 +283,7 @@ def _curves(history: Mapping[str, Any]) -> list[Markup]:
             "optimizer step",
             "tokens a second",
             [Series("tokens a second", points(train, "tokensPerSecond"), "accent")],
+            size=NARROW,
             from_zero=True,
         ),
     ]
