@@ -30,7 +30,7 @@ _WHOSE = {
 
 
 def exit_code(job: FineTuneJob) -> int:
-    """0 published, 1 rejected, 130 stopped, otherwise the code of the stage that failed."""
+    """0 published, 1 rejected, 130 stopped, otherwise that of the stage that failed, or 70 where that says nothing."""
     failure = job.status.failure
     if job.status.completion_time is None:
         return INTERRUPTED
@@ -38,7 +38,8 @@ def exit_code(job: FineTuneJob) -> int:
         return ExitCode.DONE
     if failure.reason is Reason.GATE_FAILED:
         return REJECTED
-    return failure.exit_code or EXIT_CODE_OF.get(failure.reason, ExitCode.INTERNAL)
+    told = failure.exit_code or 0
+    return told if told >= ExitCode.BAD_CONFIGURATION else EXIT_CODE_OF.get(failure.reason, ExitCode.INTERNAL)
 
 
 def report_uri(job: FineTuneJob) -> str | None:

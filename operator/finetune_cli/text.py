@@ -16,6 +16,7 @@ _EACH_PERCENT = 5
 _EACH_SECONDS = 10.0
 _EACH_SECONDS_LATER = 60.0
 _LATER = 600.0
+_NOTHING_YET = "starting"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
@@ -130,7 +131,7 @@ class PlainLines:
 
     def _progress(self, snapshot: Snapshot, now: float) -> list[str]:
         run = snapshot.run
-        if run is None or run.progress is None:
+        if run is None or run.progress is None or run.progress.activity == _NOTHING_YET:
             return []
         said, progress = self._said, run.progress
         percent = 100 * progress.done // progress.total if progress.done is not None and progress.total else -1

@@ -137,7 +137,8 @@ class TestTheSameCommandAgain:
         first = Session(tmp_path, a_job()).run()
         session = Session(tmp_path, a_job())
         assert session.run().status == first.status
-        assert session.executor._children == {}
+        assert not any(shown.run for shown in session.shown)
+        assert session.notes == ("This spec has been run before, and this is its result; --fresh runs it again.",)
 
     def test_with_a_changed_spec_is_the_next_revision(self, tmp_path: Path) -> None:
         first = Session(tmp_path, a_job()).run()
@@ -202,6 +203,14 @@ class TestFailures:
         job = Session(tmp_path, a_job(resilience={"maxRestarts": 0})).run()
         assert job.status.failure is not None
         assert job.status.failure.reason is Reason.INTERNAL_ERROR
+
+    def test_a_stage_that_breaks_early_is_quoted(self, tmp_path: Path, stages: Callable[..., None]) -> None:
+        stages(prepare=["break"])
+        job = Session(tmp_path, a_job(resilience={"maxRestarts": 0})).run()
+        assert job.status.failure is not None
+        assert job.status.failure.message.startswith(
+            "prepare ended with exit code 1: ModuleNotFoundError: No module named 'torch'"
+        )
 
     def test_a_stage_that_hangs_is_ended_and_tried_again(self, tmp_path: Path, stages: Callable[..., None]) -> None:
         stages(train=["hang", "done"])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+
 from finetune_api.failures import Reason
 from finetune_api.stage import Stage, StageError
 from finetune_operator.policies.failure import error_of
 from finetune_operator.runs import RunState
-
 from tests.builders import a_report, a_run, failed, killed, succeeded
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+
 from finetune_api.evaluation import GateResult
 from finetune_api.spec import Gate, Metric
 from finetune_operator.policies.gates import bound, refusal
-
 from tests.builders import an_evaluation
 
 

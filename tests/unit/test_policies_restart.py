@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+
 from finetune_api.failures import Reason
 from finetune_operator.policies.restart import decide, delay
 

@@ -10,7 +10,6 @@ from finetune_api.stage import STAGES, Stage
 from finetune_operator.policies.revision import HISTORY_LIMIT, current_revision, next_revision, reopened
 from finetune_operator.reconcile import plan
 from finetune_operator.runs import Observed
-
 from tests.builders import NOON, a_job, a_run, after, an_evaluation, failed, stage_status, succeeded
 
 

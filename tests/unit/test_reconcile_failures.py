@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+
 from finetune_api.evaluation import GateResult
 from finetune_api.failures import Fault, Reason
 from finetune_api.job import ConditionType, FineTuneJob, Phase, StageState
@@ -13,7 +14,6 @@ from finetune_api.spec import Metric
 from finetune_api.stage import STAGES, Stage
 from finetune_operator.reconcile import plan
 from finetune_operator.runs import Observed, ObservedRun, Plan, RunState
-
 from tests.builders import (
     NOON,
     a_job,

@@ -8,7 +8,6 @@ from finetune_api.job import ConditionType, FineTuneJob, FineTuneJobStatus, Phas
 from finetune_api.stage import STAGES, Device, Stage
 from finetune_operator.reconcile import plan
 from finetune_operator.runs import Observed, ObservedRun, Plan, RunState
-
 from tests.builders import (
     NOON,
     a_checkpoint,

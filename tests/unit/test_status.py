@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from finetune_api.evaluation import GateResult
 from finetune_api.failures import Reason
 from finetune_api.job import ConditionType, FineTuneJob, FineTuneJobStatus, Phase
@@ -11,7 +12,6 @@ from finetune_api.stage import STAGES, Stage
 from finetune_operator.reconcile import plan
 from finetune_operator.runs import Observed, ObservedRun
 from finetune_operator.status import phase_of
-
 from tests.builders import a_job, a_run, after, an_evaluation, condition, failed, killed, succeeded
 
 REFUSED = an_evaluation(GateResult(metric=Metric.ACCURACY, minimum=0.9, value=0.84, passed=False))

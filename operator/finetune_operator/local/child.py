@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from finetune_api.failures import ExitCode
-from finetune_api.stage import Progress, World
+from finetune_api.failures import ExitCode, Reason
+from finetune_api.stage import Progress, StageError, World
 from finetune_operator.local import processes
 from finetune_operator.local.errors import LocalError, cannot_write
 from finetune_operator.local.machine import free_ports
@@ -210,6 +210,19 @@ def observed_run(directory: RunDirectory, record: RunRecord, progress: Progress 
         report=report,
         progress=progress,
         disrupted=record.disrupted,
+        error=_unsaid(directory, code) if report is None and not record.disrupted else None,
+    )
+
+
+def _unsaid(directory: RunDirectory, code: int | None) -> StageError | None:
+    """The error of a stage that broke before it could say why: the end of its log."""
+    if code is None or code <= 0 or code in set(ExitCode) or code > 128:
+        return None
+    last = directory.last_words()
+    return StageError(
+        reason=Reason.INTERNAL_ERROR,
+        message=f"{directory.id.stage} ended with exit code {code}" + (f": {last}" if last else "; its log is empty."),
+        exit_code=code,
     )
 
 

@@ -160,6 +160,8 @@ class Executor:
         again = reopened(status)
         if again is not status and status.failure:
             self._note(f"The last try failed in {status.failure.stage}; trying that again.")
+        elif status.completion_time:
+            self._note("This spec has been run before, and this is its result; --fresh runs it again.")
         return again
 
     async def _pass(self) -> bool:

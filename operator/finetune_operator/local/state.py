@@ -26,6 +26,8 @@ from finetune_operator.local.errors import LocalError, cannot_write
 from finetune_operator.runs import RunId
 
 _MOST_REPORT_BYTES = 65536
+_LAST_BYTES = 4096
+_LONGEST_LINE = 300
 
 
 class RunRecord(BaseModel):
@@ -88,6 +90,16 @@ class RunDirectory:
                 return StageReport.model_validate_json(file.read(_MOST_REPORT_BYTES))
         except (OSError, ValidationError):
             return None
+
+    def last_words(self) -> str:
+        """The last line of the log that is not empty."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(max(file.seek(0, os.SEEK_END) - _LAST_BYTES, 0))
+                lines = file.read().decode(errors="replace").splitlines()
+        except OSError:
+            return ""
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")[:_LONGEST_LINE]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,161 @@
+"""``finetune run`` as a person uses it: the command, the real trainer, a tiny model, a file:// store."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trainer.stages import classification_job
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_SECONDS = 300
+
+MANIFEST = """\
+apiVersion: finetune.dev/v1alpha1
+kind: FineTuneJob
+metadata:
+  name: tiny
+spec:
+  model: {{uri: file://./base}}
+  task: {{type: TextClassification}}
+  dataset:
+    train: {{uri: file://./train.jsonl}}
+  training:
+    maxSteps: {steps}
+    batchSize: 16
+    learningRate: 5e-3
+    checkpoint: {{everySteps: 4}}
+  distributed: {{workers: 2, gpusPerWorker: 0}}
+  evaluation:
+    gates:
+      - {{metric: accuracy, minimum: {minimum}}}
+  output: {{uri: file://./out}}
+"""
+
+
+class Desk:
+    """A directory with a manifest, a model and data, and a home for the state of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        classification_job(root)
+        self.environment = {
+            **os.environ,
+            "FINETUNE_HOME": str(root / "home"),
+            "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("operator", "trainer_image")),
+        }
+
+    def write(self, steps: int = 12, minimum: float = 0.0) -> Desk:
+        (self.root / "job.yaml").write_text(MANIFEST.format(steps=steps, minimum=minimum))
+        return self
+
+    def start(self, *options: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "finetune_cli.main", "run", "job.yaml", *options],
+            cwd=self.root,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *options: str) -> tuple[int, str, str]:
+        """Exit code, standard output and standard error."""
+        with self.start(*options) as process:
+            out, err = process.communicate(timeout=TIMEOUT_SECONDS)
+        return process.returncode, out, err
+
+    def job(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads((self.root / "home" / "default" / "tiny" / "job.json").read_text())
+        return document
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def read_until(process: subprocess.Popen[str], seen: Callable[[str], bool]) -> list[str]:
+    """The lines of standard output up to the one that was waited for."""
+    lines: list[str] = []
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.append(line)
+        if seen(line):
+            return lines
+    raise AssertionError("".join(lines))
+
+
+def test_a_result_below_its_gate_is_not_published(desk: Desk) -> None:
+    code, out, _ = desk.write(minimum=1.1).run()
+    assert code == 1, out
+    assert "Not published: accuracy is " in out
+    report = desk.root / "out" / "default" / "tiny" / "r1" / "evaluated" / "report.html"
+    assert f"report    {report}" in out
+    assert report.exists()
+    assert not (report.parents[1] / "artifact").exists()
+
+
+def test_from_a_manifest_to_a_published_adapter_with_ctrl_c_in_between(desk: Desk) -> None:
+    with desk.write(steps=400).start() as process:
+        said = read_until(process, lambda line: line.startswith("train: ") and "/400 steps" in line)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert said[0] == "default/tiny, revision 1\n"
+    assert process.returncode == 130, out
+    step = desk.job()["status"]["checkpoint"]["step"]
+    assert out.splitlines()[-1] == f"Stopped after step {step}; run the same command to resume."
+    assert desk.job()["status"]["phase"] == "Stopped"
+
+    code, out, _ = desk.run()
+    assert code == 0, out
+    assert "\x1b" not in out
+    stages = {stage["name"]: stage for stage in desk.job()["status"]["stages"]}
+    assert (stages["prepare"]["attempt"], stages["train"]["attempt"], stages["train"]["restarts"]) == (1, 2, 0)
+    artifact = desk.root / "out" / "default" / "tiny" / "r1" / "artifact"
+    assert f"artifact  {artifact}" in out
+    assert (artifact / "manifest.json").exists()
+    assert (artifact / "report.html").exists()
+    assert "passed  accuracy at least 0" in out
+
+    code, out, err = desk.run("-o", "json")
+    document = json.loads(out)
+    assert (code, err) == (0, "")
+    assert document["artifact"]["uri"] == artifact.as_uri()
+    assert document["job"]["status"]["phase"] == "Succeeded"
+    assert all(Path(log["path"]).exists() for log in document["logs"])
+
+
+def test_a_bad_manifest_is_told_by_file_and_line(desk: Desk) -> None:
+    manifest = desk.write().root / "job.yaml"
+    manifest.write_text(manifest.read_text().replace("learningRate", "learningrate"))
+    code, out, err = desk.run()
+    assert (code, out) == (64, "")
+    assert err == "job.yaml:13: spec.training.learningrate is not a field; did you mean learningRate?\n"
+    code, out, _ = desk.run("-o", "json")
+    assert json.loads(out)["errors"][0]["line"] == 13
+
+
+def test_bad_data_is_told_with_the_exit_code_of_the_stage(desk: Desk) -> None:
+    data = desk.write().root / "train.jsonl"
+    data.write_text(data.read_text() + "{broken\n")
+    code, out, _ = desk.run()
+    assert code == 65, out
+    assert "Failed in prepare, attempt 1 (BadData): " in out
+    assert "This is for you to change" in out
+
+
+def test_a_state_directory_that_cannot_be_written(desk: Desk) -> None:
+    desk.write().environment["FINETUNE_HOME"] = str(desk.root / "job.yaml" / "home")
+    code, out, err = desk.run()
+    assert (code, out) == (77, "")
+    assert err.startswith("finetune: Cannot write to ")
+    assert len(err.splitlines()) == 1
