@@ -1,0 +1,78 @@
+"""From spec to the run in numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.spec import FineTuneJobSpec, Precision
+from finetune_api.stage import Device
+from finetune_trainer.train.settings import deepspeed_config, plan_training, resolve_precision
+from tests.builders import a_job
+
+
+def spec(**parts: Any) -> FineTuneJobSpec:
+    return a_job(**parts).spec
+
+
+def test_three_epochs_are_the_default() -> None:
+    plan = plan_training(spec(training={"batchSize": 32}), rows=320, processes=1)
+    assert (plan.steps_per_epoch, plan.steps, plan.evaluate_every) == (10, 30, 10)
+
+
+def test_max_steps_count_instead_of_epochs_and_part_of_an_epoch_is_possible() -> None:
+    assert plan_training(spec(training={"maxSteps": 7}), rows=320, processes=1).steps == 7
+    assert plan_training(spec(training={"epochs": 0.25, "batchSize": 32}), rows=320, processes=1).steps == 3
+
+
+def test_warm_up_is_three_percent_unless_said() -> None:
+    assert plan_training(spec(training={"maxSteps": 200}), rows=320, processes=1).warmup_steps == 6
+    assert plan_training(spec(training={"maxSteps": 200, "warmupSteps": 0}), rows=320, processes=1).warmup_steps == 0
+
+
+def test_a_long_run_logs_fewer_points() -> None:
+    assert plan_training(spec(training={"maxSteps": 100}), rows=320, processes=1).log_every == 1
+    assert plan_training(spec(training={"maxSteps": 50_000}), rows=320, processes=1).log_every == 10
+
+
+def test_more_processes_than_rows_are_refused() -> None:
+    with pytest.raises(StageFailure, match="makes 3 rows for 4 processes: give more data") as caught:
+        plan_training(spec(), rows=3, processes=4)
+    assert caught.value.reason is Reason.BAD_DATA
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "supported", "expected"),
+    [
+        (Precision.AUTO, Device.GPU, True, Precision.BF16),
+        (Precision.AUTO, Device.GPU, False, Precision.FP32),
+        (Precision.AUTO, Device.CPU, True, Precision.FP32),
+        (Precision.BF16, Device.CPU, True, Precision.BF16),
+        (Precision.FP16, Device.GPU, False, Precision.FP16),
+    ],
+)
+def test_precision(asked: Precision, device: Device, supported: bool, expected: Precision) -> None:
+    assert resolve_precision(asked, device, supported) is expected
+
+
+@pytest.mark.parametrize(("asked", "device"), [(Precision.FP16, Device.CPU), (Precision.BF16, Device.GPU)])
+def test_a_precision_that_the_device_has_not_is_refused(asked: Precision, device: Device) -> None:
+    with pytest.raises(StageFailure, match="use Auto") as caught:
+        resolve_precision(asked, device, bf16_supported=False)
+    assert caught.value.reason is Reason.BAD_CONFIGURATION
+
+
+def test_deepspeed_is_told_the_division_of_the_batch() -> None:
+    job = spec(
+        training={"batchSize": 64, "maxBatchSizePerDevice": 8, "maxGradNorm": 0.5},
+        distributed={"workers": 2, "gpusPerWorker": 2, "zero": {"stage": 3}},
+    )
+    config = deepspeed_config(job, plan_training(job, rows=640, processes=4), Precision.BF16)
+    assert config["train_batch_size"] == 64
+    assert config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"] * 4 == 64
+    assert config["gradient_clipping"] == 0.5
+    assert config["bf16"]["enabled"]
+    assert config["zero_optimization"]["stage"] == 3
+    assert config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"]
