@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from finetune_api.failures import Reason, StageFailure
-from finetune_api.manifest import MANIFEST_NAME, FileEntry, Manifest
 from pydantic import ValidationError
 
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.manifest import MANIFEST_NAME, FileEntry, Manifest
 from finetune_trainer import storage
 from finetune_trainer.storage.errors import explained_path
 from finetune_trainer.storage.location import parse

@@ -1,0 +1,54 @@
+"""What both plain scripts share: DeepSpeed's settings and the count of real tokens a second."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers import TrainerCallback
+
+ZERO_2 = {
+    "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+    "zero_optimization": {
+        "stage": 2,
+        "overlap_comm": True,
+        "contiguous_gradients": True,
+        "reduce_bucket_size": "auto",
+    },
+}
+
+
+class Speedometer(TrainerCallback):
+    """Real tokens a second after the first steps; ``count`` is called with each batch of this process."""
+
+    def __init__(self, warm_up_steps: int) -> None:
+        self._warm_up_steps = warm_up_steps
+        self._tokens = 0
+        self._counted_from = 0
+        self._began = 0.0
+        self._ended = 0.0
+
+    def count(self, tokens: int) -> None:
+        self._tokens += tokens
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self._warm_up_steps:
+            self._began, self._counted_from = time.perf_counter(), self._tokens
+        self._ended = time.perf_counter()
+
+    def result(self, validation_loss: float) -> str:
+        counts = torch.tensor([self._tokens - self._counted_from, self._tokens])
+        dist.all_reduce(counts)
+        return json.dumps(
+            {
+                "tokensPerSecond": float(counts[0]) / (self._ended - self._began),
+                "tokens": int(counts[1]),
+                "validationLoss": validation_loss,
+            }
+        )

@@ -1,0 +1,185 @@
+"""Training speed of `finetune run` beside plain scripts, paired in one run; one JSON line a figure.
+
+- ``train.classification``: our train stage against a `torchrun` script with Hugging Face's Trainer (`plain_trainer.py`),
+  same encoder, data, LoRA, ZeRO-2, batch and length grouping, two processes on CPU.
+- ``train.packing``: our train stage with packing against TRL's SFTTrainer with padding (`plain_sft.py`), on chat data of
+  varied length with the small causal model; with it the validation loss after the same tokens.
+
+Real tokens a second, without padding, start-up, validation and checkpoints; the first steps are left out.
+Run with `make bench` or `python bench/train.py [--pairs 3]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+PROCESSES = 2
+WARM_UP_STEPS = 5
+STEPS = 45
+
+CLASSIFICATION: dict[str, Any] = {
+    "model": {"uri": (EXAMPLES / "models/minilm").as_uri()},
+    "task": {"type": "TextClassification"},
+    "dataset": {
+        "train": {"uri": (EXAMPLES / "data/docstrings/train.jsonl").as_uri()},
+        "columns": {"label": "topic"},
+    },
+    "training": {
+        "maxSteps": STEPS,
+        "batchSize": 32,
+        "maxBatchSizePerDevice": 16,
+        "maxSequenceLength": 96,
+        "learningRate": 1e-3,
+        "evaluateEverySteps": 1000,
+    },
+}
+CHAT: dict[str, Any] = {
+    "model": {"uri": (EXAMPLES / "models/small-causal").as_uri()},
+    "task": {"type": "InstructionTuning"},
+    "dataset": {"train": {"uri": (EXAMPLES / "data/chat/train.jsonl").as_uri()}},
+    "training": {
+        "maxSequenceLength": 512,
+        "maxBatchSizePerDevice": 4,
+        "learningRate": 1e-3,
+        "evaluateEverySteps": 1000,
+    },
+}
+CHAT_ROWS, CHAT_CONVERSATIONS = 8, 32
+"""Sequences of a step: packed rows of ours, conversations of TRL; about the same number of tokens."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=3)
+    pairs = parser.parse_args().pairs
+    for example in ("quickstart", "chat"):
+        subprocess.run(
+            [sys.executable, str(EXAMPLES / "make_inputs.py"), example], check=True, stdout=subprocess.DEVNULL
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        ours = Job(root / "classification", CLASSIFICATION)
+        compare("train.classification", ours.train, lambda: plain("plain_trainer.py", ours), pairs)
+        chat = Job(root / "chat", CHAT | {"training": CHAT["training"] | {"batchSize": CHAT_ROWS, "epochs": 1}})
+        compare("train.packing", chat.train, lambda: plain("plain_sft.py", chat), pairs)
+
+
+def compare(name: str, ours: Callable[[], dict[str, float]], other: Callable[[], dict[str, float]], pairs: int) -> None:
+    """Run both in turn and print the medians and the ratio of each pair."""
+    results = [(ours(), other()) for _ in range(pairs)]
+    ratios = [mine["tokensPerSecond"] / theirs["tokensPerSecond"] for mine, theirs in results]
+    for side, index in (("ours", 0), ("plain", 1)):
+        speed = statistics.median(result[index]["tokensPerSecond"] for result in results)
+        report(f"{name}.{side}", speed, "tokens/s")
+        loss = statistics.median(result[index]["validationLoss"] for result in results)
+        report(f"{name}.{side}.validation_loss", loss, "nats/token", tokens=results[0][index]["tokens"])
+    report(f"{name}.ratio", statistics.median(ratios), "ours/plain", minimum=min(ratios), maximum=max(ratios))
+
+
+def report(name: str, value: float, unit: str, **more: Any) -> None:
+    print(json.dumps({"name": name, "value": round(value, 4), "unit": unit, **more}), flush=True)
+
+
+class Job:
+    """A job whose data is prepared once and that is trained as often as asked."""
+
+    def __init__(self, root: Path, spec: dict[str, Any]) -> None:
+        self.root = root
+        self.spec = spec | {
+            "distributed": {"workers": PROCESSES, "gpusPerWorker": 0, "zero": {"stage": 2}},
+            "output": {"uri": (root / "storage").as_uri()},
+        }
+        self._runs = 0
+        self._stage("prepare", "run0")
+        self.prepared = root / "storage/bench/run0/r1/prepared"
+
+    def train(self) -> dict[str, float]:
+        """One training from the start."""
+        self._runs += 1
+        name = f"run{self._runs}"
+        revision = self.root / "storage/bench" / name / "r1"
+        revision.mkdir(parents=True)
+        (revision / "prepared").symlink_to(self.prepared)
+        self._stage("train", name)
+        history = json.loads((revision / "trained/history.json").read_text())
+        steps = history["train"][WARM_UP_STEPS:]
+        seconds = sum(step["tokens"] / step["tokensPerSecond"] for step in steps)
+        return {
+            "tokensPerSecond": sum(step["tokens"] for step in steps) / seconds,
+            "tokens": sum(step["tokens"] for step in history["train"]),
+            "validationLoss": history["validation"][-1]["loss"],
+        }
+
+    def _stage(self, stage: str, name: str) -> None:
+        directory = self.root / "runs" / f"{name}-{stage}"
+        directory.mkdir(parents=True)
+        config = {
+            "job": {"namespace": "bench", "name": name, "uid": "bench", "revision": 1, "specDigest": "sha256:bench"},
+            "stage": stage,
+            "attempt": 1,
+            "spec": self.spec,
+            "world": {"workers": 1, "processesPerWorker": PROCESSES if stage == "train" else 1, "device": "cpu"},
+            "workspace": str(directory / "workspace"),
+            "terminationMessagePath": str(directory / "termination.json"),
+            "port": free_port(),
+            "mainPort": free_port(),
+            "listen": "127.0.0.1",
+        }
+        path = directory / "stage.json"
+        path.write_text(json.dumps(config))
+        run([sys.executable, "-m", "finetune_trainer", stage, "--config", str(path)])
+
+
+def plain(script: str, job: Job) -> dict[str, float]:
+    """Run a plain training script under torchrun on the same files; it prints its result as its last line."""
+    settings = {
+        "model": job.spec["model"]["uri"].removeprefix("file://"),
+        "data": job.spec["dataset"]["train"]["uri"].removeprefix("file://"),
+        "prepared": str(job.prepared),
+        "training": job.spec["training"],
+        "warmUpSteps": WARM_UP_STEPS,
+        "conversations": CHAT_CONVERSATIONS,
+        "output": str(job.root / "plain"),
+    }
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
+    output = run([*launcher, str(ROOT / "bench" / script), json.dumps(settings)])
+    result: dict[str, float] = json.loads(output.strip().splitlines()[-1])
+    return result
+
+
+def run(command: list[str]) -> str:
+    """Run a command with the environment that both sides share; returns its standard output."""
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command[:6])} … failed:\n{done.stderr[-4000:]}")
+    return done.stdout
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+if __name__ == "__main__":
+    main()
