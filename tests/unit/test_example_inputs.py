@@ -14,46 +14,45 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 import make_inputs
 from inputs import chat, docstrings, small_causal
-from inputs.docstrings import Docstring
+from inputs.docstrings import Docstring, Example
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[tuple[str, str]]:
+def examples() -> list[Example]:
     """Labelled docstrings of a few large packages; the whole library takes too long here."""
     modules = {"asyncio", "email", "importlib", "tkinter", "turtle", "xml", "urllib", "http", "logging", "datetime"}
     return docstrings.clean(docstrings.read_docstrings(only=modules))
 
 
-def test_docstrings_have_enough_rows_of_many_topics(rows: list[tuple[str, str]]) -> None:
-    assert len(rows) > 1500
-    assert len({topic for _, topic in rows}) >= 7
-    assert all(docstrings.MIN_CHARACTERS <= len(text) <= docstrings.MAX_CHARACTERS for text, _ in rows)
+def test_there_are_enough_docstrings_of_many_topics(examples: list[Example]) -> None:
+    assert len(examples) > 1500
+    assert len({example.topic for example in examples}) >= 7
+    assert all(docstrings.MIN_CHARACTERS <= len(example.text) <= docstrings.MAX_CHARACTERS for example in examples)
 
 
-def test_split_puts_no_text_and_no_near_duplicate_on_both_sides(rows: list[tuple[str, str]]) -> None:
-    train, test = docstrings.split(rows, 1000, 300)
-    assert len(train) == 1000
-    assert 300 <= len(test) <= 302
-    groups = docstrings.near_duplicates([text for text, _ in train + test])
+def test_split_puts_no_docstring_and_no_near_duplicate_on_both_sides(examples: list[Example]) -> None:
+    train, test = docstrings.split(examples, 1000, 300)
+    assert (len(train), len(test)) == (1000, 300)
+    groups = docstrings.near_duplicates([example.prose for example in train + test])
     assert set(groups[:1000]).isdisjoint(groups[1000:])
 
 
-def test_split_is_the_same_for_rows_in_any_order(rows: list[tuple[str, str]]) -> None:
-    train, test = docstrings.split(rows, 500, 100)
-    again_train, again_test = docstrings.split(rows[::-1], 500, 100)
-    assert (set(train), set(test)) == (set(again_train), set(again_test))
+def test_split_is_the_same_for_examples_in_any_order(examples: list[Example]) -> None:
+    assert docstrings.split(examples, 500, 100) == docstrings.split(examples[::-1], 500, 100)
 
 
-def test_clean_drops_repeats_and_texts_of_several_topics() -> None:
+def test_clean_drops_repeats_and_docstrings_of_several_topics() -> None:
     found = [
-        Docstring("asyncio", "", "Wait until the task is done."),
-        Docstring("threading", "", "Wait until\nthe task is done!"),
-        Docstring("asyncio", "", "Return the name of this thing."),
-        Docstring("tkinter", "", "Return the name of this thing."),
+        Docstring("asyncio", "wait(task)", "Wait until the task is done."),
+        Docstring("asyncio", "join()", "Wait until\nthe task is done!"),
+        Docstring("threading", "name()", "Return the name of this thing."),
+        Docstring("tkinter", "name()", "Return the name of this thing."),
         Docstring("no_such_module", "", "Nobody knows what this is about."),
         Docstring("email", "", "Too short."),
     ]
-    assert docstrings.clean(found) == [("Wait until the task is done.", "concurrency")]
+    assert [(example.text, example.topic) for example in docstrings.clean(found)] == [
+        ("wait(task): Wait until the task is done.", "async")
+    ]
 
 
 def test_near_duplicates_share_a_group() -> None:
