@@ -25,8 +25,8 @@ def test_probe_wins_where_features_tell_the_label(validation: int) -> None:
     chosen = choose(_split(600, 1, 4.0), _split(validation, 2, 4.0), test.features, seed=1)
     assert chosen.kind is BaselineKind.LINEAR_PROBE
     assert np.mean(chosen.predictions == test.labels) > 0.95
-    held_out = "validation" if validation >= 100 else "cross-validation"
-    assert chosen.details["chosenBy"] == f"accuracy, {held_out}"
+    held_out = "on the validation split" if validation >= 100 else "in cross-validation"
+    assert chosen.details["chosenBy"] == f"accuracy {held_out}"
     assert chosen.details["linearProbe"]["trainExamples"] == 600
 
 

@@ -70,7 +70,7 @@ def report_inputs(task: str = "TextClassification", text: str = "a text", **chan
             metrics=tuple(metrics),
         ),
         "details": {
-            "chosenBy": "accuracy, validation",
+            "chosenBy": "accuracy on the validation split",
             "majorityClass": {"label": text, "accuracy": 0.3},
             "linearProbe": {"C": 0.01, "accuracy": 0.8, "trainExamples": 4},
         }
@@ -168,7 +168,7 @@ def test_page_says_verdict_scores_data_and_provenance() -> None:
     for said in (
         "Better than a linear probe",
         "Accuracy 0.900 instead of 0.800 on 4 test examples: +0.100",
-        "Chosen by accuracy, validation",
+        "Chosen by accuracy on the validation split",
         "5 duplicates, 2 rows that a held-out split has too, 1 invalid rows",
         "c0ffee",
         "torch 2.15.0",

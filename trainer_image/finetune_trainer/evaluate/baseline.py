@@ -79,9 +79,9 @@ def choose(
         return ClassifierBaseline(BaselineKind.MAJORITY_CLASS, constant, {"majorityClass": {"label": majority}})
     folds = list(_folds(train, validation, seed))
     of_majority = float(np.mean(np.concatenate([held.labels for _, held in folds]) == majority))
-    held_out = "validation" if len(validation.labels) >= _MIN_VALIDATION else "cross-validation"
+    large = len(validation.labels) >= _MIN_VALIDATION
     details: dict[str, Any] = {
-        "chosenBy": f"accuracy, {held_out}",
+        "chosenBy": "accuracy on the validation split" if large else "accuracy in cross-validation",
         "majorityClass": {"label": majority, "accuracy": of_majority},
     }
     best, accuracy = _best_regularisation(folds, on_fit)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_SHOWN = 20
+_SHOWN = 12
 _GENERATIONS_SHOWN = 8
 _CONFUSIONS = 12
 

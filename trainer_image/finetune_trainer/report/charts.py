@@ -55,7 +55,7 @@ def number(value: float) -> str:
     """A tick's label: short, with thousands separated, and powers of ten for very small values."""
     if value == 0:
         return "0"
-    if abs(value) < 1e-3:
+    if abs(value) < 1e-2:
         digits, exponent = f"{value:.1e}".split("e")
         return f"{digits.removesuffix('.0')}e{int(exponent)}"
     if abs(value) >= 1000:

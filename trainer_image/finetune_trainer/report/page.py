@@ -147,7 +147,7 @@ def gate_text(gate: GateResult) -> str:
     """A gate in words, with the value that was compared."""
     name = METRIC_NAMES[gate.metric][0]
     if gate.minimum_improvement is not None:
-        return f"{name} better by at least {gate.minimum_improvement:g}: {gate.value:+.4g}"
+        return f"{name} better by at least {gate.minimum_improvement:g}: {gate.value:+.4g}".replace("-", "−")
     bound = f"at least {gate.minimum:g}" if gate.minimum is not None else f"at most {gate.maximum:g}"
     return f"{name} {bound}: {gate.value:.4g}"
 
