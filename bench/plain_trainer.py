@@ -1,4 +1,4 @@
-"""The script that somebody writes without us: Hugging Face's Trainer, LoRA, ZeRO-2, length grouping. Run by torchrun."""
+"""The script that somebody writes without us: Hugging Face's Trainer, LoRA, ZeRO-2, length grouping; for torchrun."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def measure(name: str, task: str, data: Path, model: str) -> None:
         ("peak_memory", used.ru_maxrss / 1024, "MiB"),
     ):
         line = {"name": f"prepare_{name}_{what}", "value": round(value, 2), "unit": unit, "examples": examples}
-        print(json.dumps({**line, "tokens": tokens, "load": round(os.getloadavg()[0], 2)}), flush=True)  # noqa: T201
+        print(json.dumps({**line, "tokens": tokens, "load": round(os.getloadavg()[0], 2)}), flush=True)
 
 
 def main() -> None:

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finetune_trainer import storage
-
 from tests.s3 import S3Server, s3_server
 
 MIB = 1 << 20
@@ -104,7 +103,7 @@ def _sha256(path: Path) -> str:
 def _print(name: str, value: float, unit: str, runs: list[float]) -> None:
     spread = [round(min(runs), 3), round(max(runs), 3)]
     figure = {"name": name, "value": round(value, 3), "unit": unit, "runs": len(runs), "spread": spread}
-    print(json.dumps(figure | {"spread_unit": "ratio" if unit == "ratio" else "s"}), flush=True)  # noqa: T201
+    print(json.dumps(figure | {"spread_unit": "ratio" if unit == "ratio" else "s"}), flush=True)
 
 
 if __name__ == "__main__":

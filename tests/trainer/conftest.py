@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from finetune_api.stage import Stage
 
+from finetune_api.stage import Stage
 from tests.trainer.stages import TinyJob, classification_job, instruction_job
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from finetune_api.stage import Progress, Stage, StageReport
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
+from finetune_api.stage import Progress, Stage, StageReport
 from tests.trainer.evaluation_fixtures import LABELS, make_texts, make_tokenizer
 
 TIMEOUT_SECONDS = 300

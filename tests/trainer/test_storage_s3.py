@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from finetune_api.failures import Reason, StageFailure
 from finetune_trainer import storage
 from finetune_trainer.manifests import TornDirectory, fetch_directory, publish_directory, read_manifest
 from finetune_trainer.storage.parallel import each
-
 from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server, s3_server
 
 BIG = 50 * (1 << 20) + 12_345  # four parts of 16 MiB, the last one short

@@ -7,11 +7,11 @@ import math
 
 import numpy as np
 import pytest
-from finetune_api.failures import ExitCode, Reason
-from finetune_api.stage import Stage
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from finetune_api.failures import ExitCode, Reason
+from finetune_api.stage import Stage
 from tests.trainer.stages import TinyJob
 
 TRAIN = Stage.TRAIN
@@ -43,9 +43,9 @@ def test_two_processes_learn_what_one_does_at_every_zero_stage(
     assert [path.name for path in job.checkpoints] == ["step-00000008", "step-00000012"]
     base = AutoModelForSequenceClassification.from_pretrained(job.root / "base", num_labels=3)
     adapter = PeftModel.from_pretrained(base, job.revision / "trained")
-    assert any(
-        float(weight.abs().sum()) > 0 for name, weight in adapter.named_parameters() if "lora_B" in name
-    ), "the adapter learned nothing"
+    assert any(float(weight.abs().sum()) > 0 for name, weight in adapter.named_parameters() if "lora_B" in name), (
+        "the adapter learned nothing"
+    )
 
 
 def test_a_seed_reproduces_the_loss(classification: TinyJob, one_process: TinyJob) -> None:
@@ -143,7 +143,9 @@ def test_target_modules_that_do_not_exist_are_named(classification: TinyJob) -> 
     job = classification.named("targets", method={"type": "LoRA", "lora": {"targetModules": ["q_proj", "query"]}})
     outcome = job.run(TRAIN)
     assert outcome.code == ExitCode.BAD_CONFIGURATION
-    assert "method.lora.targetModules names q_proj, which BertForSequenceClassification does not have" in outcome.message
+    assert (
+        "method.lora.targetModules names q_proj, which BertForSequenceClassification does not have" in outcome.message
+    )
     assert "use all-linear or some of classifier, dense, key, query, value" in outcome.message
 
 

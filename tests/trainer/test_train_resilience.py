@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from finetune_api.failures import ExitCode, Reason
-from finetune_api.stage import Stage
 from safetensors.torch import load_file, save_file
 
+from finetune_api.failures import ExitCode, Reason
+from finetune_api.stage import Stage
 from tests.trainer.stages import TinyJob
 
 TRAIN = Stage.TRAIN

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from finetune_api import crd
 
 FILE = Path(__file__).parents[2] / "crds" / "finetunejobs.finetune.dev.yaml"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from api_cases import CLASSIFICATION, Case, chat
+
 from finetune_api.job import FineTuneJobSpec, spec_digest
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from finetune_api.manifest import FileEntry, Manifest
 from pydantic import ValidationError
+
+from finetune_api.manifest import FileEntry, Manifest
 
 
 def entry(path: str, size: int = 1) -> FileEntry:

@@ -7,10 +7,11 @@ from typing import Any, get_args
 
 import pytest
 from api_cases import ACCEPTED, CLASSIFICATION, REFUSED, RULE_CASES, Case
+from pydantic import ValidationError
+
 from finetune_api.base import ApiModel, Rule
 from finetune_api.job import FineTuneJob
 from finetune_api.spec import FineTuneJobSpec, TaskType
-from pydantic import ValidationError
 
 
 def parse(spec: dict[str, Any]) -> FineTuneJobSpec:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from api_cases import CLASSIFICATION
+
 from finetune_api.evaluation import Baseline, BaselineKind, Evaluation, GateResult, MetricResult
 from finetune_api.failures import EXIT_CODE_OF, FAULT_OF, ExitCode, Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec, Metric

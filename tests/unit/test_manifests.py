@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.manifest import Manifest
 from finetune_trainer import storage

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from finetune_api.failures import Reason, StageFailure
 from finetune_trainer import storage
 from finetune_trainer.storage.client import store_for

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Protocol
 
 from finetune_api.failures import Reason, StageFailure
-
 from finetune_trainer.storage import local, remote
 from finetune_trainer.storage.location import Location, parse
 

@@ -13,10 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune_api.failures import Reason, StageFailure
 from obstore import exceptions
 from obstore.store import AzureStore, GCSStore, S3Store
 
+from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.storage.location import Location
 
 if TYPE_CHECKING:

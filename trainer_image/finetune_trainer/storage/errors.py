@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_api.failures import Reason, StageFailure
 from obstore import exceptions
 
+from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.storage.location import Location
 
 _STATUS = re.compile(r"status code: (\d{3})")

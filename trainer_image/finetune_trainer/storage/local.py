@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import IO
 
 from finetune_api.manifest import MANIFEST_NAME
-
 from finetune_trainer.storage.errors import AlreadyExists, explained, explained_path
 from finetune_trainer.storage.location import Location
 

@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 import obstore
-from finetune_api.manifest import MANIFEST_NAME
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 
+from finetune_api.manifest import MANIFEST_NAME
 from finetune_trainer.storage.client import store_for
 from finetune_trainer.storage.errors import DIRECTORY_IN_THE_WAY, AlreadyExists, Answer, explained, explained_path
 from finetune_trainer.storage.local import HIDDEN_PREFIX, atomic_file

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.manifest import FileEntry
-
 from finetune_trainer.storage.access import backend
 from finetune_trainer.storage.errors import explained_path
 from finetune_trainer.storage.local import walk

@@ -16,7 +16,7 @@ from finetune_trainer.checkpoints import checkpoint_uri
 
 HISTORY_NAME = "history.json"
 TRAINING_NAME = "training.json"
-_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "deepspeed")
+_LIBRARIES = ("finetune-operator", "torch", "transformers", "peft", "accelerate", "deepspeed")
 _UPLOAD_POLL_SECONDS = 0.1
 
 

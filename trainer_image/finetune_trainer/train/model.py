@@ -45,7 +45,7 @@ def load_model(
     rounded = spec.lora is not None or spec.distributed.zero.stage > 0
     dtype = _DTYPES[precision] if rounded else torch.float32
     try:
-        model = _load_base(directory, spec, report, dtype)
+        model, loading = _load_base(directory, spec, report, dtype)
     except (ValueError, OSError) as error:
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
@@ -58,7 +58,9 @@ def load_model(
         return model
     if spec.training.activation_checkpointing:
         model.enable_input_require_grads()
-    return _add_adapter(model, spec.lora, spec.task.type)
+    # What the checkpoint did not have, such as the head, is random: it is trained whole and stored with the adapter.
+    new = tuple(sorted({key.rpartition(".")[0] for key in loading["missing_keys"]}))
+    return _add_adapter(model, spec.lora, spec.task.type, new)
 
 
 def _load_base(directory: Path, spec: FineTuneJobSpec, report: DataReport, dtype: torch.dtype) -> Any:
@@ -69,8 +71,11 @@ def _load_base(directory: Path, spec: FineTuneJobSpec, report: DataReport, dtype
             num_labels=len(report.labels),
             id2label=dict(enumerate(report.labels)),
             label2id={label: index for index, label in enumerate(report.labels)},
+            output_loading_info=True,
         )
-    return AutoModelForCausalLM.from_pretrained(str(directory), dtype=dtype, attn_implementation=_attention())
+    return AutoModelForCausalLM.from_pretrained(
+        str(directory), dtype=dtype, attn_implementation=_attention(), output_loading_info=True
+    )
 
 
 def _attention() -> str:
@@ -78,7 +83,7 @@ def _attention() -> str:
     return "flash_attention_2" if torch.cuda.is_available() and importlib.util.find_spec("flash_attn") else "sdpa"
 
 
-def _add_adapter(model: PreTrainedModel, lora: LoraSpec, task: TaskType) -> Any:
+def _add_adapter(model: PreTrainedModel, lora: LoraSpec, task: TaskType, new: tuple[str, ...]) -> Any:
     targets: str | list[str] = "all-linear" if lora.target_modules == ("all-linear",) else list(lora.target_modules)
     _check_targets(model, lora.target_modules)
     config = LoraConfig(
@@ -88,6 +93,8 @@ def _add_adapter(model: PreTrainedModel, lora: LoraSpec, task: TaskType) -> Any:
         lora_dropout=lora.dropout,
         target_modules=targets,
         use_rslora=lora.use_rslora,
+        modules_to_save=list(new) or None,
+        exclude_modules=list(new) or None,
     )
     return get_peft_model(model, config)
 
