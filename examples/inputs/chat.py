@@ -21,7 +21,7 @@ LANGUAGES = {"en": "English", "de": "German", "fr": "French", "es": "Spanish", "
 CURRENCIES = {"EUR": "euros", "USD": "US dollars", "GBP": "pounds", "CHF": "Swiss francs", "JPY": "yen"}
 HELD_OUT_SHARE = 0.15
 FIRST_DAY, DAYS = date(1950, 1, 1), 36_525
-_COUNTRIES = sorted(
+COUNTRIES = sorted(
     code
     for code in set.intersection(*(set(Locale(language).territories) for language in LANGUAGES))
     if len(code) == 2 and code.isalpha()
@@ -83,7 +83,7 @@ class Questions:
     def _country(self, language: str) -> tuple[str, str]:
         names, own = Locale("en").territories, Locale(language).territories
         while True:
-            code = self._draw.choice(_COUNTRIES)
+            code = self._draw.choice(COUNTRIES)
             if is_held_out(int(code, 36)) == self._for_test:
                 return f"Name the country {names[code]}.", own[code]
 

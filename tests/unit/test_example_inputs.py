@@ -111,8 +111,9 @@ def test_answers_follow_the_language() -> None:
 
 def test_reading_has_prose_facts_and_a_little_chat() -> None:
     texts = small_causal.reading(["Return the sum. Missing values are skipped."] * 200)
+    assert texts.count("Return the sum. Missing values are skipped.") == 200
     assert any(text.startswith("German: ") for text in texts)
-    assert 10 < sum(small_causal.ASSISTANT in text for text in texts) < 80
+    assert 30 < sum(small_causal.ASSISTANT in text for text in texts) < 140
 
 
 def test_rows_are_written_as_json_lines(tmp_path: Path) -> None:
