@@ -42,6 +42,8 @@ def rank_environment(config: StageConfig, local_rank: int, cores: int) -> dict[s
         "MASTER_ADDR": config.main_address,
         "MASTER_PORT": str(config.main_port),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // processes))),
+        # Threads that spin while they wait slow a busy machine down several times.
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "TOKENIZERS_PARALLELISM": "false" if processes > 1 else "true",
         # Ninja, which builds DeepSpeed's ops, lies beside the interpreter and need not be on the PATH.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",

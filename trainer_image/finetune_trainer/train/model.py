@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,19 @@ def load_model(
         return model
     if spec.training.activation_checkpointing:
         model.enable_input_require_grads()
-    # What the checkpoint did not have, such as the head, is random: it is trained whole and stored with the adapter.
-    new = tuple(sorted({key.rpartition(".")[0] for key in loading["missing_keys"]}))
-    return _add_adapter(model, spec.lora, spec.task.type, new)
+    return _add_adapter(model, spec.lora, spec.task.type, _head(model, spec.task.type, loading["missing_keys"]))
+
+
+def _head(model: PreTrainedModel, task: TaskType, missing_keys: Iterable[str]) -> tuple[str, ...]:
+    """Names of the modules that are trained whole and stored with the adapter.
+
+    What the checkpoint does not have is random. An encoder's pooler is part of its classification head, and in models
+    that embed sentences otherwise, such as by the mean, nothing has trained it for its use.
+    """
+    names = {key.rpartition(".")[0] for key in missing_keys}
+    if task is TaskType.TEXT_CLASSIFICATION:
+        names |= {name for name, _ in model.named_modules() if name.rpartition(".")[2] == "pooler"}
+    return tuple(sorted(names))
 
 
 def _load_base(directory: Path, spec: FineTuneJobSpec, report: DataReport, dtype: torch.dtype) -> Any:
@@ -83,7 +94,7 @@ def _attention() -> str:
     return "flash_attention_2" if torch.cuda.is_available() and importlib.util.find_spec("flash_attn") else "sdpa"
 
 
-def _add_adapter(model: PreTrainedModel, lora: LoraSpec, task: TaskType, new: tuple[str, ...]) -> Any:
+def _add_adapter(model: PreTrainedModel, lora: LoraSpec, task: TaskType, head: tuple[str, ...]) -> Any:
     targets: str | list[str] = "all-linear" if lora.target_modules == ("all-linear",) else list(lora.target_modules)
     _check_targets(model, lora.target_modules)
     config = LoraConfig(
@@ -93,8 +104,8 @@ def _add_adapter(model: PreTrainedModel, lora: LoraSpec, task: TaskType, new: tu
         lora_dropout=lora.dropout,
         target_modules=targets,
         use_rslora=lora.use_rslora,
-        modules_to_save=list(new) or None,
-        exclude_modules=list(new) or None,
+        modules_to_save=list(head) or None,
+        exclude_modules=[name for name, _ in model.named_modules() if name.startswith(head)] if head else None,
     )
     return get_peft_model(model, config)
 
