@@ -45,7 +45,7 @@ test-unit: install
 	$(BIN)/pytest tests/unit
 
 bench: install
-	for program in bench/*.py; do $(BIN)/python $$program || exit 1; done
+	for name in prepare storage train; do $(BIN)/python -m bench.$$name || exit 1; done
 
 crds: install
 	$(BIN)/python -m finetune_api.crd > crds/finetunejobs.finetune.dev.yaml

@@ -6,7 +6,7 @@
   of varied length with the small causal model; with it the validation loss after the same tokens.
 
 Real tokens a second, without padding, start-up, validation and checkpoints; the first steps are left out.
-Run with `make bench` or `python bench/train.py [--pairs 3]`.
+Run with `make bench` or `python -m bench.train [--pairs 3]`.
 """
 
 from __future__ import annotations
