@@ -10,7 +10,7 @@ import pytest
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from finetune_api.failures import ExitCode, Reason
+from finetune_api.failures import ExitCode
 from finetune_api.stage import Stage
 from tests.trainer.stages import TinyJob
 
@@ -105,7 +105,9 @@ def test_full_finetuning_under_zero3_stores_whole_weights(instruction: TinyJob) 
 
 
 def test_a_causal_model_learns_packed_rows_in_bf16(instruction: TinyJob) -> None:
-    job = instruction.named("packed", training={"precision": "BF16", "maxSteps": 16, "learningRate": 2e-2})
+    job = instruction.named(
+        "packed", method={"type": "Full"}, training={"precision": "BF16", "maxSteps": 16, "learningRate": 1e-2}
+    )
     outcome = job.run(TRAIN, processes=2)
     assert outcome.code == 0, outcome.log
     losses = job.losses()
@@ -147,14 +149,3 @@ def test_target_modules_that_do_not_exist_are_named(classification: TinyJob) -> 
         "method.lora.targetModules names q_proj, which BertForSequenceClassification does not have" in outcome.message
     )
     assert "use all-linear or some of classifier, dense, key, query, value" in outcome.message
-
-
-def test_a_loss_that_is_no_number_ends_the_job_as_diverged(classification: TinyJob) -> None:
-    job = classification.named("diverged", training={"learningRate": 1.0, "maxGradNorm": 1e30, "maxSteps": 200})
-    job.spec["method"] = {"type": "Full"}
-    job.spec["training"]["warmupSteps"] = 0
-    outcome = job.run(TRAIN)
-    assert outcome.code == ExitCode.DIVERGED, outcome.log
-    assert outcome.report.error is not None
-    assert outcome.report.error.reason is Reason.DIVERGED
-    assert "lower training.learningRate" in outcome.message
