@@ -56,24 +56,28 @@ CHAT: dict[str, Any] = {
         "evaluateEverySteps": 1000,
     },
 }
-CHAT_ROWS, CHAT_CONVERSATIONS = 8, 32
+CHAT_ROWS, CHAT_CONVERSATIONS = 4, 32
 """Sequences of a step: packed rows of ours, conversations of TRL; about the same number of tokens."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3)
-    pairs = parser.parse_args().pairs
+    parser.add_argument("--only", choices=("classification", "packing"))
+    arguments = parser.parse_args()
+    pairs, only = arguments.pairs, arguments.only
     for example in ("quickstart", "chat"):
         subprocess.run(
             [sys.executable, str(EXAMPLES / "make_inputs.py"), example], check=True, stdout=subprocess.DEVNULL
         )
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        ours = Job(root / "classification", CLASSIFICATION)
-        compare("train.classification", ours.train, lambda: plain("plain_trainer.py", ours), pairs)
-        chat = Job(root / "chat", CHAT | {"training": CHAT["training"] | {"batchSize": CHAT_ROWS, "epochs": 1}})
-        compare("train.packing", chat.train, lambda: plain("plain_sft.py", chat), pairs)
+        if only != "packing":
+            ours = Job(root / "classification", CLASSIFICATION)
+            compare("train.classification", ours.train, lambda: plain("plain_trainer.py", ours), pairs)
+        if only != "classification":
+            chat = Job(root / "chat", CHAT | {"training": CHAT["training"] | {"batchSize": CHAT_ROWS, "epochs": 1}})
+            compare("train.packing", chat.train, lambda: plain("plain_sft.py", chat), pairs)
 
 
 def compare(name: str, ours: Callable[[], dict[str, float]], other: Callable[[], dict[str, float]], pairs: int) -> None:
