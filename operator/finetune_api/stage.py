@@ -243,6 +243,3 @@ def _rounded(node: Any) -> Any:
     if isinstance(node, list):
         return [_rounded(value) for value in node]
     return float(f"{node:.{SIGNIFICANT_DIGITS}g}") if isinstance(node, float) else node
-
-
-StageResult = Annotated[PrepareResult | TrainResult | EvaluateResult | PublishResult, "what a stage found"]
