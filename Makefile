@@ -37,18 +37,21 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m finetune_api.crd --check crds/finetunejobs.finetune.dev.yaml
+	$(BIN)/python -m finetune_api.docs --check docs/api.md
 
 test: lint
-	$(BIN)/pytest tests
+	$(BIN)/pytest tests/unit tests/chart tests/apiserver tests/trainer
 
 test-unit: install
 	$(BIN)/pytest tests/unit
 
 bench: install
-	for name in prepare storage train; do $(BIN)/python -m bench.$$name || exit 1; done
+	for name in prepare storage train checkpoint operator; do $(BIN)/python -m bench.$$name || exit 1; done
 
 crds: install
 	$(BIN)/python -m finetune_api.crd > crds/finetunejobs.finetune.dev.yaml
+	cp crds/finetunejobs.finetune.dev.yaml charts/finetune-operator/files/
+	$(BIN)/python -m finetune_api.docs > docs/api.md
 
 # Versions only: no addresses of an index.
 constraints: install

@@ -106,18 +106,20 @@ class Job:
             "output": {"uri": (root / "storage").as_uri()},
         }
         self._runs = 0
-        self._stage("prepare", "run0")
-        self.prepared = root / "storage/bench/run0/r1/prepared"
+        self.revision = self._revision("run0")
+        """Where the latest run lies in storage."""
+        self._stage("prepare", "run0", free_port())
+        self.prepared = self.revision / "prepared"
 
-    def train(self) -> dict[str, float]:
-        """One training from the start."""
+    def train(self, port: int | None = None) -> dict[str, float]:
+        """One training from the start; ``port`` is that of its /metrics."""
         self._runs += 1
         name = f"run{self._runs}"
-        revision = self.root / "storage/bench" / name / "r1"
-        revision.mkdir(parents=True)
-        (revision / "prepared").symlink_to(self.prepared)
-        self._stage("train", name)
-        history = json.loads((revision / "trained/history.json").read_text())
+        self.revision = self._revision(name)
+        self.revision.mkdir(parents=True)
+        (self.revision / "prepared").symlink_to(self.prepared)
+        self._stage("train", name, port or free_port())
+        history = json.loads((self.revision / "trained/history.json").read_text())
         steps = history["train"][WARM_UP_STEPS:]
         seconds = sum(step["tokens"] / step["tokensPerSecond"] for step in steps)
         return {
@@ -126,7 +128,10 @@ class Job:
             "validationLoss": history["validation"][-1]["loss"],
         }
 
-    def _stage(self, stage: str, name: str) -> None:
+    def _revision(self, name: str) -> Path:
+        return self.root / "storage/bench" / name / "r1"
+
+    def _stage(self, stage: str, name: str, port: int) -> None:
         directory = self.root / "runs" / f"{name}-{stage}"
         directory.mkdir(parents=True)
         config = {
@@ -137,7 +142,7 @@ class Job:
             "world": {"workers": 1, "processesPerWorker": PROCESSES if stage == "train" else 1, "device": "cpu"},
             "workspace": str(directory / "workspace"),
             "terminationMessagePath": str(directory / "termination.json"),
-            "port": free_port(),
+            "port": port,
             "mainPort": free_port(),
             "listen": "127.0.0.1",
         }

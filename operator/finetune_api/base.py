@@ -79,7 +79,8 @@ class ApiModel(BaseModel):
         document = json.loads(json_data)
         for location in nulls:
             *parents, name = location
-            del reduce(getitem, parents, document)[name]
+            # Where a name stands twice, so does the error.
+            reduce(getitem, parents, document).pop(name, None)
         return super().model_validate_json(json.dumps(document), **options)
 
     @model_validator(mode="after")

@@ -56,7 +56,7 @@ class Evaluation(ApiModel):
     """The whole comparison."""
 
     split: str = Field(max_length=64, description="Name of the split.")
-    examples: int = Field(ge=1, description="Number of its examples.")
+    examples: int = Field(ge=1, le=2**53 - 1, description="Number of its examples.")
     baseline: Baseline = Field(description="What was compared with.")
     metrics: tuple[MetricResult, ...] = Field(max_length=16, description="Every metric; the first is the score.")
     gates: tuple[GateResult, ...] = Field(default=(), max_length=16, description="Every gate.")

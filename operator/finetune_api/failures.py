@@ -49,6 +49,12 @@ class Reason(StrEnum):
     STALLED = "Stalled"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     GATE_FAILED = "GateFailed"
+    REVISION_TAKEN = "RevisionTaken"
+    UNSCHEDULABLE = "Unschedulable"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    IMAGE_UNAVAILABLE = "ImageUnavailable"
+    SETUP_FAILED = "SetupFailed"
+    FORBIDDEN = "Forbidden"
 
 
 EXIT_CODE_OF: dict[Reason, ExitCode] = {
@@ -63,6 +69,7 @@ EXIT_CODE_OF: dict[Reason, ExitCode] = {
     Reason.OUT_OF_MEMORY: ExitCode.DOES_NOT_FIT,
     Reason.DISK_FULL: ExitCode.DOES_NOT_FIT,
     Reason.KILLED: ExitCode.INTERNAL,
+    Reason.REVISION_TAKEN: ExitCode.BAD_CONFIGURATION,
 }
 
 FAULT_OF: dict[Reason, Fault] = {
@@ -80,6 +87,12 @@ FAULT_OF: dict[Reason, Fault] = {
     Reason.STALLED: Fault.CLUSTER,
     Reason.DEADLINE_EXCEEDED: Fault.USER,
     Reason.GATE_FAILED: Fault.USER,
+    Reason.REVISION_TAKEN: Fault.USER,
+    Reason.UNSCHEDULABLE: Fault.CLUSTER,
+    Reason.QUOTA_EXCEEDED: Fault.CLUSTER,
+    Reason.IMAGE_UNAVAILABLE: Fault.CLUSTER,
+    Reason.SETUP_FAILED: Fault.USER,
+    Reason.FORBIDDEN: Fault.CLUSTER,
 }
 
 

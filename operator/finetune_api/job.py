@@ -49,7 +49,9 @@ class Phase(StrEnum):
     TRAINING = "Training"
     EVALUATING = "Evaluating"
     PUBLISHING = "Publishing"
-    STOPPED = "Stopped"
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
+    SUPERSEDED = "Superseded"
     SUCCEEDED = "Succeeded"
     REJECTED = "Rejected"
     FAILED = "Failed"
@@ -95,6 +97,7 @@ class StageStatus(ApiModel):
     restarts: int = Field(default=0, ge=0, description="Tries that count against maxRestarts.")
     start_time: Timestamp | None = Field(default=None, description="Start of the first try, RFC 3339.")
     completion_time: Timestamp | None = Field(default=None, description="End, RFC 3339.")
+    waiting_for: Reason | None = Field(default=None, description="What keeps its pods from starting.")
     message: Sentence = Field(default="", description="What came out, or what is wrong.")
 
 
@@ -190,6 +193,7 @@ def spec_digest(spec: FineTuneJobSpec) -> str:
     """Digest of what decides the result.
 
     Fields at their default are left out, so writing a default down, or an upgrade that adds fields, starts no new run.
+    So are the names of Secrets.
     """
     decisive = _silent(spec).model_dump(mode="json", exclude_defaults=True, include=set(RESULT_FIELDS))
     return "sha256:" + hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
@@ -198,6 +202,7 @@ def spec_digest(spec: FineTuneJobSpec) -> str:
 def _silent(spec: FineTuneJobSpec) -> FineTuneJobSpec:
     """``spec`` without the values that only repeat a default which depends on other fields."""
     training, method, dataset, evaluation = spec.training, spec.method, spec.dataset, spec.evaluation
+    validation, test = dataset.validation, dataset.test
     unset = spec.model_copy(update={"training": training.model_copy(update={"learning_rate": None, "packing": None})})
     repeated_in_training = {
         "epochs": _DEFAULT_EPOCHS,
@@ -210,10 +215,24 @@ def _silent(spec: FineTuneJobSpec) -> FineTuneJobSpec:
         update={
             "training": _without(training, repeated_in_training),
             "method": _without(method, {"lora": LoraSpec()}),
-            "dataset": dataset.model_copy(update={"columns": _without(dataset.columns, columns)}),
+            "dataset": dataset.model_copy(
+                update={
+                    "train": _anonymous(dataset.train),
+                    "validation": _anonymous(validation),
+                    "test": _anonymous(test),
+                    "columns": _without(dataset.columns, columns),
+                }
+            ),
+            "model": _anonymous(spec.model),
+            "output": _anonymous(spec.output),
             "evaluation": _without(evaluation, {"metrics": DEFAULT_METRICS[spec.task.type]}),
         }
     )
+
+
+def _anonymous(part: Model) -> Model:
+    """``part`` without the name of its Secret: who reads does not decide what is read."""
+    return part.model_copy(update={"secret_ref": None})
 
 
 def _without(model: Model, repeated: dict[str, Any]) -> Model:

@@ -23,6 +23,12 @@ TERMINATION_MESSAGE_LIMIT = 4096
 SIGNIFICANT_DIGITS = 6
 """Of the numbers in a termination message; the files in storage hold them in full."""
 
+_LARGEST_COUNT = 2**53 - 1
+"""Every reader of JSON keeps whole numbers exact up to here."""
+
+_LATEST_TIME = 32503680000.0
+"""The year 3000 in Unix time."""
+
 
 def _measured(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -37,6 +43,12 @@ Measured = Annotated[float | None, BeforeValidator(_measured)]
 
 Speakable = Annotated[str, BeforeValidator(_speakable)]
 """Text that may quote bytes which are no UTF-8 (a file name): what cannot be encoded becomes a question mark."""
+
+
+# What a stage says is shown in status, whose schema has bounds: what exceeds them must not be taken for an answer.
+Count = Annotated[int, Field(ge=0, le=_LARGEST_COUNT)]
+Address = Annotated[str, Field(max_length=2048)]
+Digest = Annotated[str, Field(max_length=128)]
 
 
 class Stage(StrEnum):
@@ -124,8 +136,8 @@ class StageConfig(ApiModel):
 class CheckpointRef(ApiModel):
     """A complete checkpoint in storage."""
 
-    step: int = Field(ge=0, description="Optimizer steps done.")
-    uri: str = Field(max_length=2048, description="Its directory.")
+    step: Count = Field(description="Optimizer steps done.")
+    uri: Address = Field(description="Its directory.")
 
 
 class Progress(ApiModel):
@@ -134,11 +146,15 @@ class Progress(ApiModel):
     stage: Stage = Field(description="Which stage.")
     attempt: int = Field(ge=1, description="Which try of it.")
     activity: str = Field(max_length=200, description="What it is doing, in words.")
-    updated_at: float = Field(description="Unix time of the last sign of life from the work itself, in seconds.")
-    done: int | None = Field(default=None, ge=0, description="Units of work done: optimizer steps, or examples.")
-    total: int | None = Field(default=None, ge=0, description="Units of work in all.")
+    updated_at: float = Field(
+        ge=0, le=_LATEST_TIME, description="Unix time of the last sign of life from the work itself, in seconds."
+    )
+    done: Count | None = Field(default=None, description="Units of work done: optimizer steps, or examples.")
+    total: Count | None = Field(default=None, description="Units of work in all.")
     unit: str = Field(default="steps", max_length=32, description="Name of the unit.")
-    eta_seconds: float | None = Field(default=None, ge=0, description="Seconds until the stage's end.")
+    eta_seconds: float | None = Field(
+        default=None, ge=0, le=_LARGEST_COUNT, description="Seconds until the stage's end."
+    )
     epoch: float | None = Field(default=None, ge=0, description="Epochs done.")
     loss: Measured = Field(default=None, description="Training loss of the last step, nats per token or example.")
     validation_loss: Measured = Field(default=None, description="Last loss on the validation split.")
@@ -152,45 +168,45 @@ class Progress(ApiModel):
 class PrepareResult(ApiModel):
     """What prepare found."""
 
-    uri: str = Field(description="Directory of the prepared data.")
-    digest: str = Field(description="Digest of its manifest.")
-    examples: dict[str, int] = Field(description="Examples by split: train, validation, test.")
-    tokens: int = Field(ge=0, description="Tokens of the train split.")
-    duplicates: int = Field(ge=0, description="Rows dropped because they were there already.")
-    invalid: int = Field(ge=0, description="Rows dropped because they were invalid.")
-    labels: int | None = Field(default=None, description="TextClassification: number of labels.")
-    parameters: int = Field(ge=0, description="Parameters of the base model.")
+    uri: Address = Field(description="Directory of the prepared data.")
+    digest: Digest = Field(description="Digest of its manifest.")
+    examples: dict[str, Count] = Field(description="Examples by split: train, validation, test.")
+    tokens: Count = Field(description="Tokens of the train split.")
+    duplicates: Count = Field(description="Rows dropped because they were there already.")
+    invalid: Count = Field(description="Rows dropped because they were invalid.")
+    labels: Count | None = Field(default=None, description="TextClassification: number of labels.")
+    parameters: Count = Field(description="Parameters of the base model.")
 
 
 class TrainResult(ApiModel):
     """What train reached."""
 
-    uri: str = Field(description="Directory of the trained weights.")
-    digest: str = Field(description="Digest of its manifest.")
-    steps: int = Field(ge=0, description="Optimizer steps.")
+    uri: Address = Field(description="Directory of the trained weights.")
+    digest: Digest = Field(description="Digest of its manifest.")
+    steps: Count = Field(description="Optimizer steps.")
     epochs: float = Field(ge=0, description="Epochs.")
     loss: float = Field(description="Training loss over the last tenth of the steps.")
     validation_loss: Measured = Field(default=None, description="Loss on the validation split at the end.")
-    tokens: int = Field(ge=0, description="Tokens trained on.")
+    tokens: Count = Field(description="Tokens trained on.")
     tokens_per_second: float = Field(ge=0, description="Tokens trained on a second, all processes.")
     stopped_early: bool = Field(description="Whether early stopping ended it.")
-    trainable_parameters: int = Field(ge=0, description="Parameters that were trained.")
+    trainable_parameters: Count = Field(description="Parameters that were trained.")
 
 
 class EvaluateResult(ApiModel):
     """What evaluate measured."""
 
-    uri: str = Field(description="Directory of evaluation.json, report.html and the predictions.")
-    digest: str = Field(description="Digest of its manifest.")
+    uri: Address = Field(description="Directory of evaluation.json, report.html and the predictions.")
+    digest: Digest = Field(description="Digest of its manifest.")
     evaluation: Evaluation = Field(description="The comparison.")
 
 
 class PublishResult(ApiModel):
     """What publish stored."""
 
-    uri: str = Field(description="Directory of the artifact.")
-    digest: str = Field(description="Digest of its manifest: the artifact's digest.")
-    size: int = Field(ge=0, description="Bytes.")
+    uri: Address = Field(description="Directory of the artifact.")
+    digest: Digest = Field(description="Digest of its manifest: the artifact's digest.")
+    size: Count = Field(description="Bytes.")
 
 
 class StageError(ApiModel):
@@ -199,7 +215,7 @@ class StageError(ApiModel):
     reason: Reason = Field(description="Machine-readable reason.")
     message: Speakable = Field(description="One sentence: what is wrong, where, and what to do.")
     exit_code: int = Field(ge=0, le=255, description="Exit code of the stage's process.")
-    rank: int | None = Field(default=None, ge=0, description="Rank of the process that failed first.")
+    rank: Count | None = Field(default=None, description="Rank of the process that failed first.")
 
 
 class StageReport(ApiModel):

@@ -6,9 +6,12 @@ from typing import Annotated
 
 import typer
 
+from finetune_cli import commands
+from finetune_cli.output import Output, program
+
 app = typer.Typer(
     name="finetune",
-    help="Fine-tune a language model from one FineTuneJob manifest.",
+    help="Fine-tune language models from FineTuneJob manifests, on this machine or on a cluster.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -34,7 +37,7 @@ def finetune(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Fine-tune a language model from one FineTuneJob manifest."""
+    """Fine-tune language models from FineTuneJob manifests, on this machine or on a cluster."""
 
 
 @app.command()
@@ -53,17 +56,35 @@ def run(
     ~/.local/state/finetune. Exit codes: 0 published, 1 refused by a gate, 64 bad manifest, 130 stopped, otherwise the
     code of the stage that failed.
     """
-    from finetune_cli.run import Output
     from finetune_cli.run import run as carry_out
 
-    if output not in list(Output):
-        raise typer.BadParameter(f"{output!r} is not text or json", param_hint="-o")
-    raise typer.Exit(carry_out(manifest, Output(output), fresh))
+    raise typer.Exit(carry_out(manifest, commands.chosen(output, Output.TEXT, Output.JSON), fresh))
+
+
+@app.command()
+def lint(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="FILE|DIRECTORY", help="YAML files, directories of them, or - for stdin.")
+    ],
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="text|json", help="text for people, json for one JSON document.")
+    ] = "text",
+) -> None:
+    """Check FineTuneJobs without a cluster: what the API server would refuse, with file and line.
+
+    Objects of other kinds are skipped. Exit codes: 0 nothing is wrong, 64 something is.
+    """
+    from finetune_cli.lint import lint as carry_out
+
+    raise typer.Exit(carry_out(paths, commands.chosen(output, Output.TEXT, Output.JSON)))
+
+
+commands.register(app)
 
 
 def main() -> None:
     """Entry point of ``finetune`` and ``kubectl-finetune``."""
-    app()
+    app(prog_name=program())
 
 
 if __name__ == "__main__":

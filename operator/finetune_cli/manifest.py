@@ -7,6 +7,8 @@ import json
 import os.path
 import sys
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -20,7 +22,7 @@ from finetune_cli.sentences import causes, dotted, sentence
 from finetune_cli.source import Document, SourceError, read_documents
 
 _MOST_BYTES = 1 << 20
-_ADDRESSES = (
+ADDRESSES = (
     ("spec", "model", "uri"),
     ("spec", "dataset", "train", "uri"),
     ("spec", "dataset", "validation", "uri"),
@@ -49,21 +51,54 @@ class ManifestError(Exception):
         self.problems = problems
 
 
-def load(path: str) -> FineTuneJob:
-    """The FineTuneJob in a file, or on standard input for ``-``, with relative ``file://./`` addresses made absolute.
+@dataclass(frozen=True)
+class Source:
+    """The text of a manifest file."""
+
+    text: str
+    file: str
+    """What it is called in sentences."""
+    directory: Path
+    """What its addresses are relative to."""
+
+
+def read(path: str) -> Source:
+    """The text of a file, or of standard input for ``-``.
 
     Raises:
-        ManifestError: It cannot be read, or is not exactly one valid FineTuneJob.
+        ManifestError: It cannot be read.
     """
     if path == "-":
-        return parse(_decoded(sys.stdin.buffer.read(_MOST_BYTES + 1), "stdin"), "stdin", Path.cwd())
+        return Source(_decoded(sys.stdin.buffer.read(_MOST_BYTES + 1), "stdin"), "stdin", Path.cwd())
     try:
         with Path(path).open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ManifestError([Problem(path, 1, f"cannot be read: {reason}")]) from error
-    return parse(_decoded(content, path), path, Path(path).absolute().parent)
+    return Source(_decoded(content, path), path, Path(path).absolute().parent)
+
+
+def documents_of(source: Source) -> list[Document]:
+    """The YAML documents of a file.
+
+    Raises:
+        ManifestError: It is no YAML.
+    """
+    try:
+        return read_documents(source.text)
+    except SourceError as error:
+        raise ManifestError([Problem(source.file, error.line, error.message)]) from error
+
+
+def load(path: str) -> FineTuneJob:
+    """The FineTuneJob in a file, or on standard input for ``-``, with relative ``file://./`` addresses made absolute.
+
+    Raises:
+        ManifestError: It cannot be read, or is not exactly one valid FineTuneJob.
+    """
+    source = read(path)
+    return parse(source.text, source.file, source.directory)
 
 
 def parse(text: str, file: str, directory: Path) -> FineTuneJob:
@@ -72,16 +107,33 @@ def parse(text: str, file: str, directory: Path) -> FineTuneJob:
     Raises:
         ManifestError: It is not exactly one valid FineTuneJob.
     """
-    try:
-        documents = read_documents(text)
-    except SourceError as error:
-        raise ManifestError([Problem(file, error.line, error.message)]) from error
-    document = _chosen(documents, file)
+    source = Source(text, file, directory)
+    return checked(_chosen(documents_of(source), file), source)
+
+
+def is_ours(document: Document) -> bool:
+    """Whether a document is a FineTuneJob, or was meant to be one."""
+    data = document.data
+    if not isinstance(data, dict):
+        return False
+    return data.get("kind") == KIND or str(data.get("apiVersion", "")).partition("/")[0] == API_GROUP
+
+
+def checked(document: Document, source: Source) -> FineTuneJob:
+    """The FineTuneJob that a document is, with relative addresses made absolute.
+
+    Raises:
+        ManifestError: It is not a valid one; everything that is wrong is said at once.
+    """
+    file = source.file
+    if head := _head(document):
+        raise ManifestError([Problem(file, line, message) for line, message in head])
     data = copy.deepcopy(document.data)
     data.pop("status", None)
     problems = [Problem(file, line, message) for line, message in document.problems]
-    for path in _ADDRESSES:
-        problems += [Problem(file, document.line_of(path), message) for message in _resolve(data, path, directory)]
+    for path in ADDRESSES:
+        found = _resolve(data, path, source.directory)
+        problems += [Problem(file, document.line_of(path), message) for message in found]
     try:
         job = FineTuneJob.model_validate_json(json.dumps(data))
     except ValidationError as error:
@@ -92,6 +144,13 @@ def parse(text: str, file: str, directory: Path) -> FineTuneJob:
     if problems:
         raise ManifestError(sorted(problems, key=lambda problem: problem.line))
     return job
+
+
+def address(data: Any, path: tuple[str, ...]) -> str | None:
+    """The address at ``path`` of a document's data; None where there is none."""
+    for part in path:
+        data = data.get(part) if isinstance(data, dict) else None
+    return data if isinstance(data, str) else None
 
 
 def _decoded(content: bytes, file: str) -> str:
@@ -113,11 +172,7 @@ def _chosen(documents: list[Document], file: str) -> Document:
         lines = " and ".join(str(job.line) for job in jobs)
         message = f"holds {len(jobs)} FineTuneJobs, in lines {lines}; run them from files of their own"
         raise ManifestError([Problem(file, jobs[1].line, message)])
-    document = jobs[0] if jobs else documents[0]
-    problems = _head(document)
-    if problems:
-        raise ManifestError([Problem(file, line, message) for line, message in problems])
-    return document
+    return jobs[0] if jobs else documents[0]
 
 
 def _head(document: Document) -> list[tuple[int, str]]:
@@ -139,17 +194,15 @@ def _head(document: Document) -> list[tuple[int, str]]:
 
 def _resolve(data: dict[str, Any], path: tuple[str, ...], directory: Path) -> list[str]:
     """Make one relative address absolute, in place; what is wrong with it otherwise."""
-    parent: Any = data
-    for part in path[:-1]:
-        parent = parent.get(part) if isinstance(parent, dict) else None
-    uri = parent.get(path[-1]) if isinstance(parent, dict) else None
-    if not isinstance(uri, str) or not uri.startswith("file://"):
+    uri = address(data, path)
+    if uri is None or not uri.startswith("file://"):
         return []
     parts = urlsplit(uri)
     if parts.query or parts.fragment:
         return []
     if parts.netloc in (".", ".."):
         relative = unquote(uri.removeprefix("file://"))
+        parent = reduce(getitem, path[:-1], data)
         parent[path[-1]] = Path(os.path.normpath(directory / relative)).as_uri()
         return []
     if parts.netloc not in ("", "localhost"):

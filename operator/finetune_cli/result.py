@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from finetune_api.evaluation import Evaluation
-from finetune_api.failures import EXIT_CODE_OF, ExitCode, Fault, Reason
+from finetune_api.failures import EXIT_CODE_OF, ExitCode, Reason
 from finetune_api.job import FailureStatus, FineTuneJob
 from finetune_api.stage import Device, JobIdentity, Stage, StageConfig, World
-from finetune_cli.text import clean
-from finetune_operator.local import StateDirectory
+from finetune_cli.place import Place
+from finetune_cli.view import clean
 from finetune_operator.policies.gates import bound
 from finetune_operator.runs import RunId
 from finetune_operator.summaries import BASELINE_NAMES, score
@@ -21,12 +20,6 @@ REJECTED = 1
 """Exit code of a job whose result did not pass its gates."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as a shell would give it."""
-
-_WHOSE = {
-    Fault.USER: "This is for you to change: the manifest, the data, or what this machine may read and write.",
-    Fault.CLUSTER: "The cause is this machine or a service that it uses, not the job.",
-    Fault.OPERATOR: "This is a fault in finetune itself; please report it, with the log.",
-}
 
 
 def exit_code(job: FineTuneJob) -> int:
@@ -51,21 +44,21 @@ def report_uri(job: FineTuneJob) -> str | None:
     return f"{_places(job).evaluated_uri}/report.html"
 
 
-def result_lines(job: FineTuneJob, state: StateDirectory) -> list[str]:
+def result_lines(job: FineTuneJob, place: Place) -> list[str]:
     """The end of a run for people."""
     status = job.status
     lines: list[str] = []
     if status.evaluation:
-        lines += ["", *comparison(status.evaluation), *_gates(status.evaluation)]
+        lines += ["", *comparison(status.evaluation), *gate_lines(status.evaluation)]
     lines.append("")
     if status.completion_time is None:
-        return [*lines, _stopped(job)]
+        return [*lines, _stopped(job, place)]
     if status.failure is None and status.artifact:
         lines += [f"artifact  {_shown(status.artifact.uri)}", f"digest    {status.artifact.digest}"]
     if report := report_uri(job):
         lines.append(f"report    {_shown(report)}")
     if status.failure:
-        lines += _failed(status.failure, state, status.revision)
+        lines += failure_lines(status.failure, place, status.revision)
     return [clean(line) if not line.startswith(" ") else line for line in lines]
 
 
@@ -90,8 +83,8 @@ def comparison(evaluation: Evaluation) -> list[str]:
     return [*table, f"on {evaluation.examples:,} {evaluation.split} examples"]
 
 
-def document(job: FineTuneJob, state: StateDirectory, code: int) -> dict[str, Any]:
-    """The end of a run for programs."""
+def document(job: FineTuneJob, logs: list[dict[str, Any]], code: int) -> dict[str, Any]:
+    """The end of a run for programs; ``logs`` says where they are."""
     dumped = job.model_dump(mode="json", exclude_none=True)
     status = dumped.get("status", {})
     return {
@@ -102,41 +95,35 @@ def document(job: FineTuneJob, state: StateDirectory, code: int) -> dict[str, An
         "evaluation": status.get("evaluation"),
         "failure": status.get("failure"),
         "report": report_uri(job),
-        "logs": [
-            {"revision": run.id.revision, "stage": run.id.stage, "attempt": run.id.attempt, "path": str(run.log)}
-            for run in state.runs()
-            if run.id.revision == job.status.revision and run.log.exists()
-        ],
+        "logs": logs,
     }
 
 
-def to_json(content: dict[str, Any]) -> str:
-    """One JSON document."""
-    return json.dumps(content, indent=2, ensure_ascii=False)
-
-
-def _gates(evaluation: Evaluation) -> list[str]:
+def gate_lines(evaluation: Evaluation) -> list[str]:
+    """A line for each gate."""
     return [
         f"{'passed' if gate.passed else 'FAILED'}  {bound(gate)}: it is {gate.value:.4g}" for gate in evaluation.gates
     ]
 
 
-def _stopped(job: FineTuneJob) -> str:
+def _stopped(job: FineTuneJob, place: Place) -> str:
     current = next((stage for stage in job.status.stages if stage.state != "Succeeded"), None)
+    if job.spec.suspend:
+        return f"Holds in {current.name if current else Stage.PUBLISH}, as spec.suspend is true."
     if current and current.name is Stage.TRAIN and job.status.checkpoint:
-        return f"Stopped after step {job.status.checkpoint.step}; run the same command to resume."
-    return f"Stopped in {current.name if current else Stage.PUBLISH}; run the same command to resume."
+        return f"Stopped after step {job.status.checkpoint.step}; {place.resume}."
+    return f"Stopped in {current.name if current else Stage.PUBLISH}; {place.resume}."
 
 
-def _failed(failure: FailureStatus, state: StateDirectory, revision: int) -> list[str]:
+def failure_lines(failure: FailureStatus, place: Place, revision: int) -> list[str]:
+    """What failed, whose fault it is, where its log is and what comes next."""
     if failure.reason is Reason.GATE_FAILED:
         return [f"Not published: {failure.message}"]
     where = f"{failure.stage}, attempt {failure.attempt}" + ("" if failure.rank is None else f", rank {failure.rank}")
-    log = state.run(RunId(revision, failure.stage, failure.attempt)).log
-    lines = [f"Failed in {where} ({failure.reason}): {failure.message}", _WHOSE[failure.fault]]
-    if log.exists():
+    lines = [f"Failed in {where} ({failure.reason}): {failure.message}", place.whose(failure.fault)]
+    if log := place.log(RunId(revision, failure.stage, failure.attempt)):
         lines.append(f"log       {log}")
-    return [*lines, "Run the same command to try again from there."]
+    return [*lines, "Another attempt follows." if failure.retried else place.again]
 
 
 def _shown(uri: str) -> str:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import sys
-from enum import StrEnum
 from typing import Any
 
 from finetune_api.failures import ExitCode
 from finetune_api.job import FineTuneJob
+from finetune_api.secrets import references
+from finetune_api.spec import FineTuneJobSpec, ResilienceSpec
 from finetune_cli.manifest import ManifestError, load
-from finetune_cli.result import document, exit_code, result_lines, to_json
-from finetune_cli.screen import Screen, out, screen
-from finetune_cli.text import clean
+from finetune_cli.output import Output, complain, out, to_json, write
+from finetune_cli.place import ThisMachine
+from finetune_cli.result import document, exit_code, result_lines
+from finetune_cli.screen import Screen, screen
+from finetune_cli.view import of_run
 from finetune_operator.local import Executor, LocalError, Machine, StateDirectory, home
-
-
-class Output(StrEnum):
-    TEXT = "text"
-    JSON = "json"
 
 
 def run(manifest: str, output: Output, fresh: bool) -> int:
@@ -29,23 +26,24 @@ def run(manifest: str, output: Output, fresh: bool) -> int:
         wanted = load(manifest)
     except ManifestError as error:
         problems = error.problems
-        _complain([str(problem) for problem in problems])
+        complain(*map(str, problems))
         if output is Output.JSON:
             listed = [{"file": one.file, "line": one.line, "message": one.message} for one in problems]
-            _write(to_json({"exitCode": int(ExitCode.BAD_CONFIGURATION), "errors": listed}))
+            write(to_json({"exitCode": int(ExitCode.BAD_CONFIGURATION), "errors": listed}))
         return ExitCode.BAD_CONFIGURATION
     meta = wanted.metadata
     try:
         with StateDirectory.locked(home(), meta.namespace, meta.name) as state:
             job, code = _run(state, wanted, output, fresh)
-            _write(
-                to_json(document(job, state, code)) if output is Output.JSON else "\n".join(result_lines(job, state))
-            )
+            if output is Output.JSON:
+                write(to_json(document(job, logs(job, state), code)))
+            else:
+                write("\n".join(result_lines(job, ThisMachine(state))))
             return code
     except LocalError as error:
-        _complain([f"finetune: {error.message}"])
+        complain(f"finetune: {error.message}")
         if output is Output.JSON:
-            _write(to_json({"exitCode": int(error.exit_code), "errors": [{"message": error.message}]}))
+            write(to_json({"exitCode": int(error.exit_code), "errors": [{"message": error.message}]}))
         return error.exit_code
 
 
@@ -63,7 +61,14 @@ async def _carry_out(
     state: StateDirectory, wanted: FineTuneJob, shown: Screen, fresh: bool
 ) -> tuple[FineTuneJob, int | None]:
     """The job at its end, and the signal that asked for it, if one did."""
-    executor = Executor(state, wanted, shown.show, machine=Machine.detect(), fresh=fresh)
+    notes = cluster_only(wanted.spec)
+    executor = Executor(
+        state,
+        wanted,
+        lambda snapshot: shown.show(of_run(snapshot, notes)),
+        machine=Machine.detect(),
+        fresh=fresh,
+    )
     received: list[int] = []
 
     def on_signal(number: int) -> None:
@@ -77,16 +82,26 @@ async def _carry_out(
     return job, received[0] if received else None
 
 
-def _complain(lines: list[str]) -> None:
-    with contextlib.suppress(OSError):
-        print(*map(clean, lines), sep="\n", file=sys.stderr, flush=True)  # noqa: T201
+def cluster_only(spec: FineTuneJobSpec) -> tuple[str, ...]:
+    """A note for each thing in a spec that has no meaning on one machine."""
+    notes = []
+    if names := sorted(set(references(spec).values())):
+        secrets = f"Secret {names[0]} is" if len(names) == 1 else f"Secrets {', '.join(names)} are"
+        notes.append(f"secretRef is for clusters: {secrets} not read; credentials come from the environment here.")
+    given, usual = spec.resilience, ResilienceSpec()
+    waiting = {
+        "pendingTimeoutSeconds": given.pending_timeout_seconds != usual.pending_timeout_seconds,
+        "ttlSecondsAfterFinished": given.ttl_seconds_after_finished is not None,
+    }
+    if fields := [f"spec.resilience.{name}" for name, is_given in waiting.items() if is_given]:
+        notes.append(f"{' and '.join(fields)} {'is' if len(fields) == 1 else 'are'} for clusters, without effect here.")
+    return tuple(notes)
 
 
-def _write(text: str) -> None:
-    stream: Any = out()
-    try:
-        print(text, file=stream, flush=True)
-    except OSError:
-        # The reader is gone; without this the interpreter would complain at its end.
-        with contextlib.suppress(OSError, ValueError):
-            stream.close()
+def logs(job: FineTuneJob, state: StateDirectory) -> list[dict[str, Any]]:
+    """Where the logs of the current revision lie."""
+    return [
+        {"revision": run.id.revision, "stage": run.id.stage, "attempt": run.id.attempt, "path": str(run.log)}
+        for run in state.runs()
+        if run.id.revision == job.status.revision and run.log.exists()
+    ]

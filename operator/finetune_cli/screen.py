@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
 from finetune_api.job import FineTuneJobStatus, StageState, StageStatus
-from finetune_cli.text import STOPPING, PlainLines, clean, done_text, heading, progress_text, retry_text
-from finetune_operator.local import Snapshot
+from finetune_cli.text import PlainLines, done_text, heading, retry_text
+from finetune_cli.view import Running, View, clean
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -19,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class Screen:
-    """What `finetune run` writes while it runs."""
+    """What `finetune run` and `finetune watch` write while a job runs."""
 
-    def show(self, snapshot: Snapshot) -> None:
+    def show(self, view: View) -> None:
         """Show the state of things; nothing is shown by this one."""
 
 
@@ -33,8 +32,8 @@ class PlainScreen(Screen):
         self._lines = PlainLines()
         self._gone = False
 
-    def show(self, snapshot: Snapshot) -> None:
-        lines = self._lines.update(snapshot, time.monotonic())
+    def show(self, view: View) -> None:
+        lines = self._lines.update(view, time.monotonic())
         if not lines or self._gone:
             return
         try:
@@ -50,9 +49,9 @@ class LiveScreen(Screen):
     def __init__(self, live: Live) -> None:
         self._live = live
 
-    def show(self, snapshot: Snapshot) -> None:
+    def show(self, view: View) -> None:
         with contextlib.suppress(OSError):
-            self._live.update(render(snapshot))
+            self._live.update(render(view))
 
 
 @contextlib.contextmanager
@@ -72,71 +71,61 @@ def screen(stream: TextIO, quiet: bool = False) -> Iterator[Screen]:
         yield LiveScreen(live)
 
 
-def render(snapshot: Snapshot) -> Group:
+def render(view: View) -> Group:
     """The live view: heading, notes, a line for each stage."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    first, second = heading(snapshot.job, snapshot.world)
+    status = view.job.status
+    first, second = heading(view.job, view.world)
     parts: list[RenderableType] = [Text(first, style="bold"), Text(second, style="dim")]
-    parts += [Text(f"! {clean(note)}", style="yellow") for note in snapshot.notes]
+    parts += [Text(f"! {clean(note)}", style="yellow") for note in view.notes]
     parts.append(Text())
     table = Table.grid(padding=(0, 1))
     table.add_column(width=1)
     table.add_column(width=8)
     table.add_column(ratio=1)
-    for stage in snapshot.job.status.stages:
-        _add_stage(table, stage, snapshot)
+    for stage in status.stages:
+        _add_stage(table, stage, view)
     parts.append(table)
-    failure = snapshot.job.status.failure
+    failure = status.failure
     if failure and failure.retried:
         parts.append(Text(f"! {failure.stage}: {retry_text(failure)}", style="yellow"))
-    if snapshot.stopping and not snapshot.job.status.completion_time and snapshot.run:
-        parts.append(Text(STOPPING[:1].upper() + STOPPING[1:], style="yellow"))
+    if view.holding:
+        parts.append(Text(view.holding[:1].upper() + view.holding[1:], style="yellow"))
     return Group(*parts)
 
 
-def _add_stage(table: Table, stage: StageStatus, snapshot: Snapshot) -> None:
+def _add_stage(table: Table, stage: StageStatus, view: View) -> None:
     from rich.spinner import Spinner
     from rich.text import Text
 
     name = Text(stage.name)
-    run = snapshot.run
+    running = view.running
     if stage.state is StageState.SUCCEEDED:
         table.add_row(Text("✔", style="green"), name, Text(done_text(stage)))
     elif stage.state is StageState.FAILED:
         table.add_row(Text("✘", style="red"), name, Text("failed", style="red"))
-    elif run and run.id.stage is stage.name:
-        table.add_row(Spinner("dots", style="cyan"), name, _running(stage, snapshot))
+    elif running and running.stage is stage.name:
+        table.add_row(Spinner("dots", style="cyan"), name, _running(stage, running))
     else:
-        table.add_row(Text("·", style="dim"), Text(stage.name, style="dim"), Text(_waiting(stage, snapshot.job.status)))
+        table.add_row(Text("·", style="dim"), Text(stage.name, style="dim"), Text(_waiting(stage, view.job.status)))
 
 
-def _running(stage: StageStatus, snapshot: Snapshot) -> RenderableType:
+def _running(stage: StageStatus, running: Running) -> RenderableType:
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.text import Text
 
-    progress = snapshot.run.progress if snapshot.run else None
     attempt = f"attempt {stage.attempt}: " if stage.attempt > 1 else ""
-    if progress is None:
-        return Text(f"{attempt}starting")
-    text = Text(attempt + progress_text(progress))
-    if progress.done is None or not progress.total:
+    text = Text(attempt + (running.text or "starting"))
+    if running.done is None or not running.total:
         return text
-    return Group(text, ProgressBar(total=progress.total, completed=progress.done, width=40))
+    return Group(text, ProgressBar(total=running.total, completed=running.done, width=40))
 
 
 def _waiting(stage: StageStatus, status: FineTuneJobStatus) -> str:
     if stage.attempt == 0:
         return ""
     return "starts again soon" if status.failure else "stopped"
-
-
-def out() -> TextIO:
-    """Standard output, which never fails over a character that the terminal cannot show."""
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure:
-        reconfigure(errors="replace")
-    return sys.stdout

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from finetune_api.job import FailureStatus, FineTuneJob, StageState, StageStatus
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.stage import Progress, Stage, World
-from finetune_operator.local import Snapshot
+from finetune_api.stage import Stage, World
+from finetune_cli.view import View, clean
 from finetune_operator.local.machine import named
 from finetune_operator.times import duration, from_text
 
@@ -16,13 +15,6 @@ _EACH_PERCENT = 5
 _EACH_SECONDS = 10.0
 _EACH_SECONDS_LATER = 60.0
 _LATER = 600.0
-_NOTHING_YET = "starting"
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
-
-
-def clean(text: str) -> str:
-    """``text`` on one line and without control characters: it may come from data or from a model."""
-    return _CONTROL.sub(" ", text).strip()
 
 
 def heading(job: FineTuneJob, world: World) -> tuple[str, str]:
@@ -33,23 +25,6 @@ def heading(job: FineTuneJob, world: World) -> tuple[str, str]:
         clean(f"{meta.namespace}/{meta.name}{revision}"),
         clean(f"{spec.model.uri}, {spec.task.type}, {_method(spec)}, {named(world)}"),
     )
-
-
-def progress_text(progress: Progress) -> str:
-    """``40/120 steps (33 %), loss 0.5124, 1,234 tokens/s, 3m20s left``; what it does, while nothing is counted."""
-    parts = []
-    if progress.done is not None and progress.total:
-        percent = min(100, 100 * progress.done // progress.total)
-        parts.append(f"{progress.done:,}/{progress.total:,} {progress.unit} ({percent} %)")
-    else:
-        parts.append(progress.activity)
-    if progress.loss is not None:
-        parts.append(f"loss {progress.loss:.4f}")
-    if progress.tokens_per_second is not None:
-        parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
-    if progress.eta_seconds is not None:
-        parts.append(f"{duration(progress.eta_seconds)} left")
-    return clean(", ".join(parts))
 
 
 def took(stage: StageStatus) -> str:
@@ -70,9 +45,6 @@ def retry_text(failure: FailureStatus) -> str:
     return clean(f"attempt {failure.attempt} ended: {failure.message.rstrip('.')}; trying again")
 
 
-STOPPING = "stopping as soon as a checkpoint is written; Ctrl-C again stops at once"
-
-
 @dataclass
 class _Said:
     """What the last progress line said."""
@@ -88,34 +60,36 @@ class PlainLines:
     """Lines for a log: one for each change, and progress every 5 % or 10 s, after ten minutes every 60 s."""
 
     def __init__(self) -> None:
-        self._headed = False
+        self._revision = 0
         self._notes = 0
         self._states: dict[Stage, StageStatus] = {}
         self._retried: tuple[Stage, int] | None = None
         self._said: _Said | None = None
-        self._stopping = False
+        self._holding = ""
         self._began: float | None = None
 
-    def update(self, snapshot: Snapshot, now: float) -> list[str]:
+    def update(self, view: View, now: float) -> list[str]:
         """The lines that are new. ``now`` is in seconds, of any clock."""
         if self._began is None:
             self._began = now
         lines: list[str] = []
-        if snapshot.job.status.revision and not self._headed:
-            self._headed = True
-            lines += heading(snapshot.job, snapshot.world)
-        lines += [f"note: {clean(note)}" for note in snapshot.notes[self._notes :]]
-        self._notes = len(snapshot.notes)
-        lines += self._changes(snapshot)
-        if snapshot.stopping and not self._stopping:
-            self._stopping = True
-            lines.append(STOPPING)
-        lines += self._progress(snapshot, now)
+        revision = view.job.status.revision
+        if revision != self._revision:
+            # Of a job that is watched, the spec may change meanwhile: then all begins anew.
+            self._revision, self._states, self._retried, self._said = revision, {}, None, None
+            lines += heading(view.job, view.world)
+        lines += [f"note: {clean(note)}" for note in view.notes[self._notes :]]
+        self._notes = len(view.notes)
+        lines += self._changes(view)
+        if view.holding and view.holding != self._holding:
+            lines.append(view.holding)
+        self._holding = view.holding
+        lines += self._progress(view, now)
         return lines
 
-    def _changes(self, snapshot: Snapshot) -> list[str]:
+    def _changes(self, view: View) -> list[str]:
         lines = []
-        status = snapshot.job.status
+        status = view.job.status
         failure = status.failure
         if failure and failure.retried and (failure.stage, failure.attempt) != self._retried:
             self._retried = (failure.stage, failure.attempt)
@@ -129,18 +103,17 @@ class PlainLines:
                 lines.append(f"{stage.name}: started" + (f", attempt {stage.attempt}" if stage.attempt > 1 else ""))
         return lines
 
-    def _progress(self, snapshot: Snapshot, now: float) -> list[str]:
-        run = snapshot.run
-        if run is None or run.progress is None or run.progress.activity == _NOTHING_YET:
+    def _progress(self, view: View, now: float) -> list[str]:
+        running = view.running
+        if running is None or not running.text:
             return []
-        said, progress = self._said, run.progress
-        percent = 100 * progress.done // progress.total if progress.done is not None and progress.total else -1
-        new = _Said(progress.stage, progress.attempt, progress.activity, percent, now)
+        said, percent = self._said, -1 if running.percent is None else running.percent
+        new = _Said(running.stage, running.attempt, running.activity, percent, now)
         same = said is not None and (said.stage, said.attempt) == (new.stage, new.attempt)
         if said is not None and same and not self._worth_saying(said, new):
             return []
         self._said = new
-        return [f"{progress.stage}: {progress_text(progress)}"]
+        return [f"{running.stage}: {running.text}"]
 
     def _worth_saying(self, said: _Said, new: _Said) -> bool:
         if new.percent < 0:

@@ -12,13 +12,14 @@ from finetune_api.job import (
     FailureStatus,
     FineTuneJobSpec,
     FineTuneJobStatus,
+    ProgressStatus,
     StageState,
     StageStatus,
 )
-from finetune_api.stage import Stage, StageError, StageReport
+from finetune_api.stage import Progress, Stage, StageError, StageReport
 from finetune_operator.constants import CONDITION_OF
 from finetune_operator.policies import failure as failures
-from finetune_operator.policies import restart, stall
+from finetune_operator.policies import pending, restart, stall
 from finetune_operator.runs import Observed, ObservedRun, RunId, RunState
 from finetune_operator.summaries import evaluation_status, progress_status, summary
 from finetune_operator.times import from_text, to_text
@@ -140,6 +141,7 @@ def _opened(stage: StageStatus, run: ObservedRun, now: datetime) -> StageStatus:
             "attempt": run.id.attempt,
             "start_time": stage.start_time or to_text(run.started_at or now),
             "completion_time": None,
+            "waiting_for": None,
         }
     )
 
@@ -148,15 +150,15 @@ def _unseen(progress: Progression, stage: StageStatus, spec: FineTuneJobSpec, no
     """A run was started and is not there: not yet, or no longer."""
     run = RunId(progress.status.revision, stage.name, stage.attempt)
     if stage.state is StageState.PENDING:
-        appears_by = _awaited_since(progress.status, stage.name, now) + APPEARS_WITHIN
+        appears_by = awaited_since(progress.status, stage.name, now) + APPEARS_WITHIN
         if now < appears_by:
             return replace(progress, expected=run, wake=(*progress.wake, appears_by))
     error = _verdict(progress.status, run) or failures.lost(stage.name, stage.attempt)
     return _failed(progress, stage, _End(error, to_text(now)), spec)
 
 
-def _awaited_since(status: FineTuneJobStatus, stage: Stage, now: datetime) -> datetime:
-    """When the newest run was started: its stage's condition turned Unknown then."""
+def awaited_since(status: FineTuneJobStatus, stage: Stage, now: datetime) -> datetime:
+    """When the newest run of ``stage`` was started: the stage's condition turned Unknown then."""
     condition = next((c for c in status.conditions if c.type is CONDITION_OF[stage] and c.status == "Unknown"), None)
     return from_text(condition.last_transition_time) if condition else now - APPEARS_WITHIN
 
@@ -172,11 +174,15 @@ def _watch(
     stage = stage.model_copy(
         update={
             "state": StageState.RUNNING if running else StageState.PENDING,
-            "message": f"{said.activity[:1].upper()}{said.activity[1:]}." if said and said.activity else "Starting.",
+            "waiting_for": run.trouble.reason if run.trouble and not running else None,
+            "message": _doing(run, said),
         }
     )
     status = with_stage(progress.status, stage)
-    if said:
+    if not said:
+        waits = f"waiting: {run.trouble.reason}" if stage.waiting_for and run.trouble else "starting"
+        status = status.model_copy(update={"progress": ProgressStatus(stage=stage.name, text=f"{stage.name}: {waits}")})
+    else:
         changes: dict[str, Any] = {"progress": progress_status(said)}
         if said.checkpoint and (status.checkpoint is None or said.checkpoint.step >= status.checkpoint.step):
             changes["checkpoint"] = said.checkpoint
@@ -184,15 +190,27 @@ def _watch(
     progress = replace(progress, status=status, expected=run.id)
     if _verdict(status, run.id):
         return replace(progress, ending={run.id: stall.GRACE})
-    stalls_at = stall.stalls_at(run, spec.resilience)
-    if stalls_at is None:
+    if stage.waiting_for and run.trouble:
+        due: datetime | None = pending.gives_up_at(run.trouble, spec.resilience)
+        error = pending.given_up(run.trouble, now)
+    else:
+        due, error = stall.stalls_at(run, spec.resilience), stall.stalled(run, spec.resilience)
+    if due is None:
         return progress
-    if now < stalls_at:
-        return replace(progress, wake=(*progress.wake, stalls_at))
-    error = stall.stalled(run, spec.resilience)
+    if now < due:
+        return replace(progress, wake=(*progress.wake, due))
     decision = restart.decide(error.reason, run.disrupted, stage.restarts, spec.resilience.max_restarts)
     failure = failure_status(run.id, error.reason, error.message, decision.retried, error)
     return replace(progress, status=status.model_copy(update={"failure": failure}), ending={run.id: stall.GRACE})
+
+
+def _doing(run: ObservedRun, said: Progress | None) -> str:
+    """What a live run is doing, as a sentence."""
+    if said and said.activity:
+        return f"{said.activity[:1].upper()}{said.activity[1:]}."
+    if run.trouble and run.state is RunState.PENDING:
+        return run.trouble.message
+    return "Starting."
 
 
 def _verdict(status: FineTuneJobStatus, run: RunId) -> StageError | None:

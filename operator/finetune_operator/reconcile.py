@@ -11,7 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from finetune_api.failures import Reason
-from finetune_api.job import FineTuneJob, FineTuneJobStatus, StageState, StageStatus
+from finetune_api.job import FineTuneJob, FineTuneJobStatus, StageState, StageStatus, spec_digest
 from finetune_api.stage import JobIdentity, Stage
 from finetune_operator import progression
 from finetune_operator.constants import CONDITION_OF
@@ -19,7 +19,7 @@ from finetune_operator.policies import deadline, gates, restart, revision
 from finetune_operator.policies.world import world_of
 from finetune_operator.progression import Progression
 from finetune_operator.runs import Observed, ObservedRun, Plan, RunId, StageRun, StopRun
-from finetune_operator.status import current_stage, described
+from finetune_operator.status import Hold, current_stage, described
 from finetune_operator.times import from_text, to_text
 
 STOP_GRACE = timedelta(minutes=5)
@@ -44,16 +44,19 @@ def plan(job: FineTuneJob, observed: Observed, now: datetime) -> Plan:
         return Plan((), stop, _ended(status, job), _LOOK_AGAIN_WHILE_ENDING if stop else None)
 
     progress = progression.advance(status, job.spec, observed, now)
+    if moved := revision.moved_on(progress.status, now):
+        progress = Progression(moved)
     progress = _check_gates(progress, job)
     progress = _check_deadline(progress, job, observed, alive, now)
     if progress.over and not alive:
         finished = progress.status.model_copy(update={"completion_time": to_text(now), "progress": None})
-        return Plan((), (), described(finished, job.metadata.generation, stopped=False, now=now), None)
+        return Plan((), (), described(finished, job.metadata.generation, Hold.NO, now), None)
 
     stop = _stops(progress, alive, observed)
     start, status, wake = _next_run(progress, job, observed, alive, now)
     holds = observed.stop_requested and not alive and progress.expected is None
-    status = described(status, job.metadata.generation, stopped=holds, now=now)
+    hold = Hold.DONE if holds else Hold.ASKED if observed.stop_requested else Hold.NO
+    status = described(status, job.metadata.generation, hold, now)
     return Plan(start, stop, status, None if holds else _look_again(alive, stop, (*progress.wake, *wake), now))
 
 
@@ -100,7 +103,12 @@ def _check_deadline(
     torn_down = not alive and progress.expected is None
     if torn_down:
         failed = stage.model_copy(
-            update={"state": StageState.FAILED, "completion_time": to_text(now), "message": error.message}
+            update={
+                "state": StageState.FAILED,
+                "completion_time": to_text(now),
+                "waiting_for": None,
+                "message": error.message,
+            }
         )
         status = progression.with_stage(status, failed)
     return replace(progress, status=status, over=torn_down, ending=dict.fromkeys(alive, deadline.GRACE))
@@ -143,8 +151,24 @@ def _next_run(
             "message": "Starting." if stage.attempt == 0 else f"Starting attempt {stage.attempt + 1}.",
         }
     )
-    run = StageRun(
-        id=RunId(status.revision, stage.name, ordered.attempt),
+    run = _stage_run(job, status, stage.name, ordered.attempt)
+    return (run,), progression.with_stage(status, ordered), ()
+
+
+def refused_run(job: FineTuneJob, observed: Observed) -> StageRun | None:
+    """The run that status tells of and that could not be created yet, by an executor that can be refused."""
+    stage = current_stage(job.status)
+    if stage is None or stage.waiting_for is None or stage.completion_time or job.status.completion_time:
+        return None
+    run = _stage_run(job, job.status, stage.name, stage.attempt)
+    if spec_digest(job.spec) != job.status.spec_digest or any(seen.id == run.id for seen in observed.runs):
+        return None
+    return run
+
+
+def _stage_run(job: FineTuneJob, status: FineTuneJobStatus, stage: Stage, attempt: int) -> StageRun:
+    return StageRun(
+        id=RunId(status.revision, stage, attempt),
         job=JobIdentity(
             namespace=job.metadata.namespace,
             name=job.metadata.name,
@@ -152,10 +176,9 @@ def _next_run(
             revision=status.revision,
             spec_digest=status.spec_digest,
         ),
-        world=world_of(stage.name, job.spec.distributed),
+        world=world_of(stage, job.spec.distributed),
         spec=job.spec,
     )
-    return (run,), progression.with_stage(status, ordered), ()
 
 
 def _due(stage: StageStatus, status: FineTuneJobStatus) -> datetime | None:

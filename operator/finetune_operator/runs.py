@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJobStatus
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import JobIdentity, Progress, Stage, StageConfig, StageError, StageReport, World
@@ -34,6 +35,16 @@ class RunState(StrEnum):
 
 
 @dataclass(frozen=True)
+class Trouble:
+    """Why a run that was started does not compute yet. It may pass by itself."""
+
+    reason: Reason
+    message: str
+    """One sentence: what is in the way, and what to do."""
+    since: datetime
+
+
+@dataclass(frozen=True)
 class ObservedRun:
     """What an executor knows about a run that exists."""
 
@@ -52,6 +63,9 @@ class ObservedRun:
     """Ended by what runs it and not by its own doing: preemption, a drained node, the end of the local executor."""
     error: StageError | None = None
     """What the executor knows of a failure that the stage could not tell itself, such as OOMKilled."""
+
+    trouble: Trouble | None = None
+    """What keeps a Pending run from computing, if that is known."""
 
     @property
     def alive(self) -> bool:

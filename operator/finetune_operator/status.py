@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 from typing import Literal
 
 from finetune_api.failures import Reason
@@ -15,12 +16,26 @@ from finetune_operator.times import to_text
 
 Truth = Literal["True", "False", "Unknown"]
 
+SUSPENDING, SUSPENDED = str(Phase.SUSPENDING), str(Phase.SUSPENDED)
+"""Reasons of the overall conditions while a job is asked to hold."""
+
 _PHASE_OF = {
     Stage.PREPARE: Phase.PREPARING,
     Stage.TRAIN: Phase.TRAINING,
     Stage.EVALUATE: Phase.EVALUATING,
     Stage.PUBLISH: Phase.PUBLISHING,
 }
+
+
+class Hold(Enum):
+    """Whether somebody wants the job to hold."""
+
+    NO = "it goes on"
+    ASKED = "what runs is being stopped"
+    DONE = "nothing runs"
+
+
+_RUNNING_REASON = {StageState.RUNNING: "Running", StageState.PENDING: "Starting"}
 
 
 @dataclass(frozen=True)
@@ -33,25 +48,55 @@ class _Said:
     message: str
 
 
-def described(status: FineTuneJobStatus, generation: int, stopped: bool, now: datetime) -> FineTuneJobStatus:
+def described(status: FineTuneJobStatus, generation: int, hold: Hold, now: datetime) -> FineTuneJobStatus:
     """``status`` with the conditions and the phase that follow from its other fields.
 
-    ``stopped`` says that the job holds on request and nothing of it runs.
+    ``hold`` says whether the job holds on request.
     """
     before = {condition.type: condition for condition in status.conditions}
     conditions = tuple(
-        Condition(
-            type=said.type,
-            status=said.status,
-            reason=said.reason,
-            message=said.message,
-            observed_generation=generation,
-            last_transition_time=_since(said, before.get(said.type), now),
-        )
-        for said in (*_stages(status), *_overall(status, stopped))
+        _condition(said, before, generation, now) for said in (*_stages(status), *_overall(status, hold))
     )
     return status.model_copy(
         update={"observed_generation": generation, "conditions": conditions, "phase": phase_of(conditions)}
+    )
+
+
+def refused(status: FineTuneJobStatus, generation: int, sentence: str, now: datetime) -> FineTuneJobStatus:
+    """``status`` of a job whose spec the operator cannot understand; everything else in it stays."""
+    told = [
+        _Said(ConditionType.ACCEPTED, "False", "Invalid", sentence),
+        _Said(ConditionType.READY, "False", "Invalid", sentence),
+        _Said(ConditionType.RECONCILING, "False", "Invalid", "Nothing is done before the spec is corrected."),
+        _Said(ConditionType.STALLED, "True", "Invalid", sentence),
+    ]
+    changes = {"observed_generation": generation, "phase": Phase.FAILED}
+    return _with_conditions(status, told, generation, now).model_copy(update=changes)
+
+
+def troubled(status: FineTuneJobStatus, generation: int, sentence: str, now: datetime) -> FineTuneJobStatus:
+    """``status`` of a job that the operator fails to look after, through a fault of its own."""
+    told = [
+        _Said(ConditionType.READY, "Unknown", "ReconcileError", sentence),
+        _Said(ConditionType.RECONCILING, "True", "ReconcileError", sentence),
+    ]
+    return _with_conditions(status, told, generation, now)
+
+
+def _with_conditions(status: FineTuneJobStatus, told: list[_Said], generation: int, now: datetime) -> FineTuneJobStatus:
+    before = {condition.type: condition for condition in status.conditions}
+    changed = {said.type: _condition(said, before, generation, now) for said in told}
+    return status.model_copy(update={"conditions": tuple({**before, **changed}.values())})
+
+
+def _condition(said: _Said, before: dict[ConditionType, Condition], generation: int, now: datetime) -> Condition:
+    return Condition(
+        type=said.type,
+        status=said.status,
+        reason=said.reason,
+        message=said.message,
+        observed_generation=generation,
+        last_transition_time=_since(said, before.get(said.type), now),
     )
 
 
@@ -63,8 +108,9 @@ def phase_of(conditions: tuple[Condition, ...]) -> Phase:
         return Phase.SUCCEEDED
     if stalled.status == "True":
         return Phase.REJECTED if stalled.reason == Reason.GATE_FAILED else Phase.FAILED
-    if by_type[ConditionType.RECONCILING].status != "True":
-        return Phase.STOPPED
+    reconciling = by_type[ConditionType.RECONCILING]
+    if reconciling.reason in (SUSPENDING, SUSPENDED):
+        return Phase(reconciling.reason)
     reached = [stage for stage, type_ in CONDITION_OF.items() if by_type[type_].reason != "Waiting"]
     return _PHASE_OF[reached[-1]] if reached else Phase.PENDING
 
@@ -96,14 +142,13 @@ def _stages(status: FineTuneJobStatus) -> Iterator[_Said]:
 def _current(type_: ConditionType, stage: StageStatus, status: FineTuneJobStatus) -> _Said:
     failure = status.failure
     if stage.attempt and stage.completion_time is None:
-        reason = "Running" if stage.state is StageState.RUNNING else "Starting"
-        return _Said(type_, "Unknown", reason, stage.message)
+        return _Said(type_, "Unknown", stage.waiting_for or _RUNNING_REASON[stage.state], stage.message)
     if failure and failure.stage is stage.name and stage.attempt:
         return _Said(type_, "False", failure.reason, failure.message)
-    return _Said(type_, "False", "Stopped" if stage.attempt else "Waiting", stage.message or "Not started yet.")
+    return _Said(type_, "False", SUSPENDED if stage.attempt else "Waiting", stage.message or "Not started yet.")
 
 
-def _overall(status: FineTuneJobStatus, stopped: bool) -> Iterator[_Said]:
+def _overall(status: FineTuneJobStatus, hold: Hold) -> Iterator[_Said]:
     failure, current = status.failure, current_stage(status)
     if status.completion_time and failure is None:
         done = f"Published {status.artifact.uri}." if status.artifact else "Published."
@@ -114,17 +159,21 @@ def _overall(status: FineTuneJobStatus, stopped: bool) -> Iterator[_Said]:
         yield _Said(ConditionType.READY, "False", failure.reason, failure.message)
         yield _Said(ConditionType.RECONCILING, "False", failure.reason, "No further attempt is made.")
         yield _Said(ConditionType.STALLED, "True", failure.reason, failure.message)
-    elif stopped:
-        told = (
-            f"Stopped on request in stage {current.name if current else Stage.PUBLISH}; it goes on when it is resumed."
-        )
-        yield _Said(ConditionType.READY, "Unknown", "Stopped", told)
-        yield _Said(ConditionType.RECONCILING, "False", "Stopped", told)
-        yield _Said(ConditionType.STALLED, "False", "Stopped", "Nothing is in the way.")
+    elif hold is not Hold.NO:
+        stage = current.name if current else Stage.PUBLISH
+        truth: Truth = "True" if hold is Hold.ASKED else "False"
+        reason, told = SUSPENDED, f"Holds in stage {stage}; it goes on when it is resumed."
+        if hold is Hold.ASKED:
+            reason, told = SUSPENDING, f"Stage {stage} is being stopped, after a checkpoint if it trains."
+        yield _Said(ConditionType.READY, "Unknown", reason, told)
+        yield _Said(ConditionType.RECONCILING, truth, reason, told)
+        yield _Said(ConditionType.STALLED, "False", reason, "Nothing is in the way.")
     else:
         reason, told = "Progressing", "The job has not started yet."
         if failure and failure.retried:
             reason, told = "Retrying", f"{failure.stage} is tried again: {failure.message}"
+        elif current and current.waiting_for:
+            reason, told = current.waiting_for, current.message
         elif failure:
             reason, told = "Ending", f"What runs is being ended: {failure.message}"
         elif current and (current.attempt or current.name is not Stage.PREPARE):

@@ -60,8 +60,8 @@ def evaluation_status(evaluation: Evaluation) -> EvaluationStatus:
 
 
 def score(value: float) -> str:
-    """A metric's value for people: four digits after the point."""
-    return f"{value:.4f}"
+    """A metric's value for people: four digits after the point, or in all where it is huge."""
+    return f"{value:.4f}" if abs(value) < 1e9 else f"{value:.4g}"
 
 
 def size(count: int) -> str:
@@ -81,8 +81,8 @@ def _prepared(result: PrepareResult) -> str:
     if result.labels:
         sentence += f", {result.labels} labels"
     dropped = [
-        f"{count:,} {name}"
-        for name, count in (("duplicates", result.duplicates), ("invalid rows", result.invalid))
+        f"{count:,} {name}{'' if count == 1 else 's'}"
+        for name, count in (("duplicate", result.duplicates), ("invalid row", result.invalid))
         if count
     ]
     return f"{sentence}; {_listed(dropped)} dropped" if dropped else sentence

@@ -12,42 +12,15 @@ import numpy as np
 import pyarrow as pa
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    BertConfig,
-    BertModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import Device, JobIdentity, Stage, StageConfig, World
 from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.manifests import publish_directory
 from finetune_trainer.models import fetch_model
-from finetune_trainer.prepared import (
-    DataReport,
-    ModelIdentity,
-    SourceFile,
-    SplitReport,
-    write_split,
-)
-
-LABELS = ("fruit", "metal", "weather")
-WORDS = {
-    "fruit": "apple pear plum cherry fig grape melon peach",
-    "metal": "iron copper zinc lead silver gold nickel steel",
-    "weather": "rain snow hail wind storm fog frost sun",
-}
-FILLER = "the a of in we saw some with and more today there"
-SPECIAL = ["<pad>", "<unk>", "<end>", "<user>", "<bot>"]
-TEMPLATE = (
-    "{% for m in messages %}{% if m['role'] == 'user' %}<user> {{ m['content'] }} {% else %}{{ m['content'] }} <end> "
-    "{% endif %}{% endfor %}{% if add_generation_prompt %}<bot> {% endif %}"
-)
+from finetune_trainer.prepared import DataReport, ModelIdentity, SourceFile, SplitReport
+from tests.trainer.tiny_models import LABELS, STRONG_INIT, make_texts, save_bert, save_llama
 
 
 @dataclass(frozen=True)
@@ -81,53 +54,10 @@ class Job:
         )
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    words = [*SPECIAL, *FILLER.split(), *(word for group in WORDS.values() for word in group.split())]
-    words += ["what", "is", "it", *LABELS]
-    inner = Tokenizer(
-        models.WordLevel({word: index for index, word in enumerate(dict.fromkeys(words))}, unk_token="<unk>")
-    )
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=inner,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        eos_token="<end>",
-        additional_special_tokens=["<user>", "<bot>"],
-        chat_template=TEMPLATE,
-        model_input_names=["input_ids", "attention_mask"],
-    )
-
-
-def make_texts(count: int, seed: int) -> list[tuple[str, int]]:
-    """Sentences of filler with one word that tells the label."""
-    generator = np.random.default_rng(seed)
-    made = []
-    for _ in range(count):
-        label = int(generator.integers(len(LABELS)))
-        words = list(generator.choice(FILLER.split(), size=int(generator.integers(1, 6))))
-        words.insert(int(generator.integers(len(words) + 1)), str(generator.choice(WORDS[LABELS[label]].split())))
-        made.append((" ".join(words), label))
-    return made
-
-
 def classification_job(root: Path, full: bool = False, steps: int = 80, pooler: bool = True) -> Job:
     """A tiny BERT, three labels, and an adapter (or a full model) that was trained for some steps."""
-    tokenizer = make_tokenizer()
-    torch.manual_seed(3)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        initializer_range=0.15,
-        max_position_embeddings=64,
-        pad_token_id=tokenizer.pad_token_id,
-    )
     base = root / "base"
-    BertModel(config, add_pooling_layer=pooler).save_pretrained(base)
-    tokenizer.save_pretrained(base)
+    tokenizer = save_bert(base, STRONG_INIT, pooler)
     splits = {
         name: make_texts(count, seed)
         for name, count, seed in (("train", 480, 1), ("validation", 120, 2), ("test", 90, 3))
@@ -158,24 +88,8 @@ def classification_job(root: Path, full: bool = False, steps: int = 80, pooler: 
 
 def instruction_job(root: Path, full: bool = False, steps: int = 80) -> Job:
     """A tiny Llama that learns to answer with the kind of thing that a sentence names."""
-    tokenizer = make_tokenizer()
-    torch.manual_seed(4)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        initializer_range=0.15,
-        max_position_embeddings=128,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
     base = root / "base"
-    LlamaForCausalLM(config).save_pretrained(base)
-    tokenizer.save_pretrained(base)
+    tokenizer = save_llama(base, STRONG_INIT)
     tables = {
         name: _chat_table(tokenizer, name, count, seed)
         for name, count, seed in (("train", 160, 1), ("validation", 20, 2), ("test", 40, 3))
@@ -244,10 +158,15 @@ def _finish_data(root: Path, tokenizer: Any, task: str, tables: dict[str, pa.Tab
     directory.mkdir()
     tokenizer.save_pretrained(directory / "tokenizer")
     for name, table in tables.items():
-        write_split(directory, name, table)
+        _write_split(directory, name, table)
     (directory / "data.json").write_text(data.model_dump_json())
     publish_directory(directory, job.config(Stage.PREPARE).prepared_uri, {"made": "by hand"})
     return job
+
+
+def _write_split(directory: Path, split: str, table: pa.Table) -> None:
+    with pa.OSFile(str(directory / f"{split}.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
 
 
 def _split_report(table: pa.Table) -> SplitReport:

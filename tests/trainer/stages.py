@@ -16,11 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
-
 from finetune_api.stage import Progress, Stage, StageReport
-from tests.trainer.evaluation_fixtures import LABELS, make_texts, make_tokenizer
+from tests.trainer.tiny_models import LABELS, make_texts, save_bert, save_llama
 
 TIMEOUT_SECONDS = 300
 SPEC_DIGEST = "sha256:" + "d" * 64
@@ -198,19 +195,7 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
 
 def classification_job(root: Path, examples: int = 240) -> TinyJob:
     """A tiny BERT and sentences with one telling word; not yet prepared."""
-    tokenizer = make_tokenizer()
-    torch.manual_seed(3)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    BertModel(config).save_pretrained(root / "base")
-    tokenizer.save_pretrained(root / "base")
+    save_bert(root / "base")
     rows = [{"text": text, "label": LABELS[label]} for text, label in make_texts(examples, 1)]
     return TinyJob(
         root,
@@ -227,22 +212,7 @@ def classification_job(root: Path, examples: int = 240) -> TinyJob:
 
 def instruction_job(root: Path, examples: int = 240) -> TinyJob:
     """A tiny Llama and short conversations; not yet prepared."""
-    tokenizer = make_tokenizer()
-    torch.manual_seed(4)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=128,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    LlamaForCausalLM(config).save_pretrained(root / "base")
-    tokenizer.save_pretrained(root / "base")
+    save_llama(root / "base")
     rows = [
         {
             "messages": [

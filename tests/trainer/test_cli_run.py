@@ -113,7 +113,7 @@ def test_from_a_manifest_to_a_published_adapter_with_ctrl_c_in_between(desk: Des
     assert process.returncode == 130, out
     step = desk.job()["status"]["checkpoint"]["step"]
     assert out.splitlines()[-1] == f"Stopped after step {step}; run the same command to resume."
-    assert desk.job()["status"]["phase"] == "Stopped"
+    assert desk.job()["status"]["phase"] == "Suspended"
 
     code, out, _ = desk.run()
     assert code == 0, out

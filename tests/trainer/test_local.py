@@ -250,7 +250,7 @@ class TestStopping:
     ) -> None:
         stages(train=["work", "done"])
         job = Session(tmp_path, a_job()).when(works_in(Stage.TRAIN), Executor.request_stop).run()
-        assert job.status.phase is Phase.STOPPED
+        assert job.status.phase is Phase.SUSPENDED
         assert job.status.failure is None
         assert job.status.checkpoint is not None
         again = Session(tmp_path, a_job()).run()
@@ -264,11 +264,11 @@ class TestStopping:
         session.when(works_in(Stage.TRAIN), Executor.request_stop)
         session.when(lambda shown: shown.stopping, Executor.request_stop)
         job = session.run()
-        assert (job.status.phase, job.status.failure) == (Phase.STOPPED, None)
+        assert (job.status.phase, job.status.failure) == (Phase.SUSPENDED, None)
 
     def test_before_anything_started(self, tmp_path: Path) -> None:
         session = Session(tmp_path, a_job()).when(lambda _: True, Executor.request_stop)
-        assert session.run().status.phase is Phase.STOPPED
+        assert session.run().status.phase is Phase.SUSPENDED
 
 
 RUNNER = """
@@ -320,7 +320,7 @@ class TestAfterTheExecutorWasKilled:
 
         job = Session(tmp_path, a_job()).when(lambda shown: bool(shown.notes), twice).run()
         assert not is_running(pid)
-        assert job.status.phase is Phase.STOPPED
+        assert job.status.phase is Phase.SUSPENDED
 
     def test_a_stage_that_finished_meanwhile_is_not_run_again(
         self, tmp_path: Path, stages: Callable[..., None]

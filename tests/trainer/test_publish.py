@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from evaluation_fixtures import LABELS, Job, classification_job, instruction_job, make_texts
+from evaluation_fixtures import Job, classification_job, instruction_job
 from huggingface_hub import ModelCard
 from peft import PeftConfig, PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -22,6 +22,7 @@ from finetune_trainer import storage
 from finetune_trainer.evaluate.stage import run as evaluate
 from finetune_trainer.manifests import publish_directory, read_manifest
 from finetune_trainer.publish.stage import run
+from tests.trainer.tiny_models import LABELS, make_texts
 
 
 @pytest.fixture(scope="module", params=["adapter", "full"])

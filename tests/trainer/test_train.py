@@ -139,6 +139,7 @@ def test_early_stopping_keeps_the_best_weights(classification: TinyJob) -> None:
     assert best < outcome.report.train.steps
     kept = job.revision / "checkpoints" / f"step-{best:08d}" / "adapter_model.safetensors"
     assert (job.revision / "trained" / "adapter_model.safetensors").read_bytes() == kept.read_bytes()
+    assert json.loads((job.revision / "trained" / "training.json").read_text())["weightsOfStep"] == best
 
 
 def test_target_modules_that_do_not_exist_are_named(classification: TinyJob) -> None:

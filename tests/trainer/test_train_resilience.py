@@ -105,9 +105,8 @@ def test_a_stop_before_the_first_step_ends_at_once(classification: TinyJob) -> N
 def test_a_torn_checkpoint_is_passed_over(classification: TinyJob, undisturbed: TinyJob) -> None:
     job = classification.named("torn", training={"maxSteps": 20})
     shutil.copytree(undisturbed.revision / "checkpoints", job.revision / "checkpoints")
-    for checkpoint in job.checkpoints[-1:]:
-        weights = checkpoint / "adapter_model.safetensors"
-        weights.write_bytes(weights.read_bytes()[:-7])
+    weights = next(job.checkpoints[-1].glob("*/mp_rank_00_model_states.pt"))
+    weights.write_bytes(weights.read_bytes()[:-7])
     incomplete = job.revision / "checkpoints" / "step-00000099"
     shutil.copytree(job.checkpoints[0], incomplete)
     (incomplete / "manifest.json").unlink()
@@ -163,7 +162,8 @@ def test_two_runs_with_one_address_do_not_meet(classification: TinyJob) -> None:
     assert f"is writing to {job.revision.as_uri()}" in second.message
     third = job.run(TRAIN, attempt=3, job=other | {"specDigest": "sha256:" + "e" * 64})
     assert third.code == ExitCode.BAD_CONFIGURATION
-    assert "of a different spec: change metadata.name or spec.output.uri" in third.message
+    assert third.report.error.reason is Reason.REVISION_TAKEN
+    assert f"{job.revision.as_uri()} is that of another spec" in third.message
 
 
 def test_a_result_that_is_stored_is_not_trained_again(undisturbed: TinyJob) -> None:

@@ -47,6 +47,7 @@ def chat(name: str, changes: dict[str, Any], sentence: str | None = None) -> Cas
 LABELS_FOR_CLASSIFICATION = "labels belong to type TextClassification only"
 LABELS_DIFFER = "labels must be different from each other"
 REVISION_FOR_HUB = "revision belongs to hf:// models only"
+SECRET_OF_URI = "secretRef belongs to a uri"
 URI_OR_FRACTION = "give either uri or fraction"
 FRACTIONS = "validation.fraction and test.fraction together may be at most 0.8"
 COLUMNS_BOTH = "give columns.messages, or columns.prompt and columns.completion, not both"
@@ -80,6 +81,13 @@ RULE_CASES = (
     Case("validation by fraction", {"dataset.validation.fraction": 0.5}),
     Case("validation by both", {"dataset.validation": {"uri": "s3://b/v", "fraction": 0.1}}, URI_OR_FRACTION),
     Case("validation by neither", {"dataset.validation": {}}, URI_OR_FRACTION),
+    Case(
+        "validation of its own with a Secret", {"dataset.validation": {"uri": "s3://b/v", "secretRef": {"name": "s"}}}
+    ),
+    Case(
+        "fraction with a Secret", {"dataset.validation": {"fraction": 0.1, "secretRef": {"name": "s"}}}, SECRET_OF_URI
+    ),
+    Case("suspended", {"suspend": True}),
     Case("test by neither", {"dataset.test": {}}, URI_OR_FRACTION),
     Case("fractions of 0.8", {"dataset.validation.fraction": 0.3, "dataset.test.fraction": 0.5}),
     Case("fractions above 0.8", {"dataset.validation.fraction": 0.31, "dataset.test.fraction": 0.5}, FRACTIONS),

@@ -129,6 +129,8 @@ def test_a_configuration_says_where_each_stage_writes() -> None:
 def test_every_reason_has_a_fault_and_every_failure_of_a_stage_an_exit_code() -> None:
     assert set(FAULT_OF) == set(Reason)
     decided_outside = {Reason.STALLED, Reason.DEADLINE_EXCEEDED, Reason.GATE_FAILED}
+    decided_outside |= {Reason.UNSCHEDULABLE, Reason.QUOTA_EXCEEDED, Reason.IMAGE_UNAVAILABLE}
+    decided_outside |= {Reason.SETUP_FAILED, Reason.FORBIDDEN}
     assert set(EXIT_CODE_OF) == set(Reason) - decided_outside
     assert ExitCode.DONE not in EXIT_CODE_OF.values()
     assert StageFailure(Reason.NOT_FOUND, "no such model").exit_code == 66

@@ -14,9 +14,13 @@ from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob
 from finetune_api.spec import Metric
 from finetune_api.stage import STAGES, Device, Stage, World
-from finetune_cli.result import document, exit_code, result_lines, to_json
+from finetune_cli.output import to_json
+from finetune_cli.place import ThisMachine
+from finetune_cli.result import document, exit_code, result_lines
+from finetune_cli.run import logs
 from finetune_cli.screen import PlainScreen, render, screen
-from finetune_cli.text import PlainLines, clean, progress_text
+from finetune_cli.text import PlainLines
+from finetune_cli.view import View, clean, of_run, progress_text
 from finetune_operator.local import Machine, Snapshot, StateDirectory
 from finetune_operator.reconcile import plan
 from finetune_operator.runs import Observed, ObservedRun
@@ -46,13 +50,13 @@ def a_job_after(*runs: ObservedRun, stop: bool = False, at: float = 11, **spec: 
 
 def a_snapshot(
     job: FineTuneJob, run: ObservedRun | None = None, stopping: bool = False, notes: tuple[str, ...] = ()
-) -> Snapshot:
-    return Snapshot(job, CPUS, run, stopping, notes)
+) -> View:
+    return of_run(Snapshot(job, CPUS, run, stopping, notes))
 
 
-def training(**progress: Any) -> Snapshot:
+def training(stopping: bool = False, **progress: Any) -> View:
     run = a_run(Stage.TRAIN, progress=a_progress(**progress))
-    return a_snapshot(a_job_after(succeeded(Stage.PREPARE), run), run)
+    return a_snapshot(a_job_after(succeeded(Stage.PREPARE), run), run, stopping)
 
 
 @pytest.fixture
@@ -118,8 +122,7 @@ class TestLines:
         ]
 
     def test_say_how_to_stop_at_once(self) -> None:
-        shown = training()
-        said = PlainLines().update(Snapshot(shown.job, CPUS, shown.run, True, ()), 0)
+        said = PlainLines().update(training(stopping=True), 0)
         assert "stopping as soon as a checkpoint is written; Ctrl-C again stops at once" in said
 
 
@@ -136,7 +139,7 @@ class TestTheEnd:
     def test_of_a_published_job(self, state: StateDirectory) -> None:
         job = a_job_after(*[succeeded(stage) for stage in STAGES])
         assert exit_code(job) == 0
-        assert result_lines(job, state) == [
+        assert result_lines(job, ThisMachine(state)) == [
             "",
             "metric    linear probe   tuned   change      95 % interval",
             "──────────────────────────────────────────────────────────",
@@ -161,7 +164,7 @@ class TestTheEnd:
             output={"uri": "file:///home/me/my%20out"},
         )
         assert exit_code(job) == 1
-        assert result_lines(job, state)[-5:] == [
+        assert result_lines(job, ThisMachine(state))[-5:] == [
             "FAILED  accuracy at least 0.9: it is 0.84",
             "passed  macro_f1 better by at least 0.02: it is 0.05",
             "",
@@ -175,7 +178,7 @@ class TestTheEnd:
         log.parent.mkdir(parents=True)
         log.write_text("")
         assert exit_code(job) == 65
-        assert result_lines(job, state)[1:] == [
+        assert result_lines(job, ThisMachine(state))[1:] == [
             "Failed in prepare, attempt 1 (BadData): prepare met BadData.",
             "This is for you to change: the manifest, the data, or what this machine may read and write.",
             f"log       {log}",
@@ -197,15 +200,15 @@ class TestTheEnd:
         report = stopped.report.model_copy(update={"checkpoint": a_checkpoint(240)}) if stopped.report else None
         job = a_job_after(succeeded(Stage.PREPARE), failed(Stage.TRAIN, Reason.STOPPED, report=report), stop=True)
         assert exit_code(job) == 130
-        assert result_lines(job, state) == ["", "Stopped after step 240; run the same command to resume."]
+        assert result_lines(job, ThisMachine(state)) == ["", "Stopped after step 240; run the same command to resume."]
 
     def test_of_a_job_that_was_stopped_before_a_checkpoint(self, state: StateDirectory) -> None:
         job = a_job_after(failed(Stage.PREPARE, Reason.STOPPED), stop=True)
-        assert result_lines(job, state)[-1] == "Stopped in prepare; run the same command to resume."
+        assert result_lines(job, ThisMachine(state))[-1] == "Stopped in prepare; run the same command to resume."
 
     def test_as_json(self, state: StateDirectory) -> None:
         job = a_job_after(*[succeeded(stage) for stage in STAGES])
-        read = json.loads(to_json(document(job, state, exit_code(job))))
+        read = json.loads(to_json(document(job, logs(job, state), exit_code(job))))
         assert (read["phase"], read["exitCode"], read["failure"]) == ("Succeeded", 0, None)
         assert read["artifact"]["digest"].startswith("sha256:")
         assert read["evaluation"]["metrics"][0]["tuned"] == 0.84

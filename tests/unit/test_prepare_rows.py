@@ -180,6 +180,18 @@ def test_invalid_rows_are_dropped_up_to_the_share_and_refused_above() -> None:
     )
 
 
+def test_the_most_frequent_problem_is_told_when_the_first_row_has_another() -> None:
+    tally = a_tally(0.1, 10, 2)
+    for row in (5, 6):
+        tally.reject(row, f"s3://data/a.jsonl:{row}", InvalidRow(file="a.jsonl", line=row, problem="it has no label"))
+    with pytest.raises(StageFailure) as failure:
+        tally.check()
+    assert failure.value.message == (
+        "s3://data/a.jsonl:2: it is bad (3 of 10 rows are invalid, 30 %, most often: it has no label; "
+        "dataset.cleaning.dropInvalid allows 10 %)"
+    )
+
+
 def test_the_first_hundred_invalid_rows_are_reported_in_order() -> None:
     tally = a_tally(0.9, 2000, *range(1000, 0, -1))
     assert tally.invalid == 1000

@@ -300,3 +300,29 @@ def test_a_run_that_says_nothing_did_not_succeed() -> None:
     job, _ = pass_(in_training(), a_run(Stage.TRAIN, RunState.SUCCEEDED, exit_code=0, finished_at=NOON))
     assert job.status.failure is not None
     assert job.status.failure.reason is Reason.INTERNAL_ERROR
+
+
+class TestAPlaceInStorageThatIsAnothers:
+    """A job that was deleted and applied again, with another spec, finds its first revision's directory taken."""
+
+    def test_is_left_to_it_and_the_next_one_is_taken(self) -> None:
+        job, _ = pass_(a_job())
+        job, made = pass_(job, failed(Stage.PREPARE, Reason.REVISION_TAKEN))
+        assert job.status.revision == 2
+        assert started(made) == [(Stage.PREPARE, 1)]
+        assert made.start[0].id.revision == 2
+        assert (job.status.failure, job.status.history) == (None, ())
+        assert job.status.phase is Phase.PREPARING
+
+    def test_as_often_as_it_takes(self) -> None:
+        job, _ = pass_(a_job())
+        old = [failed(Stage.PREPARE, Reason.REVISION_TAKEN, revision=number) for number in (1, 2, 3)]
+        for number in (1, 2, 3):
+            job, _ = pass_(job, *old[:number])
+        assert job.status.revision == 4
+
+    def test_is_nothing_to_a_job_that_has_ended(self) -> None:
+        job, _ = pass_(a_job(), failed(Stage.PREPARE, Reason.BAD_DATA))
+        before = job.status
+        job, made = pass_(job, failed(Stage.PREPARE, Reason.BAD_DATA))
+        assert (job.status, made.start) == (before, ())

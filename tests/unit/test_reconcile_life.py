@@ -57,7 +57,7 @@ class TestFirstPass:
     def test_starts_nothing_while_somebody_wants_the_job_to_hold(self) -> None:
         job, made = pass_(a_job(), stop=True)
         assert (made.start, made.look_again) == ((), None)
-        assert job.status.phase is Phase.STOPPED
+        assert job.status.phase is Phase.SUSPENDED
 
 
 class TestStagesFollowEachOther:
@@ -139,7 +139,8 @@ class TestProgress:
     def test_of_another_attempt_is_not_believed(self) -> None:
         job, _ = pass_(a_job(), succeeded(Stage.PREPARE))
         _, made = pass_(job, succeeded(Stage.PREPARE), a_run(Stage.TRAIN, progress=a_progress(attempt=7)))
-        assert made.status.progress is None
+        assert made.status.progress is not None
+        assert made.status.progress.text == "train: starting"
 
     def test_a_later_checkpoint_is_not_replaced_by_an_earlier_one(self) -> None:
         job, _ = pass_(a_job(), succeeded(Stage.PREPARE))
@@ -215,13 +216,13 @@ class TestStopAndResume:
         job, _ = pass_(a_job())
         job, made = pass_(job, a_run(Stage.PREPARE), stop=True)
         assert [(run.id, run.grace) for run in made.stop] == [(run_id(Stage.PREPARE), timedelta(minutes=5))]
-        assert job.status.phase is Phase.PREPARING
+        assert job.status.phase is Phase.SUSPENDING
 
     def test_stopped_is_said_only_when_nothing_runs_any_more(self) -> None:
         job, _ = pass_(a_job())
         stopped = a_run(Stage.PREPARE, RunState.STOPPED, exit_code=75, finished_at=NOON)
         job, made = pass_(job, stopped, stop=True)
-        assert job.status.phase is Phase.STOPPED
+        assert job.status.phase is Phase.SUSPENDED
         assert job.status.failure is None
         assert made.look_again is None
 
@@ -238,7 +239,7 @@ class TestStopAndResume:
         job, _ = pass_(a_job())
         job, _ = pass_(job, succeeded(Stage.PREPARE), stop=True)
         assert stage_status(job.status, Stage.PREPARE).state is StageState.SUCCEEDED
-        assert job.status.phase is Phase.STOPPED
+        assert job.status.phase is Phase.SUSPENDED
 
 
 def test_a_status_survives_being_stored() -> None:

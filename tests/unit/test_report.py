@@ -15,7 +15,7 @@ from finetune_api.stage import JobIdentity
 from finetune_trainer.prepared import DataReport, InvalidRow, ModelIdentity, SourceFile, SplitReport
 from finetune_trainer.report.changes import classification_changes, generation_changes
 from finetune_trainer.report.charts import Series, line_chart, number, thin, ticks
-from finetune_trainer.report.page import ReportInputs, gate_text, improves, render, verdict
+from finetune_trainer.report.page import ReportInputs, gate_text, improves, render, training_facts, verdict
 
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
 VOID = {"meta"}
@@ -209,6 +209,11 @@ def test_improvement_goes_by_interval_and_direction(
     name: Metric, interval: tuple[float, float], expected: bool | None
 ) -> None:
     assert improves(_metric(name, 1.0, sum(interval) / 2 + 1.0, interval)) is expected
+
+
+def test_page_says_which_weights_early_stopping_kept() -> None:
+    training = {"steps": 49, "weightsOfStep": 25, "stoppedEarly": True}
+    assert ("Weights are those of step", "25") in training_facts(training)
 
 
 def test_failed_gate_is_the_verdict() -> None:

@@ -36,7 +36,7 @@ REJECTED = status_after(succeeded(Stage.PREPARE), succeeded(Stage.TRAIN), succee
         (WAITING, "Unknown", "True", "False", Phase.PREPARING),
         (TRAINING, "Unknown", "True", "False", Phase.TRAINING),
         (RETRYING, "Unknown", "True", "False", Phase.TRAINING),
-        (STOPPED, "Unknown", "False", "False", Phase.STOPPED),
+        (STOPPED, "Unknown", "False", "False", Phase.SUSPENDED),
         (SUCCEEDED, "True", "False", "False", Phase.SUCCEEDED),
         (FAILED, "False", "False", "True", Phase.FAILED),
         (REJECTED, "False", "False", "True", Phase.REJECTED),

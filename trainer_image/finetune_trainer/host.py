@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import socket
 import sys
@@ -21,7 +22,6 @@ from pydantic import BaseModel
 
 from finetune_api.failures import ExitCode, Reason, StageFailure
 from finetune_api.stage import (
-    TERMINATION_MESSAGE_LIMIT,
     CheckpointRef,
     EvaluateResult,
     PrepareResult,
@@ -38,6 +38,7 @@ from finetune_trainer.inputs import fetch_train_inputs
 from finetune_trainer.memory import out_of_memory_sentence
 from finetune_trainer.processes import WorkerProcess, signal_workers, start_workers, worker_index
 from finetune_trainer.revision_lock import RevisionLock
+from finetune_trainer.storage.credentials import use_secrets
 from finetune_trainer.worker import failure_of
 
 _POLL_SECONDS = 0.05
@@ -92,6 +93,7 @@ class Host:
 
     def _carry_out(self) -> dict[str, Any]:
         config = self._config
+        use_secrets(config.spec, os.environ)
         try:
             self._workspace.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -264,8 +266,6 @@ class Host:
 
     def _write(self, report: StageReport) -> None:
         message = report.to_termination_message()
-        if len(message) > TERMINATION_MESSAGE_LIMIT:
-            log.warning("the termination message has %d bytes; Kubernetes keeps 4096", len(message))
         path = Path(self._config.termination_message_path)
         try:
             # In place: in a pod this is a file that the kubelet has mounted, which cannot be replaced.

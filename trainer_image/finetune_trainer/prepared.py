@@ -85,12 +85,6 @@ class DataReport(_Record):
     model: ModelIdentity
 
 
-def write_split(directory: Path, split: str, table: pa.Table) -> None:
-    """Write one split as an uncompressed Arrow IPC file."""
-    with pa.OSFile(str(directory / f"{split}.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=65536)
-
-
 def open_split(directory: Path, split: str) -> pa.Table:
     """Memory-map one split; rows are read from disk as they are touched."""
     return pa.ipc.open_file(pa.memory_map(str(directory / f"{split}.arrow"))).read_all()

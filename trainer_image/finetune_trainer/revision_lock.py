@@ -43,7 +43,8 @@ class RevisionLock:
     """Holds the directory of a revision while a stage runs; a context manager.
 
     Raises on entry:
-        StageFailure: BadConfiguration when the directory belongs to another spec or another run is writing there.
+        StageFailure: RevisionTaken when the directory belongs to another spec, BadConfiguration when another run is
+            writing there.
     """
 
     def __init__(self, config: StageConfig) -> None:
@@ -73,10 +74,9 @@ class RevisionLock:
             holder = None
         if holder is not None and holder.spec_digest != job.spec_digest:
             raise StageFailure(
-                Reason.BAD_CONFIGURATION,
-                f"{address} holds another run of {job.namespace}/{job.name}, of a different spec: change "
-                "metadata.name or "
-                "spec.output.uri, or remove that directory if nobody needs it",
+                Reason.REVISION_TAKEN,
+                f"{address} is that of another spec, of an earlier {job.namespace}/{job.name}; this one takes the next "
+                "revision",
             )
         if holder is not None and holder.uid != job.uid and time.time() - holder.heartbeat < STALE_AFTER_SECONDS:
             raise StageFailure(

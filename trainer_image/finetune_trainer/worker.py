@@ -17,6 +17,7 @@ from types import FrameType
 from finetune_api.failures import ExitCode, Reason, StageFailure
 from finetune_api.stage import StageConfig
 from finetune_trainer.context import Reporter, StageContext
+from finetune_trainer.storage.credentials import use_secrets
 
 _FULL_BELOW_BYTES = 1 << 20
 _PR_SET_PDEATHSIG = 1
@@ -75,6 +76,7 @@ def main(config_path: str) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The host forwards a Ctrl-C of the terminal as SIGTERM.
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     config = StageConfig.model_validate_json(Path(config_path).read_bytes())
+    use_secrets(config.spec, os.environ)
     rank = int(os.environ.get("RANK", "0"))
     reporter = Reporter.from_environment()
     workspace = Path(config.workspace) / f"rank{rank}"

@@ -10,6 +10,7 @@ from finetune_api.spec.inputs import (
     DatasetSpec,
     DataSource,
     ModelSpec,
+    SecretRef,
     SplitSource,
     TaskSpec,
 )
@@ -80,6 +81,7 @@ __all__ = [
     "Precision",
     "ResilienceSpec",
     "Schedule",
+    "SecretRef",
     "SplitSource",
     "TaskSpec",
     "TaskType",

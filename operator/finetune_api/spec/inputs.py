@@ -7,7 +7,24 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from finetune_api.base import ApiModel, Rule
-from finetune_api.spec.vocabulary import ColumnName, DataFormat, Deduplication, Label, ModelUri, TaskType, Uri
+from finetune_api.spec.vocabulary import (
+    ColumnName,
+    DataFormat,
+    Deduplication,
+    Label,
+    ModelUri,
+    SecretName,
+    TaskType,
+    Uri,
+)
+
+
+class SecretRef(ApiModel):
+    """A Secret in the job's namespace."""
+
+    name: SecretName = Field(
+        description="Name of the Secret. Its keys are environment variables, such as AWS_ACCESS_KEY_ID or HF_TOKEN."
+    )
 
 
 class ModelSpec(ApiModel):
@@ -23,6 +40,11 @@ class ModelSpec(ApiModel):
         min_length=1,
         max_length=128,
         description="Branch, tag or commit of an hf:// model. Pinned to a commit when the job starts.",
+    )
+    secret_ref: SecretRef | None = Field(
+        default=None,
+        description="Secret with the credentials for the model; only pods that read it get them. On one machine they "
+        "come from the environment instead.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -65,6 +87,11 @@ class DataSource(ApiModel):
     """A data set in object storage."""
 
     uri: Uri = Field(description="Address of one file, or of a directory whose data files are read in order of name.")
+    secret_ref: SecretRef | None = Field(
+        default=None,
+        description="Secret with the credentials for the data; only pods that read it get them. On one machine they "
+        "come from the environment instead.",
+    )
 
 
 class SplitSource(ApiModel):
@@ -74,6 +101,11 @@ class SplitSource(ApiModel):
     fraction: float | None = Field(
         default=None, gt=0, le=0.5, description="Share of the training data to hold out instead; above 0, at most 0.5."
     )
+    secret_ref: SecretRef | None = Field(
+        default=None,
+        description="Secret with the credentials for the data; only pods that read it get them. On one machine they "
+        "come from the environment instead.",
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -81,6 +113,12 @@ class SplitSource(ApiModel):
             message="give either uri or fraction",
             field="uri",
             holds=lambda split: (split.uri is None) != (split.fraction is None),
+        ),
+        Rule(
+            cel="!has(self.secretRef) || has(self.uri)",
+            message="secretRef belongs to a uri",
+            field="secretRef",
+            holds=lambda split: split.secret_ref is None or split.uri is not None,
         ),
     )
 

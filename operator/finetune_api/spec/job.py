@@ -51,6 +51,10 @@ class FineTuneJobSpec(ApiModel):
     evaluation: EvaluationSpec = Field(default=EvaluationSpec(), description="How the result is measured.")
     output: OutputSpec = Field(description="Where the result goes.")
     resilience: ResilienceSpec = Field(default=ResilienceSpec(), description="What happens when something fails.")
+    suspend: bool = Field(
+        default=False,
+        description="Hold the job: what runs writes a checkpoint and ends, and GPUs are free. With false it goes on.",
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from finetune_api.base import ApiModel, Integer, Rule
+from finetune_api.base import ApiModel, Integer, Rule, Whole
+from finetune_api.spec.inputs import SecretRef
 from finetune_api.spec.vocabulary import Metric, OutputUri, Seconds
 
 
@@ -66,6 +67,11 @@ class OutputSpec(ApiModel):
     uri: OutputUri = Field(
         description="Prefix in object storage. The result lies at <uri>/<namespace>/<name>/r<revision>/artifact."
     )
+    secret_ref: SecretRef | None = Field(
+        default=None,
+        description="Secret with the credentials for writing there. On one machine they come from the environment "
+        "instead.",
+    )
     keep: KeepSpec = Field(default=KeepSpec(), description="What stays beside the artifact after it is published.")
 
 
@@ -81,4 +87,13 @@ class ResilienceSpec(ApiModel):
         le=86400,
         description="An attempt that shows no progress for so long is ended and tried again.",
     )
+    pending_timeout_seconds: Seconds = Field(
+        default=86400,
+        description="The job fails when pods that are to run find no node or no quota for so long.",
+    )
     active_deadline_seconds: Seconds | None = Field(default=None, description="The whole job is ended after so long.")
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2147483647), Whole] | None = Field(
+        default=None,
+        description="The FineTuneJob and its pods are deleted so long after the end; what was published stays. Leave "
+        "it out for a job that a GitOps tool would create again.",
+    )

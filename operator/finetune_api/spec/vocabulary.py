@@ -17,6 +17,7 @@ OutputUri = Annotated[str, StringConstraints(pattern=f"^(file|s3|gs|az)://{_PATH
 """Shorter, because addresses below it must fit a stage's termination message."""
 ModelUri = Annotated[str, StringConstraints(pattern=f"^(hf|file|s3|gs|az)://{_PATH}$", min_length=6, max_length=1024)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+SecretName = Annotated[str, StringConstraints(pattern="^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
 

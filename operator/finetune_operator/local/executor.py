@@ -89,6 +89,8 @@ class Executor:
         self._world = machine.fit(world, wanted.spec.training.batch_size)
         if note := machine.note(world, wanted.spec.training.batch_size):
             self._notes.append(note)
+        if wanted.spec.suspend:
+            self._notes.append("spec.suspend is true, so nothing is run; set it to false.")
         self._job = wanted
 
     def request_stop(self) -> None:
@@ -189,7 +191,7 @@ class Executor:
 
     def _observe(self) -> Observed:
         runs = {**self._earlier, **{id_: child.observed for id_, child in self._children.items()}}
-        return Observed(tuple(runs.values()), stop_requested=self._stop_requests > 0)
+        return Observed(tuple(runs.values()), stop_requested=self._stop_requests > 0 or self._wanted.spec.suspend)
 
     async def _start(self, run: StageRun) -> None:
         child = Child(run, self._state.run(run.id), self._wake.set, self._now)

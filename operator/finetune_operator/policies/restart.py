@@ -34,6 +34,12 @@ _RETRY_OF = {
     Reason.DISK_FULL: _Retry.NEVER,
     Reason.DEADLINE_EXCEEDED: _Retry.NEVER,
     Reason.GATE_FAILED: _Retry.NEVER,
+    Reason.REVISION_TAKEN: _Retry.NEVER,
+    Reason.UNSCHEDULABLE: _Retry.NEVER,
+    Reason.QUOTA_EXCEEDED: _Retry.NEVER,
+    Reason.IMAGE_UNAVAILABLE: _Retry.NEVER,
+    Reason.SETUP_FAILED: _Retry.NEVER,
+    Reason.FORBIDDEN: _Retry.NEVER,
 }
 
 

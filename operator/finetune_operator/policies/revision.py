@@ -52,6 +52,18 @@ def next_revision(
     )
 
 
+def moved_on(status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus | None:
+    """The status of the same spec in the next place in storage, when an earlier job of that name left its own there.
+
+    None when the place is the revision's own.
+    """
+    if status.failure is None or status.failure.reason is not Reason.REVISION_TAKEN or status.completion_time:
+        return None
+    # What never ran is no history.
+    following = next_revision(status, status.spec_digest, now)
+    return following.model_copy(update={"history": status.history, "start_time": status.start_time})
+
+
 def reopened(status: FineTuneJobStatus) -> FineTuneJobStatus:
     """The status of a failed revision that is tried again where it failed, because a person acted and asks for it.
 
@@ -74,7 +86,7 @@ def _record(status: FineTuneJobStatus) -> tuple[RevisionRecord, ...]:
     return (
         RevisionRecord(
             revision=status.revision,
-            phase=status.phase if status.completion_time else Phase.STOPPED,
+            phase=status.phase if status.completion_time else Phase.SUPERSEDED,
             spec_digest=status.spec_digest,
             artifact=status.artifact,
             score=status.evaluation.score if status.evaluation else None,

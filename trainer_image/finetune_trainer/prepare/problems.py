@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from finetune_api.failures import Reason, StageFailure
@@ -62,9 +63,15 @@ class Tally:
         counted = f"{self.invalid} of {self.rows} rows {'is' if self.invalid == 1 else 'are'} invalid"
         raise StageFailure(
             Reason.BAD_DATA,
-            f"{where}: {first.problem} ({counted}, {percent(self.invalid / self.rows)}; dataset.cleaning.dropInvalid "
-            f"allows {percent(self.allowed_share)})",
+            f"{where}: {first.problem} ({counted}, {percent(self.invalid / self.rows)}{self._mostly(first.problem)}; "
+            f"dataset.cleaning.dropInvalid allows {percent(self.allowed_share)})",
         )
+
+    def _mostly(self, first: str) -> str:
+        """What else is wrong more often than the first row's problem, which alone would send its reader astray."""
+        problems = Counter(invalid.problem for invalid in self.reported)
+        problem, count = problems.most_common(1)[0]
+        return f", most often: {problem}" if count > problems[first] else ""
 
 
 def percent(share: float) -> str:

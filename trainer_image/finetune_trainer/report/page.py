@@ -193,6 +193,7 @@ def training_facts(training: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = []
     for key, name, form in (
         ("steps", "Steps", grouped),
+        ("weightsOfStep", "Weights are those of step", grouped),
         ("epochs", "Epochs", "{:.3g}".format),
         ("loss", "Training loss, last tenth", "{:.4g}".format),
         ("validationLoss", "Validation loss at the end", "{:.4g}".format),

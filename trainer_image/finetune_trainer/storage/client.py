@@ -11,12 +11,13 @@ import os
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from obstore import exceptions
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from finetune_api.failures import Reason, StageFailure
+from finetune_trainer.storage.credentials import variables_for
 from finetune_trainer.storage.location import Location
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _AMBIENT_AWS = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE")
 
 
 def store_for(location: Location, bulk: bool = False) -> ObjectStore:
-    """The client for the bucket of ``location``; one a bucket and environment, which reuses tokens and connections.
+    """The client for the bucket of ``location``; one a bucket and credentials, which reuses tokens and connections.
 
     ``bulk`` is for requests with megabytes of payload, which may take longer.
 
@@ -49,23 +50,40 @@ def store_for(location: Location, bulk: bool = False) -> ObjectStore:
         StageFailure: BadConfiguration, when an endpoint, a profile or a credentials file is unusable.
     """
     prefixes = (PATIENCE_VARIABLE, *{"s3": ("AWS_", "HOME"), "gs": ("GOOGLE_",), "az": ("AZURE_",)}[location.scheme])
-    environment = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(prefixes)))
-    return _build(location.scheme, location.bucket, bulk, environment)
+    own = variables_for(location.uri)
+    environment = tuple(
+        sorted((name, value) for name, value in (os.environ | own).items() if name.startswith(prefixes))
+    )
+    settings = tuple(sorted((name, value) for name, value in own.items() if _is_setting(name, location.scheme)))
+    return _build(location.scheme, location.bucket, bulk, environment, settings)
+
+
+def _is_setting(name: str, scheme: str) -> bool:
+    """Whether obstore knows a variable; ``AWS_CA_BUNDLE`` is read here."""
+    return name.startswith({"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_"}[scheme]) and name != "AWS_CA_BUNDLE"
 
 
 @lru_cache(maxsize=32)
-def _build(scheme: str, bucket: str, bulk: bool, environment: tuple[tuple[str, str], ...]) -> ObjectStore:
+def _build(
+    scheme: str,
+    bucket: str,
+    bulk: bool,
+    environment: tuple[tuple[str, str], ...],
+    settings: tuple[tuple[str, str], ...],
+) -> ObjectStore:
+    """``settings`` are variables that obstore does not find in the environment itself."""
     variables = dict(environment)
+    own: Any = dict(settings)
     retry = _retry_config(variables)
     try:
         if scheme == "s3":
             profile = _aws_profile(variables)
             client = _client_options(scheme, variables, bulk, profile.get("endpoint"))
-            return S3Store(bucket, config=profile, client_options=client, retry_config=retry)
+            return S3Store(bucket, config={**profile, **own}, client_options=client, retry_config=retry)
         client = _client_options(scheme, variables, bulk)
         if scheme == "gs":
-            return GCSStore(bucket, client_options=client, retry_config=retry)
-        return AzureStore(bucket, client_options=client, retry_config=retry)
+            return GCSStore(bucket, config=own, client_options=client, retry_config=retry)
+        return AzureStore(bucket, config=own, client_options=client, retry_config=retry)
     except (exceptions.BaseError, ValueError) as error:
         raise StageFailure(Reason.BAD_CONFIGURATION, _settings_sentence(scheme, bucket, str(error))) from None
 

@@ -156,6 +156,13 @@ class ReportCallback(TrainerCallback):
         self._since = time.perf_counter()
         return control
 
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        """A checkpoint begins no earlier, also after a step that is not logged."""
+        self._save_since = time.perf_counter()
+        return control
+
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:

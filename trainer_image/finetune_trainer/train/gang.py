@@ -91,6 +91,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
         callbacks=[flow, reports],
         sizes=plan.sizes,
         validation=validation,
+        export_checkpoints=spec.training.early_stopping is not None,
     )
     if is_main:
         context.reporter.progress("starting the training processes")
@@ -104,7 +105,8 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
             "job resumes from it",
         )
     directory = Path(config.workspace) / "trained"
-    _export(trainer, _best_step(spec, state), config.checkpoints_uri, busy, directory)
+    best = _best_step(spec, state)
+    _export(trainer, best, config.checkpoints_uri, busy, directory)
     history = curves(state.log_history)
     summary = {
         "steps": state.global_step,
@@ -127,6 +129,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
                 "precision": precision,
                 "batch": {"perDevice": plan.sizes.per_device, "accumulation": plan.sizes.accumulation},
                 "seed": spec.training.seed,
+                "weightsOfStep": state.global_step if best is None else best,
                 "versions": library_versions(),
             },
         )

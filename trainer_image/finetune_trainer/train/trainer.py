@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,10 @@ class FineTuneTrainer(Trainer):
         data_collator: Collator,
         train_dataset: CausalDataset | ClassificationDataset,
         validation: CausalDataset | ClassificationDataset,
+        export_checkpoints: bool,
         **kwargs: Any,
     ) -> None:
+        """``export_checkpoints``: whether a checkpoint may become the result, so must hold the model itself."""
         super().__init__(data_collator=data_collator, train_dataset=train_dataset, eval_dataset=validation, **kwargs)
         if isinstance(train_dataset, ClassificationDataset):
             # Encoders' forward takes any keyword but hands none to the loss, so Trainer would scale it by
@@ -39,6 +42,7 @@ class FineTuneTrainer(Trainer):
         self._collate = data_collator
         self._training = train_dataset
         self._validation = validation
+        self._export_checkpoints = export_checkpoints
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """This rank's batches. Not prepared by accelerate, whose own sharding would divide them again."""
@@ -49,6 +53,16 @@ class FineTuneTrainer(Trainer):
             collate_fn=self._collate,
             pin_memory=torch.cuda.is_available(),
         )
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model's files, but not into a checkpoint that is only resumed from.
+
+        DeepSpeed's own files hold the weights there: a second copy would stop training up to twice as long.
+        """
+        in_checkpoint = output_dir is not None and Path(output_dir).parent == Path(str(self.args.output_dir))
+        if in_checkpoint and self.is_deepspeed_enabled and not self._export_checkpoints:
+            return
+        super().save_model(output_dir, _internal_call)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Loss on the validation split: the mean over all learned tokens (causal) or examples (classification)."""

@@ -1,0 +1,104 @@
+"""``finetune lint``: what the API server would say of manifests, without one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from finetune_api.base import API_GROUP, KIND
+from finetune_api.failures import ExitCode
+from finetune_cli.manifest import ManifestError, Problem, Source, checked, documents_of, is_ours, read
+from finetune_cli.output import Output, complain, to_json, write
+from finetune_cli.source import Document
+
+_ENDINGS = (".yaml", ".yml", ".json")
+
+
+@dataclass
+class Findings:
+    """What was looked at and what is wrong."""
+
+    problems: list[Problem] = field(default_factory=list)
+    jobs: int = 0
+    files: int = 0
+    others: int = 0
+    """Documents of other kinds, which were skipped."""
+
+
+def lint(paths: Sequence[str], output: Output) -> int:
+    """Check all FineTuneJobs of files and directories; returns the exit code."""
+    found = findings(paths)
+    if output is Output.JSON:
+        errors = [{"file": one.file, "line": one.line, "message": one.message} for one in found.problems]
+        write(to_json({"jobs": found.jobs, "files": found.files, "skipped": found.others, "errors": errors}))
+    else:
+        if found.problems:
+            write("\n".join(map(str, found.problems)))
+        complain(summary(found, paths))
+    return ExitCode.BAD_CONFIGURATION if found.problems else ExitCode.DONE
+
+
+def summary(found: Findings, paths: Sequence[str]) -> str:
+    """One sentence over all."""
+    skipped = f"; {_counted(found.others, 'other object')} skipped" if found.others else ""
+    if not found.jobs and not found.problems:
+        return f"no {KIND} in {', '.join(paths)}{skipped}"
+    what = f"{_counted(found.jobs, KIND)} in {_counted(found.files, 'file')}"
+    wrong = f"{_counted(len(found.problems), 'problem')} found" if found.problems else "nothing is wrong"
+    return f"{what} checked, {wrong}{skipped}"
+
+
+def findings(paths: Sequence[str]) -> Findings:
+    """Look at every file; a directory stands for the YAML and JSON files below it."""
+    found = Findings()
+    for path in paths:
+        if path != "-" and Path(path).is_dir():
+            for file in _below(path):
+                _look(file, found, named=False)
+        else:
+            _look(path, found, named=True)
+    found.problems.sort(key=lambda problem: (problem.file, problem.line))
+    return found
+
+
+def _look(path: str, found: Findings, named: bool) -> None:
+    """Check one file; one that nobody ``named`` may hold anything, such as a template."""
+    try:
+        source = read(path)
+    except ManifestError as error:
+        found.problems += error.problems if named else []
+        return
+    if not named and API_GROUP not in source.text and KIND not in source.text:
+        return
+    try:
+        documents = documents_of(source)
+    except ManifestError as error:
+        found.files += 1
+        found.problems += error.problems
+        return
+    jobs = [document for document in documents if is_ours(document)]
+    found.others += len(documents) - len(jobs)
+    found.jobs += len(jobs)
+    found.files += bool(jobs)
+    for document in jobs:
+        found.problems += _problems(document, source)
+
+
+def _problems(document: Document, source: Source) -> list[Problem]:
+    try:
+        checked(document, source)
+    except ManifestError as error:
+        return error.problems
+    return []
+
+
+def _below(directory: str) -> Iterator[str]:
+    for folder, folders, files in os.walk(directory):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (os.path.join(folder, name) for name in sorted(files) if name.endswith(_ENDINGS))
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,79 @@
+"""Standard output and standard error, and what this program is called there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Any, TextIO
+
+from finetune_cli.view import clean
+
+
+class Output(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+    YAML = "yaml"
+    NAME = "name"
+    WIDE = "wide"
+
+
+def program() -> str:
+    """What a person types to get here: ``finetune`` or ``kubectl finetune``."""
+    called = os.path.basename(sys.argv[0]).removesuffix(".exe")
+    return "kubectl finetune" if called.replace("_", "-") == "kubectl-finetune" else "finetune"
+
+
+def out() -> TextIO:
+    """Standard output, which never fails over a character that the terminal cannot show."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure:
+        reconfigure(errors="replace")
+    return sys.stdout
+
+
+def write(text: str) -> None:
+    """Print a result."""
+    stream: Any = out()
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        # The reader is gone; without this the interpreter would complain at its end.
+        with contextlib.suppress(OSError, ValueError):
+            stream.close()
+
+
+def complain(*lines: str) -> None:
+    """Print what is wrong, or what a person should know, to standard error."""
+    with contextlib.suppress(OSError):
+        print(*map(clean, lines), sep="\n", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def to_json(content: Any) -> str:
+    """One JSON document."""
+    return json.dumps(content, indent=2, ensure_ascii=False)
+
+
+def to_yaml(content: Any) -> str:
+    """One YAML document, as kubectl would print it."""
+    import io
+
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.allow_unicode = True
+    yaml.width = 4096
+    stream = io.StringIO()
+    yaml.dump(content, stream)
+    return stream.getvalue().rstrip("\n")
+
+
+def columns(rows: Iterable[Iterable[str]]) -> list[str]:
+    """``rows`` as lines with aligned columns, three blanks between them as kubectl has."""
+    table = [[clean(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]

@@ -1,0 +1,70 @@
+"""One job in detail, as lines to read."""
+
+from __future__ import annotations
+
+from finetune_api.job import ConditionType, FineTuneJob, StageState, StageStatus
+from finetune_cli.place import OnCluster
+from finetune_cli.result import comparison, failure_lines, gate_lines, report_uri
+from finetune_cli.stored import condition, is_seen, refused
+from finetune_cli.text import done_text, heading
+from finetune_cli.view import View, clean, of_job
+
+
+def page(job: FineTuneJob) -> list[str]:
+    """Heading, stages, what is in the way, comparison, artifact, former revisions."""
+    view, status = of_job(job), job.status
+    first, second = heading(job, view.world)
+    lines = [f"{first}: {status.phase}", second, *_in_the_way(job, view)]
+    if status.stages:
+        lines += ["", *(_stage(stage, view) for stage in status.stages)]
+    if status.evaluation:
+        lines += ["", *comparison(status.evaluation), *gate_lines(status.evaluation)]
+    lines += [""] if status.artifact or status.failure or status.checkpoint or status.evaluation else []
+    if status.artifact:
+        lines += [f"artifact    {status.artifact.uri}", f"digest      {status.artifact.digest}"]
+    elif status.checkpoint:
+        lines.append(f"checkpoint  step {status.checkpoint.step} at {status.checkpoint.uri}")
+    if report := report_uri(job):
+        lines.append(f"report      {report}")
+    if status.failure:
+        place = OnCluster(job.metadata.namespace, job.metadata.name)
+        lines += failure_lines(status.failure, place, status.revision)
+    if status.history:
+        lines += ["", *_history(job)]
+    return [line if line.startswith(" ") else clean(line) for line in lines]
+
+
+def _in_the_way(job: FineTuneJob, view: View) -> list[str]:
+    """What keeps the job from going on, but for a failure, which is told at the end."""
+    lines = []
+    if not is_seen(job):
+        lines.append("! The operator has not looked at this spec yet; what follows is about the one before.")
+    if told := refused(job):
+        lines.append(f"! Not accepted: {told}")
+    if view.holding:
+        lines.append(f"! {view.holding}")
+    ready = condition(job, ConditionType.READY)
+    if ready and ready.reason == "ReconcileError":
+        lines.append(f"! {ready.message}")
+    return lines
+
+
+def _stage(stage: StageStatus, view: View) -> str:
+    name, running = f"{stage.name:<8}", view.running
+    if stage.state is StageState.SUCCEEDED:
+        return f"✔ {name}  {done_text(stage)}"
+    if stage.state is StageState.FAILED:
+        return f"✘ {name}  failed"
+    if running and running.stage is stage.name:
+        attempt = f"attempt {stage.attempt}: " if stage.attempt > 1 else ""
+        return f"▸ {name}  {attempt}{running.text or 'starting'}"
+    return f"· {name}  {clean(stage.message) if stage.attempt else ''}".rstrip()
+
+
+def _history(job: FineTuneJob) -> list[str]:
+    lines = ["former revisions"]
+    for record in reversed(job.status.history):
+        score = f", score {record.score}" if record.score else ""
+        where = f", {record.artifact.uri}" if record.artifact else ""
+        lines.append(f"r{record.revision}  {record.phase}{score}{where}")
+    return lines

@@ -1,0 +1,209 @@
+"""``finetune submit``: FineTuneJobs of files, checked and applied to a cluster."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.base import KIND
+from finetune_api.failures import ExitCode
+from finetune_cli.manifest import (
+    ADDRESSES,
+    ManifestError,
+    Problem,
+    Source,
+    address,
+    checked,
+    documents_of,
+    is_ours,
+    read,
+)
+from finetune_cli.output import Output, complain, program, to_json, to_yaml, write
+from finetune_cli.refusals import FIELD_MANAGER, ClusterError
+from finetune_cli.sentences import dotted
+from finetune_cli.source import Document
+from finetune_cli.stored import RESOURCE
+
+if TYPE_CHECKING:
+    from finetune_cli.cluster import Cluster
+
+_OF_THE_SERVER = ("managedFields", "resourceVersion", "uid", "generation", "creationTimestamp", "selfLink")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A FineTuneJob to apply, and where it is written."""
+
+    manifest: dict[str, Any]
+    document: Document
+    file: str
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["metadata"]["name"])
+
+
+async def submit(cluster: Cluster, paths: Sequence[str], output: Output, watch: bool, force: bool) -> int:
+    """Apply every FineTuneJob of some files; returns the exit code."""
+    try:
+        found = submissions(paths, cluster.namespace, cluster.namespace_is_given)
+    except ManifestError as error:
+        complain(*map(str, error.problems))
+        return ExitCode.BAD_CONFIGURATION
+    if watch and len(found) > 1:
+        complain(f"finetune: --watch follows one job, and there are {len(found)} here; watch one with watch NAME.")
+        return ExitCode.BAD_CONFIGURATION
+    code, applied = 0, []
+    for submission in found:
+        try:
+            applied.append(await _apply(cluster, submission, output, force))
+        except ClusterError as error:
+            complain(*_explained(error, submission))
+            code = code or error.exit_code
+    if output in (Output.JSON, Output.YAML) and applied:
+        shown = applied[0] if len(applied) == 1 else {"apiVersion": "v1", "kind": "List", "items": applied}
+        write(to_json(shown) if output is Output.JSON else to_yaml(shown))
+    if code or not watch:
+        return code
+    from finetune_cli.watch import watch as follow
+
+    meta = applied[0]["metadata"]
+    cluster.namespace = meta["namespace"]
+    return await follow(cluster, meta["name"], Output.TEXT)
+
+
+def submissions(paths: Sequence[str], namespace: str, is_given: bool) -> list[Submission]:
+    """Every FineTuneJob of the files, as it is written but for its namespace.
+
+    Raises:
+        ManifestError: Something is wrong with one of them; then none may be applied.
+    """
+    problems: list[Problem] = []
+    found: list[Submission] = []
+    for path in paths:
+        try:
+            source = read(path)
+            documents = documents_of(source)
+        except ManifestError as error:
+            problems += error.problems
+            continue
+        jobs = [document for document in documents if is_ours(document)]
+        if not jobs:
+            problems.append(Problem(source.file, 1, f"holds no {KIND}"))
+        for other in documents:
+            if other not in jobs:
+                complain(f"note: {source.file}:{other.line}: {_named(other)} is not submitted; kubectl apply does that")
+        for document in jobs:
+            wrong = _problems(document, source, namespace if is_given else None)
+            problems += wrong
+            if not wrong:
+                found.append(Submission(_manifest(document.data, namespace), document, source.file))
+    if problems:
+        raise ManifestError(problems)
+    return found
+
+
+def changed(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Whether two states of an object differ in what a person writes."""
+
+    def written(found: dict[str, Any]) -> tuple[Any, ...]:
+        meta = found["metadata"]
+        return found["spec"], *(meta.get(name) or None for name in ("labels", "annotations", "finalizers"))
+
+    return written(before) != written(after)
+
+
+async def _apply(cluster: Cluster, submission: Submission, output: Output, force: bool) -> dict[str, Any]:
+    manifest = submission.manifest
+    before = None
+    try:
+        before = await cluster.get(submission.name, manifest["metadata"]["namespace"])
+    except ClusterError as error:
+        if error.code != 404:
+            raise
+    try:
+        after, is_new = await cluster.apply(manifest, force)
+    except ClusterError as error:
+        # What `suspend` and `resume` set is this program's own: it may be set anew.
+        if error.code != 409 or set(error.holders) != {FIELD_MANAGER}:
+            raise
+        after, is_new = await cluster.apply(manifest, force=True)
+    did = "created" if is_new else "unchanged" if before and not changed(before, after) else "configured"
+    name, where = f"{RESOURCE}/{submission.name}", manifest["metadata"]["namespace"]
+    if output is Output.TEXT:
+        write(f"{name} {did} in namespace {where}")
+    elif output is Output.NAME:
+        write(name)
+    if after["spec"].get("suspend") and not manifest["spec"].get("suspend"):
+        complain(f"note: {submission.name} is suspended; {program()} resume {submission.name} -n {where} lets it go on")
+    return after
+
+
+def _problems(document: Document, source: Source, namespace: str | None) -> list[Problem]:
+    """Why a document cannot be applied to a cluster; ``namespace`` is that of the command line."""
+    try:
+        checked(document, source)
+    except ManifestError as error:
+        problems = list(error.problems)
+    else:
+        problems = []
+    for path in ADDRESSES:
+        uri = address(document.data, path)
+        if uri and uri.startswith("file://"):
+            message = (
+                f"{dotted(path)} is {uri!r}, which no pod can read; put it into s3://, gs:// or az://, or run the job "
+                "on this machine with: finetune run"
+            )
+            problems.append(Problem(source.file, document.line_of(path), message))
+    written = address(document.data, ("metadata", "namespace"))
+    if namespace and written and written != namespace:
+        message = f"metadata.namespace is {written!r}, and -n says {namespace!r}; leave one of them out"
+        problems.append(Problem(source.file, document.line_of(("metadata", "namespace")), message))
+    return sorted(problems, key=lambda problem: problem.line)
+
+
+def _manifest(data: dict[str, Any], namespace: str) -> dict[str, Any]:
+    """What is sent: the document without what only the API server may write, so `get -o yaml` can be submitted."""
+    manifest = _without_nulls(copy.deepcopy(data))
+    manifest.pop("status", None)
+    metadata = {name: value for name, value in manifest["metadata"].items() if name not in _OF_THE_SERVER}
+    return {**manifest, "metadata": {"namespace": namespace, **metadata}}
+
+
+def _without_nulls(node: Any) -> Any:
+    """``node`` without the fields that are null: they mean the same as fields left out."""
+    if isinstance(node, dict):
+        return {name: _without_nulls(value) for name, value in node.items() if value is not None}
+    return [_without_nulls(item) for item in node] if isinstance(node, list) else node
+
+
+def _explained(error: ClusterError, submission: Submission) -> list[str]:
+    """What the API server said, with the lines that it speaks of."""
+    document, file = submission.document, submission.file
+    if error.code == 409 and error.holders:
+        return [
+            f"{file}:{document.line_of(_path(field))}: {field} was set by {manager}; change it there, or take it over "
+            "with --force-conflicts"
+            for manager, fields in error.holders.items()
+            for field in fields
+        ]
+    if error.code == 422 and error.causes:
+        return [
+            f"{file}:{document.line_of(_path(field))}: {field}: {message}" if field else f"{file}:1: {message}"
+            for field, message in error.causes
+        ]
+    return [f"{file}:{document.line}: {submission.name} is not submitted: {error.message}"]
+
+
+def _path(field: str) -> tuple[str | int, ...]:
+    """``spec.evaluation.gates[0].metric`` as a path."""
+    return tuple(int(part) if part.isdigit() else part for part in re.findall(r"[^.\[\]]+", field))
+
+
+def _named(document: Document) -> str:
+    data = document.data if isinstance(document.data, dict) else {}
+    name = address(data, ("metadata", "name"))
+    return f"{data.get('kind', 'a document without kind')}" + (f" {name}" if name else "")

@@ -1,0 +1,39 @@
+"""``python -m finetune_operator --config settings.json``: run the operator."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from finetune_operator.logs import configure
+from finetune_operator.settings import SettingsError, load
+
+
+def main() -> int:
+    """Run the operator; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="finetune_operator", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="path of the settings, as the chart writes them")
+    options = parser.parse_args()
+    try:
+        settings = load(options.config)
+    except SettingsError as error:
+        print(f"finetune_operator: {error}", file=sys.stderr)  # noqa: T201
+        return 64
+    configure(settings.log_level)
+    # Kopf is slow to import, and a wrong setting should be told at once.
+    import uvloop
+
+    from finetune_operator.app import run
+    from finetune_operator.cluster import NoCluster
+
+    try:
+        uvloop.run(run(settings))
+    except NoCluster as error:
+        print(f"finetune_operator: {error}", file=sys.stderr)  # noqa: T201
+        return 64
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

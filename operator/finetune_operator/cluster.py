@@ -1,0 +1,263 @@
+"""The Kubernetes API: everything that the operator reads and writes there, beside Kopf's watches."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import aiohttp
+from kubernetes.aio import config
+from kubernetes.aio.client import ApiClient, Configuration
+
+from finetune_api.base import API_GROUP, API_VERSION, KIND
+from finetune_operator import names
+from finetune_operator.metrics import Metrics
+from finetune_operator.observation.facts import Key, version_of
+
+_APPLY = "application/apply-patch+yaml"
+_MERGE = "application/merge-patch+json"
+PAGE = 100
+"""Objects that are read at a time: whole pods are large, and a process does not give memory back."""
+_TIMEOUT_SECONDS = 30.0
+PROXY_TIMEOUT = aiohttp.ClientTimeout(total=5)
+
+_PATHS = {
+    KIND: (f"/apis/{API_GROUP}/{API_VERSION}", "finetunejobs"),
+    "Job": ("/apis/batch/v1", "jobs"),
+    "Pod": ("/api/v1", "pods"),
+    "Service": ("/api/v1", "services"),
+    "Event": ("/api/v1", "events"),
+}
+WATCHED = (KIND, "Job", "Pod")
+"""What the operator keeps in its cache."""
+
+
+class ApiError(Exception):
+    """The API server refused a request, or could not be asked (``code`` 0)."""
+
+    def __init__(self, code: int, reason: str, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(f"{code} {reason}: {message}" if code else message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.retry_after = retry_after
+
+    @property
+    def refused(self) -> bool:
+        """Whether asking again for the same will not help by itself: forbidden, invalid, conflicting."""
+        return self.code in (400, 403, 409, 422)
+
+
+class NoCluster(Exception):
+    """There is no API server to ask; the message says why."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some of the objects of a kind at one moment."""
+
+    items: list[dict[str, Any]]
+    version: int
+
+
+@asynccontextmanager
+async def connected(metrics: Metrics) -> AsyncIterator[Cluster]:
+    """The cluster that this pod runs in, or that the kubeconfig names.
+
+    Raises:
+        NoCluster: There is neither.
+    """
+    configuration = Configuration()
+    try:
+        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+    except config.ConfigException:
+        try:
+            await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        except (config.ConfigException, OSError) as error:
+            raise NoCluster(f"this is not a pod of a cluster, and there is no usable kubeconfig: {error}") from error
+    async with ApiClient(configuration) as client:
+        yield Cluster(client, metrics)
+
+
+class Cluster:
+    """One connection to the API server; every method may raise ApiError."""
+
+    def __init__(self, client: ApiClient, metrics: Metrics) -> None:
+        self._client = client
+        self._metrics = metrics
+
+    async def pages(self, kind: str, namespace: str | None) -> AsyncIterator[Page]:
+        """Every object of a watched kind, some at a time; of Jobs and pods those that are ours."""
+        query: dict[str, str] = {"limit": str(PAGE)}
+        if kind != KIND:
+            query["labelSelector"] = names.JOB_LABEL
+        while True:
+            page = await self._request("GET", kind, namespace, query=query)
+            yield Page(page["items"], version_of(page))
+            following = page["metadata"].get("continue")
+            if not following:
+                return
+            query["continue"] = following
+
+    async def list_pods(self, job: Key) -> list[dict[str, Any]]:
+        """Every pod of one child Job, as it is now."""
+        query = {"labelSelector": f"batch.kubernetes.io/job-name={job[1]}"}
+        listed = await self._request("GET", "Pod", job[0], query=query)
+        return list(listed["items"])
+
+    async def get(self, kind: str, key: Key) -> dict[str, Any]:
+        return await self._request("GET", kind, key[0], key[1])
+
+    async def apply(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Create an object, or find that it is as it should be. A field that somebody else set otherwise is a 409."""
+        metadata = manifest["metadata"]
+        return await self._request(
+            "PATCH",
+            manifest["kind"],
+            metadata["namespace"],
+            metadata["name"],
+            query={"fieldManager": names.FIELD_MANAGER},
+            body=manifest,
+            content_type=_APPLY,
+        )
+
+    async def write_status(self, key: Key, uid: str, version: int, status: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the status of a FineTuneJob, if it is still at ``version``; otherwise a 409."""
+        manifest = {
+            "apiVersion": f"{API_GROUP}/{API_VERSION}",
+            "kind": KIND,
+            "metadata": {"name": key[1], "namespace": key[0], "uid": uid, "resourceVersion": str(version)},
+            "status": status,
+        }
+        query = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
+        return await self._request(
+            "PATCH", KIND, key[0], key[1], "status", query=query, body=manifest, content_type=_APPLY
+        )
+
+    async def stop(self, job: Key) -> dict[str, Any]:
+        """End a child Job for good: its pods are asked to stop, and nothing, not even a queue, starts them again."""
+        body = {
+            "metadata": {"annotations": {names.STOP_ANNOTATION: "true"}},
+            "spec": {"activeDeadlineSeconds": 1},
+        }
+        query = {"fieldManager": names.FIELD_MANAGER}
+        return await self._request("PATCH", "Job", *job, query=query, body=body, content_type=_MERGE)
+
+    async def delete_pod(self, pod: Key, uid: str, grace: timedelta) -> None:
+        """Have a pod deleted in ``grace``, which may shorten a deletion that is going on. Gone already is fine."""
+        await self._delete("Pod", pod, uid, gracePeriodSeconds=int(grace.total_seconds()))
+
+    async def delete(self, kind: str, key: Key, uid: str) -> None:
+        """Delete an object, if it is still the one with ``uid``, and then what belongs to it."""
+        await self._delete(kind, key, uid, propagationPolicy="Background")
+
+    async def create_event(self, event: Mapping[str, Any]) -> None:
+        """Create an Event; that it exists already is fine: its name says what it tells."""
+        try:
+            await self._request("POST", "Event", event["metadata"]["namespace"], body=event)
+        except ApiError as error:
+            if error.code != 409:
+                raise
+
+    async def warnings(self, namespace: str, uid: str) -> list[dict[str, Any]]:
+        """The newest Warning events about one object."""
+        query = {"fieldSelector": f"involvedObject.uid={uid},type=Warning", "limit": "20"}
+        listed = await self._request("GET", "Event", namespace, query=query)
+        return list(listed["items"])
+
+    async def read_through_proxy(self, pod: Key, port: int, path: str, limit: int) -> bytes:
+        """What a pod answers, asked by the API server; at most ``limit`` bytes."""
+        where = f"{_path('Pod', pod[0], f'{pod[1]}:{port}')}/proxy{path}"
+        _, url, headers, *_ = await self._client.param_serialize(
+            "GET", where, header_params={"Accept": "*/*"}, auth_settings=["BearerToken"]
+        )
+        session = self._client.rest_client.pool_manager
+        assert session is not None  # The pod is known from an answer to this client.
+        # A pod must not send the operator elsewhere, nor say more than is asked for.
+        async with session.get(url, headers=headers, allow_redirects=False, timeout=PROXY_TIMEOUT) as response:
+            self._metrics.api_requests.labels("GET", "pods", str(response.status)).inc()
+            return await read_up_to(response.content, limit) if response.status == 200 else b""
+
+    async def _delete(self, kind: str, key: Key, uid: str, **options: Any) -> None:
+        body = {"preconditions": {"uid": uid}, **options}
+        try:
+            await self._request("DELETE", kind, *key, body=body)
+        except ApiError as error:
+            if error.code not in (404, 409):
+                raise
+
+    async def _request(
+        self,
+        method: str,
+        kind: str,
+        namespace: str | None,
+        name: str | None = None,
+        subresource: str | None = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> dict[str, Any]:
+        path = _path(kind, namespace, name) + (f"/{subresource}" if subresource else "")
+        if query:
+            path += f"?{urlencode(query)}"
+        answer: dict[str, Any] = json.loads(await self._send(method, path, kind, body=body, content_type=content_type))
+        return answer
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        kind: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> bytes:
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        # The generated methods build models of what is asked for; the request below them does not.
+        request = await self._client.param_serialize(
+            method, path, header_params=headers, body=body, auth_settings=["BearerToken"]
+        )
+        code = 0
+        try:
+            response = await self._client.call_api(*request, _request_timeout=_TIMEOUT_SECONDS)
+            code = response.status
+            content = await response.read()  # type: ignore[no-untyped-call]
+        except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
+            raise ApiError(
+                0, "Unreachable", f"the API server cannot be reached: {error or type(error).__name__}"
+            ) from error
+        finally:
+            self._metrics.api_requests.labels(method, _PATHS[kind][1], str(code)).inc()
+        if not 200 <= code < 300:
+            raise _error(code, response.reason or "", content, response.headers.get("Retry-After", ""))
+        return bytes(content)
+
+
+async def read_up_to(content: aiohttp.StreamReader, limit: int) -> bytes:
+    """What comes until the end, or until ``limit`` bytes."""
+    read = b""
+    while len(read) < limit and (part := await content.read(limit - len(read))):
+        read += part
+    return read
+
+
+def _path(kind: str, namespace: str | None, name: str | None = None) -> str:
+    group, resource = _PATHS[kind]
+    place = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
+    return f"{group}{place}/{resource}" + (f"/{quote(name, safe=':')}" if name else "")
+
+
+def _error(code: int, reason: str, content: bytes, retry_after: str) -> ApiError:
+    try:
+        status = json.loads(content)
+        reason, message = str(status.get("reason", reason)), str(status.get("message", ""))
+    except (ValueError, AttributeError):
+        message = content[:200].decode(errors="replace")
+    return ApiError(code, reason, message, float(retry_after) if retry_after.isdigit() else 0.0)

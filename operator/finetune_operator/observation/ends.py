@@ -1,0 +1,137 @@
+"""How a run ended: of all pods of a gang, the one whose end was the cause of the others'."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pydantic import ValidationError
+
+from finetune_api.failures import ExitCode, Reason
+from finetune_api.stage import StageError, StageReport
+from finetune_operator.observation.facts import PodFacts
+
+_LONGEST_REPORT = 16384
+"""Characters of a termination message that are read; the kubelet keeps 4096 bytes."""
+
+_LONGEST_QUOTE = 500
+
+_OWN_DISK = re.compile(
+    r"ephemeral local storage usage exceeds|Usage of EmptyDir volume|exceeded its local ephemeral storage limit"
+)
+"""In the kubelet's message when it was not the node that was full, but the pod that used more than it may.
+
+Source: pkg/kubelet/eviction/helpers.go.
+"""
+
+_NODE_GOES = ("Evicted", "Preempting", "NodeLost", "Shutdown", "Terminated", "NodeShutdown")
+"""Reasons of a pod that ends for its node's sake."""
+
+_KILLED, _TERMINATED = 137, 143
+
+
+@dataclass(frozen=True)
+class PodEnd:
+    """How one pod ended."""
+
+    pod: PodFacts
+    exit_code: int | None = None
+    report: StageReport | None = None
+    error: StageError | None = None
+    disrupted: bool = False
+
+    @property
+    def at(self) -> datetime:
+        """When, as far as it is known; the end of time where it is not."""
+        known = self.pod.ended.finished_at if self.pod.ended else None
+        return known or datetime.max.replace(tzinfo=UTC)
+
+
+def report_of(pod: PodFacts) -> StageReport | None:
+    """The StageReport that a pod left, if what it left is one."""
+    message = pod.ended.message if pod.ended else ""
+    if not message.startswith("{") or len(message) > _LONGEST_REPORT:
+        return None
+    try:
+        return StageReport.model_validate_json(message)
+    except (ValidationError, RecursionError):
+        return None
+
+
+def first_cause(pods: list[PodFacts]) -> PodEnd | None:
+    """How the pod ended whose end came before the others'; None when no pod is left to tell.
+
+    When one pod goes, the others fail at their connection to it or are stopped by Kubernetes, and may be told of first.
+    """
+    ends = [_end(pod) for pod in pods if pod.ended or pod.gone or pod.phase == "Failed"]
+    failed = [end for end in ends if end.exit_code != ExitCode.DONE]
+    return min(failed, key=lambda end: (_rank(end), end.at, end.pod.index), default=None)
+
+
+def _rank(end: PodEnd) -> int:
+    """Which of several ends is the cause: the lowest."""
+    if end.disrupted:
+        return 0
+    error = end.error or (end.report.error if end.report else None)
+    reason = error.reason if error else None
+    if reason is Reason.OUT_OF_MEMORY and end.error:
+        return 1
+    if reason is Reason.STOPPED or (reason is None and end.exit_code == _TERMINATED):
+        return 4
+    if reason in (Reason.INTERNAL_ERROR, Reason.UNAVAILABLE, None):
+        # A broken connection looks like this; so does a crash, but then nothing else stands above it.
+        return 3 if end.exit_code != _KILLED else 1
+    return 2
+
+
+def _end(pod: PodFacts) -> PodEnd:
+    code = pod.ended.exit_code if pod.ended else None
+    report = report_of(pod)
+    who = f"Worker {pod.index}"
+    if pod.failed.reason == "Evicted" and _OWN_DISK.search(pod.failed.message):
+        return PodEnd(
+            pod, code, error=_error(Reason.DISK_FULL, f"{who} was evicted: {_quoted(pod.failed.message)}", code)
+        )
+    if pod.disrupted or pod.failed.reason in _NODE_GOES:
+        said = pod.disrupted or pod.failed
+        why = _quoted(said.message or said.reason)
+        stopped = report if report and report.error and report.error.reason is Reason.STOPPED else None
+        error = None if stopped else _error(Reason.STOPPED, f"{who} was taken off its node: {why}", code)
+        return PodEnd(pod, code, report=stopped, error=error, disrupted=True)
+    if pod.ended and pod.ended.reason == "OOMKilled":
+        limit = f"its limit of {pod.memory_limit}" if pod.memory_limit else "the memory of its node"
+        sentence = (
+            f"{who} was killed because it needed more memory than {limit}: raise the limit, or lower "
+            "training.maxBatchSizePerDevice or training.maxSequenceLength"
+        )
+        return PodEnd(pod, code, error=_error(Reason.OUT_OF_MEMORY, sentence, code))
+    if pod.failed.reason and pod.ended is None:
+        why = _quoted(pod.failed.message or pod.failed.reason)
+        sentence = f"{who} was refused by its node ({pod.failed.reason}): {why}"
+        return PodEnd(pod, code, error=_error(Reason.KILLED, sentence, code))
+    if report is None and pod.ended and code not in (ExitCode.DONE, None):
+        return PodEnd(pod, code, error=_with_last_words(pod, pod.ended.exit_code, pod.ended.message))
+    return PodEnd(pod, code, report=report)
+
+
+def _with_last_words(pod: PodFacts, code: int, message: str) -> StageError | None:
+    """What a container said last that left no report, such as one whose image is not ours."""
+    words = [line.strip() for line in message.splitlines() if line.strip()]
+    if not words or code > 128 or code in set(ExitCode):
+        return None
+    sentence = f"Worker {pod.index} ended with exit code {code}; its last words: {_quoted(words[-1])}"
+    return _error(Reason.INTERNAL_ERROR, sentence, code)
+
+
+def _error(reason: Reason, sentence: str, code: int | None) -> StageError:
+    return StageError(
+        reason=reason,
+        message=sentence if sentence.endswith(("…", ".")) else f"{sentence}.",
+        exit_code=min(abs(code), 255) if code else ExitCode.INTERNAL,
+    )
+
+
+def _quoted(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _LONGEST_QUOTE else f"{text[: _LONGEST_QUOTE - 1]}…"

@@ -1,0 +1,60 @@
+"""A Job and its pods as one run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from finetune_api.stage import Progress
+from finetune_operator.observation.ends import first_cause, report_of
+from finetune_operator.observation.facts import JobFacts, PodFacts
+from finetune_operator.observation.troubles import Notice, trouble_of
+from finetune_operator.runs import ObservedRun, RunState
+
+_LOST_AFTER = timedelta(minutes=2)
+"""A pod that should be gone since then is on a node that nobody hears of."""
+
+
+def observed_run(
+    job: JobFacts, pods: Sequence[PodFacts], notices: Sequence[Notice], progress: Progress | None, now: datetime
+) -> ObservedRun:
+    """The run that ``job`` is."""
+    pods = [pod for pod in pods if pod.job_uid == job.uid]
+    run = ObservedRun(job.run, RunState.PENDING, job.spec_digest, started_at=_started(pods), progress=progress)
+    living = [pod for pod in pods if not pod.finished and not _is_lost(pod, now)]
+    # A Job that is being ended tells how by itself, unless a queue holds it: then it never began.
+    held = job.stopped and job.suspended
+    over = job.complete or job.failed or ((held or job.deleting) and not living)
+    if not over or living:
+        computing = [pod for pod in living if pod.phase == "Running" and pod.started_at]
+        if (computing and len(computing) == len(living) and len(pods) >= job.workers) or (job.stopped and living):
+            return replace(run, state=RunState.RUNNING)
+        return replace(run, trouble=None if over else trouble_of(job, pods, notices))
+    ended_at = max((pod.ended.finished_at for pod in pods if pod.ended and pod.ended.finished_at), default=None)
+    said = job.complete or job.failed
+    run = replace(run, finished_at=ended_at or (said.since if said else None))
+    if job.complete:
+        report = next((report_of(pod) for pod in sorted(pods, key=lambda pod: pod.index) if pod.index == 0), None)
+        return replace(run, state=RunState.SUCCEEDED, exit_code=0, report=report)
+    return _failed(run, job, pods)
+
+
+def _failed(run: ObservedRun, job: JobFacts, pods: list[PodFacts]) -> ObservedRun:
+    end = first_cause(pods)
+    # The operator ends a run through its Job's deadline: what that kills is no failure of the run.
+    asked = job.stopped or job.deleting
+    if end is None:
+        return replace(run, state=RunState.STOPPED if asked else RunState.FAILED)
+    run = replace(run, exit_code=end.exit_code, report=end.report, error=end.error, disrupted=end.disrupted)
+    if asked and end.report is None:
+        return replace(run, state=RunState.STOPPED, error=None)
+    return replace(run, state=RunState.FAILED)
+
+
+def _started(pods: Sequence[PodFacts]) -> datetime | None:
+    return max((pod.started_at for pod in pods if pod.started_at), default=None)
+
+
+def _is_lost(pod: PodFacts, now: datetime) -> bool:
+    return pod.delete_by is not None and now > pod.delete_by + _LOST_AFTER

@@ -1,0 +1,35 @@
+"""Counts how attempts of stages ended, and how long they waited."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from finetune_api.job import FineTuneJobStatus, StageState
+from finetune_operator.metrics import Metrics
+from finetune_operator.observation.facts import JobFacts
+from finetune_operator.runs import RunId
+
+
+def count_outcomes(
+    metrics: Metrics,
+    before: FineTuneJobStatus,
+    after: FineTuneJobStatus,
+    runs: Mapping[RunId, JobFacts],
+    now: datetime,
+) -> None:
+    """Count what happened between two statuses of one job."""
+    known = {stage.name: stage for stage in before.stages} if before.revision == after.revision else {}
+    for stage in after.stages:
+        was = known[stage.name].state if stage.name in known else StageState.PENDING
+        if stage.state is was:
+            continue
+        if stage.state is StageState.SUCCEEDED:
+            metrics.stage_outcomes.labels(stage.name, "Succeeded").inc()
+        elif stage.state is StageState.RUNNING:
+            run = runs.get(RunId(after.revision, stage.name, stage.attempt))
+            if run:
+                metrics.waiting_seconds.labels(stage.name).observe((now - run.created_at).total_seconds())
+    failure = after.failure
+    if failure and failure != before.failure:
+        metrics.stage_outcomes.labels(failure.stage, failure.reason).inc()

@@ -1,0 +1,34 @@
+"""Which ended runs are taken away, and when the job itself is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from finetune_api.job import FineTuneJob
+from finetune_api.stage import Stage
+from finetune_operator.runs import ObservedRun, RunId
+from finetune_operator.times import from_text
+
+_ATTEMPTS_KEPT = 3
+"""Of each stage, for who wants to read their logs."""
+
+
+def obsolete(revision: int, runs: Iterable[ObservedRun]) -> list[RunId]:
+    """Ended runs that nobody needs: those of former revisions, and all but the newest few of a stage."""
+    ended = [run.id for run in runs if not run.alive]
+    newest: dict[Stage, int] = {}
+    for id_ in ended:
+        if id_.revision == revision:
+            newest[id_.stage] = max(newest.get(id_.stage, 0), id_.attempt)
+    return [
+        id_
+        for id_ in ended
+        if id_.revision < revision or id_.attempt <= newest.get(id_.stage, id_.attempt) - _ATTEMPTS_KEPT
+    ]
+
+
+def expires_at(job: FineTuneJob) -> datetime | None:
+    """When a finished job is deleted; None when it stays."""
+    ttl, ended = job.spec.resilience.ttl_seconds_after_finished, job.status.completion_time
+    return None if ttl is None or ended is None else from_text(ended) + timedelta(seconds=ttl)

@@ -1,0 +1,105 @@
+"""Reads ``/progress`` of the pods that compute, every few seconds, without trusting what they say."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+from pydantic import ValidationError
+
+from finetune_api.stage import Progress
+from finetune_operator.cluster import ApiError, read_up_to
+from finetune_operator.observation.facts import Key, PodFacts
+from finetune_operator.runs import RunId
+
+LARGEST_ANSWER = 65536
+_TIMEOUT = aiohttp.ClientTimeout(total=5)
+_AT_ONCE = 32
+
+log = logging.getLogger(__name__)
+
+Read = Callable[[PodFacts], Awaitable[bytes]]
+
+
+def parse_progress(content: bytes) -> Progress | None:
+    """What a pod said, if it is a Progress: anything may listen there."""
+    if len(content) >= LARGEST_ANSWER:
+        return None
+    try:
+        return Progress.model_validate_json(content)
+    except (ValidationError, RecursionError):
+        return None
+
+
+def by_address(session: aiohttp.ClientSession, port: int) -> Read:
+    """Ask pods at their own address."""
+
+    async def read(pod: PodFacts) -> bytes:
+        host = f"[{pod.address}]" if ":" in pod.address else pod.address
+        url = f"http://{host}:{port}/progress"
+        # A pod must not send the operator elsewhere: it reaches what tenants cannot.
+        async with session.get(url, allow_redirects=False, timeout=_TIMEOUT) as response:
+            if response.status != 200:
+                return b""
+            return await read_up_to(response.content, LARGEST_ANSWER)
+
+    return read
+
+
+class ProgressReader:
+    """Keeps the last progress of each job's running run, and says when there is news."""
+
+    def __init__(self, read: Read, seconds: float, on_news: Callable[[Key], None]) -> None:
+        self._read = read
+        self._seconds = seconds
+        self._on_news = on_news
+        self._tasks: dict[Key, tuple[str, asyncio.Task[None]]] = {}
+        self._known: dict[Key, tuple[RunId, Progress]] = {}
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+
+    def last(self, job: Key, run: RunId) -> Progress | None:
+        """The newest progress of a run; None when it has said none."""
+        known = self._known.get(job)
+        return known[1] if known and known[0] == run else None
+
+    def follow(self, job: Key, pod: PodFacts) -> None:
+        """Ask ``pod``, which has rank 0 of the job's run, from now on."""
+        task = self._tasks.get(job)
+        if task and task[0] == pod.uid:
+            return
+        self.leave(job)
+        self._tasks[job] = (pod.uid, asyncio.create_task(self._ask(job, pod)))
+
+    def leave(self, job: Key) -> None:
+        """Ask nobody for ``job`` any more."""
+        task = self._tasks.pop(job, None)
+        if task:
+            task[1].cancel()
+        self._known.pop(job, None)
+
+    async def close(self) -> None:
+        """Ask nobody any more."""
+        tasks = [task for _, task in self._tasks.values()]
+        for job in tuple(self._tasks):
+            self.leave(job)
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _ask(self, job: Key, pod: PodFacts) -> None:
+        while True:
+            async with self._slots:
+                try:
+                    said = parse_progress(await self._read(pod))
+                except (aiohttp.ClientError, ApiError, TimeoutError, OSError) as error:
+                    log.debug("pod %s/%s tells no progress: %s", *pod.key, error)
+                    said = None
+            if said and (said.stage, said.attempt) != (pod.run.stage, pod.run.attempt):
+                said = None
+            if said and self.last(job, pod.run) != said:
+                self._known[job] = (pod.run, said)
+                self._on_news(job)
+            await asyncio.sleep(self._seconds)

@@ -1,0 +1,69 @@
+"""The child Job of a run, and the Service that its pods find each other by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_api.stage import JobIdentity, StageConfig
+from finetune_operator import names
+from finetune_operator.resources.owner import owner_reference
+from finetune_operator.resources.pod import pod_template
+from finetune_operator.runs import StageRun
+from finetune_operator.settings import TrainerSettings
+
+
+def stage_job(run: StageRun, settings: TrainerSettings) -> dict[str, Any]:
+    """The Job of a run: one pod, or as many as train has workers.
+
+    No pod is ever replaced alone: ranks that are left cannot go on without it, so the gang ends and the next attempt
+    starts from a checkpoint.
+    """
+    name, workers = names.run_name(run.job.name, run.id), run.world.workers
+    labels = names.labels(run.job.name, run.id)
+    gang = workers > 1
+    subdomain = names.service_name(run.job.name) if gang else None
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": name,
+            "namespace": run.job.namespace,
+            "labels": labels,
+            "annotations": {names.SPEC_DIGEST_ANNOTATION: run.job.spec_digest},
+            "ownerReferences": [owner_reference(run.job)],
+        },
+        "spec": {
+            "backoffLimit": 0,
+            "completionMode": "Indexed",
+            "completions": workers,
+            "parallelism": workers,
+            # A pod that is being deleted still writes its checkpoint: nothing takes its place before it is gone.
+            "podReplacementPolicy": "Failed",
+            "template": pod_template(run, _config(run, name, subdomain), labels, settings, subdomain),
+        },
+    }
+
+
+def workers_service(job: JobIdentity) -> dict[str, Any]:
+    """The headless Service that gives the training pods of a job their names."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": names.service_name(job.name),
+            "namespace": job.namespace,
+            "labels": {**names.MANAGED_LABELS, names.JOB_LABEL: job.name},
+            "ownerReferences": [owner_reference(job)],
+        },
+        "spec": {
+            "clusterIP": "None",
+            # Workers look for each other before any of them is ready.
+            "publishNotReadyAddresses": True,
+            "selector": {names.JOB_LABEL: job.name, names.STAGE_LABEL: "train"},
+        },
+    }
+
+
+def _config(run: StageRun, name: str, subdomain: str | None) -> StageConfig:
+    """``stage.json``: in a gang, worker 0 is found by its name in the Service."""
+    return run.config(**({"main_address": f"{name}-0.{subdomain}"} if subdomain else {}))

@@ -1,0 +1,105 @@
+"""The pod of a stage. It meets the restricted Pod Security Standard and holds no Kubernetes credentials."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_api.stage import Device, Stage, StageConfig
+from finetune_operator.names import STAGE_ANNOTATION
+from finetune_operator.resources.secrets import environment_from
+from finetune_operator.runs import StageRun
+from finetune_operator.settings import TrainerSettings
+
+CONTAINER = "trainer"
+GRACE_SECONDS = 300
+"""Time for a last checkpoint, also when a node is drained."""
+
+_CONFIG_DIRECTORY = "/etc/finetune"
+_WORKSPACE = "/workspace"
+
+
+def pod_template(
+    run: StageRun, config: StageConfig, labels: dict[str, str], settings: TrainerSettings, subdomain: str | None
+) -> dict[str, Any]:
+    """The pod template of a run; ``config`` travels with it as an annotation, so both are one object."""
+    stage_pod = settings.pod(run.id.stage)
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [_container(run, config, settings)],
+        "volumes": _volumes(run, settings),
+    }
+    optional = {
+        "serviceAccountName": settings.service_account_name,
+        "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
+        "nodeSelector": stage_pod.node_selector,
+        "tolerations": list(stage_pod.tolerations),
+        "affinity": stage_pod.affinity,
+        "priorityClassName": stage_pod.priority_class_name,
+        "runtimeClassName": stage_pod.runtime_class_name,
+        "subdomain": subdomain,
+    }
+    annotations = {**stage_pod.annotations, STAGE_ANNOTATION: config.model_dump_json(exclude_none=True)}
+    return {
+        "metadata": {"labels": {**stage_pod.labels, **labels}, "annotations": annotations},
+        "spec": spec | {name: value for name, value in optional.items() if value},
+    }
+
+
+def _container(run: StageRun, config: StageConfig, settings: TrainerSettings) -> dict[str, Any]:
+    stage_pod = settings.pod(run.id.stage)
+    container: dict[str, Any] = {
+        "name": CONTAINER,
+        "image": settings.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "args": [str(run.id.stage), "--config", f"{_CONFIG_DIRECTORY}/stage.json"],
+        "env": [{"name": "HOME", "value": _WORKSPACE}, *stage_pod.env],
+        "ports": [{"name": "metrics", "containerPort": config.port}],
+        "resources": _resources(run, settings),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePath": config.termination_message_path,
+        # What killed a stage without a word is often its last line.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "config", "mountPath": _CONFIG_DIRECTORY, "readOnly": True},
+            {"name": "workspace", "mountPath": _WORKSPACE},
+            {"name": "tmp", "mountPath": "/tmp"},
+            *([{"name": "shared-memory", "mountPath": "/dev/shm"}] if _has_shared_memory(run) else []),
+        ],
+    }
+    environment = environment_from(run.id.stage, run.spec)
+    return container | ({"envFrom": environment} if environment else {})
+
+
+def _resources(run: StageRun, settings: TrainerSettings) -> dict[str, Any]:
+    resources = {kind: dict(amounts) for kind, amounts in settings.pod(run.id.stage).resources.items()}
+    if run.world.device is Device.GPU:
+        resources.setdefault("limits", {})[settings.gpu_resource] = str(run.world.processes_per_worker)
+    return resources
+
+
+def _volumes(run: StageRun, settings: TrainerSettings) -> list[dict[str, Any]]:
+    stage_pod = settings.pod(run.id.stage)
+    stage_json = {"path": "stage.json", "fieldRef": {"fieldPath": f"metadata.annotations['{STAGE_ANNOTATION}']"}}
+    volumes: list[dict[str, Any]] = [
+        {"name": "config", "downwardAPI": {"items": [stage_json]}},
+        {"name": "workspace", "emptyDir": {"sizeLimit": stage_pod.workspace}},
+        {"name": "tmp", "emptyDir": {}},
+    ]
+    if _has_shared_memory(run):
+        # NCCL, Gloo and data loaders hand tensors over in /dev/shm, of which a container has 64 MiB.
+        volumes.append(
+            {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": stage_pod.shared_memory}}
+        )
+    return volumes
+
+
+def _has_shared_memory(run: StageRun) -> bool:
+    return run.id.stage in (Stage.TRAIN, Stage.EVALUATE)

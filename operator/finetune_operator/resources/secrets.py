@@ -1,0 +1,22 @@
+"""Which credentials the pods of a stage get: those of what it reads and writes, and no others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_api.secrets import SecretRole, references
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.stage import Stage
+
+_NEEDED_BY: dict[Stage, tuple[SecretRole, ...]] = {
+    Stage.PREPARE: tuple(SecretRole),
+    Stage.TRAIN: (SecretRole.MODEL, SecretRole.OUTPUT),
+    Stage.EVALUATE: (SecretRole.MODEL, SecretRole.OUTPUT),
+    Stage.PUBLISH: (SecretRole.OUTPUT,),
+}
+
+
+def environment_from(stage: Stage, spec: FineTuneJobSpec) -> list[dict[str, Any]]:
+    """``envFrom`` of a stage's container: each Secret under the prefix of what it is for."""
+    named = references(spec)
+    return [{"prefix": role.prefix, "secretRef": {"name": named[role]}} for role in _NEEDED_BY[stage] if role in named]

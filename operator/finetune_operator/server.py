@@ -1,0 +1,51 @@
+"""``/metrics``, ``/healthz`` and ``/readyz``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+Check = Callable[[], str | None]
+"""What is wrong, or None."""
+
+
+@asynccontextmanager
+async def serving(
+    listen: str, port: int, registry: CollectorRegistry, healthy: Check, ready: Check
+) -> AsyncIterator[None]:
+    """Serve until the end of the block. That an answer comes says that the event loop is alive.
+
+    Raises:
+        OSError: The port is taken.
+    """
+
+    async def metrics(request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
+
+    def answer(check: Check) -> Callable[[web.Request], web.Response]:
+        def handle(_: web.Request) -> web.Response:
+            wrong = check()
+            return web.Response(status=503 if wrong else 200, text=f"{wrong or 'ok'}\n")
+
+        return handle
+
+    async def healthz(request: web.Request) -> web.Response:
+        return answer(healthy)(request)
+
+    async def readyz(request: web.Request) -> web.Response:
+        return answer(ready)(request)
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz), web.get("/readyz", readyz)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, listen, port).start()
+        yield
+    finally:
+        await runner.cleanup()

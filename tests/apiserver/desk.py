@@ -1,0 +1,169 @@
+"""What a test does: apply jobs in a namespace of its own, run the operator, and look at what comes of it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests import builders
+from tests.apiserver.api import Api
+from tests.apiserver.control_plane import Program, clean_environment, free_ports, start, wait_until
+from tests.apiserver.kubelet import Kubelet
+
+PROGRESS_SECONDS = 0.3
+
+
+class Operator:
+    """The operator as a process."""
+
+    def __init__(self, kubeconfig: Path, directory: Path, **settings: Any) -> None:
+        self._kubeconfig = kubeconfig
+        self._directory = directory
+        (self.port,) = free_ports(1)
+        directory.mkdir(parents=True, exist_ok=True)
+        document = {
+            "trainer": {"image": "finetune-trainer:test"},
+            "listen": "127.0.0.1",
+            "port": self.port,
+            "progressSeconds": PROGRESS_SECONDS,
+            "resyncSeconds": 5,
+            "logLevel": "INFO",
+            **settings,
+        }
+        (directory / "settings.json").write_text(json.dumps(document))
+        self._program: Program | None = None
+
+    def start(self, wait: bool = True) -> Operator:
+        arguments = [sys.executable, "-m", "finetune_operator", "--config", str(self._directory / "settings.json")]
+        environment = clean_environment(KUBECONFIG=str(self._kubeconfig))
+        self._program = start(arguments, self._directory / "operator.log", environment)
+        if wait:
+            wait_until(lambda: self.http("/readyz")[0] == 200, "the operator is ready", 60)
+        return self
+
+    def http(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def metric(self, name: str) -> float:
+        """The value of a metric that has no labels."""
+        lines = self.http("/metrics")[1].splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
+
+    @property
+    def pid(self) -> int:
+        assert self._program
+        return self._program.process.pid
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self._program:
+            self._program.kill()
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        assert self._program
+        self._program.process.send_signal(signal.SIGTERM)
+        return self._program.process.wait(30)
+
+    def wait(self) -> int:
+        """The exit code of an operator that ends by itself."""
+        assert self._program
+        return self._program.process.wait(60)
+
+    def log(self) -> str:
+        path = self._directory / "operator.log"
+        return path.read_text() if path.exists() else ""
+
+
+class Desk:
+    """One namespace of a running API server, with somebody who plays the nodes."""
+
+    def __init__(self, api: Api, namespace: str) -> None:
+        self.api = api
+        self.namespace = namespace
+        self.kubelet = Kubelet(api)
+
+    def apply(self, name: str = "intents", manager: str = "kubectl", **spec: Any) -> dict[str, Any]:
+        return self.api.apply(self.manifest(name, **spec), manager)
+
+    def manifest(self, name: str = "intents", **spec: Any) -> dict[str, Any]:
+        document = builders.manifest(**spec)
+        return {**document, "metadata": {"name": name, "namespace": self.namespace}}
+
+    def job(self, name: str = "intents") -> dict[str, Any]:
+        return self.api.get("FineTuneJob", name, self.namespace)
+
+    def status(self, name: str = "intents") -> dict[str, Any]:
+        return dict(self.job(name).get("status", {}))
+
+    def children(self) -> list[dict[str, Any]]:
+        return self.api.list("Job", self.namespace)
+
+    def child(self, stage: str, attempt: int = 1, revision: int = 1, name: str = "intents") -> dict[str, Any]:
+        """The child Job of a run, as soon as it is there."""
+        wanted = f"{name}-r{revision}-{stage}-{attempt}"
+        found = wait_until(lambda: self.api.find("Job", wanted, self.namespace), f"Job {wanted} is there")
+        return dict(found)
+
+    def until(self, holds: Callable[[dict[str, Any]], Any], what: str, name: str = "intents") -> dict[str, Any]:
+        """The status for which ``holds`` is true, as soon as there is one."""
+        last: dict[str, Any] = {}
+
+        def check() -> Any:
+            nonlocal last
+            last = self.status(name)
+            return last and holds(last)
+
+        try:
+            wait_until(check, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it is {json.dumps(last, indent=1)}") from None
+        return last
+
+    def until_phase(self, phase: str, name: str = "intents") -> dict[str, Any]:
+        return self.until(lambda status: status.get("phase") == phase, f"phase is {phase}", name)
+
+    def being_ended(self, child: Mapping[str, Any]) -> dict[str, Any]:
+        """A child Job, as soon as the operator has told Kubernetes to end it."""
+
+        def find() -> Any:
+            found = self.api.get("Job", child["metadata"]["name"], self.namespace)
+            return found if found["spec"].get("activeDeadlineSeconds") == 1 else None
+
+        return dict(wait_until(find, f"Job {child['metadata']['name']} is being ended"))
+
+    def run_to(self, stage: str, name: str = "intents", attempt: int = 1) -> dict[str, Any]:
+        """Have all stages before ``stage`` succeed; returns the child Job of ``stage``."""
+        for before in ("prepare", "train", "evaluate", "publish"):
+            if before == stage:
+                break
+            self.kubelet.succeed(self.child(before, name=name))
+        return self.child(stage, attempt, name=name)
+
+    def run_all(self, name: str = "intents") -> dict[str, Any]:
+        self.kubelet.succeed(self.run_to("publish", name))
+        return self.until_phase("Succeeded", name)
+
+    def events(self, name: str = "intents") -> list[dict[str, Any]]:
+        selector = f"involvedObject.kind=FineTuneJob,involvedObject.name={name}"
+        return self.api.list("Event", self.namespace, fieldSelector=selector)
+
+
+def condition(status: Mapping[str, Any], type_: str) -> dict[str, Any]:
+    return next(dict(entry) for entry in status["conditions"] if entry["type"] == type_)
+
+
+def stage(status: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return next(dict(entry) for entry in status["stages"] if entry["name"] == name)

@@ -1,0 +1,249 @@
+"""Plays the Job controller and the kubelet: makes the pods of a Job and says how they fare, as these two would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from finetune_api.stage import Stage, StageError, StageReport
+from tests.apiserver.api import Api
+from tests.builders import a_report
+
+INDEX = "batch.kubernetes.io/job-completion-index"
+
+
+def now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Kubelet:
+    """All nodes of the cluster, and the controller of its Jobs."""
+
+    def __init__(self, api: Api, address: str = "127.0.0.1") -> None:
+        self._api = api
+        self._address = address
+
+    def create_pods(self, job: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The pods of a Job, on a node and still without a container."""
+        return [self.create_pod(job, index) for index in range(job["spec"]["completions"])]
+
+    def create_pod(self, job: Mapping[str, Any], index: int, **spec: Any) -> dict[str, Any]:
+        meta, template = job["metadata"], job["spec"]["template"]
+        self._start(job)
+        name = f"{meta['name']}-{index}"
+        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": meta["name"], "uid": meta["uid"], "controller": True}
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "generateName": f"{name}-",
+                "namespace": meta["namespace"],
+                "labels": {
+                    **template["metadata"]["labels"],
+                    "batch.kubernetes.io/job-name": meta["name"],
+                    "batch.kubernetes.io/controller-uid": meta["uid"],
+                },
+                "annotations": {**template["metadata"].get("annotations", {}), INDEX: str(index)},
+                "ownerReferences": [owner],
+            },
+            "spec": {**template["spec"], "hostname": name, "nodeName": "node-1", **spec},
+        }
+        return self._api.create("Pod", pod)
+
+    def run(self, job: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Pods that compute."""
+        return [self.started(pod) for pod in self.create_pods(job)]
+
+    def started(self, pod: Mapping[str, Any]) -> dict[str, Any]:
+        state = {"running": {"startedAt": now()}}
+        return self._status(
+            pod,
+            phase="Running",
+            podIP=self._address,
+            podIPs=[{"ip": self._address}],
+            startTime=now(),
+            containerStatuses=[self._container(pod, state, ready=True)],
+        )
+
+    def waiting(self, pod: Mapping[str, Any], reason: str, message: str = "") -> dict[str, Any]:
+        """A container that does not start."""
+        state = {"waiting": {"reason": reason, "message": message}}
+        return self._status(pod, phase="Pending", containerStatuses=[self._container(pod, state)])
+
+    def unschedulable(self, job: Mapping[str, Any], message: str) -> dict[str, Any]:
+        """A pod that no node takes."""
+        pod = self.create_pod(job, 0, nodeName=None)
+        condition = {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": message,
+            "lastTransitionTime": now(),
+        }
+        return self._status(pod, phase="Pending", conditions=[condition])
+
+    def ended(
+        self,
+        pod: Mapping[str, Any],
+        code: int,
+        message: str = "",
+        reason: str = "",
+        disrupted: str = "",
+        **status: Any,
+    ) -> dict[str, Any]:
+        """A pod whose container has ended."""
+        terminated = {
+            "exitCode": code,
+            "reason": reason or ("Completed" if code == 0 else "Error"),
+            "message": message,
+            "startedAt": now(),
+            "finishedAt": now(),
+        }
+        if disrupted:
+            condition = {"type": "DisruptionTarget", "status": "True", "reason": disrupted, "lastTransitionTime": now()}
+            status["conditions"] = [condition | {"message": f"{disrupted} took the pod"}]
+        return self._status(
+            pod,
+            phase="Succeeded" if code == 0 else "Failed",
+            containerStatuses=[self._container(pod, {"terminated": terminated})],
+            **status,
+        )
+
+    def evicted(self, pod: Mapping[str, Any], reason: str, text: str) -> dict[str, Any]:
+        """A pod that its kubelet ended, or did not even start."""
+        return self._status(pod, phase="Failed", reason=reason, message=text)
+
+    def lost(self, pod: Mapping[str, Any]) -> dict[str, Any]:
+        """A pod on a node that nobody hears of any more."""
+        gone = {
+            "type": "DisruptionTarget",
+            "status": "True",
+            "reason": "DeletionByTaintManager",
+            "message": "Taint manager: deleting due to NoExecute taint",
+            "lastTransitionTime": now(),
+        }
+        return self._status(pod, phase="Failed", conditions=[gone])
+
+    def complete(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """A Job all of whose pods succeeded."""
+        conditions = [
+            _condition("SuccessCriteriaMet", "CompletionsReached"),
+            _condition("Complete", "CompletionsReached"),
+        ]
+        count = job["spec"]["completions"]
+        indexes = "0" if count == 1 else f"0-{count - 1}"
+        return self._job_status(
+            job, conditions=conditions, completionTime=now(), succeeded=count, completedIndexes=indexes
+        )
+
+    def fail(self, job: Mapping[str, Any], reason: str = "BackoffLimitExceeded") -> dict[str, Any]:
+        """A Job that will not be tried again."""
+        conditions = [_condition("FailureTarget", reason), _condition("Failed", reason)]
+        return self._job_status(job, conditions=conditions, failed=1)
+
+    def succeed(self, job: Mapping[str, Any], report: StageReport | None = None) -> None:
+        """A Job whose pods all do their work, from the start to the end; one that has, did."""
+        meta = job["metadata"]
+        if "completionTime" in self._api.get("Job", meta["name"], meta["namespace"]).get("status", {}):
+            return
+        for pod in self.pods(job) or self.run(job):
+            index = pod["metadata"]["annotations"][INDEX]
+            self.ended(pod, 0, message(report or report_of(job)) if index == "0" else "")
+        self.complete(job)
+
+    def break_(self, job: Mapping[str, Any], code: int, error: StageError | None = None, **facts: Any) -> None:
+        """A Job whose pods all end with ``code``."""
+        stage, attempt = stage_of(job)
+        said = message(StageReport(stage=stage, attempt=attempt, seconds=1.0, error=error)) if error else ""
+        for pod in self.pods(job) or self.run(job):
+            self.ended(pod, code, **{"message": said, **facts})
+        self.fail(job)
+
+    def stopped(self, job: Mapping[str, Any], code: int, error: StageError | None = None) -> None:
+        """What becomes of a Job whose deadline the operator has set: its pods end and are taken away."""
+        stage, attempt = stage_of(job)
+        said = message(StageReport(stage=stage, attempt=attempt, seconds=1.0, error=error)) if error else ""
+        for pod in self.pods(job):
+            self.ended(pod, code, said)
+            self.remove(pod)
+        self.fail(job, "DeadlineExceeded")
+
+    def pods(self, job: Mapping[str, Any]) -> list[dict[str, Any]]:
+        meta = job["metadata"]
+        selector = f"batch.kubernetes.io/controller-uid={meta['uid']}"
+        return self._api.list("Pod", meta["namespace"], labelSelector=selector)
+
+    def remove(self, pod: Mapping[str, Any]) -> None:
+        """What a kubelet does at the end of a pod that is being deleted."""
+        self._api.delete("Pod", pod["metadata"]["name"], pod["metadata"]["namespace"], gracePeriodSeconds=0)
+
+    def warn(self, about: Mapping[str, Any], reason: str, text: str) -> None:
+        """A Warning event about a Job or a pod."""
+        meta = about["metadata"]
+        involved = {"kind": about["kind"], "name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"]}
+        event = {
+            "metadata": {"generateName": f"{meta['name']}.", "namespace": meta["namespace"]},
+            "involvedObject": involved,
+            "type": "Warning",
+            "reason": reason,
+            "message": text,
+        }
+        self._api.create("Event", event)
+
+    def _status(self, pod: Mapping[str, Any], **status: Any) -> dict[str, Any]:
+        meta = pod["metadata"]
+        return self._api.merge_status("Pod", meta["name"], meta["namespace"], status)
+
+    def _start(self, job: Mapping[str, Any]) -> None:
+        meta = job["metadata"]
+        if "startTime" not in self._api.get("Job", meta["name"], meta["namespace"]).get("status", {}):
+            self._api.merge_status("Job", meta["name"], meta["namespace"], {"startTime": now()})
+
+    def _job_status(self, job: Mapping[str, Any], **status: Any) -> dict[str, Any]:
+        meta = job["metadata"]
+        self._start(job)
+        return self._api.merge_status("Job", meta["name"], meta["namespace"], status)
+
+    @staticmethod
+    def _container(pod: Mapping[str, Any], state: Mapping[str, Any], ready: bool = False) -> dict[str, Any]:
+        container = pod["spec"]["containers"][0]
+        return {
+            "name": container["name"],
+            "image": container["image"],
+            "imageID": "",
+            "ready": ready,
+            "restartCount": 0,
+            "state": state,
+        }
+
+
+def stage_of(job: Mapping[str, Any]) -> tuple[Stage, int]:
+    """Stage and attempt of a child Job."""
+    labels = job["metadata"]["labels"]
+    return Stage(labels["finetune.dev/stage"]), int(labels["finetune.dev/attempt"])
+
+
+def report_of(job: Mapping[str, Any]) -> StageReport:
+    """What a stage says that did its work."""
+    return a_report(*stage_of(job))
+
+
+def message(report: StageReport) -> str:
+    """A report as a termination message."""
+    return report.to_termination_message().decode()
+
+
+def names(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    return sorted(item["metadata"]["name"] for item in found)
+
+
+def _condition(type_: str, reason: str) -> dict[str, str]:
+    return {
+        "type": type_,
+        "status": "True",
+        "reason": reason,
+        "message": reason,
+        "lastTransitionTime": now(),
+        "lastProbeTime": now(),
+    }

@@ -1,0 +1,201 @@
+"""The operator killed after every single thing it does, and two of them at once: nothing twice, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.apiserver.control_plane import ControlPlane, wait_until
+from tests.apiserver.desk import Desk, Operator
+from tests.apiserver.proxy import Proxy, Request, proxied
+
+WRITES_OF_A_LIFE = 10
+"""At least: four Jobs and a Service, a status, and of nine Events, which go out several at a time, some."""
+
+
+class Nodes(threading.Thread):
+    """Nodes on which every Job succeeds as soon as it is there, whoever made it and whenever."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(name="nodes", daemon=True)
+        self._desk = desk
+        self._done: set[str] = set()
+        self._over = threading.Event()
+        self.started: Counter[str] = Counter()
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            while not self._over.wait(0.05):
+                for child in self._desk.children():
+                    name = child["metadata"]["name"]
+                    if child["metadata"]["uid"] not in self._done:
+                        self._done.add(child["metadata"]["uid"])
+                        self.started[name] += 1
+                        self._desk.kubelet.succeed(child)
+        except Exception as error:
+            self.error = error
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+        if self.error:
+            raise self.error
+
+
+@pytest.fixture
+def proxy(api_server: ControlPlane) -> Iterator[Proxy]:
+    with proxied(api_server) as running:
+        yield running
+
+
+@pytest.fixture
+def nodes(desk: Desk) -> Iterator[Nodes]:
+    playing = Nodes(desk)
+    playing.start()
+    yield playing
+    playing.stop()
+
+
+@pytest.fixture
+def operators(
+    api_server: ControlPlane, operator_token: str, desk: Desk, proxy: Proxy, tmp_path: Path
+) -> Iterator[Callable[[], Operator]]:
+    """Makes operators that reach the API server through the proxy."""
+    kubeconfig = api_server.write_kubeconfig("finetune-operator", operator_token, url=proxy.url)
+    made: list[Operator] = []
+
+    def make() -> Operator:
+        made.append(Operator(kubeconfig, tmp_path / f"{len(made)}", namespaces=[desk.namespace]))
+        return made[-1]
+
+    yield make
+    for operator in made:
+        operator.kill()
+
+
+def assert_one_life(desk: Desk, nodes: Nodes) -> None:
+    """Every stage ran once, the job is published, and every Event is there once."""
+    status = desk.until_phase("Succeeded")
+    stages = ("prepare", "train", "evaluate", "publish")
+    assert nodes.started == Counter({f"intents-r1-{stage}-1": 1 for stage in stages})
+    assert [entry["restarts"] for entry in status["stages"]] == [0, 0, 0, 0]
+    assert "failure" not in status
+    told = Counter(event["reason"] for event in desk.events())
+    started = [f"{stage.capitalize()}Started" for stage in stages]
+    succeeded = [f"{stage.capitalize()}Succeeded" for stage in stages]
+    assert told == Counter([*started, *succeeded, "Published"])
+
+
+def test_killed_after_each_request(desk: Desk, proxy: Proxy, nodes: Nodes, operators: Callable[[], Operator]) -> None:
+    """One life, in which every write is the last thing that an operator does: it never hears the answer."""
+    running: list[Operator] = []
+    done: set[str] = set()
+    crashed = threading.Event()
+
+    def crash(request: Request) -> None:
+        # Said again, after a crash, is not done again: only what is new ends this operator too.
+        what = request.path + (json.loads(request.body)["metadata"]["name"] if request.method == "POST" else "")
+        if request.writes and ("/status" in request.path or what not in done) and running:
+            done.add(what)
+            running.pop().kill()
+            crashed.set()
+
+    proxy.faults.answered = crash
+    desk.apply(distributed={"workers": 2})
+    killed = 0
+    while desk.status().get("phase") != "Succeeded":
+        crashed.clear()
+        operator = operators()
+        running.append(operator)
+        operator.start(wait=False)
+        wait_until(lambda: crashed.is_set() or desk.status().get("phase") == "Succeeded", "it writes or is done", 60)
+        killed += crashed.is_set()
+        assert killed < 3 * WRITES_OF_A_LIFE
+    assert killed >= WRITES_OF_A_LIFE
+    proxy.faults.answered = lambda _: None
+    running.clear()
+    operators().start()
+    assert_one_life(desk, nodes)
+
+
+def test_two_at_once(desk: Desk, nodes: Nodes, operators: Callable[[], Operator]) -> None:
+    for _ in range(2):
+        operators().start()
+    for number in range(5):
+        desk.apply("intents" if number == 0 else f"intents-{number}")
+    for number in range(5):
+        desk.until_phase("Succeeded", "intents" if number == 0 else f"intents-{number}")
+    assert set(nodes.started.values()) == {1}
+    assert len(nodes.started) == 20
+
+
+class TestRestart:
+    def test_while_a_stage_runs_leaves_it_alone(
+        self, desk: Desk, operators: Callable[[], Operator], proxy: Proxy
+    ) -> None:
+        first = operators().start()
+        desk.apply()
+        child = desk.run_to("train")
+        desk.kubelet.run(child)
+        desk.until(lambda status: status["stages"][1]["state"] == "Running", "train runs")
+        first.kill()
+        before = len([request for request in proxy.requests if request.writes])
+        operators().start()
+        desk.apply("other")
+        desk.child("prepare", name="other")
+        others = [r for r in proxy.requests if r.writes and "intents" in r.path and "other" not in r.path][before:]
+        assert [request.path for request in others if "/jobs" in request.path] == []
+        desk.kubelet.succeed(child)
+        desk.child("evaluate")
+
+    def test_sees_what_happened_while_it_was_away(self, desk: Desk, operators: Callable[[], Operator]) -> None:
+        first = operators().start()
+        desk.apply()
+        child = desk.run_to("train")
+        first.kill()
+        desk.kubelet.succeed(child)
+        desk.apply("born-meanwhile")
+        operators().start()
+        desk.child("evaluate")
+        desk.child("prepare", name="born-meanwhile")
+
+    def test_a_job_that_was_deleted_meanwhile_gets_nothing_more(
+        self, desk: Desk, operators: Callable[[], Operator]
+    ) -> None:
+        first = operators().start()
+        desk.apply()
+        child = desk.child("prepare")
+        first.kill()
+        desk.api.delete("FineTuneJob", "intents", desk.namespace)
+        desk.kubelet.succeed(child)
+        operators().start()
+        desk.apply("other")
+        desk.child("prepare", name="other")
+        left = {found["metadata"]["name"] for found in desk.children()}
+        assert left == {"intents-r1-prepare-1", "other-r1-prepare-1"}
+
+    def test_a_clean_stop_is_exit_code_0(self, operators: Callable[[], Operator]) -> None:
+        assert operators().start().stop() == 0
+
+
+def test_no_request_but_what_is_needed(
+    desk: Desk, proxy: Proxy, nodes: Nodes, operators: Callable[[], Operator]
+) -> None:
+    """A life costs four Jobs, nine Events and one write of status for each thing that changes."""
+    operators().start()
+    desk.apply()
+    assert_one_life(desk, nodes)
+    writes: Counter[Any] = Counter()
+    for request in proxy.requests:
+        if request.writes:
+            writes[next(kind for kind in ("/events", "/jobs", "/status") if kind in request.path)] += 1
+    assert writes["/jobs"] == 4
+    assert writes["/events"] == 9
+    assert writes["/status"] <= 16

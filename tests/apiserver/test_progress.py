@@ -1,0 +1,91 @@
+"""What a running stage says of itself, read from its pod: directly, and through the API server."""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from finetune_api.stage import Stage, StageConfig
+from tests import builders
+from tests.apiserver.control_plane import wait_until
+from tests.apiserver.desk import Desk, Operator
+from tests.apiserver.kubelet import Kubelet
+
+PORT: int = StageConfig.model_fields["port"].default
+
+
+@contextmanager
+def pod_that_answers(address: str, redirect: str = "") -> Iterator[list[str]]:
+    """A pod at ``address``; yields the paths that it was asked for."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            if redirect and self.path == "/progress":
+                self.send_response(302)
+                self.send_header("Location", redirect)
+                self.end_headers()
+                return
+            said = builders.a_progress(Stage.TRAIN, eta_seconds=75.0, tokens_per_second=1234.5)
+            body = said.model_dump_json(exclude_none=True).encode()
+            self.send_response(200)
+            self.end_headers()
+            # In pieces: what comes first is not all of it.
+            self.wfile.write(body[:20])
+            self.wfile.flush()
+            self.wfile.write(body[20:])
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            """Nobody reads it."""
+
+    server = http.server.ThreadingHTTPServer((address, PORT), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def own_address() -> str:
+    """An address of this machine that is not loopback: the API server passes nothing on to loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.1", 9))
+        return str(probe.getsockname()[0])
+
+
+@pytest.mark.parametrize(("via", "address"), [("PodAddress", "127.0.0.1"), ("ApiServer", own_address())])
+class TestProgress:
+    def test_is_in_the_status(
+        self, desk: Desk, start_operator: Callable[..., Operator], via: str, address: str
+    ) -> None:
+        start_operator(admin=True, progressVia=via)
+        with pod_that_answers(address):
+            desk.kubelet = Kubelet(desk.api, address)
+            desk.apply()
+            desk.kubelet.run(desk.run_to("train"))
+            status = desk.until(lambda status: status.get("progress", {}).get("eta"), "the progress is told")
+        assert (status["progress"]["text"], status["progress"]["eta"]) == ("train 40/120", "1m15s")
+        assert status["progress"]["tokensPerSecond"] == 1234.5
+
+    def test_of_a_pod_that_sends_elsewhere_is_not_followed(
+        self, desk: Desk, start_operator: Callable[..., Operator], via: str, address: str
+    ) -> None:
+        operator = start_operator(admin=True, progressVia=via)
+        with pod_that_answers(address, redirect=f"http://{address}:{PORT}/elsewhere") as asked:
+            desk.kubelet = Kubelet(desk.api, address)
+            desk.apply()
+            child = desk.run_to("train")
+            desk.kubelet.run(child)
+            wait_until(lambda: len(asked) >= 2, "it was asked twice")
+            desk.kubelet.succeed(child)
+            desk.child("evaluate")
+        assert set(asked) == {"/progress"}
+        assert operator.http("/healthz")[0] == 200

@@ -1,0 +1,80 @@
+"""Credentials of a job's own: each address is reached with the Secret that is given for it, and with no other."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.job import FineTuneJob
+from finetune_api.secrets import SecretRole
+from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer import storage
+from finetune_trainer.storage.credentials import use_secrets
+from tests import builders
+from tests.s3 import S3Server, s3_server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as running:
+        for name in ("data", "adapters"):
+            running.make_bucket(name)
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def ambient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An environment whose own credentials open nothing."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "HF_TOKEN"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "else")
+    monkeypatch.setenv("FINETUNE_STORAGE_PATIENCE_SECONDS", "1")
+    monkeypatch.setenv("HF_TOKEN", "ambient")
+    yield
+    use_secrets(spec(), {})
+
+
+def spec(data: str = "s3://data/intents.jsonl") -> FineTuneJobSpec:
+    document = builders.manifest(dataset={"train": {"uri": data, "secretRef": {"name": "reader"}}})
+    return FineTuneJob.model_validate_json(json.dumps(document)).spec
+
+
+def variables(role: SecretRole, values: dict[str, str]) -> dict[str, str]:
+    """The variables of a Secret as a pod has them."""
+    return {f"{role.prefix}{name}": value for name, value in values.items()}
+
+
+def test_an_address_is_reached_with_its_own_secret(server: S3Server) -> None:
+    wrong = {"AWS_ENDPOINT_URL": server.endpoint, "AWS_REGION": "us-east-1"}
+    environment = variables(SecretRole.OUTPUT, server.environment) | variables(SecretRole.TRAIN_DATA, wrong)
+    use_secrets(spec(), environment)
+    storage.write_bytes("s3://adapters/team-a/intents/r1/x", b"mine")
+    assert storage.read_bytes("s3://adapters/team-a/intents/r1/x") == b"mine"
+    with pytest.raises(StageFailure) as refused:
+        storage.read_bytes("s3://data/intents.jsonl")
+    assert refused.value.reason is Reason.PERMISSION_DENIED
+
+
+def test_the_longest_address_decides(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data in the bucket of the results, which another account reads."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    Path(server.root, "adapters", "data").mkdir()
+    Path(server.root, "adapters", "data", "rows").write_bytes(b"rows")
+    environment = variables(SecretRole.TRAIN_DATA, server.environment)
+    use_secrets(spec("s3://adapters/data"), environment)
+    assert storage.read_bytes("s3://adapters/data/rows") == b"rows"
+    with pytest.raises(StageFailure):
+        storage.read_bytes("s3://adapters/database")
+
+
+def test_the_token_of_a_model_is_where_the_hub_looks_for_it() -> None:
+    use_secrets(spec(), variables(SecretRole.MODEL, {"HF_TOKEN": "of the job", "OTHER": "x"}))
+    assert os.environ["HF_TOKEN"] == "of the job"
+    assert "OTHER" not in os.environ

@@ -1,0 +1,307 @@
+"""What a person reads of a cluster, without one: refusals, the page of a job, the choice of a log."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+
+from finetune_api.failures import Reason
+from finetune_api.job import FineTuneJob
+from finetune_api.spec import Metric
+from finetune_api.stage import STAGES, Stage
+from finetune_cli.get import rows
+from finetune_cli.logs import Wanted, chosen, logs, pod_of
+from finetune_cli.output import columns, program
+from finetune_cli.page import page
+from finetune_cli.refusals import ClusterError, refusal
+from finetune_cli.stored import has_ended, read
+from finetune_cli.submit import changed
+from finetune_cli.text import PlainLines
+from finetune_cli.view import of_job
+from finetune_operator.names import INDEX_ANNOTATION, labels
+from finetune_operator.reconcile import plan
+from finetune_operator.runs import Observed, ObservedRun, RunState, Trouble
+from finetune_operator.status import refused
+from tests.builders import (
+    NOON,
+    a_job,
+    a_progress,
+    a_run,
+    after,
+    an_evaluation,
+    failed,
+    run_id,
+    succeeded,
+)
+
+
+def a_job_after(*runs: ObservedRun, **spec: Any) -> FineTuneJob:
+    job = a_job(**spec)
+    job = job.model_copy(update={"status": plan(job, Observed(), NOON).status})
+    return job.model_copy(update={"status": plan(job, Observed(runs), after(seconds=11)).status})
+
+
+def stored(job: FineTuneJob) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(job.model_dump_json(exclude_none=True))
+    return document
+
+
+class TestTheView:
+    def test_shows_progress_from_the_status(self) -> None:
+        run = a_run(Stage.TRAIN, progress=a_progress(loss=0.51239, tokens_per_second=1234.4, eta_seconds=200))
+        lines = PlainLines().update(of_job(a_job_after(succeeded(Stage.PREPARE), run)), 0)
+        assert lines[-1] == "train: 40/120 (33 %), loss 0.5124, 1,234 tokens/s, 3m20s left"
+
+    def test_says_what_a_stage_waits_for_once(self) -> None:
+        trouble = Trouble(Reason.UNSCHEDULABLE, "No node takes pod x: 0/3 nodes are available.", NOON)
+        view = of_job(a_job_after(a_run(Stage.PREPARE, RunState.PENDING, trouble=trouble)))
+        lines = PlainLines()
+        assert lines.update(view, 0)[-1] == (
+            "prepare: waits (Unschedulable): No node takes pod x: 0/3 nodes are available."
+        )
+        assert lines.update(view, 60) == []
+
+    def test_says_that_a_job_holds(self) -> None:
+        job = a_job(suspend=True)
+        job = job.model_copy(update={"status": plan(job, Observed(stop_requested=True), NOON).status})
+        lines = PlainLines()
+        assert lines.update(of_job(job), 0)[-1].startswith("Suspended: Holds in stage prepare")
+        assert lines.update(of_job(job), 1) == []
+
+    def test_begins_anew_with_a_revision(self) -> None:
+        lines = PlainLines()
+        job = a_job_after(succeeded(Stage.PREPARE))
+        lines.update(of_job(job), 0)
+        again = job.model_copy(update={"status": job.status.model_copy(update={"revision": 2})})
+        assert lines.update(of_job(again), 1)[0] == "team-a/intents, revision 2"
+
+
+class TestThePage:
+    def test_of_a_running_job(self) -> None:
+        run = a_run(Stage.TRAIN, attempt=1, progress=a_progress())
+        assert page(a_job_after(succeeded(Stage.PREPARE), run)) == [
+            "team-a/intents, revision 1: Training",
+            "hf://owner/encoder, TextClassification, LoRA rank 16, 1 GPU",
+            "",
+            "✔ prepare   done in 10s: 4,967 training, 621 validation and 621 test examples, 9 labels; "
+            "34 duplicates dropped",
+            "▸ train     40/120 (33 %)",
+            "· evaluate",
+            "· publish",
+        ]
+
+    def test_of_a_failed_job_says_whose_fault_it_is_and_where_the_log_is(self) -> None:
+        assert page(a_job_after(failed(Stage.PREPARE, Reason.BAD_DATA)))[-4:] == [
+            "Failed in prepare, attempt 1 (BadData): prepare met BadData.",
+            "This is for you to change: the manifest, the data, or what its Secrets allow.",
+            "log       finetune logs intents -n team-a --stage prepare --attempt 1",
+            "Submit a changed spec for the next revision, or delete the job and submit the same one to try it again.",
+        ]
+
+    def test_of_a_failure_that_is_retried_says_so(self) -> None:
+        assert page(a_job_after(failed(Stage.PREPARE, Reason.UNAVAILABLE)))[-1] == "Another attempt follows."
+
+    def test_of_a_published_job(self) -> None:
+        shown = page(a_job_after(*[succeeded(stage) for stage in STAGES]))
+        assert shown[0] == "team-a/intents, revision 1: Succeeded"
+        assert "metric    linear probe   tuned   change      95 % interval" in shown
+        assert shown[-3:] == [
+            "artifact    s3://adapters/team-a/intents/r1/artifact",
+            "digest      sha256:" + "0" * 64,
+            "report      s3://adapters/team-a/intents/r1/artifact/report.html",
+        ]
+
+    def test_of_a_job_that_is_not_accepted(self) -> None:
+        job = a_job()
+        job = job.model_copy(update={"status": refused(job.status, 1, "spec.model.uri is empty", NOON)})
+        assert "! Not accepted: spec.model.uri is empty" in page(job)
+        assert has_ended(job)
+
+    def test_says_when_the_operator_has_not_looked_yet(self) -> None:
+        assert page(a_job(generation=2))[2].startswith("! The operator has not looked at this spec yet")
+
+
+class TestAStoredJob:
+    def test_of_a_newer_operator_is_shown_as_far_as_it_is_known(self) -> None:
+        document = stored(a_job_after(*[succeeded(stage, evaluation=an_evaluation()) for stage in STAGES]))
+        document["status"]["queue"] = {"position": 3}
+        document["status"]["stages"][0]["node"] = "a"
+        assert read(document).status.evaluation is not None
+
+    def test_that_makes_no_sense_is_said_to_be_of_another_version(self) -> None:
+        document = stored(a_job())
+        document["spec"]["task"]["type"] = "Divination"
+        with pytest.raises(ClusterError, match=r"another version .*spec\.task\.type is 'Divination'.* -o yaml"):
+            read(document)
+
+    def test_of_a_changed_spec_has_not_ended(self) -> None:
+        job = a_job_after(*[succeeded(stage) for stage in STAGES])
+        newer = job.model_copy(update={"metadata": job.metadata.model_copy(update={"generation": 2})})
+        assert (has_ended(job), has_ended(newer)) == (True, False)
+
+    def test_is_changed_by_a_label_and_not_by_its_status(self) -> None:
+        before = stored(a_job())
+        assert not changed(before, {**before, "status": {"phase": "Pending"}})
+        assert changed(before, {**before, "metadata": {**before["metadata"], "labels": {"team": "a"}}})
+
+
+class TestARefusal:
+    @pytest.mark.parametrize(
+        ("code", "status", "told", "exit_code"),
+        [
+            (401, {}, "does not accept these credentials", 77),
+            (
+                403,
+                {"message": 'x is forbidden: User "jane" cannot patch resource "finetunejobs" in API group "y"'},
+                "jane may not patch finetunejobs in namespace team-a; ask who runs the cluster",
+                77,
+            ),
+            (403, {"message": "denied by policy"}, "Not allowed: denied by policy", 77),
+            (404, {"details": {"kind": "namespaces", "name": "team-a"}}, "There is no namespace team-a", 66),
+            (404, {"message": "404 page not found"}, "does not know FineTuneJob of finetune.dev; install", 66),
+            (404, {"details": {"name": "intents", "kind": "finetunejobs"}}, "There is no FineTuneJob intents", 66),
+            (
+                422,
+                {"details": {"causes": [{"field": "spec.task", "message": "must be so"}]}},
+                "The API server refuses intents: spec.task: must be so",
+                64,
+            ),
+            (503, {"message": "starting."}, "The API server answers 503: starting. Try again in a moment.", 69),
+        ],
+    )
+    def test_is_one_sentence(self, code: int, status: Mapping[str, Any], told: str, exit_code: int) -> None:
+        error = refusal(code, json.dumps(status).encode(), "team-a", "intents")
+        assert told in error.message
+        assert error.exit_code == exit_code
+
+    def test_that_is_no_json_is_shown(self) -> None:
+        assert "<html>" in refusal(502, b"<html>", None, None).message
+
+    def test_of_a_conflict_names_who_holds_what(self) -> None:
+        cause = {"message": 'conflict with "argocd" using finetune.dev/v1alpha1', "field": ".spec.suspend"}
+        error = refusal(409, json.dumps({"details": {"causes": [cause]}}).encode(), "team-a", "intents")
+        assert error.holders == {"argocd": ["spec.suspend"]}
+
+
+class TestTheTable:
+    TABLE: Mapping[str, Any] = {
+        "columnDefinitions": [{"name": "Name"}, {"name": "STATUS"}, {"name": "ARTIFACT", "priority": 1}],
+        "rows": [{"cells": ["intents", None, "s3://a"], "object": {"metadata": {"namespace": "team-a"}}}],
+    }
+
+    def test_leaves_out_wide_columns(self) -> None:
+        assert list(rows(dict(self.TABLE), everywhere=False, wide=False)) == [["NAME", "STATUS"], ["intents", ""]]
+
+    def test_names_namespaces_and_wide_columns_when_asked(self) -> None:
+        assert columns(rows(dict(self.TABLE), everywhere=True, wide=True)) == [
+            "NAMESPACE   NAME      STATUS   ARTIFACT",
+            "team-a      intents            s3://a",
+        ]
+
+
+def a_pod(stage: Stage, attempt: int = 1, worker: int = 0, state: str = "running", **status: Any) -> dict[str, Any]:
+    name = f"intents-r1-{stage}-{attempt}-{worker}"
+    containers = [{"name": "trainer", "state": {state: {}}}] if state else []
+    return {
+        "metadata": {
+            "name": name,
+            "labels": labels("intents", run_id(stage, attempt)),
+            "annotations": {INDEX_ANNOTATION: str(worker)},
+        },
+        "status": {"phase": "Running", "containerStatuses": containers, **status},
+    }
+
+
+class FakeCluster:
+    """A cluster of one job, whose pods come and go as a test says."""
+
+    namespace = "team-a"
+
+    def __init__(self, job: FineTuneJob, *looks: list[dict[str, Any]]) -> None:
+        self.job = job
+        self.looks = list(looks)
+        self.asked: list[Mapping[str, str]] = []
+
+    async def get(self, name: str) -> dict[str, Any]:
+        return stored(self.job)
+
+    async def pods(self, wanted: Mapping[str, str]) -> list[dict[str, Any]]:
+        self.asked.append(wanted)
+        return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+
+    async def log(self, pod: str, container: str, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
+        yield f"log of {pod}\n".encode()
+
+
+def printed(cluster: FakeCluster, capfd: pytest.CaptureFixture[str], follow: bool = False, **wanted: Any) -> Any:
+    code = asyncio.run(logs(cluster, "intents", Wanted(**wanted), follow, None))  # type: ignore[arg-type]
+    out, err = capfd.readouterr()
+    return code, out, err
+
+
+class TestLogs:
+    def test_are_those_of_the_newest_run(self, capfd: pytest.CaptureFixture[str]) -> None:
+        cluster = FakeCluster(a_job(), [a_pod(Stage.PREPARE, state="terminated"), a_pod(Stage.TRAIN, 2)])
+        assert printed(cluster, capfd) == (0, "log of intents-r1-train-2-0\n", "")
+
+    def test_are_those_that_were_asked_for(self, capfd: pytest.CaptureFixture[str]) -> None:
+        cluster = FakeCluster(a_job(), [a_pod(Stage.TRAIN, worker=0), a_pod(Stage.TRAIN, worker=1)])
+        assert printed(cluster, capfd, stage=Stage.TRAIN, attempt=1, worker=1)[1] == "log of intents-r1-train-1-1\n"
+        assert cluster.asked[0]["finetune.dev/stage"] == "train"
+        assert cluster.asked[0]["finetune.dev/attempt"] == "1"
+
+    def test_are_followed_from_stage_to_stage(
+        self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("finetune_cli.logs._LOOK_AGAIN_SECONDS", 0.0)
+        done, going = a_pod(Stage.PREPARE, state="terminated"), a_pod(Stage.TRAIN)
+        waiting = a_pod(Stage.PREPARE, state="waiting")
+        cluster = FakeCluster(
+            a_job_after(*[succeeded(stage) for stage in STAGES]), [done], [done, going], [done, going]
+        )
+        code, out, err = printed(cluster, capfd, follow=True)
+        assert (code, out) == (0, "log of intents-r1-prepare-1-0\nlog of intents-r1-train-1-0\n")
+        assert err == "==> prepare, attempt 1\n==> train, attempt 1\n"
+        assert printed(FakeCluster(a_job(), [waiting], [done]), capfd, follow=True, stage=Stage.PREPARE)[0] == 0
+
+    def test_of_a_worker_that_is_not_there_say_which_are(self, capfd: pytest.CaptureFixture[str]) -> None:
+        code, _, err = printed(
+            FakeCluster(a_job(), [a_pod(Stage.TRAIN), a_pod(Stage.TRAIN, worker=1)]), capfd, worker=7
+        )
+        assert (code, err) == (66, "finetune: there is no worker 7; there are workers 0 to 1.\n")
+
+    def test_of_a_container_that_waits_say_why(self) -> None:
+        waits = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
+        pod = pod_of(a_pod(Stage.TRAIN, containerStatuses=[{"name": "trainer", "state": waits}]))
+        assert pod
+        assert (pod.started, pod.trouble) == (False, "ImagePullBackOff: no such image")
+
+    def test_ignore_pods_that_are_not_of_a_run(self) -> None:
+        assert pod_of({"metadata": {"name": "x", "labels": {"finetune.dev/job": "intents"}}}) is None
+        assert chosen([], 0) is None
+
+
+@pytest.mark.parametrize(
+    ("called", "name"),
+    [("/usr/bin/finetune", "finetune"), ("/x/kubectl-finetune", "kubectl finetune"), ("main.py", "finetune")],
+)
+def test_the_program_is_called_as_it_was_typed(called: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", [called])
+    assert program() == name
+
+
+def test_a_rejected_job_is_told_as_such() -> None:
+    gate = {"metric": Metric.ACCURACY, "minimum": 0.9, "value": 0.84, "passed": False}
+    from finetune_api.evaluation import GateResult
+
+    job = a_job_after(
+        succeeded(Stage.PREPARE),
+        succeeded(Stage.TRAIN),
+        succeeded(Stage.EVALUATE, evaluation=an_evaluation(GateResult(**gate))),
+    )
+    assert page(job)[0].endswith(": Rejected")
+    assert page(job)[-1] == "Not published: accuracy is 0.84, 0.06 below the minimum 0.9."

@@ -1,0 +1,152 @@
+"""Which of several ends was the cause, and what is said of it."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from finetune_api.failures import Reason
+from finetune_api.stage import Stage
+from finetune_operator.observation.ends import PodEnd, first_cause, report_of
+from finetune_operator.observation.facts import PodFacts
+from tests.builders import after
+from tests.kube_objects import a_child, a_pod, complained, ended, pod_of, running, said, true
+
+GANG = a_child(workers=2)
+
+LOST = [true("DisruptionTarget", "DeletionByTaintManager", "the node is gone")]
+
+
+def cause(*pods: PodFacts) -> PodEnd:
+    """The cause, which does not depend on the order in which pods are seen."""
+    found = {first_cause(list(order)) for order in itertools.permutations(pods)}
+    (end,) = found
+    assert end is not None
+    return end
+
+
+def reason_of(end: PodEnd) -> Reason | None:
+    error = end.error or (end.report.error if end.report else None)
+    return error.reason if error else None
+
+
+CAUSES = {
+    "diverged": (a_pod(GANG, 1, **ended(76, complained(Reason.DIVERGED))), Reason.DIVERGED),
+    "bad data": (a_pod(GANG, 1, **ended(65, complained(Reason.BAD_DATA))), Reason.BAD_DATA),
+    "out of memory": (a_pod(GANG, 1, **ended(137, reason="OOMKilled")), Reason.OUT_OF_MEMORY),
+    "killed": (a_pod(GANG, 1, **ended(137)), None),
+    "node lost": (a_pod(GANG, 1, phase="Failed", conditions=LOST), Reason.STOPPED),
+}
+ECHOES = {
+    "broken connection": a_pod(GANG, 0, **ended(70, complained(Reason.INTERNAL_ERROR))),
+    "unreachable": a_pod(GANG, 0, **ended(69, complained(Reason.UNAVAILABLE))),
+    "silent": a_pod(GANG, 0, **ended(1)),
+    "terminated": a_pod(GANG, 0, **ended(143)),
+    "stopped": a_pod(GANG, 0, **ended(75, complained(Reason.STOPPED))),
+}
+
+
+class TestTheCause:
+    @pytest.mark.parametrize("echo", ECHOES)
+    @pytest.mark.parametrize("first", CAUSES)
+    def test_is_never_the_echo(self, first: str, echo: str) -> None:
+        found, reason = CAUSES[first]
+        end = cause(pod_of(found), pod_of(ECHOES[echo]))
+        assert end.pod.index == 1
+        assert reason_of(end) is reason
+
+    def test_is_the_earlier_of_two_that_are_alike(self) -> None:
+        late = a_pod(GANG, 0, **ended(65, complained(Reason.BAD_DATA), at=after(seconds=9)))
+        early = a_pod(GANG, 1, **ended(65, complained(Reason.BAD_DATA), at=after(seconds=3)))
+        assert cause(pod_of(late), pod_of(early)).pod.index == 1
+
+    def test_is_the_lower_worker_of_two_at_the_same_time(self) -> None:
+        pods = [pod_of(a_pod(GANG, index, **ended(70))) for index in (0, 1)]
+        assert cause(*pods).pod.index == 0
+
+    def test_is_nobody_who_succeeded(self) -> None:
+        done = pod_of(a_pod(GANG, 0, **ended(0, said())))
+        assert first_cause([done]) is None
+        assert cause(done, pod_of(a_pod(GANG, 1, **ended(70)))).pod.index == 1
+
+    def test_is_nobody_who_still_runs(self) -> None:
+        assert first_cause([pod_of(a_pod(GANG, 0, **running()))]) is None
+
+    def test_may_be_a_pod_that_is_gone(self) -> None:
+        gone = pod_of(a_pod(GANG, 1, **running()), gone=True)
+        assert cause(gone).exit_code is None
+
+
+class TestWhatIsSaid:
+    def test_names_the_limit_that_did_not_suffice(self) -> None:
+        end = cause(pod_of(a_pod(a_child(), limit="2Gi", **ended(137, reason="OOMKilled"))))
+        assert end.error is not None
+        assert "its limit of 2Gi" in end.error.message
+
+    def test_of_an_oom_without_a_limit_is_that_the_node_was_too_small(self) -> None:
+        end = cause(pod_of(a_pod(a_child(), **ended(137, reason="OOMKilled"))))
+        assert end.error is not None
+        assert "the memory of its node" in end.error.message
+
+    def test_by_the_stage_before_its_node_went_is_kept(self) -> None:
+        status = {**ended(75, complained(Reason.STOPPED)), "conditions": LOST}
+        end = cause(pod_of(a_pod(a_child(), **status)))
+        assert (end.disrupted, end.error) == (True, None)
+        assert end.report is not None
+
+    def test_by_a_stage_that_broke_because_its_node_went_is_not(self) -> None:
+        status = {**ended(70, complained(Reason.INTERNAL_ERROR)), "conditions": LOST}
+        end = cause(pod_of(a_pod(a_child(), **status)))
+        assert (end.disrupted, reason_of(end)) == (True, Reason.STOPPED)
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            'Container trainer exceeded its local ephemeral storage limit "1Gi". ',
+            "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. ",
+            'Usage of EmptyDir volume "workspace" exceeds the limit "50Gi". ',
+        ],
+    )
+    def test_when_the_pod_was_evicted_for_its_own_disk(self, message: str) -> None:
+        """These are the kubelet's words (pkg/kubelet/eviction/helpers.go)."""
+        end = cause(pod_of(a_pod(a_child(), **{**ended(137), "reason": "Evicted", "message": message})))
+        assert (reason_of(end), end.disrupted) == (Reason.DISK_FULL, False)
+
+    def test_when_its_node_was_full(self) -> None:
+        message = "The node was low on resource: ephemeral-storage. Container trainer was using 40Gi, request is 0."
+        end = cause(pod_of(a_pod(a_child(), **{**ended(137), "reason": "Evicted", "message": message})))
+        assert (reason_of(end), end.disrupted) == (Reason.STOPPED, True)
+
+    def test_when_its_node_refused_it(self) -> None:
+        found = a_pod(a_child(), phase="Failed", reason="OutOfcpu", message="Pod was rejected: Node didn't have enough")
+        end = cause(pod_of(found))
+        assert (reason_of(end), end.disrupted) == (Reason.KILLED, False)
+        assert end.error is not None
+        assert end.error.message == (
+            "Worker 0 was refused by its node (OutOfcpu): Pod was rejected: Node didn't have enough."
+        )
+
+    def test_last_by_an_image_that_is_not_ours(self) -> None:
+        end = cause(pod_of(a_pod(a_child(), **ended(127, "sh: finetune: not found\n\n"))))
+        assert end.error is not None
+        assert end.error.message == "Worker 0 ended with exit code 127; its last words: sh: finetune: not found."
+
+    def test_last_is_not_quoted_where_the_code_says_more(self) -> None:
+        assert cause(pod_of(a_pod(a_child(), **ended(65, "some line")))).error is None
+
+    def test_is_quoted_up_to_a_length(self) -> None:
+        end = cause(pod_of(a_pod(a_child(), **ended(1, "a" * 4096))))
+        assert end.error is not None
+        assert len(end.error.message) < 600
+
+
+class TestAReport:
+    def test_is_read_from_the_message(self) -> None:
+        report = report_of(pod_of(a_pod(a_child(Stage.PREPARE), **ended(0, said(Stage.PREPARE)))))
+        assert report is not None
+        assert report.stage is Stage.PREPARE
+
+    @pytest.mark.parametrize("message", ["", "{", "[]", "done", "{" * 20_000, '{"a":' * 3000, said() + " " * 20_000])
+    def test_is_nothing_else(self, message: str) -> None:
+        assert report_of(pod_of(a_pod(a_child(), **ended(0, message)))) is None

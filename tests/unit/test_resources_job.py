@@ -1,0 +1,236 @@
+"""The Jobs, pods and Services that are made: restricted, named within bounds, and with no more than they need."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_api.stage import STAGES, JobIdentity, Stage, StageConfig
+from finetune_operator import names
+from finetune_operator.policies.world import world_of
+from finetune_operator.resources.job import stage_job, workers_service
+from finetune_operator.runs import RunId, StageRun
+from finetune_operator.settings import StagePod, TrainerSettings
+from tests.builders import a_job
+
+SETTINGS = TrainerSettings(image="finetune-trainer:test")
+DNS_LABEL = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+job_names = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", fullmatch=True)
+
+
+def a_stage_run(
+    stage: Stage = Stage.TRAIN, name: str = "intents", attempt: int = 1, revision: int = 1, **spec: Any
+) -> StageRun:
+    job = a_job(**spec)
+    identity = {"namespace": "team-a", "name": name, "uid": "uid-1", "revision": revision, "spec_digest": "sha256:1"}
+    return StageRun(
+        id=RunId(revision, stage, attempt),
+        job=JobIdentity(**identity),  # type: ignore[arg-type]
+        world=world_of(stage, job.spec.distributed),
+        spec=job.spec,
+    )
+
+
+def made(stage: Stage = Stage.TRAIN, settings: TrainerSettings = SETTINGS, **spec: Any) -> dict[str, Any]:
+    return stage_job(a_stage_run(stage, **spec), settings)
+
+
+def pod_of(job: dict[str, Any]) -> dict[str, Any]:
+    spec: dict[str, Any] = job["spec"]["template"]["spec"]
+    return spec
+
+
+def container_of(job: dict[str, Any]) -> dict[str, Any]:
+    (container,) = pod_of(job)["containers"]
+    found: dict[str, Any] = container
+    return found
+
+
+def stage_json(job: dict[str, Any]) -> StageConfig:
+    return StageConfig.model_validate_json(job["spec"]["template"]["metadata"]["annotations"][names.STAGE_ANNOTATION])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+class TestEveryStage:
+    def test_meets_the_restricted_pod_security_standard(self, stage: Stage) -> None:
+        """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted"""
+        job = made(stage)
+        pod, container = pod_of(job), container_of(job)
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+        assert {kind for volume in pod["volumes"] for kind in volume if kind != "name"} <= {"downwardAPI", "emptyDir"}
+        assert not any("hostPort" in port for port in container["ports"])
+
+    def test_holds_no_kubernetes_credentials(self, stage: Stage) -> None:
+        assert pod_of(made(stage))["automountServiceAccountToken"] is False
+
+    def test_writes_only_where_it_has_a_volume(self, stage: Stage) -> None:
+        job = made(stage)
+        container = container_of(job)
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        mounted = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod_of(job)["volumes"]}
+        assert {"/tmp", "/workspace"} <= {mount["mountPath"] for mount in container["volumeMounts"]}
+
+    def test_is_tried_once_by_kubernetes(self, stage: Stage) -> None:
+        job = made(stage)
+        assert (job["spec"]["backoffLimit"], pod_of(job)["restartPolicy"]) == (0, "Never")
+
+    def test_belongs_to_the_job_and_does_not_hold_up_its_deletion(self, stage: Stage) -> None:
+        (owner,) = made(stage)["metadata"]["ownerReferences"]
+        assert (owner["kind"], owner["uid"], owner["controller"]) == ("FineTuneJob", "uid-1", True)
+        assert owner["blockOwnerDeletion"] is False
+
+    def test_is_told_what_to_do(self, stage: Stage) -> None:
+        job = made(stage)
+        config = stage_json(job)
+        assert (config.stage, config.attempt, config.job.name) == (stage, 1, "intents")
+        assert container_of(job)["args"][0] == stage
+        assert container_of(job)["terminationMessagePath"] == config.termination_message_path
+        assert container_of(job)["ports"][0]["containerPort"] == config.port
+
+    def test_can_be_found_by_what_it_is(self, stage: Stage) -> None:
+        job = made(stage)
+        for metadata in (job["metadata"], job["spec"]["template"]["metadata"]):
+            assert names.run_of(metadata["labels"]) == ("intents", RunId(1, stage, 1))
+
+    def test_is_the_same_each_time_it_is_built(self, stage: Stage) -> None:
+        assert json.dumps(made(stage)) == json.dumps(made(stage))
+
+
+class TestGpus:
+    def test_are_asked_for_where_they_compute(self) -> None:
+        asked = {
+            stage: container_of(made(stage, distributed={"gpusPerWorker": 4}))["resources"].get("limits", {})
+            for stage in STAGES
+        }
+        assert asked == {
+            Stage.PREPARE: {},
+            Stage.TRAIN: {"nvidia.com/gpu": "4"},
+            Stage.EVALUATE: {"nvidia.com/gpu": "1"},
+            Stage.PUBLISH: {},
+        }
+
+    def test_are_not_asked_for_on_cpu(self) -> None:
+        assert container_of(made(distributed={"gpusPerWorker": 0}))["resources"] == {}
+
+    def test_may_have_another_name_and_come_beside_other_resources(self) -> None:
+        stages = {Stage.TRAIN: StagePod(resources={"limits": {"memory": "64Gi"}})}
+        settings = TrainerSettings(image="x", gpu_resource="amd.com/gpu", stages=stages)
+        assert container_of(made(settings=settings))["resources"]["limits"] == {"memory": "64Gi", "amd.com/gpu": "1"}
+        assert settings.pod(Stage.TRAIN).resources == {"limits": {"memory": "64Gi"}}
+
+
+class TestAGang:
+    SPEC: dict[str, Any] = {"distributed": {"workers": 4, "gpusPerWorker": 2}}  # noqa: RUF012
+
+    def test_is_one_indexed_job(self) -> None:
+        spec = made(**self.SPEC)["spec"]
+        assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 4, 4)
+        assert spec["podReplacementPolicy"] == "Failed"
+
+    def test_meets_at_worker_0_by_its_name_in_the_service(self) -> None:
+        job = made(**self.SPEC)
+        service = workers_service(a_stage_run(**self.SPEC).job)
+        assert pod_of(job)["subdomain"] == service["metadata"]["name"]
+        assert stage_json(job).main_address == f"{job['metadata']['name']}-0.{service['metadata']['name']}"
+
+    def test_is_found_before_any_of_it_is_ready(self) -> None:
+        spec = workers_service(a_stage_run(**self.SPEC).job)["spec"]
+        assert (spec["clusterIP"], spec["publishNotReadyAddresses"]) == ("None", True)
+        labels = made(**self.SPEC)["spec"]["template"]["metadata"]["labels"]
+        assert spec["selector"].items() <= labels.items()
+
+    def test_is_none_with_one_worker(self) -> None:
+        assert "subdomain" not in pod_of(made())
+        assert stage_json(made()).main_address == "127.0.0.1"
+
+
+class TestSecrets:
+    SPEC: dict[str, Any] = {  # noqa: RUF012
+        "model": {"uri": "hf://owner/encoder", "secretRef": {"name": "hub"}},
+        "dataset": {"train": {"uri": "s3://data/x", "secretRef": {"name": "data"}}},
+        "output": {"uri": "s3://adapters", "secretRef": {"name": "out"}},
+    }
+
+    @pytest.mark.parametrize(
+        ("stage", "given"),
+        [
+            (Stage.PREPARE, {"hub", "data", "out"}),
+            (Stage.TRAIN, {"hub", "out"}),
+            (Stage.EVALUATE, {"hub", "out"}),
+            (Stage.PUBLISH, {"out"}),
+        ],
+    )
+    def test_reach_only_the_stages_that_need_them(self, stage: Stage, given: set[str]) -> None:
+        sources = container_of(made(stage, **self.SPEC))["envFrom"]
+        assert {source["secretRef"]["name"] for source in sources} == given
+        assert all(source["prefix"].startswith("FINETUNE_SECRET_") for source in sources)
+
+    def test_are_not_there_when_none_is_named(self) -> None:
+        assert "envFrom" not in container_of(made())
+
+
+def test_an_administrator_shapes_the_pods_of_a_stage() -> None:
+    pod = StagePod(
+        node_selector={"pool": "gpu"},
+        tolerations=({"key": "gpu"},),
+        labels={"team": "ml", names.JOB_LABEL: "forged"},
+        annotations={"note": "x"},
+        env=({"name": "AWS_ENDPOINT_URL", "value": "http://minio"},),
+        priority_class_name="batch",
+    )
+    settings = TrainerSettings(image="x", image_pull_secrets=("registry",), stages={Stage.TRAIN: pod})
+    job = made(settings=settings)
+    assert pod_of(job)["nodeSelector"] == {"pool": "gpu"}
+    assert pod_of(job)["imagePullSecrets"] == [{"name": "registry"}]
+    assert pod_of(job)["priorityClassName"] == "batch"
+    labels = job["spec"]["template"]["metadata"]["labels"]
+    assert (labels["team"], labels[names.JOB_LABEL]) == ("ml", "intents")
+    assert {"name": "AWS_ENDPOINT_URL", "value": "http://minio"} in container_of(job)["env"]
+    assert "nodeSelector" not in pod_of(made(Stage.PREPARE, settings))
+
+
+class TestNames:
+    @given(
+        name=job_names,
+        stage=st.sampled_from(STAGES),
+        revision=st.integers(1, 99999),
+        attempt=st.integers(1, 9999),
+        worker=st.integers(0, 1023),
+    )
+    def test_are_dns_labels_for_every_job(
+        self, name: str, stage: Stage, revision: int, attempt: int, worker: int
+    ) -> None:
+        run = names.run_name(name, RunId(revision, stage, attempt))
+        assert DNS_LABEL.fullmatch(f"{run}-{worker}"), run
+        assert DNS_LABEL.fullmatch(names.service_name(name))
+
+    @given(first=job_names, second=job_names)
+    def test_of_two_jobs_differ(self, first: str, second: str) -> None:
+        run = RunId(1, Stage.TRAIN, 1)
+        assert (names.run_name(first, run) == names.run_name(second, run)) == (first == second)
+        assert (names.service_name(first) == names.service_name(second)) == (first == second)
+
+    @given(
+        name=job_names,
+        runs=st.tuples(*[st.tuples(st.integers(1, 99), st.sampled_from(STAGES), st.integers(1, 99))] * 2),
+    )
+    def test_of_two_runs_differ(self, name: str, runs: tuple[tuple[int, Stage, int], tuple[int, Stage, int]]) -> None:
+        one, other = RunId(*runs[0]), RunId(*runs[1])
+        assert (names.run_name(name, one) == names.run_name(name, other)) == (one == other)
+
+    @given(name=job_names, stage=st.sampled_from(STAGES), revision=st.integers(1, 99999), attempt=st.integers(1, 9999))
+    def test_are_read_back_from_labels(self, name: str, stage: Stage, revision: int, attempt: int) -> None:
+        run = RunId(revision, stage, attempt)
+        labels = names.labels(name, run)
+        assert names.run_of(labels) == (name, run)
+        assert all(len(value) <= 63 for value in labels.values())
