@@ -130,27 +130,6 @@ def test_a_checkpoint_of_another_model_is_refused(classification: TinyJob, undis
     assert "remove it, or change metadata.name or spec.output.uri" in outcome.message
 
 
-def test_sharded_state_of_other_processes_is_refused(classification: TinyJob, undisturbed: TinyJob) -> None:
-    job = classification.named("resized")
-    shutil.copytree(undisturbed.revision / "checkpoints", job.revision / "checkpoints")
-    outcome = job.run(TRAIN, processes=1)
-    assert outcome.code == ExitCode.BAD_CONFIGURATION
-    assert "was written with other processes" in outcome.message
-
-
-def test_unsharded_state_goes_on_with_other_processes(classification: TinyJob) -> None:
-    job = classification.named("grows", training={"maxSteps": 8}, distributed={"zero": {"stage": 0}})
-    with job.start(TRAIN) as running:
-        running.wait_until(lambda: bool(job.checkpoints))
-        running.process.send_signal(signal.SIGTERM)
-        running.wait()
-    if (job.revision / "trained").exists():
-        shutil.rmtree(job.revision / "trained")  # It was through before the signal came; train on from step 8.
-    outcome = job.run(TRAIN, attempt=2, processes=2)
-    assert outcome.code == 0, outcome.log
-    assert [point["step"] for point in job.history()] == list(range(1, 9))
-
-
 def test_two_runs_with_one_address_do_not_meet(classification: TinyJob) -> None:
     job = classification.named("shared", training={"maxSteps": 2000, "checkpoint": {"everySteps": 2000}})
     with job.start(TRAIN) as running:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from finetune_api.failures import Reason, StageFailure
-from finetune_api.stage import CheckpointRef, StageConfig
+from finetune_api.stage import CheckpointRef, StageConfig, World
 from finetune_trainer.checkpoints import FetchedCheckpoint, fetch_newest
 from finetune_trainer.manifests import fetch_directory
 from finetune_trainer.models import fetch_model
@@ -27,6 +27,8 @@ class CheckpointInput(BaseModel):
 
     ref: CheckpointRef
     directory: str
+    processes: int
+    """How many processes have written it."""
 
 
 class TrainInputs(BaseModel):
@@ -52,14 +54,14 @@ def fetch_train_inputs(config: StageConfig, workspace: Path) -> None:
     manifest = fetch_directory(config.prepared_uri, prepared)
     report = read_report(prepared)
     model = fetch_model(config.spec.model, workspace / "model", weights=True, revision=report.model.revision)
-    found = fetch_newest(config.checkpoints_uri, workspace / "resume")
-    if found:
-        _check_origin(found, checkpoint_provenance(config, report, manifest.digest, found.ref.step))
+    resume = workspace / "resume"
+    shutil.rmtree(resume, ignore_errors=True)
+    found = fetch_newest(config.checkpoints_uri, resume)
     inputs = TrainInputs(
         prepared=str(prepared),
         prepared_digest=manifest.digest,
         model=str(model.path),
-        checkpoint=CheckpointInput(ref=found.ref, directory=str(found.directory)) if found else None,
+        checkpoint=_checkpoint_input(found, config, report, manifest.digest) if found else None,
     )
     temporary = workspace / f"{_NAME}.part"
     temporary.write_text(inputs.model_dump_json())
@@ -88,6 +90,14 @@ def checkpoint_provenance(
     }
 
 
+def _checkpoint_input(
+    found: FetchedCheckpoint, config: StageConfig, report: DataReport, prepared_digest: str
+) -> CheckpointInput:
+    _check_origin(found, checkpoint_provenance(config, report, prepared_digest, found.ref.step))
+    world = World.model_validate(found.provenance["world"], strict=False)
+    return CheckpointInput(ref=found.ref, directory=str(found.directory), processes=world.size)
+
+
 def _check_origin(found: FetchedCheckpoint, expected: dict[str, object]) -> None:
     origin = (("model", "another base model"), ("specDigest", "another spec"), ("preparedDigest", "other data"))
     for field, what in origin:
@@ -97,10 +107,10 @@ def _check_origin(found: FetchedCheckpoint, expected: dict[str, object]) -> None
                 f"the checkpoint {found.ref.uri} is of {what} ({found.provenance.get(field)} instead of "
                 f"{expected[field]}): remove it, or change metadata.name or spec.output.uri",
             )
-    for field, what in (("world", "processes"), ("zeroStage", "ZeRO stage")):
-        if found.provenance.get(field) != expected[field] and expected["zeroStage"] != 0:
-            raise StageFailure(
-                Reason.BAD_CONFIGURATION,
-                f"the checkpoint {found.ref.uri} was written with other {what} ({found.provenance.get(field)}) and "
-                "ZeRO state fits only these: run it with them, or remove the checkpoint to train from the start",
-            )
+    stage, wanted = found.provenance.get("zeroStage"), expected["zeroStage"]
+    if stage != wanted:
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION,
+            f"the checkpoint {found.ref.uri} was written with ZeRO stage {stage}, and stage {wanted} cannot load it: "
+            f"set distributed.zero.stage to {stage}, or remove the checkpoint to train from the start",
+        )

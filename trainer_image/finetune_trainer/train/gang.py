@@ -40,6 +40,7 @@ from finetune_trainer.train.export import (
     write_json,
 )
 from finetune_trainer.train.model import bf16_supported, load_model, load_tokenizer
+from finetune_trainer.train.resume import MendConverted, make_loadable
 from finetune_trainer.train.settings import TrainPlan, plan_training, resolve_precision, training_arguments
 from finetune_trainer.train.trainer import FineTuneTrainer
 
@@ -68,7 +69,10 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     validation = _dataset(spec, report, prepared, "validation")
     plan = plan_training(spec, len(train_data), config.world.size)
     precision = resolve_precision(spec.training.precision, config.world.device, bf16_supported(config.world.device))
-    arguments = training_arguments(config, plan, precision, Path(config.workspace) / "checkpoints")
+    # Before the processes meet: no collective waits for a conversion.
+    checkpoint = make_loadable(inputs.checkpoint, config, context.reporter) if inputs.checkpoint else None
+    universal = checkpoint is not None and checkpoint.universal
+    arguments = training_arguments(config, plan, precision, Path(config.workspace) / "checkpoints", universal)
     is_main = arguments.process_index == 0
     if is_main:
         context.reporter.progress("loading the model")
@@ -93,9 +97,11 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
         validation=validation,
         export_checkpoints=spec.training.early_stopping is not None,
     )
+    if checkpoint and checkpoint.universal:
+        trainer.add_callback(MendConverted(checkpoint.directory))
     if is_main:
         context.reporter.progress("starting the training processes")
-    trainer.train(resume_from_checkpoint=inputs.checkpoint.directory if inputs.checkpoint else None)
+    trainer.train(resume_from_checkpoint=str(checkpoint.directory) if checkpoint else None)
     state = trainer.state
     if flow.stopped:
         raise StageFailure(

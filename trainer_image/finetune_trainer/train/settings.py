@@ -87,7 +87,9 @@ def resolve_precision(precision: Precision, device: Device, bf16_supported: bool
     return precision
 
 
-def deepspeed_config(spec: FineTuneJobSpec, plan: TrainPlan, precision: Precision) -> dict[str, Any]:
+def deepspeed_config(
+    spec: FineTuneJobSpec, plan: TrainPlan, precision: Precision, universal: bool = False
+) -> dict[str, Any]:
     """DeepSpeed's configuration for ZeRO stages 1 to 3; what is "auto" Trainer fills in from the model."""
     stage = spec.distributed.zero.stage
     zero: dict[str, Any] = {
@@ -111,12 +113,18 @@ def deepspeed_config(spec: FineTuneJobSpec, plan: TrainPlan, precision: Precisio
         "bf16": {"enabled": precision is Precision.BF16},
         "fp16": {"enabled": precision is Precision.FP16},
         "zero_optimization": zero,
+        "checkpoint": {"load_universal": universal},
         "steps_per_print": 2**31,
     }
 
 
-def training_arguments(config: StageConfig, plan: TrainPlan, precision: Precision, output: Path) -> TrainingArguments:
-    """Trainer's settings. Creating them starts torch.distributed, and for ZeRO-3 makes models load in shards."""
+def training_arguments(
+    config: StageConfig, plan: TrainPlan, precision: Precision, output: Path, universal: bool
+) -> TrainingArguments:
+    """Trainer's settings. Creating them starts torch.distributed, and for ZeRO-3 makes models load in shards.
+
+    ``universal``: whether the checkpoint to resume from is a universal one.
+    """
     from transformers import TrainingArguments
 
     spec = config.spec
@@ -136,7 +144,7 @@ def training_arguments(config: StageConfig, plan: TrainPlan, precision: Precisio
         bf16=precision is Precision.BF16,
         fp16=precision is Precision.FP16,
         use_cpu=config.world.device is Device.CPU,
-        deepspeed=deepspeed_config(spec, plan, precision) if zero else None,
+        deepspeed=deepspeed_config(spec, plan, precision, universal) if zero else None,
         ddp_find_unused_parameters=False if config.world.size > 1 and not zero else None,
         activation_checkpointing=training.activation_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if training.activation_checkpointing else None,
