@@ -7,7 +7,7 @@ BIN := .venv/bin
 export UV_SYSTEM_CERTS ?= 1
 UV_INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: install demo demo-chat test test-unit lint crds constraints bench clean
+.PHONY: install demo demo-chat test test-unit test-cluster cluster cluster-down lint crds constraints bench clean
 
 install: .venv/.installed
 
@@ -40,10 +40,20 @@ lint: install
 	$(BIN)/python -m finetune_api.docs --check docs/api.md
 
 test: lint
-	$(BIN)/pytest tests/unit tests/chart tests/apiserver tests/trainer
+	$(BIN)/pytest tests/unit tests/chart tests/apiserver tests/trainer tests/cluster
 
 test-unit: install
 	$(BIN)/pytest tests/unit
+
+test-cluster: install
+	$(BIN)/pytest tests/cluster
+
+# A real Kubernetes on this machine; needs Linux, root and Go. The first time takes half an hour.
+cluster: install
+	$(BIN)/python -m tests.cluster.cluster up
+
+cluster-down: install
+	$(BIN)/python -m tests.cluster.cluster down
 
 bench: install
 	for name in prepare storage train checkpoint operator; do $(BIN)/python -m bench.$$name || exit 1; done

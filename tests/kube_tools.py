@@ -1,6 +1,7 @@
-"""etcd and kube-apiserver for tests: KUBEBUILDER_ASSETS if it is set, else built once from Go modules into the cache.
+"""Programs of Kubernetes for tests: KUBEBUILDER_ASSETS if it has them, else built once from Go modules into the cache.
 
-``python tests/kube_tools.py`` builds what is missing and prints where both lie: cold, on two cores, seven minutes.
+``python tests/kube_tools.py`` builds what the tests of the API server need and prints where it lies: cold, on two
+cores, seven minutes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 KUBERNETES_VERSION = "1.36.3"
 ETCD_VERSION = "3.6.16"
+COREDNS_VERSION = "1.15.0"
 
 
 def etcd() -> Path:
@@ -23,14 +25,22 @@ def etcd() -> Path:
 
 def kube_apiserver() -> Path:
     """The kube-apiserver binary."""
-    return _asset("kube-apiserver") or _built(
-        "kube-apiserver", KUBERNETES_VERSION, "k8s.io/kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver"
-    )
+    return kubernetes("kube-apiserver")
+
+
+def kubernetes(name: str) -> Path:
+    """A program of Kubernetes itself: kubelet, kubectl, kube-scheduler …"""
+    return _asset(name) or _built(name, KUBERNETES_VERSION, "k8s.io/kubernetes", f"k8s.io/kubernetes/cmd/{name}")
+
+
+def coredns() -> Path:
+    """The name server of a cluster."""
+    return _built("coredns", COREDNS_VERSION, "github.com/coredns/coredns", "github.com/coredns/coredns")
 
 
 def _asset(name: str) -> Path | None:
-    folder = os.environ.get("KUBEBUILDER_ASSETS")
-    return Path(folder, name) if folder else None
+    path = Path(os.environ.get("KUBEBUILDER_ASSETS", ""), name)
+    return path if path.is_absolute() and path.exists() else None
 
 
 def _built(name: str, version: str, module: str, package: str) -> Path:

@@ -11,11 +11,13 @@ from pathlib import Path
 _PACKAGES = {
     # name: (package, version)
     "versitygw": ("github.com/versity/versitygw/cmd/versitygw", "v1.8.0"),
+    "crane": ("github.com/google/go-containerregistry/cmd/crane", "v0.22.1"),
     "helm": ("helm.sh/helm/v4/cmd/helm", "v4.3.1"),
     "promtool": ("github.com/prometheus/prometheus/cmd/promtool", "v0.316.0"),
+    "prometheus": ("github.com/prometheus/prometheus/cmd/prometheus", "v0.316.0"),
 }
 # Prometheus: without the clients of all the clouds that it can find targets in, which take most of the time to build.
-_TAGS = "remove_all_sd"
+_TAGS = "remove_all_sd,enable_kubernetes_sd"
 
 
 def go_tool(name: str) -> Path:

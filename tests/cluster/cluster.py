@@ -1,0 +1,141 @@
+"""A real Kubernetes cluster with one node on this machine: ``python -m tests.cluster.cluster up`` and ``down``."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+
+from tests.chart.helm import CHART
+from tests.cluster import control, images, machine, node, programs, services
+from tests.cluster.daemons import Daemon
+from tests.cluster.layout import RUN
+from tests.cluster.machine import run
+from tests.kube_tools import kubernetes
+from tests.tools import go_tool
+
+RELEASE, NAMESPACE = "finetune-operator", "finetune-system"
+REGISTRY = Daemon("registry")
+_SMALL = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "3Gi"}}
+
+
+def is_up() -> bool:
+    return control.APISERVER.pid is not None and node.KUBELET.pid is not None
+
+
+def up() -> None:
+    """Bring the cluster up with everything that it has, and the chart installed.
+
+    What a run before this one has left is taken away first.
+
+    Raises:
+        RuntimeError: This machine cannot be a node, or something failed; the message says what.
+    """
+    if reason := machine.obstacle():
+        raise RuntimeError(reason)
+    down()
+    _step("programs", programs.build)
+    _step("packages", machine.install)
+    RUN.mkdir(parents=True, exist_ok=True)
+    _step("images", images.provide)
+    node.make_network()
+    _step("control plane", control.start)
+    _step("node", node.start)
+    services.start_dns()
+    services.start_s3()
+    services.start_prometheus()
+    images.start_registry(REGISTRY)
+    _step("chart", install_chart)
+
+
+def down() -> None:
+    """Take everything away that a cluster has on this machine."""
+    for daemon in (services.PROMETHEUS, services.S3, services.DNS, REGISTRY):
+        daemon.stop()
+    node.remove()
+    for daemon in (control.SCHEDULER, control.CONTROLLERS, control.APISERVER, control.ETCD):
+        daemon.stop()
+    shutil.rmtree(RUN, ignore_errors=True)
+
+
+def install_chart(*values: str, wait: bool = True) -> None:
+    """Install the chart, or upgrade it, with the images of this checkout."""
+    settings = [f"--set-json={value}" for value in (*_values(), *values)]
+    helm(
+        *("upgrade", "--install", RELEASE, CHART, "--namespace", NAMESPACE, "--create-namespace", *settings),
+        *(("--wait", "--timeout=180s") if wait else ()),
+    )
+
+
+def helm(*arguments: object) -> str:
+    return run(go_tool("helm"), *map(str, arguments), env=_environment())
+
+
+def kubectl(*arguments: object) -> str:
+    return run(kubernetes("kubectl"), *map(str, arguments), env=_environment())
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"KUBECONFIG": str(control.kubeconfig())}
+
+
+def _values() -> list[str]:
+    """The chart's values for a machine of two cores."""
+    found = []
+    for key, name in (("image", "finetune-operator"), ("trainer.image", "finetune-trainer")):
+        repository, _, tag = images.image(name).rpartition(":")
+        found += [f'{key}.repository="{repository}"', f'{key}.tag="{tag}"']
+    for stage in ("prepare", "train", "evaluate", "publish"):
+        found += [
+            f"trainer.stages.{stage}.resources={json.dumps(_SMALL)}",
+            f'trainer.stages.{stage}.workspace="4Gi"',
+            f'trainer.stages.{stage}.sharedMemory="1Gi"',
+        ]
+    return [*found, "progressSeconds=2"]
+
+
+def _step(what: str, do: Callable[[], None]) -> None:
+    started = time.monotonic()
+    do()
+    print(f"{what}: {time.monotonic() - started:.0f} s", flush=True)  # noqa: T201
+
+
+_GREETING = """
+The cluster is up. Try:
+
+  export KUBECONFIG={kubeconfig}
+  export PATH={programs}:$PATH
+  {kubectl} get nodes
+  {kubectl} get pods --all-namespaces
+  {kubectl} get finetunejobs --all-namespaces --watch
+
+Object storage: {s3} (the credentials are in tests/cluster/services.py); Prometheus: {prometheus}
+Take it away with: make cluster-down
+"""
+
+
+def main() -> None:
+    match sys.argv[1:]:
+        case ["up"]:
+            up()
+            kubectl_path = kubernetes("kubectl")
+            print(  # noqa: T201
+                _GREETING.format(
+                    kubeconfig=control.kubeconfig(),
+                    programs=kubectl_path.parent,
+                    kubectl=kubectl_path.name,
+                    s3=services.S3_ENDPOINT,
+                    prometheus=services.PROMETHEUS_URL,
+                )
+            )
+        case ["down"]:
+            down()
+        case _:
+            sys.exit("usage: python -m tests.cluster.cluster up|down")
+
+
+if __name__ == "__main__":
+    main()

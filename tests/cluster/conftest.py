@@ -1,0 +1,67 @@
+"""One cluster for all tests; each module has a team of its own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.cluster import cluster as the_cluster
+from tests.cluster import containers, images, machine
+from tests.cluster.curves import long_job
+from tests.cluster.tenant import Tenant, upload_inputs
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cluster() -> Iterator[None]:
+    """The cluster that runs, or one for these tests alone."""
+    if reason := machine.obstacle():
+        pytest.skip(f"The cluster layer did not run. {reason}")
+    if the_cluster.is_up():
+        assert set(images.images()) <= containers.stored(), (
+            "The cluster that runs has images of other code than this: make cluster-down, then try again."
+        )
+        the_cluster.install_chart()
+        upload_inputs()
+        yield
+        return
+    the_cluster.up()
+    try:
+        upload_inputs()
+        yield
+    finally:
+        the_cluster.down()
+
+
+@pytest.fixture(scope="module")
+def make_tenant() -> Iterator[Callable[[], Tenant]]:
+    """Makes namespaces, which are deleted after the module."""
+    made: list[Tenant] = []
+
+    def make() -> Tenant:
+        tenant = Tenant(f"team-{next(_numbers)}").create()
+        made.append(tenant)
+        return tenant
+
+    yield make
+    for tenant in made:
+        tenant.delete()
+
+
+@pytest.fixture(scope="module")
+def tenant(make_tenant: Callable[[], Tenant]) -> Tenant:
+    return make_tenant()
+
+
+@pytest.fixture(scope="session")
+def undisturbed() -> Iterator[list[dict[str, Any]]]:
+    """The training curve of a long job to which nothing happens."""
+    tenant = Tenant("undisturbed").create()
+    tenant.apply("reference", long_job())
+    tenant.until_succeeded("reference")
+    yield tenant.curve("reference")
+    tenant.delete()

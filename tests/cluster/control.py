@@ -1,0 +1,131 @@
+"""The control plane: etcd, the API server, the controllers and the scheduler, and who may speak to them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+from pathlib import Path
+
+from tests.apiserver.api import Api, Refused
+from tests.apiserver.control_plane import signing_key
+from tests.cluster.containers import answers
+from tests.cluster.daemons import Daemon
+from tests.cluster.layout import API_SERVER, NODE, NODE_ADDRESS, RUN, SERVICE_NETWORK
+from tests.kube_tools import etcd, kube_apiserver, kubernetes
+
+ETCD, APISERVER = Daemon("etcd"), Daemon("kube-apiserver")
+CONTROLLERS, SCHEDULER = Daemon("kube-controller-manager"), Daemon("kube-scheduler")
+
+_ETCD_CLIENTS, _ETCD_PEERS = "http://127.0.0.1:23790", "http://127.0.0.1:23800"
+_USERS = {
+    "admin": ("admin", "system:masters"),
+    "controllers": ("system:kube-controller-manager", ""),
+    "scheduler": ("system:kube-scheduler", ""),
+    "node": (f"system:node:{NODE}", "system:nodes"),
+    "proxy": ("system:kube-proxy", ""),
+}
+_CERTIFICATES = RUN / "certificates"
+_CA = _CERTIFICATES / "apiserver.crt"
+_TOKENS = RUN / "config" / "tokens.csv"
+_SIGNING_KEY = RUN / "config" / "service-accounts.key"
+
+
+def start() -> None:
+    """Start the control plane on nothing."""
+    _TOKENS.parent.mkdir(parents=True, exist_ok=True)
+    lines = [f'{secrets.token_hex(16)},{user},{user},"{group}"' for user, group in _USERS.values()]
+    _TOKENS.write_text("\n".join(lines) + "\n")
+    _SIGNING_KEY.write_bytes(signing_key())
+    ETCD.start(
+        [
+            etcd(),
+            f"--data-dir={RUN / 'etcd'}",
+            f"--listen-client-urls={_ETCD_CLIENTS}",
+            f"--advertise-client-urls={_ETCD_CLIENTS}",
+            f"--listen-peer-urls={_ETCD_PEERS}",
+            f"--initial-advertise-peer-urls={_ETCD_PEERS}",
+            f"--initial-cluster=default={_ETCD_PEERS}",
+            "--log-level=warn",
+        ],
+        ready=etcd_ready,
+    )
+    APISERVER.start(
+        [
+            kube_apiserver(),
+            f"--etcd-servers={_ETCD_CLIENTS}",
+            "--secure-port=6443",
+            f"--bind-address={NODE_ADDRESS}",
+            f"--advertise-address={NODE_ADDRESS}",
+            f"--cert-dir={_CERTIFICATES}",
+            f"--token-auth-file={_TOKENS}",
+            "--authorization-mode=Node,RBAC",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-key-file={_SIGNING_KEY}",
+            f"--service-account-signing-key-file={_SIGNING_KEY}",
+            f"--service-cluster-ip-range={SERVICE_NETWORK}",
+            # Nodes have no names that resolve.
+            "--kubelet-preferred-address-types=InternalIP",
+            "--allow-privileged=true",
+        ],
+        ready=apiserver_ready,
+    )
+    CONTROLLERS.start(
+        [
+            kubernetes("kube-controller-manager"),
+            f"--kubeconfig={kubeconfig('controllers')}",
+            f"--service-account-private-key-file={_SIGNING_KEY}",
+            f"--root-ca-file={_CA}",
+            "--use-service-account-credentials=false",
+            "--leader-elect=false",
+            "--bind-address=127.0.0.1",
+        ]
+    )
+    SCHEDULER.start(
+        [
+            kubernetes("kube-scheduler"),
+            f"--kubeconfig={kubeconfig('scheduler')}",
+            "--leader-elect=false",
+            "--bind-address=127.0.0.1",
+        ]
+    )
+
+
+def etcd_ready() -> bool:
+    return answers(f"{_ETCD_CLIENTS}/health")
+
+
+def apiserver_ready() -> bool:
+    try:
+        api().request("GET", "/readyz", accept="application/json")
+    except ValueError:
+        return True  # It says "ok", which is no JSON.
+    except (OSError, Refused):
+        return False
+    return True
+
+
+def api() -> Api:
+    """The API server as its administrator sees it."""
+    return Api(API_SERVER, _CA, _token("admin"))
+
+
+def kubeconfig(user: str = "admin") -> Path:
+    """A kubeconfig for ``user``; returns its path."""
+    ca = base64.b64encode(_CA.read_bytes()).decode()
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "test", "cluster": {"server": API_SERVER, "certificate-authority-data": ca}}],
+        "users": [{"name": user, "user": {"token": _token(user)}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": user}}],
+        "current-context": "test",
+    }
+    path = RUN / "config" / f"{user}.kubeconfig"
+    path.write_text(json.dumps(document))
+    return path
+
+
+def _token(user: str) -> str:
+    wanted = _USERS[user][0]
+    return next(line.split(",")[0] for line in _TOKENS.read_text().splitlines() if line.split(",")[1] == wanted)

@@ -1,0 +1,138 @@
+"""The images of the cluster: built from the two real Dockerfiles, pushed to a registry on loopback, kept in the cache.
+
+There is no base image to be had where no registry is, so that is made from the distribution's packages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.cluster import containers
+from tests.cluster.daemons import Daemon
+from tests.cluster.layout import CACHE, REGISTRY, ROOT
+from tests.cluster.machine import run
+from tests.tools import go_tool
+
+BASE = "localhost/python:debian-12-dev"
+PAUSE = f"{REGISTRY}/pause:1"
+_DOCKERFILES = {"finetune-operator": "operator/Dockerfile", "finetune-trainer": "trainer_image/Dockerfile"}
+_SENT = {
+    "finetune-operator": ("operator/finetune_api", "operator/finetune_operator"),
+    "finetune-trainer": ("operator/finetune_api", "trainer_image/finetune_trainer"),
+}
+_SENT_BY_BOTH = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE")
+
+
+def image(name: str) -> str:
+    """The image of this checkout's code; its tag says what went into it."""
+    digest = hashlib.sha256()
+    for path in sorted(_files(name)):
+        digest.update(f"{path.relative_to(ROOT)}\0{path.stat().st_mode}\0".encode())
+        digest.update(path.read_bytes())
+    return f"{REGISTRY}/{name}:{digest.hexdigest()[:16]}"
+
+
+def images() -> list[str]:
+    return [PAUSE, *(image(name) for name in _DOCKERFILES)]
+
+
+def provide() -> None:
+    """Have the images of this checkout in the store that nodes start from."""
+    missing = sorted(set(images()) - containers.stored())
+    if not missing:
+        return
+    with registry():
+        for reference in missing:
+            _build(reference)
+        containers.pull(missing, keep=images())
+
+
+@contextmanager
+def registry() -> Iterator[None]:
+    """A registry on loopback, over a directory of the cache."""
+    daemon = Daemon("registry")
+    start_registry(daemon)
+    try:
+        yield
+    finally:
+        daemon.stop()
+
+
+def start_registry(daemon: Daemon) -> None:
+    folder = CACHE / "registry"
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = [go_tool("crane"), "registry", "serve", "--address", REGISTRY, "--disk", folder]
+    daemon.start(arguments, ready=lambda: containers.answers(f"http://{REGISTRY}/v2/"))
+
+
+def _build(reference: str) -> None:
+    name = reference.removeprefix(f"{REGISTRY}/").partition(":")[0]
+    _make_base()
+    if name == "pause":
+        # It only has to be there: `sleep` is as good as any other program.
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "Dockerfile").write_text(f'FROM {BASE}\nENTRYPOINT ["sleep", "infinity"]\n')
+            _buildah("bud", "--tag", reference, folder)
+    else:
+        certificates = [*_certificates()]
+        _buildah(
+            *("bud", "--layers", "--network", "host", "--build-arg", f"BASE_IMAGE={BASE}", *certificates),
+            *("--file", ROOT / _DOCKERFILES[name], "--tag", reference, ROOT),
+        )
+    # Not compressed: it goes from this disk to this disk.
+    _buildah("push", "--disable-compression", "--tls-verify=false", reference, f"docker://{reference}")
+
+
+def _make_base() -> None:
+    """Debian with Python, its headers and pip, as the official image is."""
+    if BASE in _buildah("images", "--format", "{{.Name}}:{{.Tag}}").splitlines():
+        return
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        root = Path(folder, "root")
+        packages = "ca-certificates,python3,python3-dev,python3-pip,python3-venv"
+        run("debootstrap", "--variant=minbase", f"--include={packages}", "bookworm", root)
+        for unneeded in ("var/cache/apt/archives", "var/lib/apt/lists"):
+            shutil.rmtree(root / unneeded, ignore_errors=True)
+        with tarfile.open(Path(folder, "root.tar"), "w") as archive:
+            archive.add(root, arcname=".")
+        Path(folder, "Dockerfile").write_text('FROM scratch\nADD root.tar /\nCMD ["python3"]\n')
+        shutil.rmtree(root)
+        _buildah("bud", "--tag", BASE, folder)
+
+
+def _buildah(*arguments: str | Path) -> str:
+    """buildah with a store of its own, without a daemon and without user namespaces."""
+    store = CACHE / "buildah"
+    store.mkdir(parents=True, exist_ok=True)
+    # The option is the subcommand's, not the program's.
+    isolation = ("--isolation", "chroot") if arguments[0] == "bud" else ()
+    return run(
+        *("buildah", "--root", store, "--runroot", store / "run", "--storage-driver", "overlay"),
+        *(arguments[0], *isolation, *arguments[1:]),
+        env=os.environ | {"BUILDAH_FORMAT": "oci", "TMPDIR": str(CACHE)},
+    )
+
+
+def _certificates() -> Iterator[str]:
+    """Certificates of this machine, such as those of a company's proxy, count in the build too."""
+    for name in ("/etc/ssl/certs", "/usr/local/share/ca-certificates"):
+        if Path(name).is_dir() and any(Path(name).iterdir()):
+            yield from ("--volume", f"{name}:{name}:ro")
+    for variable in ("PIP_CERT", "SSL_CERT_FILE", "PIP_INDEX_URL", "HTTPS_PROXY", "HTTP_PROXY"):
+        if value := os.environ.get(variable):
+            yield from ("--env", f"{variable}={value}")
+
+
+def _files(name: str) -> Iterator[Path]:
+    yield ROOT / _DOCKERFILES[name]
+    for sent in _SENT_BY_BOTH:
+        yield ROOT / sent
+    for folder in _SENT[name]:
+        yield from (p for p in (ROOT / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts)

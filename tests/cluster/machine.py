@@ -1,0 +1,74 @@
+"""What this machine must have to be a node, and what is installed on it for that."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+_PACKAGES = {
+    # program: Debian package
+    "containerd": "containerd",
+    "runc": "runc",
+    "buildah": "buildah",
+    "debootstrap": "debootstrap",
+    "iptables": "iptables",
+    "conntrack": "conntrack",
+    "ip": "iproute2",
+}
+_CNI_PLUGINS = Path("/usr/lib/cni")
+_NEEDED_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_MKNOD": 27}
+
+
+def obstacle() -> str | None:
+    """Why no cluster can run here, in a sentence; None where one can."""
+    if not sys.platform.startswith("linux"):
+        return "The cluster tests need Linux."
+    held = int(_status_field("CapEff"), 16)
+    lacking = [name for name, bit in _NEEDED_CAPABILITIES.items() if not held >> bit & 1]
+    cgroups = Path("/sys/fs/cgroup")
+    needs = (
+        (os.geteuid() == 0, "root: they run containerd and a kubelet"),
+        (not lacking, f"{', '.join(lacking)}, which this container lacks"),
+        ((cgroups / "memory").is_dir() or (cgroups / "cgroup.controllers").exists(), "a cgroup hierarchy"),
+        (shutil.which("go") is not None, "Go, which Kubernetes is built with"),
+        (shutil.which("apt-get") is not None or not _missing_packages(), f"{', '.join(_missing_packages())}"),
+    )
+    return next((f"The cluster tests need {what}." for given, what in needs if not given), None)
+
+
+def install() -> None:
+    """Install what is missing from the distribution."""
+    packages = _missing_packages()
+    if not packages:
+        return
+    # Debian starts services as it installs them; the node runs a containerd of its own.
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+    run("apt-get", "update", "-qq", env=environment)
+    run("apt-get", "install", "-qq", "--yes", "--no-install-recommends", *packages, env=environment)
+
+
+def run(*arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
+    """Run a program to its end; returns what it printed.
+
+    Raises:
+        RuntimeError: It failed; the message has the end of what it said.
+    """
+    command = [str(argument) for argument in arguments]
+    done = subprocess.run(command, env=env, cwd=cwd, check=False, capture_output=True, text=True)
+    if done.returncode:
+        said = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{said}")
+    return done.stdout
+
+
+def _missing_packages() -> list[str]:
+    missing = [package for program, package in _PACKAGES.items() if shutil.which(program) is None]
+    return missing + ([] if (_CNI_PLUGINS / "bridge").exists() else ["containernetworking-plugins"])
+
+
+def _status_field(name: str) -> str:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(line.split()[1] for line in lines if line.startswith(f"{name}:"))

@@ -1,0 +1,156 @@
+"""What a cluster has beside Kubernetes: a name server, object storage and Prometheus."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.chart import helm
+from tests.cluster import control
+from tests.cluster.containers import answers
+from tests.cluster.daemons import Daemon
+from tests.cluster.layout import NODE_ADDRESS, PROMETHEUS_PORT, RUN, S3_PORT
+from tests.kube_tools import coredns
+from tests.tools import go_tool
+
+DNS, S3, PROMETHEUS = Daemon("coredns"), Daemon("s3"), Daemon("prometheus")
+S3_ENDPOINT = f"http://{NODE_ADDRESS}:{S3_PORT}"
+PROMETHEUS_URL = f"http://{NODE_ADDRESS}:{PROMETHEUS_PORT}"
+BUCKETS = RUN / "buckets"
+"""The buckets are the directories here."""
+ACCESS_KEY, SECRET_KEY = "test-access", "test-secret-never-shown"
+CREDENTIALS = {
+    "AWS_ENDPOINT_URL": S3_ENDPOINT,
+    "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+    "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+    "AWS_REGION": "us-east-1",
+}
+"""What a client of the storage needs, as a Secret has it."""
+_SCRAPE_SECONDS = 2
+
+
+def start_dns() -> None:
+    """Names of Services; whatever else is asked for goes where this machine asks."""
+    corefile = RUN / "config" / "Corefile"
+    corefile.write_text(
+        f"""cluster.local:53 {{
+  bind {NODE_ADDRESS}
+  kubernetes {{
+    kubeconfig {control.kubeconfig()}
+    ttl 5
+  }}
+  cache 5
+}}
+.:53 {{
+  bind {NODE_ADDRESS}
+  forward . /etc/resolv.conf
+}}
+"""
+    )
+    DNS.start([coredns(), "-conf", corefile])
+
+
+def start_s3() -> None:
+    """An S3 server over a directory."""
+    sidecar = RUN / "bucket-metadata"
+    for folder in (BUCKETS, sidecar):
+        folder.mkdir(parents=True, exist_ok=True)
+    S3.start(
+        [
+            go_tool("versitygw"),
+            "--port",
+            f"{NODE_ADDRESS}:{S3_PORT}",
+            "--quiet",
+            "posix",
+            "--sidecar",
+            sidecar,
+            BUCKETS,
+        ],
+        env={"ROOT_ACCESS_KEY": ACCESS_KEY, "ROOT_SECRET_KEY": SECRET_KEY},
+        ready=s3_ready,
+    )
+
+
+def s3_ready() -> bool:
+    return answers(S3_ENDPOINT)
+
+
+def make_bucket(name: str) -> Path:
+    """A new, empty bucket; returns its directory."""
+    folder = BUCKETS / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
+def start_prometheus() -> None:
+    """Prometheus, which scrapes what the chart's monitors say."""
+    config = RUN / "config" / "prometheus.yaml"
+    scrapes = [_scrape_config(monitor) for monitor in _monitors()]
+    config.write_text(yaml.safe_dump({"global": {"scrape_interval": f"{_SCRAPE_SECONDS}s"}, "scrape_configs": scrapes}))
+    PROMETHEUS.start(
+        [
+            go_tool("prometheus"),
+            f"--config.file={config}",
+            f"--storage.tsdb.path={RUN / 'prometheus'}",
+            f"--web.listen-address={NODE_ADDRESS}:{PROMETHEUS_PORT}",
+            "--log.level=warn",
+        ],
+        ready=lambda: answers(f"{PROMETHEUS_URL}/-/ready"),
+    )
+
+
+def _monitors() -> list[dict[str, Any]]:
+    rendered = helm.rendered("monitoring.podMonitors.enabled=true")
+    return [document for document in rendered if document["kind"] == "PodMonitor"]
+
+
+def _scrape_config(monitor: dict[str, Any]) -> dict[str, Any]:
+    """What the Prometheus Operator makes of a PodMonitor, for the fields that the chart's have."""
+    spec, name = monitor["spec"], monitor["metadata"]["name"]
+    (endpoint,) = spec["podMetricsEndpoints"]
+    sd: dict[str, Any] = {"role": "pod", "kubeconfig_file": str(control.kubeconfig())}
+    if "namespaceSelector" not in spec:
+        sd["namespaces"] = {"names": [monitor["metadata"]["namespace"]]}
+    keep = [
+        {"action": "keep", "source_labels": [_label(key)], "regex": value}
+        for key, value in spec["selector"].get("matchLabels", {}).items()
+    ]
+    for wanted in spec["selector"].get("matchExpressions", []):
+        assert wanted["operator"] == "Exists", "the only operator that the chart's monitors have"
+        present = _label(wanted["key"]).replace("pod_label_", "pod_labelpresent_")
+        keep.append({"action": "keep", "source_labels": [present], "regex": "true"})
+    port = {
+        "action": "keep",
+        "source_labels": ["__meta_kubernetes_pod_container_port_name"],
+        "regex": endpoint["port"],
+    }
+    over = {"action": "drop", "source_labels": ["__meta_kubernetes_pod_phase"], "regex": "(Failed|Succeeded)"}
+    named = [
+        {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"},
+        {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod"},
+    ]
+    if "jobLabel" in spec:
+        named.append({"source_labels": [_label(spec["jobLabel"])], "target_label": "job"})
+    # The Prometheus Operator's rules are in camel case.
+    own = [json.loads(_snake(json.dumps(rule))) for rule in endpoint.get("relabelings", [])]
+    return {
+        "job_name": name,
+        "metrics_path": endpoint.get("path", "/metrics"),
+        "kubernetes_sd_configs": [sd],
+        "relabel_configs": [over, *keep, port, *named, *own],
+    }
+
+
+def _snake(text: str) -> str:
+    return text.replace("sourceLabels", "source_labels").replace("targetLabel", "target_label")
+
+
+def _label(name: str) -> str:
+    """The name under which Prometheus knows a pod's label."""
+    return "__meta_kubernetes_pod_label_" + re.sub("[^a-zA-Z0-9]", "_", name)

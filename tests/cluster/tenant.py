@@ -1,0 +1,235 @@
+"""A team on the cluster: a namespace that enforces the restricted Pod Security Standard, and what it does there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.apiserver.api import Api
+from tests.apiserver.control_plane import wait_until
+from tests.apiserver.desk import condition
+from tests.cluster import containers, control
+from tests.cluster.services import BUCKETS, CREDENTIALS
+from tests.trainer.tiny_models import LABELS, make_texts, save_bert, save_llama
+
+PATIENCE_SECONDS = 300
+"""What a stage may need on two cores that several jobs share."""
+INPUTS, OUTPUT = "inputs", "adapters"
+"""The buckets."""
+JOB_LABEL, STAGE_LABEL = "finetune.dev/job", "finetune.dev/stage"
+OVER = ("Succeeded", "Failed")
+
+Object = dict[str, Any]
+
+
+def upload_inputs() -> None:
+    """Tiny models of both kinds and data for them, in the bucket ``inputs``."""
+    bucket = BUCKETS / INPUTS
+    if bucket.exists():
+        return
+    bucket.mkdir()
+    (BUCKETS / OUTPUT).mkdir(exist_ok=True)
+    save_bert(bucket / "bert")
+    save_llama(bucket / "llama")
+    rows = [{"text": text, "label": LABELS[label]} for text, label in make_texts(480, 1)]
+    chats = [{"prompt": f"what is it {row['text']}", "completion": f"it is {row['label']}"} for row in rows]
+    for name, lines in (("sentences", rows), ("questions", chats)):
+        (bucket / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def classification(**sections: Mapping[str, Any]) -> Object:
+    """A spec on the tiny encoder, on CPUs: seconds of training, unless ``sections`` say otherwise."""
+    return _spec("bert", "TextClassification", "sentences", sections)
+
+
+def instruction(**sections: Mapping[str, Any]) -> Object:
+    """A spec on the tiny causal model."""
+    return _spec("llama", "InstructionTuning", "questions", sections)
+
+
+def _spec(model: str, task: str, data: str, sections: Mapping[str, Mapping[str, Any]]) -> Object:
+    credentials = {"secretRef": {"name": "s3"}}
+    spec: Object = {
+        "model": {"uri": f"s3://{INPUTS}/{model}", **credentials},
+        "task": {"type": task},
+        "dataset": {"train": {"uri": f"s3://{INPUTS}/{data}.jsonl", **credentials}},
+        # Dropout would make every process draw its own random numbers, so curves could not be compared.
+        "method": {"type": "LoRA", "lora": {"rank": 4, "dropout": 0.0}},
+        "training": {"maxSteps": 40, "batchSize": 16, "learningRate": 5e-3, "checkpoint": {"everySteps": 10}},
+        "distributed": {"workers": 2, "gpusPerWorker": 0, "zero": {"stage": 2}},
+        "output": {"uri": f"s3://{OUTPUT}", **credentials},
+    }
+    if task == "InstructionTuning":
+        spec["evaluation"] = {"generation": {"maxNewTokens": 8}}
+    for name, section in sections.items():
+        spec[name] = {**spec.get(name, {}), **section} if isinstance(section, Mapping) else section
+    return spec
+
+
+class Tenant:
+    """One namespace."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.api: Api = control.api()
+
+    def create(self) -> Tenant:
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        self.api.apply(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name, "labels": labels}}, "team"
+        )
+        self.secret("s3", CREDENTIALS)
+        return self
+
+    def secret(self, name: str, values: Mapping[str, str]) -> None:
+        metadata = {"name": name, "namespace": self.name}
+        self.api.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": dict(values)}, "team")
+
+    def delete(self) -> None:
+        """Delete the namespace and wait until it is gone."""
+        self.api.delete("Namespace", self.name)
+        wait_until(lambda: self.api.find("Namespace", self.name) is None, f"namespace {self.name} is gone", 120, 0.2)
+
+    def apply(self, name: str, spec: Mapping[str, Any]) -> Object:
+        return self.api.apply(
+            {
+                "apiVersion": "finetune.dev/v1alpha1",
+                "kind": "FineTuneJob",
+                "metadata": {"name": name, "namespace": self.name},
+                "spec": dict(spec),
+            }
+        )
+
+    def change(self, name: str, **spec: Any) -> None:
+        """Change parts of a job's spec."""
+        self.api.merge("FineTuneJob", name, self.name, {"spec": spec})
+
+    def status(self, name: str) -> Object:
+        found = self.api.find("FineTuneJob", name, self.name)
+        return dict((found or {}).get("status", {}))
+
+    def until(self, name: str, holds: Callable[[Object], Any], what: str, seconds: float = PATIENCE_SECONDS) -> Object:
+        """The job's status for which ``holds`` is true, as soon as there is one."""
+        last: Object = {}
+
+        def check() -> bool:
+            nonlocal last
+            last = self.status(name)
+            return bool(last) and bool(holds(last))
+
+        try:
+            wait_until(check, what, seconds, every=0.1)
+        except AssertionError as error:
+            raise AssertionError(f"{self.name}/{name}: {error}; it is {json.dumps(last, indent=1)}") from None
+        return last
+
+    def until_over(self, name: str, seconds: float = PATIENCE_SECONDS) -> Object:
+        """The status of the job at its end."""
+        return self.until(name, lambda status: status.get("phase") in OVER, "it ends", seconds)
+
+    def until_succeeded(self, name: str, seconds: float = PATIENCE_SECONDS) -> Object:
+        status = self.until_over(name, seconds)
+        assert status["phase"] == "Succeeded", json.dumps(status.get("failure"), indent=1)
+        return status
+
+    def until_step(self, name: str, step: int) -> Object:
+        """The status when training, this attempt, has reached ``step``."""
+        return self.until(name, lambda status: training_step(status) >= step, f"training reaches step {step}")
+
+    def until_checkpoint(self, name: str, step: int = 1) -> Object:
+        """The status when a checkpoint of ``step`` or later is whole."""
+        return self.until(
+            name, lambda status: status.get("checkpoint", {}).get("step", 0) >= step, f"a checkpoint of step {step}"
+        )
+
+    def jobs(self, name: str) -> list[Object]:
+        """The child Jobs of a job."""
+        return self.api.list("Job", self.name, labelSelector=f"{JOB_LABEL}={name}")
+
+    def pods(self, name: str, stage: str | None = None) -> list[Object]:
+        selector = f"{JOB_LABEL}={name}" + (f",{STAGE_LABEL}={stage}" if stage else "")
+        return self.api.list("Pod", self.name, labelSelector=selector)
+
+    def worker(self, name: str, index: int, stage: str = "train") -> Object:
+        """The running pod of a worker, as soon as it runs."""
+
+        def find() -> Object | None:
+            for pod in self.pods(name, stage):
+                mine = pod["metadata"]["annotations"].get("batch.kubernetes.io/job-completion-index") == str(index)
+                if mine and pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]:
+                    return pod
+            return None
+
+        return dict(wait_until(find, f"worker {index} of {name} runs", PATIENCE_SECONDS, 0.1))
+
+    def delete_pod(self, pod: Object, seconds: int = 0) -> None:
+        self.api.delete("Pod", pod["metadata"]["name"], self.name, gracePeriodSeconds=seconds)
+
+    def events(self, name: str) -> list[Object]:
+        selector = f"involvedObject.kind=FineTuneJob,involvedObject.name={name}"
+        return self.api.list("Event", self.name, fieldSelector=selector)
+
+    def is_clean(self) -> bool:
+        """Whether no pod, Job or Service is left in the namespace."""
+        return not any(self.api.list(kind, self.name) for kind in ("Pod", "Job", "Service"))
+
+    def revision(self, name: str, revision: int = 1) -> Path:
+        """The directory behind a revision's address."""
+        return BUCKETS / OUTPUT / self.name / name / f"r{revision}"
+
+    def curve(self, name: str) -> list[Object]:
+        """The training curve of a job whose training is done."""
+        history = json.loads((self.revision(name) / "trained" / "history.json").read_text())
+        return list(history["train"])
+
+
+def training_step(status: Mapping[str, Any]) -> int:
+    """Steps that the running training has done; 0 before it trains."""
+    found = re.match(r"train (\d+)/", (status.get("progress") or {}).get("text", ""))
+    return int(found[1]) if found else 0
+
+
+def says(status: Mapping[str, Any], type_: str = "Ready") -> str:
+    """The sentence of a condition."""
+    return str(condition(status, type_)["message"])
+
+
+def ranks(pod: Object) -> list[int]:
+    """The ids, on this machine, of the training processes in a pod."""
+    identity = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
+    main = _task(identity)
+    children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+    return [int(child) for child in children if b"worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def _task(identity: str) -> str:
+    for line in containers.ctr("tasks", "list").splitlines()[1:]:
+        task, pid, _ = line.split(None, 2)
+        if task == identity:
+            return pid
+    raise AssertionError(f"no task of container {identity}")
+
+
+def send(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        os.kill(pid, number)
+
+
+@contextmanager
+def hidden(bucket: str) -> Iterator[None]:
+    """A bucket that is gone for a while."""
+    place = BUCKETS / bucket
+    aside = BUCKETS.parent / f"{bucket}-aside"
+    shutil.move(place, aside)
+    try:
+        yield
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.move(aside, place)

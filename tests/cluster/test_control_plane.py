@@ -1,0 +1,89 @@
+"""The control plane and the node fail for a while: what trains goes on, and what was lost is made up for."""
+
+from __future__ import annotations
+
+import re
+import time
+import urllib.request
+from typing import Any
+
+import pytest
+
+from tests.apiserver.control_plane import wait_until
+from tests.apiserver.desk import stage
+from tests.cluster import control, node
+from tests.cluster.curves import assert_same, long_job
+from tests.cluster.tenant import Tenant, training_step
+
+OUTAGE_SECONDS = 60
+STEPS = 3000
+"""So many that training outlasts an outage."""
+
+
+def own_step(pod: dict[str, Any]) -> int:
+    """The step that a pod itself says it has reached."""
+    with urllib.request.urlopen(f"http://{pod['status']['podIP']}:9400/metrics", timeout=5) as response:
+        found = re.search(r"^finetune_train_step (\S+)", response.read().decode(), flags=re.MULTILINE)
+    return int(float(found[1])) if found else 0
+
+
+def outage() -> None:
+    time.sleep(OUTAGE_SECONDS)  # An outage of so long is what is tested.
+
+
+@pytest.fixture
+def training(tenant: Tenant, request: pytest.FixtureRequest) -> str:
+    """A job that trains for minutes; its name."""
+    name = request.node.name.removeprefix("test_").replace("_", "-")[:40]
+    tenant.apply(name, long_job(training={"maxSteps": STEPS, "checkpoint": {"everySteps": 100}}))
+    tenant.until_step(name, 20)
+    return name
+
+
+def finish(tenant: Tenant, name: str) -> dict[str, Any]:
+    tenant.change(name, suspend=True)
+    tenant.until(name, lambda status: status["phase"] == "Suspended", "it is held")
+    return tenant.status(name)
+
+
+def test_api_server_down_and_etcd_restarted(tenant: Tenant, training: str) -> None:
+    pod = tenant.worker(training, 0)
+    before = own_step(pod)
+    control.APISERVER.kill()
+    control.ETCD.kill()
+    outage()
+    assert own_step(pod) > before
+    control.ETCD.again(control.etcd_ready)
+    control.APISERVER.again(control.apiserver_ready)
+    for daemon in (control.CONTROLLERS, control.SCHEDULER):
+        daemon.again()  # They end by themselves when they are kept waiting.
+    wait_until(node.is_ready, "the node is ready", 120, 0.5)
+    assert training_step(tenant.until_step(training, before + 1)) > before
+    status = finish(tenant, training)
+    assert (stage(status, "train")["attempt"], stage(status, "train")["restarts"]) == (1, 0)
+
+
+def test_kubelet_down(tenant: Tenant, training: str) -> None:
+    pod = tenant.worker(training, 0)
+    before = own_step(pod)
+    node.KUBELET.kill()
+    outage()
+    assert own_step(pod) > before
+    node.KUBELET.again()
+    wait_until(node.is_ready, "the node is ready", 120, 0.5)
+    node.offer_gpus()
+    assert stage(tenant.status(training), "train")["attempt"] == 1
+    status = finish(tenant, training)
+    assert (stage(status, "train")["attempt"], stage(status, "train")["restarts"]) == (1, 0)
+
+
+def test_node_rebooted(tenant: Tenant, undisturbed: list[dict[str, Any]]) -> None:
+    tenant.apply("rebooted", long_job())
+    tenant.until_checkpoint("rebooted", 60)
+    node.crash()
+    node.boot()
+    wait_until(node.is_ready, "the node is ready", 120, 0.5)
+    node.offer_gpus()
+    status = tenant.until_succeeded("rebooted")
+    assert stage(status, "train")["attempt"] == 2
+    assert_same(tenant, "rebooted", undisturbed)

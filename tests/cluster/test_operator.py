@@ -1,0 +1,106 @@
+"""The operator is killed, doubled and upgraded: every attempt of every stage has one Job, and nothing is done twice."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.apiserver.control_plane import wait_until
+from tests.apiserver.desk import stage
+from tests.cluster.cluster import NAMESPACE, RELEASE, install_chart, kubectl
+from tests.cluster.tenant import OVER, Tenant, classification
+
+KILLS = 25
+LIVES = 6
+"""Jobs whose lives the kills are spread over, three at a time."""
+
+
+class Ledger:
+    """Every child Job that there ever was, and which ran at the same time."""
+
+    def __init__(self, tenant: Tenant) -> None:
+        self.uids: dict[str, set[str]] = defaultdict(set)
+        self.together: set[tuple[str, ...]] = set()
+        self._tenant = tenant
+
+    @contextmanager
+    def kept(self) -> Iterator[Ledger]:
+        over = threading.Event()
+        thread = threading.Thread(target=self._keep, args=(over,))
+        thread.start()
+        try:
+            yield self
+        finally:
+            over.set()
+            thread.join()
+
+    def _keep(self, over: threading.Event) -> None:
+        while not over.wait(0.3):
+            active = defaultdict(list)
+            for job in self._tenant.api.list("Job", self._tenant.name):
+                name = job["metadata"]["name"]
+                self.uids[name].add(job["metadata"]["uid"])
+                if job["status"].get("active"):
+                    active[job["metadata"]["labels"]["finetune.dev/job"]].append(name)
+            self.together |= {tuple(sorted(names)) for names in active.values() if len(names) > 1}
+
+    def check(self, tenant: Tenant, names: list[str]) -> None:
+        """One Job an attempt, one attempt a stage, one at a time."""
+        assert {name: uids for name, uids in self.uids.items() if len(uids) > 1} == {}
+        assert self.together == set()
+        for name in names:
+            stages = ("prepare", "train", "evaluate", "publish")
+            assert sorted(self.of(name)) == sorted(f"{name}-r1-{one}-1" for one in stages)
+            assert all(stage(tenant.status(name), one)["attempt"] == 1 for one in stages)
+
+    def of(self, name: str) -> list[str]:
+        return [child for child in self.uids if child.startswith(f"{name}-r")]
+
+
+def operators() -> list[str]:
+    """The operator's pods that are there, by name."""
+    return kubectl("get", "pods", "-n", NAMESPACE, "-o", "name").split()
+
+
+@pytest.fixture
+def ledger(tenant: Tenant) -> Iterator[Ledger]:
+    with Ledger(tenant).kept() as ledger:
+        yield ledger
+
+
+def test_killed_at_25_random_moments(tenant: Tenant, ledger: Ledger) -> None:
+    draw = random.Random(5)
+    names = [f"life-{number}" for number in range(LIVES)]
+    begun: list[str] = []
+    for _ in range(KILLS):
+        running = [name for name in begun if tenant.status(name).get("phase") not in OVER]
+        for name in names[len(begun) : len(begun) + 3 - len(running)]:
+            tenant.apply(name, classification(distributed={"workers": 1}))
+            begun.append(name)
+        time.sleep(draw.uniform(0, 2.5))  # The moment is what is drawn: nothing is waited for.
+        kubectl("delete", "--force", "--grace-period=0", "--wait=false", "-n", NAMESPACE, *operators())
+        wait_until(operators, "there is an operator again", 60, 0.1)
+    for name in begun:
+        tenant.until_succeeded(name)
+    ledger.check(tenant, begun)
+
+
+def test_two_at_once_and_an_upgrade_in_mid_run(tenant: Tenant, ledger: Ledger) -> None:
+    kubectl("scale", "deployment", RELEASE, "-n", NAMESPACE, "--replicas=2")
+    kubectl("rollout", "status", "deployment", RELEASE, "-n", NAMESPACE, "--timeout=120s")
+    names = [f"twice-{number}" for number in range(2)]
+    for name in names:
+        tenant.apply(name, classification(distributed={"workers": 1}))
+    tenant.apply("upgraded", classification())
+    tenant.until("upgraded", lambda status: status["phase"] == "Training", "it trains")
+    install_chart('podAnnotations={"release":"next"}')
+    assert len(operators()) == 1
+    for name in (*names, "upgraded"):
+        tenant.until_succeeded(name)
+    ledger.check(tenant, [*names, "upgraded"])

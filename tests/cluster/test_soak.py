@@ -1,0 +1,128 @@
+"""Many jobs over several teams, and somebody who kills at random all the while."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tests.apiserver.api import Refused
+from tests.apiserver.control_plane import wait_until
+from tests.cluster import services
+from tests.cluster.cluster import NAMESPACE, kubectl
+from tests.cluster.daemons import processes
+from tests.cluster.tenant import OVER, Tenant, classification, instruction
+
+JOBS, TEAMS, AT_ONCE = 30, 3, 5
+SECONDS_BETWEEN = (2.0, 6.0)
+GROWTH = 1.5
+"""How much larger the operator may be at the end than when a third of the jobs are done."""
+
+
+class Villain:
+    """Kills a pod, a process of a pod, the operator or the S3 server, again and again."""
+
+    def __init__(self, teams: list[Tenant]) -> None:
+        self.kills: dict[str, int] = {}
+        self._teams = teams
+        self._draw = random.Random(11)
+        self._over = threading.Event()
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        thread = threading.Thread(target=self._work)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+            services.S3.again(services.s3_ready)
+
+    def _work(self) -> None:
+        deeds = (self._pod, self._pod, self._process, self._process, self._operator, self._storage)
+        while not self._over.wait(self._draw.uniform(*SECONDS_BETWEEN)):
+            deed = self._draw.choice(deeds)
+            with suppress(Refused, RuntimeError, ProcessLookupError, IndexError):
+                deed()
+                name = deed.__name__.removeprefix("_")
+                self.kills[name] = self.kills.get(name, 0) + 1
+
+    def _pod(self) -> None:
+        team = self._draw.choice(self._teams)
+        pods = [pod for pod in team.api.list("Pod", team.name) if pod["status"]["phase"] == "Running"]
+        team.delete_pod(self._draw.choice(pods))
+
+    def _process(self) -> None:
+        os.kill(self._draw.choice(processes("finetune_trainer.worker")), signal.SIGKILL)
+
+    def _operator(self) -> None:
+        pods = kubectl("get", "pods", "-n", NAMESPACE, "-o", "name").split()
+        kubectl("delete", "--force", "--grace-period=0", "--wait=false", "-n", NAMESPACE, *pods)
+
+    def _storage(self) -> None:
+        services.S3.kill()
+        time.sleep(self._draw.uniform(1, 3))  # It is away for so long.
+        services.S3.again(services.s3_ready)
+
+
+def operator_memory() -> int:
+    """Resident bytes of the operator; 0 while it starts."""
+    sizes = [0]
+    for pid in processes("-m finetune_operator"):
+        with suppress(OSError):
+            sizes.append(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    return max(sizes)
+
+
+def test_every_job_ends_right_and_nothing_is_left(make_tenant: Callable[[], Tenant]) -> None:
+    teams = [make_tenant() for _ in range(TEAMS)]
+    wanted: dict[tuple[int, str], str] = {}
+    sizes: list[int] = []
+    villain = Villain(teams)
+    with villain.at_work():
+        for number in range(JOBS):
+            team, name = teams[number % TEAMS], f"soak-{number}"
+            wait_until(lambda: len(unfinished(teams, wanted)) < AT_ONCE, "there is room for a job", 900, 0.5)
+            sizes.append(operator_memory())
+            team.apply(name, spec(number))
+            wanted[number % TEAMS, name] = "Failed" if hopeless(number) else "Succeeded"
+        wait_until(lambda: not unfinished(teams, wanted), "all jobs end", 900, 0.5)
+    print(f"\n{JOBS} jobs, kills: {villain.kills}, operator up to {max(sizes) / 2**20:.0f} MiB")  # noqa: T201
+    for (index, name), phase in wanted.items():
+        status = teams[index].status(name)
+        assert status["phase"] == phase, f"{name}: {status.get('failure')}"
+        if phase == "Succeeded":
+            assert (teams[index].revision(name) / "artifact" / "manifest.json").exists()
+    early, late = max(sizes[: JOBS // 3]), max(sizes[-JOBS // 3 :])
+    assert late < early * GROWTH
+    for team in teams:
+        for job in team.api.list("FineTuneJob", team.name):
+            team.api.delete("FineTuneJob", job["metadata"]["name"], team.name)
+        wait_until(team.is_clean, "nothing is left", 180, 0.5)
+
+
+def unfinished(teams: list[Tenant], wanted: dict[tuple[int, str], str]) -> list[str]:
+    return [name for index, name in wanted if teams[index].status(name).get("phase") not in OVER]
+
+
+def hopeless(number: int) -> bool:
+    """Every tenth job asks for data that is not there."""
+    return number % 10 == 7
+
+
+def spec(number: int) -> dict[str, object]:
+    sections: dict[str, object] = {
+        "distributed": {"workers": 1 + number % 2, "zero": {"stage": (2, 3, 0)[number % 3]}},
+        "training": {"maxSteps": 30},
+        # Somebody kills again and again: what is tested is that it is made good, not when to give up.
+        "resilience": {"maxRestarts": 50},
+    }
+    if hopeless(number):
+        sections["dataset"] = {"train": {"uri": "s3://inputs/nothing.jsonl", "secretRef": {"name": "s3"}}}
+    return (instruction if number % 5 == 4 else classification)(**sections)  # type: ignore[arg-type]

@@ -1,0 +1,92 @@
+"""Storage fails: training waits or is told off, and nothing is ever published by half."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.apiserver.control_plane import wait_until
+from tests.apiserver.desk import stage
+from tests.cluster import services
+from tests.cluster.curves import assert_same, long_job
+from tests.cluster.layout import NODE_ADDRESS, RUN
+from tests.cluster.tenant import Tenant, classification, hidden, says, training_step
+from tests.cluster.throttle import Throttle
+
+OUTAGE_SECONDS = 60
+
+
+def artifact(tenant: Tenant, name: str, bucket: str = "adapters") -> Path:
+    return services.BUCKETS / bucket / tenant.name / name / "r1" / "artifact"
+
+
+def test_down_during_checkpoint_and_during_publish(tenant: Tenant, undisturbed: list[dict[str, Any]]) -> None:
+    tenant.apply("publishing", classification(distributed={"workers": 1}))
+    wait_until(lambda: stage_or_none(tenant, "publishing") in ("train", "evaluate"), "it trains", 300, 0.1)
+    tenant.apply("saving", long_job())
+    wait_until(lambda: tenant.pods("publishing", "publish"), "there is a pod to publish", 300, 0.05)
+    services.S3.kill()
+    time.sleep(OUTAGE_SECONDS)  # An outage of so long is what is tested.
+    assert not (artifact(tenant, "publishing") / "manifest.json").exists()
+    assert tenant.status("publishing")["phase"] not in ("Succeeded", "Failed")
+    services.S3.again(services.s3_ready)
+    assert tenant.until_succeeded("publishing")["artifact"]["digest"]
+    status = tenant.until_succeeded("saving")
+    assert stage(status, "train")["restarts"] == 0
+    assert_same(tenant, "saving", undisturbed)
+
+
+def stage_or_none(tenant: Tenant, name: str) -> str | None:
+    """The stage that runs."""
+    phases = {"Preparing": "prepare", "Training": "train", "Evaluating": "evaluate", "Publishing": "publish"}
+    return phases.get(tenant.status(name).get("phase", ""))
+
+
+def test_credentials_that_are_taken_away_before_publish(make_tenant: Callable[[], Tenant]) -> None:
+    tenant = make_tenant()
+    tenant.secret("writer", services.CREDENTIALS)
+    output = {"uri": "s3://adapters", "secretRef": {"name": "writer"}}
+    tenant.apply("refused", classification(distributed={"workers": 1}, output=output))
+    tenant.worker("refused", 0, "evaluate")
+    tenant.secret("writer", services.CREDENTIALS | {"AWS_SECRET_ACCESS_KEY": "another"})
+    status = tenant.until_over("refused")
+    assert (status["failure"]["reason"], status["failure"]["stage"]) == ("PermissionDenied", "publish")
+    assert "s3://adapters" in says(status)
+    assert not artifact(tenant, "refused").exists()
+
+
+def test_bucket_that_is_gone(tenant: Tenant) -> None:
+    services.make_bucket("short-lived")
+    output = {"uri": "s3://short-lived", "secretRef": {"name": "s3"}}
+    tenant.apply("homeless", classification(distributed={"workers": 1}, output=output))
+    tenant.worker("homeless", 0)
+    with hidden("short-lived"):
+        status = tenant.until_over("homeless")
+        assert status["failure"]["reason"] == "NotFound"
+        assert "short-lived" in says(status)
+
+
+def test_slow_storage(tenant: Tenant) -> None:
+    with Throttle(NODE_ADDRESS, (NODE_ADDRESS, 9000), bytes_a_second=300_000) as slow:
+        tenant.secret("slow", services.CREDENTIALS | {"AWS_ENDPOINT_URL": slow.url})
+        output = {"uri": "s3://adapters", "secretRef": {"name": "slow"}}
+        tenant.apply("patient", classification(distributed={"workers": 1}, output=output))
+        status = tenant.until_succeeded("patient")
+    assert stage(status, "train")["attempt"] == 1
+    assert (artifact(tenant, "patient") / "manifest.json").exists()
+
+
+def test_disk_of_the_pod_is_full(tenant: Tenant) -> None:
+    tenant.apply("full", long_job(training={"maxSteps": 5000}))
+    assert training_step(tenant.until_step("full", 1)) >= 1
+    pod = tenant.worker("full", 0)
+    volume = RUN / "kubelet" / "pods" / pod["metadata"]["uid"] / "volumes" / "kubernetes.io~empty-dir" / "workspace"
+    with (volume / "filler").open("wb") as filler:
+        os.posix_fallocate(filler.fileno(), 0, 5 * 2**30)
+    status = tenant.until_over("full")
+    assert status["failure"]["reason"] == "DiskFull"
+    assert "workspace" in says(status)
+    assert not artifact(tenant, "full").exists()

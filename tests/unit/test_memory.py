@@ -1,0 +1,53 @@
+"""What a stage says when the kernel has killed one of its processes for memory, by both versions of cgroups."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finetune_trainer.memory import out_of_memory_sentence
+
+V2 = {"memory.events": "low 0\nhigh 0\nmax 12\noom 1\noom_kill 1\n", "memory.max": "2147483648\n"}
+V1 = {
+    "memory/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n",
+    "memory/memory.limit_in_bytes": "2147483648\n",
+    "memory/memory.max_usage_in_bytes": "2040109465\n",
+}
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+@pytest.mark.parametrize("files", [V2 | {"memory.peak": "2040109465\n"}, V1], ids=["v2", "v1"])
+def test_limit_and_peak_are_told(tmp_path: Path, files: dict[str, str]) -> None:
+    assert out_of_memory_sentence(write(tmp_path, files)) == (
+        "the memory limit of the pod is 2.0 GiB, its peak use 1.9 GiB; raise the limit, or lower "
+        "training.maxBatchSizePerDevice or training.maxSequenceLength"
+    )
+
+
+def test_a_kernel_that_keeps_no_peak(tmp_path: Path) -> None:
+    said = out_of_memory_sentence(write(tmp_path, V2))
+    assert said is not None
+    assert said.startswith("the memory limit of the pod is 2.0 GiB; raise")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        V2 | {"memory.events": "oom_kill 0\n"},
+        V2 | {"memory.max": "max\n"},
+        V1 | {"memory/memory.limit_in_bytes": "9223372036854771712\n"},
+        V1 | {"memory/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\n"},
+    ],
+    ids=["no cgroup", "nobody killed", "no limit v2", "no limit v1", "old kernel"],
+)
+def test_nothing_is_said_where_memory_was_not_the_cause(tmp_path: Path, files: dict[str, str]) -> None:
+    assert out_of_memory_sentence(write(tmp_path, files)) is None
