@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from finetune_api.stage import Stage
-from tests.trainer.stages import TinyJob
+from finetune_api.failures import ExitCode, Reason, StageFailure
+from finetune_api.stage import CheckpointRef, Stage, StageConfig
+from finetune_trainer.context import Reporter
+from finetune_trainer.inputs import CheckpointInput
+from finetune_trainer.train.resume import LoadableCheckpoint, make_loadable
+from tests.trainer.stages import TinyJob, free_port
 
 TRAIN = Stage.TRAIN
 STEPS = 12
@@ -113,3 +119,115 @@ def test_all_weights_go_on_with_fewer_processes(instruction: TinyJob, undisturbe
     job = begun(job_of(instruction, f"full-{stage}", "Full", stage), reference, 4)
     resume(job, processes=1)
     assert_same_end(job, reference)
+
+
+@pytest.mark.parametrize(("written", "now"), [(2, 3), (3, 1)])
+def test_another_zero_stage_goes_on_too(instruction: TinyJob, undisturbed: References, written: int, now: int) -> None:
+    reference = undisturbed("Full", written)
+    job = begun(job_of(instruction, f"stage-{written}-{now}", "Full", now), reference, 4)
+    resume(job, processes=1)
+    assert_same_end(job, reference)
+
+
+def test_each_of_several_pods_converts_for_itself(
+    instruction: TinyJob, undisturbed: References, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = undisturbed("LoRA", 3)
+    job = begun(job_of(instruction, "pods", "LoRA", 3), reference, 4)
+    gang = {"world": {"workers": 2, "processesPerWorker": 2, "device": "cpu"}, "mainPort": free_port()}
+    with contextlib.ExitStack() as stack:
+        pods = []
+        for index in (0, 1):
+            monkeypatch.setenv("JOB_COMPLETION_INDEX", str(index))
+            # The number of the attempt gives each a directory of its own.
+            pods.append(stack.enter_context(job.start(TRAIN, attempt=2 + index, **gang)))
+        for pod in pods:
+            outcome = pod.wait()
+            assert outcome.code == 0, outcome.log
+    assert_same_end(job, reference)
+    assert json.loads((job.checkpoints[-1] / "manifest.json").read_text())["provenance"]["world"]["workers"] == 2
+
+
+def test_early_stopping_counts_on_and_keeps_its_best_weights(instruction: TinyJob) -> None:
+    # No validation is better than the first by so much: the fourth ends the training, at step 8.
+    rule = {"evaluateEverySteps": 2, "earlyStopping": {"patience": 3, "minDelta": 10}}
+    reference, job = (
+        job_of(instruction, name, "LoRA", 2).changed(training=rule) for name in ("stopping", "stopping-fewer")
+    )
+    resume(reference, processes=2)
+    for step in (2, 4):
+        begun(job, reference, step)
+    resume(job, processes=1)
+    for each in (reference, job):
+        trained = json.loads((each.revision / "trained" / "training.json").read_text())
+        assert (trained["steps"], trained["weightsOfStep"], trained["stoppedEarly"]) == (8, 2, True)
+    name = "adapter_model.safetensors"
+    kept = (reference.revision / "checkpoints" / "step-00000002" / name).read_bytes()
+    assert (job.revision / "trained" / name).read_bytes() == kept
+
+
+def test_state_without_zero_is_not_taken_for_zeros(instruction: TinyJob, undisturbed: References) -> None:
+    job = begun(job_of(instruction, "unsharded", "LoRA", 2), undisturbed("LoRA", 0), 4)
+    outcome = job.run(TRAIN)
+    assert outcome.code == ExitCode.BAD_CONFIGURATION
+    assert (
+        f"{job.checkpoints[0].as_uri()} was written with ZeRO stage 0, which stage 2 cannot go on from: set "
+        "distributed.zero.stage to 0, or remove the checkpoint"
+    ) in outcome.message
+
+
+def local_checkpoint(reference: TinyJob, directory: Path, stage: int) -> CheckpointInput:
+    """What the host hands to the workers for the checkpoint of step 4."""
+    source = reference.revision / "checkpoints" / "step-00000004"
+    shutil.copytree(source, directory)
+    ref = CheckpointRef(step=4, uri=source.as_uri())
+    return CheckpointInput(ref=ref, directory=str(directory), processes=2, zero_stage=stage)
+
+
+class Told(Reporter):
+    """Remembers what it is told to say."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.activities: list[str] = []
+
+    def progress(self, activity: str, done: int | None = None, total: int | None = None, unit: str = "steps") -> None:
+        self.activities.append(activity)
+
+
+def test_the_same_processes_load_the_checkpoint_as_it_is(
+    undisturbed: References, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = undisturbed("LoRA", 2)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    checkpoint = local_checkpoint(reference, tmp_path / "step", 2)
+    before = sorted(tmp_path.rglob("*"))
+    # One pod of two processes has written it.
+    world = {"workers": 2, "processesPerWorker": 1, "device": "cpu"}
+    config = StageConfig.model_validate(reference.config(TRAIN, attempt=9, world=world), strict=False)
+    told = Told()
+    assert make_loadable(checkpoint, config, told) == LoadableCheckpoint(tmp_path / "step", universal=False)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert told.activities == []
+
+
+def test_state_that_cannot_be_converted_is_said(
+    undisturbed: References, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = undisturbed("LoRA", 3)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    checkpoint = local_checkpoint(reference, tmp_path / "step", 3)
+    for path in (tmp_path / "step").glob("*/*_model_states.pt"):
+        state = torch.load(path, weights_only=False)
+        del state["param_shapes"]
+        torch.save(state, path)
+    config = StageConfig.model_validate(reference.config(TRAIN, attempt=9), strict=False)
+    told = Told()
+    with pytest.raises(StageFailure) as caught:
+        make_loadable(checkpoint, config, told)
+    assert caught.value.reason is Reason.BAD_CONFIGURATION
+    assert (
+        f"the checkpoint {checkpoint.ref.uri} was written by 2 processes at ZeRO stage 3 and cannot be converted to 1 "
+        "at stage 3 (KeyError: 'param_shapes'): run it as it was written, or remove it to train from the start"
+    ) == caught.value.message
+    assert told.activities == ["converting the checkpoint to 1 process"]

@@ -29,6 +29,8 @@ class CheckpointInput(BaseModel):
     directory: str
     processes: int
     """How many processes have written it."""
+    zero_stage: int
+    """At which ZeRO stage they have."""
 
 
 class TrainInputs(BaseModel):
@@ -95,7 +97,12 @@ def _checkpoint_input(
 ) -> CheckpointInput:
     _check_origin(found, checkpoint_provenance(config, report, prepared_digest, found.ref.step))
     world = World.model_validate(found.provenance["world"], strict=False)
-    return CheckpointInput(ref=found.ref, directory=str(found.directory), processes=world.size)
+    return CheckpointInput(
+        ref=found.ref,
+        directory=str(found.directory),
+        processes=world.size,
+        zero_stage=found.provenance["zeroStage"],
+    )
 
 
 def _check_origin(found: FetchedCheckpoint, expected: dict[str, object]) -> None:
@@ -108,9 +115,10 @@ def _check_origin(found: FetchedCheckpoint, expected: dict[str, object]) -> None
                 f"{expected[field]}): remove it, or change metadata.name or spec.output.uri",
             )
     stage, wanted = found.provenance.get("zeroStage"), expected["zeroStage"]
-    if stage != wanted:
+    if (stage == 0) != (wanted == 0):
+        fitting = "0" if stage == 0 else "1, 2 or 3"
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
-            f"the checkpoint {found.ref.uri} was written with ZeRO stage {stage}, and stage {wanted} cannot load it: "
-            f"set distributed.zero.stage to {stage}, or remove the checkpoint to train from the start",
+            f"the checkpoint {found.ref.uri} was written with ZeRO stage {stage}, which stage {wanted} cannot go on "
+            f"from: set distributed.zero.stage to {fitting}, or remove the checkpoint to train from the start",
         )

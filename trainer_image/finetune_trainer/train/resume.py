@@ -32,7 +32,7 @@ class LoadableCheckpoint:
 
 
 def make_loadable(checkpoint: CheckpointInput, config: StageConfig, reporter: Reporter) -> LoadableCheckpoint:
-    """Convert the checkpoint if ZeRO has cut its state for another number of processes than this run has.
+    """Convert the checkpoint if ZeRO has cut its state for other processes, or at another stage, than this run's.
 
     All ranks call it; the first of each pod converts, the others wait. Should it fail, the host ends those that wait.
     Stage 0 cuts nothing: any number of processes loads its checkpoints as they are.
@@ -41,31 +41,35 @@ def make_loadable(checkpoint: CheckpointInput, config: StageConfig, reporter: Re
         StageFailure: BadConfiguration when DeepSpeed cannot convert it.
     """
     directory = Path(checkpoint.directory)
-    if config.spec.distributed.zero.stage == 0 or checkpoint.processes == config.world.size:
+    stage, processes = config.spec.distributed.zero.stage, config.world.size
+    if stage == 0 or (stage, processes) == (checkpoint.zero_stage, checkpoint.processes):
         return LoadableCheckpoint(directory, universal=False)
     ready = directory / _READY_NAME
     if os.environ["LOCAL_RANK"] == "0":
-        _convert(checkpoint, config.world.size, reporter)
+        _convert(checkpoint, stage, processes, reporter)
         ready.touch()
     while not ready.exists():
         time.sleep(_POLL_SECONDS)
     return LoadableCheckpoint(directory, universal=True)
 
 
-def _convert(checkpoint: CheckpointInput, processes: int, reporter: Reporter) -> None:
+def _convert(checkpoint: CheckpointInput, stage: int, processes: int, reporter: Reporter) -> None:
     activity = f"converting the checkpoint to {processes} process{'es' if processes > 1 else ''}"
+    if stage != checkpoint.zero_stage:
+        activity += f" at ZeRO stage {stage}"
     reporter.progress(activity)
     try:
         convert(
             Path(checkpoint.directory),
+            stage,
             lambda done, total: reporter.progress(activity, done=done // _MIB, total=total // _MIB, unit="MiB"),
         )
     except ValueError as error:
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
-            f"the checkpoint {checkpoint.ref.uri} was written by {checkpoint.processes} processes and cannot be "
-            f"converted to {processes} ({error}): run it with {checkpoint.processes}, or remove it to train from the "
-            "start",
+            f"the checkpoint {checkpoint.ref.uri} was written by {checkpoint.processes} processes at ZeRO stage "
+            f"{checkpoint.zero_stage} and cannot be converted to {processes} at stage {stage} ({error}): run it as it "
+            "was written, or remove it to train from the start",
         ) from error
 
 
