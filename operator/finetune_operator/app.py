@@ -5,6 +5,7 @@ Only ``on.event`` handlers: so Kopf adds no finalizer and no annotation, and del
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import aiohttp
@@ -30,10 +31,13 @@ async def run(settings: Settings) -> None:
         ):
             # Kopf looks once which resources there are: the definition of ours may come after the operator.
             await engine.synced.wait()
+            identity: Any = socket.gethostname()
             await kopf.operator(
                 registry=handlers(engine),
                 settings=kopf_settings(),
                 standalone=True,
+                # Kopf would make one of the user's name, and the user of a container often has none.
+                identity=identity,
                 clusterwide=not settings.namespaces,
                 namespaces=settings.namespaces,
             )

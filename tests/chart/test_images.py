@@ -25,7 +25,15 @@ def instructions(path: Path) -> list[tuple[str, str]]:
 def test_the_base_image_can_be_another_one(path: Path) -> None:
     text = path.read_text()
     assert re.search(r"^ARG BASE_IMAGE=\S+$", text, flags=re.MULTILINE)
-    assert {line.split()[1] for line in text.splitlines() if line.startswith("FROM ")} == {"${BASE_IMAGE}"}
+    named = set(re.findall(r"^FROM \S+ AS (\S+)$", text, flags=re.MULTILINE))
+    assert {line.split()[1] for line in text.splitlines() if line.startswith("FROM ")} <= {"${BASE_IMAGE}", *named}
+    assert text.rpartition("\nFROM ")[2].startswith("${BASE_IMAGE}\n")
+
+
+def test_our_code_is_a_layer_beside_the_dependencies() -> None:
+    """A new version of it must not make everybody fetch gigabytes again."""
+    copies = [rest for word, rest in instructions(TRAINER) if word == "COPY"]
+    assert [copy.split()[0] for copy in copies] == ["--from=dependencies", "--from=code"]
 
 
 @IMAGES

@@ -76,7 +76,7 @@ def start() -> None:
             f"--kubeconfig={kubeconfig('controllers')}",
             f"--service-account-private-key-file={_SIGNING_KEY}",
             f"--root-ca-file={_CA}",
-            "--use-service-account-credentials=false",
+            "--use-service-account-credentials=true",
             "--leader-elect=false",
             "--bind-address=127.0.0.1",
         ]

@@ -10,7 +10,7 @@ import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,13 +45,19 @@ def images() -> list[str]:
 
 def provide() -> None:
     """Have the images of this checkout in the store that nodes start from."""
-    missing = sorted(set(images()) - containers.stored())
+    wanted = images()
+    missing = sorted(set(wanted) - containers.stored())
     if not missing:
         return
     with registry():
-        for reference in missing:
-            _build(reference)
-        containers.pull(missing, keep=images())
+        push(missing)
+        containers.pull(missing, keep=wanted)
+
+
+def push(references: Iterable[str]) -> None:
+    """Build images and put them into the registry, from where the node of a running cluster fetches them by itself."""
+    for reference in references:
+        _build(reference)
 
 
 @contextmanager
@@ -86,8 +92,7 @@ def _build(reference: str) -> None:
             *("bud", "--layers", "--network", "host", "--build-arg", f"BASE_IMAGE={BASE}", *certificates),
             *("--file", ROOT / _DOCKERFILES[name], "--tag", reference, ROOT),
         )
-    # Not compressed: it goes from this disk to this disk.
-    _buildah("push", "--disable-compression", "--tls-verify=false", reference, f"docker://{reference}")
+    _buildah("push", "--tls-verify=false", reference, f"docker://{reference}")
 
 
 def _make_base() -> None:

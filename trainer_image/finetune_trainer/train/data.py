@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -20,7 +21,7 @@ Collator = Callable[[list[Features]], dict[str, torch.Tensor]]
 
 def token_counts(table: pa.Table) -> IndexArray:
     """Tokens of each row, shape (rows,)."""
-    counts = pa.compute.list_value_length(table["input_ids"])
+    counts = pc.list_value_length(table["input_ids"])
     return np.asarray(counts.to_numpy(), dtype=np.int64)
 
 
