@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import secrets
+import threading
 from pathlib import Path
 
 from tests.apiserver.api import Api, Refused
@@ -122,7 +124,10 @@ def kubeconfig(user: str = "admin") -> Path:
         "current-context": "test",
     }
     path = RUN / "config" / f"{user}.kubeconfig"
-    path.write_text(json.dumps(document))
+    # At once, as somebody may be reading it.
+    part = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
+    part.write_text(json.dumps(document))
+    part.rename(path)
     return path
 
 
