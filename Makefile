@@ -42,11 +42,12 @@ lint: install
 	$(BIN)/python -m finetune_api.docs --check docs/api.md
 
 test: lint
-	$(BIN)/pytest tests/unit tests/chart tests/apiserver tests/trainer tests/cluster
+	$(BIN)/pytest tests/unit tests/chart tests/apiserver tests/trainer
 
 test-unit: install
 	$(BIN)/pytest tests/unit
 
+# On a real Kubernetes with containers, S3 and Prometheus, on the cluster that runs or on one for the tests alone.
 test-cluster: install
 	$(BIN)/pytest tests/cluster
 

@@ -85,8 +85,9 @@ def test_goes_on_from_the_newest_checkpoint(
 
 
 @pytest.mark.parametrize("name", CRASHES)
-def test_a_crash_counts(ends: dict[str, Future[Ends]], name: str) -> None:
-    assert stage(ends[name].result().status, "train")["restarts"] == 1
+def test_only_the_crash_of_the_job_itself_counts(ends: dict[str, Future[Ends]], name: str) -> None:
+    """A pod that somebody has deleted is nothing that the job could do better the next time."""
+    assert stage(ends[name].result().status, "train")["restarts"] == (1 if name == "rank-killed" else 0)
 
 
 @pytest.mark.parametrize("name", DISRUPTIONS)

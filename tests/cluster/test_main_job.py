@@ -53,12 +53,12 @@ def encoder_spec() -> dict[str, Any]:
             "columns": {"label": "topic"},
         },
         method={"type": "LoRA", "lora": {"rank": 8, "dropout": 0.0}},
-        training={"maxSteps": 100, "batchSize": 16, "learningRate": 2e-3, "maxSequenceLength": 32},
+        training={"maxSteps": 250, "batchSize": 16, "learningRate": 1e-3, "maxSequenceLength": 32},
     )
 
 
 def chat_spec() -> dict[str, Any]:
-    return instruction(distributed={"zero": {"stage": 3}}, training={"maxSteps": 300})
+    return instruction(distributed={"zero": {"stage": 3}}, training={"maxSteps": 900})
 
 
 class Watcher:
