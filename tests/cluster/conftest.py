@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,8 +12,6 @@ from tests.cluster import cluster as the_cluster
 from tests.cluster import containers, images, machine
 from tests.cluster.curves import long_job
 from tests.cluster.tenant import Tenant, upload_inputs
-
-_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,7 +39,8 @@ def make_tenant() -> Iterator[Callable[[], Tenant]]:
     made: list[Tenant] = []
 
     def make() -> Tenant:
-        tenant = Tenant(f"team-{next(_numbers)}").create()
+        # What a job of an earlier run has stored under the same name would be found and gone on from.
+        tenant = Tenant(f"team-{secrets.token_hex(3)}").create()
         made.append(tenant)
         return tenant
 
@@ -58,7 +57,7 @@ def tenant(make_tenant: Callable[[], Tenant]) -> Tenant:
 @pytest.fixture(scope="session")
 def undisturbed() -> Iterator[list[dict[str, Any]]]:
     """The training curve of a long job to which nothing happens."""
-    tenant = Tenant("undisturbed").create()
+    tenant = Tenant(f"undisturbed-{secrets.token_hex(3)}").create()
     tenant.apply("reference", long_job())
     tenant.until_succeeded("reference")
     yield tenant.curve("reference")
