@@ -58,7 +58,7 @@ def encoder_spec() -> dict[str, Any]:
 
 
 def chat_spec() -> dict[str, Any]:
-    return instruction(distributed={"zero": {"stage": 3}}, training={"maxSteps": 900})
+    return instruction(distributed={"zero": {"stage": 3}}, training={"maxSteps": 200})
 
 
 class Watcher:
