@@ -1,6 +1,6 @@
 """Programs of Kubernetes for tests: KUBEBUILDER_ASSETS if it has them, else built once from Go modules into the cache.
 
-``python tests/kube_tools.py`` builds what the tests of the API server need and prints where it lies: cold, on two
+``python -m tests.kube_tools`` builds what the tests of the API server need and prints where it lies: cold, on two
 cores, seven minutes.
 """
 
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+
+from tests.tools import cached, go
 
 KUBERNETES_VERSION = "1.36.3"
 ETCD_VERSION = "3.6.16"
@@ -45,18 +45,13 @@ def _asset(name: str) -> Path | None:
 
 def _built(name: str, version: str, module: str, package: str) -> Path:
     """The program in the cache, built as a dependency of an empty module if it is not there yet."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "finetune-operator", "bin")
-    binary = cache / f"{name}-{version}"
-    if binary.exists():
-        return binary
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        Path(folder, "go.mod").write_text("\n".join(_go_mod(module, version)) + "\n")
+
+    def build(folder: Path) -> None:
+        (folder / "go.mod").write_text("\n".join(_go_mod(module, version)) + "\n")
         linker_flags = f"-s -w -X k8s.io/component-base/version.gitVersion=v{version}"
-        _go(folder, "build", "-mod=mod", "-trimpath", "-ldflags", linker_flags, "-o", "program", package)
-        # A rename is atomic: a build beside this one ends with the same file, never with half of one.
-        Path(folder, "program").rename(binary)
-    return binary
+        go(folder, "build", "-mod=mod", "-trimpath", "-ldflags", linker_flags, "-o", name, package)
+
+    return cached(name, version, build)
 
 
 def _go_mod(module: str, version: str) -> Iterable[str]:
@@ -66,19 +61,11 @@ def _go_mod(module: str, version: str) -> Iterable[str]:
     if module == "k8s.io/kubernetes":
         # Kubernetes replaces its staging modules by folders, which only its own checkout has.
         yield "godebug default=go1.26"
-        path = _go("/", "mod", "download", "-json", f"{module}@v{version}")
+        path = go(Path("/"), "mod", "download", "-json", f"{module}@v{version}")
         original = re.search(r'"GoMod": "(.*)"', path)
         assert original
         for name in re.findall(r"^\s*(\S+) => \./staging/", Path(original[1]).read_text(), flags=re.MULTILINE):
             yield f"replace {name} => {name} v0.{version.partition('.')[2]}"
-
-
-def _go(folder: str, *arguments: str) -> str:
-    environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
-    run = subprocess.run(["go", *arguments], cwd=folder, env=environment, check=False, capture_output=True, text=True)
-    if run.returncode:
-        raise RuntimeError(f"go {' '.join(arguments)}: {run.stderr.strip()}")
-    return run.stdout
 
 
 if __name__ == "__main__":

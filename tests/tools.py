@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 _PACKAGES = {
@@ -27,20 +28,55 @@ def go_tool(name: str) -> Path:
         RuntimeError: It cannot be built; the message holds what ``go`` said.
     """
     package, version = _PACKAGES[name]
+
+    def build(folder: Path) -> None:
+        go(
+            folder,
+            "install",
+            "-trimpath",
+            "-tags",
+            _TAGS,
+            "-ldflags",
+            "-s -w",
+            f"{package}@{version}",
+            GOBIN=str(folder),
+        )
+
+    return cached(name, version, build)
+
+
+def cached(name: str, version: str, build: Callable[[Path], None]) -> Path:
+    """The program of that version in the cache; ``build`` leaves it, by its name, in the folder that it is given."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "finetune-operator", "bin")
     program = cache / f"{name}-{version}"
     if program.exists():
         return program
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as folder:
-        environment = os.environ | {"CGO_ENABLED": "0", "GOBIN": folder, "GOWORK": "off", "GOFLAGS": "-buildvcs=false"}
-        command = ["go", "install", "-trimpath", "-tags", _TAGS, "-ldflags", "-s -w", f"{package}@{version}"]
-        run = subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
-        if run.returncode:
-            raise RuntimeError(f"{' '.join(command)}: {run.stderr.strip()}")
+        build(Path(folder))
         # A rename is atomic: a build beside this one ends with the same file, never with half of one.
         Path(folder, name).rename(program)
     return program
+
+
+def go(folder: Path, *arguments: str, **environment: str) -> str:
+    """What ``go`` prints, run in ``folder``.
+
+    Raises:
+        RuntimeError: It failed; the message holds what it said.
+    """
+    fixed = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
+    run = subprocess.run(
+        ["go", *arguments],
+        cwd=folder,
+        env=os.environ | fixed | environment,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if run.returncode:
+        raise RuntimeError(f"go {' '.join(arguments)}: {run.stderr.strip()}")
+    return run.stdout
 
 
 if __name__ == "__main__":

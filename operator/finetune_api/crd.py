@@ -8,12 +8,10 @@ not required), rules as CEL. It holds no defaults, so that a stored object stays
 
 from __future__ import annotations
 
-import argparse
 import io
 import itertools
 import sys
 import textwrap
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -21,6 +19,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from finetune_api.base import API_GROUP, API_VERSION, KIND
+from finetune_api.generated import print_or_check
 from finetune_api.job import FineTuneJob
 
 Schema = dict[str, Any]
@@ -206,16 +205,7 @@ def _in_words(value: Any) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m finetune_api.crd", description=__doc__.splitlines()[0])
-    parser.add_argument("--check", type=Path, metavar="FILE", help="compare with FILE instead of printing")
-    options = parser.parse_args(arguments)
-    text = to_yaml(custom_resource_definition())
-    if options.check is None:
-        sys.stdout.write(text)
-    elif not options.check.is_file() or options.check.read_text() != text:
-        sys.stderr.write(f"{options.check} is out of date: python -m finetune_api.crd > {options.check}\n")
-        return 1
-    return 0
+    return print_or_check("finetune_api.crd", __doc__, to_yaml(custom_resource_definition()), arguments)
 
 
 if __name__ == "__main__":

@@ -5,18 +5,17 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import types
 import typing
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
 from finetune_api.base import API_GROUP, API_VERSION, KIND, ApiModel
 from finetune_api.crd import Schema, open_api_schema
+from finetune_api.generated import print_or_check
 from finetune_api.job import FineTuneJobStatus
 from finetune_api.spec import FineTuneJobSpec
 
@@ -181,16 +180,7 @@ def _parts(annotation: Any) -> tuple[Any, ...]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m finetune_api.docs", description=__doc__.splitlines()[0])
-    parser.add_argument("--check", type=Path, metavar="FILE", help="compare with FILE instead of printing")
-    options = parser.parse_args(arguments)
-    text = reference()
-    if options.check is None:
-        sys.stdout.write(text)
-    elif not options.check.is_file() or options.check.read_text() != text:
-        sys.stderr.write(f"{options.check} is out of date: python -m finetune_api.docs > {options.check}\n")
-        return 1
-    return 0
+    return print_or_check("finetune_api.docs", __doc__, reference(), arguments)
 
 
 if __name__ == "__main__":

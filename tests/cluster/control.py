@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import secrets
-import threading
 from pathlib import Path
 
 from tests.apiserver.api import Api, Refused
@@ -72,6 +70,8 @@ def start() -> None:
         ],
         ready=apiserver_ready,
     )
+    for user in _USERS:
+        _write_kubeconfig(user)
     CONTROLLERS.start(
         [
             kubernetes("kube-controller-manager"),
@@ -113,7 +113,11 @@ def api() -> Api:
 
 
 def kubeconfig(user: str = "admin") -> Path:
-    """A kubeconfig for ``user``; returns its path."""
+    """Path of the kubeconfig of ``user``."""
+    return RUN / "config" / f"{user}.kubeconfig"
+
+
+def _write_kubeconfig(user: str) -> None:
     ca = base64.b64encode(_CA.read_bytes()).decode()
     document = {
         "apiVersion": "v1",
@@ -123,12 +127,7 @@ def kubeconfig(user: str = "admin") -> Path:
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": user}}],
         "current-context": "test",
     }
-    path = RUN / "config" / f"{user}.kubeconfig"
-    # At once, as somebody may be reading it.
-    part = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
-    part.write_text(json.dumps(document))
-    part.rename(path)
-    return path
+    kubeconfig(user).write_text(json.dumps(document))
 
 
 def _token(user: str) -> str:
