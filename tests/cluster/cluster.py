@@ -37,8 +37,8 @@ def up() -> None:
     if reason := machine.obstacle():
         raise RuntimeError(reason)
     down()
-    _step("programs", programs.build)
     _step("packages", machine.install)
+    _step("programs", programs.build)
     RUN.mkdir(parents=True, exist_ok=True)
     _step("images", images.provide)
     node.make_network()
@@ -53,6 +53,8 @@ def up() -> None:
 
 def down() -> None:
     """Take everything away that a cluster has on this machine."""
+    if not RUN.exists():  # It goes last.
+        return
     for daemon in (services.PROMETHEUS, services.S3, services.DNS, REGISTRY):
         daemon.stop()
     node.remove()

@@ -82,7 +82,18 @@ class TestWhatIsSaid:
     def test_names_the_limit_that_did_not_suffice(self) -> None:
         end = cause(pod_of(a_pod(a_child(), limit="2Gi", **ended(137, reason="OOMKilled"))))
         assert end.error is not None
-        assert "its limit of 2Gi" in end.error.message
+        assert "its limit of 2Gi, its peak use" in end.error.message
+
+    def test_of_one_process_of_several_that_was_killed_for_memory_is_what_the_others_measured(self) -> None:
+        measured = complained(Reason.OUT_OF_MEMORY)
+        end = cause(pod_of(a_pod(a_child(), limit="2Gi", **ended(78, measured, reason="OOMKilled"))))
+        assert (end.error, reason_of(end)) == (None, Reason.OUT_OF_MEMORY)
+        assert end.report is not None
+
+    def test_of_an_oom_is_not_what_it_broke(self) -> None:
+        broken = complained(Reason.INTERNAL_ERROR)
+        end = cause(pod_of(a_pod(a_child(), limit="2Gi", **ended(70, broken, reason="OOMKilled"))))
+        assert (end.report, reason_of(end)) == (None, Reason.OUT_OF_MEMORY)
 
     def test_of_an_oom_without_a_limit_is_that_the_node_was_too_small(self) -> None:
         end = cause(pod_of(a_pod(a_child(), **ended(137, reason="OOMKilled"))))

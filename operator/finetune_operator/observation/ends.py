@@ -75,7 +75,7 @@ def _rank(end: PodEnd) -> int:
         return 0
     error = end.error or (end.report.error if end.report else None)
     reason = error.reason if error else None
-    if reason is Reason.OUT_OF_MEMORY and end.error:
+    if _killed_for_memory(end.pod):
         return 1
     if reason is Reason.STOPPED or (reason is None and end.exit_code == _TERMINATED):
         return 4
@@ -99,8 +99,10 @@ def _end(pod: PodFacts) -> PodEnd:
         stopped = report if report and report.error and report.error.reason is Reason.STOPPED else None
         error = None if stopped else _error(Reason.STOPPED, f"{who} was taken off its node: {why}", code)
         return PodEnd(pod, code, report=stopped, error=error, disrupted=True)
-    if pod.ended and pod.ended.reason == "OOMKilled":
-        limit = f"its limit of {pod.memory_limit}" if pod.memory_limit else "the memory of its node"
+    if _killed_for_memory(pod):
+        if report and report.error and report.error.reason is Reason.OUT_OF_MEMORY:
+            return PodEnd(pod, code, report=report)  # One of its processes was killed, and the others could measure.
+        limit = f"its limit of {pod.memory_limit}, its peak use" if pod.memory_limit else "the memory of its node"
         sentence = (
             f"{who} was killed because it needed more memory than {limit}: raise the limit, or lower "
             "training.maxBatchSizePerDevice or training.maxSequenceLength"
@@ -113,6 +115,10 @@ def _end(pod: PodFacts) -> PodEnd:
     if report is None and pod.ended and code not in (ExitCode.DONE, None):
         return PodEnd(pod, code, error=_with_last_words(pod, pod.ended.exit_code, pod.ended.message))
     return PodEnd(pod, code, report=report)
+
+
+def _killed_for_memory(pod: PodFacts) -> bool:
+    return pod.ended is not None and pod.ended.reason == "OOMKilled"
 
 
 def _with_last_words(pod: PodFacts, code: int, message: str) -> StageError | None:
