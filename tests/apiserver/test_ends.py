@@ -177,8 +177,8 @@ ENDS = (
         "oom",
         lambda desk, pod: desk.kubelet.ended(pod, 137, reason="OOMKilled"),
         Reason.OUT_OF_MEMORY,
-        "Worker 0 was killed because it needed more memory than its limit of 2Gi, its peak use: raise the limit, or lower "
-        "training.maxBatchSizePerDevice or training.maxSequenceLength.",
+        "Worker 0 was killed because it needed more memory than its limit of 2Gi, its peak use: raise the limit, "
+        "or lower training.maxBatchSizePerDevice or training.maxSequenceLength.",
         retried=False,
         exit_code=137,
     ),

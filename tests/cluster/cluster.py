@@ -1,4 +1,4 @@
-"""A real Kubernetes cluster with one node on this machine: ``python -m tests.cluster.cluster up`` and ``down``."""
+"""A real Kubernetes cluster with two nodes on this machine: ``python -m tests.cluster.cluster up`` and ``down``."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ import time
 from collections.abc import Callable
 
 from tests.chart.helm import CHART
-from tests.cluster import control, images, machine, node, programs, services
+from tests.cluster import control, images, machine, network, programs, services
 from tests.cluster.daemons import Daemon
-from tests.cluster.layout import RUN
+from tests.cluster.layout import PLACES, RUN, SOCKETS
 from tests.cluster.machine import run
+from tests.cluster.node import NODES
 from tests.kube_tools import kubernetes
 from tests.tools import go_tool
 
 RELEASE, NAMESPACE = "finetune-operator", "finetune-system"
-REGISTRY = Daemon("registry")
+REGISTRIES = {place: Daemon(f"registry-{place.name}") for place in PLACES}
+"""containerd of each node looks for it on loopback."""
 _SMALL = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "3Gi"}}
 
 
 def is_up() -> bool:
-    return control.APISERVER.pid is not None and node.KUBELET.pid is not None
+    return control.APISERVER.pid is not None and all(node.kubelet.pid is not None for node in NODES)
 
 
 def up() -> None:
@@ -41,13 +43,14 @@ def up() -> None:
     _step("programs", programs.build)
     RUN.mkdir(parents=True, exist_ok=True)
     _step("images", images.provide)
-    node.make_network()
+    network.make()
     _step("control plane", control.start)
-    _step("node", node.start)
+    _step("nodes", _start_nodes)
     services.start_dns()
     services.start_s3()
     services.start_prometheus()
-    images.start_registry(REGISTRY)
+    for place, registry in REGISTRIES.items():
+        images.start_registry(registry, place.enter)
     _step("chart", install_chart)
 
 
@@ -55,12 +58,20 @@ def down() -> None:
     """Take everything away that a cluster has on this machine."""
     if not RUN.exists():  # It goes last.
         return
-    for daemon in (services.PROMETHEUS, services.S3, services.DNS, REGISTRY):
+    for daemon in (services.PROMETHEUS, services.S3, services.DNS, *REGISTRIES.values()):
         daemon.stop()
-    node.remove()
+    for node in NODES:
+        node.remove()
+    network.remove()
     for daemon in (control.SCHEDULER, control.CONTROLLERS, control.APISERVER, control.ETCD):
         daemon.stop()
+    shutil.rmtree(SOCKETS, ignore_errors=True)
     shutil.rmtree(RUN, ignore_errors=True)
+
+
+def _start_nodes() -> None:
+    for node in NODES:
+        node.start()
 
 
 def install_chart(*values: str, wait: bool = True) -> None:

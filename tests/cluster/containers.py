@@ -1,4 +1,4 @@
-"""containerd: a store of images that outlives a cluster, and the one of the node, which starts as its copy."""
+"""containerd: a store of images that outlives a cluster, and one for each node, which starts as its copy."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from tests.cluster.daemons import Daemon
 from tests.cluster.layout import CACHE, RUN, SOCKETS
 from tests.cluster.machine import run
 
-STORE = CACHE / "images"
+_STORE = CACHE / "images"
 """containerd's directory with the images and without containers."""
-NODE_ROOT = RUN / "containerd"
-SOCKET = SOCKETS / "containerd.sock"
 _LIST = CACHE / "images.txt"
 
 _CONFIG = """version = 2
 root = "{root}"
-state = "{state}"
+state = "{sockets}/containerd"
 [grpc]
   address = "{socket}"
 [plugins."io.containerd.internal.v1.opt"]
@@ -41,17 +39,52 @@ state = "{state}"
 """
 
 
-def start(daemon: Daemon, root: Path, *, pause: str = "", cni: Path = Path("/nonexistent")) -> None:
-    """Start containerd over the directory ``root``."""
-    SOCKETS.mkdir(parents=True, exist_ok=True)
-    config = RUN / "config" / f"{daemon.name}.toml"
-    config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(_CONFIG.format(root=root, state=SOCKETS / "containerd", socket=SOCKET, pause=pause, cni=cni))
-    daemon.start(["containerd", "--config", config], ready=ready)
+class Containerd:
+    """One containerd, with directories of its own."""
 
+    def __init__(self, name: str, root: Path, sockets: Path) -> None:
+        self.daemon = Daemon(name)
+        self.root = root
+        self.socket = sockets / "containerd.sock"
+        self._sockets = sockets
 
-def ready() -> bool:
-    return subprocess.run([*_CTR, "version"], check=False, capture_output=True, timeout=30).returncode == 0
+    def start(self, *, pause: str = "", cni: Path = Path("/nonexistent"), enter: Sequence[str] = ()) -> None:
+        """Start it; ``enter`` goes before the command."""
+        self._sockets.mkdir(parents=True, exist_ok=True)
+        config = RUN / "config" / f"{self.daemon.name}.toml"
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text(
+            _CONFIG.format(root=self.root, sockets=self._sockets, socket=self.socket, pause=pause, cni=cni)
+        )
+        self.daemon.start([*enter, "containerd", "--config", config], ready=self.is_ready)
+
+    def is_ready(self) -> bool:
+        command = [*self._ctr, "version"]
+        return subprocess.run(command, check=False, capture_output=True, timeout=30).returncode == 0
+
+    def copy_store(self) -> None:
+        """Begin with the images of the store: the large files, which never change, as further names of the same."""
+        for folder in ("io.containerd.content.v1.content", "io.containerd.snapshotter.v1.overlayfs"):
+            (self.root / folder).parent.mkdir(parents=True, exist_ok=True)
+            run("cp", "--archive", "--link", _STORE / folder, self.root / folder)
+        for name in ("io.containerd.metadata.v1.bolt/meta.db", "io.containerd.snapshotter.v1.overlayfs/metadata.db"):
+            database = self.root / name
+            database.parent.mkdir(parents=True, exist_ok=True)
+            database.unlink(missing_ok=True)
+            shutil.copy2(_STORE / name, database)
+
+    def remove_all_containers(self) -> None:
+        """End every container at once."""
+        for task in self.ctr("tasks", "list", "--quiet").split():
+            command = [*self._ctr, "tasks", "delete", "--force", task]
+            subprocess.run(command, check=False, capture_output=True, timeout=60)
+
+    def ctr(self, *arguments: str) -> str:
+        return run(*self._ctr, *arguments)
+
+    @property
+    def _ctr(self) -> tuple[str, ...]:
+        return ("ctr", "--address", str(self.socket), "--namespace", "k8s.io")
 
 
 def stored() -> set[str]:
@@ -61,42 +94,20 @@ def stored() -> set[str]:
 
 def pull(images: Sequence[str], keep: Sequence[str]) -> None:
     """Put ``images`` into the store, unpacked, and remove from it what is not in ``keep``."""
-    daemon = Daemon("containerd-of-the-store")
+    store = Containerd("containerd-of-the-store", _STORE, SOCKETS / "store")
     _LIST.unlink(missing_ok=True)
-    start(daemon, STORE)
+    store.start()
     try:
         for image in images:
-            ctr("images", "pull", "--plain-http", image)
+            store.ctr("images", "pull", "--plain-http", image)
             # Kubelets pull images from elsewhere again when they run short of disk; these are nowhere else.
-            ctr("images", "label", image, "io.cri-containerd.image=managed")
-        there = ctr("images", "list", "--quiet").split()
+            store.ctr("images", "label", image, "io.cri-containerd.image=managed")
+        there = store.ctr("images", "list", "--quiet").split()
         if unneeded := [image for image in there if image not in keep]:
-            ctr("images", "remove", "--sync", *unneeded)
+            store.ctr("images", "remove", "--sync", *unneeded)
     finally:
-        daemon.stop()
+        store.daemon.stop()
     _LIST.write_text("\n".join(keep))
-
-
-def copy_for_the_node() -> None:
-    """The node's directory: the large files, which never change, as further names of the same."""
-    for folder in ("io.containerd.content.v1.content", "io.containerd.snapshotter.v1.overlayfs"):
-        (NODE_ROOT / folder).parent.mkdir(parents=True, exist_ok=True)
-        run("cp", "--archive", "--link", STORE / folder, NODE_ROOT / folder)
-    for database in ("io.containerd.metadata.v1.bolt/meta.db", "io.containerd.snapshotter.v1.overlayfs/metadata.db"):
-        target = NODE_ROOT / database
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        shutil.copy2(STORE / database, target)
-
-
-def remove_all_containers() -> None:
-    """End every container of the node at once."""
-    for task in ctr("tasks", "list", "--quiet").split():
-        subprocess.run([*_CTR, "tasks", "delete", "--force", task], check=False, capture_output=True, timeout=60)
-
-
-def ctr(*arguments: str) -> str:
-    return run(*_CTR, *arguments)
 
 
 def answers(url: str) -> bool:
@@ -108,6 +119,3 @@ def answers(url: str) -> bool:
         return True
     except OSError:
         return False
-
-
-_CTR = ("ctr", "--address", str(SOCKET), "--namespace", "k8s.io")

@@ -11,7 +11,7 @@ from tests.apiserver.api import Api, Refused
 from tests.apiserver.control_plane import signing_key
 from tests.cluster.containers import answers
 from tests.cluster.daemons import Daemon
-from tests.cluster.layout import API_SERVER, NODE, NODE_ADDRESS, RUN, SERVICE_NETWORK
+from tests.cluster.layout import API_SERVER, MACHINE_ADDRESS, PLACES, RUN, SERVICE_NETWORK
 from tests.kube_tools import etcd, kube_apiserver, kubernetes
 
 ETCD, APISERVER = Daemon("etcd"), Daemon("kube-apiserver")
@@ -22,8 +22,8 @@ _USERS = {
     "admin": ("admin", "system:masters"),
     "controllers": ("system:kube-controller-manager", ""),
     "scheduler": ("system:kube-scheduler", ""),
-    "node": (f"system:node:{NODE}", "system:nodes"),
     "proxy": ("system:kube-proxy", ""),
+    **{place.name: (f"system:node:{place.name}", "system:nodes") for place in PLACES},
 }
 _CERTIFICATES = RUN / "certificates"
 _CA = _CERTIFICATES / "apiserver.crt"
@@ -55,8 +55,8 @@ def start() -> None:
             kube_apiserver(),
             f"--etcd-servers={_ETCD_CLIENTS}",
             "--secure-port=6443",
-            f"--bind-address={NODE_ADDRESS}",
-            f"--advertise-address={NODE_ADDRESS}",
+            f"--bind-address={MACHINE_ADDRESS}",
+            f"--advertise-address={MACHINE_ADDRESS}",
             f"--cert-dir={_CERTIFICATES}",
             f"--token-auth-file={_TOKENS}",
             "--authorization-mode=Node,RBAC",

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,11 +72,14 @@ def registry() -> Iterator[None]:
         daemon.stop()
 
 
-def start_registry(daemon: Daemon) -> None:
+def start_registry(daemon: Daemon, enter: Sequence[str] = ()) -> None:
+    """Start a registry; on another network than this machine's when ``enter`` goes before the command."""
     folder = CACHE / "registry"
     folder.mkdir(parents=True, exist_ok=True)
-    arguments = [go_tool("crane"), "registry", "serve", "--address", REGISTRY, "--disk", folder]
-    daemon.start(arguments, ready=lambda: containers.answers(f"http://{REGISTRY}/v2/"))
+    arguments = [*enter, go_tool("crane"), "registry", "serve", "--address", REGISTRY, "--disk", folder]
+    host, _, port = REGISTRY.partition(":")
+    look = [*enter, "bash", "-c", f"</dev/tcp/{host}/{port}"]
+    daemon.start(arguments, ready=lambda: subprocess.run(look, check=False, capture_output=True).returncode == 0)
 
 
 def _build(reference: str) -> None:
@@ -92,7 +96,9 @@ def _build(reference: str) -> None:
             *("bud", "--layers", "--network", "host", "--build-arg", f"BASE_IMAGE={BASE}", *certificates),
             *("--file", ROOT / _DOCKERFILES[name], "--tag", reference, ROOT),
         )
-    _buildah("push", "--tls-verify=false", reference, f"docker://{reference}")
+    # Of gigabytes, gzip would take minutes.
+    fast = ("--compression-format", "zstd", "--compression-level", "1")
+    _buildah("push", *fast, "--tls-verify=false", reference, f"docker://{reference}")
 
 
 def _make_base() -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
-NODE = "node-1"
-NODE_ADDRESS = "10.44.0.1"
-"""Address of the machine on a bridge of its own: of the node, the API server, the name server and the S3 server."""
-POD_NETWORK = "10.45.0.0/24"
+MACHINE_ADDRESS = "10.44.0.1"
+"""Address of the machine on a bridge of its own: of the API server, the name server and the S3 server."""
+NODE_NETWORK_BITS = 24
 SERVICE_NETWORK = "10.46.0.0/24"
-API_SERVER = f"https://{NODE_ADDRESS}:6443"
+API_SERVER = f"https://{MACHINE_ADDRESS}:6443"
 REGISTRY = "127.0.0.1:5050"
 """containerd speaks plain HTTP with a registry on loopback."""
 S3_PORT = 9000
@@ -24,3 +24,40 @@ SOCKETS = Path("/run/finetune-cluster")
 """Short enough for a socket's path."""
 ROOT = Path(__file__).parents[2]
 """The checkout."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one node lives."""
+
+    name: str
+    address: str
+    pods: str
+    """Network of its pods."""
+    network_namespace: str | None = None
+    """None for the machine's own."""
+
+    @property
+    def root(self) -> Path:
+        """Its disk."""
+        return RUN / self.name
+
+    @property
+    def sockets(self) -> Path:
+        return SOCKETS / self.name
+
+    @property
+    def cgroup(self) -> str:
+        return f"finetune-{self.name}"
+
+    @property
+    def enter(self) -> tuple[str, ...]:
+        """What goes before a command that shall run on its network."""
+        return ("nsenter", f"--net=/run/netns/{self.network_namespace}") if self.network_namespace else ()
+
+
+PLACES = (
+    Place("node-1", MACHINE_ADDRESS, "10.45.1.0/24"),
+    Place("node-2", "10.44.0.2", "10.45.2.0/24", network_namespace="finetune-node-2"),
+)
+POD_NETWORK = "10.45.0.0/16"

@@ -14,13 +14,13 @@ from tests.chart import helm
 from tests.cluster import control
 from tests.cluster.containers import answers
 from tests.cluster.daemons import Daemon
-from tests.cluster.layout import NODE_ADDRESS, PROMETHEUS_PORT, RUN, S3_PORT
+from tests.cluster.layout import MACHINE_ADDRESS, PROMETHEUS_PORT, RUN, S3_PORT
 from tests.kube_tools import coredns
 from tests.tools import go_tool
 
 DNS, S3, PROMETHEUS = Daemon("coredns"), Daemon("s3"), Daemon("prometheus")
-S3_ENDPOINT = f"http://{NODE_ADDRESS}:{S3_PORT}"
-PROMETHEUS_URL = f"http://{NODE_ADDRESS}:{PROMETHEUS_PORT}"
+S3_ENDPOINT = f"http://{MACHINE_ADDRESS}:{S3_PORT}"
+PROMETHEUS_URL = f"http://{MACHINE_ADDRESS}:{PROMETHEUS_PORT}"
 BUCKETS = RUN / "buckets"
 """The buckets are the directories here."""
 ACCESS_KEY, SECRET_KEY = "test-access", "test-secret-never-shown"
@@ -39,7 +39,7 @@ def start_dns() -> None:
     corefile = RUN / "config" / "Corefile"
     corefile.write_text(
         f"""cluster.local:53 {{
-  bind {NODE_ADDRESS}
+  bind {MACHINE_ADDRESS}
   kubernetes {{
     kubeconfig {control.kubeconfig()}
     ttl 5
@@ -47,7 +47,7 @@ def start_dns() -> None:
   cache 5
 }}
 .:53 {{
-  bind {NODE_ADDRESS}
+  bind {MACHINE_ADDRESS}
   forward . /etc/resolv.conf
 }}
 """
@@ -64,7 +64,7 @@ def start_s3() -> None:
         [
             go_tool("versitygw"),
             "--port",
-            f"{NODE_ADDRESS}:{S3_PORT}",
+            f"{MACHINE_ADDRESS}:{S3_PORT}",
             "--quiet",
             "posix",
             "--sidecar",
@@ -98,7 +98,7 @@ def start_prometheus() -> None:
             go_tool("prometheus"),
             f"--config.file={config}",
             f"--storage.tsdb.path={RUN / 'prometheus'}",
-            f"--web.listen-address={NODE_ADDRESS}:{PROMETHEUS_PORT}",
+            f"--web.listen-address={MACHINE_ADDRESS}:{PROMETHEUS_PORT}",
             "--log.level=warn",
         ],
         ready=lambda: answers(f"{PROMETHEUS_URL}/-/ready"),

@@ -15,7 +15,8 @@ from typing import Any
 from tests.apiserver.api import Api
 from tests.apiserver.control_plane import wait_until
 from tests.apiserver.desk import condition
-from tests.cluster import containers, control
+from tests.cluster import control
+from tests.cluster.node import node_of
 from tests.cluster.services import BUCKETS, CREDENTIALS
 from tests.trainer.tiny_models import LABELS, make_texts, save_bert, save_llama
 
@@ -211,17 +212,9 @@ def says(status: Mapping[str, Any], type_: str = "Ready") -> str:
 def ranks(pod: Object) -> list[int]:
     """The ids, on this machine, of the training processes in a pod."""
     identity = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
-    main = _task(identity)
+    main = node_of(pod).task(identity)
     children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
     return [int(child) for child in children if b"worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
-
-
-def _task(identity: str) -> str:
-    for line in containers.ctr("tasks", "list").splitlines()[1:]:
-        task, pid, _ = line.split(None, 2)
-        if task == identity:
-            return pid
-    raise AssertionError(f"no task of container {identity}")
 
 
 def send(pids: list[int], number: signal.Signals) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from tests.apiserver.control_plane import wait_until
 from tests.apiserver.desk import stage
-from tests.cluster import control, node
+from tests.cluster import control
 from tests.cluster.curves import assert_same, long_job
+from tests.cluster.node import all_ready, node_of
 from tests.cluster.tenant import Tenant, training_step
 
 OUTAGE_SECONDS = 60
@@ -57,7 +58,7 @@ def test_api_server_down_and_etcd_restarted(tenant: Tenant, training: str) -> No
     control.APISERVER.again(control.apiserver_ready)
     for daemon in (control.CONTROLLERS, control.SCHEDULER):
         daemon.again()  # They end by themselves when they are kept waiting.
-    wait_until(node.is_ready, "the node is ready", 120, 0.5)
+    wait_until(all_ready, "the nodes are ready", 120, 0.5)
     assert training_step(tenant.until_step(training, before + 1)) > before
     status = finish(tenant, training)
     assert (stage(status, "train")["attempt"], stage(status, "train")["restarts"]) == (1, 0)
@@ -66,11 +67,12 @@ def test_api_server_down_and_etcd_restarted(tenant: Tenant, training: str) -> No
 def test_kubelet_down(tenant: Tenant, training: str) -> None:
     pod = tenant.worker(training, 0)
     before = own_step(pod)
-    node.KUBELET.kill()
+    node = node_of(pod)
+    node.kubelet.kill()
     outage()
     assert own_step(pod) > before
-    node.KUBELET.again()
-    wait_until(node.is_ready, "the node is ready", 120, 0.5)
+    node.kubelet.again()
+    wait_until(all_ready, "the nodes are ready", 120, 0.5)
     node.offer_gpus()
     assert stage(tenant.status(training), "train")["attempt"] == 1
     status = finish(tenant, training)
@@ -80,9 +82,10 @@ def test_kubelet_down(tenant: Tenant, training: str) -> None:
 def test_node_rebooted(tenant: Tenant, undisturbed: list[dict[str, Any]]) -> None:
     tenant.apply("rebooted", long_job())
     tenant.until_checkpoint("rebooted", 60)
+    node = node_of(tenant.worker("rebooted", 1))
     node.crash()
     node.boot()
-    wait_until(node.is_ready, "the node is ready", 120, 0.5)
+    wait_until(all_ready, "the nodes are ready", 120, 0.5)
     node.offer_gpus()
     status = tenant.until_succeeded("rebooted")
     assert stage(status, "train")["attempt"] == 2

@@ -12,7 +12,6 @@ import pytest
 from tests.apiserver.desk import stage
 from tests.cluster.cluster import kubectl
 from tests.cluster.curves import EVERY, assert_same, long_job
-from tests.cluster.layout import NODE
 from tests.cluster.scenarios import played
 from tests.cluster.tenant import JOB_LABEL, Tenant, ranks, send, training_step
 
@@ -41,11 +40,12 @@ def a_worker_is_evicted(tenant: Tenant, name: str) -> None:
     tenant.api.request("POST", f"{tenant.api.path('Pod', tenant.name, pod)}/eviction", eviction)
 
 
-def the_node_is_drained(_: Tenant, name: str) -> None:
+def the_node_is_drained(tenant: Tenant, name: str) -> None:
     """Only of the pods of this job: others live here too."""
     selector = f"--pod-selector={JOB_LABEL}={name}"
-    kubectl("drain", NODE, selector, "--delete-emptydir-data", "--force", "--timeout=120s")
-    kubectl("uncordon", NODE)
+    node = tenant.worker(name, 1)["spec"]["nodeName"]
+    kubectl("drain", node, selector, "--delete-emptydir-data", "--force", "--timeout=120s")
+    kubectl("uncordon", node)
 
 
 CRASHES: dict[str, Callable[[Tenant, str], None]] = {

@@ -12,7 +12,8 @@ from tests.apiserver.control_plane import wait_until
 from tests.apiserver.desk import stage
 from tests.cluster import services
 from tests.cluster.curves import assert_same, long_job
-from tests.cluster.layout import NODE_ADDRESS, RUN
+from tests.cluster.layout import MACHINE_ADDRESS
+from tests.cluster.node import node_of
 from tests.cluster.tenant import Tenant, classification, hidden, says, training_step
 from tests.cluster.throttle import Throttle
 
@@ -70,7 +71,7 @@ def test_bucket_that_is_gone(tenant: Tenant) -> None:
 
 
 def test_slow_storage(tenant: Tenant) -> None:
-    with Throttle(NODE_ADDRESS, (NODE_ADDRESS, 9000), bytes_a_second=300_000) as slow:
+    with Throttle(MACHINE_ADDRESS, (MACHINE_ADDRESS, services.S3_PORT), bytes_a_second=300_000) as slow:
         tenant.secret("slow", services.CREDENTIALS | {"AWS_ENDPOINT_URL": slow.url})
         output = {"uri": "s3://adapters", "secretRef": {"name": "slow"}}
         tenant.apply("patient", classification(distributed={"workers": 1}, output=output))
@@ -83,8 +84,7 @@ def test_disk_of_the_pod_is_full(tenant: Tenant) -> None:
     tenant.apply("full", long_job(training={"maxSteps": 5000}))
     assert training_step(tenant.until_step("full", 1)) >= 1
     pod = tenant.worker("full", 0)
-    volume = RUN / "kubelet" / "pods" / pod["metadata"]["uid"] / "volumes" / "kubernetes.io~empty-dir" / "workspace"
-    with (volume / "filler").open("wb") as filler:
+    with (node_of(pod).volume(pod, "workspace") / "filler").open("wb") as filler:
         os.posix_fallocate(filler.fileno(), 0, 5 * 2**30)
     status = tenant.until_over("full")
     assert status["failure"]["reason"] == "DiskFull"

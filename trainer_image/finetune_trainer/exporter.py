@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +17,8 @@ from finetune_api.stage import CheckpointRef, Progress, StageConfig
 _STEP_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _CHECKPOINT_SECONDS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 _RATE_HALF_LIFE_STEPS = 10
+
+log = logging.getLogger("finetune_trainer")
 
 
 class StageMetrics:
@@ -74,9 +77,12 @@ class StageMonitor:
             return self._progress
 
     def update(self, **changes: Any) -> None:
-        """Change fields of the progress, and count it as a sign of life."""
+        """Change fields of the progress, and count it as a sign of life. A new activity is told in the log."""
         with self._lock:
-            self._progress = self._progress.model_copy(update={**changes, "updated_at": time.time()})
+            former = self._progress
+            self._progress = former.model_copy(update={**changes, "updated_at": time.time()})
+            if self._progress.activity != former.activity:
+                log.info("%s", self._progress.activity)
 
     def on_progress(self, event: dict[str, Any]) -> None:
         self.update(activity=str(event["activity"])[:200], done=event["done"], total=event["total"], unit=event["unit"])

@@ -93,6 +93,8 @@ class Host:
 
     def _carry_out(self) -> dict[str, Any]:
         config = self._config
+        world = config.world
+        log.info("%s, attempt %d: worker %d of %d", config.stage, config.attempt, worker_index() + 1, world.workers)
         use_secrets(config.spec, os.environ)
         try:
             self._workspace.mkdir(parents=True, exist_ok=True)
@@ -126,6 +128,7 @@ class Host:
                 # While the workers import torch.
                 self._monitor.update(activity="fetching model, data and checkpoint")
                 fetch_train_inputs(config, self._workspace)
+                log.info("model, data and checkpoint are here")
             return self._wait()
         finally:
             signal_workers(self._workers, signal.SIGKILL)

@@ -100,14 +100,7 @@ def _end(pod: PodFacts) -> PodEnd:
         error = None if stopped else _error(Reason.STOPPED, f"{who} was taken off its node: {why}", code)
         return PodEnd(pod, code, report=stopped, error=error, disrupted=True)
     if _killed_for_memory(pod):
-        if report and report.error and report.error.reason is Reason.OUT_OF_MEMORY:
-            return PodEnd(pod, code, report=report)  # One of its processes was killed, and the others could measure.
-        limit = f"its limit of {pod.memory_limit}, its peak use" if pod.memory_limit else "the memory of its node"
-        sentence = (
-            f"{who} was killed because it needed more memory than {limit}: raise the limit, or lower "
-            "training.maxBatchSizePerDevice or training.maxSequenceLength"
-        )
-        return PodEnd(pod, code, error=_error(Reason.OUT_OF_MEMORY, sentence, code))
+        return _out_of_memory(pod, code, report)
     if pod.failed.reason and pod.ended is None:
         why = _quoted(pod.failed.message or pod.failed.reason)
         sentence = f"{who} was refused by its node ({pod.failed.reason}): {why}"
@@ -119,6 +112,17 @@ def _end(pod: PodFacts) -> PodEnd:
 
 def _killed_for_memory(pod: PodFacts) -> bool:
     return pod.ended is not None and pod.ended.reason == "OOMKilled"
+
+
+def _out_of_memory(pod: PodFacts, code: int | None, report: StageReport | None) -> PodEnd:
+    if report and report.error and report.error.reason is Reason.OUT_OF_MEMORY:
+        return PodEnd(pod, code, report=report)  # Only one of its processes was killed, and another could measure.
+    limit = f"its limit of {pod.memory_limit}, its peak use" if pod.memory_limit else "the memory of its node"
+    sentence = (
+        f"Worker {pod.index} was killed because it needed more memory than {limit}: raise the limit, or lower "
+        "training.maxBatchSizePerDevice or training.maxSequenceLength"
+    )
+    return PodEnd(pod, code, error=_error(Reason.OUT_OF_MEMORY, sentence, code))
 
 
 def _with_last_words(pod: PodFacts, code: int, message: str) -> StageError | None:

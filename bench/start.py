@@ -1,0 +1,200 @@
+"""From ``kubectl apply`` to the first training step, split by what the time goes to, on the cluster that is up.
+
+``make cluster``, then ``python -m bench.start [--jobs 3]``. Each job is the smallest there is: a tiny encoder, two
+workers, ZeRO-2. One JSON line a figure, each the median of the jobs:
+
+- ``start.operator``: apply → Job of prepare, and end of prepare as Kubernetes shows it → Job of train. The aim is 1 s.
+- ``start.scheduling``, ``start.container``: of the slower of train's pods, Job → node → first process.
+- ``start.host``, ``.imports``, ``.data`` (beside the imports), ``.model``, ``.deepspeed``: from train's first process
+  to its first step.
+- ``start.prepare``: all of the stage before it.
+- ``start.trainer``: first process → first step, and ``start.bare``: the same of a script in two pods of the same image
+  that imports torch and transformers and does one step; ``start.trainer_over_bare``: the difference. The aim is 5 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import secrets
+import statistics
+import threading
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import kubernetes
+import psutil
+
+from bench.train import report
+from tests.apiserver.control_plane import wait_until
+from tests.cluster import cluster, control, images
+from tests.cluster.node import node_of
+from tests.cluster.tenant import JOB_LABEL, Tenant, classification, upload_inputs
+
+Times = dict[str, float]
+"""Unix times, in seconds, by the name of the moment."""
+
+_LINE = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) INFO finetune_trainer: (.*)$", flags=re.MULTILINE)
+_SAID = {
+    "host": "train, attempt 1",
+    "imports": "importing torch, transformers and deepspeed",
+    "data": "model, data and checkpoint are here",
+    "model": "loading the model",
+    "deepspeed": "starting the training processes",
+    "training": "training",
+}
+"""The beginnings of the lines that a stage logs, by the moment that they tell of."""
+
+_BARE = """
+import json, sys, time
+import psutil, torch, transformers
+config = transformers.BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+model = transformers.AutoModelForSequenceClassification.from_config(config)
+optimizer = torch.optim.AdamW(model.parameters())
+model(input_ids=torch.ones(4, 16, dtype=torch.long), labels=torch.zeros(4, dtype=torch.long)).loss.backward()
+optimizer.step()
+print(time.time() - psutil.Process().create_time())
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=3)
+    jobs = parser.parse_args().jobs
+    if not cluster.is_up():
+        raise SystemExit("bench.start needs the cluster: make cluster")
+    upload_inputs()
+    tenant = Tenant(f"bench-{secrets.token_hex(3)}").create()
+    try:
+        runs = [measure(tenant, f"start-{number}") for number in range(jobs)]
+        bare = [measure_bare(tenant, f"bare-{number}") for number in range(jobs)]
+    finally:
+        tenant.delete()
+    for name in runs[0]:
+        seconds = [run[name] for run in runs]
+        report(f"start.{name}", statistics.median(seconds), "s", minimum=min(seconds), maximum=max(seconds))
+    report("start.bare", statistics.median(bare), "s", minimum=min(bare), maximum=max(bare))
+    over = statistics.median(run["trainer"] for run in runs) - statistics.median(bare)
+    report("start.trainer_over_bare", over, "s")
+
+
+def measure(tenant: Tenant, name: str) -> Times:
+    """Seconds of each part of one job's start."""
+    with Watch(tenant.name) as watch:
+        applied = time.time()
+        tenant.apply(name, classification(training={"maxSteps": 20}))
+        tenant.until_step(name, 1)
+        pods = [tenant.worker(name, index) for index in range(2)]
+        started = max(_started(pod) for pod in pods)
+        tenant.until_succeeded(name)
+        said = {moment: at for pod in pods[:1] for moment, at in _said(tenant, pod).items()}
+    seen = watch.seen
+    train, prepare = f"{name}-r1-train-1", f"{name}-r1-prepare-1"
+    scheduled = max(seen[f"scheduled {pod['metadata']['name']}"] for pod in pods)
+    return {
+        "operator": seen[f"job {prepare}"] - applied + seen[f"job {train}"] - seen[f"complete {prepare}"],
+        "prepare": seen[f"complete {prepare}"] - seen[f"job {prepare}"],
+        "scheduling": scheduled - seen[f"job {train}"],
+        "container": started - scheduled,
+        "host": said["imports"] - started,
+        "imports": said["model"] - said["imports"],
+        "data": said["data"] - said["host"],
+        "model": said["deepspeed"] - said["model"],
+        "deepspeed": said["training"] - said["deepspeed"],
+        "trainer": said["training"] - started,
+        "total": said["training"] - applied,
+    }
+
+
+def measure_bare(tenant: Tenant, name: str) -> float:
+    """Seconds from the first process to the end of the first step of a bare script, of the slower of two pods."""
+    limits = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "3Gi"}}
+    security: dict[str, Any] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    container = {
+        "name": "bare",
+        "image": images.image("finetune-trainer"),
+        "command": ["python", "-c", _BARE],
+        # As a pod of ours has it: one thread a process, as there are two processes on two cores.
+        "env": [{"name": "OMP_NUM_THREADS", "value": "2"}, {"name": "HF_HUB_OFFLINE", "value": "1"}],
+        "resources": limits,
+        "securityContext": security,
+    }
+    pod = {
+        "restartPolicy": "Never",
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container],
+    }
+    template = {"metadata": {"labels": {JOB_LABEL: name}}, "spec": pod}
+    spec = {"completions": 2, "parallelism": 2, "backoffLimit": 0, "template": template}
+    metadata = {"name": name, "namespace": tenant.name}
+    tenant.api.apply({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}, "bench")
+
+    def done() -> bool:
+        return [pod["status"]["phase"] for pod in tenant.pods(name)] == ["Succeeded"] * 2
+
+    wait_until(done, "the bare pods end", 180, 0.2)
+    return max(float(cluster.kubectl("logs", "-n", tenant.name, _name(pod)).split()[-1]) for pod in tenant.pods(name))
+
+
+class Watch:
+    """When Jobs and pods of a namespace were seen to come and to change."""
+
+    def __init__(self, namespace: str) -> None:
+        self.seen: Times = {}
+        client = kubernetes.config.new_client_from_config(str(control.kubeconfig()))
+        batch, core = kubernetes.client.BatchV1Api(client), kubernetes.client.CoreV1Api(client)
+        self._watches = (kubernetes.watch.Watch(), kubernetes.watch.Watch())
+        self._threads = [
+            threading.Thread(target=self._follow, args=(watch, ask, namespace), daemon=True)
+            for watch, ask in zip(self._watches, (batch.list_namespaced_job, core.list_namespaced_pod), strict=True)
+        ]
+
+    def __enter__(self) -> Watch:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for watch in self._watches:
+            watch.stop()
+
+    def _follow(self, watch: Any, ask: Any, namespace: str) -> None:
+        for event in watch.stream(ask, namespace):
+            found = event["raw_object"]
+            for moment in _moments(found):
+                self.seen.setdefault(f"{moment} {_name(found)}", time.time())
+
+
+def _moments(found: Mapping[str, Any]) -> list[str]:
+    conditions = {c["type"] for c in found["status"].get("conditions") or () if c["status"] == "True"}
+    if found["kind"] == "Job":
+        return ["job", *(["complete"] if "Complete" in conditions else [])]
+    return ["scheduled"] if "PodScheduled" in conditions else []
+
+
+def _started(pod: dict[str, Any]) -> float:
+    """When the first process of a running pod began."""
+    identity = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
+    return psutil.Process(node_of(pod).task(identity)).create_time()
+
+
+def _said(tenant: Tenant, pod: Mapping[str, Any]) -> Times:
+    """When a pod logged what it was about to do."""
+    log = cluster.kubectl("logs", "-n", tenant.name, _name(pod))
+    times: Times = {}
+    for at, text in _LINE.findall(log):
+        for moment, beginning in _SAID.items():
+            if text.startswith(beginning):
+                # Containers have the time zone of the machine: none.
+                times.setdefault(moment, datetime.strptime(f"{at}+0000", "%Y-%m-%d %H:%M:%S,%f%z").timestamp())
+    return times
+
+
+def _name(found: Mapping[str, Any]) -> str:
+    return str(found["metadata"]["name"])
+
+
+if __name__ == "__main__":
+    main()
