@@ -25,7 +25,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from bench.train import CLASSIFICATION, EXAMPLES, Job, free_port, report
+from bench.train import CLASSIFICATION, EXAMPLES, Job, report
+from tests.ports import free_port
 
 STEPS, EVERY_STEPS = 24, 3
 POLL_SECONDS = 0.02

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.ports import free_port
 from tests.tools import go_tool
 
 ACCESS_KEY = "test-access"
@@ -57,8 +58,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     root, sidecar = folder / "buckets", folder / "metadata"
     root.mkdir(parents=True)
     sidecar.mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     log = folder / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -7,7 +7,6 @@ import functools
 import json
 import os
 import secrets
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.kube_tools import etcd, kube_apiserver
+from tests.ports import free_port
 
 _STARTS_WITHIN_SECONDS = 120.0
 
@@ -61,17 +61,6 @@ def start(arguments: list[str], log: Path, env: dict[str, str] | None = None) ->
     return Program(process, log)
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
-
-
 def wait_until(holds: Callable[[], Any], what: str, seconds: float = 30.0, every: float = 0.02) -> Any:
     """The first true value of ``holds``; fails with ``what`` was waited for."""
     deadline = time.monotonic() + seconds
@@ -99,7 +88,7 @@ class ControlPlane:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._etcd_port, self._etcd_peer_port, self._port = free_ports(3)
+        self._etcd_port, self._etcd_peer_port, self._port = free_port(), free_port(), free_port()
         self.admin_token = secrets.token_hex(16)
         self._programs: dict[str, Program] = {}
         directory.mkdir(parents=True, exist_ok=True)

@@ -13,8 +13,9 @@ from typing import Any
 
 from tests import builders
 from tests.apiserver.api import Api
-from tests.apiserver.control_plane import Program, clean_environment, free_ports, start, wait_until
+from tests.apiserver.control_plane import Program, clean_environment, start, wait_until
 from tests.apiserver.kubelet import Kubelet
+from tests.ports import free_port
 
 PROGRESS_SECONDS = 0.3
 
@@ -25,7 +26,7 @@ class Operator:
     def __init__(self, kubeconfig: Path, directory: Path, **settings: Any) -> None:
         self._kubeconfig = kubeconfig
         self._directory = directory
-        (self.port,) = free_ports(1)
+        self.port = free_port()
         directory.mkdir(parents=True, exist_ok=True)
         document = {
             "trainer": {"image": "finetune-trainer:test"},

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import aiohttp
 from aiohttp import web
 
-from tests.apiserver.control_plane import ControlPlane, free_ports
+from tests.apiserver.control_plane import ControlPlane
+from tests.ports import free_port
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Proxy:
     def __init__(self, plane: ControlPlane, faults: Faults) -> None:
         self._plane = plane
         self.faults = faults
-        (self.port,) = free_ports(1)
+        self.port = free_port()
         self.requests: list[Request] = []
         self._watches: set[asyncio.Task[object]] = set()
         self._loop = asyncio.new_event_loop()

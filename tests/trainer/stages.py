@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.stage import Progress, Stage, StageReport
+from tests.ports import free_port
 from tests.trainer.tiny_models import LABELS, make_texts, save_bert, save_llama
 
 TIMEOUT_SECONDS = 300
@@ -178,13 +178,6 @@ def merged(spec: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     for section, value in changes.items():
         result[section] = {**result.get(section, {}), **value}
     return result
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> str:

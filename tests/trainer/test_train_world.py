@@ -18,7 +18,8 @@ from finetune_api.stage import CheckpointRef, Stage, StageConfig
 from finetune_trainer.context import Reporter
 from finetune_trainer.inputs import CheckpointInput
 from finetune_trainer.train.resume import LoadableCheckpoint, make_loadable
-from tests.trainer.stages import TinyJob, free_port
+from tests.ports import free_port
+from tests.trainer.stages import TinyJob
 
 TRAIN = Stage.TRAIN
 STEPS = 12
