@@ -150,7 +150,7 @@ class Cluster:
         return await self._request("PATCH", "Job", *job, query=query, body=body, content_type=_MERGE)
 
     async def delete_pod(self, pod: Key, uid: str, grace: timedelta) -> None:
-        """Have a pod deleted in ``grace``, which may shorten a deletion that is going on. Gone already is fine."""
+        """Have a pod deleted in ``grace``. Gone already is fine."""
         await self._delete("Pod", pod, uid, gracePeriodSeconds=int(grace.total_seconds()))
 
     async def delete(self, kind: str, key: Key, uid: str) -> None:

@@ -181,16 +181,16 @@ class Controller:
         return ObservedRun(run.id, RunState.PENDING)
 
     async def _stop(self, stop: StopRun, facts: JobFacts, pods: list[PodFacts], now: datetime) -> None:
+        if stop.grace.total_seconds() < GRACE_SECONDS:
+            # The Job's own deletion of its pods gives them all their time, and a kubelet that has begun with that does
+            # not hear of less: so this comes first.
+            due = now + stop.grace + timedelta(seconds=5)
+            hurried = [pod for pod in pods if not pod.finished and (pod.delete_by is None or pod.delete_by > due)]
+            await asyncio.gather(*(self._cluster.delete_pod(pod.key, pod.uid, stop.grace) for pod in hurried))
         if not facts.stopped:
             with about(revision=stop.id.revision, stage=stop.id.stage):
                 log.info("stopping, attempt %d", stop.id.attempt)
             self._cache.see("Job", await self._cluster.stop(facts.key))
-        if stop.grace.total_seconds() >= GRACE_SECONDS:
-            return
-        # The Job's own deletion of its pods gives them all their time; this shortens it.
-        due = now + stop.grace + timedelta(seconds=5)
-        hurried = [pod for pod in pods if not pod.finished and (pod.delete_by is None or pod.delete_by > due)]
-        await asyncio.gather(*(self._cluster.delete_pod(pod.key, pod.uid, stop.grace) for pod in hurried))
 
     async def _tell(self, look: _Look, after: FineTuneJobStatus) -> None:
         told = [event(look.job, said, look.now) for said in announcements(look.job.status, after)]

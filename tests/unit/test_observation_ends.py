@@ -70,9 +70,6 @@ class TestTheCause:
         assert first_cause([done]) is None
         assert cause(done, pod_of(a_pod(GANG, 1, **ended(70)))).pod.index == 1
 
-    def test_is_nobody_who_still_runs(self) -> None:
-        assert first_cause([pod_of(a_pod(GANG, 0, **running()))]) is None
-
     def test_may_be_a_pod_that_is_gone(self) -> None:
         gone = pod_of(a_pod(GANG, 1, **running()), gone=True)
         assert cause(gone).exit_code is None

@@ -62,7 +62,8 @@ class TestARunComputes:
         assert seen(child, dying).state is RunState.RUNNING
 
     def test_no_longer_when_its_node_has_not_been_heard_of(self) -> None:
-        child = a_child(metadata=STOP, **FAILED)
+        """Kubernetes says of a Job that it has failed only when all of its pods have ended."""
+        child = a_child(metadata=STOP)
         dying = a_pod(child, metadata={"deletionTimestamp": to_text(NOON)}, **running())
         assert seen(child, dying, now=after(minutes=1)).alive
         assert not seen(child, dying, now=after(minutes=3)).alive
@@ -102,6 +103,12 @@ class TestARunHasFailed:
         child = a_child(**FAILED)
         lost = a_pod(child, phase="Failed", conditions=[true("DisruptionTarget", "PreemptionByScheduler")])
         assert seen(child, lost).disrupted
+
+    def test_by_the_loss_of_its_node(self) -> None:
+        taken = true("DisruptionTarget", "DeletionByTaintManager", "the node is gone")
+        lost = a_pod(a_child(), metadata={"deletionTimestamp": to_text(NOON)}, conditions=[taken])
+        found = seen(a_child(), lost, now=after(minutes=3))
+        assert (found.state, found.disrupted) == (RunState.FAILED, True)
 
     def test_not_before_the_gang_has_ended(self) -> None:
         child = a_child(workers=2, **FAILED)

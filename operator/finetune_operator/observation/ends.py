@@ -60,12 +60,11 @@ def report_of(pod: PodFacts) -> StageReport | None:
 
 
 def first_cause(pods: list[PodFacts]) -> PodEnd | None:
-    """How the pod ended whose end came before the others'; None when no pod is left to tell.
+    """Of pods that are over, how the one ended whose end came before the others'; None when there is none to tell.
 
     When one pod goes, the others fail at their connection to it or are stopped by Kubernetes, and may be told of first.
     """
-    ends = [_end(pod) for pod in pods if pod.ended or pod.gone or pod.phase == "Failed"]
-    failed = [end for end in ends if end.exit_code != ExitCode.DONE]
+    failed = [end for end in map(_end, pods) if end.exit_code != ExitCode.DONE]
     return min(failed, key=lambda end: (_rank(end), end.at, end.pod.index), default=None)
 
 

@@ -22,10 +22,12 @@ def observed_run(
     """The run that ``job`` is."""
     pods = [pod for pod in pods if pod.job_uid == job.uid]
     run = ObservedRun(job.run, RunState.PENDING, job.spec_digest, started_at=_started(pods), progress=progress)
-    living = [pod for pod in pods if not pod.finished and not _is_lost(pod, now)]
-    # A Job that is being ended tells how by itself, unless a queue holds it: then it never began.
+    lost = [pod for pod in pods if not pod.finished and _is_lost(pod, now)]
+    living = [pod for pod in pods if not pod.finished and pod not in lost]
+    # A Job that is being ended tells how by itself, unless a queue holds it, and then it never began, or a pod of it is
+    # on a lost node, whose end nobody will tell.
     held = job.stopped and job.suspended
-    over = job.complete or job.failed or ((held or job.deleting) and not living)
+    over = job.complete or job.failed or ((held or lost or job.deleting) and not living)
     if not over or living:
         computing = [pod for pod in living if pod.phase == "Running" and pod.started_at]
         if (computing and len(computing) == len(living) and len(pods) >= job.workers) or (job.stopped and living):
@@ -41,6 +43,7 @@ def observed_run(
 
 
 def _failed(run: ObservedRun, job: JobFacts, pods: list[PodFacts]) -> ObservedRun:
+    """``run`` at its end; every one of ``pods`` has ended, or is lost."""
     end = first_cause(pods)
     # The operator ends a run through its Job's deadline: what that kills is no failure of the run.
     asked = job.stopped or job.deleting
