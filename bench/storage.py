@@ -1,4 +1,4 @@
-"""How fast storage is: 512 MiB to and from a local versitygw, in turns with boto3 where that is installed.
+"""How fast storage is: 512 MiB to and from a local versitygw, as one file and as a checkpoint, in turns with boto3.
 
 ``python -m bench.storage`` prints one JSON line a figure. A figure is the median of the repetitions; a ratio is the
 median of the ratios of neighbouring runs, so that a busy machine slows both sides.
@@ -10,18 +10,27 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
+
+import boto3
+from boto3.s3.transfer import TransferConfig
 
 from finetune_trainer import storage
+from finetune_trainer.checkpoints import CheckpointUploader, SavedCheckpoint
 from tests.s3 import S3Server, s3_server
 
 MIB = 1 << 20
 PART = 16 * MIB
 AT_ONCE = 8
+SHARDS = 4
+"""Files of a checkpoint: two ranks' model and optimizer."""
 
 
 def main() -> None:
@@ -37,6 +46,12 @@ def main() -> None:
         source.mkdir()
         _fill(source / "data", arguments.mebibytes)
         measure(server, source, Path(folder, "target"), arguments.repeat)
+        checkpoint = Path(folder, "checkpoint")
+        for number in range(SHARDS):
+            path = checkpoint / "global_step1" / f"shard{number}.pt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _fill(path, arguments.mebibytes // SHARDS)
+        measure_checkpoint(server, checkpoint, arguments.repeat)
 
 
 def measure(server: S3Server, source: Path, target: Path, repeat: int) -> None:
@@ -49,9 +64,7 @@ def measure(server: S3Server, source: Path, target: Path, repeat: int) -> None:
     downloads: dict[str, Callable[[], object]] = {
         "finetune": lambda: storage.download_file("s3://bucket/ours/data", target),
     }
-    boto3 = _boto3_calls(server, source / "data", target)
-    if boto3:
-        uploads["boto3"], downloads["boto3"] = boto3
+    uploads["boto3"], downloads["boto3"] = _boto3_calls(server, source / "data", target)
     for direction, calls in (("upload", uploads), ("download", downloads)):
         seconds: dict[str, list[float]] = {name: [] for name in calls}
         for turn in range(repeat):
@@ -64,20 +77,55 @@ def measure(server: S3Server, source: Path, target: Path, repeat: int) -> None:
                     raise RuntimeError(f"{name} downloaded other bytes than were uploaded")
         for name, taken in seconds.items():
             _print(f"storage_{direction}_{name}", mebibytes / statistics.median(taken), "MiB/s", taken)
-        if "boto3" in seconds:
-            ratios = [theirs / ours for ours, theirs in zip(seconds["finetune"], seconds["boto3"], strict=True)]
-            _print(f"storage_{direction}_over_boto3", statistics.median(ratios), "ratio", ratios)
+        ratios = [theirs / ours for ours, theirs in zip(seconds["finetune"], seconds["boto3"], strict=True)]
+        _print(f"storage_{direction}_over_boto3", statistics.median(ratios), "ratio", ratios)
 
 
-def _boto3_calls(server: S3Server, source: Path, target: Path) -> tuple[Callable[[], object], ...]:
-    """The same with boto3: upload with sha256, as a manifest needs it, and download; nothing without boto3."""
-    try:
-        import boto3
-        from boto3.s3.transfer import TransferConfig
-    except ImportError:
-        return ()
-    client = boto3.client("s3", endpoint_url=server.endpoint)
+def measure_checkpoint(server: S3Server, source: Path, repeat: int) -> None:
+    """Store a checkpoint whole, with digests, manifest and removal of the one before it; boto3 only sends its files."""
+    client, config = _boto3(server)
+    files = [path for path in source.rglob("*") if path.is_file()]
+    mebibytes = sum(path.stat().st_size for path in files) / MIB
+    seconds: dict[str, list[float]] = {"finetune": [], "boto3": []}
+    for turn in range(repeat):
+        # The uploader removes what it has stored.
+        scratch = shutil.copytree(source, source.with_name("saved"), copy_function=os.link)
+        busy = source.with_name("busy")
+        calls: dict[str, Callable[[], object]] = {
+            "finetune": partial(_store_checkpoint, SavedCheckpoint(turn + 1, scratch, {}, keep_also=None), busy),
+            "boto3": lambda: [
+                client.upload_file(str(path), "bucket", f"theirs/{path.name}", Config=config) for path in files
+            ],
+        }
+        for name, call in list(calls.items())[:: 1 if turn % 2 == 0 else -1]:
+            start = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - start)
+    for name, taken in seconds.items():
+        _print(f"storage_checkpoint_{name}", mebibytes / statistics.median(taken), "MiB/s", taken)
+    ratios = [theirs / ours for ours, theirs in zip(seconds["finetune"], seconds["boto3"], strict=True)]
+    _print("storage_checkpoint_over_boto3", statistics.median(ratios), "ratio", ratios)
+
+
+def _store_checkpoint(saved: SavedCheckpoint, busy: Path) -> None:
+    uploader = CheckpointUploader(
+        "s3://bucket/checkpoints", keep=1, worker=0, workers=1, busy=busy, on_complete=lambda *_: None
+    )
+    uploader.start()
+    uploader.submit(saved)
+    uploader.drain()
+    if uploader.failure:
+        raise uploader.failure
+
+
+def _boto3(server: S3Server) -> tuple[Any, TransferConfig]:
     config = TransferConfig(multipart_threshold=PART, multipart_chunksize=PART, max_concurrency=AT_ONCE)
+    return boto3.client("s3", endpoint_url=server.endpoint), config
+
+
+def _boto3_calls(server: S3Server, source: Path, target: Path) -> tuple[Callable[[], object], Callable[[], object]]:
+    """The same with boto3: upload with sha256, as a manifest needs it, and download."""
+    client, config = _boto3(server)
 
     def upload() -> None:
         client.upload_file(str(source), "bucket", "theirs/data", Config=config)

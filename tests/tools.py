@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -52,10 +53,11 @@ def cached(name: str, version: str, build: Callable[[Path], None]) -> Path:
     if program.exists():
         return program
     cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        build(Path(folder))
-        # A rename is atomic: a build beside this one ends with the same file, never with half of one.
-        Path(folder, name).rename(program)
+    with (cache / f"{program.name}.lock").open("w") as lock, tempfile.TemporaryDirectory(dir=cache) as folder:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # Two processes of tests need not build the same for minutes.
+        if not program.exists():
+            build(Path(folder))
+            Path(folder, name).rename(program)
     return program
 
 

@@ -68,3 +68,9 @@ def test_the_trainer_holds_no_compiler() -> None:
     text = re.sub(r"\\\n\s*", "", TRAINER.read_text())
     (line,) = [line for line in text.splitlines() if "g++" in line and not line.startswith("#")]
     assert re.search(r"install .*g\+\+ libgomp1 .*purge --yes --auto-remove g\+\+", line)
+
+
+def test_what_only_builds_it_is_not_in_it() -> None:
+    text = TRAINER.read_text()
+    assert "COPY --from=uv" not in text
+    assert "FROM uv" not in text

@@ -21,6 +21,8 @@ from tests.tools import go_tool
 RELEASE, NAMESPACE = "finetune-operator", "finetune-system"
 REGISTRIES = {place: Daemon(f"registry-{place.name}") for place in PLACES}
 """containerd of each node looks for it on loopback."""
+_PROGRAMS = RUN / "bin"
+"""What a person needs, by its usual name."""
 _SMALL = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "3Gi"}}
 
 
@@ -52,6 +54,9 @@ def up() -> None:
     for place, registry in REGISTRIES.items():
         images.start_registry(registry, place.enter)
     _step("chart", install_chart)
+    _PROGRAMS.mkdir()
+    (_PROGRAMS / "kubectl").symlink_to(kubernetes("kubectl"))
+    (_PROGRAMS / "helm").symlink_to(go_tool("helm"))
 
 
 def down() -> None:
@@ -121,9 +126,9 @@ The cluster is up. Try:
 
   export KUBECONFIG={kubeconfig}
   export PATH={programs}:$PATH
-  {kubectl} get nodes
-  {kubectl} get pods --all-namespaces
-  {kubectl} get finetunejobs --all-namespaces --watch
+  kubectl get nodes
+  kubectl get pods --all-namespaces
+  kubectl get finetunejobs --all-namespaces --watch
 
 Object storage: {s3} (the credentials are in tests/cluster/services.py); Prometheus: {prometheus}
 Take it away with: make cluster-down
@@ -134,12 +139,10 @@ def main() -> None:
     match sys.argv[1:]:
         case ["up"]:
             up()
-            kubectl_path = kubernetes("kubectl")
             print(  # noqa: T201
                 _GREETING.format(
                     kubeconfig=control.kubeconfig(),
-                    programs=kubectl_path.parent,
-                    kubectl=kubectl_path.name,
+                    programs=_PROGRAMS,
                     s3=services.S3_ENDPOINT,
                     prometheus=services.PROMETHEUS_URL,
                 )

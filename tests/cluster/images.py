@@ -53,6 +53,7 @@ def provide() -> None:
     with registry():
         push(missing)
         containers.pull(missing, keep=wanted)
+    _forget_all_but(wanted)
 
 
 def push(references: Iterable[str]) -> None:
@@ -101,9 +102,19 @@ def _build(reference: str) -> None:
     _buildah("push", *fast, "--tls-verify=false", reference, f"docker://{reference}")
 
 
+def _forget_all_but(wanted: Sequence[str]) -> None:
+    """Remove images of former code, and layers that none of ``wanted`` was built on: some have gigabytes."""
+    if former := [name for name in _built() if name.startswith(REGISTRY) and name not in wanted]:
+        _buildah("rmi", *former)
+
+
+def _built() -> list[str]:
+    return _buildah("images", "--format", "{{.Name}}:{{.Tag}}").splitlines()
+
+
 def _make_base() -> None:
     """Debian with Python, its headers and pip, as the official image is."""
-    if BASE in _buildah("images", "--format", "{{.Name}}:{{.Tag}}").splitlines():
+    if BASE in _built():
         return
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         root = Path(folder, "root")
