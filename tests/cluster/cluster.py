@@ -12,15 +12,14 @@ from collections.abc import Callable
 from tests.chart.helm import CHART
 from tests.cluster import control, images, machine, network, programs, services
 from tests.cluster.daemons import Daemon
-from tests.cluster.layout import PLACES, RUN, SOCKETS
+from tests.cluster.layout import RUN, SOCKETS
 from tests.cluster.machine import run
 from tests.cluster.node import NODES
 from tests.kube_tools import kubernetes
 from tests.tools import go_tool
 
 RELEASE, NAMESPACE = "finetune-operator", "finetune-system"
-REGISTRIES = {place: Daemon(f"registry-{place.name}") for place in PLACES}
-"""containerd of each node looks for it on loopback."""
+REGISTRY = Daemon("registry")
 _PROGRAMS = RUN / "bin"
 """What a person needs, by its usual name."""
 _SMALL = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "3Gi"}}
@@ -44,15 +43,14 @@ def up() -> None:
     _step("packages", machine.install)
     _step("programs", programs.build)
     RUN.mkdir(parents=True, exist_ok=True)
-    _step("images", images.provide)
     network.make()
+    _step("images", images.provide)
     _step("control plane", control.start)
     _step("nodes", _start_nodes)
     services.start_dns()
     services.start_s3()
     services.start_prometheus()
-    for place, registry in REGISTRIES.items():
-        images.start_registry(registry, place.enter)
+    images.start_registry(REGISTRY)
     _step("chart", install_chart)
     _PROGRAMS.mkdir()
     (_PROGRAMS / "kubectl").symlink_to(kubernetes("kubectl"))
@@ -63,7 +61,7 @@ def down() -> None:
     """Take everything away that a cluster has on this machine."""
     if not RUN.exists():  # It goes last.
         return
-    for daemon in (services.PROMETHEUS, services.S3, services.DNS, *REGISTRIES.values()):
+    for daemon in (services.PROMETHEUS, services.S3, services.DNS, REGISTRY):
         daemon.stop()
     for node in NODES:
         node.remove()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.cluster.daemons import Daemon
-from tests.cluster.layout import CACHE, RUN, SOCKETS
+from tests.cluster.layout import CACHE, REGISTRY, RUN, SOCKETS
 from tests.cluster.machine import run
 
 _STORE = CACHE / "images"
@@ -29,6 +29,8 @@ state = "{sockets}/containerd"
   # Without the right to lower it, no sandbox would start.
   restrict_oom_score_adj = true
   disable_tcp_service = true
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "{registries}"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "{cni}"
@@ -53,9 +55,8 @@ class Containerd:
         self._sockets.mkdir(parents=True, exist_ok=True)
         config = RUN / "config" / f"{self.daemon.name}.toml"
         config.parent.mkdir(parents=True, exist_ok=True)
-        config.write_text(
-            _CONFIG.format(root=self.root, sockets=self._sockets, socket=self.socket, pause=pause, cni=cni)
-        )
+        fields = {"root": self.root, "sockets": self._sockets, "socket": self.socket, "pause": pause, "cni": cni}
+        config.write_text(_CONFIG.format(**fields, registries=_plain_registry()))
         self.daemon.start([*enter, "containerd", "--config", config], ready=self.is_ready)
 
     def is_ready(self) -> bool:
@@ -85,6 +86,15 @@ class Containerd:
     @property
     def _ctr(self) -> tuple[str, ...]:
         return ("ctr", "--address", str(self.socket), "--namespace", "k8s.io")
+
+
+def _plain_registry() -> Path:
+    """Settings that have containerd speak plain HTTP with the registry; returns their directory."""
+    folder = RUN / "config" / "registries"
+    settings = folder / REGISTRY / "hosts.toml"
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text(f'[host."http://{REGISTRY}"]\n  capabilities = ["pull", "resolve"]\n')
+    return folder
 
 
 def stored() -> set[str]:

@@ -1,4 +1,4 @@
-"""The images of the cluster: built from the two real Dockerfiles, pushed to a registry on loopback, kept in the cache.
+"""The images of the cluster: built from the two real Dockerfiles, pushed to a registry of its own, kept in the cache.
 
 There is no base image to be had where no registry is, so that is made from the distribution's packages.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -64,7 +63,7 @@ def push(references: Iterable[str]) -> None:
 
 @contextmanager
 def registry() -> Iterator[None]:
-    """A registry on loopback, over a directory of the cache."""
+    """A registry over a directory of the cache."""
     daemon = Daemon("registry")
     start_registry(daemon)
     try:
@@ -73,14 +72,11 @@ def registry() -> Iterator[None]:
         daemon.stop()
 
 
-def start_registry(daemon: Daemon, enter: Sequence[str] = ()) -> None:
-    """Start a registry; on another network than this machine's when ``enter`` goes before the command."""
+def start_registry(daemon: Daemon) -> None:
     folder = CACHE / "registry"
     folder.mkdir(parents=True, exist_ok=True)
-    arguments = [*enter, go_tool("crane"), "registry", "serve", "--address", REGISTRY, "--disk", folder]
-    host, _, port = REGISTRY.partition(":")
-    look = [*enter, "bash", "-c", f"</dev/tcp/{host}/{port}"]
-    daemon.start(arguments, ready=lambda: subprocess.run(look, check=False, capture_output=True).returncode == 0)
+    arguments = [go_tool("crane"), "registry", "serve", "--address", REGISTRY, "--disk", folder]
+    daemon.start(arguments, ready=lambda: containers.answers(f"http://{REGISTRY}/v2/"))
 
 
 def _build(reference: str) -> None:

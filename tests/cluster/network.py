@@ -84,3 +84,6 @@ def _remove_pod_rules() -> None:
         if words[0] == "-N" and words[1].startswith("CNI-"):
             for command in ("-F", "-X"):
                 subprocess.run(["iptables", "-t", "nat", command, words[1]], check=False, capture_output=True)
+    # kube-proxy clears its own; this one is the kubelet's.
+    for table in ("mangle", "nat", "filter"):
+        subprocess.run(["iptables", "-t", table, "-X", "KUBE-KUBELET-CANARY"], check=False, capture_output=True)
