@@ -41,13 +41,15 @@ lint: install
 	$(BIN)/python -m finetune_api.crd --check crds/finetunejobs.finetune.dev.yaml
 	$(BIN)/python -m finetune_api.docs --check docs/api.md
 
+# What needs no cluster by two processes, a file each; then what needs one, on the cluster that runs or on one for the
+# tests alone.
 test: lint
-	$(BIN)/pytest tests/unit tests/chart tests/apiserver tests/trainer
+	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/unit tests/chart tests/apiserver tests/trainer
+	$(BIN)/pytest tests/cluster
 
 test-unit: install
 	$(BIN)/pytest tests/unit
 
-# On a real Kubernetes with containers, S3 and Prometheus, on the cluster that runs or on one for the tests alone.
 test-cluster: install
 	$(BIN)/pytest tests/cluster
 

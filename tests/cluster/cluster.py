@@ -82,6 +82,7 @@ def install_chart(*values: str, wait: bool = True) -> None:
     settings = [f"--set-json={value}" for value in (*_values(), *values)]
     helm(
         *("upgrade", "--install", RELEASE, CHART, "--namespace", NAMESPACE, "--create-namespace", *settings),
+        "--force-conflicts",  # Tests change things behind Helm's back.
         *(("--wait", "--timeout=180s") if wait else ()),
     )
 

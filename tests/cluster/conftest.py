@@ -59,6 +59,6 @@ def undisturbed() -> Iterator[list[dict[str, Any]]]:
     """The training curve of a long job to which nothing happens."""
     tenant = Tenant(f"undisturbed-{secrets.token_hex(3)}").create()
     tenant.apply("reference", long_job())
-    tenant.until_succeeded("reference")
+    tenant.until_trained("reference")
     yield tenant.curve("reference")
     tenant.delete()

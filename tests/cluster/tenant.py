@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.apiserver.api import Api
 from tests.apiserver.control_plane import wait_until
-from tests.apiserver.desk import condition
+from tests.apiserver.desk import condition, stage
 from tests.cluster import control
 from tests.cluster.node import node_of
 from tests.cluster.services import BUCKETS, CREDENTIALS
@@ -145,6 +145,15 @@ class Tenant:
     def until_succeeded(self, name: str, seconds: float = PATIENCE_SECONDS) -> Object:
         status = self.until_over(name, seconds)
         assert status["phase"] == "Succeeded", json.dumps(status.get("failure"), indent=1)
+        return status
+
+    def until_trained(self, name: str) -> Object:
+        """The status of the job when it has been trained; what comes after that is then spared, as others test it."""
+        status = self.until(
+            name, lambda status: stage(status, "train")["state"] in OVER, "it is trained", PATIENCE_SECONDS
+        )
+        assert stage(status, "train")["state"] == "Succeeded", json.dumps(status.get("failure"), indent=1)
+        self.api.delete("FineTuneJob", name, self.name)
         return status
 
     def until_step(self, name: str, step: int) -> Object:

@@ -12,6 +12,7 @@ import pytest
 from tests.apiserver.control_plane import wait_until
 from tests.apiserver.desk import stage
 from tests.cluster import control
+from tests.cluster.cluster import NAMESPACE, kubectl
 from tests.cluster.curves import assert_same, long_job
 from tests.cluster.node import all_ready, node_of
 from tests.cluster.tenant import Tenant, training_step
@@ -87,6 +88,24 @@ def test_node_rebooted(tenant: Tenant, undisturbed: list[dict[str, Any]]) -> Non
     node.boot()
     wait_until(all_ready, "the nodes are ready", 120, 0.5)
     node.offer_gpus()
-    status = tenant.until_succeeded("rebooted")
+    status = tenant.until_trained("rebooted")
     assert stage(status, "train")["attempt"] == 2
     assert_same(tenant, "rebooted", undisturbed)
+
+
+def test_node_lost_for_good(tenant: Tenant, undisturbed: list[dict[str, Any]]) -> None:
+    """Nobody ever tells how the pods on it ended: the gang is replaced all the same."""
+    here = kubectl("get", "pods", "-n", NAMESPACE, "-o", "jsonpath={.items[0].spec.nodeName}")
+    kubectl("cordon", here)
+    tenant.apply("lost", long_job(resilience={"stallTimeoutSeconds": 30}))
+    tenant.until_checkpoint("lost", 40)
+    node = node_of(tenant.worker("lost", 0))
+    kubectl("uncordon", here)
+    node.crash()
+    try:
+        assert stage(tenant.until_trained("lost"), "train")["attempt"] == 2
+    finally:
+        node.boot()
+        wait_until(all_ready, "the nodes are ready", 120, 0.5)
+        node.offer_gpus()
+    assert_same(tenant, "lost", undisturbed)

@@ -66,7 +66,7 @@ class Ends:
         disturb(tenant, name)
         tenant.until(name, lambda status: stage(status, "train")["attempt"] == 2, "attempt 2 begins")
         self.resumed = training_step(tenant.until_step(name, 1))
-        self.status = tenant.until_succeeded(name)
+        self.status = tenant.until_trained(name)
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.apiserver.control_plane import wait_until
 from tests.apiserver.desk import stage
@@ -14,10 +17,13 @@ from tests.cluster import services
 from tests.cluster.curves import assert_same, long_job
 from tests.cluster.layout import MACHINE_ADDRESS
 from tests.cluster.node import node_of
+from tests.cluster.scenarios import played
 from tests.cluster.tenant import Tenant, classification, hidden, says, training_step
 from tests.cluster.throttle import Throttle
 
 OUTAGE_SECONDS = 60
+
+Status = dict[str, Any]
 
 
 def artifact(tenant: Tenant, name: str, bucket: str = "adapters") -> Path:
@@ -46,47 +52,73 @@ def stage_or_none(tenant: Tenant, name: str) -> str | None:
     return phases.get(tenant.status(name).get("phase", ""))
 
 
-def test_credentials_that_are_taken_away_before_publish(make_tenant: Callable[[], Tenant]) -> None:
-    tenant = make_tenant()
+def credentials_are_taken_away(tenant: Tenant, name: str) -> Status:
     tenant.secret("writer", services.CREDENTIALS)
     output = {"uri": "s3://adapters", "secretRef": {"name": "writer"}}
-    tenant.apply("refused", classification(distributed={"workers": 1}, output=output))
-    tenant.worker("refused", 0, "evaluate")
+    tenant.apply(name, classification(distributed={"workers": 1}, output=output))
+    tenant.worker(name, 0, "evaluate")
     tenant.secret("writer", services.CREDENTIALS | {"AWS_SECRET_ACCESS_KEY": "another"})
-    status = tenant.until_over("refused")
+    return tenant.until_over(name)
+
+
+def bucket_goes(tenant: Tenant, name: str) -> Status:
+    services.make_bucket("short-lived")
+    output = {"uri": "s3://short-lived", "secretRef": {"name": "s3"}}
+    tenant.apply(name, classification(distributed={"workers": 1}, output=output))
+    tenant.worker(name, 0)
+    with hidden("short-lived"):
+        return tenant.until_over(name)
+
+
+def storage_is_slow(tenant: Tenant, name: str) -> Status:
+    with Throttle(MACHINE_ADDRESS, (MACHINE_ADDRESS, services.S3_PORT), bytes_a_second=300_000) as slow:
+        tenant.secret("slow", services.CREDENTIALS | {"AWS_ENDPOINT_URL": slow.url})
+        output = {"uri": "s3://adapters", "secretRef": {"name": "slow"}}
+        tenant.apply(name, classification(distributed={"workers": 1}, output=output))
+        return tenant.until_succeeded(name)
+
+
+def disk_fills_up(tenant: Tenant, name: str) -> Status:
+    tenant.apply(name, long_job(training={"maxSteps": 5000}))
+    assert training_step(tenant.until_step(name, 1)) >= 1
+    pod = tenant.worker(name, 0)
+    with (node_of(pod).volume(pod, "workspace") / "filler").open("wb") as filler:
+        os.posix_fallocate(filler.fileno(), 0, 5 * 2**30)
+    return tenant.until_over(name)
+
+
+@pytest.fixture(scope="module")
+def ends(tenant: Tenant) -> dict[str, Future[Status]]:
+    """How jobs end whose storage fails in ways that other jobs do not notice."""
+    scenarios = {
+        "refused": credentials_are_taken_away,
+        "homeless": bucket_goes,
+        "patient": storage_is_slow,
+        "full": disk_fills_up,
+    }
+    return played({name: partial(scenario, tenant) for name, scenario in scenarios.items()})
+
+
+def test_credentials_that_are_taken_away_before_publish(tenant: Tenant, ends: dict[str, Future[Status]]) -> None:
+    status = ends["refused"].result()
     assert (status["failure"]["reason"], status["failure"]["stage"]) == ("PermissionDenied", "publish")
     assert "s3://adapters" in says(status)
     assert not artifact(tenant, "refused").exists()
 
 
-def test_bucket_that_is_gone(tenant: Tenant) -> None:
-    services.make_bucket("short-lived")
-    output = {"uri": "s3://short-lived", "secretRef": {"name": "s3"}}
-    tenant.apply("homeless", classification(distributed={"workers": 1}, output=output))
-    tenant.worker("homeless", 0)
-    with hidden("short-lived"):
-        status = tenant.until_over("homeless")
-        assert status["failure"]["reason"] == "NotFound"
-        assert "short-lived" in says(status)
+def test_bucket_that_is_gone(ends: dict[str, Future[Status]]) -> None:
+    status = ends["homeless"].result()
+    assert status["failure"]["reason"] == "NotFound"
+    assert "short-lived" in says(status)
 
 
-def test_slow_storage(tenant: Tenant) -> None:
-    with Throttle(MACHINE_ADDRESS, (MACHINE_ADDRESS, services.S3_PORT), bytes_a_second=300_000) as slow:
-        tenant.secret("slow", services.CREDENTIALS | {"AWS_ENDPOINT_URL": slow.url})
-        output = {"uri": "s3://adapters", "secretRef": {"name": "slow"}}
-        tenant.apply("patient", classification(distributed={"workers": 1}, output=output))
-        status = tenant.until_succeeded("patient")
-    assert stage(status, "train")["attempt"] == 1
+def test_slow_storage(tenant: Tenant, ends: dict[str, Future[Status]]) -> None:
+    assert stage(ends["patient"].result(), "train")["attempt"] == 1
     assert (artifact(tenant, "patient") / "manifest.json").exists()
 
 
-def test_disk_of_the_pod_is_full(tenant: Tenant) -> None:
-    tenant.apply("full", long_job(training={"maxSteps": 5000}))
-    assert training_step(tenant.until_step("full", 1)) >= 1
-    pod = tenant.worker("full", 0)
-    with (node_of(pod).volume(pod, "workspace") / "filler").open("wb") as filler:
-        os.posix_fallocate(filler.fileno(), 0, 5 * 2**30)
-    status = tenant.until_over("full")
+def test_disk_of_the_pod_is_full(tenant: Tenant, ends: dict[str, Future[Status]]) -> None:
+    status = ends["full"].result()
     assert status["failure"]["reason"] == "DiskFull"
     assert "workspace" in says(status)
     assert not artifact(tenant, "full").exists()

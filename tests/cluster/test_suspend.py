@@ -33,7 +33,7 @@ class Held:
             self.left = [pod for pod in tenant.pods(self.name, "train") if pod["status"]["phase"] == "Running"]
             tenant.change(self.name, suspend=False, distributed={"workers": workers})
             self.resumed.append(training_step(tenant.until_step(self.name, 1)))
-        self.status = tenant.until_succeeded(self.name)
+        self.status = tenant.until_trained(self.name)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from finetune_operator.observation.facts import JobFacts, PodFacts
 from finetune_operator.observation.troubles import Notice, trouble_of
 from finetune_operator.runs import ObservedRun, RunState
 
-_LOST_AFTER = timedelta(minutes=2)
+_LOST_AFTER = timedelta(minutes=1)
 """A pod that should be gone since then is on a node that nobody hears of."""
 
 
