@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,7 +21,10 @@ from finetune_operator import names
 from finetune_operator.metrics import Metrics
 from finetune_operator.observation.facts import Key, version_of
 
-_APPLY = "application/apply-patch+yaml"
+# With a parameter, or the client would encode the body itself.
+_APPLY = "application/apply-patch+yaml; charset=utf-8"
+_NO_YAML = re.compile("[\x7f-\x9f\ufeff\ufffe\uffff]")
+"""What YAML takes only escaped, of the characters that JSON does not escape."""
 _MERGE = "application/merge-patch+json"
 PAGE = 100
 """Objects that are read at a time: whole pods are large, and a process does not give memory back."""
@@ -220,9 +224,10 @@ class Cluster:
         content_type: str = "application/json",
     ) -> bytes:
         headers = {"Accept": "application/json", "Content-Type": content_type}
+        content_sent = _yaml(body) if content_type == _APPLY else body
         # The generated methods build models of what is asked for; the request below them does not.
         request = await self._client.param_serialize(
-            method, path, header_params=headers, body=body, auth_settings=["BearerToken"]
+            method, path, header_params=headers, body=content_sent, auth_settings=["BearerToken"]
         )
         code = 0
         try:
@@ -246,6 +251,11 @@ async def read_up_to(content: aiohttp.StreamReader, limit: int) -> bytes:
     while len(read) < limit and (part := await content.read(limit - len(read))):
         read += part
     return read
+
+
+def _yaml(body: Any) -> str:
+    """``body`` as JSON that a YAML parser reads too: an escaped pair, as JSON has of a pictograph, is an error to it."""
+    return _NO_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(body, ensure_ascii=False))
 
 
 def _path(kind: str, namespace: str | None, name: str | None = None) -> str:

@@ -90,6 +90,12 @@ MESSAGES = (
     Message("a failure of a process that succeeded", failure(65, "It says so."), says="It says so."),
     Message("a long sentence", failure(65, "a" * 12_000), code=65, says="a" * 1999 + "…"),
     Message("control characters", failure(65, "a\u0000b\u001b[31m\r\n\tc"), code=65, says="a\u0000b\u001b[31m"),
+    Message(
+        "pictures",
+        failure(65, "GLHF! \U0001f3d6\ufe0f \x7f\x85\ufeff\uffff"),
+        code=65,
+        says="GLHF! \U0001f3d6\ufe0f \x7f\x85",
+    ),
     Message("the reason of the operator", failure(65, reason=Reason.GATE_FAILED), code=65, says="bad"),
 )
 
