@@ -254,7 +254,7 @@ async def read_up_to(content: aiohttp.StreamReader, limit: int) -> bytes:
 
 
 def _yaml(body: Any) -> str:
-    """``body`` as JSON that a YAML parser reads too: an escaped pair, as JSON has of a pictograph, is an error to it."""
+    """``body`` as JSON that YAML parsers read too: a pair of escapes, JSON's word for a pictograph, is not theirs."""
     return _NO_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(body, ensure_ascii=False))
 
 

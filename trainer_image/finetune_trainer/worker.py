@@ -7,6 +7,7 @@ import errno
 import importlib
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
@@ -21,6 +22,10 @@ from finetune_trainer.storage.credentials import use_secrets
 
 _FULL_BELOW_BYTES = 1 << 20
 _PR_SET_PDEATHSIG = 1
+_BROKEN_CONNECTION = re.compile(
+    r"(?:gloo|nccl).*?(connection (?:reset|closed|refused)[\w ]*|broken pipe|remote process exited)", re.I | re.S
+)
+"""In the words of Gloo and NCCL."""
 STAGE_MODULE = "finetune_trainer.{stage}.stage"
 
 
@@ -41,6 +46,12 @@ def failure_of(error: BaseException, workspace: Path) -> StageFailure:
             Reason.OUT_OF_MEMORY,
             f"the memory is used up ({_first_line(error)}): lower training.maxBatchSizePerDevice or "
             "training.maxSequenceLength, raise distributed.zero.stage, or turn on training.activationCheckpointing",
+        )
+    if broken := _BROKEN_CONNECTION.search(str(error)):
+        return StageFailure(
+            Reason.INTERNAL_ERROR,
+            f"the connection to another rank broke ({broken[1]}), as it does when that one or its node goes; the log "
+            "of the other worker may tell why",
         )
     return StageFailure(
         Reason.INTERNAL_ERROR, f"{type(error).__name__}: {_first_line(error)} (the log has the traceback)"

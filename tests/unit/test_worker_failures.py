@@ -1,0 +1,31 @@
+"""What a person is told of an exception that no stage foresaw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finetune_api.failures import Reason
+from finetune_trainer.worker import failure_of
+
+GLOO = (
+    "[/__w/pytorch/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error [10.44.0.2]:41683: Connection "
+    "reset by peer. This is typically caused by a remote worker hanging or bugs in the application. GLHF! 🏖️"
+)
+NCCL = "NCCL error in: ProcessGroupNCCL.cpp:2005, remote process exited or there was a network error, NCCL version 2.26"
+
+
+@pytest.mark.parametrize(
+    ("said", "words"), [(GLOO, "Connection reset by peer"), (NCCL, "remote process exited")], ids=["gloo", "nccl"]
+)
+def test_a_broken_connection_is_not_told_in_the_words_of_a_library(tmp_path: Path, said: str, words: str) -> None:
+    failure = failure_of(RuntimeError(said), tmp_path)
+    assert failure.reason is Reason.INTERNAL_ERROR
+    assert failure.message.startswith(f"the connection to another rank broke ({words})")
+
+
+def test_others_are_quoted_by_their_first_line(tmp_path: Path) -> None:
+    failure = failure_of(KeyError("labels\nmore"), tmp_path)
+    assert failure.message.startswith("KeyError: 'labels")
+    assert failure.message.endswith("(the log has the traceback)")
