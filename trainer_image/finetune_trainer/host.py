@@ -116,8 +116,6 @@ class Host:
         config = self._config
         if config.stage is Stage.TRAIN:
             self._uploader = self._start_uploader()
-            if config.world.workers > 1:
-                _wait_until_resolvable(config.main_address)
         config_path = self._workspace / "stage.json"
         config_path.write_text(config.model_dump_json(exclude_unset=True))
         self._workers = start_workers(config, config_path, self._on_line)
@@ -125,8 +123,10 @@ class Host:
             signal_workers(self._workers, signal.SIGTERM)
         try:
             if config.stage is Stage.TRAIN:
-                # While the workers import torch.
+                # While the workers import torch; they go on when the inputs are here.
                 self._monitor.update(activity="fetching model, data and checkpoint")
+                if config.world.workers > 1:
+                    _wait_until_resolvable(config.main_address)
                 fetch_train_inputs(config, self._workspace)
                 log.info("model, data and checkpoint are here")
             return self._wait()
