@@ -30,8 +30,9 @@ import psutil
 from bench.train import report
 from tests.apiserver.control_plane import wait_until
 from tests.cluster import cluster, control, images
+from tests.cluster.curves import long_job
 from tests.cluster.node import node_of
-from tests.cluster.tenant import JOB_LABEL, Tenant, classification, upload_inputs
+from tests.cluster.tenant import JOB_LABEL, Tenant, upload_inputs
 
 Times = dict[str, float]
 """Unix times, in seconds, by the name of the moment."""
@@ -84,12 +85,13 @@ def measure(tenant: Tenant, name: str) -> Times:
     """Seconds of each part of one job's start."""
     with Watch(tenant.name) as watch:
         applied = time.time()
-        tenant.apply(name, classification(training={"maxSteps": 20}))
+        tenant.apply(name, long_job())
         tenant.until_step(name, 1)
         pods = [tenant.worker(name, index) for index in range(2)]
         started = max(_started(pod) for pod in pods)
-        tenant.until_succeeded(name)
-        said = {moment: at for pod in pods[:1] for moment, at in _said(tenant, pod).items()}
+        said = _said(tenant, pods[0])
+        tenant.api.delete("FineTuneJob", name, tenant.name)
+        wait_until(tenant.is_clean, "the job is gone", 120, 0.2)
     seen = watch.seen
     train, prepare = f"{name}-r1-train-1", f"{name}-r1-prepare-1"
     scheduled = max(seen[f"scheduled {pod['metadata']['name']}"] for pod in pods)
