@@ -245,6 +245,7 @@ class TestSettings:
         ("uri", "variable", "value", "words"),
         [
             ("s3://b/x", "AWS_ENDPOINT_URL", "minio:9000", "AWS_ENDPOINT_URL is not a URL"),
+            ("s3://b/x", "AWS_ACCESS_KEY_ID", "a", "AWS_SECRET_ACCESS_KEY is not; its Secret must hold both"),
             ("s3://b/x", "AWS_PROFILE", "absent", "profile absent has no aws_access_key_id"),
             ("s3://b/x", "AWS_SHARED_CREDENTIALS_FILE", "/none", "/none, which AWS_SHARED_CREDENTIALS_FILE names"),
             ("s3://b/x", "AWS_CA_BUNDLE", "/none", "/none, which AWS_CA_BUNDLE names"),

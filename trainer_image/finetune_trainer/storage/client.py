@@ -106,6 +106,8 @@ def _settings_sentence(scheme: str, bucket: str, text: str) -> str:
         "service account file": "the file that GOOGLE_APPLICATION_CREDENTIALS names cannot be read; mount it",
         "Account must be specified": "no storage account is named; set AZURE_STORAGE_ACCOUNT_NAME",
         "Invalid Access Key": "AZURE_STORAGE_ACCOUNT_KEY is not base64; copy the key again",
+        "Missing SecretAccessKey": "AWS_ACCESS_KEY_ID is set, AWS_SECRET_ACCESS_KEY is not; its Secret must hold both",
+        "Missing AccessKeyId": "AWS_SECRET_ACCESS_KEY is set, AWS_ACCESS_KEY_ID is not; its Secret must hold both",
         "root_certificate": "the file that AWS_CA_BUNDLE names holds no PEM certificate; point it at one",
     }
     for mark, cause in causes.items():
