@@ -18,8 +18,8 @@ from tests.cluster.cluster import NAMESPACE, kubectl
 from tests.cluster.daemons import processes
 from tests.cluster.tenant import OVER, Tenant, classification, instruction
 
-JOBS, TEAMS, AT_ONCE = 30, 3, 5
-SECONDS_BETWEEN = (2.0, 6.0)
+JOBS, TEAMS, AT_ONCE = 30, 3, 4
+SECONDS_BETWEEN = (4.0, 10.0)
 GROWTH = 1.5
 """How much larger the operator may be at the end than when a third of the jobs are done."""
 
