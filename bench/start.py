@@ -15,6 +15,7 @@ workers, ZeRO-2. One JSON line a figure, each the median of the jobs:
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import secrets
 import statistics
@@ -25,12 +26,12 @@ from datetime import datetime
 from typing import Any
 
 import kubernetes
-import psutil
 
 from bench.train import report
 from tests.apiserver.control_plane import wait_until
 from tests.cluster import cluster, control, images
 from tests.cluster.curves import long_job
+from tests.cluster.daemons import started_at
 from tests.cluster.node import node_of
 from tests.cluster.tenant import JOB_LABEL, Tenant, upload_inputs
 
@@ -49,14 +50,15 @@ _SAID = {
 """The beginnings of the lines that a stage logs, by the moment that they tell of."""
 
 _BARE = """
-import json, sys, time
-import psutil, torch, transformers
+import os, time
+import torch, transformers
 config = transformers.BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
 model = transformers.AutoModelForSequenceClassification.from_config(config)
 optimizer = torch.optim.AdamW(model.parameters())
 model(input_ids=torch.ones(4, 16, dtype=torch.long), labels=torch.zeros(4, dtype=torch.long)).loss.backward()
 optimizer.step()
-print(time.time() - psutil.Process().create_time())
+ticks = int(open("/proc/self/stat").read().rpartition(")")[2].split()[19])
+print(time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
 """
 
 
@@ -179,7 +181,10 @@ def _moments(found: Mapping[str, Any]) -> list[str]:
 def _started(pod: dict[str, Any]) -> float:
     """When the first process of a running pod began."""
     identity = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
-    return psutil.Process(node_of(pod).task(identity)).create_time()
+    ticks = started_at(node_of(pod).task(identity))
+    assert ticks is not None, "it runs"
+    # Against the clock of the ticks: the time of boot, which turns them into times of day, is only known to a second.
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _said(tenant: Tenant, pod: Mapping[str, Any]) -> Times:
