@@ -14,6 +14,10 @@ from tests.cluster.curves import long_job
 from tests.cluster.tenant import Tenant, upload_inputs
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "lengthy: takes minutes; `make test-cluster` runs it, `make test` does not")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cluster() -> Iterator[None]:
     """The cluster that runs, or one for these tests alone."""

@@ -17,6 +17,8 @@ from tests.cluster.curves import assert_same, long_job
 from tests.cluster.node import all_ready, node_of
 from tests.cluster.tenant import Tenant, training_step
 
+pytestmark = pytest.mark.lengthy
+
 OUTAGE_SECONDS = 60
 STEPS = 3000
 """So many that training outlasts an outage."""

@@ -14,6 +14,8 @@ from tests.cluster.curves import long_job
 from tests.cluster.scenarios import played
 from tests.cluster.tenant import Tenant, classification, training_step
 
+pytestmark = pytest.mark.lengthy
+
 ONE = {"workers": 1}
 STAGES = ("prepare", "train", "evaluate", "publish")
 

@@ -11,12 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
+
 from tests.apiserver.api import Refused
 from tests.apiserver.control_plane import wait_until
 from tests.cluster import services
 from tests.cluster.cluster import NAMESPACE, kubectl
 from tests.cluster.daemons import processes
 from tests.cluster.tenant import OVER, Tenant, classification, instruction
+
+pytestmark = pytest.mark.lengthy
 
 JOBS, TEAMS, AT_ONCE = 30, 3, 4
 SECONDS_BETWEEN = (4.0, 10.0)

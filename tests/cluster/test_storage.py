@@ -21,6 +21,8 @@ from tests.cluster.scenarios import played
 from tests.cluster.tenant import Tenant, classification, hidden, says, training_step
 from tests.cluster.throttle import Throttle
 
+pytestmark = pytest.mark.lengthy
+
 OUTAGE_SECONDS = 60
 
 Status = dict[str, Any]

@@ -15,6 +15,8 @@ from tests.cluster.cluster import install_chart
 from tests.cluster.scenarios import played
 from tests.cluster.tenant import Tenant, classification
 
+pytestmark = pytest.mark.lengthy
+
 WITHIN_SECONDS = 30
 PENDING_SECONDS = 45
 
