@@ -41,10 +41,11 @@ lint: install
 	$(BIN)/python -m finetune_api.crd --check crds/finetunejobs.finetune.dev.yaml
 	$(BIN)/python -m finetune_api.docs --check docs/api.md
 
-# What needs no cluster by two processes, a file each; then, on the cluster that runs or on one for the tests alone, what
-# takes some minutes there. All that is tested there, test-cluster runs: three quarters of an hour.
+# By two processes, a file each, what is not itself as many as there are cores; then, on the cluster that runs or on one for
+# the tests alone, what takes some minutes there. All that is tested there, test-cluster runs: three quarters of an hour.
 test: lint
-	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/unit tests/chart tests/apiserver tests/trainer
+	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/unit tests/chart tests/apiserver
+	$(BIN)/pytest tests/trainer
 	$(BIN)/pytest tests/cluster -m "not lengthy"
 
 test-unit: install
