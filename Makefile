@@ -25,6 +25,10 @@ $(UV):
 	$(UV_INSTALL) --no-build-isolation-package deepspeed --editable '.[cli,dev,examples,operator,trainer]'
 	touch $@
 
+.venv/.bench: .venv/.installed
+	$(UV_INSTALL) --no-build-isolation-package deepspeed --editable '.[bench,cli,dev,examples,operator,trainer]'
+	touch $@
+
 demo: install
 	$(BIN)/python examples/make_inputs.py quickstart
 	$(BIN)/finetune run examples/quickstart.yaml
@@ -61,7 +65,7 @@ cluster: install
 cluster-down: install
 	$(BIN)/python -m tests.cluster.cluster down
 
-bench: install
+bench: .venv/.bench
 	for name in prepare storage train checkpoint operator; do $(BIN)/python -m bench.$$name || exit 1; done
 
 crds: install
@@ -70,7 +74,7 @@ crds: install
 	$(BIN)/python -m finetune_api.docs > docs/api.md
 
 # Versions only: no addresses of an index.
-constraints: install
+constraints: .venv/.bench
 	$(UV) pip freeze --python $(BIN)/python --exclude-editable > constraints.txt
 
 clean:
