@@ -17,6 +17,7 @@ from finetune_api.spec import TaskType
 from finetune_api.stage import EvaluateResult, StageConfig
 from finetune_trainer import storage
 from finetune_trainer.context import Reporter, StageContext
+from finetune_trainer.importing import heavy_imports
 from finetune_trainer.manifests import fetch_directory, publish_directory, read_manifest
 from finetune_trainer.models import fetch_model
 from finetune_trainer.prepared import read_report
@@ -56,11 +57,12 @@ def run(context: StageContext) -> EvaluateResult:
 
     reporter.progress("importing torch and transformers")
     # Imported here: publish reads this module's names and needs no torch.
-    from finetune_trainer.evaluate import classify, generate
-    from finetune_trainer.evaluate.comparison import SPLIT, EvaluationInputs
-    from finetune_trainer.evaluate.gates import check_gates
-    from finetune_trainer.evaluate.loading import Hardware, read_json, set_up
-    from finetune_trainer.report.page import ReportInputs, render
+    with heavy_imports():
+        from finetune_trainer.evaluate import classify, generate
+        from finetune_trainer.evaluate.comparison import SPLIT, EvaluationInputs
+        from finetune_trainer.evaluate.gates import check_gates
+        from finetune_trainer.evaluate.loading import Hardware, read_json, set_up
+        from finetune_trainer.report.page import ReportInputs, render
 
     set_up(config.spec.training.seed)
     compare = classify.compare if config.spec.task.type is TaskType.TEXT_CLASSIFICATION else generate.compare

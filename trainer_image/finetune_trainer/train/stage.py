@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune_api.stage import StageConfig, TrainResult
 from finetune_trainer.context import StageContext
+from finetune_trainer.importing import heavy_imports
 from finetune_trainer.inputs import wait_for_inputs
 from finetune_trainer.manifests import publish_directory, read_manifest
 
@@ -26,7 +27,8 @@ def run(context: StageContext) -> TrainResult:
     if is_main:
         context.reporter.progress("importing torch, transformers and deepspeed")
     # Slow to import: meanwhile the host fetches the inputs.
-    from finetune_trainer.train.gang import train
+    with heavy_imports():
+        from finetune_trainer.train.gang import train
 
     inputs = wait_for_inputs(Path(config.workspace))
     trained = train(context, inputs)
