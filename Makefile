@@ -45,18 +45,18 @@ lint: install
 	$(BIN)/python -m finetune_api.crd --check crds/finetunejobs.finetune.dev.yaml
 	$(BIN)/python -m finetune_api.docs --check docs/api.md
 
-# By two processes, a file each, what is not itself as many as there are cores; then, on the cluster that runs or on one for
-# the tests alone, what takes some minutes there. All that is tested there, test-cluster runs: three quarters of an hour.
+# By two processes, a file each; those of the cluster share it.
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
+
 test: lint
-	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/unit tests/chart tests/apiserver
-	$(BIN)/pytest tests/trainer
-	$(BIN)/pytest tests/cluster -m "not lengthy"
+	$(PYTEST) tests/unit tests/chart tests/apiserver tests/trainer
+	$(PYTEST) tests/cluster
 
 test-unit: install
 	$(BIN)/pytest tests/unit
 
 test-cluster: install
-	$(BIN)/pytest tests/cluster
+	$(PYTEST) tests/cluster
 
 # A real Kubernetes on this machine; needs Linux, root and Go. The first time takes half an hour.
 cluster: install

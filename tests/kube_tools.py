@@ -16,6 +16,7 @@ from tests.tools import cached, go
 KUBERNETES_VERSION = "1.36.3"
 ETCD_VERSION = "3.6.16"
 COREDNS_VERSION = "1.15.0"
+_COREDNS_PLUGINS = ("bind", "cache", "errors", "forward", "kubernetes")
 
 
 def etcd() -> Path:
@@ -34,8 +35,16 @@ def kubernetes(name: str) -> Path:
 
 
 def coredns() -> Path:
-    """The name server of a cluster."""
-    return _built("coredns", COREDNS_VERSION, "github.com/coredns/coredns", "github.com/coredns/coredns")
+    """The name server of a cluster, with the plugins that one here needs: all of them take longer to build."""
+    module = "github.com/coredns/coredns"
+    imports = [f'import _ "{module}/plugin/{plugin}"' for plugin in _COREDNS_PLUGINS]
+    program = [
+        "package main",
+        f'import "{module}/coremain"',
+        *imports,
+        "func main() { coremain.Run() }",
+    ]
+    return _built("coredns", COREDNS_VERSION, module, ".", "\n".join(program))
 
 
 def _asset(name: str) -> Path | None:
@@ -43,11 +52,13 @@ def _asset(name: str) -> Path | None:
     return path if path.is_absolute() and path.exists() else None
 
 
-def _built(name: str, version: str, module: str, package: str) -> Path:
-    """The program in the cache, built as a dependency of an empty module if it is not there yet."""
+def _built(name: str, version: str, module: str, package: str, program: str = "") -> Path:
+    """The program in the cache, built as a dependency of a module with ``program``, or nothing, in it."""
 
     def build(folder: Path) -> None:
         (folder / "go.mod").write_text("\n".join(_go_mod(module, version)) + "\n")
+        if program:
+            (folder / "main.go").write_text(program)
         linker_flags = f"-s -w -X k8s.io/component-base/version.gitVersion=v{version}"
         go(folder, "build", "-mod=mod", "-trimpath", "-ldflags", linker_flags, "-o", name, package)
 

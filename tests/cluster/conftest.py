@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,32 +10,55 @@ from typing import Any
 import pytest
 
 from tests.cluster import cluster as the_cluster
-from tests.cluster import containers, images, machine
+from tests.cluster import containers, images, machine, sharing
 from tests.cluster.curves import long_job
+from tests.cluster.layout import RUN
 from tests.cluster.tenant import Tenant, upload_inputs
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "lengthy: takes minutes; `make test-cluster` runs it, `make test` does not")
+    config.addinivalue_line("markers", "alone: disturbs all jobs, or needs both cores: nothing else happens meanwhile")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cluster() -> Iterator[None]:
-    """The cluster that runs, or one for these tests alone."""
+    """The cluster that runs, with the images of this checkout, or one for these tests alone."""
     if reason := machine.obstacle():
         pytest.skip(f"The cluster layer did not run. {reason}")
-    if the_cluster.is_up():
+    with sharing.used(_prepare, the_cluster.down):
+        yield
+
+
+def _prepare() -> bool:
+    """Have a cluster with everything that tests need; returns whether it did not run before."""
+    was_up = the_cluster.is_up()
+    if was_up:
         images.push(set(images.images()) - containers.stored())
         the_cluster.install_chart()
-        upload_inputs()
+    else:
+        the_cluster.up()
+    upload_inputs()
+    return not was_up
+
+
+@pytest.fixture(scope="session")
+def turns() -> sharing.Turns:
+    return sharing.Turns()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def turn(request: pytest.FixtureRequest, turns: sharing.Turns) -> Iterator[None]:
+    """Modules share the cluster, with whatever processes run them, unless they are marked ``alone``."""
+    is_alone = request.node.get_closest_marker("alone") is not None
+    with turns.alone() if is_alone else turns.together():
         yield
-        return
-    the_cluster.up()
-    try:
-        upload_inputs()
+
+
+@pytest.fixture
+def alone(turns: sharing.Turns) -> Iterator[None]:
+    """For a test that disturbs all jobs, in a module that does not."""
+    with turns.alone():
         yield
-    finally:
-        the_cluster.down()
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +83,14 @@ def tenant(make_tenant: Callable[[], Tenant]) -> Tenant:
 
 
 @pytest.fixture(scope="session")
-def undisturbed() -> Iterator[list[dict[str, Any]]]:
-    """The training curve of a long job to which nothing happens."""
-    tenant = Tenant(f"undisturbed-{secrets.token_hex(3)}").create()
-    tenant.apply("reference", long_job())
-    tenant.until_trained("reference")
-    yield tenant.curve("reference")
-    tenant.delete()
+def undisturbed() -> list[dict[str, Any]]:
+    """The training curve of a long job to which nothing happens; trained once for each trainer image."""
+    kept = RUN / f"undisturbed-{images.image('finetune-trainer').rpartition(':')[2]}.json"
+    with sharing.one_at_a_time("undisturbed"):
+        if not kept.exists():
+            tenant = Tenant(f"undisturbed-{secrets.token_hex(3)}").create()
+            tenant.apply("reference", long_job())
+            tenant.until_trained("reference")
+            kept.write_text(json.dumps(tenant.curve("reference")))
+            tenant.delete()
+    return list(json.loads(kept.read_text()))

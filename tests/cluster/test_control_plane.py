@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 import urllib.request
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,11 +18,11 @@ from tests.cluster.curves import assert_same, long_job
 from tests.cluster.node import all_ready, node_of
 from tests.cluster.tenant import Tenant, training_step
 
-pytestmark = pytest.mark.lengthy
+pytestmark = pytest.mark.alone
 
 OUTAGE_SECONDS = 60
-STEPS = 3000
-"""So many that training outlasts an outage."""
+STEPS = 20_000
+"""So many that training outlasts all outages."""
 
 
 def own_step(pod: dict[str, Any]) -> int:
@@ -31,55 +32,51 @@ def own_step(pod: dict[str, Any]) -> int:
     return int(float(found[1])) if found else 0
 
 
+def assert_untouched(tenant: Tenant, name: str) -> None:
+    train = stage(tenant.status(name), "train")
+    assert (train["state"], train["attempt"], train["restarts"]) == ("Running", 1, 0)
+
+
 def outage() -> None:
     time.sleep(OUTAGE_SECONDS)  # An outage of so long is what is tested.
 
 
-@pytest.fixture
-def training(tenant: Tenant, request: pytest.FixtureRequest) -> str:
-    """A job that trains for minutes; its name."""
-    name = request.node.name.removeprefix("test_").replace("_", "-")[:40]
-    tenant.apply(name, long_job(training={"maxSteps": STEPS, "checkpoint": {"everySteps": 100}}))
-    tenant.until_step(name, 20)
-    return name
+class TestOutages:
+    @pytest.fixture(scope="class")
+    def training(self, tenant: Tenant) -> Iterator[str]:
+        """A job that trains for minutes; its name."""
+        name = "long"
+        tenant.apply(name, long_job(training={"maxSteps": STEPS, "checkpoint": {"everySteps": 100}}))
+        tenant.until_step(name, 20)
+        yield name
+        tenant.api.delete("FineTuneJob", name, tenant.name)
 
+    def test_api_server_down_and_etcd_restarted(self, tenant: Tenant, training: str) -> None:
+        pod = tenant.worker(training, 0)
+        before = own_step(pod)
+        control.APISERVER.kill()
+        control.ETCD.kill()
+        outage()
+        assert own_step(pod) > before
+        control.ETCD.again(control.etcd_ready)
+        control.APISERVER.again(control.apiserver_ready)
+        for daemon in (control.CONTROLLERS, control.SCHEDULER):
+            daemon.again()  # They end by themselves when they are kept waiting.
+        wait_until(all_ready, "the nodes are ready", 120, 0.5)
+        assert training_step(tenant.until_step(training, before + 1)) > before
+        assert_untouched(tenant, training)
 
-def finish(tenant: Tenant, name: str) -> dict[str, Any]:
-    tenant.change(name, suspend=True)
-    tenant.until(name, lambda status: status["phase"] == "Suspended", "it is held")
-    return tenant.status(name)
-
-
-def test_api_server_down_and_etcd_restarted(tenant: Tenant, training: str) -> None:
-    pod = tenant.worker(training, 0)
-    before = own_step(pod)
-    control.APISERVER.kill()
-    control.ETCD.kill()
-    outage()
-    assert own_step(pod) > before
-    control.ETCD.again(control.etcd_ready)
-    control.APISERVER.again(control.apiserver_ready)
-    for daemon in (control.CONTROLLERS, control.SCHEDULER):
-        daemon.again()  # They end by themselves when they are kept waiting.
-    wait_until(all_ready, "the nodes are ready", 120, 0.5)
-    assert training_step(tenant.until_step(training, before + 1)) > before
-    status = finish(tenant, training)
-    assert (stage(status, "train")["attempt"], stage(status, "train")["restarts"]) == (1, 0)
-
-
-def test_kubelet_down(tenant: Tenant, training: str) -> None:
-    pod = tenant.worker(training, 0)
-    before = own_step(pod)
-    node = node_of(pod)
-    node.kubelet.kill()
-    outage()
-    assert own_step(pod) > before
-    node.kubelet.again()
-    wait_until(all_ready, "the nodes are ready", 120, 0.5)
-    node.offer_gpus()
-    assert stage(tenant.status(training), "train")["attempt"] == 1
-    status = finish(tenant, training)
-    assert (stage(status, "train")["attempt"], stage(status, "train")["restarts"]) == (1, 0)
+    def test_kubelet_down(self, tenant: Tenant, training: str) -> None:
+        pod = tenant.worker(training, 0)
+        before = own_step(pod)
+        node = node_of(pod)
+        node.kubelet.kill()
+        outage()
+        assert own_step(pod) > before
+        node.kubelet.again()
+        wait_until(all_ready, "the nodes are ready", 120, 0.5)
+        node.offer_gpus()
+        assert_untouched(tenant, training)
 
 
 def test_node_rebooted(tenant: Tenant, undisturbed: list[dict[str, Any]]) -> None:

@@ -1,20 +1,17 @@
-"""Jobs that are deleted, expire or lose their namespace or their operator: nothing stays but what was published."""
+"""Jobs that are deleted, expire or lose their namespace: nothing stays but what was published."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 
 import pytest
 
 from tests.apiserver.control_plane import wait_until
-from tests.cluster.cluster import NAMESPACE, RELEASE, helm, install_chart, kubectl
+from tests.cluster.cluster import kubectl
 from tests.cluster.curves import long_job
 from tests.cluster.scenarios import played
-from tests.cluster.tenant import Tenant, classification, training_step
-
-pytestmark = pytest.mark.lengthy
+from tests.cluster.tenant import Tenant, classification
 
 ONE = {"workers": 1}
 STAGES = ("prepare", "train", "evaluate", "publish")
@@ -33,17 +30,7 @@ def deleted_in(tenant: Tenant, stage: str) -> None:
     wait_until(lambda: not tenant.jobs(name) and not tenant.pods(name), f"nothing is left of {name}", 120, 0.2)
 
 
-@pytest.fixture(scope="module")
-def deletions(tenant: Tenant) -> dict[str, Future[None]]:
-    return played({stage: lambda stage: deleted_in(tenant, stage) for stage in STAGES})
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_deleted_in_each_stage(deletions: dict[str, Future[None]], stage: str) -> None:
-    deletions[stage].result()
-
-
-def test_expires_and_leaves_what_was_published(tenant: Tenant) -> None:
+def expires(tenant: Tenant) -> None:
     tenant.apply("expiring", classification(distributed=ONE, resilience={"ttlSecondsAfterFinished": 5}))
     published = tenant.revision("expiring") / "artifact" / "manifest.json"
     wait_until(published.exists, "it is published", 300, 0.2)
@@ -52,31 +39,45 @@ def test_expires_and_leaves_what_was_published(tenant: Tenant) -> None:
     assert published.exists()
 
 
-def test_ends_at_its_deadline(tenant: Tenant) -> None:
-    tenant.apply("late", long_job(training={"maxSteps": 5000}, resilience={"activeDeadlineSeconds": 25}))
+def takes_too_long(tenant: Tenant) -> None:
+    endless = {"maxSteps": 100_000}
+    tenant.apply("late", long_job(training=endless, distributed=ONE, resilience={"activeDeadlineSeconds": 40}))
     status = tenant.until_over("late")
     assert status["failure"]["reason"] == "DeadlineExceeded"
     assert [pod for pod in tenant.pods("late") if pod["status"]["phase"] == "Running"] == []
 
 
-def test_namespace_deleted_in_mid_run(make_tenant: Callable[[], Tenant]) -> None:
-    tenant = make_tenant()
+def loses_its_namespace(tenant: Tenant) -> None:
     tenant.apply("lost", long_job())
     tenant.until_step("lost", 1)
     tenant.delete()
 
 
-def test_chart_uninstalled_with_a_job_running(make_tenant: Callable[[], Tenant]) -> None:
-    tenant = make_tenant()
-    tenant.apply("orphaned", long_job())
-    reached = training_step(tenant.until_step("orphaned", 20))
-    helm("uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout=120s")
-    try:
-        assert not is_gone(tenant, "orphaned")
-        trained = tenant.revision("orphaned") / "trained" / "manifest.json"
-        wait_until(trained.exists, f"training goes on from step {reached} to its end", 300, 0.2)
-        kubectl("delete", "ftj", "orphaned", "-n", tenant.name, "--timeout=60s")
-        wait_until(tenant.is_clean, "nothing is left", 120, 0.2)
-        assert Path(trained).exists()
-    finally:
-        install_chart()
+@pytest.fixture(scope="module")
+def ends(make_tenant: Callable[[], Tenant]) -> dict[str, Future[None]]:
+    team, other = make_tenant(), make_tenant()
+    return played(
+        {
+            **{stage: lambda stage: deleted_in(team, stage) for stage in STAGES},
+            "expiring": lambda _: expires(team),
+            "late": lambda _: takes_too_long(team),
+            "namespace": lambda _: loses_its_namespace(other),
+        }
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deleted_in_each_stage(ends: dict[str, Future[None]], stage: str) -> None:
+    ends[stage].result()
+
+
+def test_expires_and_leaves_what_was_published(ends: dict[str, Future[None]]) -> None:
+    ends["expiring"].result()
+
+
+def test_ends_at_its_deadline(ends: dict[str, Future[None]]) -> None:
+    ends["late"].result()
+
+
+def test_namespace_deleted_in_mid_run(ends: dict[str, Future[None]]) -> None:
+    ends["namespace"].result()

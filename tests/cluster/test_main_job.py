@@ -9,6 +9,8 @@ import threading
 import time
 import urllib.parse
 import urllib.request
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +64,12 @@ def chat_spec() -> dict[str, Any]:
 
 
 class Watcher:
-    """What `kubectl get ftj` prints of a job while it runs, and what Prometheus has of it."""
+    """What `kubectl get ftj` prints of a team's jobs while they run, and what Prometheus has of them."""
 
-    def __init__(self, tenant: Tenant, name: str) -> None:
-        self.rows: list[dict[str, str]] = []
-        self.series: set[str] = set()
-        self._tenant, self._name = tenant, name
+    def __init__(self, tenant: Tenant) -> None:
+        self.rows: dict[str, list[dict[str, str]]] = defaultdict(list)
+        self.series: dict[str, set[str]] = defaultdict(set)
+        self._tenant = tenant
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
@@ -80,13 +82,24 @@ class Watcher:
         over = False
         while not over:
             over = self._over.is_set()  # One look more at what it ended as.
-            header, *lines = kubectl("get", "ftj", self._name, "-n", self._tenant.name).splitlines()
+            header, *lines = kubectl("get", "ftj", "-n", self._tenant.name).splitlines()
             starts = [header.index(column) for column in header.split()]
             for line in lines:
                 cells = [line[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)]
-                self.rows.append(dict(zip(header.split(), cells, strict=True)))
-            self.series |= {found["metric"]["__name__"] for found in query(f'{{finetune_job="{self._name}"}}')}
+                row = dict(zip(header.split(), cells, strict=True))
+                self.rows[row["NAME"]].append(row)
+            for found in query(f'{{namespace="{self._tenant.name}",finetune_job!=""}}'):
+                self.series[found["metric"]["finetune_job"]].add(found["metric"]["__name__"])
             time.sleep(0.5)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A job at its end, and what was seen of it on the way."""
+
+    status: dict[str, Any]
+    rows: list[dict[str, str]]
+    series: set[str]
 
 
 def query(expression: str) -> list[dict[str, Any]]:
@@ -97,37 +110,36 @@ def query(expression: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def jobs(tenant: Tenant) -> dict[str, tuple[dict[str, Any], Watcher]]:
+def jobs(tenant: Tenant) -> dict[str, Seen]:
     """Both jobs at their end, with what was seen on the way."""
     upload_minilm()
-    watchers = {}
-    for name, spec in ((ENCODER, encoder_spec()), (CHAT, chat_spec())):
+    specs = {ENCODER: encoder_spec(), CHAT: chat_spec()}
+    for name, spec in specs.items():
         tenant.apply(name, spec)
-        watchers[name] = Watcher(tenant, name)
+    watcher = Watcher(tenant)
     try:
-        status = {name: tenant.until_succeeded(name) for name in watchers}
+        status = {name: tenant.until_succeeded(name) for name in specs}
     finally:
-        for watcher in watchers.values():
-            watcher.stop()
-    return {name: (status[name], watcher) for name, watcher in watchers.items()}
+        watcher.stop()
+    return {name: Seen(status[name], watcher.rows[name], watcher.series[name]) for name in specs}
 
 
 BOTH = pytest.mark.parametrize("name", [ENCODER, CHAT])
-Jobs = dict[str, tuple[dict[str, Any], Watcher]]
+Jobs = dict[str, Seen]
 
 
 @BOTH
 def test_the_artifact_is_in_storage_and_its_digests_match(
     jobs: Jobs, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    artifact = jobs[name][0]["artifact"]
+    artifact = jobs[name].status["artifact"]
     for variable, value in CREDENTIALS.items():
         monkeypatch.setenv(variable, value)
     fetch_directory(artifact["uri"], tmp_path / "artifact")  # Compares every digest.
     manifest = storage.read_bytes(f"{artifact['uri']}/manifest.json")
     assert artifact["digest"] == "sha256:" + hashlib.sha256(manifest).hexdigest()
     evaluation = json.loads((tmp_path / "artifact" / "evaluation.json").read_text())
-    told = jobs[name][0]["evaluation"]
+    told = jobs[name].status["evaluation"]
     for measured, said in zip(evaluation["metrics"], told["metrics"], strict=True):
         assert said["name"] == measured["name"]
         assert (said["tuned"], said["baseline"]) == pytest.approx((measured["tuned"], measured["baseline"]), rel=1e-5)
@@ -136,7 +148,7 @@ def test_the_artifact_is_in_storage_and_its_digests_match(
 def test_the_adapter_scores_with_plain_peft_what_status_says(
     jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    status = jobs[ENCODER][0]
+    status = jobs[ENCODER].status
     for variable, value in CREDENTIALS.items():
         monkeypatch.setenv(variable, value)
     artifact = tmp_path / "artifact"
@@ -157,14 +169,14 @@ def test_the_adapter_scores_with_plain_peft_what_status_says(
 
 @BOTH
 def test_kubectl_get_tells_where_the_job_is_all_the_time(jobs: Jobs, name: str) -> None:
-    rows = jobs[name][1].rows
+    rows = jobs[name].rows
     seen = list(dict.fromkeys(row["STATUS"] for row in rows if row["STATUS"]))
     order = ["Pending", "Preparing", "Training", "Evaluating", "Publishing", "Succeeded"]
     assert seen == [phase for phase in order if phase in seen]
     assert {"Preparing", "Training", "Evaluating", "Succeeded"} <= set(seen)
     training = [row["PROGRESS"] for row in rows if row["STATUS"] == "Training"]
     assert any(progress.startswith("train ") and "/" in progress for progress in training)
-    assert rows[-1]["SCORE"] == jobs[name][0]["evaluation"]["score"]
+    assert rows[-1]["SCORE"] == jobs[name].status["evaluation"]["score"]
 
 
 @BOTH
@@ -176,7 +188,7 @@ def test_prometheus_has_the_training_series_while_it_runs_and_after(jobs: Jobs, 
         "finetune_train_tokens_total",
         "finetune_train_step_seconds_bucket",
     }
-    assert wanted <= jobs[name][1].series
+    assert wanted <= jobs[name].series
     for series in wanted:
         assert query(f'last_over_time({series}{{finetune_job="{name}"}}[10m])')
 

@@ -16,8 +16,6 @@ from tests.apiserver.desk import stage
 from tests.cluster.cluster import NAMESPACE, RELEASE, install_chart, kubectl
 from tests.cluster.tenant import OVER, Tenant, classification
 
-pytestmark = pytest.mark.lengthy
-
 KILLS = 25
 LIVES = 6
 """Jobs whose lives the kills are spread over, three at a time."""

@@ -20,7 +20,7 @@ from tests.cluster.cluster import NAMESPACE, kubectl
 from tests.cluster.daemons import processes
 from tests.cluster.tenant import OVER, Tenant, classification, instruction
 
-pytestmark = pytest.mark.lengthy
+pytestmark = pytest.mark.alone
 
 JOBS, TEAMS, AT_ONCE = 30, 3, 4
 SECONDS_BETWEEN = (4.0, 10.0)

@@ -21,8 +21,6 @@ from tests.cluster.scenarios import played
 from tests.cluster.tenant import Tenant, classification, hidden, says, training_step
 from tests.cluster.throttle import Throttle
 
-pytestmark = pytest.mark.lengthy
-
 OUTAGE_SECONDS = 60
 
 Status = dict[str, Any]
@@ -32,6 +30,7 @@ def artifact(tenant: Tenant, name: str, bucket: str = "adapters") -> Path:
     return services.BUCKETS / bucket / tenant.name / name / "r1" / "artifact"
 
 
+@pytest.mark.usefixtures("alone")
 def test_down_during_checkpoint_and_during_publish(tenant: Tenant, undisturbed: list[dict[str, Any]]) -> None:
     tenant.apply("publishing", classification(distributed={"workers": 1}))
     wait_until(lambda: stage_or_none(tenant, "publishing") in ("train", "evaluate"), "it trains", 300, 0.1)
@@ -43,7 +42,7 @@ def test_down_during_checkpoint_and_during_publish(tenant: Tenant, undisturbed: 
     assert tenant.status("publishing")["phase"] not in ("Succeeded", "Failed")
     services.S3.again(services.s3_ready)
     assert tenant.until_succeeded("publishing")["artifact"]["digest"]
-    status = tenant.until_succeeded("saving")
+    status = tenant.until_trained("saving")
     assert stage(status, "train")["restarts"] == 0
     assert_same(tenant, "saving", undisturbed)
 

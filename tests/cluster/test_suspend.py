@@ -13,8 +13,6 @@ from tests.cluster.curves import assert_same, long_job
 from tests.cluster.scenarios import played
 from tests.cluster.tenant import Tenant, training_step
 
-pytestmark = pytest.mark.lengthy
-
 Status = dict[str, Any]
 
 

@@ -65,6 +65,11 @@ class TinyJob:
         """Complete checkpoints, oldest first."""
         return sorted(path.parent for path in (self.revision / "checkpoints").glob("step-*/manifest.json"))
 
+    @property
+    def steps_stored(self) -> list[int]:
+        """The steps of complete checkpoints, oldest first."""
+        return [int(path.name.removeprefix("step-")) for path in self.checkpoints]
+
     def history(self) -> list[dict[str, Any]]:
         """The training curve of the finished job."""
         curve: list[dict[str, Any]] = json.loads((self.revision / "trained" / "history.json").read_text())["train"]

@@ -156,8 +156,9 @@ def test_early_stopping_counts_on_and_keeps_its_best_weights(instruction: TinyJo
         job_of(instruction, name, "LoRA", 2).changed(training=rule) for name in ("stopping", "stopping-fewer")
     )
     resume(reference, processes=2)
-    for step in (2, 4):
-        begun(job, reference, step)
+    begun(job, reference, 2)
+    # While an upload is under way a checkpoint is left out, so on a busy machine the next is not always that of step 4.
+    begun(job, reference, next(step for step in reference.steps_stored if 2 < step < 8))
     resume(job, processes=1)
     for each in (reference, job):
         trained = json.loads((each.revision / "trained" / "training.json").read_text())
