@@ -22,6 +22,8 @@ from tests.trainer.tiny_models import LABELS, make_texts, save_bert, save_llama
 
 PATIENCE_SECONDS = 300
 """What a stage may need on two cores that several jobs share."""
+_EVERY_SECONDS = 0.3
+"""Between two looks: with dozens of waits at a time, more of them would take the API server a fifth of a core."""
 INPUTS, OUTPUT = "inputs", "adapters"
 """The buckets."""
 JOB_LABEL, STAGE_LABEL = "finetune.dev/job", "finetune.dev/stage"
@@ -133,7 +135,7 @@ class Tenant:
             return bool(last) and bool(holds(last))
 
         try:
-            wait_until(check, what, seconds, every=0.1)
+            wait_until(check, what, seconds, _EVERY_SECONDS)
         except AssertionError as error:
             raise AssertionError(f"{self.name}/{name}: {error}; it is {json.dumps(last, indent=1)}") from None
         return last
@@ -184,7 +186,7 @@ class Tenant:
                     return pod
             return None
 
-        return dict(wait_until(find, f"worker {index} of {name} runs", PATIENCE_SECONDS, 0.1))
+        return dict(wait_until(find, f"worker {index} of {name} runs", PATIENCE_SECONDS, _EVERY_SECONDS))
 
     def delete_pod(self, pod: Object, seconds: int = 0) -> None:
         self.api.delete("Pod", pod["metadata"]["name"], self.name, gracePeriodSeconds=seconds)

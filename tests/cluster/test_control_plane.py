@@ -88,7 +88,7 @@ def test_node_rebooted(tenant: Tenant, undisturbed: list[dict[str, Any]]) -> Non
     wait_until(all_ready, "the nodes are ready", 120, 0.5)
     node.offer_gpus()
     status = tenant.until_trained("rebooted")
-    assert stage(status, "train")["attempt"] == 2
+    assert (stage(status, "train")["attempt"], stage(status, "train")["restarts"]) == (2, 0)
     assert_same(tenant, "rebooted", undisturbed)
 
 

@@ -17,8 +17,8 @@ from tests.cluster.cluster import NAMESPACE, RELEASE, install_chart, kubectl
 from tests.cluster.tenant import OVER, Tenant, classification
 
 KILLS = 25
-LIVES = 6
-"""Jobs whose lives the kills are spread over, three at a time."""
+AT_ONCE = 2
+"""Jobs whose lives the kills fall into; when one ends, the next begins."""
 
 
 class Ledger:
@@ -76,13 +76,12 @@ def ledger(tenant: Tenant) -> Iterator[Ledger]:
 
 def test_killed_at_25_random_moments(tenant: Tenant, ledger: Ledger) -> None:
     draw = random.Random(5)
-    names = [f"life-{number}" for number in range(LIVES)]
     begun: list[str] = []
     for _ in range(KILLS):
         running = [name for name in begun if tenant.status(name).get("phase") not in OVER]
-        for name in names[len(begun) : len(begun) + 3 - len(running)]:
-            tenant.apply(name, classification(distributed={"workers": 1}))
-            begun.append(name)
+        for _ in range(AT_ONCE - len(running)):
+            begun.append(f"life-{len(begun)}")
+            tenant.apply(begun[-1], classification(distributed={"workers": 1}))
         time.sleep(draw.uniform(0, 2.5))  # The moment is what is drawn: nothing is waited for.
         kubectl("delete", "--force", "--grace-period=0", "--wait=false", "-n", NAMESPACE, *operators())
         wait_until(operators, "there is an operator again", 60, 0.1)
@@ -94,13 +93,11 @@ def test_killed_at_25_random_moments(tenant: Tenant, ledger: Ledger) -> None:
 def test_two_at_once_and_an_upgrade_in_mid_run(tenant: Tenant, ledger: Ledger) -> None:
     kubectl("scale", "deployment", RELEASE, "-n", NAMESPACE, "--replicas=2")
     kubectl("rollout", "status", "deployment", RELEASE, "-n", NAMESPACE, "--timeout=120s")
-    names = [f"twice-{number}" for number in range(2)]
-    for name in names:
-        tenant.apply(name, classification(distributed={"workers": 1}))
+    tenant.apply("twice", classification(distributed={"workers": 1}))
     tenant.apply("upgraded", classification())
     tenant.until("upgraded", lambda status: status["phase"] == "Training", "it trains")
     install_chart('podAnnotations={"release":"next"}')
     assert len(operators()) == 1
-    for name in (*names, "upgraded"):
+    for name in ("twice", "upgraded"):
         tenant.until_succeeded(name)
-    ledger.check(tenant, [*names, "upgraded"])
+    ledger.check(tenant, ["twice", "upgraded"])

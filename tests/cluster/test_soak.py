@@ -23,7 +23,7 @@ from tests.cluster.tenant import OVER, Tenant, classification, instruction
 pytestmark = pytest.mark.alone
 
 JOBS, TEAMS, AT_ONCE = 30, 3, 4
-SECONDS_BETWEEN = (4.0, 10.0)
+SECONDS_BETWEEN = (5.0, 13.0)
 GROWTH = 1.5
 """How much larger the operator may be at the end than when a third of the jobs are done."""
 

@@ -28,11 +28,14 @@ def one_process(classification: TinyJob) -> TinyJob:
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_two_processes_learn_what_one_does_at_every_zero_stage(
-    classification: TinyJob, one_process: TinyJob, stage: int
+    classification: TinyJob, one_process: TinyJob, stage: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     job = classification.named(f"zero{stage}", distributed={"zero": {"stage": stage}})
     outcome = job.run(TRAIN, processes=2)
     assert outcome.code == 0, outcome.log
+    assert "deepspeed.runtime.engine" in outcome.log
+    assert "torch._inductor.compile_fx" not in outcome.log, "seconds for a compiler that nobody uses"
     result = outcome.report.train
     assert result is not None
     assert result.steps == 12

@@ -36,6 +36,7 @@ CAUSES = {
     "bad data": (a_pod(GANG, 1, **ended(65, complained(Reason.BAD_DATA))), Reason.BAD_DATA),
     "out of memory": (a_pod(GANG, 1, **ended(137, reason="OOMKilled")), Reason.OUT_OF_MEMORY),
     "killed": (a_pod(GANG, 1, **ended(137)), None),
+    "node rebooted": (a_pod(GANG, 1, **ended(255, reason="Unknown")), Reason.STOPPED),
     "node lost": (a_pod(GANG, 1, phase="Failed", conditions=LOST), Reason.STOPPED),
 }
 ECHOES = {

@@ -28,6 +28,12 @@ Source: pkg/kubelet/eviction/helpers.go.
 _NODE_GOES = ("Evicted", "Preempting", "NodeLost", "Shutdown", "Terminated", "NodeShutdown")
 """Reasons of a pod that ends for its node's sake."""
 
+_NOBODY_SAW = ("Unknown", "ContainerStatusUnknown")
+"""Reasons of a container that is gone without anybody knowing how: its node was rebooted, or its runtime lost it.
+
+Source: containerd's internal/cri/server (unknownExitReason) and pkg/kubelet/kubelet_pods.go.
+"""
+
 _KILLED, _TERMINATED = 137, 143
 
 
@@ -92,9 +98,7 @@ def _end(pod: PodFacts) -> PodEnd:
         return PodEnd(
             pod, code, error=_error(Reason.DISK_FULL, f"{who} was evicted: {_quoted(pod.failed.message)}", code)
         )
-    if pod.disrupted or pod.failed.reason in _NODE_GOES:
-        said = pod.disrupted or pod.failed
-        why = _quoted(said.message or said.reason)
+    if why := _why_taken(pod):
         stopped = report if report and report.error and report.error.reason is Reason.STOPPED else None
         error = None if stopped else _error(Reason.STOPPED, f"{who} was taken off its node: {why}", code)
         return PodEnd(pod, code, report=stopped, error=error, disrupted=True)
@@ -107,6 +111,16 @@ def _end(pod: PodFacts) -> PodEnd:
     if report is None and pod.ended and code not in (ExitCode.DONE, None):
         return PodEnd(pod, code, error=_with_last_words(pod, pod.ended.exit_code, pod.ended.message))
     return PodEnd(pod, code, report=report)
+
+
+def _why_taken(pod: PodFacts) -> str:
+    """Why a pod went that did not end by itself; empty where it did."""
+    if pod.disrupted or pod.failed.reason in _NODE_GOES:
+        said = pod.disrupted or pod.failed
+        return _quoted(said.message or said.reason)
+    if pod.ended and pod.ended.reason in _NOBODY_SAW:
+        return "the node was rebooted, or lost it, so that nobody knows how it ended"
+    return ""
 
 
 def _killed_for_memory(pod: PodFacts) -> bool:

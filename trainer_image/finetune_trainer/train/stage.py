@@ -29,7 +29,9 @@ def run(context: StageContext) -> TrainResult:
     # Slow to import: meanwhile the host fetches the inputs.
     with heavy_imports():
         from finetune_trainer.train.gang import train
+        from finetune_trainer.train.lean_deepspeed import import_without_compiler
 
+        import_without_compiler()
     inputs = wait_for_inputs(Path(config.workspace))
     trained = train(context, inputs)
     if not is_main:

@@ -1,0 +1,20 @@
+"""DeepSpeed without the two seconds that it spends, in every process, on an optimizer that is not offered here."""
+
+from __future__ import annotations
+
+from deepspeed.runtime import compiler
+
+
+def import_without_compiler() -> None:
+    """Import DeepSpeed's Muon before DeepSpeed does, with its kernels left as they are written.
+
+    ZeRO asks of every optimizer whether it is Muon, and importing Muon decorates functions with ``torch.compile``. That
+    brings in all of TorchInductor: a third of what a worker does before its first step. Source:
+    ``is_zero_supported_optimizer`` in deepspeed/runtime/zero/utils.py.
+    """
+    compiled = compiler.compile
+    compiler.compile = lambda: compiler.dummy_decorator  # What DeepSpeed itself takes where torch has no compiler.
+    try:
+        from deepspeed.runtime.zero.muon import muon_optimizer  # noqa: F401
+    finally:
+        compiler.compile = compiled
