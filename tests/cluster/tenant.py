@@ -20,7 +20,7 @@ from tests.cluster.node import node_of
 from tests.cluster.services import BUCKETS, CREDENTIALS
 from tests.trainer.tiny_models import LABELS, make_texts, save_bert, save_llama
 
-PATIENCE_SECONDS = 300
+PATIENCE_SECONDS = 600
 """What a stage may need on two cores that several jobs share."""
 _EVERY_SECONDS = 0.3
 """Between two looks: with dozens of waits at a time, more of them would take the API server a fifth of a core."""
@@ -105,7 +105,12 @@ class Tenant:
     def delete(self) -> None:
         """Delete the namespace and wait until it is gone."""
         self.api.delete("Namespace", self.name)
-        wait_until(lambda: self.api.find("Namespace", self.name) is None, f"namespace {self.name} is gone", 120, 0.2)
+        wait_until(
+            lambda: self.api.find("Namespace", self.name) is None,
+            f"namespace {self.name} is gone",
+            PATIENCE_SECONDS,
+            0.5,
+        )
 
     def apply(self, name: str, spec: Mapping[str, Any]) -> Object:
         return self.api.apply(
