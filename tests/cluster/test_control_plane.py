@@ -81,7 +81,7 @@ class TestOutages:
 
 def test_node_rebooted(tenant: Tenant, undisturbed: list[dict[str, Any]]) -> None:
     tenant.apply("rebooted", long_job())
-    tenant.until_checkpoint("rebooted", 60)
+    tenant.until_checkpoint("rebooted", 40)
     node = node_of(tenant.worker("rebooted", 1))
     node.crash()
     node.boot()
@@ -97,7 +97,7 @@ def test_node_lost_for_good(tenant: Tenant, undisturbed: list[dict[str, Any]]) -
     here = kubectl("get", "pods", "-n", NAMESPACE, "-o", "jsonpath={.items[0].spec.nodeName}")
     kubectl("cordon", here)
     tenant.apply("lost", long_job(resilience={"stallTimeoutSeconds": 30}))
-    tenant.until_checkpoint("lost", 40)
+    tenant.until_checkpoint("lost", 20)
     node = node_of(tenant.worker("lost", 0))
     kubectl("uncordon", here)
     node.crash()

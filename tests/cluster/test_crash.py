@@ -15,7 +15,7 @@ from tests.cluster.curves import EVERY, assert_same, long_job
 from tests.cluster.scenarios import played
 from tests.cluster.tenant import JOB_LABEL, Tenant, ranks, send, training_step
 
-DISTURB_AT = 90
+DISTURB_AT = 40
 
 
 def a_rank_is_killed(tenant: Tenant, name: str) -> None:

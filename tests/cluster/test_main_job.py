@@ -55,12 +55,12 @@ def encoder_spec() -> dict[str, Any]:
             "columns": {"label": "topic"},
         },
         method={"type": "LoRA", "lora": {"rank": 8, "dropout": 0.0}},
-        training={"maxSteps": 80, "batchSize": 16, "learningRate": 1e-3, "maxSequenceLength": 32},
+        training={"maxSteps": 50, "batchSize": 16, "learningRate": 1e-3, "maxSequenceLength": 32},
     )
 
 
 def chat_spec() -> dict[str, Any]:
-    return instruction(distributed={"zero": {"stage": 3}}, training={"maxSteps": 100})
+    return instruction(distributed={"zero": {"stage": 3}}, training={"maxSteps": 50})
 
 
 class Watcher:
