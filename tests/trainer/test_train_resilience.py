@@ -71,6 +71,18 @@ def test_a_killed_rank_is_named_and_the_next_attempt_resumes(classification: Tin
     assert_same_end(job, undisturbed)
 
 
+def test_a_stop_does_not_wait_for_ranks_that_hang(classification: TinyJob) -> None:
+    job = classification.named("hung", training={"maxSteps": 2000, "checkpoint": {"everySteps": 2000}})
+    with job.start(TRAIN, processes=2) as running:
+        running.wait_for_step(3)
+        os.kill(running.worker_pids()[1], signal.SIGSTOP)
+        running.process.send_signal(signal.SIGTERM)
+        stopped = running.wait()
+    assert stopped.code == ExitCode.STOPPED, stopped.log
+    assert stopped.message.startswith("stopped on request without a checkpoint: the step did not end within ")
+    assert job.checkpoints == []
+
+
 def test_no_worker_outlives_a_killed_host(classification: TinyJob) -> None:
     job = classification.named("orphans", training={"maxSteps": 2000, "checkpoint": {"everySteps": 2000}})
     with job.start(TRAIN, processes=2) as running:

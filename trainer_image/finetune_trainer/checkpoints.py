@@ -29,6 +29,7 @@ BUSY_NAME = "uploading"
 _NAME = re.compile(r"^step-(\d{8})/manifest\.json$")
 _PARTS_POLL_SECONDS = 1.0
 _PARTS_TIMEOUT_SECONDS = 900.0
+_BROKEN_PARTS_TIMEOUT_SECONDS = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ class CheckpointUploader:
         self._on_complete = on_complete
         self._queue: queue.Queue[SavedCheckpoint | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
+        self._parts_seconds = _PARTS_TIMEOUT_SECONDS
         self.failure: StageFailure | None = None
         """What stopped the last upload, if it was not made good by a later one."""
 
@@ -114,8 +116,13 @@ class CheckpointUploader:
         self._busy.touch()
         self._queue.put(saved)
 
-    def drain(self) -> None:
-        """Wait until everything submitted is uploaded, or has failed."""
+    def drain(self, gang_is_broken: bool = False) -> None:
+        """Wait until everything submitted is uploaded, or has failed.
+
+        Of a gang that is broken, a worker may be gone whose part is missing: that is not waited for long.
+        """
+        if gang_is_broken:
+            self._parts_seconds = _BROKEN_PARTS_TIMEOUT_SECONDS
         self._queue.put(None)
         self._thread.join()
 
@@ -152,13 +159,14 @@ class CheckpointUploader:
         self._remove_old(saved.keep_also)
 
     def _gather(self, uri: str) -> tuple[FileEntry, ...]:
-        deadline = time.monotonic() + _PARTS_TIMEOUT_SECONDS
+        since = time.monotonic()
         entries: dict[str, FileEntry] = {}
         for worker in range(self._workers):
             part = f"{uri}/parts/worker-{worker}.json"
             while not storage.exists(part):
-                if time.monotonic() > deadline:
-                    raise TornDirectory(uri, f"parts/worker-{worker}.json", "did not come within 15 minutes")
+                if time.monotonic() - since > self._parts_seconds:
+                    waited = f"did not come within {self._parts_seconds:.0f} s"
+                    raise TornDirectory(uri, f"parts/worker-{worker}.json", waited)
                 time.sleep(_PARTS_POLL_SECONDS)
             for entry in json.loads(storage.read_bytes(part)):
                 entries[entry["path"]] = FileEntry.model_validate(entry)

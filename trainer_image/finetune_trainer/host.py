@@ -70,6 +70,7 @@ class Host:
         self._checkpoint: CheckpointRef | None = None
         self._uploader: CheckpointUploader | None = None
         self._stopping = threading.Event()
+        self._gang_is_broken = False
         self._started = time.monotonic()
 
     def run(self) -> int:
@@ -136,7 +137,7 @@ class Host:
                 worker.process.wait()
                 worker.reader.join()
             if self._uploader:
-                self._uploader.drain()
+                self._uploader.drain(gang_is_broken=self._gang_is_broken)
 
     def _start_uploader(self) -> CheckpointUploader:
         config = self._config
@@ -179,8 +180,8 @@ class Host:
     def _ended(self, worker: WorkerProcess, code: int) -> dict[str, Any]:
         """Why the gang ended, told by the worker whose failure was the first cause."""
         worker.reader.join()
-        agreed = any(rank == worker.rank for rank, _ in self._failures)
-        if code == ExitCode.STOPPED and agreed:
+        told = [event for rank, event in self._failures if rank == worker.rank]
+        if code == ExitCode.STOPPED and told and not told[0].get("hung"):
             # Ranks that agreed to stop have all written their part; let the others end by themselves.
             for other in self._workers:
                 other.process.wait()
@@ -190,6 +191,7 @@ class Host:
                 uploader.drain()
                 if uploader.failure:
                     return {"error": _error(uploader.failure, None)}
+        self._gang_is_broken = True
         rank, failure = self._first_cause(worker, code)
         return {"error": _error(failure, rank if self._config.stage is Stage.TRAIN else None)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import resource
 import signal
 import sys
@@ -17,26 +18,61 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from finetune_api.failures import Reason, StageFailure
+from finetune_api.failures import ExitCode, Reason, StageFailure
 from finetune_api.spec import EarlyStoppingSpec
 from finetune_trainer.context import Reporter
 
+_PATIENCE_SECONDS = 20.0
+_PATIENCE_GAPS = 5
+"""How much longer than ever before a sign of life may be out before the ranks are taken to hang."""
+
 
 class StopRequest:
-    """Set by SIGTERM; asked for at the end of each step."""
+    """Set by SIGTERM; asked for at the end of each step.
 
-    def __init__(self) -> None:
-        self._event = threading.Event()
+    Where another rank is gone without a word, as with its node, a step never ends. Then this process ends without a
+    checkpoint, rather than waste all the time that its pod is given to stop.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._requested = threading.Event()
+        self._agreed = threading.Event()
+        self._alive_at = time.monotonic()
+        self._longest_gap = 0.0
 
     def listen(self) -> None:
+        self._alive_at = time.monotonic()
         signal.signal(signal.SIGTERM, self._on_signal)
 
     @property
     def is_set(self) -> bool:
-        return self._event.is_set()
+        return self._requested.is_set()
+
+    def sign_of_life(self) -> None:
+        now = time.monotonic()
+        self._longest_gap = max(self._longest_gap, now - self._alive_at)
+        self._alive_at = now
+
+    def agree(self) -> None:
+        """All ranks stop now: there is no step to wait for any more."""
+        self._agreed.set()
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._event.set()
+        if not self._requested.is_set():
+            self._requested.set()
+            threading.Thread(target=self._watch, name="stop", daemon=True).start()
+
+    def _watch(self) -> None:
+        patience = max(_PATIENCE_SECONDS, _PATIENCE_GAPS * self._longest_gap)
+        while not self._agreed.wait(1.0):
+            if time.monotonic() - self._alive_at > patience:
+                message = (
+                    f"stopped on request without a checkpoint: the step did not end within {patience:.0f} s, as when "
+                    "another worker is gone; the job resumes from its newest checkpoint"
+                )
+                self._reporter.send("failure", reason=Reason.STOPPED, message=message, hung=True)
+                os._exit(ExitCode.STOPPED)
 
 
 class Agreement:
@@ -76,7 +112,10 @@ class FlowCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         stop, busy = self._agreement.any_rank(self._stop.is_set, self._busy.exists())
+        self._stop.sign_of_life()
         finished = state.global_step >= state.max_steps
+        if finished or stop:
+            self._stop.agree()
         if stop and not finished:
             self.stopped = True
             control.should_save = True
@@ -85,6 +124,17 @@ class FlowCallback(TrainerCallback):
         elif busy and not finished:
             control.should_save = False
         return control
+
+    def on_substep_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._stop.sign_of_life()
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._stop.sign_of_life()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._stop.sign_of_life()
 
     def on_evaluate(
         self,

@@ -79,7 +79,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     model = load_model(Path(inputs.model), spec, report, tokenizer, precision)
     trainable = sum(_size(parameter) for parameter in model.parameters() if parameter.requires_grad)
     busy = Path(config.workspace) / BUSY_NAME
-    flow = FlowCallback(StopRequest(), busy, spec.training.early_stopping)
+    flow = FlowCallback(StopRequest(context.reporter), busy, spec.training.early_stopping)
     reports = ReportCallback(
         context.reporter,
         tokens_of_step=TokensOfStep(train_data, plan, spec.training.seed),
