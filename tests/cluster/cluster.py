@@ -111,7 +111,7 @@ def _values() -> list[str]:
             f'trainer.stages.{stage}.workspace="4Gi"',
             f'trainer.stages.{stage}.sharedMemory="1Gi"',
         ]
-    return [*found, "progressSeconds=2"]
+    return [*found, "progressSeconds=1"]
 
 
 def _step(what: str, do: Callable[[], None]) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -167,6 +168,17 @@ class Tenant:
         """The status when training, this attempt, has reached ``step``."""
         return self.until(name, lambda status: training_step(status) >= step, f"training reaches step {step}")
 
+    def until_own_step(self, name: str, step: int) -> int:
+        """The step of at least ``step`` that worker 0 itself says it has reached: the status is a little behind."""
+        return int(
+            wait_until(lambda: self._own_step_from(name, step), f"{name} reaches step {step}", PATIENCE_SECONDS, 0.2)
+        )
+
+    def _own_step_from(self, name: str, step: int) -> int:
+        pods = [pod for pod in self.pods(name, "train") if pod["status"]["phase"] == "Running"]
+        reached = max((own_step(pod) for pod in pods), default=0)
+        return reached if reached >= step else 0
+
     def until_checkpoint(self, name: str, step: int = 1) -> Object:
         """The status when a checkpoint of ``step`` or later is whole."""
         return self.until(
@@ -218,6 +230,18 @@ def training_step(status: Mapping[str, Any]) -> int:
     """Steps that the running training has done; 0 before it trains."""
     found = re.match(r"train (\d+)/", (status.get("progress") or {}).get("text", ""))
     return int(found[1]) if found else 0
+
+
+def own_step(pod: Object) -> int:
+    """The step that a pod of worker 0 itself says it has reached; 0 before it says anything."""
+    url = f"http://{pod['status']['podIP']}:9400/metrics"
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            page = response.read().decode()
+    except OSError:
+        return 0
+    found = re.search(r"^finetune_train_step (\S+)", page, flags=re.MULTILINE)
+    return int(float(found[1])) if found else 0
 
 
 def says(status: Mapping[str, Any], type_: str = "Ready") -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import time
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,20 +14,13 @@ from tests.cluster import control
 from tests.cluster.cluster import NAMESPACE, kubectl
 from tests.cluster.curves import assert_same, long_job
 from tests.cluster.node import all_ready, node_of
-from tests.cluster.tenant import Tenant, training_step
+from tests.cluster.tenant import Tenant, own_step, training_step
 
 pytestmark = pytest.mark.alone
 
 OUTAGE_SECONDS = 60
 STEPS = 20_000
 """So many that training outlasts all outages."""
-
-
-def own_step(pod: dict[str, Any]) -> int:
-    """The step that a pod itself says it has reached."""
-    with urllib.request.urlopen(f"http://{pod['status']['podIP']}:9400/metrics", timeout=5) as response:
-        found = re.search(r"^finetune_train_step (\S+)", response.read().decode(), flags=re.MULTILINE)
-    return int(float(found[1])) if found else 0
 
 
 def assert_untouched(tenant: Tenant, name: str) -> None:

@@ -27,7 +27,7 @@ class Held:
         self.resumed: list[int] = []
         self.held: list[Status] = []
         for workers in (1, 2):
-            self.reached.append(training_step(tenant.until_step(self.name, 40 if workers == 1 else 90)))
+            self.reached.append(tenant.until_own_step(self.name, 40 if workers == 1 else 80))
             tenant.change(self.name, suspend=True)
             self.held.append(tenant.until(self.name, lambda status: status["phase"] == "Suspended", "it is held"))
             self.left = [pod for pod in tenant.pods(self.name, "train") if pod["status"]["phase"] == "Running"]
