@@ -3,76 +3,21 @@
 from __future__ import annotations
 
 import math
-import os
 import resource
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from finetune_api.failures import ExitCode, Reason, StageFailure
+from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import EarlyStoppingSpec
 from finetune_trainer.context import Reporter
-
-_PATIENCE_SECONDS = 20.0
-_PATIENCE_GAPS = 5
-"""How much longer than ever before a sign of life may be out before the ranks are taken to hang."""
-
-
-class StopRequest:
-    """Set by SIGTERM; asked for at the end of each step.
-
-    Where another rank is gone without a word, as with its node, a step never ends. Then this process ends without a
-    checkpoint, rather than waste all the time that its pod is given to stop.
-    """
-
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter = reporter
-        self._requested = threading.Event()
-        self._agreed = threading.Event()
-        self._alive_at = time.monotonic()
-        self._longest_gap = 0.0
-
-    def listen(self) -> None:
-        self._alive_at = time.monotonic()
-        signal.signal(signal.SIGTERM, self._on_signal)
-
-    @property
-    def is_set(self) -> bool:
-        return self._requested.is_set()
-
-    def sign_of_life(self) -> None:
-        now = time.monotonic()
-        self._longest_gap = max(self._longest_gap, now - self._alive_at)
-        self._alive_at = now
-
-    def agree(self) -> None:
-        """All ranks stop now: there is no step to wait for any more."""
-        self._agreed.set()
-
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        if not self._requested.is_set():
-            self._requested.set()
-            threading.Thread(target=self._watch, name="stop", daemon=True).start()
-
-    def _watch(self) -> None:
-        patience = max(_PATIENCE_SECONDS, _PATIENCE_GAPS * self._longest_gap)
-        while not self._agreed.wait(1.0):
-            if time.monotonic() - self._alive_at > patience:
-                message = (
-                    f"stopped on request without a checkpoint: the step did not end within {patience:.0f} s, as when "
-                    "another worker is gone; the job resumes from its newest checkpoint"
-                )
-                self._reporter.send("failure", reason=Reason.STOPPED, message=message, hung=True)
-                os._exit(ExitCode.STOPPED)
+from finetune_trainer.train.stop import StopRequest
 
 
 class Agreement:
@@ -114,7 +59,7 @@ class FlowCallback(TrainerCallback):
         stop, busy = self._agreement.any_rank(self._stop.is_set, self._busy.exists())
         self._stop.sign_of_life()
         finished = state.global_step >= state.max_steps
-        if finished or stop:
+        if stop:
             self._stop.agree()
         if stop and not finished:
             self.stopped = True
@@ -123,7 +68,12 @@ class FlowCallback(TrainerCallback):
             control.should_training_stop = True
         elif busy and not finished:
             control.should_save = False
+        if control.should_save:
+            self._stop.saving()
         return control
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._stop.agree()
 
     def on_substep_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._stop.sign_of_life()
@@ -144,15 +94,15 @@ class FlowCallback(TrainerCallback):
         **_: Any,
     ) -> TrainerControl:
         """Every rank comes to the same answer: the loss is the same on all of them."""
-        rule = self._early_stopping
-        if rule is None:
-            return control
-        best, waited = best_validation(validation_losses(state), rule.min_delta)
-        if best == state.global_step:
-            control.should_save = True
-        if waited >= rule.patience and state.global_step < state.max_steps:
-            self.stopped_early = True
-            control.should_training_stop = True
+        if rule := self._early_stopping:
+            best, waited = best_validation(validation_losses(state), rule.min_delta)
+            if best == state.global_step:
+                control.should_save = True
+            if waited >= rule.patience and state.global_step < state.max_steps:
+                self.stopped_early = True
+                control.should_training_stop = True
+        if control.should_save:
+            self._stop.saving()
         return control
 
 

@@ -19,7 +19,6 @@ from finetune_trainer.train.batches import global_batches
 from finetune_trainer.train.callbacks import (
     FlowCallback,
     ReportCallback,
-    StopRequest,
     best_validation,
     validation_losses,
 )
@@ -42,6 +41,7 @@ from finetune_trainer.train.export import (
 from finetune_trainer.train.model import bf16_supported, load_model, load_tokenizer
 from finetune_trainer.train.resume import MendConverted, make_loadable
 from finetune_trainer.train.settings import TrainPlan, plan_training, resolve_precision, training_arguments
+from finetune_trainer.train.stop import StopRequest
 from finetune_trainer.train.trainer import FineTuneTrainer
 
 
