@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-from types import FrameType
 
 from finetune_api.failures import ExitCode, Reason
 from finetune_trainer.context import Reporter
@@ -33,7 +32,12 @@ class StopRequest:
 
     def listen(self) -> None:
         self._alive_at = time.monotonic()
-        signal.signal(signal.SIGTERM, self._on_signal)
+        # A handler in Python would have to wait for the main thread, which may be in a collective that never ends.
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing)
+        signal.signal(signal.SIGTERM, lambda _number, _frame: None)
+        threading.Thread(target=self._watch, args=(reading,), name="stop", daemon=True).start()
 
     @property
     def is_set(self) -> bool:
@@ -54,12 +58,10 @@ class StopRequest:
         """Training ends now: there is no step to wait for any more."""
         self._agreed.set()
 
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        if not self._requested.is_set():
-            self._requested.set()
-            threading.Thread(target=self._watch, name="stop", daemon=True).start()
-
-    def _watch(self) -> None:
+    def _watch(self, signals: int) -> None:
+        while os.read(signals, 1)[0] != signal.SIGTERM:
+            pass
+        self._requested.set()
         while not self._agreed.wait(1.0):
             if self.hangs:
                 message = (
