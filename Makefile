@@ -46,7 +46,7 @@ lint: install
 	$(BIN)/python -m finetune_api.docs --check docs/api.md
 
 # By two processes, a file each; those of the cluster share it.
-PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10
 
 test: lint
 	$(PYTEST) tests/unit tests/chart tests/apiserver tests/trainer
@@ -58,7 +58,7 @@ test-unit: install
 test-cluster: install
 	$(PYTEST) tests/cluster
 
-# A real Kubernetes on this machine; needs Linux, root and Go. The first time takes half an hour.
+# A real Kubernetes on this machine; needs Linux, root and Go. The first time takes twenty minutes.
 cluster: install
 	$(BIN)/python -m tests.cluster.cluster up
 

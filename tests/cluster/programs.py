@@ -16,7 +16,7 @@ KUBERNETES = (
 
 
 def build() -> None:
-    """Build what the cache does not have yet: cold, on two cores, about 15 minutes."""
+    """Build what the cache does not have yet: cold, on two cores, about ten minutes."""
     etcd()
     for name in KUBERNETES:
         kubernetes(name)
