@@ -16,14 +16,17 @@ class Turns:
     def __init__(self) -> None:
         # Who waits to be alone holds the door, so that those who come later do not keep it waiting for ever.
         self._door, self._floor = _file("door"), _file("floor")
+        self._is_together = False
 
     @contextmanager
     def together(self) -> Iterator[None]:
         """Be there with others, and disturb none of them."""
         self._enter(fcntl.LOCK_SH)
+        self._is_together = True
         try:
             yield
         finally:
+            self._is_together = False
             fcntl.flock(self._floor, fcntl.LOCK_UN)
 
     @contextmanager
@@ -34,7 +37,8 @@ class Turns:
         try:
             yield
         finally:
-            fcntl.flock(self._floor, fcntl.LOCK_SH)
+            # Whoever is at the door keeps it until the floor is free: it must not be held on the way there.
+            fcntl.flock(self._floor, fcntl.LOCK_SH if self._is_together else fcntl.LOCK_UN)
 
     def _enter(self, how: int) -> None:
         with _held(self._door):
