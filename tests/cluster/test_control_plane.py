@@ -32,16 +32,17 @@ def outage() -> None:
     time.sleep(OUTAGE_SECONDS)  # An outage of so long is what is tested.
 
 
-class TestOutages:
-    @pytest.fixture(scope="class")
-    def training(self, tenant: Tenant) -> Iterator[str]:
-        """A job that trains for minutes; its name."""
-        name = "long"
-        tenant.apply(name, long_job(training={"maxSteps": STEPS, "checkpoint": {"everySteps": 100}}))
-        tenant.until_step(name, 20)
-        yield name
-        tenant.api.delete("FineTuneJob", name, tenant.name)
+@pytest.fixture(scope="class")
+def training(tenant: Tenant) -> Iterator[str]:
+    """A job that trains for minutes; its name."""
+    name = "long"
+    tenant.apply(name, long_job(training={"maxSteps": STEPS, "checkpoint": {"everySteps": 100}}))
+    tenant.until_step(name, 20)
+    yield name
+    tenant.api.delete("FineTuneJob", name, tenant.name)
 
+
+class TestOutages:
     def test_api_server_down_and_etcd_restarted(self, tenant: Tenant, training: str) -> None:
         pod = tenant.worker(training, 0)
         before = own_step(pod)
