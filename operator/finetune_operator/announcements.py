@@ -62,12 +62,12 @@ def _failure(before: FineTuneJobStatus, after: FineTuneJobStatus, revision: str)
         return
     what = "will be tried again" if failure.retried else "is not tried again"
     occasion = f"{revision}/{failure.stage}/{failure.attempt}"
+    message = f"Stage {failure.stage}, attempt {failure.attempt}, {what}: {failure.message}"
     if failure.reason is Reason.STOPPED:
-        yield Announcement("Normal", "Disrupted", f"{failure.message} Stage {failure.stage} {what}.", occasion)
+        yield Announcement("Normal", "Disrupted", message, occasion)
     elif failure.reason is Reason.GATE_FAILED:
         yield Announcement("Warning", "Rejected", f"Not published: {failure.message}", occasion)
     else:
-        message = f"Stage {failure.stage}, attempt {failure.attempt}, {what}: {failure.message}"
         yield Announcement("Warning", failure.reason, message, occasion)
 
 

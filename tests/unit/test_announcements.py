@@ -77,6 +77,7 @@ def test_a_disruption_is_no_warning() -> None:
     job, _ = told(a_job(), a_run(Stage.PREPARE))
     _, said = told(job, killed(Stage.PREPARE, disrupted=True))
     assert (said[0].type, said[0].reason) == ("Normal", "Disrupted")
+    assert said[0].message.startswith("Stage prepare, attempt 1, will be tried again: ")
 
 
 def test_the_end_is_told_once() -> None:
