@@ -203,7 +203,7 @@ class Tenant:
                     return pod
             return None
 
-        return dict(wait_until(find, f"worker {index} of {name} runs", PATIENCE_SECONDS, _EVERY_SECONDS))
+        return dict(wait_until(find, f"worker {index} of {name} runs", PATIENCE_SECONDS, 0.1))
 
     def delete_pod(self, pod: Object, seconds: int = 0) -> None:
         self.api.delete("Pod", pod["metadata"]["name"], self.name, gracePeriodSeconds=seconds)

@@ -16,7 +16,7 @@ SLACK_SECONDS = 15
 
 def test_a_rank_that_hangs_is_replaced_in_time(tenant: Tenant) -> None:
     tenant.apply("hung", long_job(resilience={"stallTimeoutSeconds": STALL_SECONDS}))
-    tenant.until_step("hung", 40)
+    tenant.until_own_step("hung", 40)
     stopped = ranks(tenant.worker("hung", 1))
     send(stopped, signal.SIGSTOP)
     since = time.monotonic()
