@@ -15,6 +15,7 @@ workers, ZeRO-2. One JSON line a figure, each the median of the jobs:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import secrets
@@ -26,6 +27,7 @@ from datetime import datetime
 from typing import Any
 
 import kubernetes
+import urllib3
 
 from bench.train import report
 from tests.apiserver.control_plane import wait_until
@@ -165,10 +167,11 @@ class Watch:
             watch.stop()
 
     def _follow(self, watch: Any, ask: Any, namespace: str) -> None:
-        for event in watch.stream(ask, namespace):
-            found = event["raw_object"]
-            for moment in _moments(found):
-                self.seen.setdefault(f"{moment} {_name(found)}", time.time())
+        with contextlib.suppress(urllib3.exceptions.HTTPError):  # It is closed while it waits.
+            for event in watch.stream(ask, namespace):
+                found = event["raw_object"]
+                for moment in _moments(found):
+                    self.seen.setdefault(f"{moment} {_name(found)}", time.time())
 
 
 def _moments(found: Mapping[str, Any]) -> list[str]:
