@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _PACKAGES = {
@@ -53,12 +54,20 @@ def cached(name: str, version: str, build: Callable[[Path], None]) -> Path:
     if program.exists():
         return program
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / f"{program.name}.lock").open("w") as lock, tempfile.TemporaryDirectory(dir=cache) as folder:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # Two processes of tests need not build the same for minutes.
+    # Two processes of tests need not build the same for minutes.
+    with locked(cache / f"{program.name}.lock"), tempfile.TemporaryDirectory(dir=cache) as folder:
         if not program.exists():
             build(Path(folder))
             Path(folder, name).rename(program)
     return program
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Have the file to oneself among all processes; it is made if it is not there."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def go(folder: Path, *arguments: str, **environment: str) -> str:

@@ -14,6 +14,7 @@ from tests.cluster import containers, images, machine, sharing
 from tests.cluster.curves import long_job
 from tests.cluster.layout import RUN
 from tests.cluster.tenant import Tenant, upload_inputs
+from tests.tools import locked
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -57,7 +58,7 @@ def turn(request: pytest.FixtureRequest, turns: sharing.Turns) -> Iterator[None]
 @pytest.fixture
 def alone(turns: sharing.Turns) -> Iterator[None]:
     """For a test that disturbs all jobs, in a module that does not."""
-    with turns.alone():
+    with turns.apart(), turns.alone():
         yield
 
 
@@ -86,7 +87,7 @@ def tenant(make_tenant: Callable[[], Tenant]) -> Tenant:
 def undisturbed() -> list[dict[str, Any]]:
     """The training curve of a long job to which nothing happens; trained once for each trainer image."""
     kept = RUN / f"undisturbed-{images.image('finetune-trainer').rpartition(':')[2]}.json"
-    with sharing.one_at_a_time("undisturbed"):
+    with locked(kept.with_suffix(".lock")):
         if not kept.exists():
             tenant = Tenant(f"undisturbed-{secrets.token_hex(3)}").create()
             tenant.apply("reference", long_job())

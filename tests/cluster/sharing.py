@@ -4,44 +4,48 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import TextIO
 
 from tests.cluster.layout import CACHE, RUN
+from tests.tools import locked
 
 
 class Turns:
     """Whose turn it is: of any number that leave each other alone, or of one that disturbs everybody."""
 
     def __init__(self) -> None:
-        # Who waits to be alone holds the door, so that those who come later do not keep it waiting for ever.
-        self._door, self._floor = _file("door"), _file("floor")
-        self._is_together = False
+        self._floor = (_locks() / "floor").open("w")
+
+    def together(self) -> AbstractContextManager[None]:
+        """Be there with others, and disturb none of them."""
+        return self._there(fcntl.LOCK_SH)
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Be there without any others."""
+        return self._there(fcntl.LOCK_EX)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """Be there with others, and disturb none of them."""
-        self._enter(fcntl.LOCK_SH)
-        self._is_together = True
+    def apart(self) -> Iterator[None]:
+        """Leave those that are together for a while."""
+        fcntl.flock(self._floor, fcntl.LOCK_UN)
         try:
             yield
         finally:
-            self._is_together = False
+            self._enter(fcntl.LOCK_SH)
+
+    @contextmanager
+    def _there(self, how: int) -> Iterator[None]:
+        self._enter(how)
+        try:
+            yield
+        finally:
             fcntl.flock(self._floor, fcntl.LOCK_UN)
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Be there without any others; within :meth:`together` this waits until they are done."""
-        fcntl.flock(self._floor, fcntl.LOCK_UN)
-        self._enter(fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            # Whoever is at the door keeps it until the floor is free: it must not be held on the way there.
-            fcntl.flock(self._floor, fcntl.LOCK_SH if self._is_together else fcntl.LOCK_UN)
-
     def _enter(self, how: int) -> None:
-        with _held(self._door):
+        # Who waits to be alone holds the door, so that those who come later do not keep it waiting for ever.
+        with locked(_locks() / "door"):
             fcntl.flock(self._floor, how)
 
 
@@ -49,8 +53,9 @@ class Turns:
 def used(prepare: Callable[[], bool], down: Callable[[], None]) -> Iterator[None]:
     """Use one cluster with other processes: the first calls ``prepare``, the last ``down`` if that brought it up."""
     ours = RUN / "for-the-tests-alone"
-    with _file("first") as first, _file("users") as users:
-        with _held(first):
+    first = _locks() / "first"
+    with (_locks() / "users").open("w") as users:
+        with locked(first):
             if _nobody_holds(users):
                 try:
                     if prepare():
@@ -62,33 +67,17 @@ def used(prepare: Callable[[], bool], down: Callable[[], None]) -> Iterator[None
         try:
             yield
         finally:
-            with _held(first):
+            with locked(first):
                 fcntl.flock(users, fcntl.LOCK_UN)
                 if ours.exists() and _nobody_holds(users):
                     down()
 
 
-@contextmanager
-def one_at_a_time(what: str) -> Iterator[None]:
-    """Do ``what`` while no other process does it."""
-    with _file(what) as file, _held(file):
-        yield
-
-
-def _file(name: str) -> TextIO:
-    """A file to lock; it outlives the cluster."""
+def _locks() -> Path:
+    """Where the files to lock are; they outlive the cluster."""
     folder = CACHE / "locks"
     folder.mkdir(parents=True, exist_ok=True)
-    return (folder / name).open("w")
-
-
-@contextmanager
-def _held(file: TextIO) -> Iterator[None]:
-    fcntl.flock(file, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        fcntl.flock(file, fcntl.LOCK_UN)
+    return folder
 
 
 def _nobody_holds(users: TextIO) -> bool:

@@ -170,14 +170,13 @@ class Tenant:
 
     def until_own_step(self, name: str, step: int) -> int:
         """The step of at least ``step`` that worker 0 itself says it has reached: the status is a little behind."""
-        return int(
-            wait_until(lambda: self._own_step_from(name, step), f"{name} reaches step {step}", PATIENCE_SECONDS, 0.2)
-        )
 
-    def _own_step_from(self, name: str, step: int) -> int:
-        pods = [pod for pod in self.pods(name, "train") if pod["status"]["phase"] == "Running"]
-        reached = max((own_step(pod) for pod in pods), default=0)
-        return reached if reached >= step else 0
+        def find() -> int:
+            pods = [pod for pod in self.pods(name, "train") if pod["status"]["phase"] == "Running"]
+            reached = max((own_step(pod) for pod in pods), default=0)
+            return reached if reached >= step else 0
+
+        return int(wait_until(find, f"{name} reaches step {step}", PATIENCE_SECONDS, 0.2))
 
     def until_checkpoint(self, name: str, step: int = 1) -> Object:
         """The status when a checkpoint of ``step`` or later is whole."""

@@ -9,53 +9,38 @@ from finetune_trainer.train import stop
 from finetune_trainer.train.stop import StopRequest
 
 
-class Clock:
-    """Time that passes when it is told to."""
+class Training:
+    """A training that may be asked to stop, in a time that passes when it is told to."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1000.0
-        monkeypatch.setattr(stop.time, "monotonic", lambda: self.now)
+        self._now = 1000.0
+        monkeypatch.setattr(stop.time, "monotonic", lambda: self._now)
+        self.request = StopRequest(Reporter(None))
 
-    def pass_(self, seconds: float) -> None:
-        self.now += seconds
+    def hangs_after(self, seconds: float) -> bool:
+        self._now += seconds
+        return self.request.hangs
+
+    def step(self, seconds: float) -> None:
+        self._now += seconds
+        self.request.sign_of_life()
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
+def training(monkeypatch: pytest.MonkeyPatch) -> Training:
+    return Training(monkeypatch)
 
 
-@pytest.fixture
-def request_(clock: Clock) -> StopRequest:
-    assert clock.now, "it begins now"
-    return StopRequest(Reporter(None))
+@pytest.mark.parametrize(("steps", "patience"), [([1, 1, 1], 20), ([30, 1], 150)])
+def test_a_step_is_waited_for_by_how_long_others_took(training: Training, steps: list[float], patience: float) -> None:
+    for seconds in steps:
+        training.step(seconds)
+    assert not training.hangs_after(patience)
+    assert training.hangs_after(0.1)
 
 
-def test_short_steps_are_waited_for_twenty_seconds(clock: Clock, request_: StopRequest) -> None:
-    for _ in range(3):
-        clock.pass_(1)
-        request_.sign_of_life()
-    clock.pass_(20)
-    assert not request_.hangs
-    clock.pass_(0.1)
-    assert request_.hangs
-
-
-def test_long_steps_are_waited_for_longer(clock: Clock, request_: StopRequest) -> None:
-    clock.pass_(30)
-    request_.sign_of_life()
-    clock.pass_(1)
-    request_.sign_of_life()
-    clock.pass_(150)
-    assert not request_.hangs
-    clock.pass_(0.1)
-    assert request_.hangs
-
-
-def test_a_checkpoint_takes_what_it_takes(clock: Clock, request_: StopRequest) -> None:
-    request_.saving()
-    clock.pass_(3600)
-    assert not request_.hangs
-    request_.sign_of_life()
-    clock.pass_(20.1)
-    assert request_.hangs, "the time of the checkpoint is no measure of a step"
+def test_a_checkpoint_takes_what_it_takes(training: Training) -> None:
+    training.request.saving()
+    assert not training.hangs_after(3600)
+    training.step(0)
+    assert training.hangs_after(20.1), "the time of the checkpoint is no measure of a step"

@@ -70,7 +70,6 @@ class Host:
         self._checkpoint: CheckpointRef | None = None
         self._uploader: CheckpointUploader | None = None
         self._stopping = threading.Event()
-        self._gang_is_broken = False
         self._started = time.monotonic()
 
     def run(self) -> int:
@@ -137,7 +136,8 @@ class Host:
                 worker.process.wait()
                 worker.reader.join()
             if self._uploader:
-                self._uploader.drain(gang_is_broken=self._gang_is_broken)
+                is_broken = any(worker.process.returncode != ExitCode.DONE for worker in self._workers)
+                self._uploader.drain(gang_is_broken=is_broken)
 
     def _start_uploader(self) -> CheckpointUploader:
         config = self._config
@@ -191,7 +191,6 @@ class Host:
                 uploader.drain()
                 if uploader.failure:
                     return {"error": _error(uploader.failure, None)}
-        self._gang_is_broken = True
         rank, failure = self._first_cause(worker, code)
         return {"error": _error(failure, rank if self._config.stage is Stage.TRAIN else None)}
 
