@@ -62,8 +62,9 @@ def test_who_was_alone_can_come_again_while_another_waits_to_be(turns: Callable[
         assert first.is_in.wait(SECONDS)
         waiting = Visit(pool, turns().alone)
         first.leave()
+        assert waiting.is_in.wait(SECONDS), "who has left keeps nobody out"
         again = Visit(pool, mine.together)
-        assert waiting.is_in.wait(SECONDS)
+        assert not again.is_in.is_set()
         waiting.leave()
         assert again.is_in.wait(SECONDS)
         again.leave()
