@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from finetune_operator.logs import configure
@@ -12,6 +15,8 @@ from finetune_operator.settings import SettingsError, load
 
 def main() -> int:
     """Run the operator; returns the exit code."""
+    # Process 1 of a container does not hear SIGTERM until it has a handler, and importing takes a second.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     parser = argparse.ArgumentParser(prog="finetune_operator", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="path of the settings, as the chart writes them")
     options = parser.parse_args()
@@ -28,7 +33,8 @@ def main() -> int:
     from finetune_operator.cluster import NoCluster
 
     try:
-        uvloop.run(run(settings))
+        with suppress(asyncio.CancelledError):
+            uvloop.run(run(settings))
     except NoCluster as error:
         print(f"finetune_operator: {error}", file=sys.stderr)  # noqa: T201
         return 64

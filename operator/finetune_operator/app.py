@@ -5,6 +5,8 @@ Only ``on.event`` handlers: so Kopf adds no finalizer and no annotation, and del
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import socket
 from typing import Any
 
@@ -21,7 +23,14 @@ from finetune_operator.settings import Settings
 
 
 async def run(settings: Settings) -> None:
-    """Run the operator until it is told to stop, or until a watch fails in a way that only a restart mends."""
+    """Run the operator until it is told to stop, or until a watch fails in a way that only a restart mends.
+
+    Raises:
+        asyncio.CancelledError: SIGTERM or SIGINT came before there was anything to end in order.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Until Kopf puts its own in their place: the cluster may be kept waiting for long.
+        asyncio.get_running_loop().add_signal_handler(number, _this_task().cancel)
     metrics = Metrics()
     async with connected(metrics) as cluster, aiohttp.ClientSession() as session:
         engine = Engine(settings, cluster, session, metrics)
@@ -41,6 +50,12 @@ async def run(settings: Settings) -> None:
                 clusterwide=not settings.namespaces,
                 namespaces=settings.namespaces,
             )
+
+
+def _this_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task
+    return task
 
 
 def handlers(engine: Engine) -> kopf.OperatorRegistry:

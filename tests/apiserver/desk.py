@@ -72,6 +72,13 @@ class Operator:
         if self._program:
             self._program.kill()
 
+    def hears_stops(self) -> bool:
+        """Whether SIGTERM has a handler."""
+        assert self._program
+        status = Path(f"/proc/{self._program.process.pid}/status").read_text()
+        caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+        return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""
         assert self._program

@@ -13,7 +13,7 @@ import pytest
 
 from tests.apiserver.control_plane import ControlPlane, wait_until
 from tests.apiserver.desk import Desk, Operator
-from tests.apiserver.proxy import Proxy, Request, proxied
+from tests.apiserver.proxy import Proxy, Request, proxied, refusal
 
 WRITES_OF_A_LIFE = 10
 """At least: four Jobs and a Service, a status, and of nine Events, which go out several at a time, some."""
@@ -183,6 +183,18 @@ class TestRestart:
 
     def test_a_clean_stop_is_exit_code_0(self, operators: Callable[[], Operator]) -> None:
         assert operators().start().stop() == 0
+
+    def test_a_stop_is_heard_before_the_cluster_was_seen(self, proxy: Proxy, operators: Callable[[], Operator]) -> None:
+        proxy.faults.answer = lambda _: refusal(503, "ServiceUnavailable", "not yet")
+        operator = operators().start(wait=False)
+        wait_until(lambda: operator.http("/readyz")[0] == 503, "it serves", 60)
+        assert operator.stop() == 0
+
+    def test_a_stop_is_heard_before_anything_was_imported(self, operators: Callable[[], Operator]) -> None:
+        operator = operators().start(wait=False)
+        wait_until(operator.hears_stops, "it hears stops", 60, 0.005)
+        assert operator.http("/readyz")[0] == 0
+        assert operator.stop() == 0
 
 
 def test_no_request_but_what_is_needed(
