@@ -45,18 +45,19 @@ lint: install
 	$(BIN)/python -m finetune_api.crd --check crds/finetunejobs.finetune.dev.yaml
 	$(BIN)/python -m finetune_api.docs --check docs/api.md
 
-# By two processes, a file each; those of the cluster share it.
-PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10
+# A file for each process, in this order: the soak lasts longest, and what wants the cluster alone has the other tests for
+# company, as they do not need it. In those of the cluster a process mostly waits, so there may be more than there are cores.
+PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
+CLUSTER_TESTS := tests/cluster/test_soak.py tests/cluster/test_*.py tests/cluster/alone
 
 test: lint
-	$(PYTEST) tests/unit tests/chart tests/apiserver tests/trainer
-	$(PYTEST) tests/cluster
+	$(PYTEST) $(CLUSTER_TESTS) tests/trainer tests/apiserver tests/chart tests/unit
 
 test-unit: install
 	$(BIN)/pytest tests/unit
 
 test-cluster: install
-	$(PYTEST) tests/cluster
+	$(PYTEST) $(CLUSTER_TESTS)
 
 # A real Kubernetes on this machine; needs Linux, root and Go. The first time takes twenty minutes.
 cluster: install

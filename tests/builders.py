@@ -68,7 +68,8 @@ def a_run(
     started_at: datetime | None = NOON,
     **facts: Any,
 ) -> ObservedRun:
-    """A run as an executor sees it."""
+    """A run as an executor sees it that listened from the start."""
+    facts = {"asked_since": started_at, **facts}
     return ObservedRun(RunId(revision, stage, attempt), state, started_at=started_at, **facts)
 
 

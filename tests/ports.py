@@ -11,6 +11,8 @@ _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _OWN = range(_FIRST + _WORKER * _SPAN, _FIRST + (_WORKER + 1) * _SPAN)
 """Each process of tests has a range of its own, below those that the system gives to connections: what is free now is
 then still free when a program opens it."""
+LOOPBACK = f"127.0.0.{_WORKER + 10}"
+"""Each process of tests has an address of its own, for a port that cannot be chosen: that of a pod's progress."""
 _begin = os.getpid() % _SPAN
 _candidates = itertools.cycle([*_OWN[_begin:], *_OWN[:_begin]])
 

@@ -132,7 +132,7 @@ class Controller:
     def _observed(self, look: _Look) -> Observed:
         runs = tuple(
             observed_run(
-                facts, pods, self._notices.of(facts.uid), self._progress.last(look.stored.key, facts.run), look.now
+                facts, pods, self._notices.of(facts.uid), self._progress.heard(look.stored.key, facts.run), look.now
             )
             for facts, pods in look.children.values()
         )

@@ -164,4 +164,7 @@ class Engine:
             log.exception("nor can that be said in its status")
 
     async def _by_proxy(self, pod: PodFacts) -> bytes:
-        return await self._cluster.read_through_proxy(pod.key, _PROGRESS_PORT, "/progress", LARGEST_ANSWER)
+        try:
+            return await self._cluster.read_through_proxy(pod.key, _PROGRESS_PORT, "/progress", LARGEST_ANSWER)
+        except aiohttp.ClientConnectorError as error:
+            raise ApiError(0, "", str(error)) from error

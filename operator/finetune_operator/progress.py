@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import aiohttp
 from pydantic import ValidationError
@@ -13,11 +15,13 @@ from pydantic import ValidationError
 from finetune_api.stage import Progress
 from finetune_operator.cluster import ApiError, read_up_to
 from finetune_operator.observation.facts import Key, PodFacts
-from finetune_operator.runs import RunId
+from finetune_operator.runs import Heard, RunId
 
 LARGEST_ANSWER = 65536
 _TIMEOUT = aiohttp.ClientTimeout(total=5)
 _AT_ONCE = 32
+_BREAK = timedelta(minutes=3)
+"""So late, no next question comes unless the operator stood still or could not ask."""
 
 log = logging.getLogger(__name__)
 
@@ -57,13 +61,13 @@ class ProgressReader:
         self._seconds = seconds
         self._on_news = on_news
         self._tasks: dict[Key, tuple[str, asyncio.Task[None]]] = {}
-        self._known: dict[Key, tuple[RunId, Progress]] = {}
+        self._known: dict[Key, tuple[RunId, Heard]] = {}
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
-    def last(self, job: Key, run: RunId) -> Progress | None:
-        """The newest progress of a run; None when it has said none."""
+    def heard(self, job: Key, run: RunId) -> Heard:
+        """What a run has said, to whoever listens without a break."""
         known = self._known.get(job)
-        return known[1] if known and known[0] == run else None
+        return known[1] if known and known[0] == run else Heard()
 
     def follow(self, job: Key, pod: PodFacts) -> None:
         """Ask ``pod``, which has rank 0 of the job's run, from now on."""
@@ -90,16 +94,28 @@ class ProgressReader:
                 await task
 
     async def _ask(self, job: Key, pod: PodFacts) -> None:
+        asked_at: datetime | None = None
         while True:
+            now = datetime.now(UTC)
+            if asked_at is None or now - asked_at > timedelta(seconds=self._seconds) + _BREAK:
+                # What was heard before is no reason to call the run silent: it may have said much since.
+                self._known[job] = (pod.run, Heard(None, now))
+                self._on_news(job)
             async with self._slots:
                 try:
                     said = parse_progress(await self._read(pod))
-                except (aiohttp.ClientError, ApiError, TimeoutError, OSError) as error:
-                    log.debug("pod %s/%s tells no progress: %s", *pod.key, error)
+                    asked_at = datetime.now(UTC)
+                except ApiError as error:
+                    # The API server, through which it goes, is away: nobody was asked.
+                    log.debug("pod %s/%s cannot be asked: %s", *pod.key, error)
                     said = None
-            if said and (said.stage, said.attempt) != (pod.run.stage, pod.run.attempt):
-                said = None
-            if said and self.last(job, pod.run) != said:
-                self._known[job] = (pod.run, said)
+                except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                    log.debug("pod %s/%s tells no progress: %s", *pod.key, error)
+                    said, asked_at = None, datetime.now(UTC)
+            if said and (said.stage, said.attempt) == (pod.run.stage, pod.run.attempt) and said != self._said(job):
+                self._known[job] = (pod.run, replace(self._known[job][1], progress=said))
                 self._on_news(job)
             await asyncio.sleep(self._seconds)
+
+    def _said(self, job: Key) -> Progress | None:
+        return self._known[job][1].progress

@@ -45,6 +45,16 @@ class Trouble:
 
 
 @dataclass(frozen=True)
+class Heard:
+    """What a run that computes has said of itself."""
+
+    progress: Progress | None = None
+    """Its last answer."""
+    asked_since: datetime | None = None
+    """Since when it is asked without a break; None while nobody asks."""
+
+
+@dataclass(frozen=True)
 class ObservedRun:
     """What an executor knows about a run that exists."""
 
@@ -59,6 +69,8 @@ class ObservedRun:
     """The termination message; None until the end, or when there was none that can be read."""
     progress: Progress | None = None
     """The last answer of ``/progress``."""
+    asked_since: datetime | None = None
+    """Since when it is asked for that without a break; None while nobody asks."""
     disrupted: bool = False
     """Ended by what runs it and not by its own doing: preemption, a drained node, the end of the local executor."""
     error: StageError | None = None

@@ -9,6 +9,7 @@ from typing import Any
 from finetune_api.stage import Stage, StageError, StageReport
 from tests.apiserver.api import Api
 from tests.builders import a_report
+from tests.ports import LOOPBACK
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 
@@ -20,7 +21,7 @@ def now() -> str:
 class Kubelet:
     """All nodes of the cluster, and the controller of its Jobs."""
 
-    def __init__(self, api: Api, address: str = "127.0.0.1") -> None:
+    def __init__(self, api: Api, address: str = LOOPBACK) -> None:
         self._api = api
         self._address = address
 
@@ -51,12 +52,12 @@ class Kubelet:
         }
         return self._api.create("Pod", pod)
 
-    def run(self, job: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def run(self, job: Mapping[str, Any], since: str = "") -> list[dict[str, Any]]:
         """Pods that compute."""
-        return [self.started(pod) for pod in self.create_pods(job)]
+        return [self.started(pod, since) for pod in self.create_pods(job)]
 
-    def started(self, pod: Mapping[str, Any]) -> dict[str, Any]:
-        state = {"running": {"startedAt": now()}}
+    def started(self, pod: Mapping[str, Any], since: str = "") -> dict[str, Any]:
+        state = {"running": {"startedAt": since or now()}}
         return self._status(
             pod,
             phase="Running",

@@ -17,6 +17,7 @@ from finetune_api.stage import Stage
 from tests.apiserver.control_plane import wait_until
 from tests.apiserver.desk import Desk, Operator, condition
 from tests.builders import a_progress
+from tests.ports import LOOPBACK
 
 SETTINGS = {"progressSeconds": 0.1, "resyncSeconds": 1}
 
@@ -134,7 +135,7 @@ class Speaker:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self._server = ThreadingHTTPServer((LOOPBACK, port), Handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -155,7 +156,7 @@ class Speaker:
 @pytest.fixture(scope="module")
 def speaker() -> Iterator[Speaker]:
     with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", 9400)) == 0:
+        if probe.connect_ex((LOOPBACK, 9400)) == 0:
             pytest.skip("somebody else listens on port 9400")
     speaker = Speaker()
     yield speaker
@@ -205,7 +206,7 @@ class TestProgress:
         self.tell(desk, job, speaker)
         elsewhere = Speaker(0)
         elsewhere.answer = body(progress(activity="lying", done=None))
-        speaker.answer = body(b"", 302, Location=f"http://127.0.0.1:{elsewhere.port}/progress")
+        speaker.answer = body(b"", 302, Location=f"http://{LOOPBACK}:{elsewhere.port}/progress")
         speaker.until_asked(3)
         assert elsewhere.asked == []
         assert "lying" not in json.dumps(desk.status(job))

@@ -7,14 +7,16 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import pytest
 
 from finetune_api.stage import Stage, StageConfig
 from tests import builders
 from tests.apiserver.control_plane import wait_until
-from tests.apiserver.desk import Desk, Operator
+from tests.apiserver.desk import Desk, Operator, stage
 from tests.apiserver.kubelet import Kubelet
+from tests.ports import LOOPBACK
 
 PORT: int = StageConfig.model_fields["port"].default
 
@@ -32,7 +34,8 @@ def pod_that_answers(address: str, redirect: str = "") -> Iterator[list[str]]:
                 self.send_header("Location", redirect)
                 self.end_headers()
                 return
-            said = builders.a_progress(Stage.TRAIN, eta_seconds=75.0, tokens_per_second=1234.5)
+            facts = {"eta_seconds": 75.0, "tokens_per_second": 1234.5}
+            said = builders.a_progress(Stage.TRAIN, updated_at=datetime.now(UTC), **facts)
             body = said.model_dump_json(exclude_none=True).encode()
             self.send_response(200)
             self.end_headers()
@@ -61,7 +64,10 @@ def own_address() -> str:
         return str(probe.getsockname()[0])
 
 
-@pytest.mark.parametrize(("via", "address"), [("PodAddress", "127.0.0.1"), ("ApiServer", own_address())])
+VIA = [("PodAddress", LOOPBACK), ("ApiServer", own_address())]
+
+
+@pytest.mark.parametrize(("via", "address"), VIA, ids=[via for via, _ in VIA])
 class TestProgress:
     def test_is_in_the_status(
         self, desk: Desk, start_operator: Callable[..., Operator], via: str, address: str
@@ -74,6 +80,22 @@ class TestProgress:
             status = desk.until(lambda status: status.get("progress", {}).get("eta"), "the progress is told")
         assert (status["progress"]["text"], status["progress"]["eta"]) == ("train 40/120", "1m15s")
         assert status["progress"]["tokensPerSecond"] == 1234.5
+
+    def test_of_a_training_of_yesterday_is_heard_before_it_is_called_silent(
+        self, desk: Desk, start_operator: Callable[..., Operator], via: str, address: str
+    ) -> None:
+        """An operator that is started anew, or upgraded, must not end every training that is older than the timeout."""
+        first = start_operator(admin=True, progressVia=via)
+        desk.kubelet = Kubelet(desk.api, address)
+        desk.apply(resilience={"stallTimeoutSeconds": 60})
+        child = desk.run_to("train")
+        first.kill()
+        desk.kubelet.run(child, since="2026-01-01T00:00:00Z")
+        with pod_that_answers(address):
+            start_operator(admin=True, progressVia=via)
+            status = desk.until(lambda status: status.get("progress", {}).get("eta"), "the progress is told")
+        assert "failure" not in status
+        assert stage(status, "train")["state"] == "Running"
 
     def test_of_a_pod_that_sends_elsewhere_is_not_followed(
         self, desk: Desk, start_operator: Callable[..., Operator], via: str, address: str

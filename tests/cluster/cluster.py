@@ -95,6 +95,17 @@ def kubectl(*arguments: object) -> str:
     return run(kubernetes("kubectl"), *map(str, arguments), env=_environment())
 
 
+def operators() -> list[str]:
+    """The operator's pods that are there, by name."""
+    return kubectl("get", "pods", "-n", NAMESPACE, "-o", "name").split()
+
+
+def kill_operators() -> None:
+    """Delete the operator's pods without any time to end; somebody else may do the same."""
+    now = ("--force", "--grace-period=0", "--wait=false", "--ignore-not-found")
+    kubectl("delete", *now, "-n", NAMESPACE, *operators())
+
+
 def _environment() -> dict[str, str]:
     return os.environ | {"KUBECONFIG": str(control.kubeconfig())}
 

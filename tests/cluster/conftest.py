@@ -17,10 +17,6 @@ from tests.cluster.tenant import Tenant, upload_inputs
 from tests.tools import locked
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "alone: disturbs all jobs, or needs both cores: nothing else happens meanwhile")
-
-
 @pytest.fixture(scope="session", autouse=True)
 def cluster() -> Iterator[None]:
     """The cluster that runs, with the images of this checkout, or one for these tests alone."""
@@ -48,17 +44,9 @@ def turns() -> sharing.Turns:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def turn(request: pytest.FixtureRequest, turns: sharing.Turns) -> Iterator[None]:
-    """Modules share the cluster, with whatever processes run them, unless they are marked ``alone``."""
-    is_alone = request.node.get_closest_marker("alone") is not None
-    with turns.alone() if is_alone else turns.together():
-        yield
-
-
-@pytest.fixture
-def alone(turns: sharing.Turns) -> Iterator[None]:
-    """For a test that disturbs all jobs, in a module that does not."""
-    with turns.apart(), turns.alone():
+def turn(turns: sharing.Turns) -> Iterator[None]:
+    """Modules share the cluster, with whatever processes run them; those below ``alone`` do not."""
+    with turns.together():
         yield
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.cluster.tenant import Tenant, classification
 
-STEPS, EVERY = 200, 20
+STEPS, EVERY = 150, 20
 SAME = 1e-3
 """How far the losses of two runs with one seed may be apart; a step changes them by more.
 
@@ -16,7 +16,7 @@ what that changes in the last digit grew to 0.1 within 200 steps.
 
 
 def long_job(**sections: Any) -> dict[str, Any]:
-    """A training that lasts long enough to be disturbed: some nine seconds where nothing else happens."""
+    """A training that lasts long enough to be disturbed: some seven seconds where nothing else happens."""
     training = {
         "maxSteps": STEPS,
         "learningRate": 1e-3,

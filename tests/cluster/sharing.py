@@ -27,26 +27,14 @@ class Turns:
         return self._there(fcntl.LOCK_EX)
 
     @contextmanager
-    def apart(self) -> Iterator[None]:
-        """Leave those that are together for a while."""
-        fcntl.flock(self._floor, fcntl.LOCK_UN)
-        try:
-            yield
-        finally:
-            self._enter(fcntl.LOCK_SH)
-
-    @contextmanager
     def _there(self, how: int) -> Iterator[None]:
-        self._enter(how)
+        # Who waits to be alone holds the door, so that those who come later do not keep it waiting for ever.
+        with locked(_locks() / "door"):
+            fcntl.flock(self._floor, how)
         try:
             yield
         finally:
             fcntl.flock(self._floor, fcntl.LOCK_UN)
-
-    def _enter(self, how: int) -> None:
-        # Who waits to be alone holds the door, so that those who come later do not keep it waiting for ever.
-        with locked(_locks() / "door"):
-            fcntl.flock(self._floor, how)
 
 
 @contextmanager

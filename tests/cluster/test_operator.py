@@ -13,7 +13,7 @@ import pytest
 
 from tests.apiserver.control_plane import wait_until
 from tests.apiserver.desk import stage
-from tests.cluster.cluster import NAMESPACE, RELEASE, install_chart, kubectl
+from tests.cluster.cluster import NAMESPACE, RELEASE, install_chart, kill_operators, kubectl, operators
 from tests.cluster.tenant import OVER, Tenant, classification
 
 KILLS = 25
@@ -63,11 +63,6 @@ class Ledger:
         return [child for child in self.uids if child.startswith(f"{name}-r")]
 
 
-def operators() -> list[str]:
-    """The operator's pods that are there, by name."""
-    return kubectl("get", "pods", "-n", NAMESPACE, "-o", "name").split()
-
-
 @pytest.fixture
 def ledger(tenant: Tenant) -> Iterator[Ledger]:
     with Ledger(tenant).kept() as ledger:
@@ -83,7 +78,7 @@ def test_killed_at_25_random_moments(tenant: Tenant, ledger: Ledger) -> None:
             begun.append(f"life-{len(begun)}")
             tenant.apply(begun[-1], classification(distributed={"workers": 1}))
         time.sleep(draw.uniform(0, 2.5))  # The moment is what is drawn: nothing is waited for.
-        kubectl("delete", "--force", "--grace-period=0", "--wait=false", "-n", NAMESPACE, *operators())
+        kill_operators()
         wait_until(operators, "there is an operator again", 60, 0.1)
     for name in begun:
         tenant.until_succeeded(name)
@@ -97,7 +92,7 @@ def test_two_at_once_and_an_upgrade_in_mid_run(tenant: Tenant, ledger: Ledger) -
     tenant.apply("upgraded", classification())
     tenant.until("upgraded", lambda status: status["phase"] == "Training", "it trains")
     install_chart('podAnnotations={"release":"next"}')
-    assert len(operators()) == 1
+    wait_until(lambda: len(operators()) == 1, "only the new one is left", 60, 0.2)
     for name in ("twice", "upgraded"):
         tenant.until_succeeded(name)
     ledger.check(tenant, ["twice", "upgraded"])

@@ -1,4 +1,7 @@
-"""Many jobs over several teams, and somebody who kills at random all the while."""
+"""Many jobs over several teams, and somebody who kills at random all the while.
+
+Other tests run beside it: that the operator and the storage are away for a second now and then must not trouble them.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.apiserver.api import Refused
 from tests.apiserver.control_plane import wait_until
 from tests.cluster import services
-from tests.cluster.cluster import NAMESPACE, kubectl
+from tests.cluster.cluster import kill_operators
 from tests.cluster.daemons import processes
 from tests.cluster.tenant import OVER, Tenant, classification, instruction, ranks, send
-
-pytestmark = pytest.mark.alone
 
 JOBS, TEAMS, AT_ONCE = 30, 3, 4
 SECONDS = 600.0
@@ -70,8 +69,7 @@ class Villain:
         send([ranks(self._draw.choice(running_pods(team)))[0]], signal.SIGKILL)
 
     def _operator(self) -> None:
-        pods = kubectl("get", "pods", "-n", NAMESPACE, "-o", "name").split()
-        kubectl("delete", "--force", "--grace-period=0", "--wait=false", "-n", NAMESPACE, *pods)
+        kill_operators()
 
     def _storage(self) -> None:
         services.S3.kill()
@@ -86,7 +84,7 @@ def running_pods(team: Tenant) -> list[dict[str, Any]]:
 def operator_memory() -> int:
     """Resident bytes of the operator; 0 while it starts."""
     sizes = [0]
-    for pid in processes("-m finetune_operator"):
+    for pid in processes("-m finetune_operator", "/etc/finetune-operator/"):
         with suppress(OSError):
             sizes.append(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
     return max(sizes)

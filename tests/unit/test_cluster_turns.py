@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Event
 
@@ -68,25 +68,3 @@ def test_who_was_alone_can_come_again_while_another_waits_to_be(turns: Callable[
         waiting.leave()
         assert again.is_in.wait(SECONDS)
         again.leave()
-
-
-@contextmanager
-def alone_for_a_while(turns: Turns) -> Iterator[None]:
-    with turns.apart(), turns.alone():
-        yield
-
-
-def test_alone_for_a_while_in_the_middle_of_being_together(turns: Callable[[], Turns]) -> None:
-    mine = turns()
-    with ThreadPoolExecutor(4) as pool:
-        with mine.together():
-            other = Visit(pool, turns().together)
-            assert other.is_in.wait(SECONDS)
-            alone = Visit(pool, lambda: alone_for_a_while(mine))
-            other.leave()
-            assert alone.is_in.wait(SECONDS)
-            alone.leave()
-            late = Visit(pool, turns().alone)
-            assert not late.is_in.is_set()
-        assert late.is_in.wait(SECONDS)
-        late.leave()

@@ -10,7 +10,7 @@ import pytest
 from finetune_api.failures import Reason
 from finetune_operator import names
 from finetune_operator.observation.observe import observed_run
-from finetune_operator.runs import ObservedRun, RunState
+from finetune_operator.runs import Heard, ObservedRun, RunState
 from finetune_operator.times import to_text
 from tests.builders import NOON, a_progress, after
 from tests.kube_objects import a_child, a_pod, complained, ended, job_of, pod_of, running, said, true
@@ -25,7 +25,7 @@ def seen(
     child: dict[str, Any], *pods: dict[str, Any], gone: tuple[dict[str, Any], ...] = (), now: datetime = NOON
 ) -> ObservedRun:
     facts = [*(pod_of(pod) for pod in pods), *(pod_of(pod, gone=True) for pod in gone)]
-    return observed_run(job_of(child), facts, (), a_progress(), now)
+    return observed_run(job_of(child), facts, (), Heard(a_progress()), now)
 
 
 class TestARunIsPending:

@@ -174,6 +174,17 @@ class TestAStall:
         _, made = pass_(job, a_run(Stage.TRAIN), at=60)
         assert [run.id for run in made.stop] == [run_id(Stage.TRAIN)]
 
+    def test_counts_from_when_somebody_listened_while_nothing_was_said(self) -> None:
+        """An operator that was started anew has heard nothing yet of trainings that run for hours."""
+        job = in_training(resilience={"stallTimeoutSeconds": 60})
+        _, made = pass_(job, a_run(Stage.TRAIN, asked_since=None), at=7200)
+        assert made.stop == ()
+        late = a_run(Stage.TRAIN, asked_since=after(seconds=7200))
+        job, made = pass_(job, late, at=7259)
+        assert (made.stop, made.look_again) == ((), timedelta(seconds=1))
+        _, made = pass_(job, late, at=7260)
+        assert [run.id for run in made.stop] == [run_id(Stage.TRAIN)]
+
     def test_is_not_seen_in_a_pod_that_waits_for_a_node(self) -> None:
         job = in_training(resilience={"stallTimeoutSeconds": 60})
         _, made = pass_(job, a_run(Stage.TRAIN, RunState.PENDING, started_at=None), at=1e6)

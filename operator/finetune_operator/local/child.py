@@ -190,6 +190,7 @@ def observed_run(directory: RunDirectory, record: RunRecord, progress: Progress 
         started_at=from_text(record.started_at),
         exit_code=record.exit_code,
         progress=progress,
+        asked_since=from_text(record.started_at),
         disrupted=record.disrupted,
     )
     if record.finished_at is None:

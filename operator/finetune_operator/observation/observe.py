@@ -6,22 +6,28 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from finetune_api.stage import Progress
 from finetune_operator.observation.ends import first_cause, report_of
 from finetune_operator.observation.facts import JobFacts, PodFacts
 from finetune_operator.observation.troubles import Notice, trouble_of
-from finetune_operator.runs import ObservedRun, RunState
+from finetune_operator.runs import Heard, ObservedRun, RunState
 
 _LOST_AFTER = timedelta(minutes=1)
 """A pod that should be gone since then is on a node that nobody hears of."""
 
 
 def observed_run(
-    job: JobFacts, pods: Sequence[PodFacts], notices: Sequence[Notice], progress: Progress | None, now: datetime
+    job: JobFacts, pods: Sequence[PodFacts], notices: Sequence[Notice], heard: Heard, now: datetime
 ) -> ObservedRun:
     """The run that ``job`` is."""
     pods = [pod for pod in pods if pod.job_uid == job.uid]
-    run = ObservedRun(job.run, RunState.PENDING, job.spec_digest, started_at=_started(pods), progress=progress)
+    run = ObservedRun(
+        job.run,
+        RunState.PENDING,
+        job.spec_digest,
+        started_at=_started(pods),
+        progress=heard.progress,
+        asked_since=heard.asked_since,
+    )
     lost = [pod for pod in pods if not pod.finished and _is_lost(pod, now)]
     living = [pod for pod in pods if not pod.finished and pod not in lost]
     # A Job that is being ended tells how by itself, unless a queue holds it, and then it never began, or a pod of it is

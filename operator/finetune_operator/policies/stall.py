@@ -14,13 +14,20 @@ GRACE = timedelta(seconds=10)
 
 
 def stalls_at(run: ObservedRun, resilience: ResilienceSpec) -> datetime | None:
-    """When the run counts as stalled, unless it shows life before; None while it does not compute."""
+    """When the run counts as stalled, unless it shows life before; None while it does not compute, or nobody listens.
+
+    Who has just begun to listen has not heard silence: an operator that starts finds trainings that are hours old.
+    """
     if run.state is not RunState.RUNNING or run.started_at is None:
         return None
-    alive_at = run.started_at
     progress = run.progress
     if progress and (progress.stage, progress.attempt) == (run.id.stage, run.id.attempt):
-        alive_at = max(alive_at, datetime.fromtimestamp(progress.updated_at, UTC))
+        heard_at = datetime.fromtimestamp(progress.updated_at, UTC)
+    elif run.asked_since:
+        heard_at = run.asked_since
+    else:
+        return None
+    alive_at = max(run.started_at, heard_at)
     return alive_at + timedelta(seconds=resilience.stall_timeout_seconds)
 
 

@@ -16,8 +16,6 @@ from tests.cluster.curves import assert_same, long_job
 from tests.cluster.node import all_ready, node_of
 from tests.cluster.tenant import Tenant, own_step, training_step
 
-pytestmark = pytest.mark.alone
-
 OUTAGE_SECONDS = 60
 STEPS = 20_000
 """So many that training outlasts all outages."""

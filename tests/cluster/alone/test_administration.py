@@ -7,15 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from tests.apiserver.control_plane import wait_until
 from tests.cluster.cluster import NAMESPACE, RELEASE, helm, install_chart, kubectl
 from tests.cluster.curves import long_job
 from tests.cluster.faults import WITHIN_SECONDS, Fault
 from tests.cluster.tenant import Tenant, classification, says, training_step
-
-pytestmark = pytest.mark.alone
 
 
 @contextmanager
