@@ -45,19 +45,18 @@ lint: install
 	$(BIN)/python -m finetune_api.crd --check crds/finetunejobs.finetune.dev.yaml
 	$(BIN)/python -m finetune_api.docs --check docs/api.md
 
-# A file for each process, in this order: the soak lasts longest, and what wants the cluster alone has the other tests for
-# company, as they do not need it. In those of the cluster a process mostly waits, so there may be more than there are cores.
+# A file for each process, in this order: tests of the trainer keep those company that want the cluster alone, and what runs
+# on the cluster then has the soak for company. Tests of the cluster mostly wait, so there may be more processes than cores.
 PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
-CLUSTER_TESTS := tests/cluster/test_soak.py tests/cluster/test_*.py tests/cluster/alone
 
 test: lint
-	$(PYTEST) $(CLUSTER_TESTS) tests/trainer tests/apiserver tests/chart tests/unit
+	$(PYTEST) tests/cluster/serial tests/trainer tests/cluster/test_*.py tests/apiserver tests/chart tests/unit
 
 test-unit: install
 	$(BIN)/pytest tests/unit
 
 test-cluster: install
-	$(PYTEST) $(CLUSTER_TESTS)
+	$(PYTEST) tests/cluster/serial tests/cluster/test_*.py
 
 # A real Kubernetes on this machine; needs Linux, root and Go. The first time takes twenty minutes.
 cluster: install

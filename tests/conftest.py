@@ -6,15 +6,15 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
-_ALONE = "tests/cluster/alone"
+_SERIAL = "tests/cluster/serial/"
 
 
-class FilesAndFolder(LoadFileScheduling):
-    """A file is for one process; those that want the cluster alone are so all together: they wait for each other."""
+class FilesAndAFolder(LoadFileScheduling):
+    """Each file is for one process, and that folder is: its tests would only wait for each other."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return _ALONE if nodeid.startswith(f"{_ALONE}/") else super()._split_scope(nodeid)
+        return _SERIAL if nodeid.startswith(_SERIAL) else super()._split_scope(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
-    return FilesAndFolder(config, log)
+    return FilesAndAFolder(config, log)

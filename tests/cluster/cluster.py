@@ -15,6 +15,7 @@ from tests.cluster.daemons import Daemon
 from tests.cluster.layout import RUN, SOCKETS
 from tests.cluster.machine import run
 from tests.cluster.node import NODES
+from tests.cluster.sharing import Turns
 from tests.kube_tools import kubernetes
 from tests.tools import go_tool
 
@@ -101,9 +102,10 @@ def operators() -> list[str]:
 
 
 def kill_operators() -> None:
-    """Delete the operator's pods without any time to end; somebody else may do the same."""
+    """Delete the operator's pods without any time to end, when nobody needs it to be there."""
     now = ("--force", "--grace-period=0", "--wait=false", "--ignore-not-found")
-    kubectl("delete", *now, "-n", NAMESPACE, *operators())
+    with Turns("operator").alone():
+        kubectl("delete", *now, "-n", NAMESPACE, *operators())
 
 
 def _environment() -> dict[str, str]:
@@ -122,7 +124,7 @@ def _values() -> list[str]:
             f'trainer.stages.{stage}.workspace="4Gi"',
             f'trainer.stages.{stage}.sharedMemory="1Gi"',
         ]
-    return [*found, "progressSeconds=1"]
+    return [*found, "progressSeconds=2"]
 
 
 def _step(what: str, do: Callable[[], None]) -> None:

@@ -45,7 +45,7 @@ def turns() -> sharing.Turns:
 
 @pytest.fixture(scope="module", autouse=True)
 def turn(turns: sharing.Turns) -> Iterator[None]:
-    """Modules share the cluster, with whatever processes run them; those below ``alone`` do not."""
+    """Modules share the cluster, with whatever processes run them; some of those in ``serial`` do not."""
     with turns.together():
         yield
 

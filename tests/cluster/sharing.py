@@ -13,10 +13,11 @@ from tests.tools import locked
 
 
 class Turns:
-    """Whose turn it is: of any number that leave each other alone, or of one that disturbs everybody."""
+    """Whose turn it is with something: of any number that leave each other alone, or of one that disturbs everybody."""
 
-    def __init__(self) -> None:
-        self._floor = (_locks() / "floor").open("w")
+    def __init__(self, what: str = "cluster") -> None:
+        self._door = _locks() / f"{what}-door"
+        self._floor = (_locks() / f"{what}-floor").open("w")
 
     def together(self) -> AbstractContextManager[None]:
         """Be there with others, and disturb none of them."""
@@ -29,7 +30,7 @@ class Turns:
     @contextmanager
     def _there(self, how: int) -> Iterator[None]:
         # Who waits to be alone holds the door, so that those who come later do not keep it waiting for ever.
-        with locked(_locks() / "door"):
+        with locked(self._door):
             fcntl.flock(self._floor, how)
         try:
             yield

@@ -90,7 +90,7 @@ class Watcher:
                 self.rows[row["NAME"]].append(row)
             for found in query(f'{{namespace="{self._tenant.name}",finetune_job!=""}}'):
                 self.series[found["metric"]["finetune_job"]].add(found["metric"]["__name__"])
-            time.sleep(0.5)
+            time.sleep(1)
 
 
 @dataclass(frozen=True)

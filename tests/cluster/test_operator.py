@@ -14,6 +14,7 @@ import pytest
 from tests.apiserver.control_plane import wait_until
 from tests.apiserver.desk import stage
 from tests.cluster.cluster import NAMESPACE, RELEASE, install_chart, kill_operators, kubectl, operators
+from tests.cluster.sharing import Turns
 from tests.cluster.tenant import OVER, Tenant, classification
 
 KILLS = 25
@@ -91,7 +92,8 @@ def test_two_at_once_and_an_upgrade_in_mid_run(tenant: Tenant, ledger: Ledger) -
     tenant.apply("twice", classification(distributed={"workers": 1}))
     tenant.apply("upgraded", classification())
     tenant.until("upgraded", lambda status: status["phase"] == "Training", "it trains")
-    install_chart('podAnnotations={"release":"next"}')
+    with Turns("operator").alone():
+        install_chart('podAnnotations={"release":"next"}')
     wait_until(lambda: len(operators()) == 1, "only the new one is left", 60, 0.2)
     for name in ("twice", "upgraded"):
         tenant.until_succeeded(name)

@@ -9,7 +9,7 @@ from tests.apiserver.desk import stage
 from tests.cluster.curves import long_job
 from tests.cluster.tenant import Tenant, ranks, send
 
-STALL_SECONDS, PERIOD_SECONDS = 30, 1
+STALL_SECONDS, PERIOD_SECONDS = 30, 2
 SLACK_SECONDS = 15
 """For the end of the pods and the look that sees it."""
 

@@ -17,7 +17,7 @@ from tests.cluster.node import all_ready, node_of
 from tests.cluster.tenant import Tenant, own_step, training_step
 
 OUTAGE_SECONDS = 60
-STEPS = 20_000
+STEPS = 50_000
 """So many that training outlasts all outages."""
 
 
@@ -34,7 +34,9 @@ def outage() -> None:
 def training(tenant: Tenant) -> Iterator[str]:
     """A job that trains for minutes; its name."""
     name = "long"
-    tenant.apply(name, long_job(training={"maxSteps": STEPS, "checkpoint": {"everySteps": 100}}))
+    # One worker: two would keep both cores busy all the while.
+    training = {"maxSteps": STEPS, "checkpoint": {"everySteps": 500}}
+    tenant.apply(name, long_job(distributed={"workers": 1}, training=training))
     tenant.until_step(name, 20)
     yield name
     tenant.api.delete("FineTuneJob", name, tenant.name)

@@ -1,4 +1,7 @@
-"""Tests that disturb every job of the cluster: nothing else happens there meanwhile."""
+"""Tests that one process runs one after the other.
+
+All but the soak disturb every job of the cluster: nothing else happens there meanwhile.
+"""
 
 from __future__ import annotations
 
