@@ -45,12 +45,12 @@ lint: install
 	$(BIN)/python -m finetune_api.crd --check crds/finetunejobs.finetune.dev.yaml
 	$(BIN)/python -m finetune_api.docs --check docs/api.md
 
-# A file for each process, in this order: tests of the trainer keep those company that want the cluster alone, and what runs
-# on the cluster then has the soak for company. Tests of the cluster mostly wait, so there may be more processes than cores.
+# A file for each process, in this order: tests that need no cluster keep those company that want it alone, and what shares it
+# has the soak for company. Tests of the cluster mostly wait, so there may be more processes than cores.
 PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
 
 test: lint
-	$(PYTEST) tests/cluster/serial tests/trainer tests/cluster/test_*.py tests/apiserver tests/chart tests/unit
+	$(PYTEST) tests/cluster/serial tests/trainer tests/apiserver tests/cluster/test_*.py tests/chart tests/unit
 
 test-unit: install
 	$(BIN)/pytest tests/unit

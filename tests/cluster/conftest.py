@@ -63,7 +63,7 @@ def make_tenant() -> Iterator[Callable[[], Tenant]]:
 
     yield make
     for tenant in made:
-        tenant.delete()
+        tenant.clear_up()
 
 
 @pytest.fixture(scope="module")
@@ -81,5 +81,5 @@ def undisturbed() -> list[dict[str, Any]]:
             tenant.apply("reference", long_job())
             tenant.until_trained("reference")
             kept.write_text(json.dumps(tenant.curve("reference")))
-            tenant.delete()
+            tenant.clear_up()
     return list(json.loads(kept.read_text()))

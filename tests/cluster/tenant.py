@@ -103,6 +103,16 @@ class Tenant:
         metadata = {"name": name, "namespace": self.name}
         self.api.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": dict(values)}, "team")
 
+    def clear_up(self) -> None:
+        """Delete all jobs, and the namespace when their pods are gone.
+
+        While there are pods, the controller of namespaces looks again only after half of their grace, minutes later.
+        """
+        for job in self.api.list("FineTuneJob", self.name):
+            self.api.delete("FineTuneJob", job["metadata"]["name"], self.name)
+        wait_until(lambda: not self.api.list("Pod", self.name), f"no pod is left in {self.name}", PATIENCE_SECONDS, 0.5)
+        self.delete()
+
     def delete(self) -> None:
         """Delete the namespace and wait until it is gone."""
         self.api.delete("Namespace", self.name)

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,9 @@ GROWTH = 1.5
 
 
 @pytest.fixture(scope="module", autouse=True)
-def turn(turns: Turns) -> Iterator[None]:
+def turn(alone: ExitStack, turns: Turns) -> Iterator[None]:
     """Other tests run beside it."""
+    alone.close()
     with turns.together():
         yield
 
