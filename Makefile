@@ -50,7 +50,7 @@ lint: install
 PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
 
 test: lint
-	$(PYTEST) tests/cluster/serial tests/trainer tests/apiserver tests/cluster/test_*.py tests/chart tests/unit
+	$(PYTEST) tests/cluster/serial tests/trainer tests/apiserver tests/chart tests/unit tests/cluster/test_*.py
 
 test-unit: install
 	$(BIN)/pytest tests/unit

@@ -176,7 +176,10 @@ class Tenant:
 
     def until_step(self, name: str, step: int) -> Object:
         """The status when training, this attempt, has reached ``step``."""
-        return self.until(name, lambda status: training_step(status) >= step, f"training reaches step {step}")
+        what = f"training reaches step {step}"
+        status = self.until(name, lambda seen: training_step(seen) >= step or seen.get("phase") in OVER, what)
+        assert training_step(status) >= step, f"{self.name}/{name} is over and was never seen at step {step}"
+        return status
 
     def until_own_step(self, name: str, step: int) -> int:
         """The step of at least ``step`` that worker 0 itself says it has reached: the status is a little behind."""

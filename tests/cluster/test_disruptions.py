@@ -64,11 +64,12 @@ class Ends:
         restarts = 0 if name in DISRUPTIONS else 3
         tenant.apply(name, long_job(resilience={"maxRestarts": restarts}))
         self.reached = training_step(tenant.until_step(name, DISTURB_AT))
-        # An operator that was not there when a pod was deleted sees only that the gang failed, which counts.
+        # An operator that was not there when a pod was deleted sees only that the gang failed, which counts; and it must
+        # see where training goes on.
         with Turns("operator").together():
             disturb(tenant, name)
             tenant.until(name, lambda status: stage(status, "train")["attempt"] == 2, "attempt 2 begins")
-        self.resumed = training_step(tenant.until_step(name, 1))
+            self.resumed = training_step(tenant.until_step(name, 1))
         self.status = tenant.until_trained(name)
 
 

@@ -11,6 +11,7 @@ from tests.apiserver.desk import condition, stage
 from tests.cluster.cluster import kubectl
 from tests.cluster.curves import assert_same, long_job
 from tests.cluster.scenarios import played
+from tests.cluster.sharing import Turns
 from tests.cluster.tenant import Tenant, training_step
 
 Status = dict[str, Any]
@@ -31,8 +32,9 @@ class Held:
             tenant.change(self.name, suspend=True)
             self.held.append(tenant.until(self.name, lambda status: status["phase"] == "Suspended", "it is held"))
             self.left = [pod for pod in tenant.pods(self.name, "train") if pod["status"]["phase"] == "Running"]
-            tenant.change(self.name, suspend=False, distributed={"workers": workers})
-            self.resumed.append(training_step(tenant.until_step(self.name, 1)))
+            with Turns("operator").together():  # It must see where training goes on.
+                tenant.change(self.name, suspend=False, distributed={"workers": workers})
+                self.resumed.append(training_step(tenant.until_step(self.name, 1)))
         self.status = tenant.until_trained(self.name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from finetune_api.failures import Reason
 from finetune_api.stage import Stage
 from finetune_operator.observation.ends import PodEnd, first_cause, report_of
 from finetune_operator.observation.facts import PodFacts
+from finetune_operator.times import to_text
 from tests.builders import after
 from tests.kube_objects import a_child, a_pod, complained, ended, pod_of, running, said, true
 
@@ -74,6 +76,35 @@ class TestTheCause:
     def test_may_be_a_pod_that_is_gone(self) -> None:
         gone = pod_of(a_pod(GANG, 1, **running()), gone=True)
         assert cause(gone).exit_code is None
+
+
+def deleted(index: int, at: float, grace: int, **status: Any) -> PodFacts:
+    """A pod whose deletion was asked for at ``at``."""
+    metadata = {"deletionTimestamp": to_text(after(seconds=at + grace)), "deletionGracePeriodSeconds": grace}
+    return pod_of(a_pod(GANG, index, metadata=metadata, **status))
+
+
+class TestADeletion:
+    @pytest.mark.parametrize("status", [ended(137, at=after(seconds=4)), ended(143, at=after(seconds=4)), running()])
+    def test_by_somebody_is_no_fault_of_the_run(self, status: dict[str, Any]) -> None:
+        broken = pod_of(a_pod(GANG, 0, **ended(70, complained(Reason.INTERNAL_ERROR), at=after(seconds=5))))
+        end = cause(broken, deleted(1, at=3, grace=0, **status))
+        assert (end.pod.index, end.disrupted, reason_of(end)) == (1, True, Reason.STOPPED)
+
+    def test_of_the_others_after_a_crash_is_not_its_cause(self) -> None:
+        crashed = pod_of(a_pod(GANG, 1, **ended(70, complained(Reason.INTERNAL_ERROR), at=after(seconds=3))))
+        end = cause(crashed, deleted(0, at=3, grace=300, **ended(137, at=after(seconds=400))))
+        assert (end.pod.index, end.disrupted, reason_of(end)) == (1, False, Reason.INTERNAL_ERROR)
+
+    def test_of_what_had_failed_by_itself_keeps_its_reason(self) -> None:
+        diverged = ended(76, complained(Reason.DIVERGED), at=after(seconds=4))
+        end = cause(deleted(0, at=3, grace=300, **diverged), pod_of(a_pod(GANG, 1, **ended(143))))
+        assert (end.pod.index, end.disrupted, reason_of(end)) == (0, False, Reason.DIVERGED)
+
+    def test_that_the_run_was_asked_for_is_no_disruption(self) -> None:
+        end = first_cause([deleted(0, at=3, grace=300, **ended(137, at=after(seconds=400)))], asked=True)
+        assert end is not None
+        assert not end.disrupted
 
 
 class TestWhatIsSaid:

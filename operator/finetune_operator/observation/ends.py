@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
@@ -35,6 +35,7 @@ Source: containerd's internal/cri/server (unknownExitReason) and pkg/kubelet/kub
 """
 
 _KILLED, _TERMINATED = 137, 143
+_NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class PodEnd:
     def at(self) -> datetime:
         """When, as far as it is known; the end of time where it is not."""
         known = self.pod.ended.finished_at if self.pod.ended else None
-        return known or datetime.max.replace(tzinfo=UTC)
+        return known or _NEVER
 
 
 def report_of(pod: PodFacts) -> StageReport | None:
@@ -65,19 +66,47 @@ def report_of(pod: PodFacts) -> StageReport | None:
         return None
 
 
-def first_cause(pods: list[PodFacts]) -> PodEnd | None:
+def first_cause(pods: list[PodFacts], asked: bool = False) -> PodEnd | None:
     """Of pods that are over, how the one ended whose end came before the others'; None when there is none to tell.
 
     When one pod goes, the others fail at their connection to it or are stopped by Kubernetes, and may be told of first.
+    ``asked`` says that the run was to end, and its pods with it.
     """
     failed = [end for end in map(_end, pods) if end.exit_code != ExitCode.DONE]
+    if not asked:
+        failed = _with_deletions(failed)
     return min(failed, key=lambda end: (_rank(end), end.at, end.pod.index), default=None)
+
+
+def _with_deletions(ends: list[PodEnd]) -> list[PodEnd]:
+    """``ends``, of which those that somebody deleted are no fault of the run.
+
+    When a pod fails, Kubernetes deletes the others of its Job; who deletes one by hand does so before any has failed.
+    """
+    first = min((end.at for end in ends if end.pod.delete_asked is None), default=_NEVER)
+    return [_deleted(end) if end.pod.delete_asked and end.pod.delete_asked < first else end for end in ends]
+
+
+def _deleted(end: PodEnd) -> PodEnd:
+    if end.disrupted or not _only_ended(end):
+        return end
+    error = None if end.report else _error(Reason.STOPPED, f"Worker {end.pod.index} was deleted", end.exit_code)
+    return replace(end, error=error, disrupted=True)
+
+
+def _only_ended(end: PodEnd) -> bool:
+    """Whether it ended as what is told to end does, in time or not."""
+    if end.report and end.report.error:
+        return end.report.error.reason is Reason.STOPPED
+    return end.exit_code in (None, _KILLED, _TERMINATED) and not _killed_for_memory(end.pod)
 
 
 def _rank(end: PodEnd) -> int:
     """Which of several ends is the cause: the lowest."""
     if end.disrupted:
         return 0
+    if end.pod.delete_asked and _only_ended(end):
+        return 4
     error = end.error or (end.report.error if end.report else None)
     reason = error.reason if error else None
     if _killed_for_memory(end.pod):

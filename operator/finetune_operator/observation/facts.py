@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_operator import names
@@ -80,6 +80,8 @@ class PodFacts:
     memory_limit: str
     started_at: datetime | None
     ended: ContainerEnd | None
+    delete_asked: datetime | None
+    """When its deletion was asked for."""
     delete_by: datetime | None
     """When it must be gone, once its deletion was asked for."""
     gone: bool = False
@@ -143,6 +145,8 @@ def pod_facts(found: Mapping[str, Any], gone: bool = False) -> PodFacts | None:
     state = _named(status.get("containerStatuses"), CONTAINER).get("state") or {}
     running, terminated, waiting = (state.get(name) or {} for name in ("running", "terminated", "waiting"))
     container = _named(spec["containers"], CONTAINER)
+    delete_by = _time(metadata.get("deletionTimestamp"))
+    grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
     return PodFacts(
         key=key_of(found),
         uid=metadata["uid"],
@@ -162,7 +166,8 @@ def pod_facts(found: Mapping[str, Any], gone: bool = False) -> PodFacts | None:
         memory_limit=str(((container.get("resources") or {}).get("limits") or {}).get("memory", "")),
         started_at=_time(running.get("startedAt") or terminated.get("startedAt")),
         ended=_end(terminated) if "exitCode" in terminated else None,
-        delete_by=_time(metadata.get("deletionTimestamp")),
+        delete_asked=delete_by - grace if delete_by else None,
+        delete_by=delete_by,
         gone=gone,
     )
 

@@ -50,9 +50,9 @@ def observed_run(
 
 def _failed(run: ObservedRun, job: JobFacts, pods: list[PodFacts]) -> ObservedRun:
     """``run`` at its end; every one of ``pods`` has ended, or is lost."""
-    end = first_cause(pods)
     # The operator ends a run through its Job's deadline: what that kills is no failure of the run.
     asked = job.stopped or job.deleting
+    end = first_cause(pods, asked)
     if end is None:
         return replace(run, state=RunState.STOPPED if asked else RunState.FAILED)
     run = replace(run, exit_code=end.exit_code, report=end.report, error=end.error, disrupted=end.disrupted)

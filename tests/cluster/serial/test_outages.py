@@ -1,0 +1,69 @@
+"""Storage, a kubelet or the control plane is away for a minute: training goes on, and nothing is published by half."""
+
+from __future__ import annotations
+
+import time
+
+from tests.apiserver.control_plane import wait_until
+from tests.apiserver.desk import stage
+from tests.cluster import control, services
+from tests.cluster.curves import long_job
+from tests.cluster.node import all_ready, node_of
+from tests.cluster.tenant import Object, Tenant, classification, own_step
+
+OUTAGE_SECONDS = 60
+STEPS = 6000
+"""So many that training has not ended when the outage begins."""
+
+
+def train_for_long(tenant: Tenant, name: str) -> tuple[Object, int]:
+    """A training on one worker, which leaves a core to others; its pod, and the step that it has reached."""
+    training = {"maxSteps": STEPS, "checkpoint": {"everySteps": 200}}
+    tenant.apply(name, long_job(distributed={"workers": 1}, training=training))
+    step = tenant.until_own_step(name, 20)
+    return tenant.worker(name, 0), step
+
+
+def outage(pod: Object) -> int:
+    """Wait as long as the outage lasts; returns the step that training has reached in the meantime."""
+    end, reached = time.monotonic() + OUTAGE_SECONDS, 0
+    while time.monotonic() < end:
+        reached = max(reached, own_step(pod))
+        time.sleep(1)
+    return reached
+
+
+def assert_undisturbed(tenant: Tenant, name: str) -> None:
+    status = tenant.until_trained(name)
+    assert (stage(status, "train")["attempt"], stage(status, "train")["restarts"]) == (1, 0)
+    assert [point["step"] for point in tenant.curve(name)] == list(range(1, STEPS + 1))
+
+
+def test_storage_down_during_publish_and_checkpoints_and_a_kubelet_with_it(tenant: Tenant) -> None:
+    pod, before = train_for_long(tenant, "saving")
+    tenant.apply("publishing", classification(distributed={"workers": 1}))
+    wait_until(lambda: tenant.pods("publishing", "publish"), "there is a pod to publish", 300, 0.05)
+    services.S3.kill()
+    node_of(pod).kubelet.kill()
+    assert outage(pod) > before
+    assert not (tenant.revision("publishing") / "artifact" / "manifest.json").exists()
+    assert tenant.status("publishing")["phase"] not in ("Succeeded", "Failed")
+    services.S3.again(services.s3_ready)
+    node_of(pod).kubelet.again()
+    wait_until(all_ready, "the nodes are ready", 120, 0.5)
+    node_of(pod).offer_gpus()
+    assert tenant.until_succeeded("publishing")["artifact"]["digest"]
+    assert_undisturbed(tenant, "saving")
+
+
+def test_api_server_down_and_etcd_restarted(tenant: Tenant) -> None:
+    pod, before = train_for_long(tenant, "long")
+    control.APISERVER.kill()
+    control.ETCD.kill()
+    assert outage(pod) > before
+    control.ETCD.again(control.etcd_ready)
+    control.APISERVER.again(control.apiserver_ready)
+    for daemon in (control.CONTROLLERS, control.SCHEDULER):
+        daemon.again()  # They end by themselves when they are kept waiting.
+    wait_until(all_ready, "the nodes are ready", 120, 0.5)
+    assert_undisturbed(tenant, "long")
