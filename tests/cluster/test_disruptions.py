@@ -64,8 +64,8 @@ class Ends:
         restarts = 0 if name in DISRUPTIONS else 3
         tenant.apply(name, long_job(resilience={"maxRestarts": restarts}))
         self.reached = training_step(tenant.until_step(name, DISTURB_AT))
-        # An operator that was not there when a pod was deleted sees only that the gang failed, which counts; and it must
-        # see where training goes on.
+        # An operator that was not there when a pod was deleted sees only that the gang failed, which counts.
+        # And it must see where training goes on.
         with Turns("operator").together():
             disturb(tenant, name)
             tenant.until(name, lambda status: stage(status, "train")["attempt"] == 2, "attempt 2 begins")
