@@ -187,6 +187,8 @@ class Tenant:
         def find() -> int:
             pods = [pod for pod in self.pods(name, "train") if pod["status"]["phase"] == "Running"]
             reached = max((own_step(pod) for pod in pods), default=0)
+            if reached < step and self.status(name).get("phase") in OVER:
+                raise AssertionError(f"{self.name}/{name} is over and was never seen at step {step}")
             return reached if reached >= step else 0
 
         return int(wait_until(find, f"{name} reaches step {step}", PATIENCE_SECONDS, 0.2))

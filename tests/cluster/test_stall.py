@@ -15,7 +15,8 @@ SLACK_SECONDS = 15
 
 
 def test_a_rank_that_hangs_is_replaced_in_time(tenant: Tenant) -> None:
-    tenant.apply("hung", long_job(resilience={"stallTimeoutSeconds": STALL_SECONDS}))
+    training = {"maxSteps": 400}  # So that a look that comes late on busy cores still finds it at work.
+    tenant.apply("hung", long_job(training=training, resilience={"stallTimeoutSeconds": STALL_SECONDS}))
     tenant.until_own_step("hung", 40)
     stopped = ranks(tenant.worker("hung", 1))
     send(stopped, signal.SIGSTOP)
