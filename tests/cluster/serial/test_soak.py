@@ -25,7 +25,7 @@ from tests.cluster.daemons import processes
 from tests.cluster.sharing import Turns
 from tests.cluster.tenant import OVER, Tenant, classification, instruction, ranks, send
 
-JOBS, TEAMS, AT_ONCE = 30, 3, 6
+JOBS, TEAMS, AT_ONCE = 30, 3, 4
 SECONDS_A_JOB = 20.0
 """So often a job is added: for ten minutes."""
 SECONDS_BETWEEN = (6.0, 18.0)
