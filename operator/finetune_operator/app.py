@@ -28,9 +28,11 @@ async def run(settings: Settings) -> None:
     Raises:
         asyncio.CancelledError: SIGTERM or SIGINT came before there was anything to end in order.
     """
+    task = asyncio.current_task()
+    assert task
     for number in (signal.SIGTERM, signal.SIGINT):
         # Until Kopf puts its own in their place: the cluster may be kept waiting for long.
-        asyncio.get_running_loop().add_signal_handler(number, _this_task().cancel)
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     metrics = Metrics()
     async with connected(metrics) as cluster, aiohttp.ClientSession() as session:
         engine = Engine(settings, cluster, session, metrics)
@@ -50,12 +52,6 @@ async def run(settings: Settings) -> None:
                 clusterwide=not settings.namespaces,
                 namespaces=settings.namespaces,
             )
-
-
-def _this_task() -> asyncio.Task[Any]:
-    task = asyncio.current_task()
-    assert task
-    return task
 
 
 def handlers(engine: Engine) -> kopf.OperatorRegistry:

@@ -112,10 +112,10 @@ class ProgressReader:
                 except (aiohttp.ClientError, TimeoutError, OSError) as error:
                     log.debug("pod %s/%s tells no progress: %s", *pod.key, error)
                     said, asked_at = None, datetime.now(UTC)
-            if said and (said.stage, said.attempt) == (pod.run.stage, pod.run.attempt) and said != self._said(job):
-                self._known[job] = (pod.run, replace(self._known[job][1], progress=said))
+            if said and (said.stage, said.attempt) != (pod.run.stage, pod.run.attempt):
+                said = None
+            heard = self.heard(job, pod.run)
+            if said and heard.progress != said:
+                self._known[job] = (pod.run, replace(heard, progress=said))
                 self._on_news(job)
             await asyncio.sleep(self._seconds)
-
-    def _said(self, job: Key) -> Progress | None:
-        return self._known[job][1].progress
