@@ -244,6 +244,8 @@ def _account(
         return replace(progress, status=with_stage(status, stage).model_copy(update={"failure": None, **results}))
     progress = replace(progress, status=status)
     verdict = _verdict(status, run.id)
+    if verdict and verdict.reason is Reason.STALLED and run.disrupted:
+        verdict = None  # It was silent because its node was gone.
     if verdict is None and moment.stop_requested and error and error.reason is Reason.STOPPED:
         stage = stage.model_copy(
             update={"state": StageState.PENDING, "completion_time": ended_at, "message": "Stopped on request."}

@@ -141,7 +141,7 @@ class Kubelet:
     def fail(self, job: Mapping[str, Any], reason: str = "BackoffLimitExceeded") -> dict[str, Any]:
         """A Job that will not be tried again."""
         conditions = [_condition("FailureTarget", reason), _condition("Failed", reason)]
-        return self._job_status(job, conditions=conditions, failed=1)
+        return self._job_status(job, conditions=conditions, failed=job["spec"]["completions"])
 
     def succeed(self, job: Mapping[str, Any], report: StageReport | None = None) -> None:
         """A Job whose pods all do their work, from the start to the end; one that has, did."""

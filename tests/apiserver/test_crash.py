@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from finetune_api.failures import Reason
+from finetune_api.stage import Stage, StageError, StageReport
 from tests.apiserver.control_plane import ControlPlane, wait_until
-from tests.apiserver.desk import Desk, Operator
+from tests.apiserver.desk import Desk, Operator, stage
+from tests.apiserver.kubelet import message
 from tests.apiserver.proxy import Proxy, Request, proxied, refusal
 
 WRITES_OF_A_LIFE = 10
@@ -165,6 +168,26 @@ class TestRestart:
         operators().start()
         desk.child("evaluate")
         desk.child("prepare", name="born-meanwhile")
+
+    def test_does_not_count_the_echo_of_what_ended_while_it_was_away(
+        self, desk: Desk, operators: Callable[[], Operator]
+    ) -> None:
+        """As when it was on the node that was rebooted: Kubernetes has taken the pod away that was there too."""
+        first = operators().start()
+        desk.apply(distributed={"workers": 2, "gpusPerWorker": 0})
+        child = desk.run_to("train")
+        main, other = desk.kubelet.run(child)
+        first.kill()
+        broken = StageError(reason=Reason.INTERNAL_ERROR, message="Connection closed by peer.", exit_code=70)
+        report = StageReport(stage=Stage.TRAIN, attempt=1, seconds=1.0, error=broken)
+        desk.kubelet.ended(main, 70, message(report))
+        desk.kubelet.ended(other, 255, reason="Unknown")
+        desk.kubelet.remove(other)
+        desk.kubelet.fail(child)
+        operators().start()
+        desk.child("train", attempt=2)
+        status = desk.until(lambda status: stage(status, "train")["attempt"] == 2, "the next attempt")
+        assert stage(status, "train")["restarts"] == 0
 
     def test_a_job_that_was_deleted_meanwhile_gets_nothing_more(
         self, desk: Desk, operators: Callable[[], Operator]

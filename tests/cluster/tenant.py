@@ -161,8 +161,14 @@ class Tenant:
         return self.until(name, lambda status: status.get("phase") in OVER, "it ends", seconds)
 
     def until_succeeded(self, name: str, seconds: float = PATIENCE_SECONDS) -> Object:
+        return self._until_ends_in("Succeeded", name, seconds)
+
+    def until_failed(self, name: str) -> Object:
+        return self._until_ends_in("Failed", name, PATIENCE_SECONDS)
+
+    def _until_ends_in(self, phase: str, name: str, seconds: float) -> Object:
         status = self.until_over(name, seconds)
-        assert status["phase"] == "Succeeded", json.dumps(status.get("failure"), indent=1)
+        assert status["phase"] == phase, f"{self.name}/{name}: {json.dumps(status, indent=1)}"
         return status
 
     def until_trained(self, name: str) -> Object:

@@ -41,8 +41,8 @@ def expires(tenant: Tenant) -> None:
 
 def takes_too_long(tenant: Tenant) -> None:
     endless = {"maxSteps": 100_000}
-    tenant.apply("late", long_job(training=endless, distributed=ONE, resilience={"activeDeadlineSeconds": 30}))
-    status = tenant.until_over("late")
+    tenant.apply("late", long_job(training=endless, distributed=ONE, resilience={"activeDeadlineSeconds": 20}))
+    status = tenant.until_failed("late")
     assert status["failure"]["reason"] == "DeadlineExceeded"
     assert [pod for pod in tenant.pods("late") if pod["status"]["phase"] == "Running"] == []
 

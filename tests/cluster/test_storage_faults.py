@@ -15,7 +15,7 @@ from tests.cluster.curves import long_job
 from tests.cluster.layout import MACHINE_ADDRESS
 from tests.cluster.node import node_of
 from tests.cluster.scenarios import played
-from tests.cluster.tenant import Tenant, classification, hidden, says, training_step
+from tests.cluster.tenant import Tenant, classification, hidden, says
 from tests.cluster.throttle import Throttle
 
 Status = dict[str, Any]
@@ -27,7 +27,7 @@ def credentials_are_taken_away(tenant: Tenant, name: str) -> Status:
     tenant.apply(name, classification(distributed={"workers": 1}, output=output))
     tenant.worker(name, 0, "evaluate")
     tenant.secret("writer", services.CREDENTIALS | {"AWS_SECRET_ACCESS_KEY": "another"})
-    return tenant.until_over(name)
+    return tenant.until_failed(name)
 
 
 def bucket_goes(tenant: Tenant, name: str) -> Status:
@@ -36,7 +36,7 @@ def bucket_goes(tenant: Tenant, name: str) -> Status:
     tenant.apply(name, classification(distributed={"workers": 1}, output=output))
     tenant.worker(name, 0)
     with hidden("short-lived"):
-        return tenant.until_over(name)
+        return tenant.until_failed(name)
 
 
 def storage_is_slow(tenant: Tenant, name: str) -> Status:
@@ -48,12 +48,13 @@ def storage_is_slow(tenant: Tenant, name: str) -> Status:
 
 
 def disk_fills_up(tenant: Tenant, name: str) -> Status:
-    tenant.apply(name, long_job(training={"maxSteps": 5000}))
-    assert training_step(tenant.until_step(name, 1)) >= 1
+    endless = {"maxSteps": 100_000, "checkpoint": {"everySteps": 1000}}  # Kubelets look at disks once a minute.
+    tenant.apply(name, long_job(training=endless, distributed={"workers": 1, "zero": {"stage": 0}}))
+    tenant.until_step(name, 1)
     pod = tenant.worker(name, 0)
     with (node_of(pod).volume(pod, "workspace") / "filler").open("wb") as filler:
         os.posix_fallocate(filler.fileno(), 0, 5 * 2**30)
-    return tenant.until_over(name)
+    return tenant.until_failed(name)
 
 
 @pytest.fixture(scope="module")

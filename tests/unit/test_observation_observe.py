@@ -83,6 +83,14 @@ class TestARunHasSucceeded:
         found = seen(child, gone=(a_pod(child, **ended(0, said())),))
         assert (found.state, found.report is not None) == (RunState.SUCCEEDED, True)
 
+    def test_as_soon_as_all_of_its_workers_have(self) -> None:
+        """The Job controller takes a second to say so of the Job."""
+        child = a_child(workers=2)
+        first, second = (a_pod(child, index, **ended(0, said())) for index in (0, 1))
+        assert seen(child, first, a_pod(child, 1, **running())).alive
+        assert seen(child, first).alive
+        assert seen(child, first, second).state is RunState.SUCCEEDED
+
     def test_even_while_it_is_being_stopped(self) -> None:
         child = a_child(metadata=STOP, **COMPLETE)
         assert seen(child, a_pod(child, **ended(0, said()))).state is RunState.SUCCEEDED
@@ -109,6 +117,16 @@ class TestARunHasFailed:
         lost = a_pod(a_child(), metadata={"deletionTimestamp": to_text(NOON)}, conditions=[taken])
         found = seen(a_child(), lost, now=after(minutes=3))
         assert (found.state, found.disrupted) == (RunState.FAILED, True)
+
+    @pytest.mark.parametrize(("ended_pods", "disrupted"), [(1, False), (2, True)])
+    def test_by_what_may_be_the_echo_of_an_end_that_nobody_saw(self, ended_pods: int, disrupted: bool) -> None:
+        child = a_child(workers=2, failed=ended_pods, **FAILED)
+        found = seen(child, a_pod(child, 0, **ended(70, complained(Reason.INTERNAL_ERROR))))
+        assert (found.state, found.disrupted) == (RunState.FAILED, disrupted)
+
+    def test_for_its_own_cause_whatever_nobody_saw(self) -> None:
+        child = a_child(workers=2, failed=2, **FAILED)
+        assert not seen(child, a_pod(child, 0, **ended(76, complained(Reason.DIVERGED)))).disrupted
 
     def test_not_before_the_gang_has_ended(self) -> None:
         child = a_child(workers=2, **FAILED)

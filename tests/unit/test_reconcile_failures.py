@@ -191,6 +191,14 @@ class TestAStall:
         assert made.stop == ()
         assert made.look_again is not None
 
+    def test_of_what_was_on_a_node_that_went_is_none(self) -> None:
+        job = in_training(resilience={"stallTimeoutSeconds": 60, "maxRestarts": 0})
+        job, _ = pass_(job, a_run(Stage.TRAIN), at=61)
+        job, _ = pass_(job, failed(Stage.TRAIN, Reason.STOPPED, disrupted=True), at=170)
+        assert job.status.failure is not None
+        assert (job.status.failure.reason, job.status.failure.retried) == (Reason.STOPPED, True)
+        assert stage_status(job.status, Stage.TRAIN).restarts == 0
+
     def test_success_at_the_last_moment_is_success(self) -> None:
         job = in_training(resilience={"stallTimeoutSeconds": 60})
         job, _ = pass_(job, a_run(Stage.TRAIN), at=61)

@@ -35,6 +35,8 @@ Source: containerd's internal/cri/server (unknownExitReason) and pkg/kubelet/kub
 """
 
 _KILLED, _TERMINATED = 137, 143
+_ECHO = 3
+"""From this rank on, an end can be what another pod's end has caused."""
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -66,16 +68,24 @@ def report_of(pod: PodFacts) -> StageReport | None:
         return None
 
 
-def first_cause(pods: list[PodFacts], asked: bool = False) -> PodEnd | None:
+def first_cause(pods: list[PodFacts], asked: bool = False, unseen: bool = False) -> PodEnd | None:
     """Of pods that are over, how the one ended whose end came before the others'; None when there is none to tell.
 
     When one pod goes, the others fail at their connection to it or are stopped by Kubernetes, and may be told of first.
-    ``asked`` says that the run was to end, and its pods with it.
+    ``asked`` says that the run was to end, and its pods with it; ``unseen`` that a pod ended and was taken away before
+    it could be seen, as when the operator was on the node that went: what can be the echo of that is no fault of the
+    run.
     """
     failed = [end for end in map(_end, pods) if end.exit_code != ExitCode.DONE]
     if not asked:
         failed = _with_deletions(failed)
-    return min(failed, key=lambda end: (_rank(end), end.at, end.pod.index), default=None)
+    cause = min(failed, key=lambda end: (_rank(end), end.at, end.pod.index), default=None)
+    return replace(cause, disrupted=True) if cause and unseen and _rank(cause) >= _ECHO else cause
+
+
+def left_behind(pod: PodFacts) -> StageError:
+    """What is said of a pod that should be gone and whose end nobody tells."""
+    return _error(Reason.STOPPED, f"Worker {pod.index} is on a node that nobody hears of any more", None)
 
 
 def _with_deletions(ends: list[PodEnd]) -> list[PodEnd]:
@@ -115,7 +125,7 @@ def _rank(end: PodEnd) -> int:
         return 4
     if reason in (Reason.INTERNAL_ERROR, Reason.UNAVAILABLE, None):
         # A broken connection looks like this; so does a crash, but then nothing else stands above it.
-        return 3 if end.exit_code != _KILLED else 1
+        return _ECHO if end.exit_code != _KILLED else 1
     return 2
 
 

@@ -39,6 +39,8 @@ class JobFacts:
     created_at: datetime
     started_at: datetime | None
     workers: int
+    ended_pods: int
+    """How many of its pods have ended, as the Job controller counts them."""
     complete: Said | None
     failed: Said | None
     suspended: Said | None
@@ -124,6 +126,7 @@ def job_facts(found: Mapping[str, Any]) -> JobFacts | None:
         created_at=from_text(metadata["creationTimestamp"]),
         started_at=_time(status.get("startTime")),
         workers=spec.get("completions") or 1,
+        ended_pods=(status.get("succeeded") or 0) + (status.get("failed") or 0),
         complete=conditions.get("Complete"),
         failed=conditions.get("Failed"),
         suspended=conditions.get("Suspended") if spec.get("suspend") else None,

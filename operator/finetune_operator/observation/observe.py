@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from finetune_operator.observation.ends import first_cause, report_of
+from finetune_operator.observation.ends import first_cause, left_behind, report_of
 from finetune_operator.observation.facts import JobFacts, PodFacts
 from finetune_operator.observation.troubles import Notice, trouble_of
 from finetune_operator.runs import Heard, ObservedRun, RunState
@@ -33,7 +33,8 @@ def observed_run(
     # A Job that is being ended tells how by itself, unless a queue holds it, and then it never began, or a pod of it is
     # on a lost node, whose end nobody will tell.
     held = job.stopped and job.suspended
-    over = job.complete or job.failed or ((held or lost or job.deleting) and not living)
+    succeeded = job.complete is not None or _all_succeeded(job, pods)
+    over = succeeded or job.failed or ((held or lost or job.deleting) and not living)
     if not over or living:
         computing = [pod for pod in living if pod.phase == "Running" and pod.started_at]
         if (computing and len(computing) == len(living) and len(pods) >= job.workers) or (job.stopped and living):
@@ -42,23 +43,30 @@ def observed_run(
     ended_at = max((pod.ended.finished_at for pod in pods if pod.ended and pod.ended.finished_at), default=None)
     said = job.complete or job.failed
     run = replace(run, finished_at=ended_at or (said.since if said else None))
-    if job.complete:
+    if succeeded:
         report = next((report_of(pod) for pod in sorted(pods, key=lambda pod: pod.index) if pod.index == 0), None)
         return replace(run, state=RunState.SUCCEEDED, exit_code=0, report=report)
+    if lost:
+        return replace(run, state=RunState.FAILED, error=left_behind(lost[0]), disrupted=True)
     return _failed(run, job, pods)
 
 
 def _failed(run: ObservedRun, job: JobFacts, pods: list[PodFacts]) -> ObservedRun:
-    """``run`` at its end; every one of ``pods`` has ended, or is lost."""
+    """``run`` at its end; every one of ``pods`` has ended."""
     # The operator ends a run through its Job's deadline: what that kills is no failure of the run.
     asked = job.stopped or job.deleting
-    end = first_cause(pods, asked)
+    end = first_cause(pods, asked, unseen=job.ended_pods > len(pods))
     if end is None:
         return replace(run, state=RunState.STOPPED if asked else RunState.FAILED)
     run = replace(run, exit_code=end.exit_code, report=end.report, error=end.error, disrupted=end.disrupted)
     if asked and end.report is None:
         return replace(run, state=RunState.STOPPED, error=None)
     return replace(run, state=RunState.FAILED)
+
+
+def _all_succeeded(job: JobFacts, pods: Sequence[PodFacts]) -> bool:
+    """Whether every worker has done its work: the Job controller says so of the Job a second later."""
+    return {pod.index for pod in pods if pod.phase == "Succeeded"} >= set(range(job.workers))
 
 
 def _started(pods: Sequence[PodFacts]) -> datetime | None:

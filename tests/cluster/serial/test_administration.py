@@ -28,7 +28,7 @@ def test_too_little_memory_is_told_with_limit_and_peak(tenant: Tenant) -> None:
     small = '{"requests":{"cpu":"50m","memory":"256Mi"},"limits":{"memory":"400Mi"}}'
     with chart(f"trainer.stages.train.resources={small}"):
         tenant.apply("cramped", classification())
-        status = tenant.until_over("cramped")
+        status = tenant.until_failed("cramped")
     failure = status["failure"]
     assert (failure["reason"], failure["stage"], failure["fault"]) == ("OutOfMemory", "train", "User")
     assert re.search(r"limit of the pod is 0\.4 GiB, its peak use 0\.\d GiB", failure["message"])

@@ -35,7 +35,8 @@ def test_node_lost_for_good(tenant: Tenant, undisturbed: list[dict[str, Any]]) -
     kubectl("uncordon", here)
     node.crash()
     try:
-        assert stage(tenant.until_trained("lost"), "train")["attempt"] == 2
+        status = tenant.until_trained("lost")
+        assert (stage(status, "train")["attempt"], stage(status, "train")["restarts"]) == (2, 0)
     finally:
         node.boot()
         wait_until(all_ready, "the nodes are ready", 120, 0.5)
