@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
+from xdist.workermanage import WorkerController
 
-_SERIAL = "tests/cluster/serial/"
+_SERIAL, _UNIT = "tests/cluster/serial/", "tests/unit/"
 
 
 class FilesAndAFolder(LoadFileScheduling):
@@ -14,6 +15,17 @@ class FilesAndAFolder(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return _SERIAL if nodeid.startswith(_SERIAL) else super()._split_scope(nodeid)
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        """After that folder, a process gets what takes no time.
+
+        It gets it while it still has two tests of the folder to do, and what it gets waits for the soak to end.
+        """
+        if _SERIAL in self.assigned_work[node]:
+            small = next((scope for scope in self.workqueue if scope.startswith(_UNIT)), None)
+            if small:
+                self.workqueue.move_to_end(small, last=False)
+        super()._assign_work_unit(node)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:

@@ -175,6 +175,7 @@ class TestWatch:
         assert process.stdout
         assert process.stdout.readline()
 
+    @pytest.mark.usefixtures("operator")
     def test_ctrl_c_leaves_the_job_alone(self, shell: Shell, desk: Desk) -> None:
         desk.apply()
         with shell.start("watch", "intents") as process:
@@ -187,6 +188,7 @@ class TestWatch:
         )
         assert "deletionTimestamp" not in desk.job()["metadata"]
 
+    @pytest.mark.usefixtures("operator")
     def test_ends_when_the_job_is_deleted(self, shell: Shell, desk: Desk) -> None:
         desk.apply()
         with shell.start("watch", "intents") as process:

@@ -142,13 +142,16 @@ class Tenant:
         return dict((found or {}).get("status", {}))
 
     def until(self, name: str, holds: Callable[[Object], Any], what: str, seconds: float = PATIENCE_SECONDS) -> Object:
-        """The job's status for which ``holds`` is true, as soon as there is one."""
+        """The job's status for which ``holds`` is true, as soon as there is one; a job at its end is not waited for."""
         last: Object = {}
 
         def check() -> bool:
             nonlocal last
             last = self.status(name)
-            return bool(last) and bool(holds(last))
+            found = bool(last) and bool(holds(last))
+            if not found and last.get("phase") in OVER:
+                raise AssertionError(f"the job ended before: {what}")
+            return found
 
         try:
             wait_until(check, what, seconds, _EVERY_SECONDS)
@@ -182,10 +185,7 @@ class Tenant:
 
     def until_step(self, name: str, step: int) -> Object:
         """The status when training, this attempt, has reached ``step``."""
-        what = f"training reaches step {step}"
-        status = self.until(name, lambda seen: training_step(seen) >= step or seen.get("phase") in OVER, what)
-        assert training_step(status) >= step, f"{self.name}/{name} is over and was never seen at step {step}"
-        return status
+        return self.until(name, lambda status: training_step(status) >= step, f"training reaches step {step}")
 
     def until_own_step(self, name: str, step: int) -> int:
         """The step of at least ``step`` that worker 0 itself says it has reached: the status is a little behind."""

@@ -13,7 +13,6 @@ from tests.apiserver.desk import stage
 from tests.cluster.cluster import kubectl
 from tests.cluster.curves import EVERY, assert_same, long_job
 from tests.cluster.scenarios import played
-from tests.cluster.sharing import Turns
 from tests.cluster.tenant import JOB_LABEL, Tenant, ranks, send, training_step
 
 DISTURB_AT = 40
@@ -64,12 +63,9 @@ class Ends:
         restarts = 0 if name in DISRUPTIONS else 3
         tenant.apply(name, long_job(resilience={"maxRestarts": restarts}))
         self.reached = training_step(tenant.until_step(name, DISTURB_AT))
-        # An operator that was not there when a pod was deleted sees only that the gang failed, which counts.
-        # And it must see where training goes on.
-        with Turns("operator").together():
-            disturb(tenant, name)
-            tenant.until(name, lambda status: stage(status, "train")["attempt"] == 2, "attempt 2 begins")
-            self.resumed = training_step(tenant.until_step(name, 1))
+        disturb(tenant, name)
+        tenant.until(name, lambda status: stage(status, "train")["attempt"] == 2, "attempt 2 begins")
+        self.resumed = tenant.until_own_step(name, 1)
         self.status = tenant.until_trained(name)
 
 

@@ -146,6 +146,11 @@ class TestARunWasStopped:
         child = a_child(metadata=DELETING)
         assert seen(child, gone=(a_pod(child, **running()),)).state is RunState.STOPPED
 
+    def test_and_that_is_no_disruption(self) -> None:
+        """A kubelet with much to do may lose sight of what it kills."""
+        child = a_child(metadata=STOP, **FAILED)
+        assert not seen(child, a_pod(child, **ended(137, reason="ContainerStatusUnknown"))).disrupted
+
     def test_but_its_own_word_is_heard(self) -> None:
         child = a_child(metadata=STOP, **FAILED)
         found = seen(child, a_pod(child, **ended(75, complained(Reason.STOPPED))))

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 IGNORED_LABEL = -100
@@ -83,11 +82,6 @@ class DataReport(_Record):
     invalid_rows: tuple[InvalidRow, ...] = Field(default=(), description="The first hundred.")
     sources: tuple[SourceFile, ...]
     model: ModelIdentity
-
-
-def open_split(directory: Path, split: str) -> pa.Table:
-    """Memory-map one split; rows are read from disk as they are touched."""
-    return pa.ipc.open_file(pa.memory_map(str(directory / f"{split}.arrow"))).read_all()
 
 
 def read_report(directory: Path) -> DataReport:

@@ -58,7 +58,9 @@ def _failed(run: ObservedRun, job: JobFacts, pods: list[PodFacts]) -> ObservedRu
     end = first_cause(pods, asked, unseen=job.ended_pods > len(pods))
     if end is None:
         return replace(run, state=RunState.STOPPED if asked else RunState.FAILED)
-    run = replace(run, exit_code=end.exit_code, report=end.report, error=end.error, disrupted=end.disrupted)
+    run = replace(
+        run, exit_code=end.exit_code, report=end.report, error=end.error, disrupted=end.disrupted and not asked
+    )
     if asked and end.report is None:
         return replace(run, state=RunState.STOPPED, error=None)
     return replace(run, state=RunState.FAILED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 
 from tests.apiserver.control_plane import wait_until
 from tests.apiserver.desk import stage
@@ -59,7 +60,7 @@ def test_storage_down_during_publish_and_checkpoints_and_a_kubelet_with_it(tenan
     assert_undisturbed(tenant, "saving")
 
 
-def test_api_server_down_and_etcd_restarted(tenant: Tenant) -> None:
+def test_api_server_down_and_etcd_restarted(tenant: Tenant, alone: ExitStack) -> None:
     pod, before = train_for_long(tenant, "long")
     control.APISERVER.kill()
     control.ETCD.kill()
@@ -69,4 +70,5 @@ def test_api_server_down_and_etcd_restarted(tenant: Tenant) -> None:
     for daemon in (control.CONTROLLERS, control.SCHEDULER):
         daemon.again()  # They end by themselves when they are kept waiting.
     wait_until(all_ready, "the nodes are ready", 120, 0.5)
+    alone.close()  # This was the last to disturb everybody.
     assert_undisturbed(tenant, "long")

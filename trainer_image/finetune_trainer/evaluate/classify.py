@@ -25,7 +25,7 @@ from finetune_trainer.evaluate.loading import (
     padding_token,
 )
 from finetune_trainer.evaluate.metrics import Ints, classification_score
-from finetune_trainer.prepared import open_split
+from finetune_trainer.splits import open_split
 
 _LIMITS = {"cpu": BatchLimits(examples=64, tokens=4096), "cuda": BatchLimits(examples=512, tokens=65536)}
 

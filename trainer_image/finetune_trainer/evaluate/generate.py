@@ -30,7 +30,8 @@ from finetune_trainer.evaluate.loading import (
     padding_token,
 )
 from finetune_trainer.evaluate.metrics import GENERATED, TEACHER_FORCED, Floats, Ints, answer_score, ratio
-from finetune_trainer.prepared import IGNORED_LABEL, open_split
+from finetune_trainer.prepared import IGNORED_LABEL
+from finetune_trainer.splits import open_split
 
 _LIMITS = {"cpu": BatchLimits(examples=16, tokens=4096), "cuda": BatchLimits(examples=64, tokens=131072)}
 _LOGITS_AT_ONCE = 1 << 28  # elements; 1 GiB as float32

@@ -14,7 +14,8 @@ from finetune_api.spec import FineTuneJobSpec, TaskType
 from finetune_trainer.checkpoints import BUSY_NAME
 from finetune_trainer.context import StageContext
 from finetune_trainer.inputs import TrainInputs, checkpoint_provenance
-from finetune_trainer.prepared import DataReport, open_split, read_report
+from finetune_trainer.prepared import DataReport, read_report
+from finetune_trainer.splits import open_split
 from finetune_trainer.train.batches import global_batches
 from finetune_trainer.train.callbacks import (
     FlowCallback,
