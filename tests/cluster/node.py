@@ -214,6 +214,8 @@ class Node:
             "nodeStatusUpdateFrequency": "5s",
             "serializeImagePulls": False,
             "shutdownGracePeriod": "0s",
+            # How full volumes are; by default once a minute.
+            "volumeStatsAggPeriod": "10s",
         }
 
     def _proxy_configuration(self) -> dict[str, Any]:

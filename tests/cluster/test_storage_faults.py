@@ -48,7 +48,7 @@ def storage_is_slow(tenant: Tenant, name: str) -> Status:
 
 
 def disk_fills_up(tenant: Tenant, name: str) -> Status:
-    endless = {"maxSteps": 100_000, "checkpoint": {"everySteps": 1000}}  # Kubelets look at disks once a minute.
+    endless = {"maxSteps": 100_000, "checkpoint": {"everySteps": 1000}}  # Kubelets look at disks now and then.
     tenant.apply(name, long_job(training=endless, distributed={"workers": 1, "zero": {"stage": 0}}))
     tenant.until_step(name, 1)
     pod = tenant.worker(name, 0)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -248,6 +250,20 @@ class TestFailures:
             storage.check_writable("s3://bucket")
         caught = self.fails(call, "s3://bucket/x", tmp_path)
         check(caught, Reason.UNAVAILABLE, "s3://bucket/x", "could not be reached", "AWS_ENDPOINT_URL")
+
+
+def test_documents_do_not_wait_long_for_a_server_that_never_answers(environment: pytest.MonkeyPatch) -> None:
+    """The claim on a revision is one: whoever holds it would wait for that to end."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(2) as pool:
+        environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        calls = [
+            pool.submit(storage.read_bytes, "s3://bucket/x"),
+            pool.submit(storage.write_bytes, "s3://bucket/x", b"{}"),
+        ]
+        for call in calls:
+            error = call.exception(timeout=120)  # What has megabytes of payload gets five minutes.
+            assert isinstance(error, StageFailure)
+            assert error.reason == Reason.UNAVAILABLE
 
 
 def test_a_full_service_is_said(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:

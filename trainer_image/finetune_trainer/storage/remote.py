@@ -37,14 +37,14 @@ PARTS_AT_ONCE = 8
 
 def read(location: Location) -> bytes:
     with explained(location, "read"):
-        return obstore.get(store_for(location, bulk=True), location.key).bytes().to_bytes()
+        return obstore.get(store_for(location), location.key).bytes().to_bytes()
 
 
 def write(location: Location, data: bytes, if_absent: bool) -> None:
     mode: Literal["create", "overwrite"] = "create" if if_absent else "overwrite"
     with explained(location, "write"):
         try:
-            obstore.put(store_for(location, bulk=True), location.key, data, mode=mode, use_multipart=False)
+            obstore.put(store_for(location), location.key, data, mode=mode, use_multipart=False)
         except (AlreadyExistsError, PreconditionError) as error:
             if if_absent and Answer.of(error).code != DIRECTORY_IN_THE_WAY:
                 raise AlreadyExists(location.uri) from None
