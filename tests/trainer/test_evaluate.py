@@ -27,7 +27,7 @@ from finetune_trainer.evaluate.batches import BatchLimits, TokenRows, each_batch
 from finetune_trainer.evaluate.generate import end_tokens
 from finetune_trainer.evaluate.stage import run
 from finetune_trainer.manifests import fetch_directory, publish_directory, read_manifest
-from finetune_trainer.prepared import open_split
+from finetune_trainer.splits import open_split
 from finetune_trainer.storage import delete_tree
 
 

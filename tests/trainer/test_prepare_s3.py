@@ -12,7 +12,8 @@ from finetune_api.spec import ModelSpec
 from finetune_trainer.manifests import fetch_directory
 from finetune_trainer.models import fetch_model
 from finetune_trainer.prepare.stage import run
-from finetune_trainer.prepared import open_split, read_report
+from finetune_trainer.prepared import read_report
+from finetune_trainer.splits import open_split
 from tests.s3 import s3_server
 from tests.trainer.prepare_fixtures import a_chat_model, a_context, json_lines
 
