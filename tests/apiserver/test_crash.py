@@ -120,7 +120,7 @@ def test_killed_after_each_request(desk: Desk, proxy: Proxy, nodes: Nodes, opera
         operator.start(wait=False)
         wait_until(lambda: crashed.is_set() or desk.status().get("phase") == "Succeeded", "it writes or is done", 120)
         killed += crashed.is_set()
-        assert killed < 10 * WRITES_OF_A_LIFE  # There is an end to it; the slower the machine, the more states are seen.
+        assert killed < 10 * WRITES_OF_A_LIFE  # On a slow machine it sees more states.
     assert killed >= WRITES_OF_A_LIFE
     proxy.faults.answered = lambda _: None
     running.clear()
