@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.apiserver.api import Api
+from tests.apiserver.api import Api, Refused
 from tests.apiserver.control_plane import wait_until
 from tests.apiserver.desk import condition, stage
 from tests.cluster import control
@@ -29,6 +29,8 @@ INPUTS, OUTPUT = "inputs", "adapters"
 """The buckets."""
 JOB_LABEL, STAGE_LABEL = "finetune.dev/job", "finetune.dev/stage"
 OVER = ("Succeeded", "Failed")
+_NOT_NOW = (429, 503)
+"""What an API server answers that has just been started and still fills its caches."""
 
 Object = dict[str, Any]
 
@@ -147,7 +149,12 @@ class Tenant:
 
         def check() -> bool:
             nonlocal last
-            last = self.status(name)
+            try:
+                last = self.status(name)
+            except Refused as error:
+                if error.code in _NOT_NOW:
+                    return False
+                raise
             found = bool(last) and bool(holds(last))
             if not found and last.get("phase") in OVER:
                 raise AssertionError(f"the job ended before: {what}")
