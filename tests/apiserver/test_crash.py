@@ -18,8 +18,8 @@ from tests.apiserver.desk import Desk, Operator, stage
 from tests.apiserver.kubelet import message
 from tests.apiserver.proxy import Proxy, Request, proxied, refusal
 
-WRITES_OF_A_LIFE = 10
-"""At least: four Jobs and a Service, a status, and of nine Events, which go out several at a time, some."""
+WRITES_OF_A_LIFE = 6
+"""At least: four Jobs, a Service and a status; how many more, of Events and statuses, is a matter of speed."""
 
 
 class Nodes(threading.Thread):
