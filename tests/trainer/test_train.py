@@ -43,8 +43,8 @@ def test_two_processes_learn_what_one_does_at_every_zero_stage(
     assert job.losses()[0] == pytest.approx(one_process.losses()[0], rel=0.05)
     assert np.mean(job.losses()[-3:]) == pytest.approx(np.mean(one_process.losses()[-3:]), rel=0.25)
     assert result.tokens == sum(point["tokens"] for point in one_process.history())
-    # While an upload is under way a checkpoint is left out, but the last never is.
-    assert job.checkpoints[-1].name == "step-00000012"
+    # Two are kept. While an upload is under way a checkpoint is left out, but the last never is.
+    assert job.steps_stored in ([8, 12], [4, 12])
     base = AutoModelForSequenceClassification.from_pretrained(job.root / "base", num_labels=3)
     adapter = PeftModel.from_pretrained(base, job.revision / "trained")
     assert any(float(weight.abs().sum()) > 0 for name, weight in adapter.named_parameters() if "lora_B" in name), (

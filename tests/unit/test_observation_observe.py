@@ -128,6 +128,13 @@ class TestARunHasFailed:
         child = a_child(workers=2, failed=2, **FAILED)
         assert not seen(child, a_pod(child, 0, **ended(76, complained(Reason.DIVERGED)))).disrupted
 
+    @pytest.mark.parametrize(("reason", "disrupted"), [(Reason.INTERNAL_ERROR, True), (Reason.DIVERGED, False)])
+    def test_by_the_loss_of_a_node_unless_another_worker_tells_a_cause(self, reason: Reason, disrupted: bool) -> None:
+        child = a_child(workers=2, metadata=STOP)
+        left = a_pod(child, 0, metadata={"deletionTimestamp": to_text(NOON)}, **running())
+        found = seen(child, left, a_pod(child, 1, **ended(70, complained(reason))), now=after(minutes=3))
+        assert (found.state, found.disrupted) == (RunState.FAILED, disrupted)
+
     def test_not_before_the_gang_has_ended(self) -> None:
         child = a_child(workers=2, **FAILED)
         assert seen(child, a_pod(child, 0, **ended(70)), a_pod(child, 1, **running())).alive

@@ -46,16 +46,17 @@ def observed_run(
     if succeeded:
         report = next((report_of(pod) for pod in sorted(pods, key=lambda pod: pod.index) if pod.index == 0), None)
         return replace(run, state=RunState.SUCCEEDED, exit_code=0, report=report)
-    if lost:
-        return replace(run, state=RunState.FAILED, error=left_behind(lost[0]), disrupted=True)
-    return _failed(run, job, pods)
+    return _failed(run, job, pods, lost)
 
 
-def _failed(run: ObservedRun, job: JobFacts, pods: list[PodFacts]) -> ObservedRun:
-    """``run`` at its end; every one of ``pods`` has ended."""
+def _failed(run: ObservedRun, job: JobFacts, pods: list[PodFacts], lost: list[PodFacts]) -> ObservedRun:
+    """``run`` at its end; every one of ``pods`` has ended, or is ``lost``."""
     # The operator ends a run through its Job's deadline: what that kills is no failure of the run.
     asked = job.stopped or job.deleting
-    end = first_cause(pods, asked, unseen=job.ended_pods > len(pods))
+    unseen = bool(lost) or job.ended_pods > len(pods)
+    end = first_cause([pod for pod in pods if pod not in lost], asked, unseen)
+    if lost and (end is None or end.disrupted):
+        return replace(run, state=RunState.FAILED, error=left_behind(lost[0]), disrupted=True)
     if end is None:
         return replace(run, state=RunState.STOPPED if asked else RunState.FAILED)
     run = replace(
