@@ -102,6 +102,9 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.queueing.idle_timeout = 0.1
     # After these it ends and is started anew; until then the full look at everything stands in.
     settings.networking.error_backoffs = (1, 2, 4, 8)
+    # Kopf 1.45 hangs at its end when another watch waits for a login by then: so the process is killed, which is safe
+    # at any moment. Less than the grace period of a pod, more than the 5 s that it leaves its own tasks.
+    settings.process.ultimate_exiting_timeout = 15
     for resource in ("jobs", "pods"):
         settings.watching.label_selectors[resource] = names.JOB_LABEL
     return settings

@@ -50,7 +50,7 @@ class Proxy:
         self.faults = faults
         self.port = free_port()
         self.requests: list[Request] = []
-        self._watches: set[asyncio.Task[object]] = set()
+        self._watches: dict[asyncio.Task[object], str] = {}
         self._loop = asyncio.new_event_loop()
         self._session: aiohttp.ClientSession | None = None
 
@@ -58,12 +58,13 @@ class Proxy:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def drop_watches(self) -> None:
-        """Break every open watch off."""
+    def drop_watches(self, of: str = "") -> None:
+        """Break every open watch off whose path has this in it."""
 
         def drop() -> None:
-            for watch in tuple(self._watches):
-                watch.cancel()
+            for watch, path in tuple(self._watches.items()):
+                if of in path:
+                    watch.cancel()
 
         self._loop.call_soon_threadsafe(drop)
 
@@ -90,7 +91,7 @@ class Proxy:
         task = asyncio.current_task()
         assert task
         assert self._session
-        self._watches.add(task)
+        self._watches[task] = incoming.path_qs
         headers = {"Authorization": incoming.headers.get("Authorization", "")}
         try:
             async with self._session.get(self._plane.url + incoming.path_qs, headers=headers) as answer:
@@ -102,7 +103,7 @@ class Proxy:
                         await asyncio.sleep(0.01)
                     await response.write(line)
         finally:
-            self._watches.discard(task)
+            del self._watches[task]
         return response
 
     async def _serve(self, started: threading.Event, stop: asyncio.Event) -> None:

@@ -230,8 +230,24 @@ class TestSignals:
 def test_the_operator_ends_when_its_watches_cannot_go_on(
     desk: Desk, proxy: Proxy, operator: Operator, start_operator: Callable[..., Operator]
 ) -> None:
-    """Kopf gives up at errors that are not of the network; then a new process is the cure."""
-    proxy.faults.answer = lambda request: refusal(403, "Forbidden", "no") if "watch=true" in request.path else None
+    """Kopf gives up at errors that are not of the network; then a new process is the cure.
+
+    One watch fails before the others do: they then wait for a login that Kopf no longer makes, and hold its end up.
+    """
+    wait_until(lambda: sum("watch=true" in request.path for request in tuple(proxy.requests)) == 3, "all are watched")
+    refused = 0
+
+    def answer(request: Request) -> web.Response | None:
+        nonlocal refused
+        if "watch=true" not in request.path:
+            return None
+        if "/finetunejobs?" in request.path:
+            refused += 1
+        return refusal(403, "Forbidden", "no")
+
+    proxy.faults.answer = answer
+    proxy.drop_watches("/finetunejobs?")
+    wait_until(lambda: refused == 2, "the first watch is refused a second time")
     proxy.drop_watches()
     wait_until(lambda: operator.http("/healthz")[0] == 0, "the operator has ended", 60)
     start_operator()
