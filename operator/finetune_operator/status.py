@@ -133,8 +133,9 @@ def _stages(status: FineTuneJobStatus) -> Iterator[_Said]:
             yield _Said(type_, "True", "Succeeded", f"{stage.message}.")
         elif status.failure and status.failure.reason is Reason.GATE_FAILED:
             yield _Said(type_, "False", Reason.GATE_FAILED, f"Not published: {status.failure.message}")
-        elif stage is not current:
-            yield _Said(type_, "False", "Waiting", f"Waits for {current.name if current else 'its turn'}.")
+        elif current and stage is not current:
+            told = f"Not reached: {current.name} failed." if status.completion_time else f"Waits for {current.name}."
+            yield _Said(type_, "False", "NotReached" if status.completion_time else "Waiting", told)
         else:
             yield _current(type_, stage, status)
 

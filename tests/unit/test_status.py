@@ -62,6 +62,11 @@ def test_stages_that_have_not_begun_say_what_they_wait_for() -> None:
     assert condition(TRAINING, ConditionType.PUBLISHED).message == "Waits for train."
 
 
+def test_stages_that_will_not_begin_say_why() -> None:
+    assert condition(FAILED, ConditionType.TRAINED).message == "Not reached: prepare failed."
+    assert condition(FAILED, ConditionType.TRAINED).reason == "NotReached"
+
+
 def test_a_retry_says_why() -> None:
     ready = condition(RETRYING, ConditionType.READY)
     assert ready.reason == "Retrying"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,8 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     # Before the processes meet: no collective waits for a conversion.
     checkpoint = make_loadable(inputs.checkpoint, config, context.reporter) if inputs.checkpoint else None
     universal = checkpoint is not None and checkpoint.universal
+    if config.world.workers > 1 and os.environ["RANK"] == "0":
+        context.reporter.progress(f"waiting for all {config.world.workers} workers to meet")
     arguments = training_arguments(config, plan, precision, Path(config.workspace) / "checkpoints", universal)
     is_main = arguments.process_index == 0
     if is_main:
