@@ -28,7 +28,7 @@ from tests.cluster.tenant import OVER, Tenant, classification, instruction, rank
 JOBS, TEAMS, AT_ONCE = 30, 3, 4
 SECONDS_A_JOB = 20.0
 """So often a job is added: for ten minutes."""
-SECONDS_BETWEEN = (10.0, 26.0)
+SECONDS_BETWEEN = (14.0, 34.0)
 GROWTH = 1.5
 """How much larger the operator may be at the end than when a third of the jobs are done."""
 
