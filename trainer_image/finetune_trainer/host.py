@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -126,7 +127,7 @@ class Host:
                 # While the workers import torch; they go on when the inputs are here.
                 self._monitor.update(activity="fetching model, data and checkpoint")
                 if config.world.workers > 1:
-                    _wait_until_resolvable(config.main_address)
+                    wait_until_resolvable(config.main_address, lambda told: self._monitor.update(activity=told))
                 fetch_train_inputs(config, self._workspace)
                 log.info("model, data and checkpoint are here")
             return self._wait()
@@ -300,14 +301,19 @@ def _unexplained(rank: int, code: int) -> StageFailure:
     return StageFailure(Reason.KILLED, f"rank {rank} was killed by {name}; the job resumes from its newest checkpoint")
 
 
-def _wait_until_resolvable(host: str) -> None:
-    """Wait for the name of worker 0: torch takes a failed look-up as final, and records come up to 30 s late."""
+def wait_until_resolvable(host: str, say: Callable[[str], None]) -> None:
+    """Wait for the name of worker 0, and say so: torch takes a failed look-up as final, and records come late.
+
+    Raises:
+        StageFailure: Unavailable, after two minutes.
+    """
     deadline = time.monotonic() + _RESOLVE_SECONDS
     while True:
         try:
             socket.getaddrinfo(host, None)
             return
         except socket.gaierror as error:
+            say(f"waiting for the address of worker 0, {host}")  # Again and again: rank 0 says what it does as well.
             if time.monotonic() > deadline:
                 raise StageFailure(
                     Reason.UNAVAILABLE, f"the address of worker 0, {host}, does not resolve: {error.strerror}"
