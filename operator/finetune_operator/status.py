@@ -134,8 +134,10 @@ def _stages(status: FineTuneJobStatus) -> Iterator[_Said]:
         elif status.failure and status.failure.reason is Reason.GATE_FAILED:
             yield _Said(type_, "False", Reason.GATE_FAILED, f"Not published: {status.failure.message}")
         elif current and stage is not current:
-            told = f"Not reached: {current.name} failed." if status.completion_time else f"Waits for {current.name}."
-            yield _Said(type_, "False", "NotReached" if status.completion_time else "Waiting", told)
+            reason, told = "Waiting", f"Waits for {current.name}."
+            if status.completion_time:
+                reason, told = "NotReached", f"Not reached: {current.name} failed."
+            yield _Said(type_, "False", reason, told)
         else:
             yield _current(type_, stage, status)
 

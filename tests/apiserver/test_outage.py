@@ -234,7 +234,7 @@ def test_the_operator_ends_when_its_watches_cannot_go_on(
 
     One watch fails before the others do: they then wait for a login that Kopf no longer makes, and hold its end up.
     """
-    wait_until(lambda: sum("watch=true" in request.path for request in tuple(proxy.requests)) == 3, "all are watched")
+    wait_until(lambda: sum("watch=true" in request.path for request in tuple(proxy.requests)) >= 3, "all are watched")
     refused = 0
 
     def answer(request: Request) -> web.Response | None:
@@ -247,7 +247,7 @@ def test_the_operator_ends_when_its_watches_cannot_go_on(
 
     proxy.faults.answer = answer
     proxy.drop_watches("/finetunejobs?")
-    wait_until(lambda: refused == 2, "the first watch is refused a second time")
+    wait_until(lambda: refused >= 2, "the first watch is refused a second time")
     proxy.drop_watches()
     wait_until(lambda: operator.http("/healthz")[0] == 0, "the operator has ended", 60)
     start_operator()

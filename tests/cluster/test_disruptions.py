@@ -64,9 +64,8 @@ class Ends:
         restarts = 0 if name in DISRUPTIONS else 3
         tenant.apply(name, long_job(resilience={"maxRestarts": restarts}))
         self.reached = training_step(tenant.until_step(name, DISTURB_AT))
-        with Turns(
-            "operator"
-        ).together():  # One that is not there may see only the echo of a crash, which does not count.
+        # An operator that is not there may see only the echo of a crash, which does not count.
+        with Turns("operator").together():
             disturb(tenant, name)
             tenant.until(name, lambda status: stage(status, "train")["attempt"] == 2, "attempt 2 begins")
         self.resumed = tenant.until_own_step(name, 1)

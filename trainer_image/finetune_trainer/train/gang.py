@@ -74,10 +74,10 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     # Before the processes meet: no collective waits for a conversion.
     checkpoint = make_loadable(inputs.checkpoint, config, context.reporter) if inputs.checkpoint else None
     universal = checkpoint is not None and checkpoint.universal
-    if config.world.workers > 1 and os.environ["RANK"] == "0":
+    is_main = os.environ["RANK"] == "0"
+    if is_main and config.world.workers > 1:
         context.reporter.progress(f"waiting for all {config.world.workers} workers to meet")
     arguments = training_arguments(config, plan, precision, Path(config.workspace) / "checkpoints", universal)
-    is_main = arguments.process_index == 0
     if is_main:
         context.reporter.progress("loading the model")
     model = load_model(Path(inputs.model), spec, report, tokenizer, precision)
