@@ -42,7 +42,8 @@ class Operator:
 
     def start(self, wait: bool = True) -> Operator:
         arguments = [sys.executable, "-m", "finetune_operator", "--config", str(self._directory / "settings.json")]
-        environment = clean_environment(KUBECONFIG=str(self._kubeconfig))
+        # A kubeconfig's keys lie in temporary files while it runs: one that is killed leaves them.
+        environment = clean_environment(KUBECONFIG=str(self._kubeconfig), TMPDIR=str(self._directory))
         self._program = start(arguments, self._directory / "operator.log", environment)
         if wait:
             wait_until(lambda: self.http("/readyz")[0] == 200, "the operator is ready", 60)

@@ -23,7 +23,8 @@ RELEASE, NAMESPACE = "finetune-operator", "finetune-system"
 REGISTRY = Daemon("registry")
 _PROGRAMS = RUN / "bin"
 """What a person needs, by its usual name."""
-_SMALL = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "3Gi"}}
+_SMALL = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": None}
+"""For two cores; how much memory a pod may use at most, each namespace says itself."""
 
 
 def is_up() -> bool:

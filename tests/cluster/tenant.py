@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.apiserver.api import Api, Refused
+from tests.apiserver.api import APPLY, Api, Refused
 from tests.apiserver.control_plane import wait_until
 from tests.apiserver.desk import condition, stage
 from tests.cluster import control
@@ -68,6 +68,11 @@ def instruction(**sections: Mapping[str, Any]) -> Object:
     return _spec("llama", "InstructionTuning", "questions", sections)
 
 
+def memory_for_all(most: str) -> Object:
+    """A LimitRange that gives each container at most so much memory."""
+    return {"limits": [{"type": "Container", "default": {"memory": most}}]}
+
+
 def _spec(model: str, task: str, data: str, sections: Mapping[str, Mapping[str, Any]]) -> Object:
     credentials = {"secretRef": {"name": "s3"}}
     spec: Object = {
@@ -99,11 +104,18 @@ class Tenant:
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name, "labels": labels}}, "team"
         )
         self.secret("s3", CREDENTIALS)
+        self.limit("LimitRange", memory_for_all("3Gi"))
         return self
 
     def secret(self, name: str, values: Mapping[str, str]) -> None:
         metadata = {"name": name, "namespace": self.name}
         self.api.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": dict(values)}, "team")
+
+    def limit(self, kind: str, spec: Mapping[str, Any]) -> None:
+        """Have one ResourceQuota, or one LimitRange, in place of the one before."""
+        path = f"/api/v1/namespaces/{self.name}/{kind.lower()}s/limit"
+        body = {"apiVersion": "v1", "kind": kind, "metadata": {"name": "limit"}, "spec": spec}
+        self.api.request("PATCH", path, body, APPLY, {"fieldManager": "team"})
 
     def clear_up(self) -> None:
         """Delete all jobs, and the namespace when their pods are gone.

@@ -1,13 +1,15 @@
-"""A training that hangs."""
+"""A training that hangs, and one that needs too much memory."""
 
 from __future__ import annotations
 
+import re
 import signal
 import time
+from collections.abc import Callable
 
 from tests.apiserver.desk import stage
 from tests.cluster.curves import long_job
-from tests.cluster.tenant import Tenant, ranks, send
+from tests.cluster.tenant import Tenant, classification, memory_for_all, ranks, says, send
 
 STALL_SECONDS, PERIOD_SECONDS = 60, 2
 """Long enough to import torch on busy cores."""
@@ -33,3 +35,14 @@ def test_a_rank_that_hangs_is_replaced_in_time(tenant: Tenant) -> None:
     assert f"no progress for {STALL_SECONDS} s" in status["failure"]["message"]
     status = tenant.until_trained("hung")
     assert (stage(status, "train")["attempt"], stage(status, "train")["restarts"]) == (2, 1)
+
+
+def test_too_little_memory_is_told_with_limit_and_peak(make_tenant: Callable[[], Tenant]) -> None:
+    tenant = make_tenant()
+    tenant.limit("LimitRange", memory_for_all("400Mi"))
+    tenant.apply("cramped", classification())
+    status = tenant.until_failed("cramped")
+    failure = status["failure"]
+    assert (failure["reason"], failure["stage"], failure["fault"]) == ("OutOfMemory", "train", "User")
+    assert re.search(r"limit of the pod is 0\.4 GiB, its peak use 0\.\d GiB", failure["message"])
+    assert "raise the limit" in says(status)

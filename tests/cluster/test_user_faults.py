@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
 
 import pytest
 
@@ -15,18 +14,11 @@ from tests.cluster.tenant import Tenant
 GPUS = {"workers": 1, "gpusPerWorker": 8}
 
 
-def limited(tenant: Tenant, kind: str, spec: dict[str, Any]) -> None:
-    metadata = {"name": "limit", "namespace": tenant.name}
-    path = f"/api/v1/namespaces/{tenant.name}/{kind.lower()}s/limit"
-    body = {"apiVersion": "v1", "kind": kind, "metadata": metadata, "spec": spec}
-    tenant.api.request("PATCH", path, body, "application/apply-patch+yaml", {"fieldManager": "team"})
-
-
 @pytest.fixture(scope="module")
 def faults(make_tenant: Callable[[], Tenant]) -> dict[str, Future[Fault]]:
     team, quota, bounds = make_tenant(), make_tenant(), make_tenant()
-    limited(quota, "ResourceQuota", {"hard": {"pods": "0"}})
-    limited(bounds, "LimitRange", {"limits": [{"type": "Container", "max": {"memory": "1Gi"}}]})
+    quota.limit("ResourceQuota", {"hard": {"pods": "0"}})
+    bounds.limit("LimitRange", {"limits": [{"type": "Container", "min": {"memory": "1Gi"}}]})
     nowhere = {"train": {"uri": "s3://inputs/nothing.jsonl", "secretRef": {"name": "s3"}}}
     return played(
         {
@@ -48,7 +40,7 @@ def faults(make_tenant: Callable[[], Tenant]) -> dict[str, Future[Fault]]:
         ("no-data", "NotFound", "s3://inputs/nothing.jsonl"),
         ("no-gpus", "Unschedulable", "nvidia.com/gpu"),
         ("no-quota", "QuotaExceeded", "exceeded quota"),
-        ("not-allowed", "Forbidden", "maximum memory usage per Container is 1Gi"),
+        ("not-allowed", "Forbidden", "minimum memory usage per Container is 1Gi"),
     ],
 )
 def test_is_told_in_time_and_ends(faults: dict[str, Future[Fault]], name: str, reason: str, words: str) -> None:
