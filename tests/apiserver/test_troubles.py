@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.failures import FAULT_OF, Fault, Reason
+from finetune_api.failures import EXIT_CODE_OF, FAULT_OF, Fault, Reason
 from tests.apiserver.control_plane import wait_until
 from tests.apiserver.desk import Desk, Operator, condition, stage
 
@@ -212,3 +212,12 @@ class TestAJobThatKubernetesRefuses:
         told = condition(status, "Trained")["message"]
         assert "Service served-workers" in told
         assert "Job served-r1-train-1 is there" not in told
+
+    def test_gets_a_service_that_somebody_deleted_with_the_next_attempt(self, office: tuple[Desk, Operator]) -> None:
+        desk, _ = office
+        desk.apply("robbed", distributed={"workers": 2, "gpusPerWorker": 0})
+        train = desk.run_to("train", "robbed")
+        desk.api.delete("Service", "robbed-workers", desk.namespace)
+        desk.kubelet.break_(train, EXIT_CODE_OF[Reason.UNAVAILABLE])
+        desk.child("train", attempt=2, name="robbed")
+        assert desk.api.find("Service", "robbed-workers", desk.namespace)
