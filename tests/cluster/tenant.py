@@ -210,10 +210,11 @@ class Tenant:
         """The step of at least ``step`` that worker 0 itself says it has reached: the status is a little behind."""
 
         def find() -> int:
-            pods = [pod for pod in self.pods(name, "train") if pod["status"]["phase"] == "Running"]
+            # One that is being deleted may have no network any more: asking it would take seconds, and miss the next.
+            pods = [pod for pod in self.pods(name, "train") if _is_worker(pod, 0)]
             reached = max((own_step(pod) for pod in pods), default=0)
-            if not pods and self.status(name).get("phase") in OVER:
-                raise AssertionError(f"{self.name}/{name} is over and was never seen at step {step}")
+            if not pods and (status := self.status(name)).get("phase") in OVER:
+                raise AssertionError(f"{self.name}/{name} was not seen at step {step}: {json.dumps(status, indent=1)}")
             return reached if reached >= step else 0
 
         return int(wait_until(find, f"{name} reaches step {step}", PATIENCE_SECONDS, 0.2))
@@ -236,11 +237,7 @@ class Tenant:
         """The running pod of a worker, as soon as it runs."""
 
         def find() -> Object | None:
-            for pod in self.pods(name, stage):
-                mine = pod["metadata"]["annotations"].get("batch.kubernetes.io/job-completion-index") == str(index)
-                if mine and pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]:
-                    return pod
-            return None
+            return next((pod for pod in self.pods(name, stage) if _is_worker(pod, index)), None)
 
         return dict(wait_until(find, f"worker {index} of {name} runs", PATIENCE_SECONDS, 0.1))
 
@@ -263,6 +260,12 @@ class Tenant:
         """The training curve of a job whose training is done."""
         history = json.loads((self.revision(name) / "trained" / "history.json").read_text())
         return list(history["train"])
+
+
+def _is_worker(pod: Object, index: int) -> bool:
+    """Whether a pod is that worker of a run, and runs on."""
+    mine = pod["metadata"]["annotations"].get("batch.kubernetes.io/job-completion-index") == str(index)
+    return mine and pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]
 
 
 def training_step(status: Mapping[str, Any]) -> int:

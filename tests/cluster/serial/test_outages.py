@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
+
+import pytest
 
 from tests.apiserver.control_plane import wait_until
 from tests.apiserver.desk import stage
@@ -13,16 +16,25 @@ from tests.cluster.node import all_ready, node_of
 from tests.cluster.tenant import Object, Tenant, classification, own_step
 
 OUTAGE_SECONDS = 60
-STEPS = 6000
+SLOWLY = {"limits": [{"type": "Container", "default": {"memory": "3Gi", "cpu": "400m"}}]}
+"""A training that has to last for a minute leaves the cores to others all the while."""
+STEPS = 3000
 """So many that training has not ended when the outage begins."""
 
 
+@pytest.fixture(scope="module")
+def slow(make_tenant: Callable[[], Tenant]) -> Tenant:
+    tenant = make_tenant()
+    tenant.limit("LimitRange", SLOWLY)
+    return tenant
+
+
 def train_for_long(tenant: Tenant, name: str) -> tuple[Object, int]:
-    """A training on one worker, which leaves a core to others; its pod, and the step that it has reached.
+    """A training on one worker; its pod, and the step that it has reached.
 
     Without ZeRO, of which a step on such a small model would take twice as long.
     """
-    training = {"maxSteps": STEPS, "checkpoint": {"everySteps": 200}}
+    training = {"maxSteps": STEPS, "checkpoint": {"everySteps": 100}}
     tenant.apply(name, long_job(distributed={"workers": 1, "zero": {"stage": 0}}, training=training))
     step = tenant.until_own_step(name, 20)
     return tenant.worker(name, 0), step
@@ -43,8 +55,8 @@ def assert_undisturbed(tenant: Tenant, name: str) -> None:
     assert [point["step"] for point in tenant.curve(name)] == list(range(1, STEPS + 1))
 
 
-def test_storage_down_during_publish_and_checkpoints_and_a_kubelet_with_it(tenant: Tenant) -> None:
-    pod, before = train_for_long(tenant, "saving")
+def test_storage_down_during_publish_and_checkpoints_and_a_kubelet_with_it(slow: Tenant, tenant: Tenant) -> None:
+    pod, before = train_for_long(slow, "saving")
     tenant.apply("publishing", classification(distributed={"workers": 1}))
     wait_until(lambda: tenant.pods("publishing", "publish"), "there is a pod to publish", 300, 0.05)
     services.S3.kill()
@@ -57,11 +69,11 @@ def test_storage_down_during_publish_and_checkpoints_and_a_kubelet_with_it(tenan
     wait_until(all_ready, "the nodes are ready", 120, 0.5)
     node_of(pod).offer_gpus()
     assert tenant.until_succeeded("publishing")["artifact"]["digest"]
-    assert_undisturbed(tenant, "saving")
+    assert_undisturbed(slow, "saving")
 
 
-def test_api_server_down_and_etcd_restarted(tenant: Tenant, alone: ExitStack) -> None:
-    pod, before = train_for_long(tenant, "long")
+def test_api_server_down_and_etcd_restarted(slow: Tenant, alone: ExitStack) -> None:
+    pod, before = train_for_long(slow, "long")
     control.APISERVER.kill()
     control.ETCD.kill()
     assert outage(pod) > before
@@ -71,4 +83,4 @@ def test_api_server_down_and_etcd_restarted(tenant: Tenant, alone: ExitStack) ->
         daemon.again()  # They end by themselves when they are kept waiting.
     wait_until(all_ready, "the nodes are ready", 120, 0.5)
     alone.close()  # This was the last to disturb everybody.
-    assert_undisturbed(tenant, "long")
+    assert_undisturbed(slow, "long")

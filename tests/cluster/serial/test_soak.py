@@ -28,6 +28,7 @@ from tests.cluster.tenant import OVER, Tenant, classification, instruction, rank
 JOBS, TEAMS, AT_ONCE = 30, 3, 4
 SECONDS_A_JOB = 20.0
 """So often a job is added: for ten minutes."""
+ENDS = (*OVER, "Rejected", "Suspended")
 SECONDS_BETWEEN = (14.0, 34.0)
 GROWTH = 1.5
 """How much larger the operator may be at the end than when a third of the jobs are done."""
@@ -113,14 +114,17 @@ def test_every_job_ends_right_and_nothing_is_left(make_tenant: Callable[[], Tena
             wait_until(lambda: len(unfinished(teams, wanted)) < AT_ONCE, "there is room for a job", 900, 0.5)
             sizes.append(operator_memory())
             team.apply(name, spec(number))
-            wanted[number % TEAMS, name] = "Failed" if hopeless(number) else "Succeeded"
+            wanted[number % TEAMS, name] = ends_as(number)
+            if ends_as(number) == "Suspended":
+                team.until_step(name, 1)
+                team.change(name, suspend=True)
         wait_until(lambda: not unfinished(teams, wanted), "all jobs end", 900, 0.5)
     print(f"\n{len(wanted)} jobs, kills: {villain.kills}, operator up to {max(sizes) / 2**20:.0f} MiB")  # noqa: T201
     for (index, name), phase in wanted.items():
         status = teams[index].status(name)
         assert status["phase"] == phase, f"{name}: {status.get('failure')}"
-        if phase == "Succeeded":
-            assert (teams[index].revision(name) / "artifact" / "manifest.json").exists()
+        published = (teams[index].revision(name) / "artifact" / "manifest.json").exists()
+        assert published == (phase == "Succeeded")
     third = len(sizes) // 3
     early, late = max(sizes[:third]), max(sizes[-third:])
     assert late < early * GROWTH
@@ -131,12 +135,12 @@ def test_every_job_ends_right_and_nothing_is_left(make_tenant: Callable[[], Tena
 
 
 def unfinished(teams: list[Tenant], wanted: dict[tuple[int, str], str]) -> list[str]:
-    return [name for index, name in wanted if teams[index].status(name).get("phase") not in OVER]
+    return [name for index, name in wanted if teams[index].status(name).get("phase") not in ENDS]
 
 
-def hopeless(number: int) -> bool:
-    """Every tenth job asks for data that is not there."""
-    return number % 10 == 7
+def ends_as(number: int) -> str:
+    """Of ten jobs one passes no gate, one is held by its team as it trains, and one asks for data that is not there."""
+    return {3: "Rejected", 5: "Suspended", 7: "Failed"}.get(number % 10, "Succeeded")
 
 
 def spec(number: int) -> dict[str, object]:
@@ -146,6 +150,8 @@ def spec(number: int) -> dict[str, object]:
         # Somebody kills again and again: what is tested is that it is made good, not when to give up.
         "resilience": {"maxRestarts": 50},
     }
-    if hopeless(number):
+    if ends_as(number) == "Rejected":
+        sections["evaluation"] = {"gates": [{"metric": "accuracy", "minimumImprovement": 1.0}]}
+    if ends_as(number) == "Failed":
         sections["dataset"] = {"train": {"uri": "s3://inputs/nothing.jsonl", "secretRef": {"name": "s3"}}}
     return (instruction if number % 5 == 4 else classification)(**sections)  # type: ignore[arg-type]
