@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
+
+# Tests and their stages share the cores, and tiny models gain nothing by a second thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _SERIAL, _UNIT = "tests/cluster/serial/", "tests/unit/"
 

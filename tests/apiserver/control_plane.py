@@ -61,7 +61,7 @@ def start(arguments: list[str], log: Path, env: dict[str, str] | None = None) ->
     return Program(process, log)
 
 
-def wait_until(holds: Callable[[], Any], what: str, seconds: float = 30.0, every: float = 0.02) -> Any:
+def wait_until(holds: Callable[[], Any], what: str, seconds: float = 30.0, every: float = 0.05) -> Any:
     """The first true value of ``holds``; fails with ``what`` was waited for."""
     deadline = time.monotonic() + seconds
     while True:

@@ -124,6 +124,8 @@ def _values() -> list[str]:
             f"trainer.stages.{stage}.resources={json.dumps(_SMALL)}",
             f'trainer.stages.{stage}.workspace="4Gi"',
             f'trainer.stages.{stage}.sharedMemory="1Gi"',
+            # Several pods share the cores, and such small models gain nothing by a second thread.
+            f"trainer.stages.{stage}.env={json.dumps([{'name': 'OMP_NUM_THREADS', 'value': '1'}])}",
         ]
     return [*found, "progressSeconds=2"]
 

@@ -23,7 +23,7 @@ from tests.trainer.tiny_models import LABELS, make_texts, save_bert, save_llama
 
 PATIENCE_SECONDS = 600
 """What a stage may need on two cores that several jobs share."""
-_EVERY_SECONDS = 0.3
+_EVERY_SECONDS = 0.5
 """Between two looks: with dozens of waits at a time, more of them would take the API server a fifth of a core."""
 INPUTS, OUTPUT = "inputs", "adapters"
 """The buckets."""

@@ -104,21 +104,28 @@ def operator_memory() -> int:
 def test_every_job_ends_right_and_nothing_is_left(make_tenant: Callable[[], Tenant]) -> None:
     teams = [make_tenant() for _ in range(TEAMS)]
     wanted: dict[tuple[int, str], str] = {}
+    ended: set[tuple[int, str]] = set()
     sizes: list[int] = []
+
+    def at_work() -> int:
+        """How many jobs have not ended."""
+        ended.update(job for job in wanted.keys() - ended if teams[job[0]].status(job[1]).get("phase") in ENDS)
+        return len(wanted) - len(ended)
+
     villain = Villain(teams)
     with villain.at_work():
         begun = time.monotonic()
         for number in range(JOBS):
             team, name = teams[number % TEAMS], f"soak-{number}"
             time.sleep(max(0.0, begun + number * SECONDS_A_JOB - time.monotonic()))  # Jobs come when they come.
-            wait_until(lambda: len(unfinished(teams, wanted)) < AT_ONCE, "there is room for a job", 900, 0.5)
+            wait_until(lambda: at_work() < AT_ONCE, "there is room for a job", 900, 1.0)
             sizes.append(operator_memory())
             team.apply(name, spec(number))
             wanted[number % TEAMS, name] = ends_as(number)
             if ends_as(number) == "Suspended":
                 team.until_step(name, 1)
                 team.change(name, suspend=True)
-        wait_until(lambda: not unfinished(teams, wanted), "all jobs end", 900, 0.5)
+        wait_until(lambda: not at_work(), "all jobs end", 900, 1.0)
     print(f"\n{len(wanted)} jobs, kills: {villain.kills}, operator up to {max(sizes) / 2**20:.0f} MiB")  # noqa: T201
     for (index, name), phase in wanted.items():
         status = teams[index].status(name)
@@ -132,10 +139,6 @@ def test_every_job_ends_right_and_nothing_is_left(make_tenant: Callable[[], Tena
         for job in team.api.list("FineTuneJob", team.name):
             team.api.delete("FineTuneJob", job["metadata"]["name"], team.name)
         wait_until(team.is_clean, "nothing is left", 180, 0.5)
-
-
-def unfinished(teams: list[Tenant], wanted: dict[tuple[int, str], str]) -> list[str]:
-    return [name for index, name in wanted if teams[index].status(name).get("phase") not in ENDS]
 
 
 def ends_as(number: int) -> str:
