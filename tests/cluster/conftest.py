@@ -71,9 +71,12 @@ def tenant(make_tenant: Callable[[], Tenant]) -> Tenant:
     return make_tenant()
 
 
-@pytest.fixture(scope="session")
-def undisturbed() -> list[dict[str, Any]]:
-    """The training curve of a long job to which nothing happens; trained once for each trainer image."""
+@pytest.fixture(scope="module")
+def undisturbed(turn: None) -> list[dict[str, Any]]:
+    """The training curve of a long job to which nothing happens; trained once for each trainer image.
+
+    It takes its module's turn: a fixture of the session would come before that, and be disturbed.
+    """
     kept = RUN / f"undisturbed-{images.image('finetune-trainer').rpartition(':')[2]}.json"
     with locked(kept.with_suffix(".lock")):
         if not kept.exists():
