@@ -72,10 +72,10 @@ def tenant(make_tenant: Callable[[], Tenant]) -> Tenant:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(turn: None) -> list[dict[str, Any]]:
+def undisturbed() -> list[dict[str, Any]]:
     """The training curve of a long job to which nothing happens; trained once for each trainer image.
 
-    It takes its module's turn: a fixture of the session would come before that, and be disturbed.
+    One of the session would come before its module has its turn, and be disturbed.
     """
     kept = RUN / f"undisturbed-{images.image('finetune-trainer').rpartition(':')[2]}.json"
     with locked(kept.with_suffix(".lock")):
