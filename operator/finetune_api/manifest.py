@@ -47,18 +47,30 @@ class Manifest(BaseModel):
 
     def to_bytes(self) -> bytes:
         """The bytes that are stored: sorted by path and key, so that equal content has an equal digest."""
-        document = {
-            "files": [entry.model_dump() for entry in sorted(self.files, key=lambda entry: entry.path)],
-            "provenance": self.provenance,
-        }
-        return (json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+        return _canonical({"files": self._entries(), "provenance": self.provenance})
 
     @property
     def digest(self) -> str:
         """``sha256:<hex>`` of the stored bytes: the digest of the artifact."""
-        return "sha256:" + hashlib.sha256(self.to_bytes()).hexdigest()
+        return _digest(self.to_bytes())
+
+    @property
+    def content_digest(self) -> str:
+        """``sha256:<hex>`` of the files alone: the same when somebody else, or another version, has made the same."""
+        return _digest(_canonical(self._entries()))
 
     @property
     def size(self) -> int:
         """Bytes of all files together."""
         return sum(entry.size for entry in self.files)
+
+    def _entries(self) -> list[dict[str, Any]]:
+        return [entry.model_dump() for entry in sorted(self.files, key=lambda entry: entry.path)]
+
+
+def _canonical(document: Any) -> bytes:
+    return (json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def _digest(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()

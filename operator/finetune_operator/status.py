@@ -183,4 +183,5 @@ def _overall(status: FineTuneJobStatus, hold: Hold) -> Iterator[_Said]:
             told = f"In stage {current.name}."
         yield _Said(ConditionType.READY, "Unknown", reason, told)
         yield _Said(ConditionType.RECONCILING, "True", reason, told)
-        yield _Said(ConditionType.STALLED, "False", reason, "Nothing is in the way.")
+        clear = reason == "Progressing"
+        yield _Said(ConditionType.STALLED, "False", reason, "Nothing is in the way." if clear else told)

@@ -129,6 +129,21 @@ def test_a_torn_checkpoint_is_passed_over(classification: TinyJob, undisturbed: 
     assert_same_end(job, undisturbed)
 
 
+def test_goes_on_when_a_job_that_is_applied_again_has_prepared_the_same_data(
+    classification: TinyJob, undisturbed: TinyJob
+) -> None:
+    job = classification.named("again", training={"maxSteps": 20})
+    shutil.copytree(undisturbed.revision / "checkpoints", job.revision / "checkpoints")
+    before = (job.revision / "prepared" / "manifest.json").read_bytes()
+    shutil.rmtree(job.revision / "prepared")
+    again = job.config(TRAIN)["job"] | {"uid": "uid-2"}
+    assert job.run(Stage.PREPARE, job=again).code == 0
+    assert (job.revision / "prepared" / "manifest.json").read_bytes() != before
+    outcome = job.run(TRAIN, processes=2, job=again)
+    assert outcome.code == 0, outcome.log
+    assert_same_end(job, undisturbed)
+
+
 def test_a_checkpoint_of_another_model_is_refused(classification: TinyJob, undisturbed: TinyJob) -> None:
     job = classification.named("foreign")
     shutil.copytree(undisturbed.revision / "checkpoints", job.revision / "checkpoints")

@@ -61,7 +61,7 @@ def test_another_run_s_directory_is_not_touched(source: Path, uri: str, tmp_path
 
 def test_a_directory_without_manifest_is_not_complete(source: Path, uri: str, tmp_path: Path) -> None:
     storage.upload_directory(source, uri)
-    with pytest.raises(StageFailure, match="not complete") as caught:
+    with pytest.raises(StageFailure, match="not completed") as caught:
         fetch_directory(uri, tmp_path / "copy")
     assert caught.value.reason == Reason.NOT_FOUND
     assert not (tmp_path / "copy").exists()

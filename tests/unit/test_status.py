@@ -74,6 +74,7 @@ def test_a_retry_says_why() -> None:
         "train is tried again: train was killed by SIGKILL; when nobody did that, the memory did not suffice."
     )
     assert condition(RETRYING, ConditionType.TRAINED).reason == "Killed"
+    assert condition(RETRYING, ConditionType.STALLED).message == ready.message
 
 
 def test_failure_says_what_is_wrong() -> None:

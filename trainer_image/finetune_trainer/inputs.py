@@ -40,6 +40,9 @@ class TrainInputs(BaseModel):
 
     prepared: str
     prepared_digest: str
+    """Of its manifest, which names the job that has prepared it."""
+    data_digest: str
+    """Of its files alone: a job that is applied again may prepare them again, and goes on from its checkpoint."""
     model: str
     checkpoint: CheckpointInput | None
 
@@ -62,8 +65,9 @@ def fetch_train_inputs(config: StageConfig, workspace: Path) -> None:
     inputs = TrainInputs(
         prepared=str(prepared),
         prepared_digest=manifest.digest,
+        data_digest=manifest.content_digest,
         model=str(model.path),
-        checkpoint=_checkpoint_input(found, config, report, manifest.digest) if found else None,
+        checkpoint=_checkpoint_input(found, config, report, manifest.content_digest) if found else None,
     )
     temporary = workspace / f"{_NAME}.part"
     temporary.write_text(inputs.model_dump_json())
@@ -79,13 +83,13 @@ def wait_for_inputs(workspace: Path) -> TrainInputs:
 
 
 def checkpoint_provenance(
-    config: StageConfig, report: DataReport, prepared_digest: str, step: int
+    config: StageConfig, report: DataReport, data_digest: str, step: int
 ) -> dict[str, object]:
     """What a checkpoint's manifest says of its origin."""
     return {
         "step": step,
         "specDigest": config.job.spec_digest,
-        "preparedDigest": prepared_digest,
+        "dataDigest": data_digest,
         "model": {"uri": report.model.uri, "revision": report.model.revision},
         "world": config.world.model_dump(mode="json"),
         "zeroStage": config.spec.distributed.zero.stage,
@@ -93,9 +97,9 @@ def checkpoint_provenance(
 
 
 def _checkpoint_input(
-    found: FetchedCheckpoint, config: StageConfig, report: DataReport, prepared_digest: str
+    found: FetchedCheckpoint, config: StageConfig, report: DataReport, data_digest: str
 ) -> CheckpointInput:
-    _check_origin(found, checkpoint_provenance(config, report, prepared_digest, found.ref.step))
+    _check_origin(found, checkpoint_provenance(config, report, data_digest, found.ref.step))
     world = World.model_validate(found.provenance["world"], strict=False)
     return CheckpointInput(
         ref=found.ref,
@@ -106,7 +110,7 @@ def _checkpoint_input(
 
 
 def _check_origin(found: FetchedCheckpoint, expected: dict[str, object]) -> None:
-    origin = (("model", "another base model"), ("specDigest", "another spec"), ("preparedDigest", "other data"))
+    origin = (("model", "another base model"), ("specDigest", "another spec"), ("dataDigest", "other data"))
     for field, what in origin:
         if found.provenance.get(field) != expected[field]:
             raise StageFailure(

@@ -25,7 +25,8 @@ class TornDirectory(StageFailure):
 
     def __init__(self, uri: str, file: str, difference: str) -> None:
         super().__init__(
-            Reason.BAD_DATA, f"{uri} is torn: {file} {difference}; delete the directory and run the stage that wrote it"
+            Reason.BAD_DATA,
+            f"{uri} is torn: {file} {difference}; delete the directory and start the job anew, which makes it again",
         )
         self.uri = uri
         self.file = file
@@ -83,7 +84,8 @@ def fetch_directory(uri: str, target: Path) -> Manifest:
     if manifest is None:
         raise StageFailure(
             Reason.NOT_FOUND,
-            f"Cannot read {uri}: it has no {MANIFEST_NAME}, so it is not complete; run the stage that writes it",
+            f"Cannot read {uri}: it has no {MANIFEST_NAME}, so it was not completed, or has been deleted; start "
+            "the job anew, which makes it again",
         )
     location = parse(uri)
     present = dict(storage.list_files(uri))

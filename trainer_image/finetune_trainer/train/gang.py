@@ -87,7 +87,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     reports = ReportCallback(
         context.reporter,
         tokens_of_step=TokensOfStep(train_data, plan, spec.training.seed),
-        provenance=lambda step: checkpoint_provenance(config, report, inputs.prepared_digest, step),
+        provenance=lambda step: checkpoint_provenance(config, report, inputs.data_digest, step),
         best_step=lambda state: _best_step(spec, state),
     )
     collator_of = ClassificationCollator if spec.task.type is TaskType.TEXT_CLASSIFICATION else CausalCollator
