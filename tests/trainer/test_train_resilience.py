@@ -129,6 +129,15 @@ def test_a_torn_checkpoint_is_passed_over(classification: TinyJob, undisturbed: 
     assert_same_end(job, undisturbed)
 
 
+def test_not_a_step_is_trained_after_the_checkpoint_of_the_last(classification: TinyJob, undisturbed: TinyJob) -> None:
+    job = classification.named("done", training={"maxSteps": 20})
+    shutil.copytree(undisturbed.revision / "checkpoints", job.revision / "checkpoints")
+    assert job.steps_stored[-1] == 20
+    outcome = job.run(TRAIN, processes=2)
+    assert outcome.code == 0, outcome.log
+    assert_same_end(job, undisturbed)
+
+
 def test_goes_on_when_a_job_that_is_applied_again_has_prepared_the_same_data(
     classification: TinyJob, undisturbed: TinyJob
 ) -> None:

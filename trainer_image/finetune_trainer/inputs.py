@@ -82,9 +82,7 @@ def wait_for_inputs(workspace: Path) -> TrainInputs:
     return TrainInputs.model_validate_json(path.read_bytes())
 
 
-def checkpoint_provenance(
-    config: StageConfig, report: DataReport, data_digest: str, step: int
-) -> dict[str, object]:
+def checkpoint_provenance(config: StageConfig, report: DataReport, data_digest: str, step: int) -> dict[str, object]:
     """What a checkpoint's manifest says of its origin."""
     return {
         "step": step,

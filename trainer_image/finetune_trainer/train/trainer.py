@@ -54,6 +54,13 @@ class FineTuneTrainer(Trainer):
             pin_memory=torch.cuda.is_available(),
         )
 
+    def _run_epoch(self, *arguments: Any, **named: Any) -> None:
+        """One epoch; none from the checkpoint of the last step, of which Trainer 5.23 would train a step too many."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*arguments, **named)  # type: ignore[no-untyped-call]
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model's files, but not into a checkpoint that is only resumed from.
 
