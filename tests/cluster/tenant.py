@@ -68,9 +68,9 @@ def instruction(**sections: Mapping[str, Any]) -> Object:
     return _spec("llama", "InstructionTuning", "questions", sections)
 
 
-def memory_for_all(most: str) -> Object:
-    """A LimitRange that gives each container at most so much memory."""
-    return {"limits": [{"type": "Container", "default": {"memory": most}}]}
+def at_most(**resources: str) -> Object:
+    """A LimitRange that gives each container at most so much of each resource."""
+    return {"limits": [{"type": "Container", "default": resources}]}
 
 
 def _spec(model: str, task: str, data: str, sections: Mapping[str, Mapping[str, Any]]) -> Object:
@@ -104,7 +104,7 @@ class Tenant:
             {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.name, "labels": labels}}, "team"
         )
         self.secret("s3", CREDENTIALS)
-        self.limit("LimitRange", memory_for_all("3Gi"))
+        self.limit("LimitRange", at_most(memory="3Gi"))
         return self
 
     def secret(self, name: str, values: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from tests.apiserver.desk import stage
 from tests.cluster.curves import long_job
-from tests.cluster.tenant import Tenant, classification, memory_for_all, ranks, says, send
+from tests.cluster.tenant import Tenant, at_most, classification, ranks, says, send
 
 STALL_SECONDS, PERIOD_SECONDS = 60, 2
 """Long enough to import torch on busy cores."""
@@ -39,7 +39,7 @@ def test_a_rank_that_hangs_is_replaced_in_time(tenant: Tenant) -> None:
 
 def test_too_little_memory_is_told_with_limit_and_peak(make_tenant: Callable[[], Tenant]) -> None:
     tenant = make_tenant()
-    tenant.limit("LimitRange", memory_for_all("400Mi"))
+    tenant.limit("LimitRange", at_most(memory="400Mi"))
     tenant.apply("cramped", classification())
     status = tenant.until_failed("cramped")
     failure = status["failure"]
