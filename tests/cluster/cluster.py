@@ -21,6 +21,7 @@ from tests.tools import go_tool
 
 RELEASE, NAMESPACE = "finetune-operator", "finetune-system"
 REGISTRY = Daemon("registry")
+_RUNNING_GIB = 5
 _PROGRAMS = RUN / "bin"
 """What a person needs, by its usual name."""
 _SMALL = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": None}
@@ -47,6 +48,7 @@ def up() -> None:
     RUN.mkdir(parents=True, exist_ok=True)
     network.make()
     _step("images", images.provide)
+    machine.require_space(RUN, _RUNNING_GIB, "the cluster")
     _step("control plane", control.start)
     _step("nodes", _start_nodes)
     services.start_dns()
@@ -153,7 +155,10 @@ Take it away with: make cluster-down
 def main() -> None:
     match sys.argv[1:]:
         case ["up"]:
-            up()
+            try:
+                up()
+            except RuntimeError as error:
+                sys.exit(str(error))
             print(  # noqa: T201
                 _GREETING.format(
                     kubeconfig=control.kubeconfig(),

@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.cluster import containers
 from tests.cluster.daemons import Daemon
 from tests.cluster.layout import CACHE, REGISTRY, ROOT
-from tests.cluster.machine import run
+from tests.cluster.machine import require_space, run
 from tests.tools import go_tool
 
 BASE = "localhost/python:debian-12-dev"
@@ -27,6 +27,8 @@ _SENT = {
     "finetune-operator": ("operator/finetune_api", "operator/finetune_operator"),
     "finetune-trainer": ("operator/finetune_api", "trainer_image/finetune_trainer"),
 }
+_BUILDING_GIB = 25
+"""For the first time; later ones keep the layers that have the gigabytes."""
 _SENT_BY_BOTH = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE")
 
 
@@ -49,6 +51,8 @@ def provide() -> None:
     missing = sorted(set(wanted) - containers.stored())
     if not missing:
         return
+    if not (CACHE / "registry").exists():
+        require_space(CACHE, _BUILDING_GIB, "building the images")
     with registry():
         push(missing)
         containers.pull(missing, keep=wanted)

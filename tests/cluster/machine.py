@@ -39,6 +39,17 @@ def obstacle() -> str | None:
     return next((f"The cluster tests need {what}." for given, what in needs if not given), None)
 
 
+def require_space(folder: Path, gib: int, purpose: str) -> None:
+    """See that there is room, before kubelets evict pods one after the other for want of it.
+
+    Raises:
+        RuntimeError: Less than ``gib`` GiB are free where ``folder`` lies.
+    """
+    free = shutil.disk_usage(folder).free / (1 << 30)
+    if free < gib:
+        raise RuntimeError(f"Only {free:.1f} GiB are free in {folder}, and {purpose} needs {gib}: make room there.")
+
+
 def install() -> None:
     """Install what is missing from the distribution."""
     packages = _missing_packages()

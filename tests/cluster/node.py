@@ -206,7 +206,7 @@ class Node:
             "failSwapOn": False,
             "clusterDNS": [MACHINE_ADDRESS],
             "clusterDomain": "cluster.local",
-            "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+            "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1Gi", "imagefs.available": "1Gi"},
             # Images are nowhere to be had again.
             "imageGCHighThresholdPercent": 100,
             "podLogsDir": str(self.place.root / "pod-logs"),
