@@ -94,6 +94,22 @@ class Kubelet:
         **status: Any,
     ) -> dict[str, Any]:
         """A pod whose container has ended."""
+        if disrupted:
+            condition = {"type": "DisruptionTarget", "status": "True", "reason": disrupted, "lastTransitionTime": now()}
+            status["conditions"] = [condition | {"message": f"{disrupted} took the pod"}]
+        return self._status(
+            pod,
+            phase="Succeeded" if code == 0 else "Failed",
+            containerStatuses=[self._terminated(pod, code, message, reason)],
+            **status,
+        )
+
+    def evicted(self, pod: Mapping[str, Any], reason: str, text: str, code: int | None = None) -> dict[str, Any]:
+        """A pod that its kubelet did not even start, or ended, and its container with ``code`` in the same breath."""
+        containers = {} if code is None else {"containerStatuses": [self._terminated(pod, code)]}
+        return self._status(pod, phase="Failed", reason=reason, message=text, **containers)
+
+    def _terminated(self, pod: Mapping[str, Any], code: int, message: str = "", reason: str = "") -> dict[str, Any]:
         terminated = {
             "exitCode": code,
             "reason": reason or ("Completed" if code == 0 else "Error"),
@@ -101,19 +117,7 @@ class Kubelet:
             "startedAt": now(),
             "finishedAt": now(),
         }
-        if disrupted:
-            condition = {"type": "DisruptionTarget", "status": "True", "reason": disrupted, "lastTransitionTime": now()}
-            status["conditions"] = [condition | {"message": f"{disrupted} took the pod"}]
-        return self._status(
-            pod,
-            phase="Succeeded" if code == 0 else "Failed",
-            containerStatuses=[self._container(pod, {"terminated": terminated})],
-            **status,
-        )
-
-    def evicted(self, pod: Mapping[str, Any], reason: str, text: str) -> dict[str, Any]:
-        """A pod that its kubelet ended, or did not even start."""
-        return self._status(pod, phase="Failed", reason=reason, message=text)
+        return self._container(pod, {"terminated": terminated})
 
     def lost(self, pod: Mapping[str, Any]) -> dict[str, Any]:
         """A pod on a node that nobody hears of any more."""

@@ -185,7 +185,7 @@ ENDS = (
     pod_end(
         "node-pressure",
         lambda desk, pod: desk.kubelet.evicted(
-            desk.kubelet.ended(pod, 137), "Evicted", "The node was low on resource: memory. Threshold quantity: 100Mi."
+            pod, "Evicted", "The node was low on resource: memory. Threshold quantity: 100Mi.", code=137
         ),
         Reason.STOPPED,
         "Worker 0 was taken off its node: The node was low on resource: memory. Threshold quantity: 100Mi.",
@@ -197,7 +197,7 @@ ENDS = (
     *(
         pod_end(
             f"own-disk-{number}",
-            lambda desk, pod, text=text: desk.kubelet.evicted(desk.kubelet.ended(pod, 137), "Evicted", text),
+            lambda desk, pod, text=text: desk.kubelet.evicted(pod, "Evicted", text, code=137),
             Reason.DISK_FULL,
             f"Worker 0 was evicted: {text.strip()}",
             retried=False,
@@ -234,7 +234,7 @@ ENDS = (
     pod_end(
         "node-shutdown",
         lambda desk, pod: desk.kubelet.evicted(
-            desk.kubelet.ended(pod, 143), "Terminated", "Pod was terminated in response to imminent node shutdown."
+            pod, "Terminated", "Pod was terminated in response to imminent node shutdown.", code=143
         ),
         Reason.STOPPED,
         "Worker 0 was taken off its node: Pod was terminated in response to imminent node shutdown.",
