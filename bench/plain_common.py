@@ -15,6 +15,7 @@ ZERO_2 = {
     "train_micro_batch_size_per_gpu": "auto",
     "gradient_accumulation_steps": "auto",
     "gradient_clipping": "auto",
+    "bf16": {"enabled": "auto"},
     "zero_optimization": {
         "stage": 2,
         "overlap_comm": True,
@@ -33,17 +34,19 @@ class Speedometer(TrainerCallback):
         self._counted_from = 0
         self._began = 0.0
         self._ended = 0.0
+        self._device = torch.device("cpu")
 
     def count(self, tokens: int) -> None:
         self._tokens += tokens
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._device = args.device
         if state.global_step == self._warm_up_steps:
             self._began, self._counted_from = time.perf_counter(), self._tokens
         self._ended = time.perf_counter()
 
     def result(self, validation_loss: float) -> str:
-        counts = torch.tensor([self._tokens - self._counted_from, self._tokens])
+        counts = torch.tensor([self._tokens - self._counted_from, self._tokens], device=self._device)
         dist.all_reduce(counts)
         return json.dumps(
             {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
 from datasets import Dataset
 from peft import LoraConfig
 from plain_common import ZERO_2, Speedometer
@@ -24,11 +25,13 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(str(prepared / "tokenizer"))
     train, validation = (_rows(prepared / f"{split}.arrow") for split in ("train", "validation"))
     speed = Speedometer(settings["warmUpSteps"])
-    per_device = 2 * training["maxBatchSizePerDevice"]
+    per_device = settings["conversationsPerDevice"]
+    on_gpu = settings["device"] == "gpu"
     world = int(os.environ["WORLD_SIZE"])
     arguments = SFTConfig(
         output_dir=settings["output"],
         num_train_epochs=1,
+        max_steps=training.get("maxSteps", -1),
         per_device_train_batch_size=per_device,
         per_device_eval_batch_size=per_device,
         gradient_accumulation_steps=settings["conversations"] // per_device // world,
@@ -38,9 +41,9 @@ def main() -> None:
         weight_decay=0.01,
         max_length=training["maxSequenceLength"],
         packing=False,
-        bf16=False,
-        activation_checkpointing=False,
-        use_cpu=True,
+        bf16=on_gpu,
+        activation_checkpointing=training.get("activationCheckpointing", False),
+        use_cpu=not on_gpu,
         deepspeed=ZERO_2,
         save_strategy="no",
         logging_steps=10,
@@ -48,7 +51,9 @@ def main() -> None:
         report_to="none",
     )
     trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(settings["model"]),
+        model=AutoModelForCausalLM.from_pretrained(
+            settings["model"], dtype=torch.bfloat16 if on_gpu else torch.float32
+        ),
         args=arguments,
         train_dataset=train,
         eval_dataset=validation,

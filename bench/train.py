@@ -57,8 +57,9 @@ CHAT: dict[str, Any] = {
         "evaluateEverySteps": 1000,
     },
 }
-CHAT_ROWS, CHAT_CONVERSATIONS = 4, 32
-"""Sequences of a step: packed rows of ours, conversations of TRL; about the same number of tokens."""
+CHAT_ROWS = 4
+CHAT_CONVERSATIONS = {"conversations": 32, "conversationsPerDevice": 8}
+"""Of TRL's steps, which then have about as many tokens as the packed rows of ours."""
 
 
 def main() -> None:
@@ -78,7 +79,7 @@ def main() -> None:
             compare("train.classification", ours.train, lambda: plain("plain_trainer.py", ours), pairs)
         if only != "classification":
             chat = Job(root / "chat", CHAT | {"training": CHAT["training"] | {"batchSize": CHAT_ROWS, "epochs": 1}})
-            compare("train.packing", chat.train, lambda: plain("plain_sft.py", chat), pairs)
+            compare("train.packing", chat.train, lambda: plain("plain_sft.py", chat, **CHAT_CONVERSATIONS), pairs)
 
 
 def compare(name: str, ours: Callable[[], dict[str, float]], other: Callable[[], dict[str, float]], pairs: int) -> None:
@@ -100,16 +101,21 @@ def report(name: str, value: float, unit: str, **more: Any) -> None:
 class Job:
     """A job whose data is prepared once and that is trained as often as asked."""
 
-    def __init__(self, root: Path, spec: dict[str, Any]) -> None:
+    def __init__(
+        self, root: Path, spec: dict[str, Any], zero: int = 2, device: str = "cpu", processes: int = PROCESSES
+    ) -> None:
         self.root = root
+        self.device = device
+        self.processes = processes
+        gpus = processes if device == "gpu" else 0
         self.spec = spec | {
-            "distributed": {"workers": PROCESSES, "gpusPerWorker": 0, "zero": {"stage": 2}},
+            "distributed": {"workers": 1 if gpus else processes, "gpusPerWorker": gpus, "zero": {"stage": zero}},
             "output": {"uri": (root / "storage").as_uri()},
         }
         self._runs = 0
         self.revision = self._revision("run0")
         """Where the latest run lies in storage."""
-        self._stage("prepare", "run0", free_port())
+        self.stage("prepare", "run0")
         self.prepared = self.revision / "prepared"
 
     def train(self, port: int | None = None) -> dict[str, float]:
@@ -119,7 +125,7 @@ class Job:
         self.revision = self._revision(name)
         self.revision.mkdir(parents=True)
         (self.revision / "prepared").symlink_to(self.prepared)
-        self._stage("train", name, port or free_port())
+        self.stage("train", name, port)
         history = json.loads((self.revision / "trained/history.json").read_text())
         steps = history["train"][WARM_UP_STEPS:]
         seconds = sum(step["tokens"] / step["tokensPerSecond"] for step in steps)
@@ -132,7 +138,8 @@ class Job:
     def _revision(self, name: str) -> Path:
         return self.root / "storage/bench" / name / "r1"
 
-    def _stage(self, stage: str, name: str, port: int) -> None:
+    def stage(self, stage: str, name: str, port: int | None = None) -> None:
+        """Run one stage of the run ``name``."""
         directory = self.root / "runs" / f"{name}-{stage}"
         directory.mkdir(parents=True)
         config = {
@@ -140,19 +147,23 @@ class Job:
             "stage": stage,
             "attempt": 1,
             "spec": self.spec,
-            "world": {"workers": 1, "processesPerWorker": PROCESSES if stage == "train" else 1, "device": "cpu"},
+            "world": {
+                "workers": 1,
+                "processesPerWorker": self.processes if stage == "train" else 1,
+                "device": self.device,
+            },
             "workspace": str(directory / "workspace"),
             "terminationMessagePath": str(directory / "termination.json"),
-            "port": port,
+            "port": port or free_port(),
             "mainPort": free_port(),
             "listen": "127.0.0.1",
         }
         path = directory / "stage.json"
         path.write_text(json.dumps(config))
-        run([sys.executable, "-m", "finetune_trainer", stage, "--config", str(path)])
+        run([sys.executable, "-m", "finetune_trainer", stage, "--config", str(path)], self.device)
 
 
-def plain(script: str, job: Job) -> dict[str, float]:
+def plain(script: str, job: Job, **more: Any) -> dict[str, float]:
     """Run a plain training script under torchrun on the same files; it prints its result as its last line."""
     settings = {
         "model": job.spec["model"]["uri"].removeprefix("file://"),
@@ -160,21 +171,20 @@ def plain(script: str, job: Job) -> dict[str, float]:
         "prepared": str(job.prepared),
         "training": job.spec["training"],
         "warmUpSteps": WARM_UP_STEPS,
-        "conversations": CHAT_CONVERSATIONS,
+        "device": job.device,
         "output": str(job.root / "plain"),
     }
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={PROCESSES}"]
-    output = run([*launcher, str(ROOT / "bench" / script), json.dumps(settings)])
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={job.processes}"]
+    output = run([*launcher, str(ROOT / "bench" / script), json.dumps(settings | more)], job.device)
     result: dict[str, float] = json.loads(output.strip().splitlines()[-1])
     return result
 
 
-def run(command: list[str]) -> str:
+def run(command: list[str], device: str) -> str:
     """Run a command with the environment that both sides share; returns its standard output."""
+    of_device = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "DS_ACCELERATOR": "cpu",
-        "CUDA_VISIBLE_DEVICES": "",
+        **of_device,
         "TOKENIZERS_PARALLELISM": "false",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }

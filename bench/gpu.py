@@ -1,0 +1,254 @@
+"""The trainer on one GPU, with a model of Llama 3 8B's shape; one JSON line a figure.
+
+Where there is nothing to download: weights are random, tokenizer and conversations are the chat example's
+(``examples/make_inputs.py chat``), several of them joined so that lengths vary up to the row. Neither changes what
+a step computes. LoRA of rank 16 on all linear layers, BF16, rows of 4,096 tokens, one at a time.
+
+- ``gpu.matmul``: what the card does in a product of large BF16 matrices, to compare with.
+- ``gpu.attention.<kind>``: milliseconds of one layer's attention over a packed row, forward and backward: ``masked`` as
+  transformers does it with SDPA, ``causal`` as if the row were one conversation, ``varlen`` with the boundaries.
+- ``gpu.train.zero<N>``: real tokens a second of our train stage; with it the highest memory in use, the share of the
+  card's product that the model's own arithmetic is, and the seconds of the stage that were no steps.
+- ``gpu.train.plain``: the same of a script with TRL's SFTTrainer, with padding and ZeRO-2 (``plain_sft.py``).
+- ``gpu.evaluate``: seconds of the evaluate stage: loss and greedy answers, of base model and adapter.
+
+``python -m bench.gpu [--layers 32] [--steps 20] [--only zero2 plain]``, after ``make_inputs.py chat``; ``--inputs`` is
+where that wrote to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.train import EXAMPLES, Job, plain, report
+
+ROW = 4096
+ROWS = 4
+"""Of a step."""
+TURNS_MEDIAN, TURNS_SIGMA, MOST_TURNS = 12, 0.9, 45
+TEST_ROWS = 64
+PARTS = ("attention", "zero0", "zero2", "zero3", "evaluate", "plain")
+"""What is made after a training is made with the last of them."""
+SEED = 17
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=Path, default=EXAMPLES)
+    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
+    options = parser.parse_args()
+    card = matmul_flops()
+    if "attention" in options.only:
+        attention()
+    trainings = [int(part[-1]) for part in options.only if part.startswith("zero")]
+    if not trainings:
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        model, parameters = make_model(root / "model", options.inputs / "models/small-causal", options.layers)
+        mean_tokens = join_conversations(options.inputs / "data/chat", root, model)
+        spec = {
+            "model": {"uri": model.as_uri()},
+            "task": {"type": "InstructionTuning"},
+            "dataset": {split: {"uri": (root / f"{split}.jsonl").as_uri()} for split in ("train", "test")},
+            "training": {
+                "maxSteps": options.steps,
+                "batchSize": ROWS,
+                "maxBatchSizePerDevice": 1,
+                "maxSequenceLength": ROW,
+                "learningRate": 2e-4,
+                "evaluateEverySteps": 1000,
+            },
+            "evaluation": {"metrics": ["loss", "rouge_l"], "generation": {"maxNewTokens": 64}},
+        }
+        for zero in trainings:
+            job = Job(root / f"zero{zero}", spec, zero=zero, device="gpu", processes=1)
+            with measured() as seen:
+                figures = job.train()
+            tell(f"gpu.train.zero{zero}", figures, seen, parameters, card)
+        if "evaluate" in options.only:
+            with measured() as seen:
+                job.stage("evaluate", job.revision.parent.name)
+            report("gpu.evaluate", seen["seconds"], "s", rows=TEST_ROWS, memory_gib=seen["gib"])
+        if "plain" in options.only:
+            per_step = round(ROWS * ROW / mean_tokens)
+            with measured() as seen:
+                # Two of the longest at once do not fit.
+                figures = plain("plain_sft.py", job, conversations=per_step, conversationsPerDevice=1)
+            tell("gpu.train.plain", figures, seen, parameters, card, conversations=per_step)
+
+
+def tell(
+    name: str, figures: dict[str, float], seen: dict[str, float], parameters: int, card: float, **more: Any
+) -> None:
+    """Report a training. A frozen weight costs four operations a token: two forward, two for what lies below it."""
+    speed = figures["tokensPerSecond"]
+    more |= {
+        "memory_gib": seen["gib"],
+        "share_of_matmul": round(4 * parameters * speed / card, 3),
+        "loss": round(figures["validationLoss"], 4),
+        "seconds": round(seen["seconds"], 1),
+        "steps_seconds": round(figures["tokens"] / speed, 1),
+    }
+    report(name, speed, "tokens/s", **more)
+
+
+def matmul_flops(size: int = 8192) -> float:
+    """Operations a second in products of random BF16 matrices."""
+    import torch
+
+    left, right = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    flops = 2 * size**3 / (milliseconds(lambda: left @ right) / 1e3)
+    report("gpu.matmul", flops / 1e12, "TFLOP/s", card=torch.cuda.get_device_name(), torch=torch.__version__)
+    return flops
+
+
+def attention(heads: int = 32, shared: int = 8, width: int = 128, conversations: int = 5) -> None:
+    """One layer's attention over a row of ``conversations`` of like length, in each way that there is."""
+    import torch
+    from torch.nn.attention.varlen import varlen_attn
+    from torch.nn.functional import scaled_dot_product_attention as sdpa
+
+    query = torch.randn(1, heads, ROW, width, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    key, value = (
+        torch.randn(1, shared, ROW, width, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in range(2)
+    )
+    bounds = torch.linspace(0, ROW, conversations + 1, device="cuda").to(torch.int32)
+    number = torch.bucketize(torch.arange(ROW, device="cuda"), bounds[1:], right=True)
+    mask = (number[:, None] == number[None, :]).tril()[None, None]
+    longest = int(bounds.diff().max())
+
+    def spread(tensor: Any) -> Any:
+        return tensor.repeat_interleave(heads // shared, dim=1)
+
+    def masked() -> Any:
+        return sdpa(query, spread(key), spread(value), attn_mask=mask)
+
+    def causal() -> Any:
+        return sdpa(query, key, value, is_causal=True, enable_gqa=True)
+
+    def varlen() -> Any:
+        q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, spread(key), spread(value)))
+        out: Any = varlen_attn(q, k, v, bounds, bounds, longest, longest, window_size=(-1, 0))
+        return out.transpose(0, 1)[None]
+
+    reference = masked().float()
+    away = float((varlen().float() - reference).norm() / reference.norm())
+    for kind in (masked, causal, varlen):
+        more = {"difference_to_masked": round(away, 5)} if kind is varlen else {}
+        report(f"gpu.attention.{kind.__name__}", milliseconds(lambda do=kind: do().sum().backward()), "ms", **more)
+
+
+def milliseconds(do: Callable[[], object], times: int = 20) -> float:
+    """Of one call, after three to warm up."""
+    import torch
+
+    for _ in range(3):
+        do()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(times):
+        do()
+    end.record()
+    torch.cuda.synchronize()
+    return float(begin.elapsed_time(end)) / times
+
+
+def make_model(into: Path, small: Path, layers: int) -> tuple[Path, int]:
+    """Random weights in Llama 3 8B's shape with the small model's tokenizer; returns where, and how many weights."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(small, model_max_length=2 * ROW)
+    config = LlamaConfig(
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=layers,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=2 * ROW,
+        rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype=torch.bfloat16,
+    )
+    torch.manual_seed(SEED)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda"):
+        model = LlamaForCausalLM(config)
+    torch.set_default_dtype(torch.float32)
+    model.save_pretrained(into)
+    tokenizer.save_pretrained(into)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    del model
+    torch.cuda.empty_cache()
+    return into, parameters
+
+
+def join_conversations(chat: Path, into: Path, model: Path) -> float:
+    """Write ``train.jsonl`` and ``test.jsonl`` of longer conversations; returns the mean number of tokens in train."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    draw = random.Random(SEED)
+    counts: list[int] = []
+    for split, rows in (("train", 1200), ("test", TEST_ROWS)):
+        turns = [json.loads(line)["messages"] for line in (chat / f"{split}.jsonl").read_text().splitlines()]
+        lines = []
+        for _ in range(rows):
+            number = max(1, min(MOST_TURNS, round(draw.lognormvariate(0, TURNS_SIGMA) * TURNS_MEDIAN)))
+            messages = [message for _ in range(number) for message in without_system(draw.choice(turns))]
+            lines.append(json.dumps({"messages": messages}) + "\n")
+            if split == "train":
+                counts.append(len(tokenizer.apply_chat_template(messages, return_dict=False)))
+        (into / f"{split}.jsonl").write_text("".join(lines))
+    return sum(counts) / len(counts)
+
+
+def without_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [message for message in messages if message["role"] != "system"]
+
+
+@contextmanager
+def measured() -> Iterator[dict[str, float]]:
+    """Seconds, and by how much at most the memory in use on the GPU grew meanwhile, in GiB, asked every half second."""
+    seen = {"seconds": 0.0, "gib": 0.0}
+    before = used_gib()
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.5):
+            seen["gib"] = max(seen["gib"], round(used_gib() - before, 1))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    began = time.perf_counter()
+    try:
+        yield seen
+    finally:
+        seen["seconds"] = time.perf_counter() - began
+        ended.set()
+        watcher.join()
+
+
+def used_gib() -> float:
+    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0"]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) / 1024
+
+
+if __name__ == "__main__":
+    main()
