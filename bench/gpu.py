@@ -144,8 +144,8 @@ def attention(heads: int = 32, shared: int = 8, width: int = 128, conversations:
         out: Any = varlen_attn(q, k, v, bounds, bounds, longest, longest, window_size=(-1, 0))
         return out.transpose(0, 1)[None]
 
-    reference = masked().float()
-    away = float((varlen().float() - reference).norm() / reference.norm())
+    reference = masked().detach().float()
+    away = float((varlen().detach().float() - reference).norm() / reference.norm())
     for kind in (masked, causal, varlen):
         more = {"difference_to_masked": round(away, 5)} if kind is varlen else {}
         report(f"gpu.attention.{kind.__name__}", milliseconds(lambda do=kind: do().sum().backward()), "ms", **more)
