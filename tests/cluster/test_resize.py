@@ -11,13 +11,15 @@ from tests.apiserver.desk import condition, stage
 from tests.cluster.cluster import kubectl
 from tests.cluster.curves import assert_same, long_job
 from tests.cluster.scenarios import played
-from tests.cluster.tenant import Tenant
+from tests.cluster.tenant import Tenant, at_most
 
 Status = dict[str, Any]
 
 
 STEPS_OF_ZERO_0 = 400
 """Of which a step takes a third of the time."""
+SLOWLY = at_most(memory="3Gi", cpu="400m")
+"""With a core to itself, one worker would be through before it can be suspended."""
 
 
 def resized(zero: int) -> dict[str, Any]:
@@ -34,10 +36,11 @@ class Held:
         self.reached: list[int] = []
         self.resumed: list[int] = []
         self.held: list[Status] = []
-        for workers in (1, 2):
-            self.reached.append(tenant.until_own_step(self.name, 30 if workers == 1 else 60))
+        for workers, step in ((1, 30), (2, 1)):
+            self.reached.append(tenant.until_own_step(self.name, step))
             tenant.change(self.name, suspend=True)
             self.held.append(tenant.until(self.name, lambda status: status["phase"] == "Suspended", "it is held"))
+            assert stage(self.held[-1], "train")["state"] == "Pending", f"{self.name} was trained before it was held"
             self.left = [pod for pod in tenant.pods(self.name, "train") if pod["status"]["phase"] == "Running"]
             tenant.change(self.name, suspend=False, distributed={"workers": workers})
             self.resumed.append(tenant.until_own_step(self.name, 1))
@@ -46,6 +49,7 @@ class Held:
 
 @pytest.fixture(scope="module")
 def held(tenant: Tenant) -> dict[str, Future[Held]]:
+    tenant.limit("LimitRange", SLOWLY)
     return played({str(zero): lambda zero: Held(tenant, int(zero)) for zero in (0, 2, 3)})
 
 
