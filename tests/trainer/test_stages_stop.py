@@ -1,14 +1,15 @@
-"""SIGTERM in the stages that start anew: they end at once and run again as if nothing had been."""
+"""SIGTERM while there is nothing to save: a stage ends at once, and runs again as if nothing had been."""
 
 from __future__ import annotations
 
 import signal
+import socket
 
 import pytest
 
 from finetune_api.failures import ExitCode, Reason
 from finetune_api.stage import Stage
-from tests.trainer.stages import TinyJob
+from tests.trainer.stages import Running, TinyJob
 
 
 @pytest.fixture(scope="module")
@@ -28,5 +29,42 @@ def test_a_stop_ends_the_stage_and_it_can_be_run_again(trained: TinyJob, stage: 
     assert stopped.code == ExitCode.STOPPED, stopped.log
     assert stopped.report.error is not None
     assert stopped.report.error.reason is Reason.STOPPED
+    assert stopped.message == "stopped on request, it starts anew when the job runs again"
     again = job.run(stage, attempt=2)
     assert again.code == 0, again.log
+
+
+SOON_SECONDS = 30
+"""Far less than a pod is given to end, or than names and other workers are waited for."""
+GANG = {"world": {"workers": 2, "processesPerWorker": 1, "device": "cpu"}, "attempt": 3}
+
+
+def assert_stops_soon(running: Running) -> None:
+    running.process.send_signal(signal.SIGTERM)
+    running.process.wait(SOON_SECONDS)
+    stopped = running.wait()
+    assert (stopped.code, stopped.message) == (ExitCode.STOPPED, "stopped on request, before the first step")
+
+
+def test_a_worker_that_waits_for_the_others_ends_at_once(classification: TinyJob) -> None:
+    """Its main thread is in a library then, where no handler that is written in Python can run."""
+    job = classification.named("alone")
+    with job.start(Stage.TRAIN, **GANG) as running:
+        running.wait_until(lambda: is_open(running.config["mainPort"]))
+        assert_stops_soon(running)
+
+
+def test_a_worker_that_waits_for_an_address_ends_at_once(
+    classification: TinyJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
+    job = classification.named("lost")
+    with job.start(Stage.TRAIN, **GANG, mainAddress="worker-0.gang.invalid") as running:
+        running.wait_until(lambda: "waiting for the address" in str(running.progress()))
+        assert_stops_soon(running)
+
+
+def is_open(port: int) -> bool:
+    """Whether somebody listens there: rank 0, which then waits for the other ranks."""
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0

@@ -65,7 +65,7 @@ class StageMonitor:
 
     def __init__(self, config: StageConfig) -> None:
         self.metrics = StageMetrics()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # The handler of a signal updates too, on the thread that it interrupts.
         self._progress = Progress(
             stage=config.stage, attempt=config.attempt, activity="starting", updated_at=time.time()
         )

@@ -46,6 +46,7 @@ _POLL_SECONDS = 0.05
 _ECHO_SECONDS = 2.0
 """How long to wait for the other ranks' words before deciding which failed first."""
 _RESOLVE_SECONDS = 120.0
+_BEFORE = "before the first step"
 
 RESULTS: dict[Stage, type[BaseModel]] = {
     Stage.PREPARE: PrepareResult,
@@ -71,6 +72,7 @@ class Host:
         self._checkpoint: CheckpointRef | None = None
         self._uploader: CheckpointUploader | None = None
         self._stopping = threading.Event()
+        self._fetching = False
         self._started = time.monotonic()
 
     def run(self) -> int:
@@ -124,12 +126,7 @@ class Host:
             signal_workers(self._workers, signal.SIGTERM)
         try:
             if config.stage is Stage.TRAIN:
-                # While the workers import torch; they go on when the inputs are here.
-                self._monitor.update(activity="fetching model, data and checkpoint")
-                if config.world.workers > 1:
-                    wait_until_resolvable(config.main_address, lambda told: self._monitor.update(activity=told))
-                fetch_train_inputs(config, self._workspace)
-                log.info("model, data and checkpoint are here")
+                self._fetch()
             return self._wait()
         finally:
             signal_workers(self._workers, signal.SIGKILL)
@@ -139,6 +136,21 @@ class Host:
             if self._uploader:
                 is_broken = any(worker.process.returncode != ExitCode.DONE for worker in self._workers)
                 self._uploader.drain(gang_is_broken=is_broken)
+
+    def _fetch(self) -> None:
+        """Bring the inputs while the workers import torch; they go on when these are here. A stop breaks it off."""
+        config = self._config
+        self._fetching = True
+        try:
+            if self._stopping.is_set():
+                raise _stopped(_BEFORE)
+            self._monitor.update(activity="fetching model, data and checkpoint")
+            if config.world.workers > 1:
+                wait_until_resolvable(config.main_address, lambda told: self._monitor.update(activity=told))
+            fetch_train_inputs(config, self._workspace)
+        finally:
+            self._fetching = False
+        log.info("model, data and checkpoint are here")
 
     def _start_uploader(self) -> CheckpointUploader:
         config = self._config
@@ -156,18 +168,18 @@ class Host:
     def _wait(self) -> dict[str, Any]:
         """Wait for the workers; the first that fails decides."""
         while True:
-            for worker in self._workers:
-                code = worker.process.poll()
-                if code == -signal.SIGTERM and self._stopping.is_set():
-                    code = ExitCode.STOPPED  # The signal came before the worker could handle it.
-                if code is not None and code != ExitCode.DONE:
-                    return self._ended(worker, code)
             if all(worker.process.poll() == ExitCode.DONE for worker in self._workers):
                 for worker in self._workers:
                     worker.reader.join()
                 return self._done()
             if self._stopping.is_set() and self._config.stage is not Stage.TRAIN:
                 return {"error": _error(_stopped("it starts anew when the job runs again"), None)}
+            for worker in self._workers:
+                code = worker.process.poll()
+                if code == -signal.SIGTERM and self._stopping.is_set():
+                    code = ExitCode.STOPPED  # There was nothing to save yet.
+                if code is not None and code != ExitCode.DONE:
+                    return self._ended(worker, code)
             time.sleep(_POLL_SECONDS)
 
     def _done(self) -> dict[str, Any]:
@@ -259,6 +271,8 @@ class Host:
             self._stopping.set()
             self._monitor.update(activity="stopping")
             signal_workers(self._workers, signal.SIGTERM)
+            if self._fetching:
+                raise _stopped(_BEFORE)
 
     def _report(self, **outcome: Any) -> StageReport:
         return StageReport(
@@ -290,7 +304,7 @@ def _stopped(when: str) -> StageFailure:
 def _unexplained(rank: int, code: int) -> StageFailure:
     """What to say of a worker that ended without a word."""
     if code == ExitCode.STOPPED:
-        return _stopped("before the first step")
+        return _stopped(_BEFORE)
     if code >= 0:
         return StageFailure(Reason.INTERNAL_ERROR, f"rank {rank} exited with code {code}; see the log")
     number = -code

@@ -13,7 +13,6 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from types import FrameType
 
 from finetune_api.failures import ExitCode, Reason, StageFailure
 from finetune_api.stage import StageConfig
@@ -75,15 +74,12 @@ def _die_with_host() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _exit_at_once(_signal: int, _frame: FrameType | None) -> None:
-    # Nothing to save yet: train replaces this handler once there is.
-    os._exit(ExitCode.STOPPED)
-
-
 def main(config_path: str) -> int:
     """Run the stage that ``config_path`` names; returns the exit code."""
     _die_with_host()
-    signal.signal(signal.SIGTERM, _exit_at_once)
+    # Nothing to save yet; train handles it once there is. A handler in Python would have to wait for the main thread,
+    # which may be in a library that waits for other ranks.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The host forwards a Ctrl-C of the terminal as SIGTERM.
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     config = StageConfig.model_validate_json(Path(config_path).read_bytes())
