@@ -173,10 +173,11 @@ def _overall(status: FineTuneJobStatus, hold: Hold) -> Iterator[_Said]:
         yield _Said(ConditionType.STALLED, "False", reason, "Nothing is in the way.")
     else:
         reason, told = "Progressing", "The job has not started yet."
-        if failure and failure.retried:
-            reason, told = "Retrying", f"{failure.stage} is tried again: {failure.message}"
-        elif current and current.waiting_for:
+        failed_now = failure and current and (failure.stage, failure.attempt) == (current.name, current.attempt)
+        if current and current.waiting_for and not failed_now:
             reason, told = current.waiting_for, current.message
+        elif failure and failure.retried:
+            reason, told = "Retrying", f"{failure.stage} is tried again: {failure.message}"
         elif failure:
             reason, told = "Ending", f"What runs is being ended: {failure.message}"
         elif current and (current.attempt or current.name is not Stage.PREPARE):

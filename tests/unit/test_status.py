@@ -10,7 +10,7 @@ from finetune_api.job import ConditionType, FineTuneJob, FineTuneJobStatus, Phas
 from finetune_api.spec import Metric
 from finetune_api.stage import STAGES, Stage
 from finetune_operator.reconcile import plan
-from finetune_operator.runs import Observed, ObservedRun
+from finetune_operator.runs import Observed, ObservedRun, RunState, Trouble
 from finetune_operator.status import phase_of
 from tests.builders import a_job, a_run, after, an_evaluation, condition, failed, killed, succeeded
 
@@ -75,6 +75,14 @@ def test_a_retry_says_why() -> None:
     )
     assert condition(RETRYING, ConditionType.TRAINED).reason == "Killed"
     assert condition(RETRYING, ConditionType.STALLED).message == ready.message
+
+
+def test_a_retry_that_cannot_begin_says_what_is_in_its_way_now() -> None:
+    full = Trouble(Reason.QUOTA_EXCEEDED, "The quota has no room for it.", after(seconds=20))
+    again = a_run(Stage.TRAIN, RunState.PENDING, attempt=2, trouble=full)
+    status = status_after(succeeded(Stage.PREPARE), killed(Stage.TRAIN), again)
+    for type_ in (ConditionType.READY, ConditionType.TRAINED, ConditionType.STALLED):
+        assert (condition(status, type_).reason, condition(status, type_).message) == (full.reason, full.message)
 
 
 def test_failure_says_what_is_wrong() -> None:
