@@ -122,10 +122,13 @@ class Tenant:
 
         While there are pods, the controller of namespaces looks again only after half of their grace, minutes later.
         """
-        for job in self.api.list("FineTuneJob", self.name):
-            self.api.delete("FineTuneJob", job["metadata"]["name"], self.name)
+        self.delete_jobs()
         wait_until(lambda: not self.api.list("Pod", self.name), f"no pod is left in {self.name}", PATIENCE_SECONDS, 0.5)
         self.delete()
+
+    def delete_jobs(self) -> None:
+        for job in self.api.list("FineTuneJob", self.name):
+            self.api.delete("FineTuneJob", job["metadata"]["name"], self.name)
 
     def delete(self) -> None:
         """Delete the namespace and wait until it is gone."""

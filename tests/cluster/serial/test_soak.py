@@ -136,8 +136,7 @@ def test_every_job_ends_right_and_nothing_is_left(make_tenant: Callable[[], Tena
     early, late = max(sizes[:third]), max(sizes[-third:])
     assert late < early * GROWTH
     for team in teams:
-        for job in team.api.list("FineTuneJob", team.name):
-            team.api.delete("FineTuneJob", job["metadata"]["name"], team.name)
+        team.delete_jobs()
         wait_until(team.is_clean, "nothing is left", 180, 0.5)
 
 
