@@ -38,7 +38,7 @@ ROWS = 4
 TURNS_MEDIAN, TURNS_SIGMA, MOST_TURNS = 12, 0.9, 45
 TEST_ROWS = 64
 PARTS = ("attention", "zero0", "zero2", "zero3", "evaluate", "plain")
-"""What is made after a training is made with the last of them."""
+"""Evaluation and the plain script take the data of the last training."""
 SEED = 17
 
 
@@ -57,7 +57,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        model, parameters = make_model(root / "model", options.inputs / "models/small-causal", options.layers)
+        model = root / "model"
+        parameters = make_model(model, options.inputs / "models/small-causal", options.layers)
         mean_tokens = join_conversations(options.inputs / "data/chat", root, model)
         spec = {
             "model": {"uri": model.as_uri()},
@@ -166,8 +167,8 @@ def milliseconds(do: Callable[[], object], times: int = 20) -> float:
     return float(begin.elapsed_time(end)) / times
 
 
-def make_model(into: Path, small: Path, layers: int) -> tuple[Path, int]:
-    """Random weights in Llama 3 8B's shape with the small model's tokenizer; returns where, and how many weights."""
+def make_model(into: Path, small: Path, layers: int) -> int:
+    """Random weights in Llama 3 8B's shape with the small model's tokenizer; returns how many."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -196,7 +197,7 @@ def make_model(into: Path, small: Path, layers: int) -> tuple[Path, int]:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     del model
     torch.cuda.empty_cache()
-    return into, parameters
+    return parameters
 
 
 def join_conversations(chat: Path, into: Path, model: Path) -> float:

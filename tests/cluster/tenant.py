@@ -73,6 +73,10 @@ def at_most(**resources: str) -> Object:
     return {"limits": [{"type": "Container", "default": resources}]}
 
 
+SLOWLY = at_most(memory="3Gi", cpu="400m")
+"""For trainings that have to last: they leave the cores to others, and none is through before its time."""
+
+
 def _spec(model: str, task: str, data: str, sections: Mapping[str, Mapping[str, Any]]) -> Object:
     credentials = {"secretRef": {"name": "s3"}}
     spec: Object = {

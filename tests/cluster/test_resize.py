@@ -11,15 +11,13 @@ from tests.apiserver.desk import condition, stage
 from tests.cluster.cluster import kubectl
 from tests.cluster.curves import assert_same, long_job
 from tests.cluster.scenarios import played
-from tests.cluster.tenant import Tenant, at_most
+from tests.cluster.tenant import SLOWLY, Tenant
 
 Status = dict[str, Any]
 
 
 STEPS_OF_ZERO_0 = 400
 """Of which a step takes a third of the time."""
-SLOWLY = at_most(memory="3Gi", cpu="400m")
-"""With a core to itself, one worker would be through before it can be suspended."""
 
 
 def resized(zero: int) -> dict[str, Any]:

@@ -11,6 +11,10 @@ from finetune_api.failures import ExitCode, Reason
 from finetune_api.stage import Stage
 from tests.trainer.stages import Running, TinyJob
 
+SOON_SECONDS = 30
+"""Far less than a pod is given to end, or than names and other workers are waited for."""
+GANG = {"world": {"workers": 2, "processesPerWorker": 1, "device": "cpu"}, "attempt": 3}
+
 
 @pytest.fixture(scope="module")
 def trained(classification: TinyJob) -> TinyJob:
@@ -32,11 +36,6 @@ def test_a_stop_ends_the_stage_and_it_can_be_run_again(trained: TinyJob, stage: 
     assert stopped.message == "stopped on request, it starts anew when the job runs again"
     again = job.run(stage, attempt=2)
     assert again.code == 0, again.log
-
-
-SOON_SECONDS = 30
-"""Far less than a pod is given to end, or than names and other workers are waited for."""
-GANG = {"world": {"workers": 2, "processesPerWorker": 1, "device": "cpu"}, "attempt": 3}
 
 
 def assert_stops_soon(running: Running) -> None:

@@ -122,8 +122,6 @@ class Host:
         config_path = self._workspace / "stage.json"
         config_path.write_text(config.model_dump_json(exclude_unset=True))
         self._workers = start_workers(config, config_path, self._on_line)
-        if self._stopping.is_set():
-            signal_workers(self._workers, signal.SIGTERM)
         try:
             if config.stage is Stage.TRAIN:
                 self._fetch()

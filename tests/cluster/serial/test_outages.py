@@ -13,11 +13,9 @@ from tests.apiserver.desk import stage
 from tests.cluster import control, services
 from tests.cluster.curves import long_job
 from tests.cluster.node import all_ready, node_of
-from tests.cluster.tenant import Object, Tenant, at_most, classification, own_step
+from tests.cluster.tenant import SLOWLY, Object, Tenant, classification, own_step
 
 OUTAGE_SECONDS = 60
-SLOWLY = at_most(memory="3Gi", cpu="400m")
-"""A training that has to last for a minute leaves the cores to others all the while."""
 STEPS = 3000
 """So many that training has not ended when the outage begins."""
 
