@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export MYPY_CACHE_DIR := $(CACHE)/mypy
 UV_INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: install demo demo-chat test test-unit test-cluster cluster cluster-down lint crds constraints bench clean
+.PHONY: install demo demo-chat test test-unit test-cluster test-gpu cluster cluster-down lint crds constraints bench clean
 
 install: .venv/.installed
 
@@ -59,6 +59,10 @@ test-unit: install
 
 test-cluster: install
 	$(PYTEST) tests/cluster/serial tests/cluster/test_*.py
+
+# What `make test` cannot do without one; the processes share it.
+test-gpu: install
+	$(BIN)/pytest --numprocesses 6 --dist load --durations 20 tests/gpu
 
 # A real Kubernetes on this machine; needs Linux, root and Go. The first time takes twenty minutes.
 cluster: install

@@ -33,5 +33,5 @@ class FilesAndAFolder(LoadFileScheduling):
         super()._assign_work_unit(node)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
-    return FilesAndAFolder(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    return FilesAndAFolder(config, log) if config.getoption("dist") == "loadfile" else None
