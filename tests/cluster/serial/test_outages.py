@@ -16,26 +16,23 @@ from tests.cluster.node import all_ready, node_of
 from tests.cluster.tenant import SLOWLY, Object, Tenant, classification, own_step
 
 OUTAGE_SECONDS = 60
-STEPS = 3000
-"""So many that training has not ended when the outage begins."""
+STEPS = 5000
+"""So many that training has not ended when the last outage begins."""
+NAME = "going-on"
 
 
 @pytest.fixture(scope="module")
-def slow(make_tenant: Callable[[], Tenant]) -> Tenant:
+def training(make_tenant: Callable[[], Tenant]) -> Tenant:
+    """The team of one training that goes on through every outage of this module.
+
+    On one worker and without ZeRO, of which a step on such a small model would take twice as long.
+    """
     tenant = make_tenant()
     tenant.limit("LimitRange", SLOWLY)
+    settings = {"maxSteps": STEPS, "checkpoint": {"everySteps": 100}}
+    tenant.apply(NAME, long_job(distributed={"workers": 1, "zero": {"stage": 0}}, training=settings))
+    tenant.until_own_step(NAME, 20)
     return tenant
-
-
-def train_for_long(tenant: Tenant, name: str) -> tuple[Object, int]:
-    """A training on one worker; its pod, and the step that it has reached.
-
-    Without ZeRO, of which a step on such a small model would take twice as long.
-    """
-    training = {"maxSteps": STEPS, "checkpoint": {"everySteps": 100}}
-    tenant.apply(name, long_job(distributed={"workers": 1, "zero": {"stage": 0}}, training=training))
-    step = tenant.until_own_step(name, 20)
-    return tenant.worker(name, 0), step
 
 
 def outage(pod: Object) -> int:
@@ -47,16 +44,15 @@ def outage(pod: Object) -> int:
     return reached
 
 
-def assert_undisturbed(tenant: Tenant, name: str) -> None:
-    status = tenant.until_trained(name)
+def assert_first_attempt(status: Object) -> None:
     assert (stage(status, "train")["attempt"], stage(status, "train")["restarts"]) == (1, 0)
-    assert [point["step"] for point in tenant.curve(name)] == list(range(1, STEPS + 1))
 
 
-def test_storage_down_during_publish_and_checkpoints_and_a_kubelet_with_it(slow: Tenant, tenant: Tenant) -> None:
-    pod, before = train_for_long(slow, "saving")
+def test_storage_down_during_publish_and_checkpoints_and_a_kubelet_with_it(training: Tenant, tenant: Tenant) -> None:
+    pod = training.worker(NAME, 0)
     tenant.apply("publishing", classification(distributed={"workers": 1}))
     wait_until(lambda: tenant.pods("publishing", "publish"), "there is a pod to publish", 300, 0.05)
+    before = own_step(pod)
     services.S3.kill()
     node_of(pod).kubelet.kill()
     assert outage(pod) > before
@@ -67,11 +63,12 @@ def test_storage_down_during_publish_and_checkpoints_and_a_kubelet_with_it(slow:
     wait_until(all_ready, "the nodes are ready", 120, 0.5)
     node_of(pod).offer_gpus()
     assert tenant.until_succeeded("publishing")["artifact"]["digest"]
-    assert_undisturbed(slow, "saving")
+    assert_first_attempt(training.until_checkpoint(NAME, before + 1))
 
 
-def test_api_server_down_and_etcd_restarted(slow: Tenant, alone: ExitStack) -> None:
-    pod, before = train_for_long(slow, "long")
+def test_api_server_down_and_etcd_restarted(training: Tenant, alone: ExitStack) -> None:
+    pod = training.worker(NAME, 0)
+    before = own_step(pod)
     control.APISERVER.kill()
     control.ETCD.kill()
     assert outage(pod) > before
@@ -81,4 +78,6 @@ def test_api_server_down_and_etcd_restarted(slow: Tenant, alone: ExitStack) -> N
         daemon.again()  # They end by themselves when they are kept waiting.
     wait_until(all_ready, "the nodes are ready", 120, 0.5)
     alone.close()  # This was the last to disturb everybody.
-    assert_undisturbed(slow, "long")
+    status = training.until_trained(NAME)
+    assert_first_attempt(status)
+    assert [point["step"] for point in training.curve(NAME)] == list(range(1, STEPS + 1))
