@@ -151,6 +151,14 @@ def _current(type_: ConditionType, stage: StageStatus, status: FineTuneJobStatus
     return _Said(type_, "False", SUSPENDED if stage.attempt else "Waiting", stage.message or "Not started yet.")
 
 
+def _how_to_try_again(status: FineTuneJobStatus) -> str:
+    whence = f", from its checkpoint of step {status.checkpoint.step}" if status.checkpoint else ""
+    return (
+        "No further attempt is made: apply a changed spec for the next revision, or delete the job and apply the same "
+        f"one to try it again{whence}."
+    )
+
+
 def _overall(status: FineTuneJobStatus, hold: Hold) -> Iterator[_Said]:
     failure, current = status.failure, current_stage(status)
     if status.completion_time and failure is None:
@@ -160,7 +168,7 @@ def _overall(status: FineTuneJobStatus, hold: Hold) -> Iterator[_Said]:
         yield _Said(ConditionType.STALLED, "False", "Done", "Nothing is in the way.")
     elif status.completion_time and failure:
         yield _Said(ConditionType.READY, "False", failure.reason, failure.message)
-        yield _Said(ConditionType.RECONCILING, "False", failure.reason, "No further attempt is made.")
+        yield _Said(ConditionType.RECONCILING, "False", failure.reason, _how_to_try_again(status))
         yield _Said(ConditionType.STALLED, "True", failure.reason, failure.message)
     elif hold is not Hold.NO:
         stage = current.name if current else Stage.PUBLISH

@@ -21,13 +21,20 @@ from tests.cluster.throttle import Throttle
 Status = dict[str, Any]
 
 
-def credentials_are_taken_away(tenant: Tenant, name: str) -> Status:
+def credentials_are_taken_away(tenant: Tenant, name: str) -> tuple[Status, bool, Status]:
+    """How the job ends, whether it has published by half, and how it ends when it is given them back as it is told."""
     tenant.secret("writer", services.CREDENTIALS)
     output = {"uri": "s3://adapters", "secretRef": {"name": "writer"}}
-    tenant.apply(name, classification(distributed={"workers": 1}, output=output))
+    spec = classification(distributed={"workers": 1}, output=output)
+    tenant.apply(name, spec)
     tenant.worker(name, 0, "evaluate")
     tenant.secret("writer", services.CREDENTIALS | {"AWS_SECRET_ACCESS_KEY": "another"})
-    return tenant.until_failed(name)
+    failed = tenant.until_failed(name)
+    by_half = (tenant.revision(name) / "artifact").exists()
+    tenant.secret("writer", services.CREDENTIALS)
+    tenant.api.delete("FineTuneJob", name, tenant.name)
+    tenant.apply(name, spec)
+    return failed, by_half, tenant.until_succeeded(name)
 
 
 def bucket_goes(tenant: Tenant, name: str) -> Status:
@@ -69,11 +76,13 @@ def ends(tenant: Tenant) -> dict[str, Future[Status]]:
     return played({name: partial(scenario, tenant) for name, scenario in scenarios.items()})
 
 
-def test_credentials_that_are_taken_away_before_publish(tenant: Tenant, ends: dict[str, Future[Status]]) -> None:
-    status = ends["refused"].result()
+def test_credentials_that_are_taken_away_before_publish(ends: dict[str, Future[Any]]) -> None:
+    status, by_half, again = ends["refused"].result()
     assert (status["failure"]["reason"], status["failure"]["stage"]) == ("PermissionDenied", "publish")
     assert "s3://adapters" in says(status)
-    assert not (tenant.revision("refused") / "artifact").exists()
+    assert not by_half
+    assert "delete the job and apply the same one" in says(status, "Reconciling")
+    assert again["revision"] == status["revision"]
 
 
 def test_bucket_that_is_gone(ends: dict[str, Future[Status]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from finetune_api.evaluation import GateResult
@@ -12,7 +14,17 @@ from finetune_api.stage import STAGES, Stage
 from finetune_operator.reconcile import plan
 from finetune_operator.runs import Observed, ObservedRun, RunState, Trouble
 from finetune_operator.status import phase_of
-from tests.builders import a_job, a_run, after, an_evaluation, condition, failed, killed, succeeded
+from tests.builders import (
+    a_checkpoint,
+    a_job,
+    a_run,
+    after,
+    an_evaluation,
+    condition,
+    failed,
+    killed,
+    succeeded,
+)
 
 REFUSED = an_evaluation(GateResult(metric=Metric.ACCURACY, minimum=0.9, value=0.84, passed=False))
 
@@ -88,6 +100,16 @@ def test_a_retry_that_cannot_begin_says_what_is_in_its_way_now() -> None:
 def test_failure_says_what_is_wrong() -> None:
     assert condition(FAILED, ConditionType.READY).message == "prepare met BadData."
     assert condition(FAILED, ConditionType.DATA_PREPARED).reason == "BadData"
+
+
+def test_failure_says_how_to_try_again() -> None:
+    remedy = "apply a changed spec for the next revision, or delete the job and apply the same one to try it again"
+    assert condition(FAILED, ConditionType.RECONCILING).message == f"No further attempt is made: {remedy}."
+    refused = failed(Stage.TRAIN, Reason.PERMISSION_DENIED)
+    assert refused.report
+    refused = replace(refused, report=refused.report.model_copy(update={"checkpoint": a_checkpoint(30)}))
+    told = condition(status_after(succeeded(Stage.PREPARE), refused), ConditionType.RECONCILING).message
+    assert told.endswith("to try it again, from its checkpoint of step 30.")
 
 
 def test_transition_time_changes_only_with_the_status() -> None:
