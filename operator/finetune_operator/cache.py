@@ -103,9 +103,7 @@ class Cache:
         """The child Jobs of a FineTuneJob, each with its pods, those that are gone among them."""
         children = [child for name in self._children_of.get(key, ()) if (child := self.children.get(name))]
         pods = [pod for name in self._pods_of.get(key, ()) if (pod := self.pods.get(name))]
-        return [
-            (child, [pod for pod in pods if pod.job_uid == child.uid]) for child in children if child.owner_uid == uid
-        ]
+        return [(child, [pod for pod in pods if child.has(pod)]) for child in children if child.owner_uid == uid]
 
     def phases(self) -> dict[str, int]:
         """How many FineTuneJobs are in each phase."""

@@ -29,6 +29,8 @@ class TestAJob:
         conditions = [true("Suspended", "JobSuspended")]
         assert job_of(a_child(spec={"suspend": True}, conditions=conditions)).suspended is not None
         assert job_of(a_child(spec={"suspend": False}, conditions=conditions)).suspended is None
+        assert job_of(a_child(conditions=conditions)).resumed_at is None
+        assert job_of(a_child(conditions=[true("Suspended", "JobResumed", status="False")])).resumed_at == NOON
 
     @pytest.mark.parametrize("labels", [{}, {names.JOB_LABEL: "intents"}, None])
     def test_without_our_labels_is_none_of_ours(self, labels: dict[str, str] | None) -> None:

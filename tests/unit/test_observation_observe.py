@@ -19,6 +19,7 @@ COMPLETE = {"conditions": [true("Complete", "CompletionsReached")]}
 FAILED = {"conditions": [true("Failed", "BackoffLimitExceeded")]}
 STOP = {"annotations": {names.STOP_ANNOTATION: "true"}}
 DELETING = {"deletionTimestamp": to_text(NOON)}
+RESUMED = true("Suspended", "JobResumed", status="False")
 
 
 def seen(
@@ -67,6 +68,24 @@ class TestARunComputes:
         dying = a_pod(child, metadata={"deletionTimestamp": to_text(NOON)}, **running())
         assert seen(child, dying, now=after(minutes=1)).alive
         assert not seen(child, dying, now=after(minutes=3)).alive
+
+
+class TestARunThatAQueueHeld:
+    """Its pods were deleted, and others took their places."""
+
+    def test_is_pending_until_all_of_its_new_workers_compute(self) -> None:
+        child = a_child(workers=2, conditions=[RESUMED])
+        before = tuple(a_pod(child, index, metadata=DELETING, **ended(75)) for index in (0, 1))
+        first = a_pod(child, 0, **running(after(seconds=7)))
+        assert seen(child, first, gone=before).state is RunState.PENDING
+        found = seen(child, first, a_pod(child, 1, **running(after(seconds=8))), gone=before)
+        assert (found.state, found.started_at) == (RunState.RUNNING, after(seconds=8))
+
+    def test_fails_by_what_happens_after(self) -> None:
+        child = a_child(conditions=[RESUMED, *FAILED["conditions"]])
+        before = a_pod(child, metadata=DELETING, **ended(75, complained(Reason.STOPPED)))
+        found = seen(child, a_pod(child, **ended(137, at=after(seconds=9))), gone=(before,))
+        assert (found.exit_code, found.disrupted) == (137, False)
 
 
 class TestARunHasSucceeded:

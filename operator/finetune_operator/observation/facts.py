@@ -44,9 +44,17 @@ class JobFacts:
     complete: Said | None
     failed: Said | None
     suspended: Said | None
+    resumed_at: datetime | None
+    """When it went on, after somebody or a queue had suspended it."""
     stopped: bool
     """The operator has ended it, or is about to."""
     deleting: bool
+
+    def has(self, pod: PodFacts) -> bool:
+        """Whether ``pod`` is one of its own, and not of those that went as it was suspended and were replaced."""
+        asked = pod.delete_asked if pod.finished else None
+        replaced = asked is not None and self.resumed_at is not None and asked <= self.resumed_at
+        return pod.job_uid == self.uid and not replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +121,8 @@ def job_facts(found: Mapping[str, Any]) -> JobFacts | None:
     owner = _controller(metadata)
     if named is None or owner is None:
         return None
-    conditions = {c["type"]: _said(c) for c in status.get("conditions") or () if c["status"] == "True"}
+    conditions = {(c["type"], c["status"]): _said(c) for c in status.get("conditions") or ()}
+    suspended, resumed = (conditions.get(("Suspended", truth)) for truth in ("True", "False"))
     annotations = metadata.get("annotations") or {}
     return JobFacts(
         key=key_of(found),
@@ -127,9 +136,10 @@ def job_facts(found: Mapping[str, Any]) -> JobFacts | None:
         started_at=_time(status.get("startTime")),
         workers=spec.get("completions") or 1,
         ended_pods=(status.get("succeeded") or 0) + (status.get("failed") or 0),
-        complete=conditions.get("Complete"),
-        failed=conditions.get("Failed"),
-        suspended=conditions.get("Suspended") if spec.get("suspend") else None,
+        complete=conditions.get(("Complete", "True")),
+        failed=conditions.get(("Failed", "True")),
+        suspended=suspended if spec.get("suspend") else None,
+        resumed_at=resumed.since if resumed else None,
         stopped=names.STOP_ANNOTATION in annotations,
         deleting="deletionTimestamp" in metadata,
     )

@@ -19,7 +19,7 @@ def observed_run(
     job: JobFacts, pods: Sequence[PodFacts], notices: Sequence[Notice], heard: Heard, now: datetime
 ) -> ObservedRun:
     """The run that ``job`` is."""
-    pods = [pod for pod in pods if pod.job_uid == job.uid]
+    pods = [pod for pod in pods if job.has(pod)]
     run = ObservedRun(
         job.run,
         RunState.PENDING,
