@@ -179,14 +179,12 @@ def _watch(
         }
     )
     status = with_stage(progress.status, stage)
-    if not said:
-        waits = f"waiting: {run.trouble.reason}" if stage.waiting_for and run.trouble else "starting"
-        status = status.model_copy(update={"progress": ProgressStatus(stage=stage.name, text=f"{stage.name}: {waits}")})
-    else:
-        changes: dict[str, Any] = {"progress": progress_status(said)}
-        if said.checkpoint and (status.checkpoint is None or said.checkpoint.step >= status.checkpoint.step):
-            changes["checkpoint"] = said.checkpoint
-        status = status.model_copy(update=changes)
+    waits = f"waiting: {stage.waiting_for}" if stage.waiting_for else "starting"
+    told = ProgressStatus(stage=stage.name, text=f"{stage.name}: {waits}")
+    changes: dict[str, Any] = {"progress": progress_status(said) if said and not stage.waiting_for else told}
+    if said and said.checkpoint and (status.checkpoint is None or said.checkpoint.step >= status.checkpoint.step):
+        changes["checkpoint"] = said.checkpoint
+    status = status.model_copy(update=changes)
     progress = replace(progress, status=status, expected=run.id)
     if _verdict(status, run.id):
         return replace(progress, ending={run.id: stall.GRACE})
@@ -205,11 +203,11 @@ def _watch(
 
 
 def _doing(run: ObservedRun, said: Progress | None) -> str:
-    """What a live run is doing, as a sentence."""
-    if said and said.activity:
-        return f"{said.activity[:1].upper()}{said.activity[1:]}."
+    """What a live run is doing, as a sentence; what keeps it from that, whatever a part of it says, or said before."""
     if run.trouble and run.state is RunState.PENDING:
         return run.trouble.message
+    if said and said.activity:
+        return f"{said.activity[:1].upper()}{said.activity[1:]}."
     return "Starting."
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from finetune_api.failures import ExitCode, Reason
 from finetune_api.stage import Stage
+from tests.apiserver.control_plane import wait_until
 from tests.trainer.stages import Running, TinyJob
 
 SOON_SECONDS = 30
@@ -36,6 +41,32 @@ def test_a_stop_ends_the_stage_and_it_can_be_run_again(trained: TinyJob, stage: 
     assert stopped.message == "stopped on request, it starts anew when the job runs again"
     again = job.run(stage, attempt=2)
     assert again.code == 0, again.log
+
+
+def test_a_stop_is_heard_before_the_stage_begins(tmp_path: Path) -> None:
+    """Of the first process of a container, the kernel keeps away whatever it has no handler for."""
+    config = tmp_path / "stage.json"
+    os.mkfifo(config)
+    rights = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    stage = (sys.executable, "-m", "finetune_trainer", "prepare", "--config", str(config))
+    container = subprocess.Popen(["unshare", *rights, "--pid", "--fork", "--kill-child", *stage])
+    try:
+        writer = wait_until(lambda: opened(config), "it reads how it is to be carried out", SOON_SECONDS, 0.02)
+        (first,) = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
+        os.kill(int(first), signal.SIGTERM)
+        assert container.wait(SOON_SECONDS) == 128 + signal.SIGTERM
+        os.close(writer)
+    finally:
+        container.kill()
+        container.wait()
+
+
+def opened(fifo: Path) -> int:
+    """A descriptor to write to it, once somebody reads from it; 0 before."""
+    try:
+        return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return 0
 
 
 def assert_stops_soon(running: Running) -> None:

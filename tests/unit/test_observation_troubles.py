@@ -43,7 +43,14 @@ def test_a_container_that_cannot_be_set_up(reason: str) -> None:
     found = trouble(a_pod(a_child(), **waiting(reason, 'secret "s3" not found')))
     assert found is not None
     assert found.reason is Reason.SETUP_FAILED
-    assert 'secret "s3" not found.' in found.message
+    assert 'secret "s3" not found. Create what is missing' in found.message
+
+
+def test_a_container_whose_node_could_not_read_a_secret_in_time_blames_nobody() -> None:
+    late = "failed to sync secret cache: timed out waiting for the condition"
+    found = trouble(a_pod(a_child(), **waiting("CreateContainerConfigError", late)))
+    assert found is not None
+    assert found.message.endswith(f"{late}. Its node tries again.")
 
 
 @pytest.mark.parametrize("reason", ["FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from finetune_api.failures import Reason
 from finetune_api.job import ConditionType, FineTuneJob, FineTuneJobStatus, Phase, StageState
 from finetune_api.stage import STAGES, Device, Stage
 from finetune_operator.reconcile import plan
-from finetune_operator.runs import Observed, ObservedRun, Plan, RunState
+from finetune_operator.runs import Observed, ObservedRun, Plan, RunState, Trouble
 from tests.builders import (
     NOON,
     a_checkpoint,
@@ -135,6 +136,16 @@ class TestProgress:
         assert made.status.checkpoint == a_checkpoint(30)
         assert stage_status(job.status, Stage.TRAIN).state is StageState.RUNNING
         assert condition(job.status, ConditionType.TRAINED).message == "Training."
+
+    def test_of_a_part_of_a_run_does_not_hide_what_keeps_the_rest(self) -> None:
+        job, _ = pass_(a_job(), succeeded(Stage.PREPARE))
+        trouble = Trouble(Reason.UNSCHEDULABLE, "No node takes worker 1.", NOON)
+        said = a_progress(checkpoint=a_checkpoint(30))
+        job, _ = pass_(job, a_run(Stage.TRAIN, RunState.PENDING, trouble=trouble, progress=said))
+        assert job.status.progress is not None
+        assert job.status.progress.text == "train: waiting: Unschedulable"
+        assert condition(job.status, ConditionType.TRAINED).message == trouble.message
+        assert job.status.checkpoint == a_checkpoint(30)
 
     def test_of_another_attempt_is_not_believed(self) -> None:
         job, _ = pass_(a_job(), succeeded(Stage.PREPARE))

@@ -1,38 +1,22 @@
-"""``finetune_trainer prepare|train|evaluate|publish --config stage.json``: carry one stage out, and say how it "
-"ended."""
+"""``python -m finetune_trainer``: what `finetune_trainer.command` says, and a stop is heard before that is imported."""
 
 from __future__ import annotations
 
-import argparse
+import os
+import signal
 import sys
-from pathlib import Path
-
-from pydantic import ValidationError
-
-from finetune_api.failures import ExitCode
-from finetune_api.stage import STAGES, StageConfig
-from finetune_trainer.host import Host
+from types import FrameType
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one stage; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="finetune_trainer", description=__doc__)
-    parser.add_argument("stage", choices=[str(stage) for stage in STAGES])
-    parser.add_argument("--config", type=Path, required=True, help="path of stage.json")
-    parsed = parser.parse_args(arguments)
-    try:
-        config = StageConfig.model_validate_json(parsed.config.read_bytes())
-    except OSError as error:
-        print(f"finetune_trainer: cannot read {parsed.config}: {error.strerror}", file=sys.stderr)  # noqa: T201
-        return ExitCode.BAD_CONFIGURATION
-    except ValidationError as error:
-        print(f"finetune_trainer: {parsed.config} is no StageConfig: {error}", file=sys.stderr)  # noqa: T201
-        return ExitCode.BAD_CONFIGURATION
-    if config.stage != parsed.stage:
-        print(f"finetune_trainer: {parsed.config} is for {config.stage}, not {parsed.stage}", file=sys.stderr)  # noqa: T201
-        return ExitCode.BAD_CONFIGURATION
-    return Host(config).run()
+def _end(number: int, _frame: FrameType | None) -> None:
+    """Die of a signal. The kernel spares the first process of a container what it has no handler for."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    os._exit(128 + number)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)
+    from finetune_trainer.command import main
+
     sys.exit(main())

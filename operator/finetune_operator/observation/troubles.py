@@ -19,6 +19,11 @@ _IMAGE = (
     "ImageInspectError",
     "RegistryUnavailable",
 )
+_NOT_READ = "timed out waiting for the condition"
+"""Said by a kubelet that could not read a Secret or a ConfigMap in time, whether it is there or not.
+
+Source: pkg/kubelet/util/manager/watch_based_manager.go.
+"""
 _SETUP = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "ContainerCannotRun")
 SETUP_EVENTS = ("FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox")
 CREATE_EVENT = "FailedCreate"
@@ -93,10 +98,12 @@ def _of_container(job: JobFacts, pod: PodFacts) -> Trouble | None:
             job.created_at,
         )
     if said.reason in _SETUP:
+        remedy = "Create what is missing, or correct its name in the job."
+        if _NOT_READ in said.message:
+            remedy = "Its node tries again."
         return Trouble(
             Reason.SETUP_FAILED,
-            f"The container of pod {pod.key[1]} cannot be set up ({said.reason}): {quoted(said.message)} Create what "
-            "is missing, or correct its name in the job.",
+            f"The container of pod {pod.key[1]} cannot be set up ({said.reason}): {quoted(said.message)} {remedy}",
             job.created_at,
         )
     return None

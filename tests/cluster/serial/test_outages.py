@@ -16,7 +16,7 @@ from tests.cluster.node import all_ready, node_of
 from tests.cluster.tenant import SLOWLY, Object, Tenant, classification, own_step
 
 OUTAGE_SECONDS = 60
-STEPS = 5000
+STEPS = 4000
 """So many that training has not ended when the last outage begins."""
 NAME = "going-on"
 
