@@ -62,9 +62,6 @@ def make_tenant() -> Iterator[Callable[[], Tenant]]:
         return tenant
 
     yield make
-    # Pods take their time to end: all of them at once.
-    for tenant in made:
-        tenant.delete_jobs()
     for tenant in made:
         tenant.clear_up()
 
