@@ -15,28 +15,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from finetune_api.failures import ExitCode, Reason
 from finetune_api.stage import Stage
-from tests.trainer.stages import TinyJob, classification_job, instruction_job
+from tests.trainer.stages import TinyJob
 
 TRAIN = Stage.TRAIN
 WORLD = {"workers": 1, "processesPerWorker": 1, "device": "gpu"}
 STEPS, EVERY = 150, 50
 """Long enough for a kill between two checkpoints: tiny models do a hundred steps a second."""
-
-
-@pytest.fixture(scope="module")
-def classification(tmp_path_factory: pytest.TempPathFactory) -> TinyJob:
-    return _prepared(classification_job(tmp_path_factory.mktemp("classification")))
-
-
-@pytest.fixture(scope="module")
-def instruction(tmp_path_factory: pytest.TempPathFactory) -> TinyJob:
-    return _prepared(instruction_job(tmp_path_factory.mktemp("instruction")))
-
-
-def _prepared(job: TinyJob) -> TinyJob:
-    outcome = job.run(Stage.PREPARE)
-    assert outcome.code == 0, outcome.log
-    return job
 
 
 def _on_gpu(job: TinyJob, name: str, zero: int, **changes: Any) -> TinyJob:
