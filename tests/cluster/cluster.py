@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -97,6 +98,12 @@ def helm(*arguments: object) -> str:
 
 def kubectl(*arguments: object) -> str:
     return run(kubernetes("kubectl"), *map(str, arguments), env=_environment())
+
+
+def kubectl_process(*arguments: object) -> subprocess.Popen[str]:
+    """A ``kubectl`` that goes on, such as one that watches; who starts it ends it."""
+    command = [str(kubernetes("kubectl")), *map(str, arguments)]
+    return subprocess.Popen(command, env=_environment(), stdout=subprocess.PIPE, text=True)
 
 
 def operators() -> list[str]:

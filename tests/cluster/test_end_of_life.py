@@ -11,7 +11,7 @@ from tests.apiserver.control_plane import wait_until
 from tests.cluster.cluster import kubectl
 from tests.cluster.curves import long_job
 from tests.cluster.scenarios import played
-from tests.cluster.tenant import Tenant, classification
+from tests.cluster.tenant import PATIENCE_SECONDS, Object, Tenant, classification
 
 ONE = {"workers": 1}
 STAGES = ("prepare", "train", "evaluate", "publish")
@@ -21,14 +21,16 @@ def is_gone(tenant: Tenant, name: str) -> bool:
     return tenant.api.find("FineTuneJob", name, tenant.name) is None
 
 
+def _has_started(pods: list[Object]) -> bool:
+    return any(pod["status"]["phase"] != "Pending" for pod in pods)
+
+
 def deleted_in(tenant: Tenant, stage: str) -> None:
     """Delete a job in ``stage``; returns when everything of it is gone."""
     name = f"deleted-in-{stage}"
     tenant.apply(name, classification(distributed=ONE))
-    if stage == "publish":  # It may have ended before its kubelet says that it runs.
-        wait_until(lambda: tenant.pods(name, stage), f"{name} publishes", 300, 0.05)
-    else:
-        tenant.worker(name, 0, stage)
+    # A short one may have ended before its kubelet says that it runs.
+    wait_until(lambda: _has_started(tenant.pods(name, stage)), f"{name} is in {stage}", PATIENCE_SECONDS, 0.05)
     kubectl("delete", "ftj", name, "-n", tenant.name, "--timeout=60s")
     wait_until(lambda: not tenant.jobs(name) and not tenant.pods(name), f"nothing is left of {name}", 120, 0.2)
 
