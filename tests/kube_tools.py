@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from tests.tools import cached, go
+from tests.tools import COMPILER_FLAGS, LINKER_FLAGS, cached, go
 
 KUBERNETES_VERSION = "1.36.3"
 ETCD_VERSION = "3.6.16"
@@ -59,8 +59,8 @@ def _built(name: str, version: str, module: str, package: str, program: str = ""
         (folder / "go.mod").write_text("\n".join(_go_mod(module, version)) + "\n")
         if program:
             (folder / "main.go").write_text(program)
-        linker_flags = f"-s -w -X k8s.io/component-base/version.gitVersion=v{version}"
-        go(folder, "build", "-mod=mod", "-trimpath", "-ldflags", linker_flags, "-o", name, package)
+        linker_flags = f"{LINKER_FLAGS} -X k8s.io/component-base/version.gitVersion=v{version}"
+        go(folder, "build", "-mod=mod", "-trimpath", COMPILER_FLAGS, linker_flags, "-o", name, package)
 
     return cached(name, version, build)
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.chart.helm import CHART
 from tests.cluster import control, images, machine, network, programs, services
@@ -45,10 +46,13 @@ def up() -> None:
         raise RuntimeError(reason)
     down()
     _step("packages", machine.install)
-    _step("programs", programs.build)
     RUN.mkdir(parents=True, exist_ok=True)
     network.make()
-    _step("images", images.provide)
+    # The one is work for the cores, the other for the disk and the network.
+    with ThreadPoolExecutor() as pool:
+        made = [pool.submit(_step, "programs", programs.build), pool.submit(_step, "images", images.provide)]
+    for step in made:
+        step.result()
     machine.require_space(RUN, _RUNNING_GIB, "the cluster")
     _step("control plane", control.start)
     _step("nodes", _start_nodes)

@@ -17,11 +17,12 @@ KUBERNETES = (
 
 def build() -> None:
     """Build what the cache does not have yet: cold, on two cores, about ten minutes."""
+    go_tool("crane")  # The images wait for it.
     etcd()
     for name in KUBERNETES:
         kubernetes(name)
     coredns()
-    for name in ("crane", "helm", "versitygw", "prometheus"):
+    for name in ("helm", "versitygw", "prometheus"):
         go_tool(name)
 
 
