@@ -242,7 +242,7 @@ class Tenant:
         def find() -> Object | None:
             return next((pod for pod in self.pods(name, stage) if _is_worker(pod, index)), None)
 
-        return dict(wait_until(find, f"worker {index} of {name} runs", PATIENCE_SECONDS, 0.1))
+        return dict(wait_until(find, f"worker {index} of {name} runs", PATIENCE_SECONDS, 0.2))
 
     def delete_pod(self, pod: Object, seconds: int = 0) -> None:
         self.api.delete("Pod", pod["metadata"]["name"], self.name, gracePeriodSeconds=seconds)

@@ -30,7 +30,7 @@ def deleted_in(tenant: Tenant, stage: str) -> None:
     name = f"deleted-in-{stage}"
     tenant.apply(name, classification(distributed=ONE))
     # A short one may have ended before its kubelet says that it runs.
-    wait_until(lambda: _has_started(tenant.pods(name, stage)), f"{name} is in {stage}", PATIENCE_SECONDS, 0.05)
+    wait_until(lambda: _has_started(tenant.pods(name, stage)), f"{name} is in {stage}", PATIENCE_SECONDS, 0.2)
     kubectl("delete", "ftj", name, "-n", tenant.name, "--timeout=60s")
     wait_until(lambda: not tenant.jobs(name) and not tenant.pods(name), f"nothing is left of {name}", 120, 0.2)
 
