@@ -126,7 +126,9 @@ class Desk:
         found = wait_until(lambda: self.api.find("Job", wanted, self.namespace), f"Job {wanted} is there")
         return dict(found)
 
-    def until(self, holds: Callable[[dict[str, Any]], Any], what: str, name: str = "intents") -> dict[str, Any]:
+    def until(
+        self, holds: Callable[[dict[str, Any]], Any], what: str, name: str = "intents", seconds: float = 30.0
+    ) -> dict[str, Any]:
         """The status for which ``holds`` is true, as soon as there is one."""
         last: dict[str, Any] = {}
 
@@ -136,13 +138,13 @@ class Desk:
             return last and holds(last)
 
         try:
-            wait_until(check, what)
+            wait_until(check, what, seconds)
         except AssertionError as error:
             raise AssertionError(f"{error}; it is {json.dumps(last, indent=1)}") from None
         return last
 
-    def until_phase(self, phase: str, name: str = "intents") -> dict[str, Any]:
-        return self.until(lambda status: status.get("phase") == phase, f"phase is {phase}", name)
+    def until_phase(self, phase: str, name: str = "intents", seconds: float = 30.0) -> dict[str, Any]:
+        return self.until(lambda status: status.get("phase") == phase, f"phase is {phase}", name, seconds)
 
     def being_ended(self, child: Mapping[str, Any]) -> dict[str, Any]:
         """A child Job, as soon as the operator has told Kubernetes to end it."""
