@@ -90,7 +90,7 @@ class Watcher:
         assert self._watch.stdout
         for line in self._watch.stdout:
             name, _, phase = line.rstrip("\n").partition(" ")
-            if phase and phase not in self.phases[name][-1:]:
+            if phase:
                 self.phases[name].append(phase)
 
     def _look(self) -> None:
