@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.kube_tools import etcd, kube_apiserver
 from tests.ports import free_port
+from tests.tools import go_tool
 
 _STARTS_WITHIN_SECONDS = 120.0
 
@@ -115,7 +115,7 @@ class ControlPlane:
         client, peer = f"http://127.0.0.1:{self._etcd_port}", f"http://127.0.0.1:{self._etcd_peer_port}"
         self._programs["etcd"] = start(
             [
-                str(etcd()),
+                str(go_tool("etcd")),
                 f"--data-dir={self._directory / 'etcd'}",
                 f"--listen-client-urls={client}",
                 f"--advertise-client-urls={client}",
@@ -132,7 +132,7 @@ class ControlPlane:
     def start_apiserver(self) -> None:
         self._programs["kube-apiserver"] = start(
             [
-                str(kube_apiserver()),
+                str(go_tool("kube-apiserver")),
                 f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
                 f"--secure-port={self._port}",
                 "--bind-address=127.0.0.1",

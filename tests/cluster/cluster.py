@@ -12,14 +12,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.chart.helm import CHART
-from tests.cluster import control, images, machine, network, programs, services
+from tests.cluster import control, images, machine, network, services
 from tests.cluster.daemons import Daemon
 from tests.cluster.layout import RUN, SOCKETS
 from tests.cluster.machine import run
 from tests.cluster.node import NODES
 from tests.cluster.sharing import Turns
-from tests.kube_tools import kubernetes
-from tests.tools import go_tool
+from tests.tools import PROGRAMS, go_tool
 
 RELEASE, NAMESPACE = "finetune-operator", "finetune-system"
 REGISTRY = Daemon("registry")
@@ -46,11 +45,12 @@ def up() -> None:
         raise RuntimeError(reason)
     down()
     _step("packages", machine.install)
+    images.require_space_to_build()
     RUN.mkdir(parents=True, exist_ok=True)
     network.make()
     # The one is work for the cores, the other for the disk and the network.
     with ThreadPoolExecutor() as pool:
-        made = [pool.submit(_step, "programs", programs.build), pool.submit(_step, "images", images.provide)]
+        made = [pool.submit(_step, "programs", _build_programs), pool.submit(_step, "images", images.provide)]
     for step in made:
         step.result()
     machine.require_space(RUN, _RUNNING_GIB, "the cluster")
@@ -62,7 +62,7 @@ def up() -> None:
     images.start_registry(REGISTRY)
     _step("chart", install_chart)
     _PROGRAMS.mkdir()
-    (_PROGRAMS / "kubectl").symlink_to(kubernetes("kubectl"))
+    (_PROGRAMS / "kubectl").symlink_to(go_tool("kubectl"))
     (_PROGRAMS / "helm").symlink_to(go_tool("helm"))
 
 
@@ -79,6 +79,11 @@ def down() -> None:
         daemon.kill()  # Nothing of theirs is kept, and the API server would take half a minute to end.
     shutil.rmtree(SOCKETS, ignore_errors=True)
     shutil.rmtree(RUN, ignore_errors=True)
+
+
+def _build_programs() -> None:
+    for name in PROGRAMS:
+        go_tool(name)
 
 
 def _start_nodes() -> None:
@@ -101,12 +106,12 @@ def helm(*arguments: object) -> str:
 
 
 def kubectl(*arguments: object) -> str:
-    return run(kubernetes("kubectl"), *map(str, arguments), env=_environment())
+    return run(go_tool("kubectl"), *map(str, arguments), env=_environment())
 
 
 def kubectl_process(*arguments: object) -> subprocess.Popen[str]:
     """A ``kubectl`` that goes on, such as one that watches; who starts it ends it."""
-    command = [str(kubernetes("kubectl")), *map(str, arguments)]
+    command = [str(go_tool("kubectl")), *map(str, arguments)]
     return subprocess.Popen(command, env=_environment(), stdout=subprocess.PIPE, text=True)
 
 

@@ -12,7 +12,7 @@ from tests.apiserver.control_plane import signing_key
 from tests.cluster.containers import answers
 from tests.cluster.daemons import Daemon
 from tests.cluster.layout import API_SERVER, MACHINE_ADDRESS, PLACES, RUN, SERVICE_NETWORK
-from tests.kube_tools import etcd, kube_apiserver, kubernetes
+from tests.tools import go_tool
 
 ETCD, APISERVER = Daemon("etcd"), Daemon("kube-apiserver")
 CONTROLLERS, SCHEDULER = Daemon("kube-controller-manager"), Daemon("kube-scheduler")
@@ -39,7 +39,7 @@ def start() -> None:
     _SIGNING_KEY.write_bytes(signing_key())
     ETCD.start(
         [
-            etcd(),
+            go_tool("etcd"),
             f"--data-dir={RUN / 'etcd'}",
             f"--listen-client-urls={_ETCD_CLIENTS}",
             f"--advertise-client-urls={_ETCD_CLIENTS}",
@@ -54,7 +54,7 @@ def start() -> None:
     )
     APISERVER.start(
         [
-            kube_apiserver(),
+            go_tool("kube-apiserver"),
             f"--etcd-servers={_ETCD_CLIENTS}",
             "--secure-port=6443",
             f"--bind-address={MACHINE_ADDRESS}",
@@ -76,7 +76,7 @@ def start() -> None:
         _write_kubeconfig(user)
     CONTROLLERS.start(
         [
-            kubernetes("kube-controller-manager"),
+            go_tool("kube-controller-manager"),
             f"--kubeconfig={kubeconfig('controllers')}",
             f"--service-account-private-key-file={_SIGNING_KEY}",
             f"--root-ca-file={_CA}",
@@ -87,7 +87,7 @@ def start() -> None:
     )
     SCHEDULER.start(
         [
-            kubernetes("kube-scheduler"),
+            go_tool("kube-scheduler"),
             f"--kubeconfig={kubeconfig('scheduler')}",
             "--leader-elect=false",
             "--bind-address=127.0.0.1",

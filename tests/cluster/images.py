@@ -45,14 +45,23 @@ def images() -> list[str]:
     return [PAUSE, *(image(name) for name in _DOCKERFILES)]
 
 
+def require_space_to_build() -> None:
+    """See that there is room for the first build.
+
+    Raises:
+        RuntimeError: There is not; the message says how much is needed, and where.
+    """
+    if not (CACHE / "registry").exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        require_space(CACHE, _BUILDING_GIB, "building the images")
+
+
 def provide() -> None:
     """Have the images of this checkout in the store that nodes start from."""
     wanted = images()
     missing = sorted(set(wanted) - containers.stored())
     if not missing:
         return
-    if not (CACHE / "registry").exists():
-        require_space(CACHE, _BUILDING_GIB, "building the images")
     with registry():
         push(missing)
         containers.pull(missing, keep=wanted)

@@ -21,7 +21,7 @@ from tests.cluster.images import PAUSE
 from tests.cluster.layout import MACHINE_ADDRESS, PLACES, POD_NETWORK, Place
 from tests.cluster.machine import run
 from tests.cluster.network import POD_BRIDGE
-from tests.kube_tools import kubernetes
+from tests.tools import go_tool
 
 GPUS = 4
 """GPUs that a node says it has."""
@@ -51,7 +51,7 @@ class Node:
         self.kubelet.start(
             [
                 *self.place.enter,
-                kubernetes("kubelet"),
+                go_tool("kubelet"),
                 f"--config={self._write('kubelet.json', self._kubelet_configuration())}",
                 f"--kubeconfig={control.kubeconfig(self.name)}",
                 f"--root-dir={self._kubelet_root}",
@@ -61,7 +61,7 @@ class Node:
             ]
         )
         configuration = self._write("kube-proxy.json", self._proxy_configuration())
-        self._proxy.start([*self.place.enter, kubernetes("kube-proxy"), f"--config={configuration}"])
+        self._proxy.start([*self.place.enter, go_tool("kube-proxy"), f"--config={configuration}"])
         self.kubelet.wait(self.is_ready)
         self.offer_gpus()
 
@@ -118,7 +118,7 @@ class Node:
             _unmount(place)
         if self.place.network_namespace is None:
             with contextlib.suppress(RuntimeError):
-                run(kubernetes("kube-proxy"), "--cleanup")
+                run(go_tool("kube-proxy"), "--cleanup")
         self._remove_cgroups()
         shutil.rmtree(self.place.sockets, ignore_errors=True)
 

@@ -15,7 +15,6 @@ from tests.cluster import control
 from tests.cluster.containers import answers
 from tests.cluster.daemons import Daemon
 from tests.cluster.layout import MACHINE_ADDRESS, PROMETHEUS_PORT, RUN, S3_PORT
-from tests.kube_tools import coredns
 from tests.tools import go_tool
 
 DNS, S3, PROMETHEUS = Daemon("coredns"), Daemon("s3"), Daemon("prometheus")
@@ -52,7 +51,7 @@ def start_dns() -> None:
 }}
 """
     )
-    DNS.start([coredns(), "-conf", corefile])
+    DNS.start([go_tool("coredns"), "-conf", corefile])
 
 
 def start_s3() -> None:

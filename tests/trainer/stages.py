@@ -19,7 +19,7 @@ from finetune_api.stage import Progress, Stage, StageReport
 from tests.ports import free_port
 from tests.trainer.tiny_models import LABELS, make_texts, save_bert, save_llama
 
-TIMEOUT_SECONDS = 300
+TIMEOUT_SECONDS = 900
 SPEC_DIGEST = "sha256:" + "d" * 64
 
 

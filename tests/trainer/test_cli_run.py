@@ -16,7 +16,7 @@ import pytest
 from tests.trainer.stages import classification_job
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT_SECONDS = 300
+TIMEOUT_SECONDS = 900
 
 MANIFEST = """\
 apiVersion: finetune.dev/v1alpha1
