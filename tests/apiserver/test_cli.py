@@ -19,7 +19,7 @@ from finetune_api.stage import StageError
 from tests.apiserver.control_plane import ControlPlane, clean_environment, wait_until
 from tests.apiserver.desk import Desk
 
-TIMEOUT_SECONDS = 60
+TIMEOUT_SECONDS = 180
 
 
 class Shell:
