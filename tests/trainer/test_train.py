@@ -53,7 +53,7 @@ def test_two_processes_learn_what_one_does_at_every_zero_stage(
 
 
 def test_a_seed_reproduces_the_loss(classification: TinyJob, one_process: TinyJob) -> None:
-    job = classification.named("again", distributed={"zero": {"stage": 0}})
+    job = classification.named("same-seed", distributed={"zero": {"stage": 0}})
     assert job.run(TRAIN).code == 0
     assert job.losses() == one_process.losses()
     other = classification.named("other-seed", distributed={"zero": {"stage": 0}}, training={"seed": 18})
