@@ -34,7 +34,7 @@ _PACKAGES = {
     "kubelet": (_KUBERNETES, f"{_KUBERNETES}/cmd/kubelet"),
     "kube-proxy": (_KUBERNETES, f"{_KUBERNETES}/cmd/kube-proxy"),
     "kubectl": (_KUBERNETES, f"{_KUBERNETES}/cmd/kubectl"),
-    "coredns": (_COREDNS, "./coredns"),
+    "coredns": (_COREDNS, "./nameserver"),
     "helm": (_HELM, f"{_HELM}/cmd/helm"),
     "prometheus": (_PROMETHEUS, f"{_PROMETHEUS}/cmd/prometheus"),
     "promtool": (_PROMETHEUS, f"{_PROMETHEUS}/cmd/promtool"),
@@ -91,8 +91,8 @@ def _build(folder: Path, name: str, module: str, package: str) -> None:
     (folder / "go.mod").write_text("\n".join(_go_mod(modules)) + "\n")
     imports = [f"{_COREDNS}/plugin/{plugin}" for plugin in _COREDNS_PLUGINS]
     main = ["package main", f'import "{_COREDNS}/coremain"', *(f'import _ "{path}"' for path in imports)]
-    (folder / "coredns").mkdir()
-    (folder / "coredns" / "main.go").write_text("\n".join([*main, "func main() { coremain.Run() }"]))
+    (folder / "nameserver").mkdir()
+    (folder / "nameserver" / "main.go").write_text("\n".join([*main, "func main() { coremain.Run() }"]))
     flags = ("-mod=mod", "-trimpath", "-tags", _TAGS, _COMPILER_FLAGS, _LINKER_FLAGS)
     _go(folder, "build", *flags, "-o", f"./{name}", package)
 
