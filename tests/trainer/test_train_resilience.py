@@ -224,3 +224,10 @@ def test_broken_weights_diverge_at_the_first_step(classification: TinyJob, tmp_p
     outcome = broken.run(TRAIN)
     assert outcome.code == ExitCode.DIVERGED, outcome.log
     assert "the loss became nan in step 1" in outcome.message
+
+
+def test_gpus_that_torch_does_not_find_are_said(classification: TinyJob) -> None:
+    job = classification.named("no-gpus", distributed={"gpusPerWorker": 2})
+    outcome = job.run(TRAIN, world={"workers": 1, "processesPerWorker": 2, "device": "gpu"})
+    assert outcome.code == ExitCode.UNAVAILABLE, outcome.log
+    assert "The training was given 2 GPUs but torch finds none; look at driver and device plugin" in outcome.message

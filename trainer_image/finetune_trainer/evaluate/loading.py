@@ -24,6 +24,7 @@ from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import Precision
 from finetune_api.stage import Device, StageConfig
 from finetune_trainer.evaluate.batches import TokenRows
+from finetune_trainer.gpus import require_gpus
 from finetune_trainer.prepared import TOKENIZER_DIRECTORY
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -48,11 +49,7 @@ class Hardware:
         """
         if config.world.device is Device.CPU:
             return cls(torch.device("cpu"), torch.float32)
-        if not torch.cuda.is_available():
-            raise StageFailure(
-                Reason.UNAVAILABLE,
-                "The evaluation was given a GPU but torch finds none; look at driver and device plugin of the node",
-            )
+        require_gpus("evaluation", 1)
         precision = config.spec.training.precision
         if precision is Precision.FP16:
             return cls(torch.device("cuda"), torch.float16)

@@ -12,8 +12,10 @@ from transformers import TrainerState, set_seed
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec, TaskType
+from finetune_api.stage import Device
 from finetune_trainer.checkpoints import BUSY_NAME
 from finetune_trainer.context import StageContext
+from finetune_trainer.gpus import require_gpus
 from finetune_trainer.inputs import TrainInputs, checkpoint_provenance
 from finetune_trainer.prepared import DataReport, read_report
 from finetune_trainer.splits import open_split
@@ -60,9 +62,12 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     """Train on this rank's share; all ranks call it together.
 
     Raises:
-        StageFailure: Stopped after a checkpoint when SIGTERM came, Diverged, BadConfiguration, BadData.
+        StageFailure: Stopped after a checkpoint when SIGTERM came, Diverged, BadConfiguration, BadData; Unavailable
+            without its GPUs.
     """
     config, spec = context.config, context.config.spec
+    if config.world.device is Device.GPU:
+        require_gpus("training", config.world.processes_per_worker)
     prepared = Path(inputs.prepared)
     report = read_report(prepared)
     set_seed(spec.training.seed)
