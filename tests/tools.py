@@ -24,30 +24,30 @@ _VERSIONS = {
     _PROMETHEUS: "0.316.0",
     _VERSITYGW: "1.8.0",
 }
-_PACKAGES = {
+_MODULES = {
     # The images of the cluster wait for the first.
-    "crane": (_CRANE, f"{_CRANE}/cmd/crane"),
-    "etcd": (_ETCD, _ETCD),
-    "kube-apiserver": (_KUBERNETES, f"{_KUBERNETES}/cmd/kube-apiserver"),
-    "kube-controller-manager": (_KUBERNETES, f"{_KUBERNETES}/cmd/kube-controller-manager"),
-    "kube-scheduler": (_KUBERNETES, f"{_KUBERNETES}/cmd/kube-scheduler"),
-    "kubelet": (_KUBERNETES, f"{_KUBERNETES}/cmd/kubelet"),
-    "kube-proxy": (_KUBERNETES, f"{_KUBERNETES}/cmd/kube-proxy"),
-    "kubectl": (_KUBERNETES, f"{_KUBERNETES}/cmd/kubectl"),
-    "coredns": (_COREDNS, "./nameserver"),
-    "helm": (_HELM, f"{_HELM}/cmd/helm"),
-    "prometheus": (_PROMETHEUS, f"{_PROMETHEUS}/cmd/prometheus"),
-    "promtool": (_PROMETHEUS, f"{_PROMETHEUS}/cmd/promtool"),
-    "versitygw": (_VERSITYGW, f"{_VERSITYGW}/cmd/versitygw"),
+    "crane": _CRANE,
+    "etcd": _ETCD,
+    "kube-apiserver": _KUBERNETES,
+    "kube-controller-manager": _KUBERNETES,
+    "kube-scheduler": _KUBERNETES,
+    "kubelet": _KUBERNETES,
+    "kube-proxy": _KUBERNETES,
+    "kubectl": _KUBERNETES,
+    "coredns": _COREDNS,
+    "helm": _HELM,
+    "prometheus": _PROMETHEUS,
+    "promtool": _PROMETHEUS,
+    "versitygw": _VERSITYGW,
 }
-PROGRAMS = tuple(_PACKAGES)
+PROGRAMS = tuple(_MODULES)
 """Their names, in the order in which it is best to build them."""
 # Prometheus: without the clients of all the clouds that it can find targets in, which take most of the time to build.
 _TAGS = "remove_all_sd,enable_kubernetes_sd"
 # With only the plugins that a cluster here needs.
 _COREDNS_PLUGINS = ("bind", "cache", "errors", "forward", "kubernetes")
 # Nothing for a debugger, which takes a sixth of the time to make; the compiler collects its garbage seldom: a fifth.
-_COMPILER_FLAGS, _COMPILER_MEMORY = "-gcflags=all=-dwarf=false", {"GOGC": "400"}
+_COMPILER_FLAGS, _COMPILER_GARBAGE_PERCENT = "-gcflags=all=-dwarf=false", "400"
 _LINKER_FLAGS = f"-ldflags=-s -w -X k8s.io/component-base/version.gitVersion=v{_VERSIONS[_KUBERNETES]}"
 
 
@@ -62,7 +62,7 @@ def go_tool(name: str) -> Path:
     asset = Path(os.environ.get("KUBEBUILDER_ASSETS", ""), name)
     if asset.is_absolute() and asset.exists():
         return asset
-    module, package = _PACKAGES[name]
+    module = _MODULES[name]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "finetune-operator", "bin")
     program = cache / f"{name}-{_VERSIONS[module]}"
     if program.exists():
@@ -71,7 +71,7 @@ def go_tool(name: str) -> Path:
     # One at a time, whichever: two at once would each compile what they share, for minutes.
     with locked(cache / "lock"), tempfile.TemporaryDirectory(dir=cache) as folder:
         if not program.exists():
-            _build(Path(folder), name, module, package)
+            _build(Path(folder), name, module)
             Path(folder, name).rename(program)
     return program
 
@@ -84,17 +84,26 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _build(folder: Path, name: str, module: str, package: str) -> None:
+def _build(folder: Path, name: str, module: str) -> None:
     # All in one module, so that what they share, such as Kubernetes' client, is compiled once. Not so etcd: the others
     # want a newer client of it than its server compiles with.
     modules = [_ETCD] if module == _ETCD else [other for other in _VERSIONS if other != _ETCD]
     (folder / "go.mod").write_text("\n".join(_go_mod(modules)) + "\n")
-    imports = [f"{_COREDNS}/plugin/{plugin}" for plugin in _COREDNS_PLUGINS]
-    main = ["package main", f'import "{_COREDNS}/coremain"', *(f'import _ "{path}"' for path in imports)]
-    (folder / "nameserver").mkdir()
-    (folder / "nameserver" / "main.go").write_text("\n".join([*main, "func main() { coremain.Run() }"]))
     flags = ("-mod=mod", "-trimpath", "-tags", _TAGS, _COMPILER_FLAGS, _LINKER_FLAGS)
-    _go(folder, "build", *flags, "-o", f"./{name}", package)
+    _go(folder, "build", *flags, "-o", f"./{name}", _package(folder, name, module))
+
+
+def _package(folder: Path, name: str, module: str) -> str:
+    """The package of the program's ``main``, which is written to ``folder`` where the module's own will not do."""
+    if module == _ETCD:
+        return module
+    if module != _COREDNS:
+        return f"{module}/cmd/{name}"
+    imports = [f'import _ "{module}/plugin/{plugin}"' for plugin in _COREDNS_PLUGINS]
+    main = ["package main", f'import "{module}/coremain"', *imports, "func main() { coremain.Run() }"]
+    (folder / "nameserver").mkdir()
+    (folder / "nameserver" / "main.go").write_text("\n".join(main))
+    return "./nameserver"
 
 
 def _go_mod(modules: Sequence[str]) -> Iterator[str]:
@@ -112,11 +121,11 @@ def _go_mod(modules: Sequence[str]) -> Iterator[str]:
 
 
 def _go(folder: Path, *arguments: str) -> str:
-    fixed = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off"}
+    fixed = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off", "GOGC": _COMPILER_GARBAGE_PERCENT}
     run = subprocess.run(
         ["go", *arguments],
         cwd=folder,
-        env=os.environ | fixed | _COMPILER_MEMORY,
+        env=os.environ | fixed,
         check=False,
         capture_output=True,
         text=True,
