@@ -62,10 +62,11 @@ class Ends:
 
     def __init__(self, tenant: Tenant, name: str, disturb: Callable[[Tenant, str], None]) -> None:
         restarts = 0 if name in DISRUPTIONS else 3
-        tenant.apply(name, long_job(resilience={"maxRestarts": restarts}))
-        self.reached = training_step(tenant.until_step(name, DISTURB_AT))
-        # An operator that is not there may see only the echo of a crash, which does not count.
+        # An operator that is not there may see only the echo of a crash, which does not count. Whose turn it is shows
+        # before the training begins, which would go on, and end, while this waits.
         with Turns("operator").together():
+            tenant.apply(name, long_job(resilience={"maxRestarts": restarts}))
+            self.reached = training_step(tenant.until_step(name, DISTURB_AT))
             disturb(tenant, name)
             tenant.until(name, lambda status: stage(status, "train")["attempt"] == 2, "attempt 2 begins")
         self.resumed = tenant.until_own_step(name, 1)
