@@ -13,7 +13,7 @@ _PACKAGES = {
     "containerd": "containerd",
     "runc": "runc",
     "buildah": "buildah",
-    "debootstrap": "debootstrap",
+    "mmdebstrap": "mmdebstrap",
     "iptables": "iptables",
     "conntrack": "conntrack",
     "ip": "iproute2",

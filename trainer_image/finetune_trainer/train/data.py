@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -21,8 +20,9 @@ Collator = Callable[[list[Features]], dict[str, torch.Tensor]]
 
 def token_counts(table: pa.Table) -> IndexArray:
     """Tokens of each row, shape (rows,)."""
-    counts = pc.list_value_length(table["input_ids"])
-    return np.asarray(counts.to_numpy(), dtype=np.int64)
+    # Not by `pyarrow.compute`, which makes all of its functions as it is imported, in every rank.
+    counts = [np.diff(chunk.offsets.to_numpy()) for chunk in table["input_ids"].chunks]
+    return np.concatenate([np.empty(0, dtype=np.int64), *counts])
 
 
 class _ListColumn:
