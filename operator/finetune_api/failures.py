@@ -39,6 +39,7 @@ class Reason(StrEnum):
     BAD_DATA = "BadData"
     NOT_FOUND = "NotFound"
     UNAVAILABLE = "Unavailable"
+    GPU_UNAVAILABLE = "GpuUnavailable"
     INTERNAL_ERROR = "InternalError"
     STOPPED = "Stopped"
     DIVERGED = "Diverged"
@@ -62,6 +63,7 @@ EXIT_CODE_OF: dict[Reason, ExitCode] = {
     Reason.BAD_DATA: ExitCode.BAD_DATA,
     Reason.NOT_FOUND: ExitCode.NOT_FOUND,
     Reason.UNAVAILABLE: ExitCode.UNAVAILABLE,
+    Reason.GPU_UNAVAILABLE: ExitCode.UNAVAILABLE,
     Reason.INTERNAL_ERROR: ExitCode.INTERNAL,
     Reason.STOPPED: ExitCode.STOPPED,
     Reason.DIVERGED: ExitCode.DIVERGED,
@@ -77,6 +79,7 @@ FAULT_OF: dict[Reason, Fault] = {
     Reason.BAD_DATA: Fault.USER,
     Reason.NOT_FOUND: Fault.USER,
     Reason.UNAVAILABLE: Fault.CLUSTER,
+    Reason.GPU_UNAVAILABLE: Fault.CLUSTER,
     Reason.INTERNAL_ERROR: Fault.OPERATOR,
     Reason.STOPPED: Fault.CLUSTER,
     Reason.DIVERGED: Fault.USER,

@@ -22,6 +22,8 @@ class _Retry(Enum):
 _RETRY_OF = {
     Reason.UNAVAILABLE: _Retry.FREE,
     Reason.STOPPED: _Retry.FREE,
+    # On another node it may be there; where the image is without CUDA, it never will.
+    Reason.GPU_UNAVAILABLE: _Retry.COUNTED,
     Reason.INTERNAL_ERROR: _Retry.COUNTED,
     Reason.KILLED: _Retry.COUNTED,
     Reason.STALLED: _Retry.COUNTED,

@@ -45,7 +45,7 @@ class Hardware:
         """FP32 on CPU. On a GPU the precision of the training; Auto is BF16 where the GPU computes it, else FP32.
 
         Raises:
-            StageFailure: Unavailable, when a GPU is wanted and torch finds none.
+            StageFailure: GpuUnavailable, when a GPU is wanted and torch finds none.
         """
         if config.world.device is Device.CPU:
             return cls(torch.device("cpu"), torch.float32)

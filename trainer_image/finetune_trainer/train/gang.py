@@ -62,8 +62,8 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     """Train on this rank's share; all ranks call it together.
 
     Raises:
-        StageFailure: Stopped after a checkpoint when SIGTERM came, Diverged, BadConfiguration, BadData; Unavailable
-            without its GPUs.
+        StageFailure: Stopped after a checkpoint when SIGTERM came, Diverged, BadConfiguration, BadData,
+            GpuUnavailable.
     """
     config, spec = context.config, context.config.spec
     if config.world.device is Device.GPU:
