@@ -51,9 +51,12 @@ lint: install
 # has the soak for company. Tests of the cluster mostly wait, so there may be more processes than cores.
 PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
 
-# While uv and mypy leave a core idle, the first of the programs that the tests run against are compiled.
+# While uv and mypy leave a core idle, the first of the programs that the tests run against are compiled. The rest comes before
+# the tests too: beside those that need no cluster it takes as long, and nothing would be left to do beside those that want
+# the cluster alone and mostly wait. Where no cluster can be, its tests say so again.
 test:
 	$(MAKE) --jobs 2 lint programs
+	-$(BIN)/python -m tests.cluster.cluster build
 	$(PYTEST) tests/cluster/serial tests/trainer tests/apiserver tests/chart tests/unit tests/cluster/test_*.py
 
 programs:

@@ -1,4 +1,4 @@
-"""A real Kubernetes cluster with two nodes on this machine: ``python -m tests.cluster.cluster up`` and ``down``."""
+"""A real Kubernetes cluster with two nodes on this machine: ``python -m tests.cluster.cluster build|up|down``."""
 
 from __future__ import annotations
 
@@ -41,6 +41,36 @@ def up() -> None:
     Raises:
         RuntimeError: This machine cannot be a node, or something failed; the message says what.
     """
+    _make()
+    machine.require_space(RUN, _RUNNING_GIB, "the cluster")
+    _step("control plane", control.start)
+    _step("nodes", _start_nodes)
+    services.start_dns()
+    services.start_s3()
+    services.start_prometheus()
+    images.start_registry(REGISTRY)
+    _step("chart", install_chart)
+    _PROGRAMS.mkdir()
+    (_PROGRAMS / "kubectl").symlink_to(go_tool("kubectl"))
+    (_PROGRAMS / "helm").symlink_to(go_tool("helm"))
+
+
+def build() -> None:
+    """Have in the cache what a cluster is made of, unless one is up.
+
+    Raises:
+        RuntimeError: As of ``up``.
+    """
+    if is_up():
+        return
+    try:
+        _make()
+    finally:
+        down()
+
+
+def _make() -> None:
+    """Have the programs and the images, and the network, over which a registry hands these to the nodes."""
     if reason := machine.obstacle():
         raise RuntimeError(reason)
     down()
@@ -53,17 +83,6 @@ def up() -> None:
         made = [pool.submit(_step, "programs", _build_programs), pool.submit(_step, "images", images.provide)]
     for step in made:
         step.result()
-    machine.require_space(RUN, _RUNNING_GIB, "the cluster")
-    _step("control plane", control.start)
-    _step("nodes", _start_nodes)
-    services.start_dns()
-    services.start_s3()
-    services.start_prometheus()
-    images.start_registry(REGISTRY)
-    _step("chart", install_chart)
-    _PROGRAMS.mkdir()
-    (_PROGRAMS / "kubectl").symlink_to(go_tool("kubectl"))
-    (_PROGRAMS / "helm").symlink_to(go_tool("helm"))
 
 
 def down() -> None:
@@ -169,24 +188,22 @@ Take it away with: make cluster-down
 
 
 def main() -> None:
-    match sys.argv[1:]:
-        case ["up"]:
-            try:
-                up()
-            except RuntimeError as error:
-                sys.exit(str(error))
-            print(  # noqa: T201
-                _GREETING.format(
-                    kubeconfig=control.kubeconfig(),
-                    programs=_PROGRAMS,
-                    s3=services.S3_ENDPOINT,
-                    prometheus=services.PROMETHEUS_URL,
-                )
+    do = {"build": build, "up": up, "down": down}.get(" ".join(sys.argv[1:]))
+    if do is None:
+        sys.exit("usage: python -m tests.cluster.cluster build|up|down")
+    try:
+        do()
+    except RuntimeError as error:
+        sys.exit(str(error))
+    if do is up:
+        print(  # noqa: T201
+            _GREETING.format(
+                kubeconfig=control.kubeconfig(),
+                programs=_PROGRAMS,
+                s3=services.S3_ENDPOINT,
+                prometheus=services.PROMETHEUS_URL,
             )
-        case ["down"]:
-            down()
-        case _:
-            sys.exit("usage: python -m tests.cluster.cluster up|down")
+        )
 
 
 if __name__ == "__main__":
