@@ -264,6 +264,11 @@ class Tenant:
         history = json.loads((self.revision(name) / "trained" / "history.json").read_text())
         return list(history["train"])
 
+    def steps_of_checkpoint(self, name: str, step: int) -> list[int]:
+        """The steps that a checkpoint has the losses of, in their order."""
+        state = self.revision(name) / "checkpoints" / f"step-{step:08d}" / "trainer_state.json"
+        return [entry["step"] for entry in json.loads(state.read_text())["log_history"] if "loss" in entry]
+
 
 def _is_worker(pod: Object, index: int) -> bool:
     """Whether a pod is that worker of a run, and runs on."""
