@@ -45,7 +45,13 @@ class End:
         return int(self.retried and self.counted)
 
 
-RETRIED = {Reason.UNAVAILABLE: False, Reason.STOPPED: False, Reason.INTERNAL_ERROR: True, Reason.KILLED: True}
+RETRIED = {
+    Reason.UNAVAILABLE: False,
+    Reason.STOPPED: False,
+    Reason.GPU_UNAVAILABLE: True,
+    Reason.INTERNAL_ERROR: True,
+    Reason.KILLED: True,
+}
 """What is tried again, and whether that counts."""
 
 
