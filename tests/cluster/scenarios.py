@@ -8,8 +8,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_AT_ONCE = 4
-"""With more, beside other modules and the soak, what starts takes so long to import torch that it counts as hung."""
+_AT_ONCE = 3
+"""With more, beside two other modules or the soak, what starts takes so long to import torch that it counts as hung."""
 
 
 def played(scenarios: Mapping[str, Callable[[str], T]]) -> dict[str, Future[T]]:

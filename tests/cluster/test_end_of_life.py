@@ -32,15 +32,17 @@ def deleted_in(tenant: Tenant, stage: str) -> None:
     # A short one may have ended before its kubelet says that it runs.
     wait_until(lambda: _has_started(tenant.pods(name, stage)), f"{name} is in {stage}", PATIENCE_SECONDS, 0.2)
     kubectl("delete", "ftj", name, "-n", tenant.name, "--timeout=60s")
-    wait_until(lambda: not tenant.jobs(name) and not tenant.pods(name), f"nothing is left of {name}", 120, 0.2)
+    wait_until(
+        lambda: not tenant.jobs(name) and not tenant.pods(name), f"nothing is left of {name}", PATIENCE_SECONDS, 0.2
+    )
 
 
 def expires(tenant: Tenant) -> None:
     tenant.apply("expiring", classification(distributed=ONE, resilience={"ttlSecondsAfterFinished": 5}))
     published = tenant.revision("expiring") / "artifact" / "manifest.json"
-    wait_until(published.exists, "it is published", 300, 0.2)
-    wait_until(lambda: is_gone(tenant, "expiring"), "it expires", 60, 0.2)
-    wait_until(lambda: not tenant.pods("expiring") and not tenant.jobs("expiring"), "nothing is left", 60, 0.2)
+    wait_until(published.exists, "it is published", PATIENCE_SECONDS, 0.2)
+    wait_until(lambda: is_gone(tenant, "expiring"), "it expires", PATIENCE_SECONDS, 0.2)
+    wait_until(lambda: not tenant.pods("expiring") and not tenant.jobs("expiring"), "nothing is left", 120, 0.2)
     assert published.exists()
 
 

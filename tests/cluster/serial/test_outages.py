@@ -13,7 +13,7 @@ from tests.apiserver.desk import stage
 from tests.cluster import control, services
 from tests.cluster.curves import long_job
 from tests.cluster.node import all_ready, node_of
-from tests.cluster.tenant import SLOWLY, Object, Tenant, classification, own_step
+from tests.cluster.tenant import PATIENCE_SECONDS, SLOWLY, Object, Tenant, classification, own_step
 
 OUTAGE_SECONDS = 60
 STEPS = 8000
@@ -51,7 +51,7 @@ def assert_first_attempt(status: Object) -> None:
 def test_storage_down_during_publish_and_checkpoints_and_a_kubelet_with_it(training: Tenant, tenant: Tenant) -> None:
     pod = training.worker(NAME, 0)
     tenant.apply("publishing", classification(distributed={"workers": 1}))
-    wait_until(lambda: tenant.pods("publishing", "publish"), "there is a pod to publish", 300, 0.05)
+    wait_until(lambda: tenant.pods("publishing", "publish"), "there is a pod to publish", PATIENCE_SECONDS, 0.05)
     before = own_step(pod)
     services.S3.kill()
     node_of(pod).kubelet.kill()
