@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from tests.apiserver.control_plane import wait_until
-from tests.cluster.tenant import Tenant, classification, says
+from tests.cluster.tenant import PATIENCE_SECONDS, Tenant, classification, says
 
 WITHIN_SECONDS = 30
 """So soon a user is told."""
@@ -21,7 +21,7 @@ class Fault:
     def __init__(self, tenant: Tenant, name: str, stage: str, **spec: Any) -> None:
         patience = {"pendingTimeoutSeconds": PENDING_SECONDS}
         tenant.apply(name, classification(resilience=patience, **{"distributed": {"workers": 1}, **spec}))
-        wait_until(lambda: tenant.status(name).get("phase") in (_PHASE[stage], "Failed"), f"{stage} begins", 300, 0.1)
+        wait_until(lambda: tenant.status(name).get("phase") in (_PHASE[stage], "Failed"), f"{stage} begins", PATIENCE_SECONDS, 0.1)
         since = time.monotonic()
         self.told = tenant.until(name, self._is_told, "it is told why it does not go on", 120)
         self.after = time.monotonic() - since

@@ -14,7 +14,7 @@ from tests.cluster.cluster import NAMESPACE, RELEASE, helm, install_chart, kubec
 from tests.cluster.curves import long_job
 from tests.cluster.faults import WITHIN_SECONDS, Fault
 from tests.cluster.scenarios import played
-from tests.cluster.tenant import Tenant, training_step
+from tests.cluster.tenant import PATIENCE_SECONDS, Tenant, training_step
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_chart_uninstalled_with_a_job_running(make_tenant: Callable[[], Tenant])
     try:
         assert tenant.api.find("FineTuneJob", "orphaned", tenant.name)
         trained = tenant.revision("orphaned") / "trained" / "manifest.json"
-        wait_until(trained.exists, f"training goes on from step {reached} to its end", 300, 0.2)
+        wait_until(trained.exists, f"training goes on from step {reached} to its end", PATIENCE_SECONDS, 0.2)
         kubectl("delete", "ftj", "orphaned", "-n", tenant.name, "--timeout=60s")
         wait_until(tenant.is_clean, "nothing is left", 120, 0.2)
         assert Path(trained).exists()
