@@ -21,7 +21,12 @@ class Fault:
     def __init__(self, tenant: Tenant, name: str, stage: str, **spec: Any) -> None:
         patience = {"pendingTimeoutSeconds": PENDING_SECONDS}
         tenant.apply(name, classification(resilience=patience, **{"distributed": {"workers": 1}, **spec}))
-        wait_until(lambda: tenant.status(name).get("phase") in (_PHASE[stage], "Failed"), f"{stage} begins", PATIENCE_SECONDS, 0.1)
+        wait_until(
+            lambda: tenant.status(name).get("phase") in (_PHASE[stage], "Failed"),
+            f"{stage} begins",
+            PATIENCE_SECONDS,
+            0.1,
+        )
         since = time.monotonic()
         self.told = tenant.until(name, self._is_told, "it is told why it does not go on", 120)
         self.after = time.monotonic() - since
