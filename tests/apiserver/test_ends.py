@@ -62,6 +62,12 @@ def told(job: Job, reason: Reason, sentence: str, code: int, rank: int | None = 
     return message(StageReport(stage=name, attempt=attempt, seconds=1.0, error=error))
 
 
+def with_code(name: str, play: Callable[[Desk, Job], None], reason: Reason, says: str, code: int) -> End:
+    """An end of which nothing but its reason decides whether the stage is tried again."""
+    counted = RETRIED.get(reason, True)
+    return End(name, play, reason, reason in RETRIED, says, counted, exit_code=code)
+
+
 def silent(code: int, reason: Reason, says: str) -> End:
     """A container that ends without a word."""
 
@@ -73,15 +79,7 @@ def silent(code: int, reason: Reason, says: str) -> End:
         else:
             desk.kubelet.complete(job)
 
-    return End(
-        name=f"silent-{code}",
-        play=play,
-        reason=reason,
-        retried=reason in RETRIED,
-        counted=RETRIED.get(reason, True),
-        says=says,
-        exit_code=code,
-    )
+    return with_code(f"silent-{code}", play, reason, says, code)
 
 
 def spoken(reason: Reason) -> End:
@@ -92,15 +90,7 @@ def spoken(reason: Reason) -> End:
     def play(desk: Desk, job: Job) -> None:
         desk.kubelet.break_(job, code, StageError(reason=reason, message=sentence, exit_code=code))
 
-    return End(
-        name=f"spoken-{reason.lower()}",
-        play=play,
-        reason=reason,
-        retried=reason in RETRIED,
-        counted=RETRIED.get(reason, True),
-        says=sentence,
-        exit_code=code,
-    )
+    return with_code(f"spoken-{reason.lower()}", play, reason, sentence, code)
 
 
 def pod_end(

@@ -229,6 +229,7 @@ def test_broken_weights_diverge_at_the_first_step(classification: TinyJob, tmp_p
 def test_gpus_that_torch_does_not_find_are_said(classification: TinyJob) -> None:
     job = classification.named("no-gpus", distributed={"gpusPerWorker": 2})
     outcome = job.run(TRAIN, world={"workers": 1, "processesPerWorker": 2, "device": "gpu"})
+    assert outcome.code == ExitCode.UNAVAILABLE, outcome.log
     assert outcome.report.error is not None
-    assert outcome.report.error.reason is Reason.GPU_UNAVAILABLE, outcome.log
+    assert outcome.report.error.reason is Reason.GPU_UNAVAILABLE
     assert "The training was given 2 GPUs but torch finds none; look at driver and device plugin" in outcome.message
