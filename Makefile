@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export MYPY_CACHE_DIR := $(CACHE)/mypy
 UV_INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: install demo demo-chat test test-unit test-cluster test-gpu programs cluster cluster-down lint crds constraints bench clean
+.PHONY: install demo demo-chat test test-unit test-cluster test-gpu programs cluster-made cluster cluster-down lint crds constraints bench clean
 
 install: .venv/.installed
 
@@ -23,7 +23,7 @@ $(UV):
 # DeepSpeed is built against the torch that is there, so torch comes first.
 .venv/.installed: pyproject.toml constraints.txt | $(UV)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
-	$(UV_INSTALL) torch setuptools wheel ninja
+	$(UV_INSTALL) torch setuptools wheel
 	$(UV_INSTALL) --no-build-isolation-package deepspeed --editable '.[cli,dev,examples,operator,trainer]'
 	touch $@
 
@@ -51,16 +51,18 @@ lint: install
 # has the soak for company. Tests of the cluster mostly wait, so there may be more processes than cores.
 PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
 
-# While uv and mypy leave a core idle, the first of the programs that the tests run against are compiled. The rest comes before
-# the tests too: beside those that need no cluster it takes as long, and nothing would be left to do beside those that want
-# the cluster alone and mostly wait. Where no cluster can be, its tests say so again.
+# What the tests run against is made before them: beside those that need no cluster it takes as long, and nothing would be left
+# to do beside those that want the cluster alone and mostly wait. It goes on beside lint, which leaves a core idle, as do the
+# images; the first programs need not wait for uv. Where no cluster can be, its tests say so again.
 test:
-	$(MAKE) --jobs 2 lint programs
-	-$(BIN)/python -m tests.cluster.cluster build
+	$(MAKE) --jobs 3 lint programs cluster-made
 	$(PYTEST) tests/cluster/serial tests/trainer tests/apiserver tests/chart tests/unit tests/cluster/test_*.py
 
 programs:
 	$(PYTHON) -m tests.tools crane etcd kube-apiserver
+
+cluster-made: install
+	-$(BIN)/python -m tests.cluster.cluster build
 
 test-unit: install
 	$(BIN)/pytest tests/unit

@@ -63,13 +63,6 @@ def test_the_operator_has_nothing_of_the_trainer() -> None:
     assert "trainer_image" not in text
 
 
-def test_the_trainer_holds_no_compiler() -> None:
-    """What one instruction installs and a later one removes is in the image all the same."""
-    text = re.sub(r"\\\n\s*", "", TRAINER.read_text())
-    (line,) = [line for line in text.splitlines() if "g++" in line and not line.startswith("#")]
-    assert re.search(r"install .*g\+\+ libgomp1 .*purge --yes --auto-remove g\+\+", line)
-
-
 def test_what_only_builds_it_is_not_in_it() -> None:
     text = re.sub(r"\\\n\s*", "", TRAINER.read_text())
     for line in text.splitlines():

@@ -162,6 +162,9 @@ def training_arguments(
     if zero:
         import deepspeed
 
+        # Where there is no GPU, it would compile an op for an all-reduce that only its inference does: a minute, and a
+        # compiler. What this table has not is not made (``deepspeed/comm/torch.py``).
+        deepspeed.ops.__compatible_ops__ = {}
         # On CPU only torch.distributed has been started yet, and ZeRO-3 would load the model for a world of one.
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     return arguments
