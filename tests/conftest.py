@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
 # Tests and their stages share the cores, and tiny models gain nothing by a second thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long one example takes says something about the machine only.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 _SERIAL, _UNIT = "tests/cluster/serial/", "tests/unit/"
 

@@ -80,7 +80,7 @@ def a_pod(
             "ownerReferences": [{"kind": "Job", "name": meta["name"], "uid": meta["uid"], "controller": True}],
             **(metadata or {}),
         },
-        "spec": {"containers": [container]},
+        "spec": {"containers": [container], "nodeName": "node-1"},
         "status": {"phase": "Pending", **status},
     }
 

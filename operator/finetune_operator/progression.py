@@ -270,7 +270,8 @@ def _failed(progress: Progression, stage: StageStatus, end: _End, spec: FineTune
     message = error.message if len(error.message) <= _LONGEST_MESSAGE else error.message[: _LONGEST_MESSAGE - 1] + "…"
     if decision.exhausted:
         times = f"{stage.restarts} restart{'' if stage.restarts == 1 else 's'}"
-        message += f" Given up after {times} (resilience.maxRestarts)."
+        end_of_sentence = "" if message.endswith((".", "…")) else "."
+        message += f"{end_of_sentence} Given up after {times} (resilience.maxRestarts)."
     stage = stage.model_copy(
         update={
             "state": StageState.PENDING if decision.retried else StageState.FAILED,

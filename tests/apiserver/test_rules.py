@@ -261,7 +261,6 @@ class TestPydanticAndTheApiServer:
     @settings(
         max_examples=800,
         derandomize=True,
-        deadline=None,
         phases=[Phase.explicit, Phase.generate],
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )

@@ -119,6 +119,12 @@ class TestWhatIsSaid:
         assert (end.error, reason_of(end)) == (None, Reason.OUT_OF_MEMORY)
         assert end.report is not None
 
+    def test_of_missing_gpus_names_the_node_that_misses_them(self) -> None:
+        end = cause(pod_of(a_pod(GANG, 1, **ended(69, complained(Reason.GPU_UNAVAILABLE)))))
+        assert end.report is not None
+        assert end.report.error is not None
+        assert end.report.error.message == "It met GpuUnavailable. (worker 1, on node node-1)"
+
     def test_of_an_oom_is_not_what_it_broke(self) -> None:
         broken = complained(Reason.INTERNAL_ERROR)
         end = cause(pod_of(a_pod(a_child(), limit="2Gi", **ended(70, broken, reason="OOMKilled"))))

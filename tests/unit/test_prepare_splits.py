@@ -64,7 +64,7 @@ def test_another_seed_draws_others() -> None:
     assert draw(keys(*range(1000)), (0.2,), seed=1) != draw(keys(*range(1000)), (0.2,), seed=2)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 60), min_size=4, max_size=80), st.integers(0, 5), st.randoms(use_true_random=False))
 def test_the_draw_does_not_depend_on_order_or_repetition(numbers: list[int], seed: int, order: random.Random) -> None:
     shuffled = [*numbers, *numbers[: len(numbers) // 2]]
@@ -72,7 +72,7 @@ def test_the_draw_does_not_depend_on_order_or_repetition(numbers: list[int], see
     assert draw(keys(*numbers), (0.1, 0.3), seed) == draw(keys(*shuffled), (0.1, 0.3), seed)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     train=st.lists(st.integers(0, 40), max_size=60, unique=True),
     validation=st.one_of(st.none(), st.lists(st.integers(0, 40), max_size=20, unique=True)),

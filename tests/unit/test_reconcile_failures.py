@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from finetune_api.evaluation import GateResult
-from finetune_api.failures import Fault, Reason
+from finetune_api.failures import ExitCode, Fault, Reason
 from finetune_api.job import ConditionType, FineTuneJob, Phase, StageState
 from finetune_api.spec import Metric
-from finetune_api.stage import STAGES, Stage
+from finetune_api.stage import STAGES, Stage, StageError, StageReport
 from finetune_operator.reconcile import plan
 from finetune_operator.runs import Observed, ObservedRun, Plan, RunState
 from tests.builders import (
@@ -78,8 +78,16 @@ class TestAFailureThatMayPass:
         assert made.start == ()
         assert job.status.phase is Phase.FAILED
         assert job.status.failure is not None
-        assert job.status.failure.message.endswith("Given up after 1 restart (resilience.maxRestarts).")
+        assert job.status.failure.message.endswith(". Given up after 1 restart (resilience.maxRestarts).")
         assert not job.status.failure.retried
+
+    def test_giving_up_is_a_sentence_of_its_own(self) -> None:
+        error = StageError(reason=Reason.GPU_UNAVAILABLE, message="no GPU", exit_code=ExitCode.UNAVAILABLE)
+        report = StageReport(stage=Stage.TRAIN, attempt=1, seconds=1.0, error=error)
+        run = failed(Stage.TRAIN, Reason.GPU_UNAVAILABLE, report=report)
+        job, _ = pass_(in_training(resilience={"maxRestarts": 0}), run)
+        assert job.status.failure is not None
+        assert job.status.failure.message == "no GPU. Given up after 0 restarts (resilience.maxRestarts)."
 
     def test_waits_longer_each_time(self) -> None:
         job = in_training(resilience={"maxRestarts": 10})

@@ -148,7 +148,7 @@ EVENTS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(EVENTS, st.booleans() | st.just(False)), max_size=30))
 def test_whatever_happens(history: list[tuple[Event, bool]]) -> None:
     world = World()

@@ -149,7 +149,16 @@ def _end(pod: PodFacts) -> PodEnd:
         return PodEnd(pod, code, error=_error(Reason.KILLED, sentence, code))
     if report is None and pod.ended and code not in (ExitCode.DONE, None):
         return PodEnd(pod, code, error=_with_last_words(pod, pod.ended.exit_code, pod.ended.message))
-    return PodEnd(pod, code, report=report)
+    return PodEnd(pod, code, report=_with_node(report, pod) if report else None)
+
+
+def _with_node(report: StageReport, pod: PodFacts) -> StageReport:
+    """``report``, and of missing GPUs also where they are missing, which the stage does not know."""
+    error = report.error
+    if error is None or error.reason is not Reason.GPU_UNAVAILABLE:
+        return report
+    where = f"{error.message} (worker {pod.index}, on node {pod.node})"
+    return report.model_copy(update={"error": error.model_copy(update={"message": where})})
 
 
 def _why_taken(pod: PodFacts) -> str:

@@ -81,6 +81,8 @@ class PodFacts:
     phase: str
     failed: Said
     """Why the pod as a whole failed, such as Evicted."""
+    node: str
+    """Where it is; empty until it is scheduled."""
     address: str
     created_at: datetime
     unscheduled: Said | None
@@ -170,6 +172,7 @@ def pod_facts(found: Mapping[str, Any], gone: bool = False) -> PodFacts | None:
         index=names.index_of(metadata.get("annotations") or {}),
         phase=status.get("phase", "Pending"),
         failed=Said(status.get("reason", ""), status.get("message", "")),
+        node=spec.get("nodeName", ""),
         address=status.get("podIP", ""),
         created_at=from_text(metadata["creationTimestamp"]),
         unscheduled=_said(unscheduled) if unscheduled.get("status") == "False" else None,

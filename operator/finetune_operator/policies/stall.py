@@ -36,7 +36,7 @@ def stalled(run: ObservedRun, resilience: ResilienceSpec) -> StageError:
     doing = f" while {run.progress.activity}" if run.progress and run.progress.activity else ""
     return StageError(
         reason=Reason.STALLED,
-        message=f"{run.id.stage} showed no progress for {resilience.stall_timeout_seconds} s{doing}; "
-        "if that is normal, raise resilience.stallTimeoutSeconds.",
+        message=f"{run.id.stage} showed no progress for {resilience.stall_timeout_seconds} s{doing}: a process hangs, "
+        "or does not reach the others or the storage; if such a pause is normal, raise resilience.stallTimeoutSeconds.",
         exit_code=ExitCode.INTERNAL,
     )
