@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from tests.apiserver.desk import stage
 from tests.cluster.curves import long_job
+from tests.cluster.sharing import Turns
 from tests.cluster.tenant import Tenant, at_most, classification, ranks, says, send
 
 STALL_SECONDS, PERIOD_SECONDS = 60, 2
@@ -20,15 +21,15 @@ SLACK_SECONDS = 15
 def test_a_rank_that_hangs_is_replaced_in_time(tenant: Tenant) -> None:
     training = {"maxSteps": 400}  # So that a look that comes late on busy cores still finds it at work.
     plain = {"zero": {"stage": 0}}
-    tenant.apply(
-        "hung", long_job(training=training, distributed=plain, resilience={"stallTimeoutSeconds": STALL_SECONDS})
-    )
-    tenant.until_own_step("hung", 40)
-    stopped = ranks(tenant.worker("hung", 1))
-    send(stopped, signal.SIGSTOP)
-    since = time.monotonic()
-    tenant.until("hung", lambda status: status.get("failure"), "it is said")
-    assert time.monotonic() - since < STALL_SECONDS + PERIOD_SECONDS + SLACK_SECONDS
+    job = long_job(training=training, distributed=plain, resilience={"stallTimeoutSeconds": STALL_SECONDS})
+    with Turns("operator").together():  # Each new operator would listen anew before it calls anything hung.
+        tenant.apply("hung", job)
+        tenant.until_own_step("hung", 40)
+        stopped = ranks(tenant.worker("hung", 1))
+        send(stopped, signal.SIGSTOP)
+        since = time.monotonic()
+        tenant.until("hung", lambda status: status.get("failure"), "it is said")
+        assert time.monotonic() - since < STALL_SECONDS + PERIOD_SECONDS + SLACK_SECONDS
     status = tenant.status("hung")
     assert status["failure"]["reason"] == "Stalled"
     assert status["failure"]["retried"]
