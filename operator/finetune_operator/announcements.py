@@ -15,6 +15,7 @@ from finetune_api.base import API_GROUP, API_VERSION, KIND
 from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob, FineTuneJobStatus, Phase, StageState
 from finetune_operator import names
+from finetune_operator.sentences import clipped
 from finetune_operator.times import to_text
 
 _LONGEST_MESSAGE = 1024
@@ -85,7 +86,6 @@ def event(job: FineTuneJob, said: Announcement, now: datetime) -> dict[str, Any]
     meta = job.metadata
     occasion = hashlib.sha256(f"{meta.uid}/{said.occasion}/{said.reason}".encode()).hexdigest()[:16]
     moment = to_text(now)
-    message = said.message if len(said.message) <= _LONGEST_MESSAGE else f"{said.message[: _LONGEST_MESSAGE - 1]}…"
     return {
         "apiVersion": "v1",
         "kind": "Event",
@@ -99,7 +99,7 @@ def event(job: FineTuneJob, said: Announcement, now: datetime) -> dict[str, Any]
         },
         "type": said.type,
         "reason": said.reason,
-        "message": message,
+        "message": clipped(said.message, _LONGEST_MESSAGE),
         "firstTimestamp": moment,
         "lastTimestamp": moment,
         "count": 1,

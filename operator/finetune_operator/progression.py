@@ -21,6 +21,7 @@ from finetune_operator.constants import CONDITION_OF
 from finetune_operator.policies import failure as failures
 from finetune_operator.policies import pending, restart, stall
 from finetune_operator.runs import Observed, ObservedRun, RunId, RunState
+from finetune_operator.sentences import clipped, sentence
 from finetune_operator.summaries import evaluation_status, progress_status, summary
 from finetune_operator.times import from_text, to_text
 
@@ -267,11 +268,10 @@ def _failed(progress: Progression, stage: StageStatus, end: _End, spec: FineTune
     error = end.error
     run = RunId(progress.status.revision, stage.name, stage.attempt)
     decision = restart.decide(error.reason, end.disrupted, stage.restarts, spec.resilience.max_restarts)
-    message = error.message if len(error.message) <= _LONGEST_MESSAGE else error.message[: _LONGEST_MESSAGE - 1] + "…"
+    message = clipped(error.message, _LONGEST_MESSAGE)
     if decision.exhausted:
         times = f"{stage.restarts} restart{'' if stage.restarts == 1 else 's'}"
-        end_of_sentence = "" if message.endswith((".", "…")) else "."
-        message += f"{end_of_sentence} Given up after {times} (resilience.maxRestarts)."
+        message = f"{sentence(message)} Given up after {times} (resilience.maxRestarts)."
     stage = stage.model_copy(
         update={
             "state": StageState.PENDING if decision.retried else StageState.FAILED,

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from finetune_api.failures import ExitCode, Reason
 from finetune_api.stage import StageError, StageReport
 from finetune_operator.observation.facts import PodFacts
+from finetune_operator.sentences import clipped, one_line, sentence
 
 _LONGEST_REPORT = 16384
 """Characters of a termination message that are read; the kubelet keeps 4096 bytes."""
@@ -145,8 +146,8 @@ def _end(pod: PodFacts) -> PodEnd:
         return _out_of_memory(pod, code, report)
     if pod.failed.reason and pod.ended is None:
         why = _quoted(pod.failed.message or pod.failed.reason)
-        sentence = f"{who} was refused by its node ({pod.failed.reason}): {why}"
-        return PodEnd(pod, code, error=_error(Reason.KILLED, sentence, code))
+        words = f"{who} was refused by its node ({pod.failed.reason}): {why}"
+        return PodEnd(pod, code, error=_error(Reason.KILLED, words, code))
     if report is None and pod.ended and code not in (ExitCode.DONE, None):
         return PodEnd(pod, code, error=_with_last_words(pod, pod.ended.exit_code, pod.ended.message))
     return PodEnd(pod, code, report=_with_node(report, pod) if report else None)
@@ -179,11 +180,11 @@ def _out_of_memory(pod: PodFacts, code: int | None, report: StageReport | None) 
     if report and report.error and report.error.reason is Reason.OUT_OF_MEMORY:
         return PodEnd(pod, code, report=report)  # Only one of its processes was killed, and another could measure.
     limit = f"its limit of {pod.memory_limit}, its peak use" if pod.memory_limit else "the memory of its node"
-    sentence = (
+    words = (
         f"Worker {pod.index} was killed because it needed more memory than {limit}: raise the limit, or lower "
         "training.maxBatchSizePerDevice or training.maxSequenceLength"
     )
-    return PodEnd(pod, code, error=_error(Reason.OUT_OF_MEMORY, sentence, code))
+    return PodEnd(pod, code, error=_error(Reason.OUT_OF_MEMORY, words, code))
 
 
 def _with_last_words(pod: PodFacts, code: int, message: str) -> StageError | None:
@@ -191,18 +192,17 @@ def _with_last_words(pod: PodFacts, code: int, message: str) -> StageError | Non
     words = [line.strip() for line in message.splitlines() if line.strip()]
     if not words or code > 128 or code in set(ExitCode):
         return None
-    sentence = f"Worker {pod.index} ended with exit code {code}; its last words: {_quoted(words[-1])}"
-    return _error(Reason.INTERNAL_ERROR, sentence, code)
+    last = f"Worker {pod.index} ended with exit code {code}; its last words: {_quoted(words[-1])}"
+    return _error(Reason.INTERNAL_ERROR, last, code)
 
 
-def _error(reason: Reason, sentence: str, code: int | None) -> StageError:
+def _error(reason: Reason, words: str, code: int | None) -> StageError:
     return StageError(
         reason=reason,
-        message=sentence if sentence.endswith(("…", ".")) else f"{sentence}.",
+        message=sentence(words),
         exit_code=min(abs(code), 255) if code else ExitCode.INTERNAL,
     )
 
 
 def _quoted(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _LONGEST_QUOTE else f"{text[: _LONGEST_QUOTE - 1]}…"
+    return clipped(one_line(text), _LONGEST_QUOTE)

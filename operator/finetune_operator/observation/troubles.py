@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from finetune_api.failures import Reason
 from finetune_operator.observation.facts import JobFacts, PodFacts
 from finetune_operator.runs import Trouble
+from finetune_operator.sentences import clipped, one_line, sentence
 
 _LONGEST_QUOTE = 700
 
@@ -111,6 +112,4 @@ def _of_container(job: JobFacts, pod: PodFacts) -> Trouble | None:
 
 def quoted(text: str) -> str:
     """``text`` as a sentence within another, cut where it is too long."""
-    text = " ".join(text.split())
-    text = text if len(text) <= _LONGEST_QUOTE else f"{text[: _LONGEST_QUOTE - 1]}…"
-    return text if text.endswith((".", "…")) else f"{text}."
+    return sentence(clipped(one_line(text), _LONGEST_QUOTE))
