@@ -7,25 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 API_GROUP = "finetune.dev"
 API_VERSION = "v1alpha1"
 KIND = "FineTuneJob"
-
-
-def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Whole = BeforeValidator(_whole)
-"""Takes 2.0 and 1e3 for whole numbers: JSON has one kind of number, and the API server takes these."""
-
-Integer = Annotated[int, Whole]
 
 
 @dataclass(frozen=True)

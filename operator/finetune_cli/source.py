@@ -145,7 +145,11 @@ def _number(text: str) -> Any:
         return int(digits)
     if _OTHER_BASE.fullmatch(text):
         return _other_base(digits)
-    return float(digits) if _FLOAT.fullmatch(text) else text
+    if not _FLOAT.fullmatch(text):
+        return text
+    value = float(digits)
+    # On the way to JSON, kubectl writes 2.0 and 1e3 as 2 and 1000.
+    return int(value) if value.is_integer() else value
 
 
 def _other_base(text: str) -> int:

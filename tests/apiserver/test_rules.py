@@ -23,6 +23,7 @@ from tests.unit.api_cases import ACCEPTED, CLASSIFICATION, INSTRUCTION, REFUSED,
 
 NAMESPACE = "default"
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
+SPEC_SCHEMA = yaml.safe_load(CRD.read_text())["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
 _numbers = itertools.count(1)
 
 
@@ -62,10 +63,10 @@ class TestEveryRule:
             assert (case.server or case.sentence) in said
 
     def test_has_refused_something(self, admin: Api) -> None:
-        crd = yaml.safe_load(CRD.read_text())
-        schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
-        said = [refusal(admin, a_manifest(case.build())) for case in RULE_CASES if case.sentence]
-        untold = {message for message in rules_of(schema) if not any(message in one for one in said)}
+        manifests = [case.build() for case in RULE_CASES if case.sentence]
+        manifests += [Case("", {path: value}).build() for path, value in REFUSED]
+        said = [refusal(admin, a_manifest(spec)) for spec in manifests]
+        untold = {message for message in rules_of(SPEC_SCHEMA) if not any(message in one for one in said)}
         assert untold == set()
 
     @pytest.mark.parametrize(("path", "value"), ACCEPTED, ids=label)
@@ -257,7 +258,24 @@ def change_object(draw: st.DrawFn, node: dict[str, Any], name: str, action: str)
         node[name] = draw(st.one_of(st.sampled_from(NUMBERS if number else WORDS), VALUES))
 
 
+def integers_of(schema: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The paths of the fields that are integers."""
+    if schema["type"] == "integer":
+        yield path
+    for name, inner in schema.get("properties", {}).items():
+        yield from integers_of(inner, (*path, name))
+
+
 class TestPydanticAndTheApiServer:
+    @pytest.mark.parametrize("path", list(integers_of(SPEC_SCHEMA)), ids=".".join)
+    def test_take_no_decimal_point_in_an_integer(self, admin: Api, path: tuple[str, ...]) -> None:
+        """Only a client of its own sends one: kubectl and YAML make 64.0 to 64."""
+        document = a_manifest(Case("", {".".join(path): 128.0}).build())
+        said = refusal(admin, document)
+        assert f"spec.{'.'.join(path)}: Invalid value" in said
+        with pytest.raises(ValidationError, match="int_type|int_from_float"):
+            FineTuneJob.model_validate_json(json.dumps(document))
+
     @settings(
         max_examples=800,
         derandomize=True,

@@ -152,8 +152,6 @@ ACCEPTED: tuple[tuple[str, Any], ...] = (
     ("training.learningRate", 1),
     ("training.epochs", 0.25),
     ("training.epochs", 1000),
-    ("training.maxSteps", 3.0),
-    ("training.maxSteps", 1e3),
     ("training.maxSteps", 2147483647),
     ("training.seed", 0),
     ("training.maxSequenceLength", 8),
@@ -180,6 +178,8 @@ ACCEPTED: tuple[tuple[str, Any], ...] = (
 REFUSED: tuple[tuple[str, Any], ...] = (
     ("training.maxSteps", "3"),
     ("training.maxSteps", 3.5),
+    ("training.maxSteps", 3.0),
+    ("training.batchSize", 64.0),
     ("training.maxSteps", 0),
     ("training.maxSteps", 2147483648),
     ("training.maxSteps", 10**30),

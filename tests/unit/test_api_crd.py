@@ -119,7 +119,8 @@ def test_a_default_is_said_once(path: str, text: str) -> None:
 
 
 def test_every_rule_points_at_a_field() -> None:
-    rules = [(path, rule) for path, node in NODES.items() for rule in node.get("x-kubernetes-validations", ())]
+    objects = {path: node for path, node in NODES.items() if node["type"] == "object"}
+    rules = [(path, rule) for path, node in objects.items() for rule in node.get("x-kubernetes-validations", ())]
     assert len(rules) > 15
     for path, rule in rules:
         assert set(rule) == {"rule", "message", "fieldPath"}

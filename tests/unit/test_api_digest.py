@@ -112,4 +112,3 @@ def test_the_order_of_keys_is_irrelevant() -> None:
 
 def test_3_and_3_0_are_one_number() -> None:
     assert with_fields({"training.epochs": 2}) == with_fields({"training.epochs": 2.0})
-    assert with_fields({"training.maxSteps": 2}) == with_fields({"training.maxSteps": 2.0})

@@ -73,7 +73,7 @@ def test_numbers_that_json_does_not_know_are_refused(number: str) -> None:
 
 
 def test_numbers_stay_what_they_are() -> None:
-    training = parse(Case("", {"training": {"epochs": 3, "maxGradNorm": 2, "batchSize": 64.0}}).build()).training
+    training = parse(Case("", {"training": {"epochs": 3, "maxGradNorm": 2, "batchSize": 64}}).build()).training
     assert (training.epochs, training.max_grad_norm, training.batch_size) == (3.0, 2.0, 64)
     assert isinstance(training.epochs, float)
     assert isinstance(training.batch_size, int)

@@ -51,6 +51,10 @@ class TestAGoodManifest:
     def test_has_numbers_where_numbers_are_written(self, written: str) -> None:
         assert parsed(GOOD.replace("2e-4", written)).spec.training.learning_rate == 0.0002
 
+    @pytest.mark.parametrize("written", ["64", "64.0", "6.4e1", "0x40"])
+    def test_has_whole_numbers_as_kubectl_sends_them(self, written: str) -> None:
+        assert parsed(GOOD.replace("learningRate: 2e-4", f"batchSize: {written}")).spec.training.batch_size == 64
+
     def test_has_numbers_under_yaml_1_1_too(self) -> None:
         assert parsed("%YAML 1.1\n---\n" + GOOD).spec.training.learning_rate == 0.0002
 

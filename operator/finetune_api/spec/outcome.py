@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from finetune_api.base import ApiModel, Integer, Rule, Whole
+from finetune_api.base import ApiModel, Rule
 from finetune_api.spec.inputs import SecretRef
 from finetune_api.spec.vocabulary import Metric, OutputUri, Seconds
 
@@ -37,7 +37,7 @@ class Gate(ApiModel):
 class GenerationSpec(ApiModel):
     """How answers are generated, greedily, for metrics that need them."""
 
-    max_new_tokens: Integer = Field(default=128, ge=1, le=8192, description="Most tokens of an answer.")
+    max_new_tokens: int = Field(default=128, ge=1, le=8192, description="Most tokens of an answer.")
 
 
 class EvaluationSpec(ApiModel):
@@ -57,7 +57,7 @@ class EvaluationSpec(ApiModel):
 class KeepSpec(ApiModel):
     """What stays beside the artifact after it is published."""
 
-    checkpoints: Integer = Field(default=0, ge=0, le=100, description="Newest checkpoints that stay.")
+    checkpoints: int = Field(default=0, ge=0, le=100, description="Newest checkpoints that stay.")
     prepared_data: bool = Field(default=False, description="Whether the tokenised data stays.")
 
 
@@ -78,10 +78,10 @@ class OutputSpec(ApiModel):
 class ResilienceSpec(ApiModel):
     """What happens when something fails."""
 
-    max_restarts: Integer = Field(
+    max_restarts: int = Field(
         default=3, ge=0, le=100, description="New attempts after a failure that may pass; preemption is not counted."
     )
-    stall_timeout_seconds: Integer = Field(
+    stall_timeout_seconds: int = Field(
         default=900,
         ge=30,
         le=86400,
@@ -92,8 +92,10 @@ class ResilienceSpec(ApiModel):
         description="The job fails when pods that are to run find no node or no quota for so long.",
     )
     active_deadline_seconds: Seconds | None = Field(default=None, description="The whole job is ended after so long.")
-    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=2147483647), Whole] | None = Field(
+    ttl_seconds_after_finished: int | None = Field(
         default=None,
+        ge=0,
+        le=2147483647,
         description="The FineTuneJob and its pods are deleted so long after the end; what was published stays. Leave "
         "it out for a job that a GitOps tool would create again.",
     )

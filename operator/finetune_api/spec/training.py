@@ -6,17 +6,15 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from finetune_api.base import ApiModel, Integer, Rule, Whole
+from finetune_api.base import ApiModel, Rule
 from finetune_api.spec.vocabulary import Label, MethodType, Precision, Schedule, Steps
 
 
 class LoraSpec(ApiModel):
     """Low-rank adapters (Hu et al. 2021)."""
 
-    rank: Integer = Field(default=16, ge=1, le=1024, description="Rank of the update.")
-    alpha: Integer = Field(
-        default=32, ge=1, le=4096, description="Scale of the update; it is multiplied by alpha / rank."
-    )
+    rank: int = Field(default=16, ge=1, le=1024, description="Rank of the update.")
+    alpha: int = Field(default=32, ge=1, le=4096, description="Scale of the update; it is multiplied by alpha / rank.")
     dropout: float = Field(default=0.05, ge=0, lt=1, description="Dropout before the adapter.")
     target_modules: Annotated[tuple[Label, ...], Field(min_length=1, max_length=64)] = Field(
         default=("all-linear",),
@@ -53,7 +51,7 @@ class MethodSpec(ApiModel):
 class EarlyStoppingSpec(ApiModel):
     """Stop when validation no longer improves."""
 
-    patience: Integer = Field(default=3, ge=1, le=100, description="Validations without improvement before the stop.")
+    patience: int = Field(default=3, ge=1, le=100, description="Validations without improvement before the stop.")
     min_delta: float = Field(default=0.0, ge=0, description="A smaller fall of the validation loss is no improvement.")
 
 
@@ -61,7 +59,7 @@ class CheckpointSpec(ApiModel):
     """When training state is stored, to resume from."""
 
     every_steps: Steps = Field(default=200, description="Optimizer steps between two checkpoints.")
-    keep: Integer = Field(default=2, ge=1, le=100, description="Newest complete checkpoints that are kept in storage.")
+    keep: int = Field(default=2, ge=1, le=100, description="Newest complete checkpoints that are kept in storage.")
 
 
 class TrainingSpec(ApiModel):
@@ -75,24 +73,28 @@ class TrainingSpec(ApiModel):
         default=None, gt=0, le=1, description="Peak learning rate. Default: 2e-4 for LoRA, 2e-5 for Full."
     )
     schedule: Schedule = Field(default=Schedule.COSINE, description="Course of the learning rate after warm-up.")
-    warmup_steps: Annotated[int, Field(ge=0, le=2147483647), Whole] | None = Field(
+    warmup_steps: int | None = Field(
         default=None,
+        ge=0,
+        le=2147483647,
         description="Steps from 0 to the peak learning rate. Default: 3 % of all steps.",
     )
     weight_decay: float = Field(default=0.01, ge=0, le=1, description="Decoupled weight decay of AdamW.")
     max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
-    batch_size: Integer = Field(
+    batch_size: int = Field(
         default=32,
         ge=1,
         le=65536,
         description="Sequences an optimizer step sees, over all GPUs: with packing, packed rows. Per-device size and "
         "accumulation follow from it.",
     )
-    max_batch_size_per_device: Integer = Field(
+    max_batch_size_per_device: int = Field(
         default=8, ge=1, le=1024, description="Most sequences on one device at a time; the rest is accumulated."
     )
-    max_sequence_length: Annotated[int, Field(ge=8, le=1048576), Whole] | None = Field(
+    max_sequence_length: int | None = Field(
         default=None,
+        ge=8,
+        le=1048576,
         description="Tokens of a sequence; longer text is cut (classification) or refused as invalid (chat). Default: "
         "the model's limit, at most 512 for classification and 2048 otherwise.",
     )
@@ -107,9 +109,7 @@ class TrainingSpec(ApiModel):
     activation_checkpointing: bool = Field(
         default=False, description="Recompute activations in the backward pass: less memory, about a third slower."
     )
-    seed: Integer = Field(
-        default=17, ge=0, le=2147483647, description="Seed of splits, order, initialisation and dropout."
-    )
+    seed: int = Field(default=17, ge=0, le=2147483647, description="Seed of splits, order, initialisation and dropout.")
     evaluate_every_steps: Steps | None = Field(
         default=None,
         description="Steps between two measurements on the validation split. Default: one an epoch.",
@@ -132,7 +132,7 @@ class TrainingSpec(ApiModel):
 class ZeroSpec(ApiModel):
     """DeepSpeed ZeRO (Rajbhandari et al. 2019)."""
 
-    stage: Integer = Field(
+    stage: int = Field(
         default=2,
         ge=0,
         le=3,
@@ -143,8 +143,8 @@ class ZeroSpec(ApiModel):
 class DistributedSpec(ApiModel):
     """On how much hardware the training runs."""
 
-    workers: Integer = Field(default=1, ge=1, le=1024, description="Training pods.")
-    gpus_per_worker: Integer = Field(
+    workers: int = Field(default=1, ge=1, le=1024, description="Training pods.")
+    gpus_per_worker: int = Field(
         default=1, ge=0, le=16, description="GPUs, and so processes, of each; 0 trains on CPU with one process."
     )
     zero: ZeroSpec = Field(

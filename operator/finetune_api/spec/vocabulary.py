@@ -7,8 +7,6 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from finetune_api.base import Whole
-
 # Not \s, which is another set of characters here than in the API server.
 _PATH = r"[^\x00-\x20\x7f?#]+"
 
@@ -21,9 +19,8 @@ SecretName = Annotated[str, StringConstraints(pattern="^[a-z0-9]([-a-z0-9.]*[a-z
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
 
-# The bounds stand before Whole, or pydantic does not push them through an optional field into the schema.
-Steps = Annotated[int, Field(ge=1, le=2147483647), Whole]
-Seconds = Annotated[int, Field(ge=1, le=2147483647), Whole]
+Steps = Annotated[int, Field(ge=1, le=2147483647)]
+Seconds = Annotated[int, Field(ge=1, le=2147483647)]
 
 
 class TaskType(StrEnum):
