@@ -37,8 +37,8 @@ COLUMNS = (
     ("ARTIFACT", ".status.artifact.uri", "Where the published result lies.", 1),
 )
 
-# The API server takes 2.0 for an integer until a rule reads it. This rule reads each, so that all are refused alike, and
-# at their own path. kubectl and YAML never send such a number: they write 2.0 as 2.
+# The API server takes 2.0 for an integer until a rule reads it. This rule reads each, so that all are refused alike and
+# at their own path. Who writes YAML does not meet it: on the way to JSON, 2.0 becomes 2.
 _INTEGER = {"rule": "type(self) == int", "message": "must be a whole number, written without a decimal point"}
 
 

@@ -21,6 +21,7 @@ from finetune_operator.cluster import ApiError, Cluster
 from finetune_operator.logs import about
 from finetune_operator.metrics import Metrics
 from finetune_operator.notices import Notices
+from finetune_operator.observation.ends import nodes_without_gpus
 from finetune_operator.observation.facts import JobFacts, Key, PodFacts
 from finetune_operator.observation.observe import observed_run
 from finetune_operator.observation.troubles import quoted, why_refused
@@ -142,7 +143,8 @@ class Controller:
         """Plan, stop and start; what the API server refuses to create is planned with as a run in trouble."""
         job, now = look.job, look.now
         if awaited := reconcile.refused_run(job, observed):
-            observed = _with_run(observed, await self._start(awaited, awaited_since(job.status, awaited.id.stage, now)))
+            since = awaited_since(job.status, awaited.id.stage, now)
+            observed = _with_run(observed, await self._start(awaited, since, look.children))
         made = reconcile.plan(job, observed, now)
         for stop in made.stop:
             if stop.id in look.children:
@@ -152,23 +154,24 @@ class Controller:
                 observed = _with_run(observed, ObservedRun(stop.id, RunState.STOPPED, finished_at=now))
                 made = reconcile.plan(_with(job, made.status), observed, now)
         for run in made.start:
-            started = await self._start(run, now)
+            started = await self._start(run, now, look.children)
             if started.trouble:
                 made = reconcile.plan(_with(job, made.status), _with_run(observed, started), now)
         return made
 
-    async def _start(self, run: StageRun, since: datetime) -> ObservedRun:
+    async def _start(self, run: StageRun, since: datetime, children: Children) -> ObservedRun:
         """Create the Job of a run; returns the run as it is then."""
         with about(revision=run.id.revision, stage=run.id.stage):
-            started = await self._create(run, since)
+            started = await self._create(run, since, children)
             if started.trouble:
                 log.warning("not started: %s", started.trouble.message)
             else:
                 log.info("started, attempt %d", run.id.attempt)
             return started
 
-    async def _create(self, run: StageRun, since: datetime) -> ObservedRun:
-        job = stage_job(run, self._trainer)
+    async def _create(self, run: StageRun, since: datetime, children: Children) -> ObservedRun:
+        avoided_nodes = nodes_without_gpus(pod for _, pods in children.values() for pod in pods)
+        job = stage_job(run, self._trainer, avoided_nodes)
         for manifest in (workers_service(run.job), job) if run.world.workers > 1 else (job,):
             try:
                 answer = await self._cluster.apply(manifest)

@@ -273,7 +273,7 @@ class TestPydanticAndTheApiServer:
         document = a_manifest(Case("", {".".join(path): 128.0}).build())
         said = refusal(admin, document)
         assert f"spec.{'.'.join(path)}: Invalid value" in said
-        with pytest.raises(ValidationError, match="int_type|int_from_float"):
+        with pytest.raises(ValidationError, match="valid integer"):
             FineTuneJob.model_validate_json(json.dumps(document))
 
     @settings(

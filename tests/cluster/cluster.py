@@ -10,14 +10,16 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from tests.chart.helm import CHART
-from tests.cluster import control, images, machine, network, services
+from tests.cluster import control, example, images, machine, network, services
 from tests.cluster.daemons import Daemon
 from tests.cluster.layout import RUN, SOCKETS
 from tests.cluster.machine import run
 from tests.cluster.node import NODES
 from tests.cluster.sharing import Turns
+from tests.cluster.tenant import OUTPUT
 from tests.tools import PROGRAMS, go_tool
 
 RELEASE, NAMESPACE = "finetune-operator", "finetune-system"
@@ -180,9 +182,13 @@ The cluster is up. Try:
   export PATH={programs}:$PATH
   kubectl get nodes
   kubectl get pods --all-namespaces
-  kubectl get finetunejobs --all-namespaces --watch
+  kubectl apply -f {manifest}
+  kubectl get finetunejobs --namespace {team} --watch
+  kubectl describe finetunejobs --namespace {team}
 
-Object storage: {s3} (the credentials are in tests/cluster/services.py); Prometheus: {prometheus}
+The job is the quickstart, with its model and data in object storage; what is published lies in {output}.
+Object storage: {s3}, a bucket is a folder in {buckets}; the Secret {secret} in {team} has its credentials.
+Prometheus: {prometheus}
 Take it away with: make cluster-down
 """
 
@@ -193,17 +199,24 @@ def main() -> None:
         sys.exit("usage: python -m tests.cluster.cluster build|up|down")
     try:
         do()
+        if do is up:
+            print(_greeting(example.provide()))  # noqa: T201
     except RuntimeError as error:
         sys.exit(str(error))
-    if do is up:
-        print(  # noqa: T201
-            _GREETING.format(
-                kubeconfig=control.kubeconfig(),
-                programs=_PROGRAMS,
-                s3=services.S3_ENDPOINT,
-                prometheus=services.PROMETHEUS_URL,
-            )
-        )
+
+
+def _greeting(manifest: Path) -> str:
+    return _GREETING.format(
+        kubeconfig=control.kubeconfig(),
+        programs=_PROGRAMS,
+        manifest=manifest,
+        team=example.TEAM,
+        secret=example.SECRET,
+        output=services.BUCKETS / OUTPUT,
+        buckets=services.BUCKETS,
+        s3=services.S3_ENDPOINT,
+        prometheus=services.PROMETHEUS_URL,
+    )
 
 
 if __name__ == "__main__":

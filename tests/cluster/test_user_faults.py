@@ -1,4 +1,4 @@
-"""What a user gets wrong is a sentence in a condition within 30 s, and no job hangs for ever."""
+"""What a user gets wrong is a sentence in a condition within 30 s, and no job hangs for ever, nor on a broken node."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from concurrent.futures import Future
 import pytest
 
 from tests.cluster.faults import WITHIN_SECONDS, Fault
+from tests.cluster.node import NODES
 from tests.cluster.scenarios import played
-from tests.cluster.tenant import Tenant
+from tests.cluster.tenant import Tenant, classification
 
 GPUS = {"workers": 1, "gpusPerWorker": 8}
 
@@ -50,3 +51,15 @@ def test_is_told_in_time_and_ends(faults: dict[str, Future[Fault]], name: str, r
     assert fault.status["phase"] == "Failed"
     assert fault.status["failure"]["reason"] == reason
     assert words in fault.status["failure"]["message"]
+
+
+def test_gpus_that_a_node_only_claims_to_have_are_looked_for_on_another(make_tenant: Callable[[], Tenant]) -> None:
+    team = make_tenant()
+    spec = classification(distributed={"workers": 1, "gpusPerWorker": 1}, resilience={"maxRestarts": 1})
+    team.apply("blind", spec)
+    failure = team.until_failed("blind")["failure"]
+    node_of_attempt = {pod["metadata"]["name"]: pod["spec"]["nodeName"] for pod in team.pods("blind", "train")}
+    assert sorted(node_of_attempt.values()) == sorted(node.name for node in NODES), node_of_attempt
+    assert (failure["reason"], failure["attempt"]) == ("GpuUnavailable", 2)
+    assert "was given 1 GPU but torch finds none" in failure["message"]
+    assert "Given up after 1 restart (resilience.maxRestarts)." in failure["message"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from finetune_api.failures import Reason
 from finetune_api.stage import Stage
-from finetune_operator.observation.ends import PodEnd, first_cause, report_of
+from finetune_operator.observation.ends import PodEnd, first_cause, nodes_without_gpus, report_of
 from finetune_operator.observation.facts import PodFacts
 from finetune_operator.times import to_text
 from tests.builders import after
@@ -124,6 +125,12 @@ class TestWhatIsSaid:
         assert end.report is not None
         assert end.report.error is not None
         assert end.report.error.message == "It met GpuUnavailable. (worker 1, on node node-1)"
+
+    def test_of_missing_gpus_gives_the_nodes_to_avoid(self) -> None:
+        blind, broken = (ended(69, complained(reason)) for reason in (Reason.GPU_UNAVAILABLE, Reason.UNAVAILABLE))
+        pods = [pod_of(a_pod(GANG, index, **status)) for index, status in enumerate([broken, blind, running(), blind])]
+        nodes = [replace(pod, node=f"node-{9 - pod.index}") for pod in pods]
+        assert nodes_without_gpus(nodes) == ["node-6", "node-8"]
 
     def test_of_an_oom_is_not_what_it_broke(self) -> None:
         broken = complained(Reason.INTERNAL_ERROR)

@@ -122,6 +122,23 @@ class TestGpus:
     def test_are_not_asked_for_on_cpu(self) -> None:
         assert container_of(made(distributed={"gpusPerWorker": 0}))["resources"] == {}
 
+    def test_are_looked_for_elsewhere_than_where_none_was_found(self) -> None:
+        """Only preferred: where no other node is free, the same one may work again."""
+        zone = {"weight": 1, "preference": {"matchExpressions": [{"key": "zone", "operator": "Exists"}]}}
+        kind = "preferredDuringSchedulingIgnoredDuringExecution"
+        configured = {"podAffinity": {}, "nodeAffinity": {kind: [zone]}}
+        settings = TrainerSettings(image="x", stages={stage: StagePod(affinity=configured) for stage in STAGES})
+        affinity = {stage: pod_of(stage_job(a_stage_run(stage), settings, ["a", "b"]))["affinity"] for stage in STAGES}
+        others = [{"key": "metadata.name", "operator": "NotIn", "values": [name]} for name in ("a", "b")]
+        elsewhere = {"weight": 100, "preference": {"matchFields": others}}
+        on_gpus = {"podAffinity": {}, "nodeAffinity": {kind: [zone, elsewhere]}}
+        assert affinity == {
+            Stage.PREPARE: configured,
+            Stage.TRAIN: on_gpus,
+            Stage.EVALUATE: on_gpus,
+            Stage.PUBLISH: configured,
+        }
+
     def test_may_have_another_name_and_come_beside_other_resources(self) -> None:
         stages = {Stage.TRAIN: StagePod(resources={"limits": {"memory": "64Gi"}})}
         settings = TrainerSettings(image="x", gpu_resource="amd.com/gpu", stages=stages)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -84,6 +85,12 @@ def first_cause(pods: list[PodFacts], asked: bool = False, unseen: bool = False)
     return replace(cause, disrupted=True) if cause and unseen and _rank(cause) >= _ECHO else cause
 
 
+def nodes_without_gpus(pods: Iterable[PodFacts]) -> list[str]:
+    """The nodes on which a stage did not find the GPUs that it was given."""
+    reports = ((pod.node, report_of(pod)) for pod in pods)
+    return sorted({node for node, report in reports if report and _misses_gpus(report)})
+
+
 def left_behind(pod: PodFacts) -> StageError:
     """What is said of a pod that should be gone and whose end nobody tells."""
     return _error(Reason.STOPPED, f"Worker {pod.index} is on a node that nobody hears of any more", None)
@@ -156,10 +163,14 @@ def _end(pod: PodFacts) -> PodEnd:
 def _with_node(report: StageReport, pod: PodFacts) -> StageReport:
     """``report``, and of missing GPUs also where they are missing, which the stage does not know."""
     error = report.error
-    if error is None or error.reason is not Reason.GPU_UNAVAILABLE:
+    if error is None or not _misses_gpus(report):
         return report
     where = f"{error.message} (worker {pod.index}, on node {pod.node})"
     return report.model_copy(update={"error": error.model_copy(update={"message": where})})
+
+
+def _misses_gpus(report: StageReport) -> bool:
+    return report.error is not None and report.error.reason is Reason.GPU_UNAVAILABLE
 
 
 def _why_taken(pod: PodFacts) -> str:

@@ -22,7 +22,7 @@ class _Retry(Enum):
 _RETRY_OF = {
     Reason.UNAVAILABLE: _Retry.FREE,
     Reason.STOPPED: _Retry.FREE,
-    # On another node it may be there; where the image is without CUDA, it never will.
+    # On another node they may be there; where the image is without CUDA, they never will.
     Reason.GPU_UNAVAILABLE: _Retry.COUNTED,
     Reason.INTERNAL_ERROR: _Retry.COUNTED,
     Reason.KILLED: _Retry.COUNTED,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from finetune_api.stage import JobIdentity, StageConfig
@@ -12,14 +13,13 @@ from finetune_operator.runs import StageRun
 from finetune_operator.settings import TrainerSettings
 
 
-def stage_job(run: StageRun, settings: TrainerSettings) -> dict[str, Any]:
+def stage_job(run: StageRun, settings: TrainerSettings, avoided_nodes: Sequence[str] = ()) -> dict[str, Any]:
     """The Job of a run: one pod, or as many as train has workers.
 
     No pod is ever replaced alone: ranks that are left cannot go on without it, so the gang ends and the next attempt
-    starts from a checkpoint.
+    starts from a checkpoint. A run on GPUs prefers other nodes to ``avoided_nodes``.
     """
     name, workers = names.run_name(run.job.name, run.id), run.world.workers
-    labels = names.labels(run.job.name, run.id)
     gang = workers > 1
     subdomain = names.service_name(run.job.name) if gang else None
     return {
@@ -28,7 +28,7 @@ def stage_job(run: StageRun, settings: TrainerSettings) -> dict[str, Any]:
         "metadata": {
             "name": name,
             "namespace": run.job.namespace,
-            "labels": labels,
+            "labels": names.labels(run.job.name, run.id),
             "annotations": {names.SPEC_DIGEST_ANNOTATION: run.job.spec_digest},
             "ownerReferences": [owner_reference(run.job)],
         },
@@ -39,7 +39,7 @@ def stage_job(run: StageRun, settings: TrainerSettings) -> dict[str, Any]:
             "parallelism": workers,
             # A pod that is being deleted still writes its checkpoint: nothing takes its place before it is gone.
             "podReplacementPolicy": "Failed",
-            "template": pod_template(run, _config(run, name, subdomain), labels, settings, subdomain),
+            "template": pod_template(run, _config(run, name, subdomain), settings, subdomain, avoided_nodes),
         },
     }
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_api.stage import Device, Stage, StageConfig
-from finetune_operator.names import STAGE_ANNOTATION
+from finetune_operator.names import STAGE_ANNOTATION, labels
 from finetune_operator.resources.secrets import environment_from
 from finetune_operator.runs import StageRun
 from finetune_operator.settings import TrainerSettings
@@ -19,9 +20,16 @@ _WORKSPACE = "/workspace"
 
 
 def pod_template(
-    run: StageRun, config: StageConfig, labels: dict[str, str], settings: TrainerSettings, subdomain: str | None
+    run: StageRun,
+    config: StageConfig,
+    settings: TrainerSettings,
+    subdomain: str | None,
+    avoided_nodes: Sequence[str],
 ) -> dict[str, Any]:
-    """The pod template of a run; ``config`` travels with it as an annotation, so both are one object."""
+    """The pod template of a run; ``config`` travels with it as an annotation, so both are one object.
+
+    On GPUs it prefers other nodes to ``avoided_nodes``.
+    """
     stage_pod = settings.pod(run.id.stage)
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
@@ -37,14 +45,14 @@ def pod_template(
         "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
         "nodeSelector": stage_pod.node_selector,
         "tolerations": list(stage_pod.tolerations),
-        "affinity": stage_pod.affinity,
+        "affinity": _affinity(stage_pod.affinity, avoided_nodes if run.world.device is Device.GPU else ()),
         "priorityClassName": stage_pod.priority_class_name,
         "runtimeClassName": stage_pod.runtime_class_name,
         "subdomain": subdomain,
     }
     annotations = {**stage_pod.annotations, STAGE_ANNOTATION: config.model_dump_json(exclude_none=True)}
     return {
-        "metadata": {"labels": {**stage_pod.labels, **labels}, "annotations": annotations},
+        "metadata": {"labels": {**stage_pod.labels, **labels(run.job.name, run.id)}, "annotations": annotations},
         "spec": spec | {name: value for name, value in optional.items() if value},
     }
 
@@ -76,6 +84,18 @@ def _container(run: StageRun, config: StageConfig, settings: TrainerSettings) ->
     }
     environment = environment_from(run.id.stage, run.spec)
     return container | ({"envFrom": environment} if environment else {})
+
+
+def _affinity(configured: Mapping[str, Any], avoided_nodes: Sequence[str]) -> dict[str, Any]:
+    """``configured``, and any other node rather than one of ``avoided_nodes``; but such a one rather than none."""
+    if not avoided_nodes:
+        return dict(configured)
+    preferred = "preferredDuringSchedulingIgnoredDuringExecution"
+    node_affinity = configured.get("nodeAffinity", {})
+    # A requirement on a field takes one value.
+    others = [{"key": "metadata.name", "operator": "NotIn", "values": [name]} for name in avoided_nodes]
+    terms = [*node_affinity.get(preferred, ()), {"weight": 100, "preference": {"matchFields": others}}]
+    return {**configured, "nodeAffinity": {**node_affinity, preferred: terms}}
 
 
 def _resources(run: StageRun, settings: TrainerSettings) -> dict[str, Any]:
