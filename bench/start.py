@@ -34,8 +34,9 @@ from tests.apiserver.control_plane import wait_until
 from tests.cluster import cluster, control, images
 from tests.cluster.curves import long_job
 from tests.cluster.daemons import started_at
+from tests.cluster.inputs import upload_inputs
 from tests.cluster.node import node_of
-from tests.cluster.tenant import JOB_LABEL, Tenant, upload_inputs
+from tests.cluster.tenant import JOB_LABEL, Tenant
 
 Times = dict[str, float]
 """Unix times, in seconds, by the name of the moment."""

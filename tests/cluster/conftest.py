@@ -12,8 +12,9 @@ import pytest
 from tests.cluster import cluster as the_cluster
 from tests.cluster import containers, images, machine, sharing
 from tests.cluster.curves import long_job
+from tests.cluster.inputs import upload_inputs
 from tests.cluster.layout import RUN
-from tests.cluster.tenant import Tenant, upload_inputs
+from tests.cluster.tenant import Tenant
 from tests.tools import locked
 
 

@@ -19,7 +19,6 @@ from tests.apiserver.desk import condition, stage
 from tests.cluster import control
 from tests.cluster.node import node_of
 from tests.cluster.services import BUCKETS, CREDENTIALS
-from tests.trainer.tiny_models import LABELS, make_texts, save_bert, save_llama
 
 PATIENCE_SECONDS = 600
 """What a stage may need on two cores that several jobs share."""
@@ -33,29 +32,6 @@ _NOT_NOW = (429, 503)
 """What an API server answers that has just been started and still fills its caches."""
 
 Object = dict[str, Any]
-
-
-def upload_inputs() -> None:
-    """Tiny models of both kinds and data for them, in the bucket ``inputs``."""
-    bucket = BUCKETS / INPUTS
-    if bucket.exists():
-        return
-    bucket.mkdir()
-    (BUCKETS / OUTPUT).mkdir(exist_ok=True)
-    save_bert(bucket / "bert")
-    _without_dropout(bucket / "bert" / "config.json")
-    save_llama(bucket / "llama")
-    rows = [{"text": text, "label": LABELS[label]} for text, label in make_texts(480, 1)]
-    chats = [{"prompt": f"what is it {row['text']}", "completion": f"it is {row['label']}"} for row in rows]
-    for name, lines in (("sentences", rows), ("questions", chats)):
-        (bucket / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
-def _without_dropout(config: Path) -> None:
-    """Every process draws its own random numbers for dropout, so curves of other worlds could not be compared."""
-    document = json.loads(config.read_text())
-    document |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    config.write_text(json.dumps(document))
 
 
 def classification(**sections: Mapping[str, Any]) -> Object:
