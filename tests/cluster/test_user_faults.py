@@ -10,6 +10,7 @@ import pytest
 from tests.cluster.faults import WITHIN_SECONDS, Fault
 from tests.cluster.node import NODES
 from tests.cluster.scenarios import played
+from tests.cluster.sharing import Turns
 from tests.cluster.tenant import Tenant, classification
 
 GPUS = {"workers": 1, "gpusPerWorker": 8}
@@ -21,17 +22,17 @@ def faults(make_tenant: Callable[[], Tenant]) -> dict[str, Future[Fault]]:
     quota.limit("ResourceQuota", {"hard": {"pods": "0"}})
     bounds.limit("LimitRange", {"limits": [{"type": "Container", "min": {"memory": "1Gi"}}]})
     nowhere = {"train": {"uri": "s3://inputs/nothing.jsonl", "secretRef": {"name": "s3"}}}
-    return played(
-        {
-            "no-secret": lambda name: Fault(
-                team, name, "prepare", output={"uri": "s3://adapters", "secretRef": {"name": "nobodys"}}
-            ),
-            "no-data": lambda name: Fault(team, name, "prepare", dataset=nowhere),
-            "no-gpus": lambda name: Fault(team, name, "train", distributed=GPUS),
-            "no-quota": lambda name: Fault(quota, name, "prepare"),
-            "not-allowed": lambda name: Fault(bounds, name, "prepare"),
-        }
-    )
+    scenarios: dict[str, Callable[[str], Fault]] = {
+        "no-secret": lambda name: Fault(
+            team, name, "prepare", output={"uri": "s3://adapters", "secretRef": {"name": "nobodys"}}
+        ),
+        "no-data": lambda name: Fault(team, name, "prepare", dataset=nowhere),
+        "no-gpus": lambda name: Fault(team, name, "train", distributed=GPUS),
+        "no-quota": lambda name: Fault(quota, name, "prepare"),
+        "not-allowed": lambda name: Fault(bounds, name, "prepare"),
+    }
+    with Turns("operator").together():  # One that is away tells nothing in time.
+        return played(scenarios)
 
 
 @pytest.mark.parametrize(
