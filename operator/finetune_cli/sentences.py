@@ -8,6 +8,7 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from finetune_cli.fields import nearest, suggestion
+from finetune_operator.sentences import clipped
 
 _NOUN_OF = {
     bool: "true or false",
@@ -115,7 +116,7 @@ def _described(value: Any, wanted: str) -> str:
     if wanted == "text" and isinstance(value, bool | int | float):
         return f"{_NOUN_OF[type(value)]}; put it in quotes"
     if isinstance(value, str):
-        shown = value if len(value) <= 40 else value[:39] + "…"
+        shown = clipped(value, 40)
         return f"the text {shown!r}"
     if isinstance(value, bool | int | float):
         return _number(value)

@@ -19,7 +19,7 @@ from tests.apiserver.api import Api, Refused
 from tests.apiserver.conftest import CRD
 from tests.apiserver.desk import Desk
 from tests.builders import DIGEST, manifest
-from tests.unit.api_cases import ACCEPTED, CLASSIFICATION, INSTRUCTION, REFUSED, RULE_CASES, Case
+from tests.unit.api_cases import ACCEPTED, CLASSIFICATION, INSTRUCTION, REFUSED, RULE_CASES, Case, nodes
 
 NAMESPACE = "default"
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
@@ -47,12 +47,6 @@ def label(value: Any) -> str:
     return str(value)[:32]
 
 
-def rules_of(schema: Mapping[str, Any]) -> Iterator[str]:
-    yield from (rule["message"] for rule in schema.get("x-kubernetes-validations", ()))
-    for inner in (*schema.get("properties", {}).values(), *([schema["items"]] if "items" in schema else [])):
-        yield from rules_of(inner)
-
-
 class TestEveryRule:
     @pytest.mark.parametrize("case", RULE_CASES, ids=lambda case: case.name)
     def test_is_kept_with_its_sentence(self, admin: Api, case: Case) -> None:
@@ -66,7 +60,8 @@ class TestEveryRule:
         manifests = [case.build() for case in RULE_CASES if case.sentence]
         manifests += [Case("", {path: value}).build() for path, value in REFUSED]
         said = [refusal(admin, a_manifest(spec)) for spec in manifests]
-        untold = {message for message in rules_of(SPEC_SCHEMA) if not any(message in one for one in said)}
+        rules = [rule for _, node in nodes(SPEC_SCHEMA) for rule in node.get("x-kubernetes-validations", ())]
+        untold = {rule["message"] for rule in rules if not any(rule["message"] in one for one in said)}
         assert untold == set()
 
     @pytest.mark.parametrize(("path", "value"), ACCEPTED, ids=label)
@@ -258,16 +253,12 @@ def change_object(draw: st.DrawFn, node: dict[str, Any], name: str, action: str)
         node[name] = draw(st.one_of(st.sampled_from(NUMBERS if number else WORDS), VALUES))
 
 
-def integers_of(schema: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, int]]:
-    """The paths of the fields that are integers, each with the least that it may be."""
-    if schema["type"] == "integer":
-        yield path.removeprefix("."), schema["minimum"]
-    for name, inner in schema.get("properties", {}).items():
-        yield from integers_of(inner, f"{path}.{name}")
+INTEGERS = [(path.removeprefix("."), node["minimum"]) for path, node in nodes(SPEC_SCHEMA) if node["type"] == "integer"]
+"""The fields that are integers, each with the least that it may be."""
 
 
 class TestPydanticAndTheApiServer:
-    @pytest.mark.parametrize(("path", "least"), list(integers_of(SPEC_SCHEMA)))
+    @pytest.mark.parametrize(("path", "least"), INTEGERS)
     def test_take_no_decimal_point_in_an_integer(self, admin: Api, path: str, least: int) -> None:
         """Only a client of its own sends one: kubectl and YAML make 64.0 to 64."""
         document = a_manifest(Case("", {path: float(least)}).build())

@@ -15,7 +15,7 @@ from tests.cluster.machine import run
 from tests.cluster.services import BUCKETS
 from tests.cluster.tenant import OUTPUT, Tenant
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+_EXAMPLES = Path(__file__).parents[2] / "examples"
 TEAM, BUCKET, SECRET = "team-a", "examples", "s3"
 _BESIDE = "file://./"
 
@@ -23,21 +23,21 @@ _BESIDE = "file://./"
 def provide() -> Path:
     """Have a namespace with its Secret, and the inputs of the quickstart in a bucket; returns the manifest to apply."""
     with tempfile.TemporaryDirectory() as made:
-        run(sys.executable, EXAMPLES / "make_inputs.py", "quickstart", "--into", made)
+        run(sys.executable, _EXAMPLES / "make_inputs.py", "quickstart", "--into", made)
         # The model is a link there, and an object is none.
         shutil.copytree(made, BUCKETS / BUCKET)
     (BUCKETS / OUTPUT).mkdir(exist_ok=True)
     Tenant(TEAM).create()
     yaml = YAML()
-    document = yaml.load(EXAMPLES / "quickstart.yaml")
+    document = yaml.load(_EXAMPLES / "quickstart.yaml")
     document["metadata"]["namespace"] = TEAM
-    with_storage(document["spec"])
+    _with_storage(document["spec"])
     manifest = RUN / "quickstart.yaml"
     yaml.dump(document, manifest)
     return manifest
 
 
-def with_storage(node: Any) -> None:
+def _with_storage(node: Any) -> None:
     """Have every address that is beside the manifest lie in object storage, with the Secret to reach it."""
     if not isinstance(node, dict):
         return
@@ -47,4 +47,4 @@ def with_storage(node: Any) -> None:
         node["uri"] = f"s3://{OUTPUT}" if path == "output" else f"s3://{BUCKET}/{path}"
         node["secretRef"] = {"name": SECRET}
     for inner in node.values():
-        with_storage(inner)
+        _with_storage(inner)

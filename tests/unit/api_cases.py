@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,15 @@ class Case:
                 node = node.setdefault(parent, {})
             node[last] = value
         return spec
+
+
+def nodes(schema: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every schema within a schema, with its path: ``.spec.model``, ``.spec.task.labels[]``."""
+    yield path, schema
+    for name, inner in schema.get("properties", {}).items():
+        yield from nodes(inner, f"{path}.{name}")
+    if "items" in schema:
+        yield from nodes(schema["items"], f"{path}[]")
 
 
 def chat(name: str, changes: dict[str, Any], sentence: str | None = None) -> Case:

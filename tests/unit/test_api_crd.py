@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from finetune_api import crd
+from tests.unit.api_cases import nodes
 
 FILE = Path(__file__).parents[2] / "crds" / "finetunejobs.finetune.dev.yaml"
 DEFINITION = crd.custom_resource_definition()
@@ -36,14 +35,6 @@ KEYS = {
     "x-kubernetes-list-type",
     "x-kubernetes-validations",
 }
-
-
-def nodes(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    yield path, schema
-    for name, inner in schema.get("properties", {}).items():
-        yield from nodes(inner, f"{path}.{name}")
-    if "items" in schema:
-        yield from nodes(schema["items"], f"{path}[]")
 
 
 NODES = dict(nodes(SCHEMA))

@@ -87,8 +87,8 @@ def first_cause(pods: list[PodFacts], asked: bool = False, unseen: bool = False)
 
 def nodes_without_gpus(pods: Iterable[PodFacts]) -> list[str]:
     """The nodes on which a stage did not find the GPUs that it was given."""
-    reports = ((pod.node, report_of(pod)) for pod in pods)
-    return sorted({node for node, report in reports if report and _misses_gpus(report)})
+    errors = ((pod.node, report.error) for pod in pods if (report := report_of(pod)))
+    return sorted({node for node, error in errors if error and error.reason is Reason.GPU_UNAVAILABLE})
 
 
 def left_behind(pod: PodFacts) -> StageError:
@@ -163,14 +163,10 @@ def _end(pod: PodFacts) -> PodEnd:
 def _with_node(report: StageReport, pod: PodFacts) -> StageReport:
     """``report``, and of missing GPUs also where they are missing, which the stage does not know."""
     error = report.error
-    if error is None or not _misses_gpus(report):
+    if error is None or error.reason is not Reason.GPU_UNAVAILABLE:
         return report
     where = f"{error.message} (worker {pod.index}, on node {pod.node})"
     return report.model_copy(update={"error": error.model_copy(update={"message": where})})
-
-
-def _misses_gpus(report: StageReport) -> bool:
-    return report.error is not None and report.error.reason is Reason.GPU_UNAVAILABLE
 
 
 def _why_taken(pod: PodFacts) -> str:
