@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from finetune_api.job import ConditionType, FineTuneJob, StageState, StageStatus
+from finetune_api.stage import STAGES
 from finetune_cli.place import OnCluster
 from finetune_cli.result import comparison, failure_lines, gate_lines, report_uri
 from finetune_cli.stored import condition, is_seen, refused
@@ -15,8 +16,8 @@ def page(job: FineTuneJob) -> list[str]:
     view, status = of_job(job), job.status
     first, second = heading(job, view.world)
     lines = [f"{first}: {status.phase}", second, *_in_the_way(job, view)]
-    if status.stages:
-        lines += ["", *(_stage(stage, view) for stage in status.stages)]
+    if status.revision:
+        lines += ["", *(_stage(status.stage(name), view) for name in STAGES)]
     if status.evaluation:
         lines += ["", *comparison(status.evaluation), *gate_lines(status.evaluation)]
     lines += [""] if status.artifact or status.failure or status.checkpoint or status.evaluation else []

@@ -14,6 +14,7 @@ from finetune_cli.place import Place
 from finetune_cli.view import clean
 from finetune_operator.policies.gates import bound
 from finetune_operator.runs import RunId
+from finetune_operator.status import current_stage
 from finetune_operator.summaries import BASELINE_NAMES, score
 
 REJECTED = 1
@@ -107,7 +108,7 @@ def gate_lines(evaluation: Evaluation) -> list[str]:
 
 
 def _stopped(job: FineTuneJob, place: Place) -> str:
-    current = next((stage for stage in job.status.stages if stage.state != "Succeeded"), None)
+    current = current_stage(job.status)
     if job.spec.suspend:
         return f"Holds in {current.name if current else Stage.PUBLISH}, as spec.suspend is true."
     if current and current.name is Stage.TRAIN and job.status.checkpoint:

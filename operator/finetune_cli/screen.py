@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
 from finetune_api.job import FineTuneJobStatus, StageState, StageStatus
+from finetune_api.stage import STAGES
 from finetune_cli.text import PlainLines, done_text, heading, retry_text
 from finetune_cli.view import Running, View, clean
 
@@ -86,8 +87,8 @@ def render(view: View) -> Group:
     table.add_column(width=1)
     table.add_column(width=8)
     table.add_column(ratio=1)
-    for stage in status.stages:
-        _add_stage(table, stage, view)
+    for name in STAGES if status.revision else ():
+        _add_stage(table, status.stage(name), view)
     parts.append(table)
     failure = status.failure
     if failure and failure.retried:

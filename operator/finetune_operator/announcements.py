@@ -42,7 +42,11 @@ def announcements(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterat
             told = f"Revision {before.revision} is that of an earlier job: this one goes on as {after.revision}."
         yield Announcement("Normal", "NewRevision", told, revision)
     known = {stage.name: stage for stage in before.stages} if before.revision == after.revision else {}
+    failure = list(_failure(before, after, revision))
     for stage in after.stages:
+        if failure and after.failure and after.failure.stage is stage.name and after.failure.attempt < stage.attempt:
+            # The next attempt started at once.
+            yield failure.pop()
         old = known.get(stage.name)
         run = f"{revision}/{stage.name}/{stage.attempt}"
         if stage.attempt and (old is None or old.attempt < stage.attempt):
@@ -52,7 +56,7 @@ def announcements(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterat
             yield Announcement("Warning", stage.waiting_for, stage.message, f"{run}/{stage.waiting_for}")
         if stage.state is StageState.SUCCEEDED and (old is None or old.state is not StageState.SUCCEEDED):
             yield Announcement("Normal", f"{stage.name.capitalize()}Succeeded", f"{stage.message}.", run)
-    yield from _failure(before, after, revision)
+    yield from failure
     if after.phase is not before.phase:
         yield from _phase(after, revision)
 

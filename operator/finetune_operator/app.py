@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -15,7 +16,7 @@ import kopf
 
 from finetune_api.base import API_GROUP, API_VERSION, KIND
 from finetune_operator import names
-from finetune_operator.cluster import PAGE, connected
+from finetune_operator.cluster import PAGE, connected, proxy_of_environment
 from finetune_operator.engine import Engine
 from finetune_operator.metrics import Metrics
 from finetune_operator.server import serving
@@ -60,7 +61,10 @@ def handlers(engine: Engine) -> kopf.OperatorRegistry:
 
     @kopf.on.login(registry=registry)
     async def login(**facts: Any) -> kopf.ConnectionInfo | None:
-        return kopf.login_with_service_account(**facts) or kopf.login_with_kubeconfig(**facts)
+        found = kopf.login_with_service_account(**facts) or kopf.login_with_kubeconfig(**facts)
+        if found is None or found.proxy_url:
+            return found
+        return replace(found, proxy_url=proxy_of_environment(found.server))
 
     @kopf.on.event(API_GROUP, API_VERSION, f"{KIND.lower()}s", registry=registry)
     async def on_job(event: kopf.RawEvent, **_: Any) -> None:

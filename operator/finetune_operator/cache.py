@@ -105,6 +105,13 @@ class Cache:
         pods = [pod for name in self._pods_of.get(key, ()) if (pod := self.pods.get(name))]
         return [(child, [pod for pod in pods if child.has(pod)]) for child in children if child.owner_uid == uid]
 
+    def awaits_child(self, key: Key) -> bool:
+        """Whether a FineTuneJob has no child Job that goes on, as one whose next stage must be started."""
+        job = self.jobs.get(key)
+        if job is None or job.ended or job.deleting:
+            return False
+        return all(_is_over(child, pods) for child, pods in self.runs_of(key, job.uid))
+
     def phases(self) -> dict[str, int]:
         """How many FineTuneJobs are in each phase."""
         return {phase: self._phases[phase] for phase in Phase}
@@ -178,6 +185,13 @@ class Cache:
         index[owner].discard(name)
         if not index[owner]:
             del index[owner]
+
+
+def _is_over(child: JobFacts, pods: list[PodFacts]) -> bool:
+    if child.complete or child.failed:
+        return True
+    # The Job controller says so of the Job a second after the pods.
+    return len(pods) >= child.workers and all(pod.finished for pod in pods)
 
 
 def stored(found: Mapping[str, Any]) -> Stored:

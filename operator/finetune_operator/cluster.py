@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes.aio import config
@@ -85,8 +86,19 @@ async def connected(metrics: Metrics) -> AsyncIterator[Cluster]:
             await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         except (config.ConfigException, OSError) as error:
             raise NoCluster(f"this is not a pod of a cluster, and there is no usable kubeconfig: {error}") from error
+    configuration.proxy = configuration.proxy or proxy_of_environment(configuration.host)
+    # The client would look into the environment and ~/.netrc anew with each request, on a thread.
+    configuration.client_session_kwargs = {"trust_env": False}
     async with ApiClient(configuration) as client:
         yield Cluster(client, metrics)
+
+
+def proxy_of_environment(url: str) -> str | None:
+    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for ``url``."""
+    parts = urlsplit(url)
+    if proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    return getproxies().get(parts.scheme)
 
 
 class Cluster:
@@ -131,6 +143,12 @@ class Cluster:
             content_type=_APPLY,
         )
 
+    async def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Create an object, which costs the API server half of what `apply` does; one that is there is a 409."""
+        namespace = manifest["metadata"]["namespace"]
+        query = {"fieldManager": names.FIELD_MANAGER}
+        return await self._request("POST", manifest["kind"], namespace, query=query, body=manifest)
+
     async def write_status(self, key: Key, uid: str, version: int, status: Mapping[str, Any]) -> dict[str, Any]:
         """Write the status of a FineTuneJob, if it is still at ``version``; otherwise a 409."""
         manifest = {
@@ -169,11 +187,16 @@ class Cluster:
             if error.code != 409:
                 raise
 
-    async def warnings(self, namespace: str, uid: str) -> list[dict[str, Any]]:
-        """The newest Warning events about one object."""
-        query = {"fieldSelector": f"involvedObject.uid={uid},type=Warning", "limit": "20"}
-        listed = await self._request("GET", "Event", namespace, query=query)
-        return list(listed["items"])
+    async def warnings(self, namespace: str) -> AsyncIterator[dict[str, Any]]:
+        """The Warning events of a namespace, but those of the scheduler: a pod's own conditions tell the same."""
+        query = {"fieldSelector": "type=Warning,reason!=FailedScheduling", "limit": str(PAGE)}
+        while True:
+            page = await self._request("GET", "Event", namespace, query=query)
+            for found in page["items"]:
+                yield found
+            if not (following := page["metadata"].get("continue")):
+                return
+            query["continue"] = following
 
     async def read_through_proxy(self, pod: Key, port: int, path: str, limit: int) -> bytes:
         """What a pod answers, asked by the API server; at most ``limit`` bytes."""

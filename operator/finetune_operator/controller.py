@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -22,19 +23,17 @@ from finetune_operator.logs import about
 from finetune_operator.metrics import Metrics
 from finetune_operator.notices import Notices
 from finetune_operator.observation.ends import nodes_without_gpus
-from finetune_operator.observation.facts import JobFacts, Key, PodFacts
+from finetune_operator.observation.facts import JobFacts, Key, PodFacts, job_facts, key_of
 from finetune_operator.observation.observe import observed_run
 from finetune_operator.observation.troubles import quoted, why_refused
 from finetune_operator.outcomes import count_outcomes
 from finetune_operator.policies import retention
 from finetune_operator.progress import ProgressReader
-from finetune_operator.progression import awaited_since
 from finetune_operator.resources.job import stage_job, workers_service
 from finetune_operator.resources.pod import GRACE_SECONDS
 from finetune_operator.runs import Observed, ObservedRun, Plan, RunId, RunState, StageRun, StopRun, Trouble
 from finetune_operator.settings import TrainerSettings
-
-_ASK_AGAIN_WHILE_PENDING = timedelta(seconds=10)
+from finetune_operator.times import from_text
 
 Children = dict[RunId, tuple[JobFacts, list[PodFacts]]]
 
@@ -51,6 +50,14 @@ class _Look:
     now: datetime
 
 
+@dataclass(frozen=True)
+class Readers:
+    """What is asked for again and again, beside the watches."""
+
+    progress: ProgressReader
+    notices: Notices
+
+
 class Controller:
     """Looks after jobs; `look` may be called at any time, for different jobs also at the same time."""
 
@@ -58,24 +65,28 @@ class Controller:
         self,
         cluster: Cluster,
         cache: Cache,
-        progress: ProgressReader,
+        readers: Readers,
         metrics: Metrics,
         trainer: TrainerSettings,
         *,
+        others_wait: Callable[[], bool],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._cluster = cluster
         self._cache = cache
-        self._progress = progress
+        self._progress, self._notices = readers.progress, readers.notices
         self._metrics = metrics
         self._trainer = trainer
         self._now = clock
-        self._notices = Notices(cluster)
+        self._others_wait = others_wait
         self._caught: set[str] = set()
         """Jobs that have ended and whose pods were asked for, as not all of them were seen."""
 
     async def look(self, key: Key) -> timedelta | None:
         """Look at a job and do what follows; returns when to look again even if nothing is seen to happen.
+
+        After a run was started the rest is left to the next look while jobs wait that have none: what a job computes
+        comes before what is told of it.
 
         Raises:
             ApiError: Something could not be read or written; what was done stays done.
@@ -83,6 +94,7 @@ class Controller:
         stored = self._cache.jobs.get(key)
         if stored is None or stored.deleting:
             self._progress.leave(key)
+            self._notices.leave(key)
             return None
         try:
             job = FineTuneJob.model_validate_json(stored.text)
@@ -91,17 +103,17 @@ class Controller:
             return None
         children = self._children(stored)
         look = _Look(stored, job, await self._caught_up(stored, children), self._now())
-        await self._notices.look(self._observed(look), children, look.now)
         observed = self._observed(look)
+        self._notices.follow(key, observed, look.children)
         made = await self._carry_out(look, observed)
+        if made.start and self._others_wait():
+            return timedelta(0)
         await self._tell(look, made.status)
         await self._write(stored, job.status, made.status)
         self._follow(look, made.status)
         facts_of = {id_: facts for id_, (facts, _) in look.children.items()}
         count_outcomes(self._metrics, job.status, made.status, facts_of, look.now)
         waits = [made.look_again, await self._clear_up(look, made, observed)]
-        if made.look_again is not None and any(run.state is RunState.PENDING for run in observed.runs):
-            waits.append(_ASK_AGAIN_WHILE_PENDING)
         return min((wait for wait in waits if wait is not None), default=None)
 
     async def confess(self, key: Key, sentence: str) -> None:
@@ -143,8 +155,9 @@ class Controller:
         """Plan, stop and start; what the API server refuses to create is planned with as a run in trouble."""
         job, now = look.job, look.now
         if awaited := reconcile.refused_run(job, observed):
-            since = awaited_since(job.status, awaited.id.stage, now)
-            observed = _with_run(observed, await self._start(awaited, since, look.children))
+            since = job.status.stage(awaited.id.stage).attempt_start_time
+            started = await self._start(awaited, from_text(since) if since else now, look.children)
+            observed = _with_run(observed, started)
         made = reconcile.plan(job, observed, now)
         for stop in made.stop:
             if stop.id in look.children:
@@ -171,17 +184,31 @@ class Controller:
 
     async def _create(self, run: StageRun, since: datetime, children: Children) -> ObservedRun:
         avoided_nodes = nodes_without_gpus(pod for _, pods in children.values() for pod in pods)
-        job = stage_job(run, self._trainer, avoided_nodes)
-        for manifest in (workers_service(run.job), job) if run.world.workers > 1 else (job,):
-            try:
-                answer = await self._cluster.apply(manifest)
-            except ApiError as error:
-                if not error.refused:
-                    raise
-                what = f"{manifest['kind']} {manifest['metadata']['name']}"
-                return ObservedRun(run.id, RunState.PENDING, trouble=_trouble(what, error, since))
-        self._cache.see("Job", answer)
+        manifest = workers_service(run.job)
+        try:
+            if run.world.workers > 1:
+                await self._cluster.apply(manifest)
+            manifest = stage_job(run, self._trainer, avoided_nodes)
+            self._cache.see("Job", await self._create_job(manifest, run.job.uid))
+        except ApiError as error:
+            if not error.refused:
+                raise
+            what = f"{manifest['kind']} {manifest['metadata']['name']}"
+            return ObservedRun(run.id, RunState.PENDING, trouble=_trouble(what, error, since))
         return ObservedRun(run.id, RunState.PENDING)
+
+    async def _create_job(self, manifest: dict[str, Any], owner_uid: str) -> dict[str, Any]:
+        """The child Job, created, or there already: the operator that created it may not have heard so."""
+        try:
+            return await self._cluster.create(manifest)
+        except ApiError as error:
+            if error.reason != "AlreadyExists":
+                raise
+            found = await self._cluster.get("Job", key_of(manifest))
+            facts = job_facts(found)
+            if facts is None or facts.owner_uid != owner_uid:
+                raise
+            return found
 
     async def _stop(self, stop: StopRun, facts: JobFacts, pods: list[PodFacts], now: datetime) -> None:
         if stop.grace.total_seconds() < GRACE_SECONDS:

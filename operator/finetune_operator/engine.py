@@ -18,9 +18,10 @@ import aiohttp
 from finetune_api.stage import StageConfig
 from finetune_operator.cache import Cache
 from finetune_operator.cluster import WATCHED, ApiError, Cluster
-from finetune_operator.controller import Controller
+from finetune_operator.controller import Controller, Readers
 from finetune_operator.logs import about
 from finetune_operator.metrics import Metrics
+from finetune_operator.notices import Notices
 from finetune_operator.observation.facts import Key, PodFacts, key_of
 from finetune_operator.progress import LARGEST_ANSWER, ProgressReader, by_address
 from finetune_operator.settings import Settings
@@ -43,10 +44,14 @@ class Engine:
         self._cluster = cluster
         self._metrics = metrics
         self._cache = Cache()
-        self._queue: WorkQueue[Key] = WorkQueue()
+        self._queue: WorkQueue[Key] = WorkQueue(self._cache.awaits_child)
         read = by_address(session, _PROGRESS_PORT) if settings.progress_via == "PodAddress" else self._by_proxy
         self._progress = ProgressReader(read, settings.progress_seconds, self._queue.add)
-        self._controller = Controller(cluster, self._cache, self._progress, metrics, settings.trainer)
+        self._notices = Notices(cluster.warnings, self._queue.add)
+        readers = Readers(self._progress, self._notices)
+        self._controller = Controller(
+            cluster, self._cache, readers, metrics, settings.trainer, others_wait=lambda: self._queue.urgent > 0
+        )
         self._in_work: dict[Key, float] = {}
         self._synced_at: float | None = None
         self.synced = asyncio.Event()
@@ -88,6 +93,7 @@ class Engine:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
             await self._progress.close()
+            await self._notices.close()
 
     async def _resync_always(self) -> None:
         delay = 0.2

@@ -16,8 +16,7 @@ from finetune_api.job import (
     StageState,
     StageStatus,
 )
-from finetune_api.stage import Progress, Stage, StageError, StageReport
-from finetune_operator.constants import CONDITION_OF
+from finetune_api.stage import STAGES, Progress, StageError, StageReport
 from finetune_operator.policies import failure as failures
 from finetune_operator.policies import pending, restart, stall
 from finetune_operator.runs import Observed, ObservedRun, RunId, RunState
@@ -66,24 +65,31 @@ class Progression:
 def advance(status: FineTuneJobStatus, spec: FineTuneJobSpec, observed: Observed, now: datetime) -> Progression:
     """The status after all that is seen, without conditions and phase, which follow from it."""
     progress = Progression(status.model_copy(update={"progress": None}))
-    for name in [stage.name for stage in status.stages]:
-        stage = next(stage for stage in progress.status.stages if stage.name is name)
+    for name in STAGES:
+        stage = progress.status.stage(name)
         if stage.state is StageState.SUCCEEDED:
             continue
         if stage.state is StageState.FAILED:
             return replace(progress, over=True)
         progress = _advance_stage(progress, stage, spec, observed, now)
-        stage = next(stage for stage in progress.status.stages if stage.name is name)
+        stage = progress.status.stage(name)
         if stage.state is not StageState.SUCCEEDED:
             return replace(progress, over=stage.state is StageState.FAILED)
     return replace(progress, over=True)
 
 
-def with_stage(status: FineTuneJobStatus, stage: StageStatus) -> FineTuneJobStatus:
-    """``status`` with the entry of one stage replaced."""
-    return status.model_copy(
-        update={"stages": tuple(stage if old.name is stage.name else old for old in status.stages)}
+def ordered(status: FineTuneJobStatus, stage: StageStatus, now: datetime) -> FineTuneJobStatus:
+    """``status`` as it is when the next attempt of ``stage`` is started: what a look at that run will find."""
+    started = stage.model_copy(
+        update={
+            "attempt": stage.attempt + 1,
+            "start_time": stage.start_time or to_text(now),
+            "attempt_start_time": to_text(now),
+            "completion_time": None,
+            "message": _starting(stage.attempt + 1),
+        }
     )
+    return status.with_stage(started).model_copy(update={"progress": _nothing_yet(started)})
 
 
 def failure_status(
@@ -121,11 +127,11 @@ def _advance_stage(
             continue
         run = runs[attempt]
         stage = _opened(stage, run, now)
-        progress = replace(progress, status=with_stage(progress.status, stage))
+        progress = replace(progress, status=progress.status.with_stage(stage))
         if run.alive:
             return _watch(progress, stage, run, spec, now)
         progress = _account(progress, stage, run, spec, _Moment(now, observed.stop_requested))
-        stage = next(entry for entry in progress.status.stages if entry.name is stage.name)
+        stage = progress.status.stage(stage.name)
         if stage.state in (StageState.SUCCEEDED, StageState.FAILED):
             return progress
     return progress
@@ -137,10 +143,13 @@ def _open(stage: StageStatus) -> bool:
 
 
 def _opened(stage: StageStatus, run: ObservedRun, now: datetime) -> StageStatus:
+    known = stage.attempt_start_time if stage.attempt == run.id.attempt else None
+    since = known or to_text(run.started_at or now)
     return stage.model_copy(
         update={
             "attempt": run.id.attempt,
-            "start_time": stage.start_time or to_text(run.started_at or now),
+            "start_time": stage.start_time or since,
+            "attempt_start_time": since,
             "completion_time": None,
             "waiting_for": None,
         }
@@ -150,18 +159,13 @@ def _opened(stage: StageStatus, run: ObservedRun, now: datetime) -> StageStatus:
 def _unseen(progress: Progression, stage: StageStatus, spec: FineTuneJobSpec, now: datetime) -> Progression:
     """A run was started and is not there: not yet, or no longer."""
     run = RunId(progress.status.revision, stage.name, stage.attempt)
-    if stage.state is StageState.PENDING:
-        appears_by = awaited_since(progress.status, stage.name, now) + APPEARS_WITHIN
+    if stage.state is StageState.PENDING and stage.attempt_start_time:
+        appears_by = from_text(stage.attempt_start_time) + APPEARS_WITHIN
         if now < appears_by:
-            return replace(progress, expected=run, wake=(*progress.wake, appears_by))
+            awaited = progress.status.model_copy(update={"progress": _nothing_yet(stage)})
+            return replace(progress, status=awaited, expected=run, wake=(*progress.wake, appears_by))
     error = _verdict(progress.status, run) or failures.lost(stage.name, stage.attempt)
     return _failed(progress, stage, _End(error, to_text(now)), spec)
-
-
-def awaited_since(status: FineTuneJobStatus, stage: Stage, now: datetime) -> datetime:
-    """When the newest run of ``stage`` was started: the stage's condition turned Unknown then."""
-    condition = next((c for c in status.conditions if c.type is CONDITION_OF[stage] and c.status == "Unknown"), None)
-    return from_text(condition.last_transition_time) if condition else now - APPEARS_WITHIN
 
 
 def _watch(
@@ -179,10 +183,10 @@ def _watch(
             "message": _doing(run, said),
         }
     )
-    status = with_stage(progress.status, stage)
-    waits = f"waiting: {stage.waiting_for}" if stage.waiting_for else "starting"
-    told = ProgressStatus(stage=stage.name, text=f"{stage.name}: {waits}")
-    changes: dict[str, Any] = {"progress": progress_status(said) if said and not stage.waiting_for else told}
+    status = progress.status.with_stage(stage)
+    changes: dict[str, Any] = {
+        "progress": progress_status(said) if said and not stage.waiting_for else _nothing_yet(stage)
+    }
     if said and said.checkpoint and (status.checkpoint is None or said.checkpoint.step >= status.checkpoint.step):
         changes["checkpoint"] = said.checkpoint
     status = status.model_copy(update=changes)
@@ -209,7 +213,17 @@ def _doing(run: ObservedRun, said: Progress | None) -> str:
         return run.trouble.message
     if said and said.activity:
         return f"{said.activity[:1].upper()}{said.activity[1:]}."
-    return "Starting."
+    return _starting(run.id.attempt)
+
+
+def _starting(attempt: int) -> str:
+    return "Starting." if attempt == 1 else f"Starting attempt {attempt}."
+
+
+def _nothing_yet(stage: StageStatus) -> ProgressStatus:
+    """The progress of a run that has told none."""
+    waits = f"waiting: {stage.waiting_for}" if stage.waiting_for else "starting"
+    return ProgressStatus(stage=stage.name, text=f"{stage.name}: {waits}")
 
 
 def _verdict(status: FineTuneJobStatus, run: RunId) -> StageError | None:
@@ -240,7 +254,7 @@ def _account(
             update={"state": StageState.SUCCEEDED, "completion_time": ended_at, "message": summary(report)}
         )
         results = _results(report)
-        return replace(progress, status=with_stage(status, stage).model_copy(update={"failure": None, **results}))
+        return replace(progress, status=status.with_stage(stage).model_copy(update={"failure": None, **results}))
     progress = replace(progress, status=status)
     verdict = _verdict(status, run.id)
     if verdict and verdict.reason is Reason.STALLED and run.disrupted:
@@ -249,7 +263,7 @@ def _account(
         stage = stage.model_copy(
             update={"state": StageState.PENDING, "completion_time": ended_at, "message": "Stopped on request."}
         )
-        return replace(progress, status=with_stage(status, stage))
+        return replace(progress, status=status.with_stage(stage))
     cause = verdict or error or failures.lost(stage.name, stage.attempt)
     return _failed(progress, stage, _End(cause, ended_at, run.disrupted and verdict is None), spec)
 
@@ -281,4 +295,4 @@ def _failed(progress: Progression, stage: StageStatus, end: _End, spec: FineTune
         }
     )
     failure = failure_status(run, error.reason, message, decision.retried, error)
-    return replace(progress, status=with_stage(progress.status, stage).model_copy(update={"failure": failure}))
+    return replace(progress, status=progress.status.with_stage(stage).model_copy(update={"failure": failure}))

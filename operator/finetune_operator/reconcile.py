@@ -14,7 +14,6 @@ from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob, FineTuneJobStatus, StageState, StageStatus, spec_digest
 from finetune_api.stage import JobIdentity, Stage
 from finetune_operator import progression
-from finetune_operator.constants import CONDITION_OF
 from finetune_operator.policies import deadline, gates, restart, revision
 from finetune_operator.policies.world import world_of
 from finetune_operator.progression import Progression
@@ -38,6 +37,8 @@ def plan(job: FineTuneJob, observed: Observed, now: datetime) -> Plan:
         now: The time, with a time zone.
     """
     status = revision.current_revision(job.spec, job.status, observed, now)
+    if not observed.stop_requested:
+        status = revision.resumed(status, now)
     alive = {run.id: run for run in observed.runs if run.alive}
     if status.completion_time:
         stop = _stop(alive, lambda _: True, STOP_GRACE)
@@ -56,6 +57,8 @@ def plan(job: FineTuneJob, observed: Observed, now: datetime) -> Plan:
     start, status, wake = _next_run(progress, job, observed, alive, now)
     holds = observed.stop_requested and not alive and progress.expected is None
     hold = Hold.DONE if holds else Hold.ASKED if observed.stop_requested else Hold.NO
+    if holds:
+        status = status.model_copy(update={"suspend_time": status.suspend_time or to_text(now)})
     status = described(status, job.metadata.generation, hold, now)
     return Plan(start, stop, status, None if holds else _look_again(alive, stop, (*progress.wake, *wake), now))
 
@@ -70,11 +73,10 @@ def _ended(status: FineTuneJobStatus, job: FineTuneJob) -> FineTuneJobStatus:
 def _check_gates(progress: Progression, job: FineTuneJob) -> Progression:
     """Refuse a result that is not good enough."""
     status = progress.status
-    stages = {stage.name: stage for stage in status.stages}
-    evaluated = stages[Stage.EVALUATE]
+    evaluated = status.stage(Stage.EVALUATE)
     if evaluated.state is not StageState.SUCCEEDED or status.evaluation is None or progress.over:
         return progress
-    if stages[Stage.PUBLISH].state is StageState.SUCCEEDED:
+    if status.stage(Stage.PUBLISH).state is StageState.SUCCEEDED:
         return progress
     refusal = gates.refusal(job.spec.evaluation.gates, status.evaluation)
     if refusal is None:
@@ -110,7 +112,7 @@ def _check_deadline(
                 "message": error.message,
             }
         )
-        status = progression.with_stage(status, failed)
+        status = status.with_stage(failed)
     return replace(progress, status=status, over=torn_down, ending=dict.fromkeys(alive, deadline.GRACE))
 
 
@@ -140,19 +142,8 @@ def _next_run(
     due = _due(stage, status)
     if due is not None and now < due:
         return (), status, (due,)
-    if any(c.type is CONDITION_OF[stage.name] and c.status == "Unknown" for c in status.conditions):
-        # The end of the last attempt must be told first: a condition says by its time since when a run is awaited.
-        return (), status, (now,)
-    ordered = stage.model_copy(
-        update={
-            "attempt": stage.attempt + 1,
-            "start_time": stage.start_time or to_text(now),
-            "completion_time": None,
-            "message": "Starting." if stage.attempt == 0 else f"Starting attempt {stage.attempt + 1}.",
-        }
-    )
-    run = _stage_run(job, status, stage.name, ordered.attempt)
-    return (run,), progression.with_stage(status, ordered), ()
+    run = _stage_run(job, status, stage.name, stage.attempt + 1)
+    return (run,), progression.ordered(status, stage, now), ()
 
 
 def refused_run(job: FineTuneJob, observed: Observed) -> StageRun | None:

@@ -9,8 +9,16 @@ from enum import Enum
 from typing import Literal
 
 from finetune_api.failures import Reason
-from finetune_api.job import Condition, ConditionType, FineTuneJobStatus, Phase, StageState, StageStatus
-from finetune_api.stage import Stage
+from finetune_api.job import (
+    Condition,
+    ConditionType,
+    FailureStatus,
+    FineTuneJobStatus,
+    Phase,
+    StageState,
+    StageStatus,
+)
+from finetune_api.stage import STAGES, Stage
 from finetune_operator.constants import CONDITION_OF
 from finetune_operator.times import to_text
 
@@ -58,7 +66,7 @@ def described(status: FineTuneJobStatus, generation: int, hold: Hold, now: datet
         _condition(said, before, generation, now) for said in (*_stages(status), *_overall(status, hold))
     )
     return status.model_copy(
-        update={"observed_generation": generation, "conditions": conditions, "phase": phase_of(conditions)}
+        update={"observed_generation": generation, "conditions": conditions, "phase": phase_of(status, hold)}
     )
 
 
@@ -100,24 +108,21 @@ def _condition(said: _Said, before: dict[ConditionType, Condition], generation: 
     )
 
 
-def phase_of(conditions: tuple[Condition, ...]) -> Phase:
-    """The summary of ``conditions`` for people."""
-    by_type = {condition.type: condition for condition in conditions}
-    ready, stalled = by_type[ConditionType.READY], by_type[ConditionType.STALLED]
-    if ready.status == "True":
+def phase_of(status: FineTuneJobStatus, hold: Hold) -> Phase:
+    """The summary of ``status`` for people; ``hold`` says whether the job holds on request."""
+    if status.completion_time and status.failure is None:
         return Phase.SUCCEEDED
-    if stalled.status == "True":
-        return Phase.REJECTED if stalled.reason == Reason.GATE_FAILED else Phase.FAILED
-    reconciling = by_type[ConditionType.RECONCILING]
-    if reconciling.reason in (SUSPENDING, SUSPENDED):
-        return Phase(reconciling.reason)
-    reached = [stage for stage, type_ in CONDITION_OF.items() if by_type[type_].reason != "Waiting"]
-    return _PHASE_OF[reached[-1]] if reached else Phase.PENDING
+    if status.completion_time and status.failure:
+        return Phase.REJECTED if status.failure.reason is Reason.GATE_FAILED else Phase.FAILED
+    if hold is not Hold.NO:
+        return Phase.SUSPENDING if hold is Hold.ASKED else Phase.SUSPENDED
+    started = [stage.name for stage in status.stages if stage.attempt]
+    return _PHASE_OF[started[-1]] if started else Phase.PENDING
 
 
 def current_stage(status: FineTuneJobStatus) -> StageStatus | None:
     """The first stage that has not succeeded; None when all have."""
-    return next((stage for stage in status.stages if stage.state is not StageState.SUCCEEDED), None)
+    return next((stage for name in STAGES if (stage := status.stage(name)).state is not StageState.SUCCEEDED), None)
 
 
 def _since(said: _Said, before: Condition | None, now: datetime) -> str:
@@ -126,29 +131,21 @@ def _since(said: _Said, before: Condition | None, now: datetime) -> str:
 
 def _stages(status: FineTuneJobStatus) -> Iterator[_Said]:
     yield _Said(ConditionType.ACCEPTED, "True", "Accepted", "The spec is valid.")
-    current = current_stage(status)
-    for stage in status.stages:
-        type_ = CONDITION_OF[stage.name]
-        if stage.state is StageState.SUCCEEDED:
-            yield _Said(type_, "True", "Succeeded", f"{stage.message}.")
-        elif status.failure and status.failure.reason is Reason.GATE_FAILED:
-            yield _Said(type_, "False", Reason.GATE_FAILED, f"Not published: {status.failure.message}")
-        elif current and stage is not current:
-            reason, told = "Waiting", f"Waits for {current.name}."
-            if status.completion_time:
-                reason, told = "NotReached", f"Not reached: {current.name} failed."
-            yield _Said(type_, "False", reason, told)
-        else:
-            yield _current(type_, stage, status)
+    yield from (_stage(stage, status.failure) for stage in status.stages if stage.attempt or stage.completion_time)
+    if status.failure and status.failure.reason is Reason.GATE_FAILED:
+        told = f"Not published: {status.failure.message}"
+        yield _Said(ConditionType.PUBLISHED, "False", Reason.GATE_FAILED, told)
 
 
-def _current(type_: ConditionType, stage: StageStatus, status: FineTuneJobStatus) -> _Said:
-    failure = status.failure
-    if stage.attempt and stage.completion_time is None:
+def _stage(stage: StageStatus, failure: FailureStatus | None) -> _Said:
+    type_ = CONDITION_OF[stage.name]
+    if stage.state is StageState.SUCCEEDED:
+        return _Said(type_, "True", "Succeeded", f"{stage.message}.")
+    if stage.completion_time is None:
         return _Said(type_, "Unknown", stage.waiting_for or _RUNNING_REASON[stage.state], stage.message)
-    if failure and failure.stage is stage.name and stage.attempt:
+    if failure and failure.stage is stage.name:
         return _Said(type_, "False", failure.reason, failure.message)
-    return _Said(type_, "False", SUSPENDED if stage.attempt else "Waiting", stage.message or "Not started yet.")
+    return _Said(type_, "False", SUSPENDED, stage.message)
 
 
 def _how_to_try_again(status: FineTuneJobStatus) -> str:

@@ -1,10 +1,11 @@
-"""The queue of what must be reconciled: each key once, one worker a key, later after an error."""
+"""The queue of what must be reconciled: urgent keys first, each key once, one worker a key, later after an error."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
 import itertools
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key")
@@ -17,12 +18,16 @@ class WorkQueue(Generic[Key]):
     """A keyed queue for one event loop.
 
     A key that is added while it is worked on is worked on once more afterwards. Of several times at which a key shall
-    be looked at again, the earliest counts.
+    be looked at again, the earliest counts. ``is_urgent`` is asked when a key is added; a key that waits and becomes
+    urgent is added again.
     """
 
-    def __init__(self) -> None:
-        self._ready: asyncio.Queue[Key] = asyncio.Queue()
-        self._waiting: set[Key] = set()
+    def __init__(self, is_urgent: Callable[[Key], bool] = lambda _: False) -> None:
+        self._is_urgent = is_urgent
+        self._ready: asyncio.PriorityQueue[tuple[bool, int, Key]] = asyncio.PriorityQueue()
+        self._waiting: dict[Key, int] = {}
+        """The place of each key; a place that a more urgent one has replaced is passed over."""
+        self._urgent: set[Key] = set()
         self._in_work: set[Key] = set()
         self._again: set[Key] = set()
         self._later: list[tuple[float, int, Key]] = []
@@ -34,13 +39,24 @@ class WorkQueue(Generic[Key]):
     def __len__(self) -> int:
         return len(self._waiting) + len(self._again)
 
+    @property
+    def urgent(self) -> int:
+        """How many urgent keys wait."""
+        return len(self._urgent)
+
     def add(self, key: Key) -> None:
         """Have ``key`` worked on as soon as possible."""
         if key in self._in_work:
             self._again.add(key)
-        elif key not in self._waiting:
-            self._waiting.add(key)
-            self._ready.put_nowait(key)
+        elif key not in self._waiting or (key not in self._urgent and self._is_urgent(key)):
+            self._enter(key)
+
+    def _enter(self, key: Key) -> None:
+        urgent, place = self._is_urgent(key), next(self._order)
+        if urgent:
+            self._urgent.add(key)
+        self._waiting[key] = place
+        self._ready.put_nowait((not urgent, place, key))
 
     def add_later(self, key: Key, seconds: float) -> None:
         """Have ``key`` worked on after ``seconds``, unless it is sooner for another reason."""
@@ -52,8 +68,12 @@ class WorkQueue(Generic[Key]):
 
     async def get(self) -> Key:
         """The next key; `done` must follow."""
-        key = await self._ready.get()
-        self._waiting.discard(key)
+        while True:
+            _, place, key = await self._ready.get()
+            if self._waiting.get(key) == place:
+                break
+        del self._waiting[key]
+        self._urgent.discard(key)
         self._in_work.add(key)
         self._due.pop(key, None)
         return key

@@ -177,4 +177,6 @@ def condition(status: Mapping[str, Any], type_: str) -> dict[str, Any]:
 
 
 def stage(status: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return next(dict(entry) for entry in status["stages"] if entry["name"] == name)
+    """The entry of a stage; that of one that has not started is made up."""
+    none = {"name": name, "state": "Pending", "attempt": 0, "restarts": 0}
+    return next((dict(entry) for entry in status.get("stages", ()) if entry["name"] == name), none)

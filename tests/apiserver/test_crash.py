@@ -148,7 +148,7 @@ class TestRestart:
         desk.apply()
         child = desk.run_to("train")
         desk.kubelet.run(child)
-        desk.until(lambda status: status["stages"][1]["state"] == "Running", "train runs")
+        desk.until(lambda status: stage(status, "train")["state"] == "Running", "train runs")
         first.kill()
         before = len([request for request in proxy.requests if request.writes])
         operators().start()

@@ -10,7 +10,7 @@ from tests.chart.helm import NAMESPACE, of_kind, the
 RIGHTS = {
     "finetune.dev/finetunejobs": {"get", "list", "watch", "delete"},
     "finetune.dev/finetunejobs/status": {"patch"},
-    "batch/jobs": {"list", "watch", "create", "patch", "delete"},
+    "batch/jobs": {"get", "list", "watch", "create", "patch", "delete"},
     "/pods": {"list", "watch", "delete"},
     "/services": {"create", "patch"},
     "/events": {"list", "create"},

@@ -31,8 +31,8 @@ KEYS = {
     "properties",
     "required",
     "type",
-    "x-kubernetes-list-map-keys",
     "x-kubernetes-list-type",
+    "x-kubernetes-map-type",
     "x-kubernetes-validations",
 }
 
@@ -129,9 +129,14 @@ def test_exclusive_bounds() -> None:
     assert (rate["minimum"], rate["exclusiveMinimum"], rate["maximum"]) == (0, True, 1)
 
 
-def test_lists_that_are_keyed() -> None:
-    assert NODES[".status.conditions"]["x-kubernetes-list-map-keys"] == ["type"]
-    assert NODES[".status.stages"]["x-kubernetes-list-map-keys"] == ["name"]
+def test_status_has_one_owner() -> None:
+    assert NODES[".status"]["x-kubernetes-map-type"] == "atomic"
+    types = {path: node.get("x-kubernetes-list-type") for path, node in NODES.items() if path.startswith(".status.")}
+    for name in ("conditions", "stages", "history"):
+        assert types[f".status.{name}"] == "atomic"
+
+
+def test_a_list_that_several_may_add_to_is_a_set() -> None:
     assert NODES[".spec.task.labels"]["x-kubernetes-list-type"] == "set"
 
 

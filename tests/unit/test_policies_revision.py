@@ -40,7 +40,7 @@ def test_a_failed_job_goes_on_where_it_failed() -> None:
     job = a_job()
     runs = (succeeded(Stage.PREPARE), failed(Stage.TRAIN, Reason.PERMISSION_DENIED))
     dead = plan(job, Observed(runs), NOON).status
-    status = reopened(dead)
+    status = reopened(dead, after(hours=1))
     assert stage_status(status, Stage.TRAIN).state is StageState.PENDING
     made = plan(job.model_copy(update={"status": status}), Observed(runs), after(seconds=30))
     assert [(run.id.stage, run.id.attempt, run.id.revision) for run in made.start] == [(Stage.TRAIN, 2, 1)]
@@ -49,14 +49,14 @@ def test_a_failed_job_goes_on_where_it_failed() -> None:
 
 def test_a_finished_job_is_not_opened_again() -> None:
     done = plan(a_job(), Observed(tuple(succeeded(stage) for stage in STAGES)), NOON).status
-    assert reopened(done) is done
+    assert reopened(done, after(hours=1)) is done
 
 
 def test_a_refusal_is_not_opened_again() -> None:
     evaluation = an_evaluation(GateResult(metric=Metric.ACCURACY, minimum=0.9, value=0.84, passed=False))
     runs = (succeeded(Stage.PREPARE), succeeded(Stage.TRAIN), succeeded(Stage.EVALUATE, evaluation=evaluation))
     refused = plan(a_job(), Observed(runs), NOON).status
-    assert reopened(refused) is refused
+    assert reopened(refused, after(hours=1)) is refused
 
 
 def test_another_output_is_another_revision() -> None:

@@ -61,9 +61,9 @@ class TestAFailureThatMayPass:
     @pytest.mark.parametrize("reason", [Reason.UNAVAILABLE, Reason.STOPPED])
     def test_of_what_lies_around_the_job_is_not_counted(self, reason: Reason) -> None:
         job = in_training(resilience={"maxRestarts": 0})
-        job, _ = pass_(job, failed(Stage.TRAIN, reason))
-        job, made = pass_(job, failed(Stage.TRAIN, reason), at=12)
-        assert started(made) == [(Stage.TRAIN, 2)]
+        job, first = pass_(job, failed(Stage.TRAIN, reason))
+        job, second = pass_(job, failed(Stage.TRAIN, reason), at=12)
+        assert started(first) + started(second) == [(Stage.TRAIN, 2)]
         assert stage_status(job.status, Stage.TRAIN).restarts == 0
 
     def test_a_disruption_is_not_counted(self) -> None:
@@ -241,8 +241,18 @@ class TestTheDeadline:
         job, _ = pass_(job, stopped, stop=True, at=20)
         job, made = pass_(job, stopped, at=5000)
         assert started(made) == [(Stage.TRAIN, 2)]
-        _, made = pass_(job, stopped, a_run(Stage.TRAIN, attempt=2, started_at=after(seconds=5000)), at=5099)
+        again = a_run(Stage.TRAIN, attempt=2, started_at=after(seconds=5000))
+        job, made = pass_(job, stopped, again, at=5099)
         assert made.stop == ()
+        _, made = pass_(job, stopped, again, at=5100)
+        assert [run.id for run in made.stop] == [run_id(Stage.TRAIN, 2)]
+
+    def test_counts_from_the_start_when_the_job_never_held(self) -> None:
+        """Asked to hold, and told to go on before anything had stopped."""
+        job = in_training(resilience={"activeDeadlineSeconds": 100})
+        job, _ = pass_(job, a_run(Stage.TRAIN), stop=True, at=50)
+        _, made = pass_(job, a_run(Stage.TRAIN), at=100)
+        assert [run.id for run in made.stop] == [run_id(Stage.TRAIN)]
 
 
 class TestGates:

@@ -90,8 +90,11 @@ class World:
             assert not made.start
             live = any(run.alive for run in observed.runs)
             assert before.completion_time or not live, "the end was told before everything was down"
-        if made.look_again != timedelta(0):
-            again = plan(self.job.model_copy(update={"status": status}), observed, self.now)
+        # Neither a second look writes anything, nor one that finds what was started.
+        found = tuple(ObservedRun(run.id, RunState.PENDING, run.job.spec_digest) for run in made.start)
+        for runs in (observed.runs, (*observed.runs, *found)):
+            job = self.job.model_copy(update={"status": status})
+            again = plan(job, Observed(runs, stop_requested=self.stop_requested), self.now)
             assert again.start == ()
             assert again.status == status
 

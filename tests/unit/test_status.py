@@ -13,7 +13,6 @@ from finetune_api.spec import Metric
 from finetune_api.stage import STAGES, Stage
 from finetune_operator.reconcile import plan
 from finetune_operator.runs import Observed, ObservedRun, RunState, Trouble
-from finetune_operator.status import phase_of
 from tests.builders import (
     a_checkpoint,
     a_job,
@@ -33,6 +32,7 @@ def status_after(*runs: ObservedRun, stop: bool = False, job: FineTuneJob | None
     return plan(job or a_job(), Observed(runs, stop_requested=stop), after(seconds=11)).status
 
 
+HELD = status_after(stop=True)
 WAITING = status_after()
 TRAINING = status_after(succeeded(Stage.PREPARE), a_run(Stage.TRAIN))
 RETRYING = status_after(succeeded(Stage.PREPARE), killed(Stage.TRAIN))
@@ -45,6 +45,7 @@ REJECTED = status_after(succeeded(Stage.PREPARE), succeeded(Stage.TRAIN), succee
 @pytest.mark.parametrize(
     ("status", "ready", "reconciling", "stalled", "phase"),
     [
+        (HELD, "Unknown", "False", "False", Phase.SUSPENDED),
         (WAITING, "Unknown", "True", "False", Phase.PREPARING),
         (TRAINING, "Unknown", "True", "False", Phase.TRAINING),
         (RETRYING, "Unknown", "True", "False", Phase.TRAINING),
@@ -53,7 +54,7 @@ REJECTED = status_after(succeeded(Stage.PREPARE), succeeded(Stage.TRAIN), succee
         (FAILED, "False", "False", "True", Phase.FAILED),
         (REJECTED, "False", "False", "True", Phase.REJECTED),
     ],
-    ids=["waiting", "training", "retrying", "stopped", "succeeded", "failed", "rejected"],
+    ids=["held", "waiting", "training", "retrying", "stopped", "succeeded", "failed", "rejected"],
 )
 def test_what_tools_read(status: FineTuneJobStatus, ready: str, reconciling: str, stalled: str, phase: Phase) -> None:
     said = [
@@ -62,21 +63,43 @@ def test_what_tools_read(status: FineTuneJobStatus, ready: str, reconciling: str
     ]
     assert said == [ready, reconciling, stalled]
     assert status.phase is phase
-    assert phase_of(status.conditions) is phase
 
 
-def test_all_conditions_are_there_from_the_first_second() -> None:
-    assert [entry.type for entry in WAITING.conditions] == list(ConditionType)
+OVERALL = {ConditionType.ACCEPTED, ConditionType.READY, ConditionType.RECONCILING, ConditionType.STALLED}
 
 
-def test_stages_that_have_not_begun_say_what_they_wait_for() -> None:
-    assert condition(WAITING, ConditionType.TRAINED).message == "Waits for prepare."
-    assert condition(TRAINING, ConditionType.PUBLISHED).message == "Waits for train."
+@pytest.mark.parametrize(
+    ("status", "stages", "conditions"),
+    [
+        (HELD, [], set()),
+        (WAITING, [Stage.PREPARE], {ConditionType.DATA_PREPARED}),
+        (TRAINING, [Stage.PREPARE, Stage.TRAIN], {ConditionType.DATA_PREPARED, ConditionType.TRAINED}),
+        (FAILED, [Stage.PREPARE], {ConditionType.DATA_PREPARED}),
+        (SUCCEEDED, [*STAGES], {*ConditionType} - OVERALL),
+    ],
+    ids=["held", "waiting", "training", "failed", "succeeded"],
+)
+def test_a_stage_and_its_condition_appear_when_it_starts(
+    status: FineTuneJobStatus, stages: list[Stage], conditions: set[ConditionType]
+) -> None:
+    assert [stage.name for stage in status.stages] == stages
+    said = [entry.type for entry in status.conditions]
+    assert said == [type_ for type_ in ConditionType if type_ in OVERALL | conditions]
 
 
-def test_stages_that_will_not_begin_say_why() -> None:
-    assert condition(FAILED, ConditionType.TRAINED).message == "Not reached: prepare failed."
-    assert condition(FAILED, ConditionType.TRAINED).reason == "NotReached"
+def test_a_refusal_is_said_of_the_stage_that_it_keeps_from_starting() -> None:
+    published = condition(REJECTED, ConditionType.PUBLISHED)
+    assert (published.status, published.reason) == ("False", "GateFailed")
+    assert published.message.startswith("Not published: ")
+
+
+def test_the_status_of_an_older_operator_is_understood() -> None:
+    """It listed every stage from the first second."""
+    listed = tuple(WAITING.stage(name) for name in STAGES)
+    job = a_job(WAITING.model_copy(update={"stages": listed}))
+    status = plan(job, Observed((a_run(Stage.PREPARE),)), after(seconds=12)).status
+    assert status.phase is Phase.PREPARING
+    assert {entry.type for entry in status.conditions} == OVERALL | {ConditionType.DATA_PREPARED}
 
 
 def test_a_retry_says_why() -> None:

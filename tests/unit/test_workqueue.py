@@ -3,37 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import selectors
-from collections.abc import Coroutine
-from typing import Any
 
 import pytest
 
 from finetune_operator.workqueue import WorkQueue
-
-
-class _Selector(selectors.DefaultSelector):
-    """Instead of waiting for a timer, it turns the clock forward to when it is due."""
-
-    now = 1000.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        self.now += timeout or 0.0
-        return super().select(0)
-
-
-class _Loop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self.clock = _Selector()
-        super().__init__(self.clock)
-
-    def time(self) -> float:
-        return self.clock.now
-
-
-def run(work: Coroutine[Any, Any, None]) -> None:
-    with asyncio.Runner(loop_factory=_Loop) as runner:
-        runner.run(work)
+from tests.clock import run
 
 
 def queued(queue: WorkQueue[str]) -> list[str]:
@@ -96,6 +70,33 @@ class TestAKey:
             queue.add("a")
             queue.failed("a")
             assert queued(queue) == ["a"]
+
+        run(work())
+
+
+class TestAnUrgentKey:
+    def test_comes_before_the_others(self) -> None:
+        async def work() -> None:
+            queue = WorkQueue(str.isupper)
+            for key in ("a", "B", "c", "D"):
+                queue.add(key)
+            assert queue.urgent == 2
+            assert queued(queue) == ["B", "D", "a", "c"]
+            assert queue.urgent == 0
+
+        run(work())
+
+    def test_that_waits_already_is_moved_forward_and_comes_once(self) -> None:
+        async def work() -> None:
+            urgent: set[str] = set()
+            queue: WorkQueue[str] = WorkQueue(urgent.__contains__)
+            for key in ("a", "b"):
+                queue.add(key)
+            urgent.add("b")
+            queue.add("b")
+            queue.add("b")
+            assert (len(queue), queue.urgent) == (2, 1)
+            assert queued(queue) == ["b", "a"]
 
         run(work())
 

@@ -159,7 +159,7 @@ class Executor:
         if status.artifact and _is_gone(status.artifact.uri):
             self._note(f"{status.artifact.uri} is no longer there: running again, as revision {status.revision + 1}.")
             return next_revision(status, digest, self._now())
-        again = reopened(status)
+        again = reopened(status, self._now())
         if again is not status and status.failure:
             self._note(f"The last try failed in {status.failure.stage}; trying that again.")
         elif status.completion_time:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from finetune_api.failures import ExitCode, Reason
-from finetune_api.job import ConditionType, FineTuneJobStatus
+from finetune_api.job import FineTuneJobStatus
 from finetune_api.spec import ResilienceSpec
 from finetune_api.stage import Stage, StageError
 from finetune_operator.times import from_text
@@ -18,11 +18,8 @@ def deadline(status: FineTuneJobStatus, resilience: ResilienceSpec, now: datetim
     """When the revision must have ended, counted from its start, or from when it was last resumed after a stop."""
     if resilience.active_deadline_seconds is None:
         return None
-    since = from_text(status.start_time) if status.start_time else now
-    reconciling = next((c for c in status.conditions if c.type is ConditionType.RECONCILING), None)
-    if reconciling is not None:
-        since = max(since, from_text(reconciling.last_transition_time) if reconciling.status == "True" else now)
-    return since + timedelta(seconds=resilience.active_deadline_seconds)
+    began = status.resume_time or status.start_time
+    return (from_text(began) if began else now) + timedelta(seconds=resilience.active_deadline_seconds)
 
 
 def exceeded(stage: Stage, resilience: ResilienceSpec) -> StageError:

@@ -11,10 +11,8 @@ from finetune_api.job import (
     Phase,
     RevisionRecord,
     StageState,
-    StageStatus,
     spec_digest,
 )
-from finetune_api.stage import STAGES
 from finetune_operator.constants import CONDITION_OF
 from finetune_operator.runs import Observed
 from finetune_operator.times import to_text
@@ -39,14 +37,12 @@ def next_revision(
     status: FineTuneJobStatus, digest: str, now: datetime, number: int | None = None
 ) -> FineTuneJobStatus:
     """The status of a revision that has done nothing yet; ``number`` is the next one, unless it is given."""
-    # A stage condition that is Unknown tells since when a run is awaited: those of the old revision must not.
-    awaited = set(CONDITION_OF.values())
+    of_stages = set(CONDITION_OF.values())
     return FineTuneJobStatus(
         observed_generation=status.observed_generation,
         revision=number or status.revision + 1,
         spec_digest=digest,
-        conditions=tuple(c for c in status.conditions if c.status != "Unknown" or c.type not in awaited),
-        stages=tuple(StageStatus(name=stage, state=StageState.PENDING, attempt=0) for stage in STAGES),
+        conditions=tuple(c for c in status.conditions if c.type not in of_stages),
         start_time=to_text(now),
         history=(*status.history, *_record(status))[-HISTORY_LIMIT:],
     )
@@ -64,7 +60,14 @@ def moved_on(status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus | No
     return following.model_copy(update={"history": status.history, "start_time": status.start_time})
 
 
-def reopened(status: FineTuneJobStatus) -> FineTuneJobStatus:
+def resumed(status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus:
+    """``status`` of a job that need not hold any more."""
+    if status.suspend_time is None:
+        return status
+    return status.model_copy(update={"suspend_time": None, "resume_time": to_text(now)})
+
+
+def reopened(status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus:
     """The status of a failed revision that is tried again where it failed, because a person acted and asks for it.
 
     A revision that has not ended, was published or was refused by a gate stays as it is.
@@ -72,12 +75,14 @@ def reopened(status: FineTuneJobStatus) -> FineTuneJobStatus:
     if status.completion_time is None or status.failure is None or status.failure.reason is Reason.GATE_FAILED:
         return status
     stages = tuple(
-        stage.model_copy(update={"state": StageState.PENDING, "restarts": 0, "message": ""})
+        stage.model_copy(update={"state": StageState.PENDING, "restarts": 0, "message": "Tried again."})
         if stage.state is StageState.FAILED
         else stage
         for stage in status.stages
     )
-    return status.model_copy(update={"stages": stages, "failure": None, "completion_time": None})
+    return status.model_copy(
+        update={"stages": stages, "failure": None, "completion_time": None, "resume_time": to_text(now)}
+    )
 
 
 def _record(status: FineTuneJobStatus) -> tuple[RevisionRecord, ...]:

@@ -1,0 +1,33 @@
+"""An event loop whose time is turned forward by hand: what waits for hours is tested at once."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Coroutine
+from typing import Any
+
+
+class _Selector(selectors.DefaultSelector):
+    """Instead of waiting for a timer, it turns the clock forward to when it is due."""
+
+    now = 1000.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.now += timeout or 0.0
+        return super().select(0)
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self.clock = _Selector()
+        super().__init__(self.clock)
+
+    def time(self) -> float:
+        return self.clock.now
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work`` to its end; no timer is waited for."""
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        runner.run(work)
