@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -28,6 +29,13 @@ class Request:
     @property
     def writes(self) -> bool:
         return self.method != "GET"
+
+    @property
+    def name(self) -> str:
+        """The object that it names: one that is created is named in the body alone."""
+        if self.method == "POST":
+            return str(json.loads(self.body)["metadata"]["name"])
+        return self.path.partition("?")[0].removesuffix("/status").rpartition("/")[2]
 
 
 @dataclass
