@@ -99,6 +99,11 @@ class ControlPlane:
         return f"https://127.0.0.1:{self._port}"
 
     @property
+    def pids(self) -> dict[str, int]:
+        """The process of each program that runs."""
+        return {name: program.process.pid for name, program in self._programs.items()}
+
+    @property
     def ca(self) -> Path:
         return self._directory / "certs" / "apiserver.crt"
 

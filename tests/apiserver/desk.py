@@ -21,10 +21,11 @@ PROGRESS_SECONDS = 0.3
 
 
 class Operator:
-    """The operator as a process."""
+    """The operator as a process, of the checkout that ``python`` belongs to."""
 
-    def __init__(self, kubeconfig: Path, directory: Path, **settings: Any) -> None:
+    def __init__(self, kubeconfig: Path, directory: Path, *, python: str = sys.executable, **settings: Any) -> None:
         self._kubeconfig = kubeconfig
+        self._python = python
         self._directory = directory
         self.port = free_port()
         directory.mkdir(parents=True, exist_ok=True)
@@ -41,7 +42,7 @@ class Operator:
         self._program: Program | None = None
 
     def start(self, wait: bool = True) -> Operator:
-        arguments = [sys.executable, "-m", "finetune_operator", "--config", str(self._directory / "settings.json")]
+        arguments = [self._python, "-m", "finetune_operator", "--config", str(self._directory / "settings.json")]
         # A kubeconfig's keys lie in temporary files while it runs: one that is killed leaves them.
         environment = clean_environment(KUBECONFIG=str(self._kubeconfig), TMPDIR=str(self._directory))
         self._program = start(arguments, self._directory / "operator.log", environment)

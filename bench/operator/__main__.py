@@ -1,0 +1,179 @@
+"""``python -m bench.operator``: see the package's docstring for what it measures."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+import aiohttp
+import psutil
+
+import bench.operator
+from bench.operator.burst import bursts, submit
+from bench.operator.client import NotInTime
+from bench.operator.pending import pending
+from bench.operator.report import figure, minutes, say
+from bench.operator.standing import PROGRESS_ADDRESS, finished, running
+from bench.operator.testbed import Bench, Side
+from tests.apiserver.api import Refused
+from tests.apiserver.control_plane import NotStarted
+from tests.tools import go_tool
+
+_SECONDS = {"submit": 45, "burst": 165, "pending": 130, "running": 75, "finished": 75}
+"""What each part takes for one operator, by its defaults, on two idle cores."""
+_BOTH = ("submit", "burst", "pending")
+"""Parts that a comparison is made of, unless one is named."""
+_LEAST_FREE_BYTES = 2 * 10**9
+_OF_THE_ENVIRONMENT = (
+    NotInTime,
+    NotStarted,
+    Refused,
+    AssertionError,  # Of a wait that came to nothing.
+    RuntimeError,  # Of a program that cannot be built.
+    OSError,
+    aiohttp.ClientError,
+    subprocess.CalledProcessError,
+)
+
+
+class Unusable(Exception):
+    """Nothing can be measured; the message says why, in a sentence."""
+
+
+def main() -> int:
+    """Measure; returns the exit code."""
+    options = _options()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    try:
+        parts = [options.only] if options.only else list(_BOTH if options.against else _SECONDS)
+        sides = _sides(options)
+        _check(parts, sides)
+        _measure(options, parts, sides)
+    except Unusable as error:
+        return _failed(str(error))
+    except _OF_THE_ENVIRONMENT as error:
+        return _failed(_sentence(error))
+    finally:
+        _end_children()
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.operator", description=bench.operator.__doc__.splitlines()[0]
+    )
+    parser.add_argument("--only", choices=list(_SECONDS), help="one part")
+    parser.add_argument("--operator", metavar="PYTHON", help="the operator of another checkout: path of its python")
+    parser.add_argument("--against", metavar="PYTHON", help="one more operator, measured in alternation with the first")
+    parser.add_argument("--rounds", type=int, default=3, help="how often bursts alternate with the floor")
+    parser.add_argument("--jobs", type=int, default=500, help="jobs at once, and jobs that are pending")
+    parser.add_argument("--times", type=int, default=15, help="jobs submitted one after another, a round")
+    parser.add_argument("--finished", type=int, default=200, help="jobs that have ended")
+    parser.add_argument("--running", type=int, default=100, help="jobs that run")
+    parser.add_argument("--seconds", type=float, default=30, help="for how long what stands by is looked at")
+    return parser.parse_args()
+
+
+def _sides(options: argparse.Namespace) -> list[Side]:
+    first = options.operator or sys.executable
+    if not options.against:
+        return [Side(first)]
+    return [Side(first, "operator"), Side(options.against, "against")]
+
+
+def _check(parts: list[str], sides: list[Side]) -> None:
+    """Say what is in the way before anything is built.
+
+    Raises:
+        Unusable: Something is.
+    """
+    if not shutil.which("go"):
+        raise Unusable("there is no go, which builds etcd and kube-apiserver and makes their keys: install Go")
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if free < _LEAST_FREE_BYTES:
+        raise Unusable(
+            f"{tempfile.gettempdir()} has only {free / 1e9:.1f} GB free, etcd needs {_LEAST_FREE_BYTES / 1e9:.0f} GB: "
+            "make room, or name another directory with TMPDIR"
+        )
+    for side in sides:
+        found = subprocess.run([side.python, "-c", "import finetune_operator.app"], check=False, capture_output=True)
+        if found.returncode:
+            raise Unusable(f"{side.python} has no finetune_operator that can be imported: make install in its checkout")
+    if "running" in parts:
+        with socket.socket() as listener:
+            try:
+                listener.bind(PROGRESS_ADDRESS)
+            except OSError:
+                raise Unusable(
+                    "port {1} of {0}, which the pods' progress is read from, is in use".format(*PROGRESS_ADDRESS)
+                ) from None
+
+
+def _measure(options: argparse.Namespace, parts: list[str], sides: list[Side]) -> None:
+    work: dict[str, Callable[[Bench], None]] = {
+        "submit": lambda bench: submit(bench, sides, options.times, options.rounds),
+        "burst": lambda bench: bursts(bench, sides, options.jobs, options.rounds),
+        "pending": lambda bench: pending(bench, sides, options.jobs, options.seconds),
+        "running": lambda bench: running(bench, sides, options.running, options.seconds),
+        "finished": lambda bench: finished(bench, sides, options.finished, options.seconds),
+    }
+    say("etcd and kube-apiserver: built once, which takes some minutes, and started")
+    for name in ("etcd", "kube-apiserver"):
+        go_tool(name)
+    with tempfile.TemporaryDirectory(prefix="bench-operator-", ignore_cleanup_errors=True) as directory:
+        testbed = Bench(Path(directory))
+        try:
+            testbed.start()
+            times = {part: _SECONDS[part] * len(sides) for part in parts}
+            told = ", ".join(f"{part} {minutes(seconds)}" for part, seconds in times.items())
+            say(f"about {minutes(sum(times.values()))} on two idle cores: {told}")
+            figure("cores", os.cpu_count() or 1, "cores", load_average=round(os.getloadavg()[0], 1))
+            for part in parts:
+                say(f"{part}: about {minutes(times[part])}")
+                work[part](testbed)
+            say("done")
+        finally:
+            testbed.close()
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    # The end itself is not to be interrupted: it takes a second.
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
+def _end_children() -> None:
+    """Kill what was being started when the end came."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+
+
+def _sentence(error: BaseException) -> str:
+    """What an error says, without the log that may follow, but for its end."""
+    if isinstance(error, subprocess.CalledProcessError) and error.stderr:
+        said = error.stderr if isinstance(error.stderr, str) else error.stderr.decode(errors="replace")
+        return f"{Path(str(error.cmd[0])).name} failed: {said.strip().splitlines()[-1][:500]}"
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0][:500] if len(lines) == 1 else f"{lines[0][:200]} {lines[-1].strip()[:500]}"
+
+
+def _failed(sentence: str) -> int:
+    print(f"bench.operator: {sentence}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""Many jobs at once, each round beside one of the floor; and one job after another."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import uvloop
+
+from bench.operator.client import NotInTime, Plain, in_parallel
+from bench.operator.floor import Bodies, Floor, floor, name_of, single_applies
+from bench.operator.report import figure, figures, medians, minutes, say, shares
+from bench.operator.testbed import PATIENCE_SECONDS, Bench, Side, asked, per, quiet, remove
+from tests.apiserver.desk import Operator
+
+
+@dataclass(frozen=True)
+class Burst:
+    """What a round with an operator came to; all that is of one job is an average."""
+
+    jobs_per_second: float
+    settled_per_second: float
+    cpu: dict[str, float]
+    requests: dict[str, float]
+    """Of the operator, watches not counted."""
+    served: dict[str, float]
+    """Of the API server, whoever sent them; watches not counted."""
+    megabytes: tuple[float, float]
+    """What the operator holds afterwards, and the most that it held."""
+
+
+def bursts(bench: Bench, sides: Sequence[Side], count: int, rounds: int) -> None:
+    """``count`` jobs at once, for each operator and for the floor in turn."""
+    floors: defaultdict[Side, list[Floor]] = defaultdict(list)
+    found: defaultdict[Side, list[Burst]] = defaultdict(list)
+    began = time.monotonic()
+    for number in range(rounds):
+        for side in sides if number % 2 == 0 else sides[::-1]:
+            bench.install(side)
+            if number % 2 == 0:
+                floors[side].append(uvloop.run(floor(bench, count)))
+            with bench.operator(side) as operator:
+                found[side].append(uvloop.run(burst(bench, operator, count)))
+            if number % 2:
+                floors[side].append(uvloop.run(floor(bench, count)))
+            here, there = floors[side][-1], found[side][-1]
+            say(
+                f"burst{side}, round {number + 1} of {rounds}: floor {here.jobs_per_second:.1f}/s, "
+                f"child Jobs {there.jobs_per_second:.1f}/s, settled {there.settled_per_second:.1f}/s"
+            )
+        left = (time.monotonic() - began) / (number + 1) * (rounds - number - 1)
+        say(f"burst: about {minutes(left)} more")
+    for side in sides:
+        _report(floors[side], found[side], jobs=count, **side.labels)
+
+
+def _report(floors: Sequence[Floor], found: Sequence[Burst], **more: Any) -> None:
+    floor_rates = [each.jobs_per_second for each in floors]
+    burst_rates = [each.jobs_per_second for each in found]
+    settled_rates = [each.settled_per_second for each in found]
+    figures("burst_share_of_floor", shares(burst_rates, floor_rates), "1", **more)
+    figures("settled_share_of_floor", shares(settled_rates, floor_rates), "1", **more)
+    figures("floor_jobs_per_second", floor_rates, "1/s", **more)
+    figures("burst_jobs_per_second", burst_rates, "1/s", **more)
+    figures("settled_jobs_per_second", settled_rates, "1/s", **more)
+    figures("operator_megabytes", [each.megabytes[0] for each in found], "MB", **more)
+    figures("operator_megabytes_at_most", [each.megabytes[1] for each in found], "MB", **more)
+    for who in ("operator", "api_server"):
+        requests = [each.requests if who == "operator" else each.served for each in found]
+        totals = [sum(each.values()) for each in requests]
+        figures(f"{who}_requests_per_job", totals, "1", by=medians(requests), **more)
+    for name, cpu in (("", [each.cpu for each in found]), ("floor_", [each.cpu for each in floors])):
+        in_ms = [{process: seconds * 1000 for process, seconds in each.items()} for each in cpu]
+        figures(f"{name}cpu_ms_per_job", [sum(each.values()) for each in in_ms], "ms", by=medians(in_ms), **more)
+
+
+async def burst(bench: Bench, operator: Operator, count: int) -> Burst:
+    """All at once: from the first apply until each has its child Job, and until each has its status."""
+    async with Plain(bench.plane) as plain:
+        await warm_up(bench, plain, operator)
+        namespace = bench.namespace()
+        bodies = Bodies(namespace)
+
+        async def apply(number: int) -> None:
+            name = name_of(number)
+            await plain.apply("FineTuneJob", namespace, name, bodies.job(name))
+
+        served, sent, cpu = await bench.requests(plain), await asked(plain, operator), bench.cpu()
+        async with plain.child_watch(namespace) as watch:
+            began = time.monotonic()
+            await in_parallel(apply, range(count))
+            await watch.until(lambda seen: len(seen) == count, f"{count} jobs have their Job", PATIENCE_SECONDS)
+            seconds = max(watch.seen.values()) - began
+        settled = await quiet(plain, operator, count) - began
+        after = bench.cpu()
+        sent_after, served_after = await asked(plain, operator), await bench.requests(plain)
+        await check(plain, namespace, count)
+        memory = bench.memory()
+        await remove(plain, operator, namespace)
+    return Burst(
+        count / seconds,
+        count / settled,
+        per(count, after, cpu),
+        per(count, sent_after.requests(), sent.requests()),
+        per(count, served_after, served),
+        memory,
+    )
+
+
+async def check(plain: Plain, namespace: str, count: int) -> None:
+    """Raises NotInTime when a job has no status in which its first stage has started."""
+    statuses = [job.get("status", {}) for job in await plain.list("FineTuneJob", namespace)]
+    started = [status for status in statuses if any(stage.get("attempt") for stage in status.get("stages", ()))]
+    if len(started) != count:
+        raise NotInTime(
+            f"nothing is queued, but of {count} jobs only {len(started)} have a status with a started stage"
+        )
+
+
+async def warm_up(bench: Bench, plain: Plain, operator: Operator) -> None:
+    """One job: its Job says that the watches of an operator that has just started are there."""
+    namespace = bench.namespace()
+    async with plain.child_watch(namespace) as watch:
+        await plain.apply("FineTuneJob", namespace, name_of(0), Bodies(namespace).job(name_of(0)))
+        await watch.until(bool, "a job has its Job", PATIENCE_SECONDS)
+    await quiet(plain, operator, jobs=1)
+    await remove(plain, operator, namespace)
+
+
+def submit(bench: Bench, sides: Sequence[Side], times: int, rounds: int) -> None:
+    """One job after another, for each operator in turn, each between two series of single applies without one."""
+    for side in sides:
+        bench.install(side)
+        applied, waited = uvloop.run(single_applies(bench, times)), []
+        for _ in range(rounds):
+            with bench.operator(side) as operator:
+                waited += uvloop.run(_submitted(bench, operator, times))
+            applied += uvloop.run(single_applies(bench, times))
+        apply, wait = statistics.median(applied), statistics.median(waited)
+        say(f"submit{side}: one apply of a Job {apply * 1000:.1f} ms, from apply to Job {wait * 1000:.1f} ms")
+        figure("submit_over_apply", wait / apply, "1", **side.labels)
+        for name, values in (("submit_to_job_seconds", waited), ("apply_seconds", applied)):
+            spread = {"min": round(min(values), 4), "max": round(max(values), 4), "times": len(values)}
+            figure(name, statistics.median(values), "s", **spread, **side.labels)
+
+
+def _has(name: str, seen: Mapping[str, float]) -> bool:
+    return name in seen
+
+
+async def _submitted(bench: Bench, operator: Operator, times: int) -> list[float]:
+    """Seconds from the answer to each apply until its child Job is there."""
+    seconds = []
+    async with Plain(bench.plane) as plain:
+        await warm_up(bench, plain, operator)
+        namespace = bench.namespace()
+        bodies = Bodies(namespace)
+        async with plain.child_watch(namespace) as watch:
+            for number in range(times):
+                name = name_of(number)
+                await plain.apply("FineTuneJob", namespace, name, bodies.job(name))
+                began = time.monotonic()
+                await watch.until(partial(_has, name), f"{name} has its Job", PATIENCE_SECONDS)
+                # It may be seen before the answer is.
+                seconds.append(max(watch.seen[name] - began, 0.0))
+                # One job, not a queue of them: let the writes that follow the Job pass.
+                await quiet(plain, operator, number + 1)
+                await asyncio.sleep(0.1)
+        await remove(plain, operator, namespace)
+    return seconds
