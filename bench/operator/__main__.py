@@ -29,8 +29,7 @@ from tests.apiserver.api import Refused
 from tests.apiserver.control_plane import NotStarted
 from tests.tools import go_tool
 
-_SECONDS = {"submit": 45, "burst": 165, "pending": 130, "running": 75, "finished": 75}
-"""What each part takes for one operator, by its defaults, on two idle cores."""
+_PARTS = ("submit", "burst", "pending", "running", "finished")
 _BOTH = ("submit", "burst", "pending")
 """Parts that a comparison is made of, unless one is named."""
 _LEAST_FREE_BYTES = 2 * 10**9
@@ -56,7 +55,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     try:
-        parts = [options.only] if options.only else list(_BOTH if options.against else _SECONDS)
+        parts = [options.only] if options.only else list(_BOTH if options.against else _PARTS)
         sides = _sides(options)
         _check(parts, sides)
         _measure(options, parts, sides)
@@ -73,7 +72,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.operator", description=bench.operator.__doc__.splitlines()[0]
     )
-    parser.add_argument("--only", choices=list(_SECONDS), help="one part")
+    parser.add_argument("--only", choices=_PARTS, help="one part")
     parser.add_argument("--operator", metavar="PYTHON", help="the operator of another checkout: path of its python")
     parser.add_argument("--against", metavar="PYTHON", help="one more operator, measured in alternation with the first")
     parser.add_argument("--rounds", type=int, default=3, help="how often bursts alternate with the floor")
@@ -135,7 +134,7 @@ def _measure(options: argparse.Namespace, parts: list[str], sides: list[Side]) -
         testbed = Bench(Path(directory))
         try:
             testbed.start()
-            times = {part: _SECONDS[part] * len(sides) for part in parts}
+            times = {part: _seconds(part, options) * len(sides) for part in parts}
             told = ", ".join(f"{part} {minutes(seconds)}" for part, seconds in times.items())
             say(f"about {minutes(sum(times.values()))} on two idle cores: {told}")
             figure("cores", os.cpu_count() or 1, "cores", load_average=round(os.getloadavg()[0], 1))
@@ -145,6 +144,21 @@ def _measure(options: argparse.Namespace, parts: list[str], sides: list[Side]) -
             say("done")
         finally:
             testbed.close()
+
+
+def _seconds(part: str, options: argparse.Namespace) -> float:
+    """About what a part takes for one operator, on two idle cores."""
+    match part:
+        case "submit":
+            return options.rounds * (6 + 0.8 * options.times)
+        case "burst":
+            return options.rounds * (12 + 0.06 * options.jobs)
+        case "pending":
+            return 45 + 0.06 * options.jobs + 4 * options.seconds
+        case "running":
+            return 50 + 0.15 * options.running + options.seconds
+        case _:
+            return 20 + 0.2 * options.finished + options.seconds
 
 
 def _stop(number: int, _: FrameType | None) -> None:

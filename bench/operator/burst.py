@@ -54,8 +54,8 @@ def bursts(bench: Bench, sides: Sequence[Side], count: int, rounds: int) -> None
                 f"burst{side}, round {number + 1} of {rounds}: floor {here.jobs_per_second:.1f}/s, "
                 f"child Jobs {there.jobs_per_second:.1f}/s, settled {there.settled_per_second:.1f}/s"
             )
-        left = (time.monotonic() - began) / (number + 1) * (rounds - number - 1)
-        say(f"burst: about {minutes(left)} more")
+        if left := rounds - number - 1:
+            say(f"burst: about {minutes((time.monotonic() - began) / (number + 1) * left)} more")
     for side in sides:
         _report(floors[side], found[side], jobs=count, **side.labels)
 
