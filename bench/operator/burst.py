@@ -13,7 +13,7 @@ from typing import Any
 
 import uvloop
 
-from bench.operator.client import NotInTime, Plain, in_parallel
+from bench.operator.client import Plain, in_parallel
 from bench.operator.floor import Bodies, Floor, floor, name_of, single_applies
 from bench.operator.report import figure, figures, medians, minutes, say, shares
 from bench.operator.testbed import PATIENCE_SECONDS, Bench, Side, asked, per, quiet, remove
@@ -98,9 +98,10 @@ async def burst(bench: Bench, operator: Operator, count: int) -> Burst:
             await watch.until(lambda seen: len(seen) == count, f"{count} jobs have their Job", PATIENCE_SECONDS)
             seconds = max(watch.seen.values()) - began
         settled = await quiet(plain, operator, count) - began
+        while not await all_started(plain, namespace):
+            settled = await quiet(plain, operator, count) - began
         after = bench.cpu()
         sent_after, served_after = await asked(plain, operator), await bench.requests(plain)
-        await check(plain, namespace, count)
         memory = bench.memory()
         await remove(plain, operator, namespace)
     return Burst(
@@ -113,14 +114,10 @@ async def burst(bench: Bench, operator: Operator, count: int) -> Burst:
     )
 
 
-async def check(plain: Plain, namespace: str, count: int) -> None:
-    """Raises NotInTime when a job has no status in which its first stage has started."""
+async def all_started(plain: Plain, namespace: str) -> bool:
+    """Whether each job has a status in which its first stage has started, by the API server's own word."""
     statuses = [job.get("status", {}) for job in await plain.list("FineTuneJob", namespace)]
-    started = [status for status in statuses if any(stage.get("attempt") for stage in status.get("stages", ()))]
-    if len(started) != count:
-        raise NotInTime(
-            f"nothing is queued, but of {count} jobs only {len(started)} have a status with a started stage"
-        )
+    return all(any(stage.get("attempt") for stage in status.get("stages", ())) for status in statuses)
 
 
 async def warm_up(bench: Bench, plain: Plain, operator: Operator) -> None:

@@ -35,8 +35,13 @@ class Asked:
 
     @property
     def jobs(self) -> float:
-        """Jobs that have a phase."""
+        """Jobs that it knows."""
         return sum(value for _, value in _values(self._text, "finetune_jobs"))
+
+    @property
+    def waiting(self) -> float:
+        """Jobs of which no stage has started, or that have no status."""
+        return sum(value for labels, value in _values(self._text, "finetune_jobs") if labels["phase"] == "Pending")
 
 
 def served(text: str) -> dict[str, float]:

@@ -153,7 +153,7 @@ async def asked(plain: Plain, operator: Operator) -> Asked:
 
 
 async def quiet(plain: Plain, operator: Operator, jobs: int) -> float:
-    """Wait until ``jobs`` have a status, nothing is queued and nothing more is written; since when that is.
+    """Wait until ``jobs`` have started, nothing is queued and nothing more is written; since when that is.
 
     Raises:
         NotInTime: It does not come to that.
@@ -163,14 +163,14 @@ async def quiet(plain: Plain, operator: Operator, jobs: int) -> float:
     while time.monotonic() < deadline:
         now = time.monotonic()
         said = await asked(plain, operator)
-        if said.queued or said.jobs != jobs:
+        if said.queued or said.waiting or said.jobs != jobs:
             writes = -1.0
         elif said.writes != writes:
             writes, since = said.writes, now
         else:
             return since
         await asyncio.sleep(0.2)
-    raise NotInTime(f"not within {PATIENCE_SECONDS:.0f} s: {jobs} jobs have a status and nothing is queued")
+    raise NotInTime(f"not within {PATIENCE_SECONDS:.0f} s: {jobs} jobs have started and nothing is queued")
 
 
 async def no_writes(plain: Plain, operator: Operator, seconds: float) -> None:

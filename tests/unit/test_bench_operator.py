@@ -32,7 +32,7 @@ def test_what_an_operator_says():
     asked = Asked(OPERATOR)
 
     assert asked.requests() == {"PATCH jobs": 503, "PATCH finetunejobs 409": 2, "GET events": 7}
-    assert (asked.writes, asked.queued, asked.jobs) == (505, 4, 500)
+    assert (asked.writes, asked.queued, asked.jobs, asked.waiting) == (505, 4, 500, 1)
 
 
 def test_what_an_api_server_was_asked_for():
