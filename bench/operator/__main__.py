@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import socket
@@ -24,7 +25,7 @@ from bench.operator.client import NotInTime
 from bench.operator.pending import pending
 from bench.operator.report import figure, minutes, say
 from bench.operator.standing import PROGRESS_ADDRESS, finished, running
-from bench.operator.testbed import Bench, Side
+from bench.operator.testbed import Bench, Ended, Side
 from tests.apiserver.api import Refused
 from tests.apiserver.control_plane import NotStarted
 from tests.tools import go_tool
@@ -32,8 +33,11 @@ from tests.tools import go_tool
 _PARTS = ("submit", "burst", "pending", "running", "finished")
 _BOTH = ("submit", "burst", "pending")
 """Parts that a comparison is made of, unless one is named."""
+_REASON = re.compile(r'(?:"error":|err=)"((?:[^"\\]|\\.)*)"')
+"""Why a program gave up, in the last line of its log."""
 _LEAST_FREE_BYTES = 2 * 10**9
 _OF_THE_ENVIRONMENT = (
+    Ended,
     NotInTime,
     NotStarted,
     Refused,
@@ -77,9 +81,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--against", metavar="PYTHON", help="one more operator, measured in alternation with the first")
     parser.add_argument("--rounds", type=int, default=3, help="how often bursts alternate with the floor")
     parser.add_argument("--jobs", type=int, default=500, help="jobs at once, and jobs that are pending")
-    parser.add_argument("--times", type=int, default=15, help="jobs submitted one after another, a round")
-    parser.add_argument("--finished", type=int, default=200, help="jobs that have ended")
-    parser.add_argument("--running", type=int, default=100, help="jobs that run")
+    parser.add_argument("--times", type=int, default=10, help="jobs submitted one after another, a round")
+    parser.add_argument("--finished", type=int, default=100, help="jobs that have ended")
+    parser.add_argument("--running", type=int, default=50, help="jobs that run")
     parser.add_argument("--seconds", type=float, default=30, help="for how long what stands by is looked at")
     return parser.parse_args()
 
@@ -106,6 +110,8 @@ def _check(parts: list[str], sides: list[Side]) -> None:
             "make room, or name another directory with TMPDIR"
         )
     for side in sides:
+        if not shutil.which(side.python):
+            raise Unusable(f"{side.python} is no program: name the python of a checkout, such as .venv/bin/python")
         found = subprocess.run([side.python, "-c", "import finetune_operator.app"], check=False, capture_output=True)
         if found.returncode:
             raise Unusable(f"{side.python} has no finetune_operator that can be imported: make install in its checkout")
@@ -181,7 +187,10 @@ def _sentence(error: BaseException) -> str:
         said = error.stderr if isinstance(error.stderr, str) else error.stderr.decode(errors="replace")
         return f"{Path(str(error.cmd[0])).name} failed: {said.strip().splitlines()[-1][:500]}"
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[0][:500] if len(lines) == 1 else f"{lines[0][:200]} {lines[-1].strip()[:500]}"
+    if len(lines) == 1:
+        return lines[0][:500]
+    reason = _REASON.search(lines[-1])
+    return f"{lines[0][:200]} {(reason[1] if reason else lines[-1].strip())[:500]}"
 
 
 def _failed(sentence: str) -> int:

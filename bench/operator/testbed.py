@@ -29,6 +29,10 @@ _OPENAPI = "/openapi/v3/apis/finetune.dev/v1alpha1"
 _KINDS = ("FineTuneJob", "Job", "Pod", "Event")
 
 
+class Ended(Exception):
+    """A process has ended that was not told to."""
+
+
 @dataclass(frozen=True)
 class Side:
     """An operator to measure: the Python of its checkout."""
@@ -114,8 +118,19 @@ class Bench:
         # As it is installed: progress every 15 s, a full look every 5 minutes.
         settings = {"progressSeconds": 15, "resyncSeconds": 300}
         directory = self._directory / "operator"
-        self._operator = Operator(self.plane.kubeconfig, directory, python=side.python, **settings)
-        self._operator.start()
+        self._operator = operator = Operator(self.plane.kubeconfig, directory, python=side.python, **settings)
+        operator.start(wait=False)
+
+        def ready() -> bool:
+            self.check()
+            return operator.http("/readyz")[0] == 200
+
+        wait_until(ready, "the operator is ready", 120)
+
+    def check(self) -> None:
+        """Raises Ended when a process that must run does not."""
+        for name, pid in self._pids().items():
+            check(name, pid, self._operator if name == "operator" else None)
 
     def stop_operator(self) -> None:
         if self._operator:
@@ -124,11 +139,12 @@ class Bench:
 
     def cpu(self) -> dict[str, float]:
         """Seconds of user and system time that each process has used."""
-        pids = {**self.plane.pids, "client": psutil.Process().pid}
-        if self._operator:
-            pids["operator"] = self._operator.pid
-        times = {name: psutil.Process(pid).cpu_times() for name, pid in pids.items()}
+        times = {name: psutil.Process(pid).cpu_times() for name, pid in self._pids().items()}
         return {name: used.user + used.system for name, used in times.items()}
+
+    def _pids(self) -> dict[str, int]:
+        pids = {**self.plane.pids, "client": psutil.Process().pid}
+        return pids | ({"operator": self._operator.pid} if self._operator else {})
 
     def memory(self) -> tuple[float, float]:
         """What the operator holds, and the most that it held, in MB."""
@@ -141,14 +157,20 @@ class Bench:
         return served((await plain.send("GET", "/metrics")).decode())
 
 
+def check(name: str, pid: int, operator: Operator | None = None) -> None:
+    """Raises Ended when a process that was started does not run any more."""
+    if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+        log = operator.log().strip().splitlines() if operator else []
+        raise Ended(f"{name} has ended" + (f"; its log ends with: {log[-1]}" if log else ""))
+
+
 async def asked(plain: Plain, operator: Operator) -> Asked:
     """What the operator says of itself.
 
     Raises:
-        NotInTime: It has ended.
+        Ended: It does not run any more.
     """
-    if psutil.Process(operator.pid).status() == psutil.STATUS_ZOMBIE:
-        raise NotInTime(f"the operator has ended; its log ends with: {operator.log().strip().splitlines()[-1:]}")
+    check("operator", operator.pid, operator)
     return Asked(await plain.text(f"http://127.0.0.1:{operator.port}/metrics"))
 
 
