@@ -68,7 +68,14 @@ class Plain:
 
     async def delete_all(self, kind: str, namespace: str) -> None:
         options = urlencode({"gracePeriodSeconds": 0, "propagationPolicy": "Background"})
-        await self.send("DELETE", f"{self._paths.path(kind, namespace)}?{options}")
+        for last in (False,) * 4 + (True,):
+            try:
+                await self.send("DELETE", f"{self._paths.path(kind, namespace)}?{options}")
+                return
+            except Refused as error:
+                # Many objects may take longer than one request may: the next goes on.
+                if last or error.code != 504:
+                    raise
 
     async def send(self, method: str, path: str, body: bytes | None = None, content_type: str = JSON) -> bytes:
         """One request; returns the answer's body.

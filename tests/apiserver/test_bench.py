@@ -19,7 +19,7 @@ SMALL = ("--only", "burst", "--jobs", "5", "--rounds", "1")
 
 def test_a_small_burst_and_its_floor():
     command = [sys.executable, "-m", "bench.operator", *SMALL]
-    run = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=180)
+    run = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=400)
 
     figures = {figure["name"]: figure for figure in map(json.loads, run.stdout.splitlines())}
     assert figures["burst_share_of_floor"]["value"] > 0
@@ -40,10 +40,10 @@ def test_a_signal_ends_all_that_it_started(number: signal.Signals, tmp_path: Pat
     def runs_operator() -> bool:
         assert process.poll() is None, log.read_text()
         started[:] = bench.children(recursive=True)
-        return any("finetune_operator" in child.cmdline() for child in started)
+        return any("finetune_operator" in _command(child) for child in started)
 
     try:
-        wait_until(runs_operator, "the operator runs", 180)
+        wait_until(runs_operator, "the operator runs", 300)
         process.send_signal(number)
         assert process.wait(30) == 128 + number
         assert [child for child in started if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
@@ -55,3 +55,11 @@ def test_a_signal_ends_all_that_it_started(number: signal.Signals, tmp_path: Pat
             except psutil.NoSuchProcess:
                 continue
         process.wait()
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        # It has just ended.
+        return []
