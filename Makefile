@@ -9,14 +9,17 @@ export UV_SYSTEM_CERTS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 # A minute, in a new checkout.
 export MYPY_CACHE_DIR := $(CACHE)/mypy
+RIGHT_PYTHON := finetune-operator needs Python 3.11 or newer; say which with PYTHON=…
+CHECK_PYTHON = command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: $(RIGHT_PYTHON)" >&2; exit 1; }; \
+  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(RIGHT_PYTHON)")'
 UV_INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: install demo demo-chat test test-unit test-cluster test-gpu programs cluster-made cluster cluster-down lint crds constraints bench clean
+.PHONY: install preflight demo quickstart-inputs compiled demo-chat test test-unit test-cluster test-gpu programs cluster-made cluster cluster-down lint crds constraints bench clean
 
 install: .venv/.installed
 
 $(UV):
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "finetune-operator needs Python 3.11 or newer; say which with PYTHON=…")'
+	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(CACHE)/uv
 	$(CACHE)/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
 
@@ -31,11 +34,23 @@ $(UV):
 	$(UV_INSTALL) --editable '.[bench]'
 	touch $@
 
-demo: install
-	$(BIN)/python examples/make_inputs.py quickstart
+# What is missing is said before anything is built.
+preflight:
+	@$(CHECK_PYTHON)
+	@$(PYTHON) examples/preflight.py
+
+demo: preflight install
+	$(MAKE) --jobs 2 quickstart-inputs compiled
 	$(BIN)/finetune run examples/quickstart.yaml
 
-demo-chat: install
+quickstart-inputs:
+	$(BIN)/python examples/make_inputs.py quickstart
+
+# Each training process would compile what it imports, and they start together. It says what a job would say again.
+compiled:
+	@$(BIN)/python -c 'import finetune_trainer.train.gang, finetune_trainer.evaluate.classify' >/dev/null 2>&1 || true
+
+demo-chat: preflight install
 	$(BIN)/python examples/make_inputs.py chat
 	$(BIN)/finetune run examples/chat-lora.yaml
 
