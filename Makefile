@@ -48,7 +48,7 @@ quickstart-inputs:
 
 # Each training process would compile what it imports, and they start together. It says what a job would say again.
 compiled:
-	@$(BIN)/python -c 'import finetune_trainer.train.gang, finetune_trainer.evaluate.classify' >/dev/null 2>&1 || true
+	-@exec $(BIN)/python -c 'import finetune_trainer.train.gang, finetune_trainer.evaluate.classify' >/dev/null 2>&1
 
 demo-chat: preflight install
 	$(BIN)/python examples/make_inputs.py chat
