@@ -55,8 +55,8 @@ class TestRefusals:
         lost: list[str] = []
 
         def answered(request: Request) -> None:
-            if request.writes and "/jobs/" in request.path and request.path not in lost:
-                lost.append(request.path)
+            if request.writes and "/jobs" in request.path and request.name not in lost:
+                lost.append(request.name)
                 raise ConnectionResetError
 
         proxy.faults.answered = answered
@@ -195,7 +195,7 @@ class TestSignals:
         assert values['finetune_jobs{phase="Suspended"}'] == 1
         assert values['finetune_jobs{phase="Training"}'] == 0
         assert values['finetune_stage_outcomes_total{reason="Succeeded",stage="train"}'] == 1
-        assert values['finetune_api_requests_total{code="201",method="PATCH",resource="jobs"}'] == 4
+        assert values['finetune_api_requests_total{code="201",method="POST",resource="jobs"}'] == 4
         assert values["finetune_reconcile_errors_total"] == 0
         assert values["finetune_queue_depth"] == 0
         assert "intents" not in text
