@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from finetune_api.stage import Stage
+from tests.trainer.forks.client import close_fork_server
 from tests.trainer.stages import TinyJob, classification_job, instruction_job
+
+if sys.dont_write_bytecode:
+    # Importing torch and its like takes twice as long without bytecode, and the tests' processes do it again and again.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "finetune-operator", "bytecode")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = str(cache)
+    sys.dont_write_bytecode = False
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _the_fork_server_ends() -> Iterator[None]:
+    yield
+    close_fork_server()
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 
 from finetune_api.stage import Progress, Stage, StageReport
 from tests.ports import free_port
+from tests.trainer.forks.client import ForkedProcess, fork_server
 from tests.trainer.tiny_models import LABELS, make_texts, save_bert, save_llama
 
 TIMEOUT_SECONDS = 900
@@ -101,24 +103,29 @@ class TinyJob:
             **overrides,
         }
 
-    def run(self, stage: Stage, **settings: Any) -> Outcome:
+    def run(self, stage: Stage, forked: bool = True, **settings: Any) -> Outcome:
         """Run a stage to its end."""
-        with self.start(stage, **settings) as running:
+        with self.start(stage, forked, **settings) as running:
             return running.wait()
 
     @contextmanager
-    def start(self, stage: Stage, **settings: Any) -> Iterator[Running]:
-        """Start a stage; whatever is left of it is killed at the end."""
+    def start(self, stage: Stage, forked: bool = True, **settings: Any) -> Iterator[Running]:
+        """Start a stage; whatever is left of it is killed at the end.
+
+        It is forked from a process that has imported its libraries, except where a test is about the start itself.
+        """
         config = self.config(stage, **settings)
         directory = Path(config["terminationMessagePath"]).parent
         path = directory / "stage.json"
         path.write_text(json.dumps(config))
         with (directory / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "finetune_trainer", stage, "--config", str(path)],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+            arguments = [stage, "--config", str(path)]
+            process: subprocess.Popen[bytes] | ForkedProcess
+            if forked:
+                process = fork_server().start(arguments, os.environ, log.fileno())
+            else:
+                command = [sys.executable, "-m", "finetune_trainer", *arguments]
+                process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:
             yield Running(process, config, directory)
         finally:
@@ -130,7 +137,7 @@ class TinyJob:
 class Running:
     """A stage that runs."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | ForkedProcess
     config: dict[str, Any]
     directory: Path
 

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from finetune_api.failures import ExitCode
 from finetune_api.stage import Stage
+from tests.trainer.forks.stage import LATE_IMPORT
 from tests.trainer.stages import TinyJob
 
 TRAIN = Stage.TRAIN
@@ -26,17 +27,33 @@ def one_process(classification: TinyJob) -> TinyJob:
     return job
 
 
+def assert_lean(log: str) -> None:
+    assert "torch._inductor.compile_fx" not in log, "seconds for a compiler that nobody uses"
+    assert "deepspeed_shm_comm" not in log, "a minute for an op that nobody uses"
+
+
+def test_a_stage_that_is_really_started_imports_what_it_needs(
+    classification: TinyJob, one_process: TinyJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the others here only the host's and the ranks' work is real: they are forked with all libraries imported."""
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    job = classification.named("started", distributed={"zero": {"stage": 0}})
+    outcome = job.run(TRAIN, forked=False)
+    assert outcome.code == 0, outcome.log
+    assert "deepspeed.runtime.engine" in outcome.log
+    assert_lean(outcome.log)
+    assert job.losses() == one_process.losses()
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_two_processes_learn_what_one_does_at_every_zero_stage(
-    classification: TinyJob, one_process: TinyJob, stage: int, monkeypatch: pytest.MonkeyPatch
+    classification: TinyJob, one_process: TinyJob, stage: int
 ) -> None:
-    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     job = classification.named(f"zero{stage}", distributed={"zero": {"stage": stage}})
     outcome = job.run(TRAIN, processes=2)
     assert outcome.code == 0, outcome.log
-    assert "deepspeed.runtime.engine" in outcome.log
-    assert "torch._inductor.compile_fx" not in outcome.log, "seconds for a compiler that nobody uses"
-    assert "deepspeed_shm_comm" not in outcome.log, "a minute for an op that nobody uses"
+    assert LATE_IMPORT in outcome.log, "the ranks were not forked"
+    assert_lean(outcome.log)
     result = outcome.report.train
     assert result is not None
     assert result.steps == 12

@@ -106,7 +106,7 @@ def _ends(descriptor: int) -> bool:
 
 def test_a_stop_before_the_first_step_ends_at_once(classification: TinyJob) -> None:
     job = classification.named("early-stop")
-    with job.start(TRAIN) as running:
+    with job.start(TRAIN, forked=False) as running:
         running.wait_until(lambda: running.progress() is not None and bool(running.worker_pids()))
         running.process.send_signal(signal.SIGTERM)
         outcome = running.wait()

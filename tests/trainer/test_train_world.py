@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,16 +23,6 @@ from tests.trainer.stages import TinyJob
 TRAIN = Stage.TRAIN
 STEPS = 12
 References = Callable[[str, int], TinyJob]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def keep_bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Every run imports torch and its like, which takes twice as long where Python is told to keep no bytecode."""
-    with pytest.MonkeyPatch.context() as patch:
-        if sys.dont_write_bytecode:
-            patch.delenv("PYTHONDONTWRITEBYTECODE")
-            patch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.mktemp("bytecode")))
-        yield
 
 
 def job_of(instruction: TinyJob, name: str, method: str, stage: int) -> TinyJob:

@@ -1,0 +1,112 @@
+"""How tests get stages from the fork server."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from tests.trainer.forks.environment import importing_environment
+
+_ROOT = Path(__file__).parents[3]
+
+
+class ForkedProcess:
+    """A forked host, with what tests use of `subprocess.Popen`."""
+
+    def __init__(self, told: IO[bytes], server: ForkServer) -> None:
+        self._told = told
+        self._server = server
+        self.returncode: int | None = None
+        self.pid = self._read()
+
+    def _read(self) -> int:
+        line = self._told.readline()
+        assert line, f"the fork server has ended:\n{self._server.log()}"
+        return int(line)
+
+    def poll(self) -> int | None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, negative for a signal.
+
+        Raises:
+            subprocess.TimeoutExpired: It does not end within ``timeout`` seconds.
+        """
+        if self.returncode is None:
+            if not select.select([self._told], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired("a forked stage", timeout or 0)
+            self.returncode = self._read()
+            self._told.close()
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class ForkServer:
+    """The other end of `tests.trainer.forks.server`."""
+
+    def __init__(self) -> None:
+        self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.trainer.forks.server", str(theirs.fileno())],
+                cwd=_ROOT,
+                env=importing_environment(os.environ),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def start(self, arguments: Sequence[str], environment: Mapping[str, str], output: int) -> ForkedProcess:
+        """Start ``python -m finetune_trainer`` with arguments; its output goes to the descriptor ``output``."""
+        request = {"arguments": list(arguments), "environment": dict(environment), "cwd": str(Path.cwd())}
+        reading, writing = os.pipe()
+        try:
+            socket.send_fds(self._requests, [json.dumps(request).encode()], [output, writing])
+        finally:
+            os.close(writing)
+        return ForkedProcess(os.fdopen(reading, "rb", buffering=0), self)
+
+    def log(self) -> str:
+        """What the server itself has said."""
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")
+
+    def close(self) -> None:
+        self._requests.close()
+        self._process.wait()
+        self._log.close()
+
+
+@functools.cache
+def fork_server() -> ForkServer:
+    """The one server of these tests, started when it is first asked for; should they be killed, it ends with them."""
+    return ForkServer()
+
+
+def close_fork_server() -> None:
+    """End the server, if there is one, and wait for it."""
+    if fork_server.cache_info().currsize:
+        fork_server().close()
+        fork_server.cache_clear()

@@ -1,0 +1,38 @@
+"""Which processes may be forked from one that has imported the libraries already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+AT_IMPORT = {
+    "CUDA_VISIBLE_DEVICES": "",
+    "DS_ACCELERATOR": "cpu",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "PYTHONUNBUFFERED": "1",
+}
+"""What the product adds to a rank's environment that is read while libraries are imported."""
+_READ_LATER = {
+    "FINETUNE_EVENTS_FD",
+    "JOB_COMPLETION_INDEX",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "PATH",
+    "PYTEST_CURRENT_TEST",
+    "RANK",
+    "TOKENIZERS_PARALLELISM",
+    "WORLD_SIZE",
+}
+_MEASURES = "COVERAGE_"
+
+
+def importing_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment to import under, for ranks that tests start with ``environment``."""
+    return {name: value for name, value in environment.items() if not name.startswith(_MEASURES)} | AT_IMPORT
+
+
+def imports_alike(environment: Mapping[str, str], imported_under: Mapping[str, str]) -> bool:
+    """Whether a process with one environment would import what has been imported under the other."""
+    names = {name for name in environment.keys() | imported_under.keys() if not name.startswith(_MEASURES)}
+    return all(environment.get(name) == imported_under.get(name) for name in names - _READ_LATER)

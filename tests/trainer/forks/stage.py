@@ -1,0 +1,185 @@
+"""The processes of a stage, forked: the product's own entry points, in the tree that they make by themselves.
+
+A host starts threads, after which nothing can be forked from it. So one that is forked begins by forking its ranks,
+which wait until the product starts them. What a real start would have given them they get then: environment,
+descriptors, a session.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+from tests.trainer.forks.environment import imports_alike
+
+LATE_IMPORT = "late import | "
+"""Begins a line in the log of a forked rank: a module that was not imported before it was forked."""
+MESSAGE_BYTES = 1 << 20
+_RANK = "finetune_trainer.worker"
+_MOST_DESCRIPTORS = 16
+_PR_SET_PDEATHSIG = 1
+_FIRST_SPARE = 512
+"""Descriptors from here on are none of the server's or the product's."""
+_STANDARD = 3
+
+
+def become_host(message: dict[str, Any], output: int, server: int, imported_under: Mapping[str, str]) -> NoReturn:
+    """Run the product's host in this process, which has just been forked.
+
+    Args:
+        message: ``arguments``, ``environment`` and ``cwd``.
+        output: Descriptor for standard output and error.
+        server: Process id of the parent; the host ends with it.
+        imported_under: The environment in which the libraries were imported.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != server:
+        os._exit(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for descriptor, standard in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(descriptor, standard)
+    os.closerange(_STANDARD, _FIRST_SPARE)
+    os.chdir(message["cwd"])
+    _set_environment(message["environment"])
+    ranks: list[ForkedRank] = []
+    for _ in range(_processes(message["arguments"])):
+        ranks.append(ForkedRank(ranks))
+    _let_product_start(ranks, imported_under)
+    _run("finetune_trainer", message["arguments"])
+
+
+def _processes(arguments: list[str]) -> int:
+    """How many ranks the host will start; whatever is wrong with its configuration is for the product to say."""
+    try:
+        config = json.loads(Path(arguments[arguments.index("--config") + 1]).read_bytes())
+        return int(config["world"]["processesPerWorker"]) if config["stage"] == "train" else 1
+    except (OSError, ValueError, LookupError, TypeError):
+        return 0
+
+
+def _let_product_start(ranks: list[ForkedRank], imported_under: Mapping[str, str]) -> None:
+    """Give the product the ranks that wait; one whose libraries would be others is started as always."""
+    from finetune_trainer import processes
+
+    def start(command: list[str], *, env: dict[str, str], pass_fds: tuple[int, ...], **options: Any) -> Any:
+        known = {"stdin": subprocess.DEVNULL, "start_new_session": True}
+        assert (command[:3], options) == ([sys.executable, "-m", _RANK], known), "the product starts ranks differently"
+        if not imports_alike(env, imported_under):
+            return subprocess.Popen(command, env=env, pass_fds=pass_fds, **options)
+        rank = ranks.pop(0)
+        rank.start(command[3:], env, pass_fds)
+        return rank
+
+    processes.subprocess = SimpleNamespace(Popen=start, DEVNULL=subprocess.DEVNULL)  # type: ignore[assignment]
+
+
+class ForkedRank:
+    """A child that becomes a rank; to the product it is what `subprocess.Popen` would have been."""
+
+    def __init__(self, siblings: list[ForkedRank]) -> None:
+        self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._lock = threading.RLock()  # The host may be asking when its signal handler asks.
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            for other in (self, *siblings):
+                other._requests.close()
+            _become_rank(theirs)
+        theirs.close()
+
+    def start(self, arguments: list[str], environment: Mapping[str, str], descriptors: tuple[int, ...]) -> None:
+        """Start the product's worker; like Popen's, it has its session when this returns."""
+        message = {"arguments": arguments, "environment": dict(environment), "descriptors": descriptors}
+        socket.send_fds(self._requests, [json.dumps(message).encode()], descriptors)
+        assert self._requests.recv(1), "the process that was to become a rank has ended"
+        self._requests.close()
+
+    def poll(self) -> int | None:
+        return self._ask(os.WNOHANG)
+
+    def wait(self) -> int | None:
+        return self._ask(0)
+
+    def _ask(self, options: int) -> int | None:
+        with self._lock:
+            if self.returncode is None:
+                with contextlib.suppress(ChildProcessError):  # The handler has just seen the end.
+                    pid, status = os.waitpid(self.pid, options)
+                    if pid:
+                        self.returncode = os.waitstatus_to_exitcode(status)
+            return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def _become_rank(requests: socket.socket) -> NoReturn:
+    """Wait for what `ForkedRank.start` sends, and run the product's worker with it."""
+    raw, received, _, _ = socket.recv_fds(requests, MESSAGE_BYTES, _MOST_DESCRIPTORS)
+    if not raw:
+        os._exit(0)  # The host has ended without this rank.
+    message = json.loads(raw)
+    os.setsid()
+    requests.send(b"1")
+    requests.detach()
+    spare = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, _FIRST_SPARE) for descriptor in received]
+    os.closerange(_STANDARD, _FIRST_SPARE)
+    for descriptor, wanted in zip(spare, message["descriptors"], strict=True):
+        os.dup2(descriptor, wanted)
+        os.close(descriptor)
+    _set_environment(message["environment"])
+    del sys.modules[_RANK]  # It is about to be the main module, which nothing has imported.
+    sys.addaudithook(_tell_import)
+    _run(_RANK, message["arguments"])
+
+
+def _tell_import(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "import":
+        os.write(2, f"{LATE_IMPORT}{arguments[0]}\n".encode())
+
+
+def _set_environment(environment: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def _run(module: str, arguments: list[str]) -> NoReturn:
+    """Run a module as ``python -m`` does, to the end of the process."""
+    measured = None
+    if any(name.startswith("COVERAGE_PROCESS_") for name in os.environ):
+        import coverage
+
+        measured = coverage.process_startup()
+    sys.argv = [module, *arguments]
+    code = 0
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    if measured:
+        measured.stop()
+        measured.save()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # Without the interpreter's teardown, which takes long with so many modules.
