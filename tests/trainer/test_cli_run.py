@@ -32,8 +32,8 @@ spec:
     maxSteps: {steps}
     batchSize: 16
     learningRate: 5e-3
-    checkpoint: {{everySteps: 4}}
-  distributed: {{workers: 2, gpusPerWorker: 0}}
+    checkpoint: {{everySteps: {every}}}
+  distributed: {{workers: {workers}, gpusPerWorker: 0}}
   evaluation:
     gates:
       - {{metric: accuracy, minimum: {minimum}}}
@@ -53,8 +53,9 @@ class Desk:
             "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("operator", "trainer_image")),
         }
 
-    def write(self, steps: int = 12, minimum: float = 0.0) -> Desk:
-        (self.root / "job.yaml").write_text(MANIFEST.format(steps=steps, minimum=minimum))
+    def write(self, steps: int = 12, every: int = 4, workers: int = 1, minimum: float = 0.0) -> Desk:
+        manifest = MANIFEST.format(steps=steps, every=every, workers=workers, minimum=minimum)
+        (self.root / "job.yaml").write_text(manifest)
         return self
 
     def start(self, *options: str) -> subprocess.Popen[str]:
@@ -95,7 +96,7 @@ def read_until(process: subprocess.Popen[str], seen: Callable[[str], bool]) -> l
 
 
 def test_a_result_below_its_gate_is_not_published(desk: Desk) -> None:
-    code, out, _ = desk.write(minimum=1.1).run()
+    code, out, _ = desk.write(steps=4, minimum=1.1).run()
     assert code == 1, out
     assert "Not published: accuracy is " in out
     report = desk.root / "out" / "default" / "tiny" / "r1" / "evaluated" / "report.html"
@@ -105,7 +106,7 @@ def test_a_result_below_its_gate_is_not_published(desk: Desk) -> None:
 
 
 def test_from_a_manifest_to_a_published_adapter_with_ctrl_c_in_between(desk: Desk) -> None:
-    with desk.write(steps=400).start() as process:
+    with desk.write(steps=400, every=100, workers=2).start() as process:
         said = read_until(process, lambda line: line.startswith("train: ") and "/400 steps" in line)
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=TIMEOUT_SECONDS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
 import subprocess
@@ -65,17 +67,23 @@ def _checkpoints(job: Job) -> None:
     storage.write_bytes(f"{job.config(Stage.TRAIN).checkpoints_uri}/step-00000080/state.bin", b"half of it")
 
 
-def _run_snippet(artifact: Path, before: str = "") -> str:
+def _snippet(artifact: Path) -> str:
+    """The program of the artifact's README, with something to say to the tiny model."""
     code = (artifact / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    code = code.replace("A text to classify", "the apple in snow").replace("What the user says", "what is it the iron")
-    ran = subprocess.run(
-        [sys.executable, "-c", before + code], cwd=artifact, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout.strip()
+    return code.replace("A text to classify", "the apple in snow").replace("What the user says", "what is it the iron")
 
 
-def test_published_classifier_scores_what_was_measured(classified: Job, tmp_path: Path) -> None:
+def _run_snippet(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the program prints; it runs here, where its libraries are imported already."""
+    monkeypatch.chdir(artifact)
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        exec(compile(_snippet(artifact), "README.md", "exec"), {"__name__": "__main__"})
+    return said.getvalue().strip()
+
+
+def test_published_classifier_scores_what_was_measured(
+    classified: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = _copy(classified, tmp_path)
     result = run(job.context(Stage.PUBLISH))
     artifact = _directory(job)
@@ -100,13 +108,24 @@ def test_published_classifier_scores_what_was_measured(classified: Job, tmp_path
     manifest = read_manifest(result.uri)
     assert manifest is not None
     assert (result.digest, result.size) == (manifest.digest, manifest.size)
-    assert _run_snippet(artifact) in ("['fruit']", "['weather']")
+    assert _run_snippet(artifact, monkeypatch) in ("['fruit']", "['weather']")
 
 
-def test_published_generator_answers(instructed: Job, tmp_path: Path) -> None:
+def test_published_generator_answers(instructed: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = _copy(instructed, tmp_path)
     run(job.context(Stage.PUBLISH))
-    assert _run_snippet(_directory(job)).startswith("it is")
+    assert _run_snippet(_directory(job), monkeypatch).startswith("it is")
+
+
+def test_published_model_needs_nothing_of_ours(evaluated: Job, tmp_path: Path) -> None:
+    job = _copy(evaluated, tmp_path)
+    run(job.context(Stage.PUBLISH))
+    artifact = _directory(job)
+    alone = "import sys\nsys.modules['finetune_trainer'] = sys.modules['finetune_api'] = None\n"
+    command = [sys.executable, "-c", alone + _snippet(artifact)]
+    ran = subprocess.run(command, cwd=artifact, capture_output=True, text=True, check=False, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip() in {f"['{label}']" for label in LABELS}
 
 
 def test_artifact_says_where_it_comes_from(evaluated: Job, tmp_path: Path) -> None:

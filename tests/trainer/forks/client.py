@@ -88,6 +88,10 @@ class ForkServer:
             os.close(writing)
         return ForkedProcess(os.fdopen(reading, "rb", buffering=0), self)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def log(self) -> str:
         """What the server itself has said."""
         self._log.seek(0)

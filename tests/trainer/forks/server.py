@@ -8,6 +8,8 @@ however the tests end.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import logging
 import os
@@ -24,7 +26,26 @@ from tests.trainer.forks.stage import MESSAGE_BYTES, become_host
 
 _HARMLESS_THREADS = {"jemalloc_bg_thd"}
 """Of pyarrow's allocator, which knows of forks."""
-_NEVER_IMPORTED = "torch._inductor.compile_fx"
+_LIGHT = (
+    "finetune_trainer.command",
+    "finetune_trainer.evaluate.stage",
+    "finetune_trainer.prepare.stage",
+    "finetune_trainer.publish.stage",
+    "finetune_trainer.train.stage",
+    "finetune_trainer.worker",
+)
+_HEAVY = (
+    "finetune_trainer.evaluate.classify",
+    "finetune_trainer.evaluate.comparison",
+    "finetune_trainer.evaluate.generate",
+    "finetune_trainer.evaluate.loading",
+    "finetune_trainer.report.page",
+    "finetune_trainer.train.gang",
+    # What libraries import when they are used first.
+    "peft.utils.transformers_weight_conversion",
+    "torch.distributed.algorithms.ddp_comm_hooks.default_hooks",
+)
+_NEVER = "torch._inductor.compile_fx"
 
 
 class Server:
@@ -89,44 +110,28 @@ class Server:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 del self._told[pid]
-                try:
+                with contextlib.suppress(BrokenPipeError):  # Nobody waits for it any more.
                     os.write(told, f"{os.waitstatus_to_exitcode(status)}\n".encode())
-                except BrokenPipeError:
-                    pass  # Nobody waits for it any more.
                 os.close(told)
 
 
 def assert_one_thread() -> None:
     """A child has but the thread that forked it: what another had locked would stay locked there for ever."""
-    threads = {task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir()}
-    others = len(list(Path("/proc/self/task").iterdir())) - 1
-    assert others <= len(threads & _HARMLESS_THREADS), f"cannot fork beside the threads {threads}"
+    threads = sorted(task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir())
+    assert len([name for name in threads if name not in _HARMLESS_THREADS]) == 1, f"cannot fork beside {threads}"
 
 
 def import_libraries() -> None:
     """Import what the stages import, in the way that they do."""
-    import finetune_trainer.command
-    import finetune_trainer.evaluate.stage
-    import finetune_trainer.prepare.stage
-    import finetune_trainer.publish.stage
-    import finetune_trainer.train.stage
-    import finetune_trainer.worker  # noqa: F401
-
+    for name in _LIGHT:
+        importlib.import_module(name)
     with heavy_imports():
-        import finetune_trainer.evaluate.classify
-        import finetune_trainer.evaluate.comparison
-        import finetune_trainer.evaluate.gates
-        import finetune_trainer.evaluate.generate
-        import finetune_trainer.evaluate.loading
-        import finetune_trainer.report.page
-        import finetune_trainer.train.gang
+        for name in _HEAVY:
+            importlib.import_module(name)
         from finetune_trainer.train.lean_deepspeed import import_without_compiler
 
         import_without_compiler()
-        # What the libraries import when they are used.
-        import peft.utils.transformers_weight_conversion
-        import torch.distributed.algorithms.ddp_comm_hooks.default_hooks  # noqa: F401
-    assert _NEVER_IMPORTED not in sys.modules, f"a rank would have imported {_NEVER_IMPORTED}"
+    assert _NEVER not in sys.modules, f"a rank would have imported {_NEVER}"
     assert not logging.getLogger().handlers, "what the product says in its logs would look different"
 
 

@@ -1,0 +1,90 @@
+"""That forked stages are the processes that started ones are, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune_api.failures import ExitCode
+from finetune_api.stage import Stage
+from tests.trainer.forks.client import fork_server
+from tests.trainer.forks.environment import importing_environment, imports_alike
+from tests.trainer.stages import TinyJob
+
+ROOT = Path(__file__).parents[2]
+ENDS_SECONDS = 60
+TESTS_THAT_ARE_KILLED = """
+import os, sys, time
+from tests.trainer.forks.client import fork_server
+server = fork_server()
+host = server.start(["prepare", "--config", sys.argv[1]], os.environ, 2)
+print(server.pid, host.pid, flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "alike"),
+    [
+        ({"RANK": "1", "COVERAGE_PROCESS_START": "here"}, True),
+        ({"HF_HUB_OFFLINE": "1"}, False),
+        ({"DS_ACCELERATOR": "cuda"}, False),
+        ({"OMP_NUM_THREADS": "2"}, False),
+    ],
+)
+def test_what_libraries_read_at_their_import_decides_who_is_forked(changes: dict[str, str], alike: bool) -> None:
+    imported_under = importing_environment({"HOME": "/home/ada"})
+    assert imports_alike(imported_under | changes, imported_under) is alike
+    assert imports_alike(imported_under, imported_under | changes) is alike
+
+
+def test_a_rank_is_a_child_of_its_host_with_a_session_and_an_output_of_its_own(classification: TinyJob) -> None:
+    job = classification.named("forked", training={"maxSteps": 2000, "checkpoint": {"everySteps": 2000}})
+    with job.start(Stage.TRAIN, processes=2) as running:
+        running.wait_for_step(1)
+        pids = running.worker_pids()
+        assert len(pids) == 2
+        host = running.process.pid
+        for pid in pids:
+            assert os.getsid(pid) == pid != os.getsid(host)
+            descriptors = opened(pid)
+            assert descriptors["0"] == "/dev/null"
+            assert descriptors["1"] == descriptors["2"] == str(running.directory / "log")
+            assert not sockets(descriptors) & sockets(opened(host)), "it has what the host did not give it"
+
+
+def opened(pid: int) -> dict[str, str]:
+    """What the descriptors of a process are of."""
+    return {entry.name: str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+
+
+def sockets(descriptors: dict[str, str]) -> set[str]:
+    return {target for target in descriptors.values() if target.startswith("socket:")}
+
+
+def test_what_is_no_configuration_is_said_by_the_product(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as log:
+        host = fork_server().start(["train", "--config", str(tmp_path / "none.json")], os.environ, log.fileno())
+    assert host.wait(ENDS_SECONDS) == ExitCode.BAD_CONFIGURATION
+    assert (tmp_path / "log").read_text() == (
+        f"finetune_trainer: cannot read {tmp_path / 'none.json'}: No such file or directory\n"
+    )
+
+
+def test_server_and_stages_end_with_tests_that_are_killed(tmp_path: Path) -> None:
+    config = tmp_path / "stage.json"
+    os.mkfifo(config)  # A host waits for somebody who writes.
+    command = [sys.executable, "-c", TESTS_THAT_ARE_KILLED, str(config)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as tests:
+        assert tests.stdout is not None
+        descriptors = [os.pidfd_open(int(pid)) for pid in tests.stdout.readline().split()]
+        tests.kill()
+    assert len(descriptors) == 2
+    for descriptor in descriptors:
+        assert select.select([descriptor], [], [], ENDS_SECONDS)[0], "it outlives the tests"
+        os.close(descriptor)
