@@ -112,7 +112,7 @@ class TinyJob:
     def start(self, stage: Stage, forked: bool = True, **settings: Any) -> Iterator[Running]:
         """Start a stage; whatever is left of it is killed at the end.
 
-        It is forked from a process that has imported its libraries, except where a test is about the start itself.
+        On CPUs it is forked from a process that has imported its libraries, unless a test is about the start itself.
         """
         config = self.config(stage, **settings)
         directory = Path(config["terminationMessagePath"]).parent
@@ -121,7 +121,7 @@ class TinyJob:
         with (directory / "log").open("wb") as log:
             arguments = [stage, "--config", str(path)]
             process: subprocess.Popen[bytes] | ForkedProcess
-            if forked:
+            if forked and config["world"]["device"] == "cpu":
                 process = fork_server().start(arguments, os.environ, log.fileno())
             else:
                 command = [sys.executable, "-m", "finetune_trainer", *arguments]
