@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
-from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu import sentence_chrf
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
@@ -65,18 +66,27 @@ _SENTENCES = [
 ]
 
 
-@pytest.mark.parametrize(("answer", "reference"), _SENTENCES)
-def test_rouge_l_equals_rouge_score_on_english(answer: str, reference: str) -> None:
-    expected = RougeScorer(["rougeL"]).score(reference, answer)["rougeL"].fmeasure
-    assert rouge_l(answer, reference) == pytest.approx(expected)
+@pytest.fixture(scope="module")
+def peer_rouge_l() -> Callable[[str, str], float]:
+    """rouge-score's. It imports the whole of NLTK, for two seconds: only the process that has these tests does."""
+    from rouge_score.rouge_scorer import RougeScorer
 
-
-def test_rouge_l_equals_rouge_score_on_random_words() -> None:
-    generator = np.random.default_rng(5)
     scorer = RougeScorer(["rougeL"])
+    return lambda answer, reference: float(scorer.score(reference, answer)["rougeL"].fmeasure)
+
+
+@pytest.mark.parametrize(("answer", "reference"), _SENTENCES)
+def test_rouge_l_equals_rouge_score_on_english(
+    answer: str, reference: str, peer_rouge_l: Callable[[str, str], float]
+) -> None:
+    assert rouge_l(answer, reference) == pytest.approx(peer_rouge_l(answer, reference))
+
+
+def test_rouge_l_equals_rouge_score_on_random_words(peer_rouge_l: Callable[[str, str], float]) -> None:
+    generator = np.random.default_rng(5)
     for _ in range(50):
         answer, reference = (" ".join(generator.choice(list("abcdefg"), generator.integers(1, 90))) for _ in range(2))
-        assert rouge_l(answer, reference) == pytest.approx(scorer.score(reference, answer)["rougeL"].fmeasure)
+        assert rouge_l(answer, reference) == pytest.approx(peer_rouge_l(answer, reference))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("babel", reason="the examples extra is not installed")
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 import make_inputs

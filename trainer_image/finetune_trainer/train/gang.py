@@ -19,6 +19,7 @@ from finetune_trainer.gpus import require_gpus
 from finetune_trainer.inputs import TrainInputs, checkpoint_provenance
 from finetune_trainer.prepared import DataReport, read_report
 from finetune_trainer.splits import open_split
+from finetune_trainer.train.arguments import training_arguments
 from finetune_trainer.train.batches import global_batches
 from finetune_trainer.train.callbacks import (
     FlowCallback,
@@ -44,7 +45,7 @@ from finetune_trainer.train.export import (
 )
 from finetune_trainer.train.model import bf16_supported, load_model, load_tokenizer
 from finetune_trainer.train.resume import MendConverted, make_loadable
-from finetune_trainer.train.settings import TrainPlan, plan_training, resolve_precision, training_arguments
+from finetune_trainer.train.settings import TrainPlan, plan_training, resolve_precision
 from finetune_trainer.train.stop import StopRequest
 from finetune_trainer.train.trainer import FineTuneTrainer
 
