@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -62,18 +63,29 @@ def go_tool(name: str) -> Path:
     asset = Path(os.environ.get("KUBEBUILDER_ASSETS", ""), name)
     if asset.is_absolute() and asset.exists():
         return asset
-    module = _MODULES[name]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "finetune-operator", "bin")
-    program = cache / f"{name}-{_VERSIONS[module]}"
+    program = _built(name)
     if program.exists():
         return program
+    cache = program.parent
     cache.mkdir(parents=True, exist_ok=True)
     # One at a time, whichever: two at once would each compile what they share, for minutes.
-    with locked(cache / "lock"), tempfile.TemporaryDirectory(dir=cache) as folder:
+    with locked(cache / "lock"), tempfile.TemporaryDirectory(dir=cache, ignore_cleanup_errors=True) as folder:
         if not program.exists():
-            _build(Path(folder), name, module)
+            _build(Path(folder), name, _MODULES[name])
             Path(folder, name).rename(program)
     return program
+
+
+def missing(names: Sequence[str]) -> list[str]:
+    """Those that would have to be built."""
+    assets = Path(os.environ.get("KUBEBUILDER_ASSETS") or "/nonexistent")
+    return [name for name in names if not (assets / name).exists() and not _built(name).exists()]
+
+
+def _built(name: str) -> Path:
+    """Where the program lies once it is built."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache, "finetune-operator", "bin", f"{name}-{_VERSIONS[_MODULES[name]]}")
 
 
 @contextmanager
@@ -122,6 +134,8 @@ def _go_mod(modules: Sequence[str]) -> Iterator[str]:
 
 def _go(folder: Path, *arguments: str) -> str:
     fixed = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off", "GOGC": _COMPILER_GARBAGE_PERCENT}
+    if os.access(folder, os.W_OK):
+        fixed["GOTMPDIR"] = str(folder)  # It goes with the folder, also when the build is broken off.
     run = subprocess.run(
         ["go", *arguments],
         cwd=folder,
@@ -136,4 +150,6 @@ def _go(folder: Path, *arguments: str) -> str:
 
 
 if __name__ == "__main__":
+    # So that what has begun is taken away.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     print(*(go_tool(name) for name in sys.argv[1:] or PROGRAMS), sep="\n")  # noqa: T201
