@@ -23,11 +23,16 @@ $(UV):
 	$(PYTHON) -m venv $(CACHE)/uv
 	$(CACHE)/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
 
-# DeepSpeed is built against the torch that is there, so torch comes first.
-.venv/.installed: pyproject.toml constraints.txt | $(UV)
+# What needs no torch is all that `make test-unit` needs.
+.venv/.unit: pyproject.toml constraints.txt | $(UV)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+	$(UV_INSTALL) --editable '.[cli,data,dev,operator]'
+	touch $@
+
+# DeepSpeed is built against the torch that is there, so torch comes first.
+.venv/.installed: .venv/.unit
 	$(UV_INSTALL) torch setuptools wheel
-	$(UV_INSTALL) --no-build-isolation-package deepspeed --editable '.[cli,dev,examples,operator,trainer]'
+	$(UV_INSTALL) --no-build-isolation-package deepspeed --requirement pyproject.toml --extra examples --extra trainer
 	touch $@
 
 .venv/.bench: .venv/.installed
@@ -62,16 +67,35 @@ lint: install
 	$(BIN)/python -m finetune_api.crd --check crds/finetunejobs.finetune.dev.yaml
 	$(BIN)/python -m finetune_api.docs --check docs/api.md
 
-# A file for each process, in this order: tests that need no cluster keep those company that want it alone, and what shares it
-# has the soak for company. Tests of the cluster mostly wait, so there may be more processes than cores.
+# A file for each process, in this order: what shares the cluster has the soak for company. Its tests mostly wait, so there may
+# be more processes than cores.
 PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
 
-# What the tests run against is made before them: beside those that need no cluster it takes as long, and nothing would be left
-# to do beside those that want the cluster alone and mostly wait. It goes on beside lint, which leaves a core idle, as do the
-# images; the first programs need not wait for uv. Where no cluster can be, its tests say so again.
+# What `make test` runs against, the slowest to build first.
+PROGRAMS := kube-apiserver etcd helm promtool versitygw
+# Folders whose tests compute and folders whose tests mostly wait, so there is one process more than cores; see tests/conftest.py.
+LAYERS := $(BIN)/pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder --durations 20
+# A test of longer hangs, and a process that does not hear of it a minute later is lost.
+HANGS := --timeout 600 --override-ini faulthandler_timeout=660 --override-ini faulthandler_exit_on_timeout=true
+# Every Python process that a test starts measures what it runs. Times of tests/unit say nothing while it does.
+MEASURED := COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml COVERAGE_FILE=$(CURDIR)/.coverage
+
+# Ends all that it has started, also when it is interrupted, and wherever it is then.
 test:
-	$(MAKE) --jobs 3 lint programs cluster-made
-	$(PYTEST) tests/cluster/serial tests/trainer tests/apiserver tests/chart tests/unit tests/cluster/test_*.py
+	@$(PYTHON) -m tests.preflight $(CACHE) $(PROGRAMS)
+	@$(PYTHON) -m tests.supervised $(MAKE) --no-print-directory tested
+
+# Go compiles from the first moment, beside the environment's installation and lint.
+.PHONY: tested programs-for-test
+tested:
+	$(MAKE) --no-print-directory --jobs 3 programs-for-test lint
+	rm -f .coverage .coverage.*
+	$(MEASURED) $(BIN)/pytest --numprocesses 2 --dist worksteal $(HANGS) --quiet tests/unit
+	$(MEASURED) $(LAYERS) $(HANGS) tests/trainer tests/apiserver tests/chart tests/runs
+	$(BIN)/python -m tests.covered
+
+programs-for-test:
+	$(PYTHON) -m tests.tools $(PROGRAMS)
 
 programs:
 	$(PYTHON) -m tests.tools crane etcd kube-apiserver
@@ -79,8 +103,8 @@ programs:
 cluster-made: install
 	-$(BIN)/python -m tests.cluster.cluster build
 
-test-unit: install
-	$(BIN)/pytest tests/unit
+test-unit: .venv/.unit
+	$(BIN)/pytest --numprocesses 2 --dist worksteal tests/unit
 
 test-cluster: install
 	$(PYTEST) tests/cluster/serial tests/cluster/test_*.py
