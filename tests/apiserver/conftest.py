@@ -96,7 +96,7 @@ def office(
     try:
         yield Desk(admin, name), operator.start()
     finally:
-        operator.kill()
+        operator.end()
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def start_operator(
 
     yield start
     for operator in started:
-        operator.kill()
+        operator.end()
 
 
 @pytest.fixture

@@ -74,6 +74,11 @@ class Operator:
         if self._program:
             self._program.kill()
 
+    def end(self) -> None:
+        """SIGTERM, and SIGKILL if it does not hear: what is killed at once tells nothing of the lines that it ran."""
+        if self._program:
+            self._program.stop()
+
     def hears_stops(self) -> bool:
         """Whether SIGTERM has a handler."""
         assert self._program
