@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.chart.helm import CHART
-from tests.cluster import control, example, images, machine, network, services
-from tests.cluster.daemons import Daemon
+from tests.cluster import control, example, images, machine, network, preflight, services
+from tests.cluster.daemons import Daemon, end_descendants
 from tests.cluster.layout import RUN, SOCKETS
 from tests.cluster.machine import run
 from tests.cluster.node import NODES
@@ -24,7 +26,8 @@ from tests.tools import PROGRAMS, go_tool
 
 RELEASE, NAMESPACE = "finetune-operator", "finetune-system"
 REGISTRY = Daemon("registry")
-_RUNNING_GIB = 5
+_NOT_OF_THE_CLUSTER = {"prometheus", "promtool"}
+"""Prometheus is started for those who ask for it."""
 _PROGRAMS = RUN / "bin"
 """What a person needs, by its usual name."""
 _SMALL = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": None}
@@ -36,7 +39,7 @@ def is_up() -> bool:
 
 
 def up() -> None:
-    """Bring the cluster up with everything that it has, and the chart installed.
+    """Bring the cluster up, with the chart installed; Prometheus, ``services.provide_prometheus`` starts.
 
     What a run before this one has left is taken away first.
 
@@ -44,12 +47,10 @@ def up() -> None:
         RuntimeError: This machine cannot be a node, or something failed; the message says what.
     """
     _make()
-    machine.require_space(RUN, _RUNNING_GIB, "the cluster")
     _step("control plane", control.start)
     _step("nodes", _start_nodes)
     services.start_dns()
     services.start_s3()
-    services.start_prometheus()
     images.start_registry(REGISTRY)
     _step("chart", install_chart)
     _PROGRAMS.mkdir()
@@ -65,26 +66,44 @@ def build() -> None:
     """
     if is_up():
         return
-    try:
-        _make()
-    finally:
-        down()
+    _make()
+    down()
 
 
 def _make() -> None:
     """Have the programs and the images, and the network, over which a registry hands these to the nodes."""
-    if reason := machine.obstacle():
-        raise RuntimeError(reason)
     down()
+    preflight.check()
     _step("packages", machine.install)
-    images.require_space_to_build()
     RUN.mkdir(parents=True, exist_ok=True)
     network.make()
     # The one is work for the cores, the other for the disk and the network.
     with ThreadPoolExecutor() as pool:
         made = [pool.submit(_step, "programs", _build_programs), pool.submit(_step, "images", images.provide)]
-    for step in made:
-        step.result()
+        try:
+            for step in made:
+                step.result()
+        except BaseException:
+            end_descendants()  # Else the other would go on for minutes.
+            raise
+
+
+@contextmanager
+def or_down() -> Iterator[None]:
+    """Leave nothing on this machine of a cluster that is being made, when that fails or is broken off."""
+    try:
+        yield
+    except BaseException:
+        down_undisturbed()
+        raise
+
+
+def down_undisturbed() -> None:
+    """Take everything away; whoever presses Ctrl-C again need not wait less."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    down()
+    end_descendants()
 
 
 def down() -> None:
@@ -104,7 +123,8 @@ def down() -> None:
 
 def _build_programs() -> None:
     for name in PROGRAMS:
-        go_tool(name)
+        if name not in _NOT_OF_THE_CLUSTER:
+            go_tool(name)
 
 
 def _start_nodes() -> None:
@@ -194,15 +214,23 @@ Take it away with: make cluster-down
 
 
 def main() -> None:
-    do = {"build": build, "up": up, "down": down}.get(" ".join(sys.argv[1:]))
+    do = {"build": build, "up": _up_for_a_person, "down": down}.get(" ".join(sys.argv[1:]))
     if do is None:
         sys.exit("usage: python -m tests.cluster.cluster build|up|down")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Heard as Ctrl-C is.
     try:
-        do()
-        if do is up:
-            print(_greeting(example.provide()))  # noqa: T201
+        with or_down():
+            do()
     except RuntimeError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("Broken off; nothing of the cluster is left on this machine.")
+
+
+def _up_for_a_person() -> None:
+    up()
+    _step("Prometheus", services.provide_prometheus)
+    print(_greeting(example.provide()))  # noqa: T201
 
 
 def _greeting(manifest: Path) -> str:

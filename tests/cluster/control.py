@@ -11,13 +11,21 @@ from tests.apiserver.api import Api, Refused
 from tests.apiserver.control_plane import signing_key
 from tests.cluster.containers import answers
 from tests.cluster.daemons import Daemon
-from tests.cluster.layout import API_SERVER, MACHINE_ADDRESS, PLACES, RUN, SERVICE_NETWORK
+from tests.cluster.layout import (
+    API_SERVER,
+    ETCD_CLIENT_PORT,
+    ETCD_PEER_PORT,
+    MACHINE_ADDRESS,
+    PLACES,
+    RUN,
+    SERVICE_NETWORK,
+)
 from tests.tools import go_tool
 
 ETCD, APISERVER = Daemon("etcd"), Daemon("kube-apiserver")
 CONTROLLERS, SCHEDULER = Daemon("kube-controller-manager"), Daemon("kube-scheduler")
 
-_ETCD_CLIENTS, _ETCD_PEERS = "http://127.0.0.1:23790", "http://127.0.0.1:23800"
+_ETCD_CLIENTS, _ETCD_PEERS = f"http://127.0.0.1:{ETCD_CLIENT_PORT}", f"http://127.0.0.1:{ETCD_PEER_PORT}"
 _USERS = {
     "admin": ("admin", "system:masters"),
     "controllers": ("system:kube-controller-manager", ""),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +18,7 @@ _STARTS_WITHIN_SECONDS = 120.0
 _ENDS_WITHIN_SECONDS = 30.0
 
 
-class NotStarted(Exception):
+class NotStarted(RuntimeError):
     """A program did not get ready; the message has the end of its log."""
 
 
@@ -124,4 +126,35 @@ def processes(*words: str) -> list[int]:
             continue
         if all(word in line for word in words):
             found.append(int(path.parent.name))
+    return found
+
+
+def end_descendants() -> None:
+    """End what this process has started, with what that has started: SIGTERM, and SIGKILL where that does not help."""
+    deadline = time.monotonic() + _ENDS_WITHIN_SECONDS
+    told: set[int] = set()
+    while pids := descendants(os.getpid()):
+        late = time.monotonic() > deadline
+        for pid in pids - (set() if late else told):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
+        told |= pids
+        time.sleep(0.05)
+
+
+def descendants(pid: int) -> set[int]:
+    """The ids of the processes below one that still run."""
+    children: dict[int, set[int]] = defaultdict(set)
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = path.read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if state != "Z":
+            children[int(parent)].add(int(path.parent.name))
+    found: set[int] = set()
+    new = children[pid]
+    while new:
+        found |= new
+        new = set().union(*(children[one] for one in new))
     return found

@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.cluster import containers
 from tests.cluster.daemons import Daemon
 from tests.cluster.layout import CACHE, REGISTRY, ROOT
-from tests.cluster.machine import require_space, run
+from tests.cluster.machine import run
 from tests.tools import go_tool
 
 BASE = "localhost/python:debian-12-dev"
@@ -25,8 +25,6 @@ _SENT = {
     "finetune-operator": ("operator/finetune_api", "operator/finetune_operator"),
     "finetune-trainer": ("operator/finetune_api", "trainer_image/finetune_trainer"),
 }
-_BUILDING_GIB = 34
-"""For the first time, with the programs, which are built meanwhile; later ones keep the layers with the gigabytes."""
 _SENT_BY_BOTH = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE")
 
 
@@ -41,17 +39,6 @@ def image(name: str) -> str:
 
 def images() -> list[str]:
     return [PAUSE, *(image(name) for name in _DOCKERFILES)]
-
-
-def require_space_to_build() -> None:
-    """See that there is room for the first build.
-
-    Raises:
-        RuntimeError: There is not; the message says how much is needed, and where.
-    """
-    if not (CACHE / "registry").exists():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        require_space(CACHE, _BUILDING_GIB, "building the images")
 
 
 def provide() -> None:

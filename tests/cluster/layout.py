@@ -14,6 +14,7 @@ API_SERVER = f"https://{MACHINE_ADDRESS}:6443"
 REGISTRY = f"{MACHINE_ADDRESS}:5050"
 S3_PORT = 9000
 PROMETHEUS_PORT = 9090
+ETCD_CLIENT_PORT, ETCD_PEER_PORT = 23790, 23800
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "finetune-operator", "cluster")
 """What is slow to make and outlives a cluster: images, and the store of the tool that builds them."""
@@ -60,3 +61,33 @@ PLACES = (
     Place("node-2", "10.44.0.2", "10.45.2.0/24", network_namespace="finetune-node-2"),
 )
 POD_NETWORK = "10.45.0.0/16"
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port on the machine's own network that a program of the cluster listens on."""
+
+    owner: str
+    number: int
+    address: str = MACHINE_ADDRESS
+    udp: bool = False
+
+
+_LOOPBACK = "127.0.0.1"
+PORTS = (
+    Port("etcd", ETCD_CLIENT_PORT, _LOOPBACK),
+    Port("etcd", ETCD_PEER_PORT, _LOOPBACK),
+    Port("the API server", 6443),
+    Port("the registry", 5050),
+    Port("the S3 server", S3_PORT),
+    Port("the name server", 53),
+    Port("the name server", 53, udp=True),
+    Port("kube-controller-manager", 10257, _LOOPBACK),
+    Port("kube-scheduler", 10259, _LOOPBACK),
+    Port("the kubelet", 10250),
+    Port("the kubelet", 10248, _LOOPBACK),
+    Port("kube-proxy", 10256),
+    Port("kube-proxy", 10249, _LOOPBACK),
+)
+"""Those of node-2 are in a network namespace of its own."""
+PROMETHEUS_PORTS = (Port("Prometheus", PROMETHEUS_PORT),)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+
+from tests.cluster.layout import Port
 
 _PACKAGES = {
     # program: Debian package
@@ -19,35 +24,68 @@ _PACKAGES = {
     "ip": "iproute2",
 }
 _CNI_PLUGINS = Path("/usr/lib/cni")
+_FREEBIND = 15
+"""Of `ip(7)`: an address can be bound to before the machine has it. Python has no name for it."""
 _NEEDED_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_MKNOD": 27}
 
 
 def obstacle() -> str | None:
     """Why no cluster can run here, in a sentence; None where one can."""
     if not sys.platform.startswith("linux"):
-        return "The cluster tests need Linux."
+        return "The cluster needs Linux."
     held = int(_status_field("CapEff"), 16)
     lacking = [name for name, bit in _NEEDED_CAPABILITIES.items() if not held >> bit & 1]
     cgroups = Path("/sys/fs/cgroup")
     needs = (
-        (os.geteuid() == 0, "root: they run containerd and a kubelet"),
+        (os.geteuid() == 0, "root: it runs containerd and kubelets"),
         (not lacking, f"{', '.join(lacking)}, which this container lacks"),
         ((cgroups / "memory").is_dir() or (cgroups / "cgroup.controllers").exists(), "a cgroup hierarchy"),
         (shutil.which("go") is not None, "Go, which Kubernetes is built with"),
         (shutil.which("apt-get") is not None or not _missing_packages(), f"{', '.join(_missing_packages())}"),
     )
-    return next((f"The cluster tests need {what}." for given, what in needs if not given), None)
+    return next((f"The cluster needs {what}." for given, what in needs if not given), None)
 
 
 def require_space(folder: Path, gib: int, purpose: str) -> None:
     """See that there is room, before kubelets evict pods one after the other for want of it.
 
     Raises:
-        RuntimeError: Less than ``gib`` GiB are free where ``folder`` lies.
+        RuntimeError: Less than ``gib`` GiB are free where ``folder`` lies, or will lie.
     """
-    free = shutil.disk_usage(folder).free / (1 << 30)
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(there).free / (1 << 30)
     if free < gib:
-        raise RuntimeError(f"Only {free:.1f} GiB are free in {folder}, and {purpose} needs {gib}: make room there.")
+        raise RuntimeError(f"Only {free:.1f} GiB are free in {there}, and {purpose} needs {gib}: make room there.")
+
+
+def require_ports(ports: Iterable[Port]) -> None:
+    """See that nobody else listens there.
+
+    Raises:
+        RuntimeError: Somebody does.
+    """
+    for port in ports:
+        if _is_taken(port):
+            raise RuntimeError(
+                f"Port {port.number} of {port.address}, which {port.owner} of the cluster listens on, is in use: "
+                f"end the program that has it (`ss --listening --numeric --processes` names it)."
+            )
+
+
+def _is_taken(port: Port) -> bool:
+    with socket.socket(type=socket.SOCK_DGRAM if port.udp else socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_IP, _FREEBIND, 1)
+        if not port.udp:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # Connections that were closed do not count.
+        try:
+            probe.bind((port.address, port.number))
+            if not port.udp:
+                probe.listen()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return True
+    return False
 
 
 def install() -> None:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tests.chart import helm
-from tests.cluster import control
+from tests.cluster import control, machine
 from tests.cluster.containers import answers
 from tests.cluster.daemons import Daemon
-from tests.cluster.layout import MACHINE_ADDRESS, PROMETHEUS_PORT, RUN, S3_PORT
-from tests.tools import go_tool
+from tests.cluster.layout import MACHINE_ADDRESS, PROMETHEUS_PORT, PROMETHEUS_PORTS, RUN, S3_PORT
+from tests.tools import go_tool, locked
 
 DNS, S3, PROMETHEUS = Daemon("coredns"), Daemon("s3"), Daemon("prometheus")
 S3_ENDPOINT = f"http://{MACHINE_ADDRESS}:{S3_PORT}"
@@ -79,16 +77,19 @@ def s3_ready() -> bool:
     return answers(S3_ENDPOINT)
 
 
-def make_bucket(name: str) -> Path:
-    """A new, empty bucket; returns its directory."""
-    folder = BUCKETS / name
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    return folder
+def provide_prometheus() -> None:
+    """Have Prometheus run, which scrapes what the chart's monitors say; it is built the first time.
+
+    Raises:
+        RuntimeError: Its port is in use, or it did not start; the message says so.
+    """
+    with locked(RUN / "prometheus.lock"):
+        if PROMETHEUS.pid is None:
+            machine.require_ports(PROMETHEUS_PORTS)
+            _start_prometheus()
 
 
-def start_prometheus() -> None:
-    """Prometheus, which scrapes what the chart's monitors say."""
+def _start_prometheus() -> None:
     config = RUN / "config" / "prometheus.yaml"
     scrapes = [_scrape_config(monitor) for monitor in _monitors()]
     config.write_text(yaml.safe_dump({"global": {"scrape_interval": f"{_SCRAPE_SECONDS}s"}, "scrape_configs": scrapes}))

@@ -38,28 +38,26 @@ class Turns:
             fcntl.flock(self._floor, fcntl.LOCK_UN)
 
 
-@contextmanager
-def used(prepare: Callable[[], bool], down: Callable[[], None]) -> Iterator[None]:
-    """Use one cluster with other processes: the first calls ``prepare``, the last ``down`` if that brought it up."""
-    ours = RUN / "for-the-tests-alone"
-    first = _locks() / "first"
-    with (_locks() / "users").open("w") as users:
-        with locked(first):
-            if _nobody_holds(users):
-                try:
-                    if prepare():
-                        ours.touch()
-                except BaseException:
-                    down()
-                    raise
-            fcntl.flock(users, fcntl.LOCK_SH)
-        try:
-            yield
-        finally:
-            with locked(first):
-                fcntl.flock(users, fcntl.LOCK_UN)
-                if ours.exists() and _nobody_holds(users):
-                    down()
+class Use:
+    """The use of one cluster by a run of tests, beside others: the last one takes it down, if tests brought it up."""
+
+    def __init__(self) -> None:
+        self._ours = RUN / "for-the-tests-alone"
+        self._first = _locks() / "first"
+        self._users = (_locks() / "users").open("w")
+
+    def begin(self, prepare: Callable[[], bool]) -> None:
+        """The first user has the cluster prepared; ``prepare`` says whether it did not run before."""
+        with locked(self._first):
+            if _nobody_holds(self._users) and prepare():
+                self._ours.touch()
+            fcntl.flock(self._users, fcntl.LOCK_SH)
+
+    def end(self, down: Callable[[], None]) -> None:
+        with locked(self._first):
+            fcntl.flock(self._users, fcntl.LOCK_UN)
+            if self._ours.exists() and _nobody_holds(self._users):
+                down()
 
 
 def _locks() -> Path:
