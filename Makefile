@@ -14,7 +14,8 @@ CHECK_PYTHON = command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there
   $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(RIGHT_PYTHON)")'
 UV_INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: install preflight demo quickstart-inputs compiled demo-chat test test-unit test-cluster test-gpu programs cluster-made cluster cluster-down lint crds constraints bench clean
+.PHONY: install preflight demo quickstart-inputs compiled demo-chat test tested test-unit test-smoke test-cluster test-gpu \
+  programs cluster cluster-possible cluster-made cluster-down lint crds constraints bench clean
 
 install: .venv/.installed
 
@@ -67,10 +68,6 @@ lint: install
 	$(BIN)/python -m finetune_api.crd --check crds/finetunejobs.finetune.dev.yaml
 	$(BIN)/python -m finetune_api.docs --check docs/api.md
 
-# A file for each process, in this order: what shares the cluster has the soak for company. Its tests mostly wait, so there may
-# be more processes than cores.
-PYTEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
-
 # What `make test` runs against, the slowest to build first.
 PROGRAMS := kube-apiserver etcd helm promtool versitygw
 # Folders whose tests compute and folders whose tests mostly wait, so there is one process more than cores; see tests/conftest.py.
@@ -86,35 +83,44 @@ test:
 	@$(PYTHON) -m tests.supervised $(MAKE) --no-print-directory tested
 
 # Go compiles from the first moment, beside the environment's installation and lint.
-.PHONY: tested programs-for-test
 tested:
-	$(MAKE) --no-print-directory --jobs 3 programs-for-test lint
+	$(MAKE) --no-print-directory --jobs 3 programs lint
 	rm -f .coverage .coverage.*
 	$(MEASURED) $(BIN)/pytest --numprocesses 2 --dist worksteal $(HANGS) --quiet tests/unit
 	$(MEASURED) $(LAYERS) $(HANGS) tests/trainer tests/apiserver tests/chart tests/runs
 	$(BIN)/python -m tests.covered
 
-programs-for-test:
+programs:
 	$(PYTHON) -m tests.tools $(PROGRAMS)
 
-programs:
-	$(PYTHON) -m tests.tools crane etcd kube-apiserver
-
-cluster-made: install
-	-$(BIN)/python -m tests.cluster.cluster build
+cluster-made: cluster-possible install
+	$(BIN)/python -m tests.cluster.cluster build
 
 test-unit: .venv/.unit
 	$(BIN)/pytest --numprocesses 2 --dist worksteal tests/unit
 
-test-cluster: install
-	$(PYTEST) tests/cluster/serial tests/cluster/test_*.py
+# Files go to processes one at a time, in this order; tests of the cluster mostly wait, so there may be more than cores.
+PYTEST_CLUSTER := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
+
+# Everything on a real Kubernetes, on this machine: half an hour.
+test-cluster: cluster-possible install
+	$(PYTEST_CLUSTER) tests/cluster/serial tests/cluster/smoke tests/cluster/test_*.py
+
+# The main job, one crash and one fault of storage: what breaks most tests of the cluster breaks these.
+test-smoke: cluster-possible install
+	$(PYTEST_CLUSTER) tests/cluster/smoke
 
 # What `make test` cannot do without one; the processes share it.
 test-gpu: install
 	$(BIN)/pytest --numprocesses 6 --dist load --durations 20 tests/gpu
 
+# Says in a sentence what is missing, with no more than Python, before anything is built.
+cluster-possible:
+	@$(PYTHON) -m tests.cluster.preflight $(ALSO)
+cluster test-cluster: ALSO := prometheus
+
 # A real Kubernetes on this machine; needs Linux, root and Go. The first time takes twenty minutes.
-cluster: install
+cluster: cluster-possible install
 	$(BIN)/python -m tests.cluster.cluster up
 
 cluster-down: install

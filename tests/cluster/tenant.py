@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -286,16 +284,3 @@ def ranks(pod: Object) -> list[int]:
 def send(pids: list[int], number: signal.Signals) -> None:
     for pid in pids:
         os.kill(pid, number)
-
-
-@contextmanager
-def hidden(bucket: str) -> Iterator[None]:
-    """A bucket that is gone for a while."""
-    place = BUCKETS / bucket
-    aside = BUCKETS.parent / f"{bucket}-aside"
-    shutil.move(place, aside)
-    try:
-        yield
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-        shutil.move(aside, place)

@@ -17,7 +17,8 @@ from tests.cluster.cluster import NAMESPACE, RELEASE, install_chart, kill_operat
 from tests.cluster.sharing import Turns
 from tests.cluster.tenant import JOB_LABEL, OVER, Tenant, classification
 
-KILLS = 25
+KILLS = 8
+"""Each write is the last of an operator in `tests/apiserver/test_crash.py`; here a Deployment has to replace it."""
 
 
 class Ledger:
@@ -70,7 +71,7 @@ def ledger(tenant: Tenant) -> Iterator[Ledger]:
         yield ledger
 
 
-def test_killed_at_25_random_moments(tenant: Tenant, ledger: Ledger) -> None:
+def test_killed_at_random_moments(tenant: Tenant, ledger: Ledger) -> None:
     draw = random.Random(5)
     begun: list[str] = []
     for _ in range(KILLS):
@@ -88,12 +89,10 @@ def test_killed_at_25_random_moments(tenant: Tenant, ledger: Ledger) -> None:
 def test_two_at_once_and_an_upgrade_in_mid_run(tenant: Tenant, ledger: Ledger) -> None:
     kubectl("scale", "deployment", RELEASE, "-n", NAMESPACE, "--replicas=2")
     kubectl("rollout", "status", "deployment", RELEASE, "-n", NAMESPACE, "--timeout=120s")
-    tenant.apply("twice", classification(distributed={"workers": 1}))
     tenant.apply("upgraded", classification())
     tenant.until("upgraded", lambda status: status["phase"] == "Training", "it trains")
     with Turns("operator").alone():
         install_chart('podAnnotations={"release":"next"}')
     wait_until(lambda: len(operators()) == 1, "only the new one is left", 60, 0.2)
-    for name in ("twice", "upgraded"):
-        tenant.until_succeeded(name)
-    ledger.check(tenant, ["twice", "upgraded"])
+    tenant.until_succeeded("upgraded")
+    ledger.check(tenant, ["upgraded"])

@@ -41,7 +41,7 @@ def test_a_rank_that_hangs_is_replaced_in_time(tenant: Tenant) -> None:
 def test_too_little_memory_is_told_with_limit_and_peak(make_tenant: Callable[[], Tenant]) -> None:
     tenant = make_tenant()
     tenant.limit("LimitRange", at_most(memory="400Mi"))
-    tenant.apply("cramped", classification())
+    tenant.apply("cramped", classification(distributed={"workers": 1}))
     status = tenant.until_failed("cramped")
     failure = status["failure"]
     assert (failure["reason"], failure["stage"], failure["fault"]) == ("OutOfMemory", "train", "User")

@@ -25,9 +25,9 @@ from tests.cluster.daemons import processes
 from tests.cluster.sharing import Turns
 from tests.cluster.tenant import OVER, Tenant, classification, instruction, ranks, send
 
-JOBS, TEAMS, AT_ONCE = 30, 3, 4
+JOBS, TEAMS, AT_ONCE = 12, 3, 4
 SECONDS_A_JOB = 20.0
-"""So often a job is added: for ten minutes."""
+"""So often a job is added: for four minutes, and somebody kills for as long as they last."""
 ENDS = (*OVER, "Rejected", "Suspended")
 SECONDS_BETWEEN = (14.0, 34.0)
 GROWTH = 1.5

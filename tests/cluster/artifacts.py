@@ -1,0 +1,28 @@
+"""What a job has published: it is what its status says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_trainer import storage
+from finetune_trainer.manifests import fetch_directory
+from tests.cluster.services import CREDENTIALS
+
+
+def assert_digests_match(status: dict[str, Any], to: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fetch the artifact from storage into ``to``, and compare every digest, and the metrics, with the status."""
+    artifact = status["artifact"]
+    for variable, value in CREDENTIALS.items():
+        monkeypatch.setenv(variable, value)
+    fetch_directory(artifact["uri"], to)  # Compares every digest.
+    manifest = storage.read_bytes(f"{artifact['uri']}/manifest.json")
+    assert artifact["digest"] == "sha256:" + hashlib.sha256(manifest).hexdigest()
+    evaluation = json.loads((to / "evaluation.json").read_text())
+    for measured, said in zip(evaluation["metrics"], status["evaluation"]["metrics"], strict=True):
+        assert said["name"] == measured["name"]
+        assert (said["tuned"], said["baseline"]) == pytest.approx((measured["tuned"], measured["baseline"]), rel=1e-5)
