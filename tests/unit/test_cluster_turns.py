@@ -68,3 +68,26 @@ def test_who_was_alone_can_come_again_while_another_waits_to_be(turns: Callable[
         waiting.leave()
         assert again.is_in.wait(SECONDS)
         again.leave()
+
+
+@pytest.mark.parametrize("brought_up", [True, False])
+def test_the_last_run_takes_down_what_tests_brought_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, brought_up: bool
+) -> None:
+    for place in ("RUN", "CACHE"):
+        monkeypatch.setattr(sharing, place, tmp_path)
+    prepared: list[int] = []
+    down: list[int] = []
+    first, second = sharing.Use(), sharing.Use()
+
+    def prepare() -> bool:
+        prepared.append(1)
+        return brought_up
+
+    for use in (first, second):
+        use.begin(prepare)
+    assert len(prepared) == 1, "the second found it there"
+    first.end(lambda: down.append(1))
+    assert not down, "the second still uses it"
+    second.end(lambda: down.append(1))
+    assert len(down) == brought_up
