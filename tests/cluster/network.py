@@ -13,6 +13,7 @@ from tests.cluster.machine import run
 
 POD_BRIDGE = "finetune-pods"
 _NODE_BRIDGE = "finetune-node"
+_KUBELET_CHAINS = ("KUBE-FIREWALL", "KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
 
 
 def make() -> None:
@@ -34,6 +35,7 @@ def remove() -> None:
         if place.network_namespace and Path("/run/netns", place.network_namespace).exists():
             run("ip", "netns", "delete", place.network_namespace)
     _remove_pod_rules()
+    _remove_kubelet_rules()
     for link in (POD_BRIDGE, _NODE_BRIDGE):
         if _exists(link):
             run("ip", "link", "delete", link)
@@ -84,6 +86,15 @@ def _remove_pod_rules() -> None:
         if words[0] == "-N" and words[1].startswith("CNI-"):
             for command in ("-F", "-X"):
                 subprocess.run(["iptables", "-t", "nat", command, words[1]], check=False, capture_output=True)
-    # kube-proxy clears its own; this one is the kubelet's.
-    for table in ("mangle", "nat", "filter"):
-        subprocess.run(["iptables", "-t", table, "-X", "KUBE-KUBELET-CANARY"], check=False, capture_output=True)
+
+
+def _remove_kubelet_rules() -> None:
+    """What kubelets leave in the machine's own tables; kube-proxy clears up after itself."""
+    for program in ("iptables", "ip6tables"):
+        if shutil.which(program) is None:
+            continue
+        for table in ("mangle", "nat", "filter"):
+            jumps = [("-D", parent, "-j", "KUBE-FIREWALL") for parent in ("INPUT", "OUTPUT")]
+            chains = [(do, chain) for chain in _KUBELET_CHAINS for do in ("-F", "-X")]
+            for arguments in (*jumps, *chains):
+                subprocess.run([program, "-w", "-t", table, *arguments], check=False, capture_output=True)
