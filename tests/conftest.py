@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from coverage import Coverage
 from hypothesis import settings
-from xdist.remote import Producer
-from xdist.scheduler import LoadFileScheduling
 
 # Tests and their stages share the cores, and tiny models gain nothing by a second thread.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,19 +22,6 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 pytest_plugins = ["tests.hanging"]
-
-_SERIAL = "tests/cluster/serial/"
-
-
-class FilesAndAFolder(LoadFileScheduling):
-    """Each file is for one process, and that folder is, whose tests would only wait for each other: the cluster's."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return _SERIAL if nodeid.startswith(_SERIAL) else super()._split_scope(nodeid)
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
-    return FilesAndAFolder(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.hookimpl(tryfirst=True)

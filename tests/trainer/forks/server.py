@@ -27,6 +27,7 @@ from tests.trainer.forks.stage import MESSAGE_BYTES, become_host
 _HARMLESS_THREADS = {"jemalloc_bg_thd"}
 """Of pyarrow's allocator, which knows of forks."""
 _LIGHT = (
+    "coverage",
     "finetune_trainer.command",
     "finetune_trainer.evaluate.stage",
     "finetune_trainer.prepare.stage",
