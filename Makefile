@@ -71,7 +71,7 @@ lint: install
 # What `make test` runs against, the slowest to build first.
 PROGRAMS := kube-apiserver etcd helm promtool versitygw
 # Folders whose tests compute and folders whose tests mostly wait, so there is one process more than cores; see tests/conftest.py.
-LAYERS := $(BIN)/pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder --durations 20
+LAYERS := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
 # A test of longer hangs, and a process that does not hear of it a minute later is lost.
 HANGS := --timeout 600 --override-ini faulthandler_timeout=660 --override-ini faulthandler_exit_on_timeout=true
 # Every Python process that a test starts measures what it runs. Times of tests/unit say nothing while it does.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,31 +24,19 @@ settings.load_profile("patient")
 pytest_plugins = ["tests.hanging"]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With ``--dist loadgroup``, tests that share what one of them makes stay in one process; any other goes to any."""
-    # What xdist tells its processes in place of the option.
-    if not config.getoption("loadgroup", False):
-        return
-    for item in items:
-        if _shares(item):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ``--dist loadfile``, processes take files in this order: beside tests that compute run some that wait."""
     items[:] = interleaved(items)
 
 
-def _shares(item: pytest.Item) -> bool:
-    """Whether the test has a fixture that lives longer than it; those of the session each process has for itself."""
-    fixtures = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
-    return any(found[-1].scope in ("class", "module", "package") for found in fixtures.values())
-
-
-def interleaved(items: list[pytest.Item]) -> list[pytest.Item]:
-    """The tests of each folder in their order, spread evenly: some folders' tests compute, others' mostly wait."""
-    folders: dict[str, list[pytest.Item]] = {}
+def interleaved(items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """The files of each folder in their order, spread evenly among those of the others; a file stays in one piece."""
+    folders: dict[str, dict[str, list[pytest.Item]]] = {}
     for item in items:
-        folders.setdefault(item.nodeid.rpartition("/")[0], []).append(item)
-    places = [(place / len(found), item) for found in folders.values() for place, item in enumerate(found)]
-    return [item for _, item in sorted(places, key=lambda pair: pair[0])]
+        file = item.nodeid.partition("::")[0]
+        folders.setdefault(file.rpartition("/")[0], {}).setdefault(file, []).append(item)
+    places = [(place / len(files), file) for files in folders.values() for place, file in enumerate(files.values())]
+    return [item for _, file in sorted(places, key=lambda pair: pair[0]) for item in file]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

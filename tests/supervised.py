@@ -25,6 +25,8 @@ def run(command: list[str]) -> int:
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
     asked: list[int] = []
+    # A shell has what it starts in the background ignore it, and that is inherited.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     main = os.spawnvp(os.P_NOWAIT, command[0], command)
 
     def forward(number: int, _frame: object) -> None:

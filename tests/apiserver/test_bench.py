@@ -24,7 +24,7 @@ def test_a_small_burst_and_its_floor():
     figures = {figure["name"]: figure for figure in map(json.loads, run.stdout.splitlines())}
     assert figures["burst_share_of_floor"]["value"] > 0
     assert figures["settled_share_of_floor"]["value"] <= figures["burst_share_of_floor"]["value"]
-    assert figures["operator_requests_per_job"]["by"]["PATCH jobs"] == 1
+    assert figures["operator_requests_per_job"]["by"]["POST jobs"] == 1
     assert set(figures["cpu_ms_per_job"]["by"]) <= {"operator", "kube-apiserver", "etcd", "client"}
     assert "Traceback" not in run.stderr
 
