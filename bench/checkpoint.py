@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     runs = parser.parse_args().runs
     subprocess.run(
-        [sys.executable, str(EXAMPLES / "make_inputs.py"), "quickstart"], check=True, stdout=subprocess.DEVNULL
+        [sys.executable, str(EXAMPLES / "make_inputs.py"), "docstrings"], check=True, stdout=subprocess.DEVNULL
     )
     with tempfile.TemporaryDirectory() as scratch:
         for name, spec in METHODS.items():

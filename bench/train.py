@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("classification", "packing"))
     arguments = parser.parse_args()
     pairs, only = arguments.pairs, arguments.only
-    for example in ("quickstart", "chat"):
+    for example in ("docstrings", "chat"):
         subprocess.run(
             [sys.executable, str(EXAMPLES / "make_inputs.py"), example], check=True, stdout=subprocess.DEVNULL
         )

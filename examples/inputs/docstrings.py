@@ -1,4 +1,4 @@
-"""Functions and classes of Python's standard library, labelled by topic: the quickstart's data.
+"""Functions and classes of Python's standard library, labelled by topic: longer texts for benchmarks and tests.
 
 A text is a signature and the docstring; its topic is that of the module it stands in.
 

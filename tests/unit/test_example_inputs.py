@@ -12,8 +12,43 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 import make_inputs
-from inputs import chat, docstrings, small_causal
+from inputs import chat, docstrings, names, small_causal
 from inputs.docstrings import Docstring, Example
+from inputs.names import Name
+
+
+@pytest.fixture(scope="module")
+def found() -> list[Name]:
+    """The names of all languages."""
+    return names.clean(names.read_names())
+
+
+def test_there_are_enough_names_in_every_language(found: list[Name]) -> None:
+    train, test = names.split(found, make_inputs.TRAIN_NAMES, make_inputs.TEST_NAMES)
+    assert (len(train), len(test)) == (make_inputs.TRAIN_NAMES, make_inputs.TEST_NAMES)
+    for part, at_least in ((train, 150), (test, 20)):
+        counts = Counter(name.language for name in part)
+        assert set(counts) == set(names.LANGUAGES.values())
+        assert min(counts.values()) >= at_least
+
+
+def test_no_thing_is_named_for_training_and_for_test(found: list[Name]) -> None:
+    train, test = names.split(found, len(found), len(found))
+    assert len(train) + len(test) == len(found)
+    assert {name.thing for name in train}.isdisjoint(name.thing for name in test)
+    assert {name.text.casefold() for name in train}.isdisjoint(name.text.casefold() for name in test)
+
+
+def test_names_that_tell_no_language_are_left_out() -> None:
+    rows = [
+        Name("Österreich", "German", "territories/AT"),
+        Name("österreich", "German", "languages/at"),
+        Name("Venezuela", "Spanish", "territories/VE"),
+        Name("venezuela", "Italian", "territories/VE"),
+        Name("Perù", "Italian", "territories/PE"),
+        Name("Zloty (1950–1995)", "German", "currencies/PLZ"),
+    ]
+    assert names.clean(rows) == names.clean(rows[::-1]) == [min(rows[:2])]
 
 
 @pytest.fixture(scope="module")
