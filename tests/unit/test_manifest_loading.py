@@ -116,6 +116,7 @@ class TestUnknownFields:
             ("learningrate", "learningRate"),
             ("learning_rate", "learningRate"),
             ("learnigRate", "learningRate"),
+            ("lrRate", "learningRate"),
             ("rank", "spec.method.lora.rank"),
             ("max_batch_size_per_device", "maxBatchSizePerDevice"),
         ],
