@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 from finetune_api.base import KIND
 from finetune_api.job import FineTuneJob
+from finetune_api.stage import Stage
 from finetune_operator.cache import Cache
 from finetune_operator.observation.facts import JobFacts, Key, PodFacts, key_of
-from tests.kube_objects import a_child, a_fine_tune_job, a_pod, ended, running, said
+from finetune_operator.times import to_text
+from tests.builders import NOON
+from tests.kube_objects import a_child, a_fine_tune_job, a_pod, ended, running, said, true
 
 KEY = ("team-a", "intents")
 
@@ -142,6 +145,46 @@ class TestItsRuns:
         stranger = a_child(metadata={"labels": {}})
         assert cache.see("Job", stranger) is None
         assert cache.see("Pod", a_pod({**stranger, "metadata": {**stranger["metadata"], "labels": {}}})) is None
+
+
+class TestAwaitsAChild:
+    """Whether something must be started for a job: such a job is looked at before the others."""
+
+    def awaits(self, *seen: tuple[str, dict[str, Any]], **job: Any) -> bool:
+        cache = Cache()
+        cache.see(KIND, a_fine_tune_job(**job))
+        for kind, found in seen:
+            cache.see(kind, found)
+        return cache.awaits_child(KEY)
+
+    def test_a_job_that_has_none(self) -> None:
+        assert self.awaits()
+        assert self.awaits(("Job", a_child(owner_uid="old")))
+
+    def test_not_one_whose_child_goes_on(self) -> None:
+        child = a_child(workers=2)
+        assert not self.awaits(("Job", child))
+        assert not self.awaits(("Job", child), ("Pod", a_pod(child, 0, **running())))
+        assert not self.awaits(("Job", child), ("Pod", a_pod(child, 0, **ended(0))))
+        both = [("Pod", a_pod(child, 0, **ended(0))), ("Pod", a_pod(child, 1, **running()))]
+        assert not self.awaits(("Job", child), *both)
+
+    @pytest.mark.parametrize("condition", ["Complete", "Failed"])
+    def test_one_whose_child_has_ended(self, condition: str) -> None:
+        over, goes_on = a_child(conditions=[true(condition)]), a_child(Stage.TRAIN, 2, uid="next-uid")
+        assert self.awaits(("Job", over))
+        assert not self.awaits(("Job", over), ("Job", goes_on))
+
+    def test_one_whose_pods_have_ended_before_their_job_says_so(self) -> None:
+        child = a_child(workers=2)
+        pods = [("Pod", a_pod(child, 0, **ended(0))), ("Pod", a_pod(child, 1, **ended(70)))]
+        assert self.awaits(("Job", child), *pods)
+
+    def test_not_one_that_has_ended_is_being_deleted_or_is_not_there(self) -> None:
+        assert not self.awaits(status={"completionTime": to_text(NOON)})
+        deleted = a_fine_tune_job()
+        assert not self.awaits(metadata={**deleted["metadata"], "deletionTimestamp": to_text(NOON)})
+        assert not Cache().awaits_child(KEY)
 
 
 class TestAFullLook:
