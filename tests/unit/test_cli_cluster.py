@@ -8,20 +8,23 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
+import typer
 
 from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob
 from finetune_api.spec import Metric
 from finetune_api.stage import STAGES, Stage
+from finetune_cli import commands
 from finetune_cli.get import rows
 from finetune_cli.logs import Wanted, chosen, logs, pod_of
-from finetune_cli.output import columns, program
+from finetune_cli.output import Output, columns, program
 from finetune_cli.page import page
 from finetune_cli.refusals import ClusterError, refusal
 from finetune_cli.stored import has_ended, read
 from finetune_cli.submit import changed
 from finetune_cli.text import PlainLines
 from finetune_cli.view import of_job
+from finetune_cli.watch import watch
 from finetune_operator.names import INDEX_ANNOTATION, labels
 from finetune_operator.reconcile import plan
 from finetune_operator.runs import Observed, ObservedRun, RunState, Trouble
@@ -229,6 +232,9 @@ class FakeCluster:
     async def get(self, name: str) -> dict[str, Any]:
         return stored(self.job)
 
+    async def changes(self, name: str) -> AsyncIterator[dict[str, Any]]:
+        yield stored(self.job)
+
     async def pods(self, wanted: Mapping[str, str]) -> list[dict[str, Any]]:
         self.asked.append(wanted)
         return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
@@ -283,6 +289,24 @@ class TestLogs:
     def test_ignore_pods_that_are_not_of_a_run(self) -> None:
         assert pod_of({"metadata": {"name": "x", "labels": {"finetune.dev/job": "intents"}}}) is None
         assert chosen([], 0) is None
+
+
+class TestWatch:
+    def test_as_json_prints_one_document_at_the_end(self, capfd: pytest.CaptureFixture[str]) -> None:
+        cluster = FakeCluster(a_job_after(failed(Stage.PREPARE, Reason.BAD_DATA)))
+        assert asyncio.run(watch(cluster, "intents", Output.JSON)) == 65  # type: ignore[arg-type]
+        printed = json.loads(capfd.readouterr().out)
+        assert (printed["phase"], printed["exitCode"], printed["job"]) == ("Failed", 65, stored(cluster.job))
+
+
+class TestTheKindOfOutput:
+    def test_is_the_one_that_is_asked_for(self) -> None:
+        assert commands.chosen("json", Output.TEXT, Output.JSON) is Output.JSON
+
+    def test_that_a_command_does_not_have_is_refused_with_those_that_it_has(self) -> None:
+        with pytest.raises(typer.BadParameter) as caught:
+            commands.chosen("yaml", Output.TEXT, Output.NAME, Output.JSON)
+        assert caught.value.message == "'yaml' is not text, name or json"
 
 
 @pytest.mark.parametrize(
