@@ -195,6 +195,21 @@ class TestAJobThatKubernetesRefuses:
         desk.kubelet.succeed(job)
         desk.child("train", name="taken")
 
+    def test_does_not_take_the_child_of_a_deleted_job_of_the_same_name_for_its_own(
+        self, office: tuple[Desk, Operator]
+    ) -> None:
+        desk, _ = office
+        desk.apply("again")
+        old = desk.child("prepare", name="again")
+        desk.api.delete("FineTuneJob", "again", desk.namespace)
+        uid = desk.apply("again")["metadata"]["uid"]
+        status = desk.until(lambda status: stage(status, "prepare").get("waitingFor"), "it waits", "again")
+        assert "that is not this job's" in condition(status, "DataPrepared")["message"]
+        # The garbage collector, which is not here, does that a little later.
+        desk.api.delete("Job", old["metadata"]["name"], desk.namespace, propagationPolicy="Background")
+        job = wait_until(lambda: self.own(desk, old["metadata"]["name"]), "its own Job is there")
+        assert job["metadata"]["ownerReferences"][0]["uid"] == uid
+
     @staticmethod
     def own(desk: Desk, name: str) -> Job | None:
         found = desk.api.find("Job", name, desk.namespace)
