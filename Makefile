@@ -70,8 +70,8 @@ lint: install
 
 # What `make test` runs against, the slowest to build first.
 PROGRAMS := kube-apiserver etcd helm promtool versitygw
-# Folders whose tests compute and folders whose tests mostly wait, so there is one process more than cores; see tests/conftest.py.
-LAYERS := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
+# A file at a time for each process. Many tests mostly wait, so there is one process more than cores; see tests/conftest.py.
+BY_FILE := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
 # A test of longer hangs, and a process that does not hear of it a minute later is lost.
 HANGS := --timeout 600 --override-ini faulthandler_timeout=660 --override-ini faulthandler_exit_on_timeout=true
 # Every Python process that a test starts measures what it runs. Times of tests/unit say nothing while it does.
@@ -87,7 +87,7 @@ tested:
 	$(MAKE) --no-print-directory --jobs 3 programs lint
 	rm -f .coverage .coverage.*
 	$(MEASURED) $(BIN)/pytest --numprocesses 2 --dist worksteal $(HANGS) --quiet tests/unit
-	$(MEASURED) $(LAYERS) $(HANGS) tests/trainer tests/apiserver tests/chart tests/runs
+	$(MEASURED) $(BY_FILE) $(HANGS) tests/trainer tests/apiserver tests/chart tests/runs
 	$(BIN)/python -m tests.covered
 
 programs:
@@ -99,16 +99,13 @@ cluster-made: cluster-possible install
 test-unit: .venv/.unit
 	$(BIN)/pytest --numprocesses 2 --dist worksteal tests/unit
 
-# Files go to processes one at a time, in this order; tests of the cluster mostly wait, so there may be more than cores.
-PYTEST_CLUSTER := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
-
 # Everything on a real Kubernetes, on this machine: half an hour.
 test-cluster: cluster-possible install
-	$(PYTEST_CLUSTER) tests/cluster/serial tests/cluster/smoke tests/cluster/test_*.py
+	$(BY_FILE) tests/cluster/serial tests/cluster/smoke tests/cluster/test_*.py
 
 # The main job, one crash and one fault of storage: what breaks most tests of the cluster breaks these.
 test-smoke: cluster-possible install
-	$(PYTEST_CLUSTER) tests/cluster/smoke
+	$(BY_FILE) tests/cluster/smoke
 
 # What `make test` cannot do without one; the processes share it.
 test-gpu: install
