@@ -9,11 +9,12 @@ sent by a plain client without an operator. Per job, that is
 - one apply of the FineTuneJob,
 - one server-side apply of its first Job, as the operator builds it,
 - one status write, by server-side apply: the status that the operator at commit 62dc198 wrote, of eight conditions and
-  four stages. It stays so, so that an operator that writes less gains by it.
+  four stages, in the schema that it had then, without an atomic status. Both stay so, so that an operator that writes
+  less, or more cheaply, gains by it.
 
 Sixteen writers share one aiohttp session and send bodies that were encoded beforehand. For every round with an operator
 there is one of the floor, on the same etcd and kube-apiserver; which comes first changes from round to round. Where two
-operators are compared (``--against``), each has its own CustomResourceDefinition, and a floor with that.
+operators are compared (``--against``), each has its own CustomResourceDefinition, and a floor beside it.
 
 Figures that have targets:
 

@@ -42,13 +42,12 @@ def bursts(bench: Bench, sides: Sequence[Side], count: int, rounds: int) -> None
     began = time.monotonic()
     for number in range(rounds):
         for side in sides if number % 2 == 0 else sides[::-1]:
-            bench.install(side)
             if number % 2 == 0:
-                floors[side].append(uvloop.run(floor(bench, count)))
+                floors[side].append(_floor(bench, side, count))
             with bench.operator(side) as operator:
                 found[side].append(uvloop.run(burst(bench, operator, count)))
             if number % 2:
-                floors[side].append(uvloop.run(floor(bench, count)))
+                floors[side].append(_floor(bench, side, count))
             here, there = floors[side][-1], found[side][-1]
             say(
                 f"burst{side}, round {number + 1} of {rounds}: floor {here.jobs_per_second:.1f}/s, "
@@ -58,6 +57,11 @@ def bursts(bench: Bench, sides: Sequence[Side], count: int, rounds: int) -> None
             say(f"burst: about {minutes((time.monotonic() - began) / (number + 1) * left)} more")
     for side in sides:
         _report(floors[side], found[side], jobs=count, **side.labels)
+
+
+def _floor(bench: Bench, side: Side, count: int) -> Floor:
+    bench.install(side, for_floor=True)
+    return uvloop.run(floor(bench, count))
 
 
 def _report(floors: Sequence[Floor], found: Sequence[Burst], **more: Any) -> None:

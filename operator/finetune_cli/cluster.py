@@ -9,22 +9,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import aiohttp
 from kubernetes.aio import config
-from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.client import Configuration
 
 from finetune_api.base import API_GROUP, API_VERSION
 from finetune_cli.refusals import FIELD_MANAGER, ClusterError, refusal
+from finetune_kube.connection import APPLY_PATCH, JSON, MERGE_PATCH, Connection, path_of
 
 _JOBS = (f"/apis/{API_GROUP}/{API_VERSION}", "finetunejobs")
 _PODS = ("/api/v1", "pods")
-_APPLY = "application/apply-patch+yaml"
-_MERGE = "application/merge-patch+json"
 _TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
-_CONNECT_SECONDS = 10
-_ANSWER_SECONDS = 30
+_TIMEOUT = aiohttp.ClientTimeout(total=30, sock_connect=10)
+_STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10)
 _WATCH_SECONDS = 290
 _NAMESPACE_OF_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -47,15 +46,15 @@ async def connected(where: Where) -> AsyncIterator[Cluster]:
     """
     configuration = Configuration()
     namespace = await _configure(configuration, where)
-    async with ApiClient(configuration) as client:
-        yield Cluster(client, where.namespace or namespace, namespace_is_given=bool(where.namespace))
+    async with Connection(configuration, FIELD_MANAGER) as connection:
+        yield Cluster(connection, where.namespace or namespace, namespace_is_given=bool(where.namespace))
 
 
 class Cluster:
     """One connection; every method may raise ClusterError."""
 
-    def __init__(self, client: ApiClient, namespace: str, namespace_is_given: bool) -> None:
-        self._client = client
+    def __init__(self, connection: Connection, namespace: str, namespace_is_given: bool) -> None:
+        self._connection = connection
         self.namespace = namespace
         """The one that is meant where nothing else is said."""
         self.namespace_is_given = namespace_is_given
@@ -77,23 +76,23 @@ class Cluster:
         """Apply a FineTuneJob on the server; returns it and whether it is new."""
         meta = manifest["metadata"]
         query = {"fieldManager": FIELD_MANAGER, "force": str(force).lower(), "fieldValidation": "Strict"}
-        path = _path(_JOBS, meta["namespace"], meta["name"])
+        path = path_of(*_JOBS, meta["namespace"], meta["name"])
         about = (meta["namespace"], meta["name"])
-        code, content = await self._send("PATCH", path, about, query=query, body=manifest, content_type=_APPLY)
+        code, content = await self._send("PATCH", path, about, query=query, body=manifest, content_type=APPLY_PATCH)
         return json.loads(content), code == 201
 
     async def patch(self, name: str, change: Mapping[str, Any]) -> dict[str, Any]:
         """Merge a change into a FineTuneJob."""
         query = {"fieldManager": FIELD_MANAGER}
-        path, about = _path(_JOBS, self.namespace, name), (self.namespace, name)
+        path, about = path_of(*_JOBS, self.namespace, name), (self.namespace, name)
         return dict(
-            json.loads((await self._send("PATCH", path, about, query=query, body=change, content_type=_MERGE))[1])
+            json.loads((await self._send("PATCH", path, about, query=query, body=change, content_type=MERGE_PATCH))[1])
         )
 
     async def delete(self, name: str, uid: str) -> None:
         """Delete a FineTuneJob, if it is still the one with ``uid``; its pods follow."""
         body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
-        await self._send("DELETE", _path(_JOBS, self.namespace, name), (self.namespace, name), body=body)
+        await self._send("DELETE", path_of(*_JOBS, self.namespace, name), (self.namespace, name), body=body)
 
     async def pods(self, labels: Mapping[str, str]) -> list[dict[str, Any]]:
         """The pods with ``labels``."""
@@ -105,7 +104,7 @@ class Cluster:
         query = {"container": container, "follow": str(follow).lower()}
         if tail is not None:
             query["tailLines"] = str(tail)
-        path = f"{_path(_PODS, self.namespace, pod)}/log?{urlencode(query)}"
+        path = f"{path_of(*_PODS, self.namespace, pod)}/log?{urlencode(query)}"
         async for piece in self._stream(path, (self.namespace, pod)):
             yield piece
 
@@ -123,7 +122,9 @@ class Cluster:
             "timeoutSeconds": str(_WATCH_SECONDS),
         }
         rest = b""
-        async for piece in self._stream(f"{_path(_JOBS, self.namespace)}?{urlencode(query)}", (self.namespace, name)):
+        async for piece in self._stream(
+            f"{path_of(*_JOBS, self.namespace)}?{urlencode(query)}", (self.namespace, name)
+        ):
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines:
                 event = json.loads(line)
@@ -139,9 +140,9 @@ class Cluster:
         name: str | None = None,
         *,
         query: Mapping[str, str] | None = None,
-        accept: str = "application/json",
+        accept: str = JSON,
     ) -> dict[str, Any]:
-        path = _path(kind, namespace, name)
+        path = path_of(*kind, namespace, name)
         return dict(json.loads((await self._send(method, path, (namespace, name), query=query, accept=accept))[1]))
 
     async def _send(
@@ -152,43 +153,36 @@ class Cluster:
         *,
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
-        content_type: str = "application/json",
-        accept: str = "application/json",
+        content_type: str = JSON,
+        accept: str = JSON,
     ) -> tuple[int, bytes]:
         if query:
             path += f"?{urlencode(query)}"
-        headers = {"Accept": accept, "Content-Type": content_type}
-        timeout = aiohttp.ClientTimeout(total=_ANSWER_SECONDS, sock_connect=_CONNECT_SECONDS)
         try:
-            response = await self._open(method, path, headers, body, timeout)
-            content = bytes(await response.read())
+            asked = self._connection.request(
+                method, path, _TIMEOUT, body=body, content_type=content_type, accept=accept
+            )
+            async with asked as response:
+                content = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._unreachable(error) from error
         if not 200 <= response.status < 300:
             raise refusal(response.status, content, *about)
-        return int(response.status), content
+        return response.status, content
 
     async def _stream(self, path: str, about: tuple[str | None, str | None]) -> AsyncIterator[bytes]:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
         try:
-            response = await self._open("GET", path, {"Accept": "application/json, */*"}, None, timeout)
-            if not 200 <= response.status < 300:
-                raise refusal(response.status, bytes(await response.read()), *about)
-            async for piece in response.content.iter_any():
-                yield piece
+            asked = self._connection.request("GET", path, _STREAM_TIMEOUT, accept="application/json, */*")
+            async with asked as response:
+                if not 200 <= response.status < 300:
+                    raise refusal(response.status, await response.read(), *about)
+                async for piece in response.content.iter_any():
+                    yield piece
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._unreachable(error) from error
 
-    async def _open(self, method: str, path: str, headers: dict[str, str], body: Any, timeout: Any) -> Any:
-        # The generated methods build models of what is asked for; the request below them does not.
-        request = await self._client.param_serialize(
-            method, path, header_params=headers, body=body, auth_settings=["BearerToken"]
-        )
-        return (await self._client.call_api(*request, _request_timeout=timeout)).response
-
     def _unreachable(self, error: Exception) -> ClusterError:
-        host = self._client.configuration.host
-        return ClusterError(f"The cluster at {host} cannot be reached: {_told(error)}.")
+        return ClusterError(f"The cluster at {self._connection.host} cannot be reached: {_told(error)}.")
 
 
 def _told(error: Exception) -> str:
@@ -228,9 +222,3 @@ async def _from_kubeconfig(configuration: Configuration, paths: str, context: st
         # A file that is no kubeconfig fails in there in any way.
         told = f"context {context!r} cannot be used" if context else "it cannot be used"
         raise ClusterError(f"Kubeconfig {paths}: {told}: {error}", code=400) from error
-
-
-def _path(kind: tuple[str, str], namespace: str | None, name: str | None = None) -> str:
-    group, resource = kind
-    place = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
-    return f"{group}{place}/{resource}" + (f"/{quote(name, safe='')}" if name else "")

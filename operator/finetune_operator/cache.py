@@ -117,10 +117,13 @@ class Cache:
         return {phase: self._phases[phase] for phase in Phase}
 
     def _see_job(self, found: Mapping[str, Any], deleted: bool) -> Key | None:
+        known = self.jobs.get(key_of(found))
+        if known and not deleted and known.version >= version_of(found):
+            # Most often the watch's echo of the operator's own write.
+            return None
         entry = stored(found)
         if deleted:
             return self._forget(KIND, entry, entry.version)
-        known = self.jobs.get(entry.key)
         if not self.jobs.put(entry):
             return None
         if known:

@@ -4,32 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import urlencode
 
 import aiohttp
 from kubernetes.aio import config
-from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.client import Configuration
 
 from finetune_api.base import API_GROUP, API_VERSION, KIND
+from finetune_kube.connection import APPLY_PATCH, JSON, MERGE_PATCH, Connection, path_of
 from finetune_operator import names
 from finetune_operator.metrics import Metrics
 from finetune_operator.observation.facts import Key, version_of
 
-# With a parameter, or the client would encode the body itself.
-_APPLY = "application/apply-patch+yaml; charset=utf-8"
-_NO_YAML = re.compile("[\x7f-\x9f\ufeff\ufffe\uffff]")
-"""What YAML takes only escaped, of the characters that JSON does not escape."""
-_MERGE = "application/merge-patch+json"
 PAGE = 100
 """Objects that are read at a time: whole pods are large, and a process does not give memory back."""
-_TIMEOUT_SECONDS = 30.0
+_TIMEOUT = aiohttp.ClientTimeout(total=30)
 PROXY_TIMEOUT = aiohttp.ClientTimeout(total=5)
 
 _PATHS = {
@@ -86,26 +80,15 @@ async def connected(metrics: Metrics) -> AsyncIterator[Cluster]:
             await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         except (config.ConfigException, OSError) as error:
             raise NoCluster(f"this is not a pod of a cluster, and there is no usable kubeconfig: {error}") from error
-    configuration.proxy = configuration.proxy or proxy_of_environment(configuration.host)
-    # The client would look into the environment and ~/.netrc anew with each request, on a thread.
-    configuration.client_session_kwargs = {"trust_env": False}
-    async with ApiClient(configuration) as client:
-        yield Cluster(client, metrics)
-
-
-def proxy_of_environment(url: str) -> str | None:
-    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for ``url``."""
-    parts = urlsplit(url)
-    if proxy_bypass(parts.netloc.rpartition("@")[2]):
-        return None
-    return getproxies().get(parts.scheme)
+    async with Connection(configuration, names.FIELD_MANAGER) as connection:
+        yield Cluster(connection, metrics)
 
 
 class Cluster:
     """One connection to the API server; every method may raise ApiError."""
 
-    def __init__(self, client: ApiClient, metrics: Metrics) -> None:
-        self._client = client
+    def __init__(self, connection: Connection, metrics: Metrics) -> None:
+        self._connection = connection
         self._metrics = metrics
 
     async def pages(self, kind: str, namespace: str | None) -> AsyncIterator[Page]:
@@ -140,7 +123,7 @@ class Cluster:
             metadata["name"],
             query={"fieldManager": names.FIELD_MANAGER},
             body=manifest,
-            content_type=_APPLY,
+            content_type=APPLY_PATCH,
         )
 
     async def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,7 +142,7 @@ class Cluster:
         }
         query = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
         return await self._request(
-            "PATCH", KIND, key[0], key[1], "status", query=query, body=manifest, content_type=_APPLY
+            "PATCH", KIND, key[0], key[1], "status", query=query, body=manifest, content_type=APPLY_PATCH
         )
 
     async def stop(self, job: Key) -> dict[str, Any]:
@@ -169,7 +152,7 @@ class Cluster:
             "spec": {"activeDeadlineSeconds": 1},
         }
         query = {"fieldManager": names.FIELD_MANAGER}
-        return await self._request("PATCH", "Job", *job, query=query, body=body, content_type=_MERGE)
+        return await self._request("PATCH", "Job", *job, query=query, body=body, content_type=MERGE_PATCH)
 
     async def delete_pod(self, pod: Key, uid: str, grace: timedelta) -> None:
         """Have a pod deleted in ``grace``. Gone already is fine."""
@@ -182,7 +165,7 @@ class Cluster:
     async def create_event(self, event: Mapping[str, Any]) -> None:
         """Create an Event; that it exists already is fine: its name says what it tells."""
         try:
-            await self._request("POST", "Event", event["metadata"]["namespace"], body=event)
+            await self._send("POST", _path("Event", event["metadata"]["namespace"]), "Event", body=event)
         except ApiError as error:
             if error.code != 409:
                 raise
@@ -201,13 +184,9 @@ class Cluster:
     async def read_through_proxy(self, pod: Key, port: int, path: str, limit: int) -> bytes:
         """What a pod answers, asked by the API server; at most ``limit`` bytes."""
         where = f"{_path('Pod', pod[0], f'{pod[1]}:{port}')}/proxy{path}"
-        _, url, headers, *_ = await self._client.param_serialize(
-            "GET", where, header_params={"Accept": "*/*"}, auth_settings=["BearerToken"]
-        )
-        session = self._client.rest_client.pool_manager
-        assert session is not None  # The pod is known from an answer to this client.
         # A pod must not send the operator elsewhere, nor say more than is asked for.
-        async with session.get(url, headers=headers, allow_redirects=False, timeout=PROXY_TIMEOUT) as response:
+        asked = self._connection.request("GET", where, PROXY_TIMEOUT, accept="*/*", allow_redirects=False)
+        async with asked as response:
             self._metrics.api_requests.labels("GET", "pods", str(response.status)).inc()
             return await read_up_to(response.content, limit) if response.status == 200 else b""
 
@@ -229,7 +208,7 @@ class Cluster:
         *,
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
-        content_type: str = "application/json",
+        content_type: str = JSON,
     ) -> dict[str, Any]:
         path = _path(kind, namespace, name) + (f"/{subresource}" if subresource else "")
         if query:
@@ -244,19 +223,15 @@ class Cluster:
         kind: str,
         *,
         body: Mapping[str, Any] | None = None,
-        content_type: str = "application/json",
+        content_type: str = JSON,
     ) -> bytes:
-        headers = {"Accept": "application/json", "Content-Type": content_type}
-        content_sent = _yaml(body) if content_type == _APPLY else body
-        # The generated methods build models of what is asked for; the request below them does not.
-        request = await self._client.param_serialize(
-            method, path, header_params=headers, body=content_sent, auth_settings=["BearerToken"]
-        )
-        code = 0
+        code, reason, retry_after = 0, "", ""
         try:
-            response = await self._client.call_api(*request, _request_timeout=_TIMEOUT_SECONDS)
-            code = response.status
-            content = await response.read()  # type: ignore[no-untyped-call]
+            asked = self._connection.request(method, path, _TIMEOUT, body=body, content_type=content_type)
+            async with asked as response:
+                code, reason = response.status, response.reason or ""
+                retry_after = response.headers.get("Retry-After", "")
+                content = await response.read()
         except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
             raise ApiError(
                 0, "Unreachable", f"the API server cannot be reached: {error or type(error).__name__}"
@@ -264,8 +239,8 @@ class Cluster:
         finally:
             self._metrics.api_requests.labels(method, _PATHS[kind][1], str(code)).inc()
         if not 200 <= code < 300:
-            raise _error(code, response.reason or "", content, response.headers.get("Retry-After", ""))
-        return bytes(content)
+            raise _error(code, reason, content, retry_after)
+        return content
 
 
 async def read_up_to(content: aiohttp.StreamReader, limit: int) -> bytes:
@@ -276,15 +251,8 @@ async def read_up_to(content: aiohttp.StreamReader, limit: int) -> bytes:
     return read
 
 
-def _yaml(body: Any) -> str:
-    """``body`` as JSON that YAML parsers read too: a pair of escapes, JSON's word for a pictograph, is not theirs."""
-    return _NO_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(body, ensure_ascii=False))
-
-
 def _path(kind: str, namespace: str | None, name: str | None = None) -> str:
-    group, resource = _PATHS[kind]
-    place = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
-    return f"{group}{place}/{resource}" + (f"/{quote(name, safe=':')}" if name else "")
+    return path_of(*_PATHS[kind], namespace, name)
 
 
 def _error(code: int, reason: str, content: bytes, retry_after: str) -> ApiError:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from finetune_operator.cluster import connected, proxy_of_environment
+from finetune_kube.connection import proxy_of_environment
+from finetune_operator.cluster import connected
 from finetune_operator.metrics import Metrics
 
 SERVER = "http://kubernetes.test"
