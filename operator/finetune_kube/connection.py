@@ -105,8 +105,8 @@ class Connection:
 def encoded(body: Mapping[str, Any]) -> bytes:
     """``body`` as JSON that is valid YAML too.
 
-    A server-side apply is parsed as YAML, which reads a pair of ``\\uXXXX`` escapes, JSON's form of an emoji, as two
-    broken characters. So characters are sent as they are, and only those that YAML wants escaped are escaped.
+    The API server parses a server-side apply as YAML, which refuses a pair of ``\\uXXXX`` escapes, JSON's form of an
+    emoji. So characters are sent as they are, and only those that YAML wants escaped are escaped.
     """
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     return _ESCAPED_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode(errors="replace")

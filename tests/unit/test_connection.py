@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from finetune_kube.connection import proxy_of_environment
+from finetune_kube.connection import encoded, proxy_of_environment
 from finetune_operator.cluster import connected
 from finetune_operator.metrics import Metrics
 
@@ -79,3 +82,14 @@ def test_requests_go_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     asyncio.run(work())
     assert asked == [f"GET {SERVER}/apis/batch/v1/namespaces/team-a/jobs/intents HTTP/1.1"]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_a_body_is_the_same_as_json_and_as_yaml(text: str) -> None:
+    sent = encoded({"text": text})
+    assert json.loads(sent) == yaml.safe_load(sent) == {"text": text}
+    assert "\\ud" not in sent.decode() or "\\ud" in text, "YAML refuses an escaped surrogate"
+
+
+def test_half_a_surrogate_pair_is_replaced() -> None:
+    assert encoded({"text": "a\ud83d"}) == b'{"text":"a?"}'
