@@ -20,7 +20,7 @@ from finetune_api.stage import (
     StageReport,
     TrainResult,
 )
-from finetune_operator.runs import ObservedRun, RunId, RunState
+from finetune_core.runs import ObservedRun, RunId, RunState
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 DIGEST = "sha256:" + "0" * 64

@@ -8,10 +8,10 @@ from typing import Any
 
 from finetune_api.failures import EXIT_CODE_OF, Reason
 from finetune_api.stage import Stage, StageError, StageReport
-from finetune_operator import names
-from finetune_operator.observation.facts import JobFacts, PodFacts, job_facts, pod_facts
-from finetune_operator.runs import RunId
-from finetune_operator.times import to_text
+from finetune_core import names
+from finetune_core.runs import RunId
+from finetune_core.times import to_text
+from finetune_kube.objects import JobFacts, PodFacts, job_facts, pod_facts
 from tests.builders import NOON, a_report, manifest
 
 Object = dict[str, Any]

@@ -11,9 +11,9 @@ from pathlib import Path
 from bench.operator.client import Plain, in_parallel
 from bench.operator.testbed import Bench, per, remove
 from finetune_api.job import FineTuneJob
-from finetune_operator.reconcile import plan
+from finetune_core.reconcile import plan
+from finetune_core.runs import Observed
 from finetune_operator.resources.job import stage_job
-from finetune_operator.runs import Observed
 from finetune_operator.settings import TrainerSettings
 from tests import builders
 

@@ -14,13 +14,12 @@ from finetune_api.stage import STAGES, Stage
 from finetune_cli.output import complain
 from finetune_cli.refusals import ClusterError
 from finetune_cli.stored import has_ended, read
-from finetune_operator.names import ATTEMPT_LABEL, JOB_LABEL, STAGE_LABEL, index_of, run_of
-from finetune_operator.runs import RunId
+from finetune_core.names import ATTEMPT_LABEL, CONTAINER, JOB_LABEL, STAGE_LABEL, index_of, run_of
+from finetune_core.runs import RunId
 
 if TYPE_CHECKING:
     from finetune_cli.cluster import Cluster
 
-CONTAINER = "trainer"
 _LOOK_AGAIN_SECONDS = 2.0
 
 

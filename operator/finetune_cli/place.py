@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from finetune_api.failures import Fault
+from finetune_cli.local import StateDirectory
 from finetune_cli.output import program
-from finetune_operator.local import StateDirectory
-from finetune_operator.runs import RunId
+from finetune_core.runs import RunId
 
 
 class Place(Protocol):

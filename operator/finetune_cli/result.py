@@ -12,10 +12,10 @@ from finetune_api.job import FailureStatus, FineTuneJob
 from finetune_api.stage import Device, JobIdentity, Stage, StageConfig, World
 from finetune_cli.place import Place
 from finetune_cli.view import clean
-from finetune_operator.policies.gates import bound
-from finetune_operator.runs import RunId
-from finetune_operator.status import current_stage
-from finetune_operator.summaries import BASELINE_NAMES, score
+from finetune_core.policies.gates import bound
+from finetune_core.runs import RunId
+from finetune_core.status import current_stage
+from finetune_core.summaries import BASELINE_NAMES, score
 
 REJECTED = 1
 """Exit code of a job whose result did not pass its gates."""

@@ -11,13 +11,13 @@ from finetune_api.failures import ExitCode
 from finetune_api.job import FineTuneJob
 from finetune_api.secrets import references
 from finetune_api.spec import FineTuneJobSpec, ResilienceSpec
+from finetune_cli.local import Executor, LocalError, Machine, StateDirectory, home
 from finetune_cli.manifest import ManifestError, load
 from finetune_cli.output import Output, complain, out, to_json, write
 from finetune_cli.place import ThisMachine
 from finetune_cli.result import document, exit_code, result_lines
 from finetune_cli.screen import Screen, screen
 from finetune_cli.view import of_run
-from finetune_operator.local import Executor, LocalError, Machine, StateDirectory, home
 
 
 def run(manifest: str, output: Output, fresh: bool) -> int:

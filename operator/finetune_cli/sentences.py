@@ -8,7 +8,7 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from finetune_cli.fields import nearest, suggestion
-from finetune_operator.sentences import clipped
+from finetune_core.sentences import clipped
 
 _NOUN_OF = {
     bool: "true or false",

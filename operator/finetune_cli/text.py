@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from finetune_api.job import FailureStatus, FineTuneJob, StageState, StageStatus
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import Stage, World
+from finetune_cli.local.machine import named
 from finetune_cli.view import View, clean
-from finetune_operator.local.machine import named
-from finetune_operator.times import duration, from_text
+from finetune_core.times import duration, from_text
 
 _EACH_PERCENT = 5
 _EACH_SECONDS = 10.0

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from finetune_api.job import FineTuneJob, Phase, ProgressStatus, StageStatus
 from finetune_api.stage import Progress, Stage, World
-from finetune_operator.local import Snapshot
-from finetune_operator.policies.world import world_of
-from finetune_operator.status import current_stage
-from finetune_operator.times import duration
+from finetune_cli.local import Snapshot
+from finetune_core.policies.world import world_of
+from finetune_core.status import current_stage
+from finetune_core.times import duration
 
 STOPPING = "stopping as soon as a checkpoint is written; Ctrl-C again stops at once"
 

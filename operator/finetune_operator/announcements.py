@@ -14,9 +14,9 @@ from typing import Any, Literal
 from finetune_api.base import API_GROUP, API_VERSION, KIND
 from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob, FineTuneJobStatus, Phase, StageState
-from finetune_operator import names
-from finetune_operator.sentences import clipped
-from finetune_operator.times import to_text
+from finetune_core import names
+from finetune_core.sentences import clipped
+from finetune_core.times import to_text
 
 _LONGEST_MESSAGE = 1024
 """Of an Event, by the API server's rule."""

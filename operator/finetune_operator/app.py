@@ -15,8 +15,8 @@ import aiohttp
 import kopf
 
 from finetune_api.base import API_GROUP, API_VERSION, KIND
+from finetune_core import names
 from finetune_kube.connection import proxy_of_environment
-from finetune_operator import names
 from finetune_operator.cluster import PAGE, connected
 from finetune_operator.engine import Engine
 from finetune_operator.metrics import Metrics

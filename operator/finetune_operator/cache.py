@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from finetune_api.base import API_GROUP, API_VERSION, KIND
 from finetune_api.job import Phase
-from finetune_operator.observation.facts import JobFacts, Key, PodFacts, job_facts, key_of, pod_facts, version_of
+from finetune_kube.objects import JobFacts, Key, PodFacts, job_facts, key_of, pod_facts, version_of
 
 _METADATA = ("name", "namespace", "uid", "generation")
 

@@ -16,10 +16,10 @@ from kubernetes.aio import config
 from kubernetes.aio.client import Configuration
 
 from finetune_api.base import API_GROUP, API_VERSION, KIND
+from finetune_core import names
 from finetune_kube.connection import APPLY_PATCH, JSON, MERGE_PATCH, Connection, path_of
-from finetune_operator import names
+from finetune_kube.objects import Key, version_of
 from finetune_operator.metrics import Metrics
-from finetune_operator.observation.facts import Key, version_of
 
 PAGE = 100
 """Objects that are read at a time: whole pods are large, and a process does not give memory back."""

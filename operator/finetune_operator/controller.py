@@ -15,7 +15,11 @@ from pydantic import ValidationError
 from finetune_api.base import KIND
 from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob, FineTuneJobStatus
-from finetune_operator import reconcile, status
+from finetune_core import reconcile, status
+from finetune_core.policies import retention
+from finetune_core.runs import Observed, ObservedRun, Plan, RunId, RunState, StageRun, StopRun, Trouble
+from finetune_core.times import from_text
+from finetune_kube.objects import JobFacts, Key, PodFacts, job_facts, key_of
 from finetune_operator.announcements import announcements, event
 from finetune_operator.cache import Cache, Stored
 from finetune_operator.cluster import ApiError, Cluster
@@ -23,17 +27,13 @@ from finetune_operator.logs import about
 from finetune_operator.metrics import Metrics
 from finetune_operator.notices import Notices
 from finetune_operator.observation.ends import nodes_without_gpus
-from finetune_operator.observation.facts import JobFacts, Key, PodFacts, job_facts, key_of
 from finetune_operator.observation.observe import observed_run
 from finetune_operator.observation.troubles import quoted, why_refused
 from finetune_operator.outcomes import count_outcomes
-from finetune_operator.policies import retention
 from finetune_operator.progress import ProgressReader
 from finetune_operator.resources.job import stage_job, workers_service
 from finetune_operator.resources.pod import GRACE_SECONDS
-from finetune_operator.runs import Observed, ObservedRun, Plan, RunId, RunState, StageRun, StopRun, Trouble
 from finetune_operator.settings import TrainerSettings
-from finetune_operator.times import from_text
 
 Children = dict[RunId, tuple[JobFacts, list[PodFacts]]]
 

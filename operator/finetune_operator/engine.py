@@ -16,13 +16,13 @@ from typing import Any
 import aiohttp
 
 from finetune_api.stage import StageConfig
+from finetune_kube.objects import Key, PodFacts, key_of
 from finetune_operator.cache import Cache
 from finetune_operator.cluster import WATCHED, ApiError, Cluster
 from finetune_operator.controller import Controller, Readers
 from finetune_operator.logs import about
 from finetune_operator.metrics import Metrics
 from finetune_operator.notices import Notices
-from finetune_operator.observation.facts import Key, PodFacts, key_of
 from finetune_operator.progress import LARGEST_ANSWER, ProgressReader, by_address
 from finetune_operator.settings import Settings
 from finetune_operator.workqueue import WorkQueue

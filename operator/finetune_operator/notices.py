@@ -9,10 +9,10 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
+from finetune_core.runs import Observed, RunId, RunState
+from finetune_kube.objects import JobFacts, Key, PodFacts
 from finetune_operator.cluster import ApiError
-from finetune_operator.observation.facts import JobFacts, Key, PodFacts
 from finetune_operator.observation.troubles import CREATE_EVENT, SETUP_EVENTS, Notice
-from finetune_operator.runs import Observed, RunId, RunState
 
 _FIRST_AFTER_SECONDS = 3.0
 """Most runs compute before; then nobody need ask."""

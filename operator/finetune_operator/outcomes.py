@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from finetune_api.job import FineTuneJobStatus, StageState
+from finetune_core.runs import RunId
+from finetune_kube.objects import JobFacts
 from finetune_operator.metrics import Metrics
-from finetune_operator.observation.facts import JobFacts
-from finetune_operator.runs import RunId
 
 
 def count_outcomes(

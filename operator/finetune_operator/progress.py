@@ -13,9 +13,9 @@ import aiohttp
 from pydantic import ValidationError
 
 from finetune_api.stage import Progress
+from finetune_core.runs import Heard, RunId
+from finetune_kube.objects import Key, PodFacts
 from finetune_operator.cluster import ApiError, read_up_to
-from finetune_operator.observation.facts import Key, PodFacts
-from finetune_operator.runs import Heard, RunId
 
 LARGEST_ANSWER = 65536
 _TIMEOUT = aiohttp.ClientTimeout(total=5)

@@ -14,7 +14,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from finetune_api.failures import FAULT_OF, Fault, Reason
-from finetune_operator import names
+from finetune_core import names
 from finetune_operator.metrics import Metrics
 from finetune_trainer.exporter import StageMetrics
 from tests.chart.helm import CHART, of_kind, the

@@ -22,7 +22,7 @@ BASE = "localhost/python:debian-12-dev"
 PAUSE = f"{REGISTRY}/pause:1"
 _DOCKERFILES = {"finetune-operator": "operator/Dockerfile", "finetune-trainer": "trainer_image/Dockerfile"}
 _SENT = {
-    "finetune-operator": ("operator/finetune_api", "operator/finetune_operator"),
+    "finetune-operator": tuple(f"operator/finetune_{name}" for name in ("api", "core", "kube", "operator")),
     "finetune-trainer": ("operator/finetune_api", "trainer_image/finetune_trainer"),
 }
 _SENT_BY_BOTH = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE")

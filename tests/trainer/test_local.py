@@ -20,9 +20,9 @@ import pytest
 from finetune_api.failures import ExitCode, Reason
 from finetune_api.job import FineTuneJob, Phase, StageState
 from finetune_api.stage import STAGES, Device, Stage, StageConfig
-from finetune_operator.local import Executor, LocalError, Machine, Snapshot, StateDirectory
-from finetune_operator.local.errors import cannot_write
-from finetune_operator.runs import RunId
+from finetune_cli.local import Executor, LocalError, Machine, Snapshot, StateDirectory
+from finetune_cli.local.errors import cannot_write
+from finetune_core.runs import RunId
 from tests.apiserver.control_plane import wait_until
 from tests.builders import a_job, a_report, stage_status
 
@@ -279,7 +279,7 @@ import asyncio, sys
 from pathlib import Path
 from tests.builders import a_job
 from tests.trainer.test_local import COMMAND, MACHINE
-from finetune_operator.local import Executor, StateDirectory
+from finetune_cli.local import Executor, StateDirectory
 
 async def run(state):
     await Executor(state, a_job(), lambda shown: None, machine=MACHINE, stage_command=COMMAND).run()

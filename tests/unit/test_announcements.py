@@ -11,9 +11,9 @@ from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob, FineTuneJobStatus
 from finetune_api.spec import Metric
 from finetune_api.stage import Stage
+from finetune_core.reconcile import plan
+from finetune_core.runs import Observed, ObservedRun, RunState, Trouble
 from finetune_operator.announcements import Announcement, announcements, event
-from finetune_operator.reconcile import plan
-from finetune_operator.runs import Observed, ObservedRun, RunState, Trouble
 from tests.builders import NOON, a_job, a_run, after, an_evaluation, failed, killed, succeeded
 
 REFUSED = an_evaluation(GateResult(metric=Metric.ACCURACY, minimum=0.9, value=0.84, passed=False))

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from finetune_api.base import KIND
 from finetune_api.job import FineTuneJob
 from finetune_api.stage import Stage
+from finetune_core.times import to_text
+from finetune_kube.objects import JobFacts, Key, PodFacts, key_of
 from finetune_operator.cache import Cache
-from finetune_operator.observation.facts import JobFacts, Key, PodFacts, key_of
-from finetune_operator.times import to_text
 from tests.builders import NOON
 from tests.kube_objects import a_child, a_fine_tune_job, a_pod, ended, running, said, true
 

@@ -25,10 +25,10 @@ from finetune_cli.submit import changed
 from finetune_cli.text import PlainLines
 from finetune_cli.view import of_job
 from finetune_cli.watch import watch
-from finetune_operator.names import INDEX_ANNOTATION, labels
-from finetune_operator.reconcile import plan
-from finetune_operator.runs import Observed, ObservedRun, RunState, Trouble
-from finetune_operator.status import refused
+from finetune_core.names import INDEX_ANNOTATION, labels
+from finetune_core.reconcile import plan
+from finetune_core.runs import Observed, ObservedRun, RunState, Trouble
+from finetune_core.status import refused
 from tests.builders import (
     NOON,
     a_job,

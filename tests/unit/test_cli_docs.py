@@ -12,7 +12,7 @@ from finetune_api.docs import main, reference
 from finetune_api.failures import FAULT_OF, Reason
 from finetune_api.job import ConditionType, Phase
 from finetune_cli.manifest import parse
-from finetune_operator.policies.restart import decide
+from finetune_core.policies.restart import decide
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -14,6 +14,7 @@ from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob
 from finetune_api.spec import Metric
 from finetune_api.stage import STAGES, Device, Stage, World
+from finetune_cli.local import Machine, Snapshot, StateDirectory
 from finetune_cli.output import to_json
 from finetune_cli.place import ThisMachine
 from finetune_cli.result import document, exit_code, result_lines
@@ -21,9 +22,8 @@ from finetune_cli.run import logs
 from finetune_cli.screen import PlainScreen, render, screen
 from finetune_cli.text import PlainLines
 from finetune_cli.view import View, clean, of_run, progress_text
-from finetune_operator.local import Machine, Snapshot, StateDirectory
-from finetune_operator.reconcile import plan
-from finetune_operator.runs import Observed, ObservedRun
+from finetune_core.reconcile import plan
+from finetune_core.runs import Observed, ObservedRun
 from tests.builders import (
     NOON,
     a_checkpoint,
@@ -284,6 +284,6 @@ class TestTheMachine:
         ("visible", "count"), [(None, 2), ("", 0), ("-1", 0), ("0", 1), ("1,0", 2), ("0,-1,1", 1), ("0,1,2,3", 2)]
     )
     def test_sees_the_gpus_that_cuda_may_see(self, visible: str | None, count: int) -> None:
-        from finetune_operator.local.machine import visible_gpus
+        from finetune_cli.local.machine import visible_gpus
 
         assert visible_gpus(2, visible) == count

@@ -8,11 +8,11 @@ from typing import Any
 
 from finetune_api.failures import Reason
 from finetune_api.stage import Stage
+from finetune_core.runs import Observed, ObservedRun, RunId, RunState, Trouble
+from finetune_kube.objects import Key
 from finetune_operator.cluster import ApiError
 from finetune_operator.notices import Notices
-from finetune_operator.observation.facts import Key
 from finetune_operator.observation.troubles import Notice
-from finetune_operator.runs import Observed, ObservedRun, RunId, RunState, Trouble
 from tests.builders import NOON
 from tests.clock import run
 from tests.kube_objects import a_child, a_pod, job_of, pod_of

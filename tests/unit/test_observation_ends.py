@@ -10,9 +10,9 @@ import pytest
 
 from finetune_api.failures import Reason
 from finetune_api.stage import Stage
+from finetune_core.times import to_text
+from finetune_kube.objects import PodFacts
 from finetune_operator.observation.ends import PodEnd, first_cause, nodes_without_gpus, report_of
-from finetune_operator.observation.facts import PodFacts
-from finetune_operator.times import to_text
 from tests.builders import after
 from tests.kube_objects import a_child, a_pod, complained, ended, pod_of, running, said, true
 

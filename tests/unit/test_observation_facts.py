@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from finetune_api.stage import Stage
-from finetune_operator import names
-from finetune_operator.observation.facts import job_facts, pod_facts, version_of
-from finetune_operator.runs import RunId
+from finetune_core import names
+from finetune_core.runs import RunId
+from finetune_kube.objects import job_facts, pod_facts, version_of
 from tests.builders import NOON
 from tests.kube_objects import a_child, a_pod, ended, job_of, pod_of, running, true, waiting
 

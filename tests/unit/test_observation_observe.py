@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from finetune_api.failures import Reason
-from finetune_operator import names
+from finetune_core import names
+from finetune_core.runs import Heard, ObservedRun, RunState
+from finetune_core.times import to_text
 from finetune_operator.observation.observe import observed_run
-from finetune_operator.runs import Heard, ObservedRun, RunState
-from finetune_operator.times import to_text
 from tests.builders import NOON, a_progress, after
 from tests.kube_objects import a_child, a_pod, complained, ended, job_of, pod_of, running, said, true
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from finetune_api.failures import Reason
+from finetune_core.runs import Trouble
 from finetune_operator.observation.troubles import Notice, trouble_of, why_refused
-from finetune_operator.runs import Trouble
 from tests.builders import NOON
 from tests.kube_objects import a_child, a_pod, job_of, pod_of, true, waiting
 

@@ -6,8 +6,8 @@ import pytest
 
 from finetune_api.failures import Reason
 from finetune_api.stage import Stage, StageError
-from finetune_operator.policies.failure import error_of
-from finetune_operator.runs import RunState
+from finetune_core.policies.failure import error_of
+from finetune_core.runs import RunState
 from tests.builders import a_report, a_run, failed, killed, succeeded
 
 

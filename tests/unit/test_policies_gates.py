@@ -6,7 +6,7 @@ import pytest
 
 from finetune_api.evaluation import GateResult
 from finetune_api.spec import Gate, Metric
-from finetune_operator.policies.gates import bound, refusal
+from finetune_core.policies.gates import bound, refusal
 from tests.builders import an_evaluation
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from finetune_api.failures import Reason
 from finetune_api.spec import ResilienceSpec
-from finetune_operator.policies.pending import given_up, gives_up_at
-from finetune_operator.runs import Trouble
+from finetune_core.policies.pending import given_up, gives_up_at
+from finetune_core.runs import Trouble
 from tests.builders import NOON, after
 
 TROUBLES = (

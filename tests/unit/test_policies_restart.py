@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from finetune_api.failures import Reason
-from finetune_operator.policies.restart import decide, delay
+from finetune_core.policies.restart import decide, delay
 
 
 @pytest.mark.parametrize("reason", list(Reason))

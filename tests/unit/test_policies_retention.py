@@ -9,8 +9,8 @@ import pytest
 from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJobStatus
 from finetune_api.stage import Stage
-from finetune_operator.policies.retention import expires_at, obsolete
-from finetune_operator.times import to_text
+from finetune_core.policies.retention import expires_at, obsolete
+from finetune_core.times import to_text
 from tests.builders import NOON, a_job, a_run, after, failed, run_id, succeeded
 
 

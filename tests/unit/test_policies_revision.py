@@ -7,9 +7,9 @@ from finetune_api.failures import Reason
 from finetune_api.job import StageState, spec_digest
 from finetune_api.spec import Metric
 from finetune_api.stage import STAGES, Stage
-from finetune_operator.policies.revision import HISTORY_LIMIT, current_revision, next_revision, reopened
-from finetune_operator.reconcile import plan
-from finetune_operator.runs import Observed
+from finetune_core.policies.revision import HISTORY_LIMIT, current_revision, next_revision, reopened
+from finetune_core.reconcile import plan
+from finetune_core.runs import Observed
 from tests.builders import NOON, a_job, a_run, after, an_evaluation, failed, stage_status, succeeded
 
 

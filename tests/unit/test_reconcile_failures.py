@@ -12,8 +12,8 @@ from finetune_api.failures import ExitCode, Fault, Reason
 from finetune_api.job import ConditionType, FineTuneJob, Phase, StageState
 from finetune_api.spec import Metric
 from finetune_api.stage import STAGES, Stage, StageError, StageReport
-from finetune_operator.reconcile import plan
-from finetune_operator.runs import Observed, ObservedRun, Plan, RunState
+from finetune_core.reconcile import plan
+from finetune_core.runs import Observed, ObservedRun, Plan, RunState
 from tests.builders import (
     NOON,
     a_job,

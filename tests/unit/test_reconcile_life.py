@@ -7,8 +7,8 @@ from datetime import timedelta
 from finetune_api.failures import Reason
 from finetune_api.job import ConditionType, FineTuneJob, FineTuneJobStatus, Phase, StageState
 from finetune_api.stage import STAGES, Device, Stage
-from finetune_operator.reconcile import plan
-from finetune_operator.runs import Observed, ObservedRun, Plan, RunState, Trouble
+from finetune_core.reconcile import plan
+from finetune_core.runs import Observed, ObservedRun, Plan, RunState, Trouble
 from tests.builders import (
     NOON,
     a_checkpoint,

@@ -13,8 +13,8 @@ from finetune_api.evaluation import GateResult
 from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob, FineTuneJobStatus
 from finetune_api.spec import Metric
-from finetune_operator.reconcile import plan
-from finetune_operator.runs import Observed, ObservedRun, Plan, RunId, RunState, StageRun
+from finetune_core.reconcile import plan
+from finetune_core.runs import Observed, ObservedRun, Plan, RunId, RunState, StageRun
 from tests.builders import NOON, a_job, a_progress, an_evaluation, failed, killed, succeeded
 
 REFUSED = an_evaluation(GateResult(metric=Metric.ACCURACY, minimum=0.9, value=0.84, passed=False))

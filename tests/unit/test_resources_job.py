@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.stage import STAGES, JobIdentity, Stage, StageConfig
-from finetune_operator import names
-from finetune_operator.policies.world import world_of
+from finetune_core import names
+from finetune_core.policies.world import world_of
+from finetune_core.runs import RunId, StageRun
 from finetune_operator.resources.job import stage_job, workers_service
-from finetune_operator.runs import RunId, StageRun
 from finetune_operator.settings import StagePod, TrainerSettings
 from tests.builders import a_job
 

@@ -11,8 +11,8 @@ from finetune_api.failures import Reason
 from finetune_api.job import ConditionType, FineTuneJob, FineTuneJobStatus, Phase
 from finetune_api.spec import Metric
 from finetune_api.stage import STAGES, Stage
-from finetune_operator.reconcile import plan
-from finetune_operator.runs import Observed, ObservedRun, RunState, Trouble
+from finetune_core.reconcile import plan
+from finetune_core.runs import Observed, ObservedRun, RunState, Trouble
 from tests.builders import (
     a_checkpoint,
     a_job,

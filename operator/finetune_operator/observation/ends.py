@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from finetune_api.failures import ExitCode, Reason
 from finetune_api.stage import StageError, StageReport
-from finetune_operator.observation.facts import PodFacts
-from finetune_operator.sentences import clipped, one_line, sentence
+from finetune_core.sentences import clipped, one_line, sentence
+from finetune_kube.objects import PodFacts
 
 _LONGEST_REPORT = 16384
 """Characters of a termination message that are read; the kubelet keeps 4096 bytes."""

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from finetune_core.runs import Heard, ObservedRun, RunState
+from finetune_kube.objects import JobFacts, PodFacts
 from finetune_operator.observation.ends import first_cause, left_behind, report_of
-from finetune_operator.observation.facts import JobFacts, PodFacts
 from finetune_operator.observation.troubles import Notice, trouble_of
-from finetune_operator.runs import Heard, ObservedRun, RunState
 
 _LOST_AFTER = timedelta(minutes=1)
 """A pod that should be gone since then is on a node that nobody hears of."""

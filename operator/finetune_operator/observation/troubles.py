@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finetune_api.failures import Reason
-from finetune_operator.observation.facts import JobFacts, PodFacts
-from finetune_operator.runs import Trouble
-from finetune_operator.sentences import clipped, one_line, sentence
+from finetune_core.runs import Trouble
+from finetune_core.sentences import clipped, one_line, sentence
+from finetune_kube.objects import JobFacts, PodFacts
 
 _LONGEST_QUOTE = 700
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune_api.stage import JobIdentity, StageConfig
-from finetune_operator import names
+from finetune_core import names
+from finetune_core.runs import StageRun
 from finetune_operator.resources.owner import owner_reference
 from finetune_operator.resources.pod import pod_template
-from finetune_operator.runs import StageRun
 from finetune_operator.settings import TrainerSettings
 
 

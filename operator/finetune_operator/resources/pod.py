@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune_api.stage import Device, Stage, StageConfig
-from finetune_operator.names import STAGE_ANNOTATION, labels
+from finetune_core.names import CONTAINER, STAGE_ANNOTATION, labels
+from finetune_core.runs import StageRun
 from finetune_operator.resources.secrets import environment_from
-from finetune_operator.runs import StageRun
 from finetune_operator.settings import TrainerSettings
 
-CONTAINER = "trainer"
 GRACE_SECONDS = 300
 """Time for a last checkpoint, also when a node is drained."""
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from finetune_operator import names
-from finetune_operator.resources.pod import CONTAINER
-from finetune_operator.runs import RunId
-from finetune_operator.times import from_text
+from finetune_core import names
+from finetune_core.runs import RunId
+from finetune_core.times import from_text
 
 Key = tuple[str, str]
 """Namespace and name."""
@@ -157,9 +156,9 @@ def pod_facts(found: Mapping[str, Any], gone: bool = False) -> PodFacts | None:
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
     unscheduled = conditions.get("PodScheduled", {})
     disrupted = conditions.get("DisruptionTarget", {})
-    state = _named(status.get("containerStatuses"), CONTAINER).get("state") or {}
+    state = _named(status.get("containerStatuses"), names.CONTAINER).get("state") or {}
     running, terminated, waiting = (state.get(name) or {} for name in ("running", "terminated", "waiting"))
-    container = _named(spec["containers"], CONTAINER)
+    container = _named(spec["containers"], names.CONTAINER)
     delete_by = _time(metadata.get("deletionTimestamp"))
     grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
     return PodFacts(

@@ -16,15 +16,15 @@ from finetune_api.failures import ExitCode
 from finetune_api.job import FineTuneJob, FineTuneJobStatus, spec_digest
 from finetune_api.manifest import MANIFEST_NAME
 from finetune_api.stage import Stage, World
-from finetune_operator.local.child import Child
-from finetune_operator.local.errors import LocalError
-from finetune_operator.local.history import earlier_runs
-from finetune_operator.local.machine import Machine
-from finetune_operator.local.state import StateDirectory
-from finetune_operator.policies.revision import next_revision, reopened
-from finetune_operator.policies.world import world_of
-from finetune_operator.reconcile import plan
-from finetune_operator.runs import Observed, ObservedRun, RunId, StageRun
+from finetune_cli.local.child import Child
+from finetune_cli.local.errors import LocalError
+from finetune_cli.local.history import earlier_runs
+from finetune_cli.local.machine import Machine
+from finetune_cli.local.state import StateDirectory
+from finetune_core.policies.revision import next_revision, reopened
+from finetune_core.policies.world import world_of
+from finetune_core.reconcile import plan
+from finetune_core.runs import Observed, ObservedRun, RunId, StageRun
 
 _SAVE_PROGRESS_SECONDS = 5.0
 _GRACE_AFTER_ERROR = timedelta(seconds=30)

@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 
 from finetune_api.job import FineTuneJob
 from finetune_api.stage import Stage
-from finetune_operator.runs import ObservedRun, RunId
-from finetune_operator.times import from_text
+from finetune_core.runs import ObservedRun, RunId
+from finetune_core.times import from_text
 
 _ATTEMPTS_KEPT = 3
 """Of each stage, for who wants to read their logs."""

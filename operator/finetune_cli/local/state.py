@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from finetune_api.failures import ExitCode
 from finetune_api.job import FineTuneJob
 from finetune_api.stage import Stage, StageReport
-from finetune_operator.local.errors import LocalError, cannot_write
-from finetune_operator.runs import RunId
+from finetune_cli.local.errors import LocalError, cannot_write
+from finetune_core.runs import RunId
 
 _MOST_REPORT_BYTES = 65536
 _LAST_BYTES = 4096

@@ -6,7 +6,7 @@ import signal
 
 from finetune_api.failures import EXIT_CODE_OF, ExitCode, Reason
 from finetune_api.stage import Stage, StageError, StageReport
-from finetune_operator.runs import ObservedRun, RunState
+from finetune_core.runs import ObservedRun, RunState
 
 _REASON_OF_EXIT_CODE = {
     ExitCode.BAD_CONFIGURATION: Reason.BAD_CONFIGURATION,

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from finetune_api.failures import ExitCode, Reason
 from finetune_api.spec import ResilienceSpec
 from finetune_api.stage import StageError
-from finetune_operator.runs import Trouble
+from finetune_core.runs import Trouble
 
 _PATIENCE = timedelta(minutes=5)
 """For what seldom passes by itself: time for a registry to come back, or for a Secret to be applied after the job."""

@@ -12,7 +12,7 @@ from finetune_api.stage import (
     StageReport,
     TrainResult,
 )
-from finetune_operator.times import duration
+from finetune_core.times import duration
 
 BASELINE_NAMES = {
     BaselineKind.BASE_MODEL: "base model",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from finetune_operator.local import processes
-from finetune_operator.local.child import observed_run, remove_workspace
-from finetune_operator.local.errors import cannot_write
-from finetune_operator.local.state import RunDirectory, RunRecord, StateDirectory
-from finetune_operator.runs import ObservedRun, RunId
+from finetune_cli.local import processes
+from finetune_cli.local.child import observed_run, remove_workspace
+from finetune_cli.local.errors import cannot_write
+from finetune_cli.local.state import RunDirectory, RunRecord, StateDirectory
+from finetune_core.runs import ObservedRun, RunId
 
 _GRACE_SECONDS = 60.0
 

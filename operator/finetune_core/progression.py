@@ -17,12 +17,12 @@ from finetune_api.job import (
     StageStatus,
 )
 from finetune_api.stage import STAGES, Progress, StageError, StageReport
-from finetune_operator.policies import failure as failures
-from finetune_operator.policies import pending, restart, stall
-from finetune_operator.runs import Observed, ObservedRun, RunId, RunState
-from finetune_operator.sentences import clipped, sentence
-from finetune_operator.summaries import evaluation_status, progress_status, summary
-from finetune_operator.times import from_text, to_text
+from finetune_core.policies import failure as failures
+from finetune_core.policies import pending, restart, stall
+from finetune_core.runs import Observed, ObservedRun, RunId, RunState
+from finetune_core.sentences import clipped, sentence
+from finetune_core.summaries import evaluation_status, progress_status, summary
+from finetune_core.times import from_text, to_text
 
 APPEARS_WITHIN = timedelta(seconds=30)
 """A run that was started and is not seen after so long is lost."""

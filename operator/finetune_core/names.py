@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune_api.base import API_GROUP
 from finetune_api.stage import Stage
-from finetune_operator.runs import RunId
+from finetune_core.runs import RunId
 
 FIELD_MANAGER = "finetune-operator"
 
@@ -26,6 +26,9 @@ STOP_ANNOTATION = f"{API_GROUP}/stop"
 """On a Job that the operator is ending, or has ended."""
 
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
+
+CONTAINER = "trainer"
+"""Name of the container of a stage."""
 
 _LONGEST_NAME = 63
 _LONGEST_SUFFIX = len("-r99999-evaluate-9999-1023")

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from finetune_api.failures import ExitCode, Reason
 from finetune_api.stage import Progress, StageError, World
-from finetune_operator.local import processes
-from finetune_operator.local.errors import LocalError, cannot_write
-from finetune_operator.local.machine import free_ports
-from finetune_operator.local.progress import read_progress
-from finetune_operator.local.state import RunDirectory, RunRecord, write_atomic
-from finetune_operator.runs import ObservedRun, RunState, StageRun
-from finetune_operator.times import from_text
+from finetune_cli.local import processes
+from finetune_cli.local.errors import LocalError, cannot_write
+from finetune_cli.local.machine import free_ports
+from finetune_cli.local.progress import read_progress
+from finetune_cli.local.state import RunDirectory, RunRecord, write_atomic
+from finetune_core.runs import ObservedRun, RunState, StageRun
+from finetune_core.times import from_text
 
 _POLL_SECONDS = 0.5
 

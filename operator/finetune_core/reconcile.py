@@ -13,13 +13,13 @@ from datetime import datetime, timedelta
 from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob, FineTuneJobStatus, StageState, StageStatus, spec_digest
 from finetune_api.stage import JobIdentity, Stage
-from finetune_operator import progression
-from finetune_operator.policies import deadline, gates, restart, revision
-from finetune_operator.policies.world import world_of
-from finetune_operator.progression import Progression
-from finetune_operator.runs import Observed, ObservedRun, Plan, RunId, StageRun, StopRun
-from finetune_operator.status import Hold, current_stage, described
-from finetune_operator.times import from_text, to_text
+from finetune_core import progression
+from finetune_core.policies import deadline, gates, restart, revision
+from finetune_core.policies.world import world_of
+from finetune_core.progression import Progression
+from finetune_core.runs import Observed, ObservedRun, Plan, RunId, StageRun, StopRun
+from finetune_core.status import Hold, current_stage, described
+from finetune_core.times import from_text, to_text
 
 STOP_GRACE = timedelta(minutes=5)
 """Time that a run has for a last checkpoint when it is stopped on request."""

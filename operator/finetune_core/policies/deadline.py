@@ -8,7 +8,7 @@ from finetune_api.failures import ExitCode, Reason
 from finetune_api.job import FineTuneJobStatus
 from finetune_api.spec import ResilienceSpec
 from finetune_api.stage import Stage, StageError
-from finetune_operator.times import from_text
+from finetune_core.times import from_text
 
 GRACE = timedelta(minutes=2)
 """Time for a last checkpoint."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from finetune_api.failures import ExitCode, Reason
 from finetune_api.spec import ResilienceSpec
 from finetune_api.stage import StageError
-from finetune_operator.runs import ObservedRun, RunState
+from finetune_core.runs import ObservedRun, RunState
 
 GRACE = timedelta(seconds=10)
 """Time between the request to stop and the kill: what hangs seldom hears."""

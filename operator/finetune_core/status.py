@@ -19,8 +19,8 @@ from finetune_api.job import (
     StageStatus,
 )
 from finetune_api.stage import STAGES, Stage
-from finetune_operator.constants import CONDITION_OF
-from finetune_operator.times import to_text
+from finetune_core.constants import CONDITION_OF
+from finetune_core.times import to_text
 
 Truth = Literal["True", "False", "Unknown"]
 

@@ -13,9 +13,9 @@ from finetune_api.job import (
     StageState,
     spec_digest,
 )
-from finetune_operator.constants import CONDITION_OF
-from finetune_operator.runs import Observed
-from finetune_operator.times import to_text
+from finetune_core.constants import CONDITION_OF
+from finetune_core.runs import Observed
+from finetune_core.times import to_text
 
 HISTORY_LIMIT = 20
 """Former revisions that status keeps."""

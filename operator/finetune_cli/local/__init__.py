@@ -1,0 +1,8 @@
+"""The local executor: carries the plan out as processes on this machine."""
+
+from finetune_cli.local.errors import LocalError
+from finetune_cli.local.executor import Executor, Snapshot
+from finetune_cli.local.machine import Machine
+from finetune_cli.local.state import StateDirectory, home
+
+__all__ = ["Executor", "LocalError", "Machine", "Snapshot", "StateDirectory", "home"]

@@ -1,0 +1,1 @@
+"""How a FineTuneJob progresses, as pure functions: no I/O, and no library but pydantic."""
