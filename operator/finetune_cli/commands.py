@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -24,6 +24,8 @@ Kubeconfig = Annotated[
 ]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the FineTuneJob.")]
 
+StageName = Literal["prepare", "train", "evaluate", "publish"]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
@@ -41,7 +43,7 @@ def submit(
         bool, typer.Option("--force-conflicts", help="Take over fields that somebody else has set.")
     ] = False,
     output: Annotated[
-        str, typer.Option("-o", "--output", metavar="text|name|json|yaml", help="What to print of each job.")
+        Literal["text", "name", "json", "yaml"], typer.Option("-o", "--output", help="What to print of each job.")
     ] = "text",
     namespace: Namespace = None,
     context: Context = None,
@@ -53,9 +55,11 @@ def submit(
     """
     from finetune_cli.submit import submit as carry_out
 
-    wanted = chosen(output, Output.TEXT, Output.NAME, Output.JSON, Output.YAML)
     _on_cluster(
-        lambda cluster: carry_out(cluster, manifests, wanted, watch, force_conflicts), namespace, context, kubeconfig
+        lambda cluster: carry_out(cluster, manifests, Output(output), watch, force_conflicts),
+        namespace,
+        context,
+        kubeconfig,
     )
 
 
@@ -63,7 +67,7 @@ def get(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One job, in detail; left out, all.")] = None,
     *,
     output: Annotated[
-        str, typer.Option("-o", "--output", metavar="text|wide|json|yaml|name", help="How to print.")
+        Literal["text", "wide", "json", "yaml", "name"], typer.Option("-o", "--output", help="How to print.")
     ] = "text",
     all_namespaces: Annotated[bool, typer.Option("-A", "--all-namespaces", help="Jobs of all namespaces.")] = False,
     namespace: Namespace = None,
@@ -75,15 +79,16 @@ def get(
 
     if name and all_namespaces:
         raise typer.BadParameter("one job is in one namespace; name it with -n", param_hint="-A")
-    wanted = chosen(output, Output.TEXT, Output.WIDE, Output.JSON, Output.YAML, Output.NAME)
-    _on_cluster(lambda cluster: carry_out(cluster, name, wanted, all_namespaces), namespace, context, kubeconfig)
+    _on_cluster(
+        lambda cluster: carry_out(cluster, name, Output(output), all_namespaces), namespace, context, kubeconfig
+    )
 
 
 def watch(
     name: Name,
     *,
     output: Annotated[
-        str, typer.Option("-o", "--output", metavar="text|json", help="json: one JSON document, at the end.")
+        Literal["text", "json"], typer.Option("-o", "--output", help="json: one JSON document, at the end.")
     ] = "text",
     namespace: Namespace = None,
     context: Context = None,
@@ -96,16 +101,13 @@ def watch(
     """
     from finetune_cli.watch import watch as carry_out
 
-    wanted = chosen(output, Output.TEXT, Output.JSON)
-    _on_cluster(lambda cluster: carry_out(cluster, name, wanted), namespace, context, kubeconfig)
+    _on_cluster(lambda cluster: carry_out(cluster, name, Output(output)), namespace, context, kubeconfig)
 
 
 def logs(
     name: Name,
     *,
-    stage: Annotated[
-        str | None, typer.Option("--stage", metavar="prepare|train|evaluate|publish", help="Left out, the newest.")
-    ] = None,
+    stage: Annotated[StageName | None, typer.Option("--stage", help="The stage; default: the newest.")] = None,
     attempt: Annotated[int | None, typer.Option("--attempt", min=1, help="Which try; left out, the newest.")] = None,
     worker: Annotated[int, typer.Option("--worker", min=0, help="Which training pod.")] = 0,
     follow: Annotated[
@@ -121,8 +123,6 @@ def logs(
     from finetune_cli.logs import Wanted
     from finetune_cli.logs import logs as carry_out
 
-    if stage is not None and stage not in list(Stage):
-        raise typer.BadParameter(f"{stage!r} is not {_either(list(Stage))}", param_hint="--stage")
     wanted = Wanted(Stage(stage) if stage else None, attempt, worker)
     _on_cluster(lambda cluster: carry_out(cluster, name, wanted, follow, tail), namespace, context, kubeconfig)
 
@@ -130,7 +130,7 @@ def logs(
 def suspend(
     name: Name,
     *,
-    output: Annotated[str, typer.Option("-o", "--output", metavar="text|name", help="What to print.")] = "text",
+    output: Annotated[Literal["text", "name"], typer.Option("-o", "--output", help="What to print.")] = "text",
     namespace: Namespace = None,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
@@ -138,14 +138,13 @@ def suspend(
     """Hold a FineTuneJob: what runs writes a checkpoint and ends, and its GPUs are free."""
     from finetune_cli.change import suspend as carry_out
 
-    wanted = chosen(output, Output.TEXT, Output.NAME)
-    _on_cluster(lambda cluster: carry_out(cluster, name, True, wanted), namespace, context, kubeconfig)
+    _on_cluster(lambda cluster: carry_out(cluster, name, True, Output(output)), namespace, context, kubeconfig)
 
 
 def resume(
     name: Name,
     *,
-    output: Annotated[str, typer.Option("-o", "--output", metavar="text|name", help="What to print.")] = "text",
+    output: Annotated[Literal["text", "name"], typer.Option("-o", "--output", help="What to print.")] = "text",
     namespace: Namespace = None,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
@@ -153,15 +152,14 @@ def resume(
     """Let a suspended FineTuneJob go on from where it was."""
     from finetune_cli.change import suspend as carry_out
 
-    wanted = chosen(output, Output.TEXT, Output.NAME)
-    _on_cluster(lambda cluster: carry_out(cluster, name, False, wanted), namespace, context, kubeconfig)
+    _on_cluster(lambda cluster: carry_out(cluster, name, False, Output(output)), namespace, context, kubeconfig)
 
 
 def cancel(
     name: Name,
     *,
     force: Annotated[bool, typer.Option("--force", help="Delete it even if it has finished.")] = False,
-    output: Annotated[str, typer.Option("-o", "--output", metavar="text|name", help="What to print.")] = "text",
+    output: Annotated[Literal["text", "name"], typer.Option("-o", "--output", help="What to print.")] = "text",
     namespace: Namespace = None,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
@@ -169,30 +167,18 @@ def cancel(
     """End a FineTuneJob for good and delete it; what lies in object storage stays."""
     from finetune_cli.change import cancel as carry_out
 
-    wanted = chosen(output, Output.TEXT, Output.NAME)
-    _on_cluster(lambda cluster: carry_out(cluster, name, force, wanted), namespace, context, kubeconfig)
-
-
-def chosen(written: str, *allowed: Output) -> Output:
-    """The kind of output that ``-o`` asks for."""
-    if written not in allowed:
-        raise typer.BadParameter(f"{written!r} is not {_either(list(allowed))}", param_hint="-o")
-    return Output(written)
-
-
-def _either(words: list[str]) -> str:
-    return f"{', '.join(words[:-1])} or {words[-1]}"
+    _on_cluster(lambda cluster: carry_out(cluster, name, force, Output(output)), namespace, context, kubeconfig)
 
 
 def _on_cluster(
     command: Callable[[Cluster], Awaitable[int]], namespace: str | None, context: str | None, kubeconfig: str | None
 ) -> None:
     """Run a command with a connection, and leave with its exit code."""
-    from finetune_cli.cluster import Where, connected
+    from finetune_cli.cluster import Target, connected
     from finetune_cli.refusals import ClusterError
 
     async def carry_out() -> int:
-        async with connected(Where(namespace, context, kubeconfig)) as cluster:
+        async with connected(Target(namespace, context, kubeconfig)) as cluster:
             return await command(cluster)
 
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -44,7 +44,7 @@ def finetune(
 def run(
     manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="YAML file with a FineTuneJob, or - for stdin.")],
     output: Annotated[
-        str, typer.Option("-o", "--output", metavar="text|json", help="text for people, json for one JSON document.")
+        Literal["text", "json"], typer.Option("-o", "--output", help="text for people, json for one JSON document.")
     ] = "text",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start a new revision even if this spec has been run before.")
@@ -58,7 +58,7 @@ def run(
     """
     from finetune_cli.run import run as carry_out
 
-    raise typer.Exit(carry_out(manifest, commands.chosen(output, Output.TEXT, Output.JSON), fresh))
+    raise typer.Exit(carry_out(manifest, Output(output), fresh))
 
 
 @app.command()
@@ -67,7 +67,7 @@ def lint(
         list[str], typer.Argument(metavar="FILE|DIRECTORY", help="YAML files, directories of them, or - for stdin.")
     ],
     output: Annotated[
-        str, typer.Option("-o", "--output", metavar="text|json", help="text for people, json for one JSON document.")
+        Literal["text", "json"], typer.Option("-o", "--output", help="text for people, json for one JSON document.")
     ] = "text",
 ) -> None:
     """Check FineTuneJobs without a cluster: what the API server would refuse, with file and line.
@@ -76,7 +76,7 @@ def lint(
     """
     from finetune_cli.lint import lint as carry_out
 
-    raise typer.Exit(carry_out(paths, commands.chosen(output, Output.TEXT, Output.JSON)))
+    raise typer.Exit(carry_out(paths, Output(output)))
 
 
 commands.register(app)

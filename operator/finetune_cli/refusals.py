@@ -1,14 +1,13 @@
-"""What to tell a person when the API server refuses a request, or cannot be asked. Pure."""
+"""One sentence for a person when a request to the API server fails: what happened and what to do. Pure."""
 
 from __future__ import annotations
 
-import json
+import os
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from finetune_api.base import API_GROUP, KIND
 from finetune_api.failures import ExitCode
+from finetune_kube.errors import ApiError
 
 FIELD_MANAGER = "finetune-cli"
 
@@ -27,65 +26,72 @@ _CONFLICT = re.compile(r'conflict with "(?P<manager>[^"]+)"')
 
 
 class ClusterError(Exception):
-    """A request that came to nothing; ``message`` is the sentence for people, ``code`` that of HTTP, 0 without one."""
+    """A command that failed on the cluster.
 
-    def __init__(self, message: str, code: int = 0, status: Mapping[str, Any] | None = None) -> None:
+    ``message`` is the sentence to print; ``code`` is the HTTP status code, 0 if the API server cannot be reached.
+    """
+
+    def __init__(self, message: str, code: int = 0, causes: list[tuple[str, str]] | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
-        self._status = status or {}
+        self.causes = causes or []
+        """Field and message of each cause that the API server reported."""
 
     @property
     def exit_code(self) -> ExitCode:
         return _EXIT_CODES.get(self.code, ExitCode.UNAVAILABLE if self.code >= 500 else ExitCode.INTERNAL)
 
     @property
-    def passing(self) -> bool:
-        """Whether it may be otherwise in a moment."""
+    def transient(self) -> bool:
+        """Whether the same request may succeed later."""
         return self.code in (0, 429) or self.code >= 500
 
     @property
-    def causes(self) -> list[tuple[str, str]]:
-        """Field and message of everything that the API server found wrong."""
-        found = self._status.get("details", {}).get("causes") or ()
-        return [(str(cause.get("field", "")), str(cause.get("message", ""))) for cause in found]
-
-    @property
-    def holders(self) -> dict[str, list[str]]:
-        """After a conflict: the fields that somebody else has set, by who that is."""
-        holders: dict[str, list[str]] = {}
+    def field_managers(self) -> dict[str, list[str]]:
+        """After a conflict: the fields that each other field manager owns."""
+        managers: dict[str, list[str]] = {}
         for field, message in self.causes:
             match = _CONFLICT.search(message)
             if match:
-                holders.setdefault(match["manager"], []).append(field.lstrip("."))
-        return holders
+                managers.setdefault(match["manager"], []).append(field.lstrip("."))
+        return managers
 
 
-def refusal(code: int, content: bytes, namespace: str | None, name: str | None) -> ClusterError:
-    """The error for an answer that is no success, about the FineTuneJob ``name`` or all of them."""
-    try:
-        status = json.loads(content)
-        message = str(status.get("message", ""))
-    except (ValueError, AttributeError):
-        status, message = {}, content[:200].decode(errors="replace").strip()
-    return ClusterError(_sentence(code, message, status, namespace, name), code, status)
+def refusal(error: ApiError, host: str, namespace: str | None, name: str | None) -> ClusterError:
+    """The error to print for a failed request about the FineTuneJob ``name``, or about all of them."""
+    if error.code == 0:
+        message = f"The cluster at {host} cannot be reached: {_connection_problem(error)}."
+    else:
+        message = _sentence(error, namespace, name)
+    return ClusterError(message, error.code, error.causes)
 
 
-def _sentence(code: int, message: str, status: Mapping[str, Any], namespace: str | None, name: str | None) -> str:
-    match code:
+def _sentence(error: ApiError, namespace: str | None, name: str | None) -> str:
+    match error.code:
         case 401:
             return "The cluster does not accept these credentials; log in to it again, or choose another --context."
         case 403:
-            return _forbidden(message, namespace)
+            return _forbidden(error.message, namespace)
         case 404:
-            return _missing(message, status, namespace, name)
+            return _not_found(error, namespace, name)
         case 422:
-            error = ClusterError(message, code, status)
-            found = "; ".join(f"{field}: {text}" if field else text for field, text in error.causes)
-            return f"The API server refuses {name or KIND}: {found or message}"
-        case _ if code == 429 or code >= 500:
-            return f"The API server answers {code}: {message.rstrip('.')}. Try again in a moment."
-    return f"The API server answers {code}: {message}"
+            causes = "; ".join(f"{field}: {text}" if field else text for field, text in error.causes)
+            return f"The API server refuses {name or KIND}: {causes or error.message}"
+        case code if code == 429 or code >= 500:
+            return f"The API server answers {code}: {error.message.rstrip('.')}. Try again in a moment."
+    return f"The API server answers {error.code}: {error.message}"
+
+
+def _connection_problem(error: ApiError) -> str:
+    """Why there was no response: the text of the operating system where it has one, otherwise that of the library."""
+    cause = error.__cause__
+    number = getattr(getattr(cause, "os_error", cause), "errno", None)
+    if isinstance(cause, TimeoutError):
+        return "it does not answer"
+    if number and number > 0:
+        return os.strerror(number).lower()
+    return str(cause).rstrip(".") or type(cause).__name__
 
 
 def _forbidden(message: str, namespace: str | None) -> str:
@@ -99,8 +105,8 @@ def _forbidden(message: str, namespace: str | None) -> str:
     )
 
 
-def _missing(message: str, status: Mapping[str, Any], namespace: str | None, name: str | None) -> str:
-    details = status.get("details") or {}
+def _not_found(error: ApiError, namespace: str | None, name: str | None) -> str:
+    details = error.details
     if details.get("kind") == "namespaces":
         return f"There is no namespace {details.get('name')}; make it with kubectl create namespace, or name another."
     if not details.get("name"):
@@ -109,5 +115,5 @@ def _missing(message: str, status: Mapping[str, Any], namespace: str | None, nam
             "another --context."
         )
     if name is None or details.get("kind") == "pods":
-        return f"It is gone: {message}."
+        return f"It is gone: {error.message}."
     return f"There is no FineTuneJob {name} in namespace {namespace}; name another with -n, or see all with get -A."

@@ -128,7 +128,7 @@ async def _apply(cluster: Cluster, submission: Submission, output: Output, force
         after, is_new = await cluster.apply(manifest, force)
     except ClusterError as error:
         # What `suspend` and `resume` set is this program's own: it may be set anew.
-        if error.code != 409 or set(error.holders) != {FIELD_MANAGER}:
+        if error.code != 409 or set(error.field_managers) != {FIELD_MANAGER}:
             raise
         after, is_new = await cluster.apply(manifest, force=True)
     did = "created" if is_new else "unchanged" if before and not changed(before, after) else "configured"
@@ -183,11 +183,11 @@ def _without_nulls(node: Any) -> Any:
 def _explained(error: ClusterError, submission: Submission) -> list[str]:
     """What the API server said, with the lines that it speaks of."""
     document, file = submission.document, submission.file
-    if error.code == 409 and error.holders:
+    if error.code == 409 and error.field_managers:
         return [
             f"{file}:{document.line_of(_path(field))}: {field} was set by {manager}; change it there, or take it over "
             "with --force-conflicts"
-            for manager, fields in error.holders.items()
+            for manager, fields in error.field_managers.items()
             for field in fields
         ]
     if error.code == 422 and error.causes:

@@ -74,7 +74,7 @@ class Watcher:
                     if await self._follow():
                         return None if self.deleted else self._job
                 except ClusterError as error:
-                    if not error.passing or self._job is None:
+                    if not error.transient or self._job is None:
                         raise
                     self._note(
                         "The connection to the cluster was lost; it is taken up again as soon as there is an answer."
@@ -85,7 +85,7 @@ class Watcher:
 
     async def _follow(self) -> bool:
         """Show changes as long as the connection lasts; returns whether that was all."""
-        async for stored in self.cluster.changes(self.name):
+        async for stored in self.cluster.watch(self.name):
             if stored is None and self._job is None:
                 await self.cluster.get(self.name)  # Says what is wrong: no such job, namespace or kind.
                 return False

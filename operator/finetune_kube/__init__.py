@@ -1,1 +1,1 @@
-"""Requests to the Kubernetes API server, for the operator and for the command line."""
+"""The Kubernetes client and the parser of Jobs and pods, for the operator and the CLI."""

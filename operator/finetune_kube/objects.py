@@ -102,6 +102,11 @@ class PodFacts:
     def finished(self) -> bool:
         return self.gone or self.phase in ("Succeeded", "Failed")
 
+    @property
+    def has_started(self) -> bool:
+        """Whether the container runs or ran, so that it has a log."""
+        return self.started_at is not None or self.ended is not None
+
 
 def key_of(found: Mapping[str, Any]) -> Key:
     """Namespace and name of any object."""

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlencode
 
 import aiohttp
-from kubernetes.aio import config
-from kubernetes.aio.client import Configuration
 
 from finetune_api.base import API_GROUP, API_VERSION, KIND
 from finetune_core import names
-from finetune_kube.connection import APPLY_PATCH, JSON, MERGE_PATCH, Connection, path_of
+from finetune_kube.client import Client
+from finetune_kube.config import ConfigurationError, from_kubeconfig, from_service_account
+from finetune_kube.connection import APPLY_PATCH, JSON, MERGE_PATCH, Connection
+from finetune_kube.errors import ApiError
 from finetune_kube.objects import Key, version_of
 from finetune_operator.metrics import Metrics
 
@@ -26,31 +24,8 @@ PAGE = 100
 _TIMEOUT = aiohttp.ClientTimeout(total=30)
 PROXY_TIMEOUT = aiohttp.ClientTimeout(total=5)
 
-_PATHS = {
-    KIND: (f"/apis/{API_GROUP}/{API_VERSION}", "finetunejobs"),
-    "Job": ("/apis/batch/v1", "jobs"),
-    "Pod": ("/api/v1", "pods"),
-    "Service": ("/api/v1", "services"),
-    "Event": ("/api/v1", "events"),
-}
 WATCHED = (KIND, "Job", "Pod")
 """What the operator keeps in its cache."""
-
-
-class ApiError(Exception):
-    """The API server refused a request, or could not be asked (``code`` 0)."""
-
-    def __init__(self, code: int, reason: str, message: str, retry_after: float = 0.0) -> None:
-        super().__init__(f"{code} {reason}: {message}" if code else message)
-        self.code = code
-        self.reason = reason
-        self.message = message
-        self.retry_after = retry_after
-
-    @property
-    def refused(self) -> bool:
-        """Whether asking again for the same will not help by itself: forbidden, invalid, conflicting."""
-        return self.code in (400, 403, 409, 422)
 
 
 class NoCluster(Exception):
@@ -72,13 +47,12 @@ async def connected(metrics: Metrics) -> AsyncIterator[Cluster]:
     Raises:
         NoCluster: There is neither.
     """
-    configuration = Configuration()
     try:
-        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    except config.ConfigException:
+        configuration = from_service_account()
+    except ConfigurationError:
         try:
-            await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-        except (config.ConfigException, OSError) as error:
+            configuration, _ = await from_kubeconfig()
+        except ConfigurationError as error:
             raise NoCluster(f"this is not a pod of a cluster, and there is no usable kubeconfig: {error}") from error
     async with Connection(configuration, names.FIELD_MANAGER) as connection:
         yield Cluster(connection, metrics)
@@ -88,8 +62,7 @@ class Cluster:
     """One connection to the API server; every method may raise ApiError."""
 
     def __init__(self, connection: Connection, metrics: Metrics) -> None:
-        self._connection = connection
-        self._metrics = metrics
+        self._client = Client(connection, _TIMEOUT, metrics.count_api_request)
 
     async def pages(self, kind: str, namespace: str | None) -> AsyncIterator[Page]:
         """Every object of a watched kind, some at a time; of Jobs and pods those that are ours."""
@@ -165,7 +138,7 @@ class Cluster:
     async def create_event(self, event: Mapping[str, Any]) -> None:
         """Create an Event; that it exists already is fine: its name says what it tells."""
         try:
-            await self._send("POST", _path("Event", event["metadata"]["namespace"]), "Event", body=event)
+            await self._client.send("POST", "Event", event["metadata"]["namespace"], body=event)
         except ApiError as error:
             if error.code != 409:
                 raise
@@ -183,12 +156,7 @@ class Cluster:
 
     async def read_through_proxy(self, pod: Key, port: int, path: str, limit: int) -> bytes:
         """What a pod answers, asked by the API server; at most ``limit`` bytes."""
-        where = f"{_path('Pod', pod[0], f'{pod[1]}:{port}')}/proxy{path}"
-        # A pod must not send the operator elsewhere, nor say more than is asked for.
-        asked = self._connection.request("GET", where, PROXY_TIMEOUT, accept="*/*", allow_redirects=False)
-        async with asked as response:
-            self._metrics.api_requests.labels("GET", "pods", str(response.status)).inc()
-            return await read_up_to(response.content, limit) if response.status == 200 else b""
+        return await self._client.get_through_proxy(pod, port, path, limit=limit, timeout=PROXY_TIMEOUT)
 
     async def _delete(self, kind: str, key: Key, uid: str, **options: Any) -> None:
         body = {"preconditions": {"uid": uid}, **options}
@@ -210,55 +178,7 @@ class Cluster:
         body: Mapping[str, Any] | None = None,
         content_type: str = JSON,
     ) -> dict[str, Any]:
-        path = _path(kind, namespace, name) + (f"/{subresource}" if subresource else "")
-        if query:
-            path += f"?{urlencode(query)}"
-        answer: dict[str, Any] = json.loads(await self._send(method, path, kind, body=body, content_type=content_type))
-        return answer
-
-    async def _send(
-        self,
-        method: str,
-        path: str,
-        kind: str,
-        *,
-        body: Mapping[str, Any] | None = None,
-        content_type: str = JSON,
-    ) -> bytes:
-        code, reason, retry_after = 0, "", ""
-        try:
-            asked = self._connection.request(method, path, _TIMEOUT, body=body, content_type=content_type)
-            async with asked as response:
-                code, reason = response.status, response.reason or ""
-                retry_after = response.headers.get("Retry-After", "")
-                content = await response.read()
-        except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError, OSError) as error:
-            raise ApiError(
-                0, "Unreachable", f"the API server cannot be reached: {error or type(error).__name__}"
-            ) from error
-        finally:
-            self._metrics.api_requests.labels(method, _PATHS[kind][1], str(code)).inc()
-        if not 200 <= code < 300:
-            raise _error(code, reason, content, retry_after)
-        return content
-
-
-async def read_up_to(content: aiohttp.StreamReader, limit: int) -> bytes:
-    """What comes until the end, or until ``limit`` bytes."""
-    read = b""
-    while len(read) < limit and (part := await content.read(limit - len(read))):
-        read += part
-    return read
-
-
-def _path(kind: str, namespace: str | None, name: str | None = None) -> str:
-    return path_of(*_PATHS[kind], namespace, name)
-
-
-def _error(code: int, reason: str, content: bytes, retry_after: str) -> ApiError:
-    try:
-        status = json.loads(content)
-        reason, message = str(status.get("reason", reason)), str(status.get("message", ""))
-    except (ValueError, AttributeError):
-        message = content[:200].decode(errors="replace")
-    return ApiError(code, reason, message, float(retry_after) if retry_after.isdigit() else 0.0)
+        response = await self._client.send(
+            method, kind, namespace, name, subresource, query=query, body=body, content_type=content_type
+        )
+        return response.object()

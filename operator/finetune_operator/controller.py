@@ -19,10 +19,11 @@ from finetune_core import reconcile, status
 from finetune_core.policies import retention
 from finetune_core.runs import Observed, ObservedRun, Plan, RunId, RunState, StageRun, StopRun, Trouble
 from finetune_core.times import from_text
+from finetune_kube.errors import ApiError
 from finetune_kube.objects import JobFacts, Key, PodFacts, job_facts, key_of
 from finetune_operator.announcements import announcements, event
 from finetune_operator.cache import Cache, Stored
-from finetune_operator.cluster import ApiError, Cluster
+from finetune_operator.cluster import Cluster
 from finetune_operator.logs import about
 from finetune_operator.metrics import Metrics
 from finetune_operator.notices import Notices
@@ -191,7 +192,7 @@ class Controller:
             manifest = stage_job(run, self._trainer, avoided_nodes)
             self._cache.see("Job", await self._create_job(manifest, run.job.uid))
         except ApiError as error:
-            if not error.refused:
+            if not error.rejected:
                 raise
             what = f"{manifest['kind']} {manifest['metadata']['name']}"
             return ObservedRun(run.id, RunState.PENDING, trouble=_trouble(what, error, since))

@@ -16,14 +16,16 @@ from typing import Any
 import aiohttp
 
 from finetune_api.stage import StageConfig
+from finetune_core.progress import MAX_PROGRESS_BYTES
+from finetune_kube.errors import ApiError
 from finetune_kube.objects import Key, PodFacts, key_of
 from finetune_operator.cache import Cache
-from finetune_operator.cluster import WATCHED, ApiError, Cluster
+from finetune_operator.cluster import WATCHED, Cluster
 from finetune_operator.controller import Controller, Readers
 from finetune_operator.logs import about
 from finetune_operator.metrics import Metrics
 from finetune_operator.notices import Notices
-from finetune_operator.progress import LARGEST_ANSWER, ProgressReader, by_address
+from finetune_operator.progress import ProgressReader, by_address
 from finetune_operator.settings import Settings
 from finetune_operator.workqueue import WorkQueue
 
@@ -171,6 +173,6 @@ class Engine:
 
     async def _by_proxy(self, pod: PodFacts) -> bytes:
         try:
-            return await self._cluster.read_through_proxy(pod.key, _PROGRESS_PORT, "/progress", LARGEST_ANSWER)
+            return await self._cluster.read_through_proxy(pod.key, _PROGRESS_PORT, "/progress", MAX_PROGRESS_BYTES)
         except aiohttp.ClientConnectorError as error:
             raise ApiError(0, "", str(error)) from error

@@ -51,6 +51,10 @@ class Metrics:
             registry=self.registry,
         )
 
+    def count_api_request(self, method: str, resource: str, code: int) -> None:
+        """Count one request to the Kubernetes API; ``code`` is 0 if there was no response."""
+        self.api_requests.labels(method, resource, str(code)).inc()
+
     def gauge(self, jobs_by_phase: Callable[[], Mapping[str, int]], queue_depth: Callable[[], int]) -> None:
         """Say where the gauges are read."""
         self.registry.register(_State(jobs_by_phase, queue_depth))

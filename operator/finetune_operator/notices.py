@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from finetune_core.runs import Observed, RunId, RunState
+from finetune_kube.errors import ApiError
 from finetune_kube.objects import JobFacts, Key, PodFacts
-from finetune_operator.cluster import ApiError
 from finetune_operator.observation.troubles import CREATE_EVENT, SETUP_EVENTS, Notice
 
 _FIRST_AFTER_SECONDS = 3.0

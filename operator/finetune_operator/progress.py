@@ -10,14 +10,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import aiohttp
-from pydantic import ValidationError
 
-from finetune_api.stage import Progress
+from finetune_core.progress import MAX_PROGRESS_BYTES, parse_progress
 from finetune_core.runs import Heard, RunId
+from finetune_kube.client import read_up_to
+from finetune_kube.errors import ApiError
 from finetune_kube.objects import Key, PodFacts
-from finetune_operator.cluster import ApiError, read_up_to
 
-LARGEST_ANSWER = 65536
 _TIMEOUT = aiohttp.ClientTimeout(total=5)
 _AT_ONCE = 32
 _BREAK = timedelta(minutes=3)
@@ -26,16 +25,6 @@ _BREAK = timedelta(minutes=3)
 log = logging.getLogger(__name__)
 
 Read = Callable[[PodFacts], Awaitable[bytes]]
-
-
-def parse_progress(content: bytes) -> Progress | None:
-    """What a pod said, if it is a Progress: anything may listen there."""
-    if len(content) >= LARGEST_ANSWER:
-        return None
-    try:
-        return Progress.model_validate_json(content)
-    except (ValidationError, RecursionError):
-        return None
 
 
 def by_address(session: aiohttp.ClientSession, port: int) -> Read:
@@ -48,7 +37,7 @@ def by_address(session: aiohttp.ClientSession, port: int) -> Read:
         async with session.get(url, allow_redirects=False, timeout=_TIMEOUT) as response:
             if response.status != 200:
                 return b""
-            return await read_up_to(response.content, LARGEST_ANSWER)
+            return await read_up_to(response.content, MAX_PROGRESS_BYTES)
 
     return read
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import pytest
-import typer
+from typer.testing import CliRunner
 
 from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob
@@ -16,7 +16,8 @@ from finetune_api.spec import Metric
 from finetune_api.stage import STAGES, Stage
 from finetune_cli import commands
 from finetune_cli.get import rows
-from finetune_cli.logs import Wanted, chosen, logs, pod_of
+from finetune_cli.logs import Wanted, chosen, logs
+from finetune_cli.main import app
 from finetune_cli.output import Output, columns, program
 from finetune_cli.page import page
 from finetune_cli.refusals import ClusterError, refusal
@@ -25,10 +26,13 @@ from finetune_cli.submit import changed
 from finetune_cli.text import PlainLines
 from finetune_cli.view import of_job
 from finetune_cli.watch import watch
-from finetune_core.names import INDEX_ANNOTATION, labels
 from finetune_core.reconcile import plan
 from finetune_core.runs import Observed, ObservedRun, RunState, Trouble
 from finetune_core.status import refused
+from finetune_core.times import to_text
+from finetune_kube.errors import ApiError, decode
+from finetune_kube.objects import pod_facts
+from tests import kube_objects
 from tests.builders import (
     NOON,
     a_job,
@@ -37,7 +41,6 @@ from tests.builders import (
     after,
     an_evaluation,
     failed,
-    run_id,
     succeeded,
 )
 
@@ -152,6 +155,10 @@ class TestAStoredJob:
         assert changed(before, {**before, "metadata": {**before["metadata"], "labels": {"team": "a"}}})
 
 
+def refused_request(code: int, content: bytes) -> ClusterError:
+    return refusal(decode(code, "", content), "https://10.0.0.1", "team-a", "intents")
+
+
 class TestARefusal:
     @pytest.mark.parametrize(
         ("code", "status", "told", "exit_code"),
@@ -177,17 +184,23 @@ class TestARefusal:
         ],
     )
     def test_is_one_sentence(self, code: int, status: Mapping[str, Any], told: str, exit_code: int) -> None:
-        error = refusal(code, json.dumps(status).encode(), "team-a", "intents")
+        error = refused_request(code, json.dumps(status).encode())
         assert told in error.message
         assert error.exit_code == exit_code
 
     def test_that_is_no_json_is_shown(self) -> None:
-        assert "<html>" in refusal(502, b"<html>", None, None).message
+        assert "<html>" in refused_request(502, b"<html>").message
 
     def test_of_a_conflict_names_who_holds_what(self) -> None:
         cause = {"message": 'conflict with "argocd" using finetune.dev/v1alpha1', "field": ".spec.suspend"}
-        error = refusal(409, json.dumps({"details": {"causes": [cause]}}).encode(), "team-a", "intents")
-        assert error.holders == {"argocd": ["spec.suspend"]}
+        error = refused_request(409, json.dumps({"details": {"causes": [cause]}}).encode())
+        assert error.field_managers == {"argocd": ["spec.suspend"]}
+
+    def test_of_an_unreachable_cluster_says_why(self) -> None:
+        error = ApiError(0, "Unreachable", "")
+        error.__cause__ = ConnectionRefusedError(111, "")
+        message = refusal(error, "https://10.0.0.1", None, None).message
+        assert message == "The cluster at https://10.0.0.1 cannot be reached: connection refused."
 
 
 class TestTheTable:
@@ -207,16 +220,12 @@ class TestTheTable:
 
 
 def a_pod(stage: Stage, attempt: int = 1, worker: int = 0, state: str = "running", **status: Any) -> dict[str, Any]:
-    name = f"intents-r1-{stage}-{attempt}-{worker}"
-    containers = [{"name": "trainer", "state": {state: {}}}] if state else []
-    return {
-        "metadata": {
-            "name": name,
-            "labels": labels("intents", run_id(stage, attempt)),
-            "annotations": {INDEX_ANNOTATION: str(worker)},
-        },
-        "status": {"phase": "Running", "containerStatuses": containers, **status},
-    }
+    times = {"startedAt": to_text(NOON)} | ({"exitCode": 0} if state == "terminated" else {})
+    container = {"name": "trainer", "state": {state: {} if state == "waiting" else times}}
+    child = kube_objects.a_child(stage, attempt, workers=2)
+    pod = kube_objects.a_pod(child, worker, phase="Running", **{"containerStatuses": [container], **status})
+    pod["metadata"]["name"] = f"intents-r1-{stage}-{attempt}-{worker}"
+    return pod
 
 
 class FakeCluster:
@@ -232,7 +241,7 @@ class FakeCluster:
     async def get(self, name: str) -> dict[str, Any]:
         return stored(self.job)
 
-    async def changes(self, name: str) -> AsyncIterator[dict[str, Any]]:
+    async def watch(self, name: str) -> AsyncIterator[dict[str, Any]]:
         yield stored(self.job)
 
     async def pods(self, wanted: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -263,7 +272,7 @@ class TestLogs:
     def test_are_followed_from_stage_to_stage(
         self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("finetune_cli.logs._LOOK_AGAIN_SECONDS", 0.0)
+        monkeypatch.setattr("finetune_cli.logs._POLL_SECONDS", 0.0)
         done, going = a_pod(Stage.PREPARE, state="terminated"), a_pod(Stage.TRAIN)
         waiting = a_pod(Stage.PREPARE, state="waiting")
         cluster = FakeCluster(
@@ -280,14 +289,20 @@ class TestLogs:
         )
         assert (code, err) == (66, "finetune: there is no worker 7; there are workers 0 to 1.\n")
 
-    def test_of_a_container_that_waits_say_why(self) -> None:
+    def test_of_a_container_that_waits_say_why(self, capfd: pytest.CaptureFixture[str]) -> None:
         waits = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
-        pod = pod_of(a_pod(Stage.TRAIN, containerStatuses=[{"name": "trainer", "state": waits}]))
-        assert pod
-        assert (pod.started, pod.trouble) == (False, "ImagePullBackOff: no such image")
+        pod = a_pod(Stage.TRAIN, containerStatuses=[{"name": "trainer", "state": waits}])
+        code, _, err = printed(FakeCluster(a_job(), [pod]), capfd)
+        assert code == 66
+        assert err == (
+            "finetune: pod intents-r1-train-1-0 has not started, so there is no log yet: "
+            "ImagePullBackOff: no such image\n"
+        )
 
     def test_ignore_pods_that_are_not_of_a_run(self) -> None:
-        assert pod_of({"metadata": {"name": "x", "labels": {"finetune.dev/job": "intents"}}}) is None
+        pod = a_pod(Stage.TRAIN)
+        pod["metadata"]["labels"] = {"finetune.dev/job": "intents"}
+        assert pod_facts(pod) is None
         assert chosen([], 0) is None
 
 
@@ -299,14 +314,14 @@ class TestWatch:
         assert (printed["phase"], printed["exitCode"], printed["job"]) == ("Failed", 65, stored(cluster.job))
 
 
-class TestTheKindOfOutput:
-    def test_is_the_one_that_is_asked_for(self) -> None:
-        assert commands.chosen("json", Output.TEXT, Output.JSON) is Output.JSON
+class TestOutputOption:
+    def test_rejects_a_format_that_the_command_does_not_have_and_lists_its_formats(self) -> None:
+        result = CliRunner().invoke(app, ["suspend", "intents", "-o", "yaml"])
+        assert result.exit_code == 2
+        assert all(word in result.output for word in ("'yaml' is not one of", "'text'", "'name'"))
 
-    def test_that_a_command_does_not_have_is_refused_with_those_that_it_has(self) -> None:
-        with pytest.raises(typer.BadParameter) as caught:
-            commands.chosen("yaml", Output.TEXT, Output.NAME, Output.JSON)
-        assert caught.value.message == "'yaml' is not text, name or json"
+    def test_stage_option_has_every_stage(self) -> None:
+        assert get_args(commands.StageName) == tuple(Stage)
 
 
 @pytest.mark.parametrize(

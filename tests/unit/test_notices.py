@@ -9,8 +9,8 @@ from typing import Any
 from finetune_api.failures import Reason
 from finetune_api.stage import Stage
 from finetune_core.runs import Observed, ObservedRun, RunId, RunState, Trouble
+from finetune_kube.errors import ApiError
 from finetune_kube.objects import Key
-from finetune_operator.cluster import ApiError
 from finetune_operator.notices import Notices
 from finetune_operator.observation.troubles import Notice
 from tests.builders import NOON

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import aiohttp
+
 from finetune_api.failures import ExitCode, Reason
 from finetune_api.stage import Progress, StageError, World
 from finetune_cli.local import processes
@@ -166,12 +168,13 @@ class Child:
 
     async def _poll(self, port: int) -> None:
         with contextlib.suppress(asyncio.CancelledError):
-            while True:
-                progress = await read_progress(port)
-                if progress is not None and progress != self._progress:
-                    self._progress = progress
-                    self._on_change()
-                await asyncio.sleep(_POLL_SECONDS)
+            async with aiohttp.ClientSession() as session:
+                while True:
+                    progress = await read_progress(session, port)
+                    if progress is not None and progress != self._progress:
+                        self._progress = progress
+                        self._on_change()
+                    await asyncio.sleep(_POLL_SECONDS)
 
     def _write_record(self) -> None:
         assert self._record is not None

@@ -1,0 +1,56 @@
+"""The error of a failed request, with the fields of the Status object that the API server returned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+_MAX_TEXT_BYTES = 200
+
+
+class ApiError(Exception):
+    """The API server rejected a request, or could not be reached (``code`` 0; ``__cause__`` is then the reason)."""
+
+    def __init__(
+        self,
+        code: int,
+        reason: str,
+        message: str,
+        retry_after: float = 0.0,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(f"{code} {reason}: {message}" if code else message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.retry_after = retry_after
+        self.details = details or {}
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the same request would fail again: forbidden, invalid or conflicting."""
+        return self.code in (400, 403, 409, 422)
+
+    @property
+    def causes(self) -> list[tuple[str, str]]:
+        """Field and message of each cause in the Status object."""
+        causes = self.details.get("causes") or ()
+        return [(str(cause.get("field", "")), str(cause.get("message", ""))) for cause in causes]
+
+
+def unreachable(error: Exception) -> ApiError:
+    """The ApiError for a connection that failed or timed out."""
+    return ApiError(0, "Unreachable", f"the API server cannot be reached: {str(error) or type(error).__name__}")
+
+
+def decode(code: int, reason: str, content: bytes, retry_after: str = "") -> ApiError:
+    """The ApiError for a response that is not a success; ``content`` is a Status object, or anything from a proxy."""
+    details = None
+    try:
+        status = json.loads(content)
+        reason, message = str(status.get("reason", reason)), str(status.get("message", ""))
+        details = status.get("details")
+    except (ValueError, AttributeError):
+        message = content[:_MAX_TEXT_BYTES].decode(errors="replace").strip()
+    return ApiError(code, reason, message, float(retry_after) if retry_after.isdigit() else 0.0, details)
