@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -67,3 +69,15 @@ def test_sample_is_seeded_sorted_and_bounded() -> None:
     assert list(drawn) == sorted(drawn)
     assert list(drawn) == list(sample(1000, seed=1, limit=100))
     assert list(drawn) != list(sample(1000, seed=2, limit=100))
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2], [0, 0, 1], [0, 0, 0, 1, 2], [0] * 20 + [1], [1, 1, 0, 0, 2, 2]])
+def test_cross_validation_accepts_labels_with_fewer_members_than_folds(labels: list[int]) -> None:
+    train = Labelled(np.arange(len(labels), dtype=np.float32)[:, None], np.array(labels))
+    no_validation = Labelled(np.empty((0, 1), np.float32), np.empty(0, np.int64))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chosen = choose(train, no_validation, np.zeros((4, 1), np.float32), seed=1)
+    assert len(chosen.predictions) == 4
+    majority = np.bincount(labels).max() / len(labels)
+    assert chosen.details["majorityClass"]["accuracy"] == pytest.approx(majority)

@@ -90,6 +90,54 @@ def test_cut_weights_are_refused(tmp_path: Path, cut: int) -> None:
 
 
 @pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"[" * 100_000,
+        b'{"w": {}}',
+        b'{"w": []}',
+        b'{"w": {"dtype": "F32", "shape": [2], "data_offsets": 8}}',
+        b'{"w": {"dtype": "F32", "shape": [2], "data_offsets": []}}',
+        b'{"w": {"dtype": "F32", "shape": ["2"], "data_offsets": [0, 8]}}',
+        b'{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, "8"]}}',
+    ],
+)
+def test_malformed_safetensors_headers_are_refused(tmp_path: Path, header: bytes) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(StageFailure, match="is not a whole safetensors file"):
+        count_parameters(weights)
+
+
+def test_scalars_and_empty_tensors_are_counted(tmp_path: Path) -> None:
+    tensors = {"scalar": np.ones((), np.float32), "empty": np.zeros((0, 4), np.float32), "w": np.zeros(3, np.float32)}
+    save_file(tensors, str(tmp_path / "model.safetensors"))
+    assert count_parameters(tmp_path / "model.safetensors") == 4
+
+
+@pytest.mark.parametrize(
+    ("card", "license_id"),
+    [
+        (b"---\r\nlicense: 'mit' # a comment\r\n---\r\n", "mit"),
+        (b"\xef\xbb\xbf---\nlicense: mit\n---\n", "mit"),
+        (b"# No front matter\nlicense: mit\n", None),
+        (b"---\n---\n", None),
+        (b"---\n- license: mit\n---\n", None),
+        (b"---\nlicense: [mit, apache-2.0]\n---\n", None),
+        (b"---\nlicense: mit\nlanguage: [en\n---\n", None),
+        (b"---\nlicense: mit\n\xff\n---\n", None),
+        (b"---\n" + b"[" * 100_000 + b"\n---\n", None),
+    ],
+)
+def test_license_comes_from_valid_front_matter_only(tmp_path: Path, card: bytes, license_id: str | None) -> None:
+    model = a_model(tmp_path / "m")
+    (tmp_path / "m" / "README.md").write_bytes(card)
+    assert identify_model(model, fetch_model(model, tmp_path / "s", weights=False)).license == license_id
+
+
+@pytest.mark.parametrize(
     ("name", "sentence"),
     [
         ("config.json", "has no config.json: give the address of a model in the Hugging Face layout"),

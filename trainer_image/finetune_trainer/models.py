@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +26,9 @@ _UNWANTED = ("*/*", "consolidated*")
 """Subdirectories hold other forms of a model, ``consolidated*`` the same weights once more."""
 
 _HF_SCHEME = "hf://"
-_HEADER_LIMIT = 100 << 20
+_HEADER_SIZE_BYTES = 8
+"""A safetensors file begins with the size of its JSON header, an unsigned 64-bit integer."""
+_BUFFER_DTYPES = frozenset({"I64", "BOOL"})
 _POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
 _OFFSET_POSITIONS = frozenset(
     {"camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta"}
@@ -147,22 +148,23 @@ def count_parameters(file: Path) -> int:
     Raises:
         StageFailure: BadConfiguration when the file is not a whole safetensors file.
     """
+    from huggingface_hub import parse_local_safetensors_file_metadata
+    from huggingface_hub.errors import SafetensorsParsingError
+
     broken = _bad(f"{file.name} of the model is not a whole safetensors file: fetch or write it again")
-    with file.open("rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
-        length = int.from_bytes(stream.read(8), "little")
-        if not 0 < length <= min(_HEADER_LIMIT, size - 8):
-            raise broken
-        try:
-            header = json.loads(stream.read(length))
-            tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
-            end = max((tensor["data_offsets"][1] for tensor in tensors), default=0)
-            counts = [_product(tensor["shape"]) for tensor in tensors if tensor["dtype"] not in ("I64", "BOOL")]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise broken from None
-    if 8 + length + end != size:
+    try:
+        header = parse_local_safetensors_file_metadata(file)
+        data_bytes = max((tensor.data_offsets[1] for tensor in header.tensors.values()), default=0)
+        with file.open("rb") as stream:
+            header_bytes = int.from_bytes(stream.read(_HEADER_SIZE_BYTES), "little")
+        # The library does not check the size of the file, so a truncated one would pass.
+        whole = file.stat().st_size == _HEADER_SIZE_BYTES + header_bytes + data_bytes
+    except (SafetensorsParsingError, ValueError, TypeError, AttributeError, IndexError, RecursionError):
+        # The library reports only some malformed headers as SafetensorsParsingError.
+        raise broken from None
+    if not whole:
         raise broken
-    return sum(counts)
+    return _parameters(header.parameter_count)
 
 
 def _count_parameters(model: ModelSpec, local: LocalModel) -> int:
@@ -175,7 +177,11 @@ def _count_parameters(model: ModelSpec, local: LocalModel) -> int:
 
     with _explained(model, local.revision):
         found = HfApi().get_safetensors_metadata(_repository(model.uri), revision=local.revision)
-    return sum(count for dtype, count in found.parameter_count.items() if dtype not in ("I64", "BOOL"))
+    return _parameters(found.parameter_count)
+
+
+def _parameters(count_by_dtype: Mapping[Any, int]) -> int:
+    return sum(count for dtype, count in count_by_dtype.items() if dtype not in _BUFFER_DTYPES)
 
 
 def _fetch_from_hub(model: ModelSpec, scratch: Path, weights: bool, revision: str | None) -> LocalModel:
@@ -318,21 +324,15 @@ def _no_weights(uri: str) -> StageFailure:
 
 
 def _license(readme: Path) -> str | None:
-    """The licence in the front matter of a model card."""
+    """The licence in the front matter of a model card; None when the card or its front matter is absent or invalid."""
+    from huggingface_hub import metadata_load
+    from yaml import YAMLError  # type: ignore[import-untyped]
+
     try:
-        head = readme.read_bytes()[:65536].decode(errors="replace")
-    except FileNotFoundError:
+        license_id = (metadata_load(readme) or {}).get("license")
+    except (FileNotFoundError, ValueError, YAMLError, RecursionError):
         return None
-    matter = re.match(r"---\s*\n(.*?)\n---", head, re.DOTALL)
-    found = matter and re.search(r"^license:\s*['\"]?([^\s'\"#]+)", matter[1], re.MULTILINE)
-    return found[1] if found else None
-
-
-def _product(shape: list[int]) -> int:
-    result = 1
-    for size in shape:
-        result *= size
-    return result
+    return license_id if isinstance(license_id, str) else None
 
 
 def _bad(message: str) -> StageFailure:

@@ -103,19 +103,22 @@ def _folds(train: Labelled, validation: Labelled, seed: int) -> Iterator[tuple[L
     if len(validation.labels) >= _MIN_VALIDATION:
         yield train, validation
         return
-    order = np.random.default_rng(seed).permutation(len(train.labels))
-    # Dealt out by label, so that every fold has its share of each.
-    order = order[np.argsort(train.labels[order], kind="stable")]
-    fold_of = np.empty(len(order), dtype=np.int64)
-    fold_of[order] = np.arange(len(order)) % _FOLDS
-    for fold in range(min(_FOLDS, len(order))):
-        fitted, held = fold_of != fold, fold_of == fold
-        if fitted.any():
-            yield _rows(train, fitted), _rows(train, held)
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    # StratifiedKFold needs one label with a member for each fold.
+    stratified = np.bincount(train.labels).max() >= _FOLDS
+    splitter = StratifiedKFold if stratified else KFold
+    folds = splitter(min(_FOLDS, len(train.labels)), shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # A label with fewer members than folds is absent from some validation folds; the accuracy is that of all folds.
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        indices = list(folds.split(train.features, train.labels))
+    for fitted, held in indices:
+        yield _rows(train, fitted), _rows(train, held)
 
 
-def _rows(split: Labelled, mask: NDArray[np.bool_]) -> Labelled:
-    return Labelled(split.features[mask], split.labels[mask])
+def _rows(split: Labelled, indices: Ints) -> Labelled:
+    return Labelled(split.features[indices], split.labels[indices])
 
 
 def _best_regularisation(folds: list[tuple[Labelled, Labelled]], on_fit: Callable[[], None]) -> tuple[float, float]:
