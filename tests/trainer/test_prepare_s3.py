@@ -1,4 +1,4 @@
-"""The prepare stage from and to a real S3 server on loopback."""
+"""The prepare stage reading from and writing to a real S3 server on localhost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.s3 import s3_server
 from tests.trainer.prepare_fixtures import a_chat_model, a_context, json_lines
 
 
-def test_data_and_model_in_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepare_reads_data_and_model_from_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with s3_server(tmp_path / "s3") as server:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             monkeypatch.delenv(name)

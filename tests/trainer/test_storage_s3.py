@@ -1,4 +1,4 @@
-"""Storage against a real S3 server on loopback."""
+"""Storage against a real S3 server on localhost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def environment(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> pytest.Mon
 
 @pytest.fixture
 def uri(environment: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:  # noqa: ARG001
-    """A place of the test's own in the bucket."""
+    """An address in the bucket for this test only."""
     return f"s3://bucket/{request.node.name}"
 
 
@@ -72,7 +72,7 @@ def check(caught: pytest.ExceptionInfo[StageFailure], reason: Reason, *words: st
 
 
 class TestObjects:
-    def test_what_is_written_is_read(self, uri: str) -> None:
+    def test_written_content_is_read_back(self, uri: str) -> None:
         address = storage.join(uri, "a b/50% é#1?")
         assert not storage.exists(address)
         assert storage.last_modified(address) is None
@@ -89,7 +89,7 @@ class TestObjects:
             storage.read_bytes(uri)
         check(caught, Reason.NOT_FOUND, f"Cannot read {uri}: it does not exist", "404 NoSuchKey")
 
-    def test_of_two_conditional_writers_one_wins(self, uri: str) -> None:
+    def test_one_of_two_concurrent_conditional_writers_succeeds(self, uri: str) -> None:
         def write(data: bytes) -> bytes | None:
             try:
                 storage.write_bytes(uri, data, if_absent=True)
@@ -99,34 +99,34 @@ class TestObjects:
 
         winners = [data for data in each(write, [b"one", b"two"], at_once=2) if data is not None]
         assert winners == [storage.read_bytes(uri)]
-        with pytest.raises(storage.AlreadyExists, match=f"{uri} exists already"):
+        with pytest.raises(storage.AlreadyExists, match=f"{uri} already exists"):
             storage.write_bytes(uri, b"three", if_absent=True)
 
-    def test_a_directory_in_the_way_is_not_an_object_that_exists(self, uri: str) -> None:
+    def test_writing_to_the_path_of_a_directory_is_rejected(self, uri: str) -> None:
         storage.write_bytes(f"{uri}/below", b"")
         for if_absent in (True, False):
             with pytest.raises(StageFailure) as caught:
                 storage.write_bytes(uri, b"", if_absent=if_absent)
             check(caught, Reason.BAD_CONFIGURATION, "a directory of that name")
 
-    def test_a_probe_leaves_nothing(self, uri: str) -> None:
+    def test_check_writable_leaves_no_object(self, uri: str) -> None:
         storage.check_writable(uri)
         storage.check_writable("s3://bucket")
         assert storage.list_files(uri) == []
 
 
 class TestTrees:
-    def test_a_large_directory_goes_there_and_back(self, uri: str, big: Path, tmp_path: Path) -> None:
-        seen: list[int] = []
-        entries = storage.upload_directory(big, uri, on_bytes=seen.append)
-        assert sum(seen) == sum(entry.size for entry in entries) == BIG + 5
+    def test_a_large_directory_is_uploaded_and_downloaded(self, uri: str, big: Path, tmp_path: Path) -> None:
+        reported: list[int] = []
+        entries = storage.upload_directory(big, uri, on_bytes=reported.append)
+        assert sum(reported) == sum(entry.size for entry in entries) == BIG + 5
         sha256 = subprocess.run(["sha256sum", big / "weights"], check=True, capture_output=True, text=True).stdout
         assert {entry.path: entry.sha256 for entry in entries}["weights"] == sha256.split()[0]
         assert storage.list_files(uri) == [("a b/50% é#1?", 5), ("empty", 0), ("weights", BIG)]
         storage.download_directory(uri, tmp_path / "copy")
         subprocess.run(["diff", "--recursive", big, tmp_path / "copy"], check=True)
 
-    def test_an_address_is_localised_as_a_file_or_a_tree(self, uri: str, big: Path, tmp_path: Path) -> None:
+    def test_localise_downloads_a_file_or_a_tree(self, uri: str, big: Path, tmp_path: Path) -> None:
         storage.upload_directory(big, uri)
         file = storage.localise(f"{uri}/weights", tmp_path)
         assert file.name == "weights"
@@ -135,16 +135,16 @@ class TestTrees:
         subprocess.run(["diff", "--recursive", big, tree], check=True)
         with pytest.raises(StageFailure) as caught:
             storage.localise(f"{uri}/none", tmp_path)
-        check(caught, Reason.NOT_FOUND, f"{uri}/none", "nothing is there")
+        check(caught, Reason.NOT_FOUND, f"{uri}/none", "it does not exist")
 
-    def test_deletes_a_tree_and_nothing_beside_it(self, uri: str) -> None:
+    def test_delete_tree_keeps_siblings(self, uri: str) -> None:
         for relative in ("tree/manifest.json", "tree/a/b", "trees"):
             storage.write_bytes(f"{uri}/{relative}", b"x")
         storage.delete_tree(f"{uri}/tree")
         storage.delete_tree(f"{uri}/tree")
         assert storage.list_files(uri) == [("trees", 1)]
 
-    def test_a_full_scratch_disk_is_said(self, uri: str, big: Path, tmp_path: Path) -> None:
+    def test_a_full_scratch_disk_is_reported(self, uri: str, big: Path, tmp_path: Path) -> None:
         if os.geteuid() != 0:
             pytest.skip("mounting needs root")
         storage.upload_directory(big, uri, ["weights"])
@@ -159,7 +159,7 @@ class TestTrees:
 
 
 class TestManifests:
-    def test_a_published_directory_is_fetched_whole(self, uri: str, big: Path, tmp_path: Path) -> None:
+    def test_a_published_directory_is_fetched_completely(self, uri: str, big: Path, tmp_path: Path) -> None:
         assert read_manifest(uri) is None
         published = publish_directory(big, uri, {"revision": 1})
         assert fetch_directory(uri, tmp_path / "copy").digest == published.digest
@@ -168,7 +168,7 @@ class TestManifests:
             publish_directory(big, uri, {"revision": 2})
         assert caught.value.reason == Reason.BAD_CONFIGURATION
 
-    def test_of_two_runs_that_publish_at_once_one_wins(self, uri: str, tmp_path: Path) -> None:
+    def test_one_of_two_runs_that_publish_concurrently_succeeds(self, uri: str, tmp_path: Path) -> None:
         (tmp_path / "source").mkdir()
         (tmp_path / "source" / "x").write_bytes(b"same")
 
@@ -192,7 +192,7 @@ class TestManifests:
 
 
 def every_call(uri: str, tmp_path: Path) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Each way to touch an address, as calls that have not been made."""
+    """Every storage function, by name, as a call on ``uri`` without arguments."""
     (tmp_path / "source").mkdir(exist_ok=True)
     (tmp_path / "source" / "x").write_bytes(b"x")
     with (tmp_path / "source" / "many parts").open("wb") as file:
@@ -219,7 +219,7 @@ CALLS = [
 @pytest.mark.usefixtures("environment")
 @pytest.mark.parametrize("call", CALLS)
 class TestFailures:
-    """Whatever is called, the same trouble has the same reason."""
+    """Every storage function reports the same problem with the same reason."""
 
     def fails(self, call: str, uri: str, tmp_path: Path) -> pytest.ExceptionInfo[StageFailure]:
         with pytest.raises(StageFailure) as caught:
@@ -253,7 +253,7 @@ class TestFailures:
 
 
 def test_documents_do_not_wait_long_for_a_server_that_never_answers(environment: pytest.MonkeyPatch) -> None:
-    """The claim on a revision is one: whoever holds it would wait for that to end."""
+    """``revision.json`` is such a document: a hanging request would block the run that has claimed the revision."""
     with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(2) as pool:
         environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         calls = [
@@ -261,12 +261,12 @@ def test_documents_do_not_wait_long_for_a_server_that_never_answers(environment:
             pool.submit(storage.write_bytes, "s3://bucket/x", b"{}"),
         ]
         for call in calls:
-            error = call.exception(timeout=120)  # What has megabytes of payload gets five minutes.
+            error = call.exception(timeout=120)  # Requests with megabytes of payload may take five minutes.
             assert isinstance(error, StageFailure)
             assert error.reason == Reason.UNAVAILABLE
 
 
-def test_a_full_service_is_said(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_full_service_is_reported(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", tmp_path], check=True)
@@ -311,7 +311,7 @@ class TestProfiles:
         assert caught.value.reason == Reason.BAD_CONFIGURATION
         assert "The AWS profile sso has no aws_access_key_id" in caught.value.message
 
-    def test_the_environment_goes_before_the_profile(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_environment_variables_override_the_profile(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
         with pytest.raises(StageFailure) as caught:

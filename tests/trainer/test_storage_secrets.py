@@ -1,4 +1,4 @@
-"""Credentials of a job's own: each address is reached with the Secret that is given for it, and with no other."""
+"""Secrets of a job: each address is accessed with the Secret that the job names for it, and with no other."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture(autouse=True)
 def ambient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An environment whose own credentials open nothing."""
+    """An environment whose credentials have no access."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "HF_TOKEN"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
@@ -46,11 +46,11 @@ def spec(data: str = "s3://data/intents.jsonl") -> FineTuneJobSpec:
 
 
 def variables(role: SecretRole, values: dict[str, str]) -> dict[str, str]:
-    """The variables of a Secret as a pod has them."""
+    """The environment variables of a Secret in a pod."""
     return {f"{role.prefix}{name}": value for name, value in values.items()}
 
 
-def test_an_address_is_reached_with_its_own_secret(server: S3Server) -> None:
+def test_an_address_is_accessed_with_its_own_secret(server: S3Server) -> None:
     wrong = {"AWS_ENDPOINT_URL": server.endpoint, "AWS_REGION": "us-east-1"}
     environment = variables(SecretRole.OUTPUT, server.environment) | variables(SecretRole.TRAIN_DATA, wrong)
     use_secrets(spec(), environment)
@@ -61,8 +61,8 @@ def test_an_address_is_reached_with_its_own_secret(server: S3Server) -> None:
     assert refused.value.reason is Reason.PERMISSION_DENIED
 
 
-def test_the_longest_address_decides(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data in the bucket of the results, which another account reads."""
+def test_the_secret_of_the_longest_matching_address_is_used(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data is in the bucket of the results, with a Secret of its own."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     Path(server.root, "adapters", "data").mkdir()
@@ -74,7 +74,7 @@ def test_the_longest_address_decides(server: S3Server, monkeypatch: pytest.Monke
         storage.read_bytes("s3://adapters/database")
 
 
-def test_the_token_of_a_model_is_where_the_hub_looks_for_it() -> None:
+def test_the_hub_token_of_the_model_secret_is_set_in_the_environment() -> None:
     use_secrets(spec(), variables(SecretRole.MODEL, {"HF_TOKEN": "of the job", "OTHER": "x"}))
     assert os.environ["HF_TOKEN"] == "of the job"
     assert "OTHER" not in os.environ

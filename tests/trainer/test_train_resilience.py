@@ -127,7 +127,7 @@ def test_a_torn_checkpoint_is_passed_over(classification: TinyJob, undisturbed: 
     (incomplete / "manifest.json").unlink()
     outcome = job.run(TRAIN, processes=2)
     assert outcome.code == 0, outcome.log
-    assert "passing over the checkpoint of step 20" in outcome.log
+    assert "skipping the checkpoint of step 20" in outcome.log
     assert "step-00000099" not in outcome.log
     assert_same_end(job, undisturbed)
 
@@ -181,7 +181,7 @@ def test_two_runs_with_one_address_do_not_meet(classification: TinyJob) -> None:
     third = job.run(TRAIN, attempt=3, job=other | {"specDigest": "sha256:" + "e" * 64})
     assert third.code == ExitCode.BAD_CONFIGURATION
     assert third.report.error.reason is Reason.REVISION_TAKEN
-    assert f"{job.revision.as_uri()} is that of another spec" in third.message
+    assert f"{job.revision.as_uri()} belongs to another spec" in third.message
 
 
 def test_a_result_that_is_stored_is_not_trained_again(undisturbed: TinyJob) -> None:
@@ -235,4 +235,4 @@ def test_gpus_that_torch_does_not_find_are_said(classification: TinyJob) -> None
     assert outcome.code == ExitCode.UNAVAILABLE, outcome.log
     assert outcome.report.error is not None
     assert outcome.report.error.reason is Reason.GPU_UNAVAILABLE
-    assert "The training was given 2 GPUs but torch finds none; look at driver and device plugin" in outcome.message
+    assert "The training was given 2 GPUs but torch finds none; check the GPU driver" in outcome.message

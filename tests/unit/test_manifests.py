@@ -1,4 +1,4 @@
-"""Complete directories on the local disk."""
+"""Directories with a manifest, on the local disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def uri(tmp_path: Path) -> str:
     return (tmp_path / "stored").as_uri()
 
 
-def test_a_published_directory_is_fetched_whole(source: Path, uri: str, tmp_path: Path) -> None:
+def test_a_published_directory_is_fetched_completely(source: Path, uri: str, tmp_path: Path) -> None:
     assert read_manifest(uri) is None
     published = publish_directory(source, uri, {"model": "tiny"})
     assert published.provenance == {"model": "tiny"}
@@ -41,7 +41,7 @@ def test_a_published_directory_is_fetched_whole(source: Path, uri: str, tmp_path
     assert fetch_directory(copy.as_uri(), tmp_path / "again").digest == published.digest
 
 
-def test_the_digest_of_the_content_does_not_say_who_has_made_it(source: Path, tmp_path: Path) -> None:
+def test_the_content_digest_does_not_depend_on_provenance(source: Path, tmp_path: Path) -> None:
     mine = publish_directory(source, (tmp_path / "mine").as_uri(), {"job": "mine"})
     yours = publish_directory(source, (tmp_path / "yours").as_uri(), {"job": "yours"})
     assert mine.content_digest == yours.content_digest
@@ -51,13 +51,13 @@ def test_the_digest_of_the_content_does_not_say_who_has_made_it(source: Path, tm
     assert other.content_digest != mine.content_digest
 
 
-def test_publishing_the_same_again_changes_nothing(source: Path, uri: str) -> None:
+def test_publishing_is_idempotent(source: Path, uri: str) -> None:
     first = publish_directory(source, uri, {"revision": 1})
     assert publish_directory(source, uri, {"revision": 1}).digest == first.digest
 
 
 @pytest.mark.parametrize("change", ["content", "provenance", "file"])
-def test_another_run_s_directory_is_not_touched(source: Path, uri: str, tmp_path: Path, change: str) -> None:
+def test_publishing_keeps_the_directory_of_another_run(source: Path, uri: str, tmp_path: Path, change: str) -> None:
     first = publish_directory(source, uri, {"revision": 1})
     if change == "content":
         (source / "a").write_bytes(b"omega")
@@ -71,7 +71,7 @@ def test_another_run_s_directory_is_not_touched(source: Path, uri: str, tmp_path
 
 def test_a_directory_without_manifest_is_not_complete(source: Path, uri: str, tmp_path: Path) -> None:
     storage.upload_directory(source, uri)
-    with pytest.raises(StageFailure, match="not completed") as caught:
+    with pytest.raises(StageFailure, match="is incomplete or was deleted") as caught:
         fetch_directory(uri, tmp_path / "copy")
     assert caught.value.reason == Reason.NOT_FOUND
     assert not (tmp_path / "copy").exists()
@@ -79,9 +79,9 @@ def test_a_directory_without_manifest_is_not_complete(source: Path, uri: str, tm
 
 @pytest.mark.parametrize(
     ("content", "difference"),
-    [(None, "is missing"), (b"alph", "has 4 bytes instead of 5"), (b"ALPHA", "has other content")],
+    [(None, "is missing"), (b"alph", "has 4 bytes instead of 5"), (b"ALPHA", "does not match its sha256")],
 )
-def test_a_torn_directory_names_the_file(
+def test_a_corrupt_directory_names_the_first_bad_file(
     source: Path, uri: str, tmp_path: Path, content: bytes | None, difference: str
 ) -> None:
     publish_directory(source, uri, {})
@@ -98,13 +98,13 @@ def test_a_torn_directory_names_the_file(
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b'{"files": 1}'])
-def test_a_torn_manifest_is_said(uri: str, text: bytes) -> None:
+def test_an_invalid_manifest_is_reported(uri: str, text: bytes) -> None:
     storage.write_bytes(f"{uri}/manifest.json", text)
-    with pytest.raises(TornDirectory, match=r"manifest\.json is not a manifest"):
+    with pytest.raises(TornDirectory, match=r"manifest\.json is not a valid manifest"):
         read_manifest(uri)
 
 
-def test_a_manifest_cannot_reach_outside(uri: str, tmp_path: Path, source: Path) -> None:
+def test_manifest_paths_cannot_leave_the_directory(uri: str, tmp_path: Path, source: Path) -> None:
     entry = hash_files(source, ["a"])[0].model_dump() | {"path": "../source/a"}
     storage.write_bytes(f"{uri}/manifest.json", json.dumps({"files": [entry]}).encode())
     with pytest.raises(StageFailure):

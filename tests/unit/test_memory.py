@@ -1,4 +1,4 @@
-"""What a stage says when the kernel has killed one of its processes for memory, by both versions of cgroups."""
+"""The failure message after an out-of-memory kill, for cgroup v1 and v2."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def write(root: Path, files: dict[str, str]) -> Path:
 
 
 @pytest.mark.parametrize("files", [V2 | {"memory.peak": "2040109465\n"}, V1], ids=["v2", "v1"])
-def test_limit_and_peak_are_told(tmp_path: Path, files: dict[str, str]) -> None:
+def test_message_contains_limit_and_peak(tmp_path: Path, files: dict[str, str]) -> None:
     assert out_of_memory_sentence(write(tmp_path, files)) == (
         "the memory limit of the pod is 2.0 GiB, its peak use 1.9 GiB; raise the limit, or lower "
         "training.maxBatchSizePerDevice or training.maxSequenceLength"
     )
 
 
-def test_a_kernel_that_keeps_no_peak(tmp_path: Path) -> None:
-    said = out_of_memory_sentence(write(tmp_path, V2))
-    assert said is not None
-    assert said.startswith("the memory limit of the pod is 2.0 GiB; raise")
+def test_message_omits_the_peak_on_kernels_without_it(tmp_path: Path) -> None:
+    sentence = out_of_memory_sentence(write(tmp_path, V2))
+    assert sentence is not None
+    assert sentence.startswith("the memory limit of the pod is 2.0 GiB; raise")
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_kernel_that_keeps_no_peak(tmp_path: Path) -> None:
         V1 | {"memory/memory.limit_in_bytes": "9223372036854771712\n"},
         V1 | {"memory/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\n"},
     ],
-    ids=["no cgroup", "nobody killed", "no limit v2", "no limit v1", "old kernel"],
+    ids=["no cgroup", "no process killed", "no limit v2", "no limit v1", "old kernel"],
 )
-def test_nothing_is_said_where_memory_was_not_the_cause(tmp_path: Path, files: dict[str, str]) -> None:
+def test_there_is_no_message_without_an_out_of_memory_kill(tmp_path: Path, files: dict[str, str]) -> None:
     assert out_of_memory_sentence(write(tmp_path, files)) is None

@@ -1,4 +1,4 @@
-"""Storage on the local disk, and what does not need a service: addresses, settings, sentences."""
+"""Storage on the local disk, addresses, and settings: everything that needs no storage service."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from finetune_trainer.storage.parallel import each
 
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with 1 MiB."""
+    """A separate file system of 1 MiB."""
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
     place = tmp_path / "mounted"
@@ -31,14 +31,14 @@ def mounted(tmp_path: Path) -> Iterator[Path]:
 
 
 def failure_of(reason: Reason, *words: str) -> pytest.RaisesExc[StageFailure]:
-    """Expect a StageFailure of ``reason`` in one sentence that holds ``words``."""
+    """Expect a StageFailure of ``reason`` whose message is one sentence that contains ``words``."""
 
-    def fits(failure: StageFailure) -> bool:
+    def matches(failure: StageFailure) -> bool:
         return (
             failure.reason == reason and all(word in failure.message for word in words) and is_sentence(failure.message)
         )
 
-    return pytest.RaisesExc(StageFailure, check=fits)
+    return pytest.RaisesExc(StageFailure, check=matches)
 
 
 def is_sentence(message: str) -> bool:
@@ -58,11 +58,11 @@ class TestAddresses:
             ("file://localhost/data", ("x", ""), "file:///data/x"),
         ],
     )
-    def test_parts_go_below(self, uri: str, parts: tuple[str, ...], expected: str) -> None:
+    def test_join_appends_path_segments(self, uri: str, parts: tuple[str, ...], expected: str) -> None:
         assert storage.join(uri, *parts) == expected
 
     @pytest.mark.parametrize("part", ["..", "a/../../b", "/etc/passwd", "a//b", "./a"])
-    def test_a_part_cannot_leave(self, part: str) -> None:
+    def test_join_rejects_segments_that_leave_the_directory(self, part: str) -> None:
         with failure_of(Reason.BAD_CONFIGURATION, "s3://bucket/runs"):
             storage.join("s3://bucket/runs", part)
 
@@ -70,20 +70,20 @@ class TestAddresses:
         ("uri", "words"),
         [
             ("/data/runs", "file:///path"),
-            ("", "not a storage address"),
+            ("", "is not a storage address"),
             ("ftp://host/x", "s3://, gs://, az://"),
             ("file://data/runs", "file:///data/runs"),
-            ("s3:///runs", "names no bucket"),
+            ("s3:///runs", "has no bucket"),
             ("s3://bucket/a/../b", "'..'"),
             ("s3://bucket/a//b", "empty"),
         ],
     )
-    def test_a_wrong_address_is_explained(self, uri: str, words: str) -> None:
+    def test_invalid_addresses_are_rejected(self, uri: str, words: str) -> None:
         with failure_of(Reason.BAD_CONFIGURATION, words):
             storage.read_bytes(uri)
 
     @pytest.mark.parametrize("uri", ["s3://key:hunter2@bucket/x", "az://box/x?sv=1&sig=hunter2"])
-    def test_credentials_in_an_address_are_refused_and_not_repeated(self, uri: str) -> None:
+    def test_credentials_in_an_address_are_rejected_and_not_repeated(self, uri: str) -> None:
         with pytest.raises(StageFailure) as caught:
             storage.exists(uri)
         assert caught.value.reason == Reason.BAD_CONFIGURATION
@@ -91,7 +91,7 @@ class TestAddresses:
 
 
 class TestLocalObjects:
-    def test_what_is_written_is_read(self, tmp_path: Path) -> None:
+    def test_written_content_is_read_back(self, tmp_path: Path) -> None:
         uri = (tmp_path / "new folder" / "x#1").as_uri()
         assert not storage.exists(uri)
         assert storage.last_modified(uri) is None
@@ -108,20 +108,20 @@ class TestLocalObjects:
         with failure_of(Reason.NOT_FOUND, uri):
             storage.read_bytes(uri)
 
-    def test_a_directory_is_no_object(self, tmp_path: Path) -> None:
+    def test_a_directory_is_not_an_object(self, tmp_path: Path) -> None:
         assert not storage.exists(tmp_path.as_uri())
         with failure_of(Reason.BAD_CONFIGURATION, "directory"):
             storage.write_bytes(tmp_path.as_uri(), b"")
 
-    def test_a_conditional_write_leaves_what_is_there(self, tmp_path: Path) -> None:
+    def test_a_conditional_write_keeps_an_existing_object(self, tmp_path: Path) -> None:
         uri = (tmp_path / "x").as_uri()
         storage.write_bytes(uri, b"first", if_absent=True)
-        with pytest.raises(storage.AlreadyExists, match="exists already"):
+        with pytest.raises(storage.AlreadyExists, match="already exists"):
             storage.write_bytes(uri, b"second", if_absent=True)
         assert storage.read_bytes(uri) == b"first"
         assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
 
-    def test_of_many_conditional_writers_one_wins(self, tmp_path: Path) -> None:
+    def test_one_of_many_concurrent_conditional_writers_succeeds(self, tmp_path: Path) -> None:
         uri = (tmp_path / "x").as_uri()
         start = threading.Barrier(8)
 
@@ -136,7 +136,7 @@ class TestLocalObjects:
         winners = [number for number in each(write, range(8), at_once=8) if number is not None]
         assert [b"%d" % number for number in winners] == [storage.read_bytes(uri)]
 
-    def test_a_killed_writer_leaves_nothing_that_is_listed(self, tmp_path: Path) -> None:
+    def test_the_temporary_file_of_a_killed_writer_is_not_listed(self, tmp_path: Path) -> None:
         program = (
             "import os, sys; from pathlib import Path; from finetune_trainer.storage.local import atomic_file\n"
             "with atomic_file(Path(sys.argv[1])) as file: file.write(b'half'); file.flush(); os._exit(9)"
@@ -149,15 +149,15 @@ class TestLocalObjects:
 
 
 class TestLocalTrees:
-    def test_lists_every_file_with_its_size(self, tmp_path: Path) -> None:
+    def test_list_files_returns_every_file_with_its_size(self, tmp_path: Path) -> None:
         for relative, size in [("b", 1), ("a/c", 0), ("a b/%", 3)]:
             storage.write_bytes(storage.join(tmp_path.as_uri(), relative), b"x" * size)
         assert storage.list_files(tmp_path.as_uri()) == [("a b/%", 3), ("a/c", 0), ("b", 1)]
 
-    def test_nothing_there_lists_nothing(self, tmp_path: Path) -> None:
+    def test_list_files_of_a_missing_directory_is_empty(self, tmp_path: Path) -> None:
         assert storage.list_files((tmp_path / "none").as_uri()) == []
 
-    def test_deletes_a_tree_and_nothing_beside_it(self, tmp_path: Path) -> None:
+    def test_delete_tree_keeps_siblings(self, tmp_path: Path) -> None:
         for relative in ("tree/a/manifest.json", "tree/x", "trees"):
             storage.write_bytes(storage.join(tmp_path.as_uri(), relative), b"x")
         storage.delete_tree((tmp_path / "tree").as_uri())
@@ -165,24 +165,24 @@ class TestLocalTrees:
         assert storage.list_files(tmp_path.as_uri()) == [("trees", 1)]
 
     @pytest.mark.parametrize("uri", ["file:///", "s3://bucket", "s3://bucket/"])
-    def test_a_whole_disk_or_bucket_is_never_deleted(self, uri: str) -> None:
-        with failure_of(Reason.BAD_CONFIGURATION, "names no object"):
+    def test_delete_tree_rejects_a_whole_disk_or_bucket(self, uri: str) -> None:
+        with failure_of(Reason.BAD_CONFIGURATION, "has no path"):
             storage.delete_tree(uri)
 
-    def test_uploads_and_downloads_a_directory(self, tmp_path: Path) -> None:
+    def test_a_directory_is_uploaded_and_downloaded(self, tmp_path: Path) -> None:
         source = tmp_path / "source"
         (source / "deep").mkdir(parents=True)
         (source / "deep" / "x").write_bytes(b"x" * 3_000_000)
         (source / "link").symlink_to(source / "deep" / "x")
-        seen: list[int] = []
+        reported: list[int] = []
         uri = (tmp_path / "stored").as_uri()
-        entries = storage.upload_directory(source, uri, on_bytes=seen.append)
+        entries = storage.upload_directory(source, uri, on_bytes=reported.append)
         assert [(entry.path, entry.size) for entry in entries] == [("link", 3_000_000), ("deep/x", 3_000_000)]
-        assert sum(seen) == 6_000_000
+        assert sum(reported) == 6_000_000
         assert storage.download_directory(uri, tmp_path / "copy") == [("deep/x", 3_000_000), ("link", 3_000_000)]
         assert (tmp_path / "copy" / "link").read_bytes() == (source / "deep" / "x").read_bytes()
 
-    def test_uploads_only_what_is_asked(self, tmp_path: Path) -> None:
+    def test_only_the_requested_files_are_uploaded(self, tmp_path: Path) -> None:
         source = tmp_path / "source"
         source.mkdir()
         (source / "a").write_bytes(b"")
@@ -194,7 +194,7 @@ class TestLocalTrees:
         with failure_of(Reason.NOT_FOUND, "missing"):
             storage.upload_directory(tmp_path / "missing", uri)
 
-    def test_a_local_address_is_used_where_it_is(self, tmp_path: Path) -> None:
+    def test_localise_uses_a_local_file_in_place(self, tmp_path: Path) -> None:
         data = tmp_path / "data.jsonl"
         data.write_bytes(b"{}")
         scratch = tmp_path / "scratch"
@@ -206,7 +206,7 @@ class TestLocalTrees:
 
 
 class TestDisks:
-    def test_a_full_disk_is_said_and_leaves_nothing(self, mounted: Path, tmp_path: Path) -> None:
+    def test_a_full_disk_is_reported_and_no_partial_file_remains(self, mounted: Path, tmp_path: Path) -> None:
         uri = (mounted / "x").as_uri()
         with failure_of(Reason.DISK_FULL, uri, "full"):
             storage.write_bytes(uri, bytes(2 << 20))
@@ -218,24 +218,24 @@ class TestDisks:
             storage.download_file(big.as_uri(), mounted / "copy")
         assert list(mounted.iterdir()) == []
 
-    def test_a_read_only_disk_is_said(self, mounted: Path) -> None:
+    def test_a_read_only_disk_is_reported(self, mounted: Path) -> None:
         storage.check_writable(mounted.as_uri())
         assert list(mounted.iterdir()) == []
         subprocess.run(["mount", "-o", "remount,ro", mounted], check=True)
         with failure_of(Reason.PERMISSION_DENIED, f"Cannot write {mounted.as_uri()}:", "read-only"):
             storage.check_writable(mounted.as_uri())
 
-    def test_a_file_in_the_way_of_a_directory_is_said(self, tmp_path: Path) -> None:
+    def test_a_file_at_the_path_of_a_directory_is_reported(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"")
         with failure_of(Reason.BAD_CONFIGURATION, "correct the address"):
             storage.check_writable((tmp_path / "file" / "below").as_uri())
 
 
 class TestSettings:
-    """What the environment says is checked before a service is asked."""
+    """Settings in the environment are checked before the first request."""
 
     @pytest.fixture(autouse=True)
-    def bare(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def no_cloud_variables(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         for name in list(os.environ):
             if name.startswith(("AWS_", "GOOGLE_", "AZURE_")):
                 monkeypatch.delenv(name)
@@ -244,8 +244,8 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("uri", "variable", "value", "words"),
         [
-            ("s3://b/x", "AWS_ENDPOINT_URL", "minio:9000", "AWS_ENDPOINT_URL is not a URL"),
-            ("s3://b/x", "AWS_ACCESS_KEY_ID", "a", "AWS_SECRET_ACCESS_KEY is not; its Secret must hold both"),
+            ("s3://b/x", "AWS_ENDPOINT_URL", "minio:9000", "AWS_ENDPOINT_URL is not an HTTP URL"),
+            ("s3://b/x", "AWS_ACCESS_KEY_ID", "a", "AWS_SECRET_ACCESS_KEY is not; put both into the Secret"),
             ("s3://b/x", "AWS_PROFILE", "absent", "profile absent has no aws_access_key_id"),
             ("s3://b/x", "AWS_SHARED_CREDENTIALS_FILE", "/none", "/none, which AWS_SHARED_CREDENTIALS_FILE names"),
             ("s3://b/x", "AWS_CA_BUNDLE", "/none", "/none, which AWS_CA_BUNDLE names"),
@@ -254,7 +254,7 @@ class TestSettings:
             ("s3://b/x", "FINETUNE_STORAGE_PATIENCE_SECONDS", "long", "not a number of seconds"),
         ],
     )
-    def test_an_unusable_setting_is_named(
+    def test_an_invalid_setting_is_named(
         self, monkeypatch: pytest.MonkeyPatch, uri: str, variable: str, value: str, words: str
     ) -> None:
         monkeypatch.setenv(variable, value)

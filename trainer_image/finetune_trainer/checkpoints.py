@@ -1,7 +1,7 @@
-"""Checkpoints in object storage: uploaded beside the training, complete once their manifest is there.
+"""Checkpoints in object storage: uploaded in the background of training, and complete once they have a manifest.
 
-Layout: ``<revision>/checkpoints/step-00000200/…``. With several workers each uploads the files of its own ranks and
-says so in ``parts/worker-<index>.json``; worker 0 gathers these into the manifest.
+Layout: ``<revision>/checkpoints/step-00000200/…``. With several workers, each uploads the files of its ranks and lists
+them in ``parts/worker-<index>.json``; worker 0 merges these lists into the manifest.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from finetune_trainer import storage
 from finetune_trainer.manifests import TornDirectory, fetch_directory
 
 BUSY_NAME = "uploading"
-"""File in the workspace while a checkpoint is uploaded."""
+"""File in the workspace that exists during the upload of a checkpoint."""
 _NAME = re.compile(r"^step-(\d{8})/manifest\.json$")
 _PARTS_POLL_SECONDS = 1.0
 _PARTS_TIMEOUT_SECONDS = 900.0
@@ -35,11 +35,12 @@ log = logging.getLogger(__name__)
 
 
 def checkpoint_uri(checkpoints_uri: str, step: int) -> str:
+    """The address of the checkpoint of ``step``."""
     return f"{checkpoints_uri}/step-{step:08d}"
 
 
 def complete_checkpoints(checkpoints_uri: str) -> list[CheckpointRef]:
-    """All complete checkpoints, oldest first."""
+    """All checkpoints that have a manifest, oldest first."""
     steps = sorted(
         int(match[1]) for path, _ in storage.list_files(checkpoints_uri) if (match := _NAME.match(path)) is not None
     )
@@ -56,13 +57,17 @@ class FetchedCheckpoint:
 
 
 def fetch_newest(checkpoints_uri: str, scratch: Path) -> FetchedCheckpoint | None:
-    """Download the newest checkpoint that is whole; one whose files differ from its manifest is passed over."""
+    """Download the newest valid checkpoint into ``scratch``; skip those whose files do not match their manifest.
+
+    Returns:
+        The checkpoint; None when there is no valid one.
+    """
     for ref in reversed(complete_checkpoints(checkpoints_uri)):
         directory = scratch / f"step-{ref.step:08d}"
         try:
             manifest = fetch_directory(ref.uri, directory)
         except TornDirectory as torn:
-            log.warning("passing over the checkpoint of step %d: %s", ref.step, torn.message)
+            log.warning("skipping the checkpoint of step %d: %s", ref.step, torn.message)
             shutil.rmtree(directory, ignore_errors=True)
             continue
         return FetchedCheckpoint(ref, directory, dict(manifest.provenance))
@@ -71,20 +76,28 @@ def fetch_newest(checkpoints_uri: str, scratch: Path) -> FetchedCheckpoint | Non
 
 @dataclass(frozen=True)
 class SavedCheckpoint:
-    """A checkpoint that all ranks of this worker have written to local disk."""
+    """A checkpoint that all ranks of this worker have saved to local disk."""
 
     step: int
     directory: Path
     provenance: dict[str, Any]
     keep_also: int | None
-    """Step of the best checkpoint so far, which is kept whatever its age; None without early stopping."""
+    """Step of the best checkpoint so far, which is kept regardless of its age; None without early stopping."""
 
 
 class CheckpointUploader:
-    """Uploads checkpoints one after the other on a thread of its own, and removes old ones.
+    """Uploads checkpoints one at a time on a background thread, and deletes old ones.
 
-    While one is under way the file ``busy`` exists: the ranks read it and agree to leave a checkpoint out rather than
-    fill the disk or wait for the network.
+    The file ``busy`` exists during an upload. The ranks check it and agree to skip a checkpoint rather than fill the
+    disk or wait for the network.
+
+    Args:
+        checkpoints_uri: Address of the directory of all checkpoints.
+        keep: Number of newest checkpoints to keep.
+        worker: Index of this worker.
+        workers: Number of workers.
+        busy: Local path of the marker file.
+        on_complete: Called with each complete checkpoint and the duration of its upload in seconds.
     """
 
     def __init__(
@@ -107,19 +120,20 @@ class CheckpointUploader:
         self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
         self._parts_seconds = _PARTS_TIMEOUT_SECONDS
         self.failure: StageFailure | None = None
-        """What stopped the last upload, if it was not made good by a later one."""
+        """The error of the last upload; None when it succeeded."""
 
     def start(self) -> None:
         self._thread.start()
 
     def submit(self, saved: SavedCheckpoint) -> None:
+        """Queue a checkpoint; its local directory is deleted after the upload."""
         self._busy.touch()
         self._queue.put(saved)
 
     def drain(self, gang_is_broken: bool = False) -> None:
-        """Wait until everything submitted is uploaded, or has failed.
+        """Wait until every submitted checkpoint is uploaded or has failed.
 
-        Of a gang that is broken, a worker may be gone whose part is missing: that is not waited for long.
+        In a broken gang another worker may have terminated without uploading its part, so the wait for parts is short.
         """
         if gang_is_broken:
             self._parts_seconds = _BROKEN_PARTS_TIMEOUT_SECONDS
@@ -133,7 +147,7 @@ class CheckpointUploader:
                 self._upload(saved)
             except StageFailure as failure:
                 self.failure = failure
-                log.warning("the checkpoint of step %d is not in storage: %s", saved.step, failure.message)
+                log.warning("cannot upload the checkpoint of step %d: %s", saved.step, failure.message)
             else:
                 self.failure = None
                 ref = CheckpointRef(step=saved.step, uri=checkpoint_uri(self._uri, saved.step))
@@ -146,7 +160,7 @@ class CheckpointUploader:
     def _upload(self, saved: SavedCheckpoint) -> None:
         uri = checkpoint_uri(self._uri, saved.step)
         if storage.exists(storage.join(uri, MANIFEST_NAME)):
-            return  # A run that was resumed from an older one came by here again: the same step of the same run.
+            return  # Already uploaded: a run that resumed from an older checkpoint repeats the same step.
         files = storage.upload_directory(saved.directory, uri)
         if self._workers > 1:
             part = json.dumps([entry.model_dump() for entry in files]).encode()
@@ -165,15 +179,15 @@ class CheckpointUploader:
             part = f"{uri}/parts/worker-{worker}.json"
             while not storage.exists(part):
                 if time.monotonic() - since > self._parts_seconds:
-                    waited = f"did not come within {self._parts_seconds:.0f} s"
-                    raise TornDirectory(uri, f"parts/worker-{worker}.json", waited)
+                    missing = f"was not uploaded within {self._parts_seconds:.0f} s"
+                    raise TornDirectory(uri, f"parts/worker-{worker}.json", missing)
                 time.sleep(_PARTS_POLL_SECONDS)
             for entry in json.loads(storage.read_bytes(part)):
                 entries[entry["path"]] = FileEntry.model_validate(entry)
         return tuple(entries.values())
 
     def _remove_old(self, keep_also: int | None) -> None:
-        """Remove complete checkpoints beyond the newest ``keep``; storage removes manifests first, so none is half."""
+        """Delete complete checkpoints except the newest ``keep``; their manifests go first, so none looks complete."""
         for ref in complete_checkpoints(self._uri)[: -self._keep]:
             if ref.step != keep_also:
                 storage.delete_tree(ref.uri)

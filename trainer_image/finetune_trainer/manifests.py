@@ -1,4 +1,4 @@
-"""Complete directories: published with their manifest last, fetched with every file checked against it."""
+"""Publish directories with their manifest as the last file; fetch them and verify each file against the manifest."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ _HASH_AT_ONCE = 4
 
 
 class TornDirectory(StageFailure):
-    """A directory whose files are not those of its manifest. ``file`` is the path of the first that differs."""
+    """A directory whose files do not match its manifest. ``file`` is the path of the first that differs."""
 
     def __init__(self, uri: str, file: str, difference: str) -> None:
         super().__init__(
             Reason.BAD_DATA,
-            f"{uri} is torn: {file} {difference}; delete the directory and start the job anew, which makes it again",
+            f"{uri} is incomplete or corrupt: {file} {difference}; delete the directory and run the job again",
         )
         self.uri = uri
         self.file = file
 
 
 def read_manifest(uri: str) -> Manifest | None:
-    """The manifest of the directory at ``uri``; None when it is not complete.
+    """Return the manifest of the directory at ``uri``; None when it has none, so that it is not complete.
 
     Raises:
-        TornDirectory: The manifest is not one.
-        StageFailure: PermissionDenied, NotFound (no such bucket), Unavailable, BadConfiguration.
+        TornDirectory: The manifest is invalid.
+        StageFailure: PermissionDenied, NotFound (no such bucket), Unavailable or BadConfiguration.
     """
     address = storage.join(uri, MANIFEST_NAME)
     if not storage.exists(address):
@@ -45,22 +45,23 @@ def read_manifest(uri: str) -> Manifest | None:
     try:
         return Manifest.model_validate_json(storage.read_bytes(address))
     except ValidationError:
-        raise TornDirectory(uri, MANIFEST_NAME, "is not a manifest") from None
+        raise TornDirectory(uri, MANIFEST_NAME, "is not a valid manifest") from None
 
 
 def publish_directory(directory: Path, uri: str, provenance: Mapping[str, Any]) -> Manifest:
-    """Upload every file of ``directory`` to ``uri`` and make it complete with a manifest, written last.
+    """Upload every file of ``directory`` to ``uri``, then the manifest that marks the directory as complete.
 
-    A ``manifest.json`` at the top of ``directory`` is left out. Doing it again with equal files and ``provenance``
-    changes nothing, so a stage can be retried; a directory that another run has completed is not touched.
+    The call is idempotent for equal files and ``provenance``, so that a stage can be retried. A directory that another
+    run has completed is not modified. A ``manifest.json`` at the top of ``directory`` is not uploaded.
 
     Raises:
-        StageFailure: BadConfiguration when a different manifest is there; otherwise as for uploads.
+        StageFailure: BadConfiguration when ``uri`` has a different manifest; otherwise as
+            `storage.upload_directory`.
     """
     paths = [path for path in local_files(directory) if path != MANIFEST_NAME]
     present = read_manifest(uri)
     if present is not None:
-        # Nothing is uploaded over files that a manifest vouches for.
+        # The directory is complete: do not overwrite files that the manifest lists.
         return _same(Manifest(files=hash_files(directory, paths), provenance=dict(provenance)), present, uri)
     manifest = Manifest(files=storage.upload_directory(directory, uri, paths), provenance=dict(provenance))
     try:
@@ -71,21 +72,21 @@ def publish_directory(directory: Path, uri: str, provenance: Mapping[str, Any]) 
 
 
 def fetch_directory(uri: str, target: Path) -> Manifest:
-    """Download the complete directory at ``uri`` into ``target`` and check every file's size and sha256.
+    """Download the directory at ``uri`` into ``target`` and verify the size and sha256 of each file.
 
-    The manifest is written into ``target`` last, so the copy is complete in the same sense. Files that ``uri`` holds
-    beside those of its manifest are not fetched.
+    The manifest is written to ``target`` last, so that it also marks the copy as complete. Files that the manifest
+    does not list are not downloaded.
 
     Raises:
         TornDirectory: A file is missing or differs from the manifest.
-        StageFailure: NotFound when there is no manifest; otherwise as for downloads.
+        StageFailure: NotFound when there is no manifest; otherwise as `storage.download_directory`.
     """
     manifest = read_manifest(uri)
     if manifest is None:
         raise StageFailure(
             Reason.NOT_FOUND,
-            f"Cannot read {uri}: it has no {MANIFEST_NAME}, so it was not completed, or has been deleted; start "
-            "the job anew, which makes it again",
+            f"Cannot read {uri}: it has no {MANIFEST_NAME}, so the directory is incomplete or was deleted; run the "
+            "job again",
         )
     location = parse(uri)
     present = dict(storage.list_files(uri))
@@ -99,13 +100,17 @@ def fetch_directory(uri: str, target: Path) -> Manifest:
     for expected, actual in zip(manifest.files, fetched, strict=True):
         if actual != expected:
             (target / expected.path).unlink()
-            raise TornDirectory(uri, expected.path, "has other content than its manifest says")
+            raise TornDirectory(uri, expected.path, "does not match its sha256")
     storage.write_bytes(storage.join(target.absolute().as_uri(), MANIFEST_NAME), manifest.to_bytes())
     return manifest
 
 
 def hash_files(directory: Path, paths: Iterable[str]) -> tuple[FileEntry, ...]:
-    """The manifest entries of local files, in the order of ``paths``, relative to ``directory``."""
+    """Return the manifest entries of the local files ``paths``, relative to ``directory``, in their order.
+
+    Raises:
+        StageFailure: NotFound when a file does not exist; PermissionDenied or BadConfiguration.
+    """
 
     def entry(relative: str) -> FileEntry:
         path = directory / relative
@@ -120,6 +125,6 @@ def _same(mine: Manifest, present: Manifest | None, uri: str) -> Manifest:
     if present is None or present.digest != mine.digest:
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
-            f"Another run has written to {uri} (its {MANIFEST_NAME} differs); give this run an address of its own",
+            f"Another run has written to {uri} (its {MANIFEST_NAME} differs); use a different address for this run",
         )
     return mine

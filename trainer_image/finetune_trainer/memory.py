@@ -1,4 +1,4 @@
-"""What the cgroup of this container says about memory."""
+"""Memory limit, peak use and out-of-memory kills of this container, from its cgroup."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 _NO_LIMIT = 2**60
-"""cgroup v1 says so with a number that no machine has."""
+"""In cgroup v1, a limit of at least this many bytes means that there is no limit."""
 
 
 @dataclass(frozen=True)
 class _Files:
-    """Where a version of cgroups tells of memory."""
+    """Paths of the memory files of one cgroup version."""
 
     events: str
-    """Lines of a word and a number, of which `oom_kill` counts the processes that were killed."""
+    """Lines of a key and a number; `oom_kill` is the number of processes that the kernel has killed."""
     limit: str
     peak: str
 
@@ -27,8 +27,8 @@ _VERSIONS = (
 
 
 def out_of_memory_sentence(cgroups: Path = CGROUPS) -> str | None:
-    """One sentence with limit and peak when the kernel has killed a process of this container for memory."""
-    return next((said for files in _VERSIONS if (said := _sentence(cgroups, files))), None)
+    """A sentence with limit and peak if the kernel has killed a process of this container for its memory, else None."""
+    return next((sentence for files in _VERSIONS if (sentence := _sentence(cgroups, files))), None)
 
 
 def _sentence(cgroups: Path, files: _Files) -> str | None:
@@ -42,7 +42,7 @@ def _sentence(cgroups: Path, files: _Files) -> str | None:
     try:
         peak = _bytes(cgroups / files.peak)
     except (OSError, ValueError):
-        peak = None  # memory.peak came with Linux 5.19.
+        peak = None  # memory.peak requires Linux 5.19.
     used = "" if peak is None else f", its peak use {_gibibytes(peak)}"
     return (
         f"the memory limit of the pod is {_gibibytes(limit)}{used}; raise the limit, or lower "
@@ -51,7 +51,7 @@ def _sentence(cgroups: Path, files: _Files) -> str | None:
 
 
 def _bytes(path: Path) -> int | None:
-    """The number in a file; None where it says that there is no limit."""
+    """The number of bytes in a file; None when it means that there is no limit."""
     text = path.read_text().strip()
     return None if text == "max" or int(text) >= _NO_LIMIT else int(text)
 

@@ -1,8 +1,8 @@
 """Starts and stops the worker processes of a stage.
 
-Not torchrun: its agent answers every failure with exit code 1, gives workers 30 s after a SIGTERM however long their
-checkpoint takes, and costs another process that imports torch. What it does for a static gang is the environment that
-torch.distributed's ``env://`` initialisation reads, which is set here.
+This module replaces torchrun, which exits with code 1 whatever the failure, kills workers 30 s after SIGTERM even
+during a checkpoint, and needs one more process that imports torch. For a static gang, torchrun otherwise only sets the
+environment variables that the ``env://`` initialisation of torch.distributed reads; `rank_environment` sets them here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,13 @@ def worker_index() -> int:
 
 
 def rank_environment(config: StageConfig, local_rank: int, cores: int) -> dict[str, str]:
-    """Environment of one worker process, on top of the host's own."""
+    """Environment variables of one worker process, on top of those of the host process.
+
+    Args:
+        config: The stage's configuration.
+        local_rank: Index of the process in this pod.
+        cores: CPU cores of this pod, divided among its processes.
+    """
     processes = config.world.processes_per_worker
     environment = {
         "RANK": str(worker_index() * processes + local_rank),
@@ -42,10 +48,10 @@ def rank_environment(config: StageConfig, local_rank: int, cores: int) -> dict[s
         "MASTER_ADDR": config.main_address,
         "MASTER_PORT": str(config.main_port),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // processes))),
-        # Threads that spin while they wait slow a busy machine down several times.
+        # Spinning OpenMP threads slow down a busy machine severalfold.
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "TOKENIZERS_PARALLELISM": "false" if processes > 1 else "true",
-        # Ninja, which builds DeepSpeed's ops, lies beside the interpreter and need not be on the PATH.
+        # DeepSpeed builds its ops with ninja, which is in the interpreter's directory but not always on the PATH.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONUNBUFFERED": "1",
     }
@@ -57,7 +63,7 @@ def rank_environment(config: StageConfig, local_rank: int, cores: int) -> dict[s
 
 @dataclass
 class WorkerProcess:
-    """One running worker."""
+    """A running worker process."""
 
     rank: int
     process: subprocess.Popen[bytes]
@@ -66,7 +72,13 @@ class WorkerProcess:
 
 
 def start_workers(config: StageConfig, config_path: Path, on_event: EventHandler) -> list[WorkerProcess]:
-    """Start all processes of this pod; each line they send is given to ``on_event(rank, line)``, on a thread."""
+    """Start all worker processes of this pod.
+
+    Args:
+        config: The stage's configuration.
+        config_path: The file that the workers read the configuration from.
+        on_event: Called with the rank and the line for each line that a worker sends, on a thread per worker.
+    """
     cores = len(os.sched_getaffinity(0))
     workers = []
     for local_rank in range(config.world.processes_per_worker if config.stage is Stage.TRAIN else 1):
@@ -98,7 +110,7 @@ def _read_lines(pipe: IO[bytes], rank: int, on_event: EventHandler) -> None:
 
 
 def signal_workers(workers: list[WorkerProcess], number: signal.Signals) -> None:
-    """Send a signal to every worker that still runs; SIGKILL reaches what it started, too."""
+    """Send a signal to every running worker; SIGKILL is sent to its whole process group."""
     for worker in workers:
         if worker.process.poll() is not None:
             continue

@@ -1,8 +1,7 @@
-"""Keeps two runs from writing to one place: ``revision.json`` in the directory of a revision.
+"""Prevents two runs from writing to the same revision directory, by a lock file ``revision.json`` with a heartbeat.
 
-It says whose the directory is and, by a heartbeat, whether somebody is writing there now. The directory stays that of
-one spec for ever; another run of the same spec may carry it on once the heartbeat is old, such as a job that was
-deleted and applied again.
+The directory belongs to one spec permanently. Another run of the same spec, such as a job that was deleted and applied
+again, can take over the lock once its heartbeat is older than 60 s.
 """
 
 from __future__ import annotations
@@ -36,15 +35,15 @@ class Holder(BaseModel):
     stage: str
     attempt: int
     heartbeat: float
-    """Unix time of the last sign of life, in seconds; 0 when the holder has left."""
+    """Unix time of the last heartbeat in seconds; 0 after the holder has released the lock."""
 
 
 class RevisionLock:
-    """Holds the directory of a revision while a stage runs; a context manager.
+    """A context manager that holds the lock of a revision directory while a stage runs.
 
     Raises on entry:
-        StageFailure: RevisionTaken when the directory belongs to another spec, BadConfiguration when another run is
-            writing there.
+        StageFailure: RevisionTaken when the directory belongs to another spec; BadConfiguration when another run holds
+            the lock.
     """
 
     def __init__(self, config: StageConfig) -> None:
@@ -75,15 +74,14 @@ class RevisionLock:
         if holder is not None and holder.spec_digest != job.spec_digest:
             raise StageFailure(
                 Reason.REVISION_TAKEN,
-                f"{address} is that of another spec, of an earlier {job.namespace}/{job.name}; this one takes the next "
-                "revision",
+                f"{address} belongs to another spec, of an earlier job {job.namespace}/{job.name}; this job uses the "
+                "next revision",
             )
         if holder is not None and holder.uid != job.uid and time.time() - holder.heartbeat < STALE_AFTER_SECONDS:
             raise StageFailure(
                 Reason.BAD_CONFIGURATION,
-                f"another run, on {holder.host} in stage {holder.stage}, is writing to {address}: wait until it has "
-                "ended, "
-                "or change metadata.name or spec.output.uri",
+                f"another run, on host {holder.host} in stage {holder.stage}, is writing to {address}: wait until it "
+                "has ended, or change metadata.name or spec.output.uri",
             )
         storage.write_bytes(self._uri, self._content(time.time()))
 
@@ -103,8 +101,8 @@ class RevisionLock:
         try:
             storage.write_bytes(self._uri, self._content(heartbeat))
         except StageFailure as failure:
-            # The work itself must not fail for a heartbeat: if storage is away for long, the work will notice.
-            log.warning("cannot renew the claim on %s: %s", self._config.revision_uri, failure.message)
+            # A missed heartbeat must not fail the stage: during a long outage its own requests fail.
+            log.warning("cannot renew the lock on %s: %s", self._config.revision_uri, failure.message)
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):

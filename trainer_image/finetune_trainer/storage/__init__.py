@@ -1,7 +1,7 @@
-"""Object storage: ``file://``, ``s3://``, ``gs://`` and ``az://`` by one set of functions.
+"""One API for object storage on ``file://``, ``s3://``, ``gs://`` and ``az://``.
 
-Credentials come from the environment and from files only. Every error is a ``StageFailure`` of one sentence, without
-secrets, that names the address and what to do.
+Credentials come from the environment and from files only. Every error is a ``StageFailure`` whose message is one
+sentence: it names the address and what to do, and contains no secrets.
 """
 
 from finetune_trainer.storage.access import (

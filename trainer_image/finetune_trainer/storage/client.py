@@ -1,7 +1,7 @@
-"""Clients of object stores: endpoint, credentials, time limits and retries, all from the environment.
+"""Object store clients: endpoint, credentials, timeouts and retries, all configured by environment variables.
 
-obstore reads ``AWS_*``, ``GOOGLE_*`` and ``AZURE_*`` itself, web identity and workload identity among them. Added here
-is what it lacks: plain http for an endpoint that says ``http://``, AWS profiles in files, and ``AWS_CA_BUNDLE``.
+obstore reads ``AWS_*``, ``GOOGLE_*`` and ``AZURE_*`` itself, including web identity and workload identity. This module
+adds what obstore lacks: plain HTTP for ``http://`` endpoints, AWS profile files, and ``AWS_CA_BUNDLE``.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from finetune_trainer.storage.location import Location
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig, S3Config
 
-# Connecting is quick or does not happen. A small request is answered soon; one with 16 MiB of payload has time for a
-# home uplink that eight of them share.
-_CONNECT = timedelta(seconds=5)
-_SMALL = timedelta(seconds=30)
-_BULK = timedelta(minutes=5)
+_CONNECT_TIMEOUT = timedelta(seconds=5)
+_SMALL_REQUEST_TIMEOUT = timedelta(seconds=30)
+# Allows eight concurrent requests of 16 MiB on a home uplink.
+_BULK_REQUEST_TIMEOUT = timedelta(minutes=5)
 
-# How long an unreachable service is asked again. Then the stage ends as Unavailable and the operator does the waiting.
+# How long requests to an unreachable service are retried. Then the stage fails as Unavailable and the operator retries.
 PATIENCE_VARIABLE = "FINETUNE_STORAGE_PATIENCE_SECONDS"
 _DEFAULT_PATIENCE = "60"
 
@@ -42,12 +41,16 @@ _AMBIENT_AWS = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE")
 
 
 def store_for(location: Location, bulk: bool = False) -> ObjectStore:
-    """The client for the bucket of ``location``; one a bucket and credentials, which reuses tokens and connections.
+    """The client for the bucket of ``location``.
 
-    ``bulk`` is for requests with megabytes of payload, which may take longer.
+    Clients are cached per bucket and credentials, so that tokens and connections are reused.
+
+    Args:
+        location: An address whose scheme is not ``file``.
+        bulk: Use the longer timeout, for requests with megabytes of payload.
 
     Raises:
-        StageFailure: BadConfiguration, when an endpoint, a profile or a credentials file is unusable.
+        StageFailure: BadConfiguration when an endpoint, an AWS profile or a credentials file is invalid.
     """
     prefixes = (PATIENCE_VARIABLE, *{"s3": ("AWS_", "HOME"), "gs": ("GOOGLE_",), "az": ("AZURE_",)}[location.scheme])
     own = variables_for(location.uri)
@@ -59,7 +62,7 @@ def store_for(location: Location, bulk: bool = False) -> ObjectStore:
 
 
 def _is_setting(name: str, scheme: str) -> bool:
-    """Whether obstore knows a variable; ``AWS_CA_BUNDLE`` is read here."""
+    """Whether obstore accepts this variable as a setting; this module reads ``AWS_CA_BUNDLE`` itself."""
     return name.startswith({"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_"}[scheme]) and name != "AWS_CA_BUNDLE"
 
 
@@ -71,19 +74,19 @@ def _build(
     environment: tuple[tuple[str, str], ...],
     settings: tuple[tuple[str, str], ...],
 ) -> ObjectStore:
-    """``settings`` are variables that obstore does not find in the environment itself."""
+    """``settings`` holds the variables that are not in the environment, where obstore reads the others itself."""
     variables = dict(environment)
     own: Any = dict(settings)
-    retry = _retry_config(variables)
+    retry_config = _retry_config(variables)
     try:
         if scheme == "s3":
             profile = _aws_profile(variables)
-            client = _client_options(scheme, variables, bulk, profile.get("endpoint"))
-            return S3Store(bucket, config={**profile, **own}, client_options=client, retry_config=retry)
-        client = _client_options(scheme, variables, bulk)
+            options = _client_options(scheme, variables, bulk, profile.get("endpoint"))
+            return S3Store(bucket, config={**profile, **own}, client_options=options, retry_config=retry_config)
+        options = _client_options(scheme, variables, bulk)
         if scheme == "gs":
-            return GCSStore(bucket, config=own, client_options=client, retry_config=retry)
-        return AzureStore(bucket, config=own, client_options=client, retry_config=retry)
+            return GCSStore(bucket, config=own, client_options=options, retry_config=retry_config)
+        return AzureStore(bucket, config=own, client_options=options, retry_config=retry_config)
     except (exceptions.BaseError, ValueError) as error:
         raise StageFailure(Reason.BAD_CONFIGURATION, _settings_sentence(scheme, bucket, str(error))) from None
 
@@ -92,10 +95,10 @@ def _retry_config(variables: dict[str, str]) -> RetryConfig:
     try:
         patience = timedelta(seconds=float(variables.get(PATIENCE_VARIABLE, _DEFAULT_PATIENCE)))
     except (ValueError, OverflowError):
-        message = f"{PATIENCE_VARIABLE} is not a number of seconds; write it as {_DEFAULT_PATIENCE}"
+        message = f"{PATIENCE_VARIABLE} is not a number of seconds; set it to a number such as {_DEFAULT_PATIENCE}"
         raise StageFailure(Reason.BAD_CONFIGURATION, message) from None
     return {
-        "max_retries": 100,  # the time is the limit
+        "max_retries": 100,  # retry_timeout is the limit
         "retry_timeout": patience,
         "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=10), "base": 2},
     }
@@ -104,27 +107,30 @@ def _retry_config(variables: dict[str, str]) -> RetryConfig:
 def _settings_sentence(scheme: str, bucket: str, text: str) -> str:
     causes: dict[str, str] = {
         "service account file": "the file that GOOGLE_APPLICATION_CREDENTIALS names cannot be read; mount it",
-        "Account must be specified": "no storage account is named; set AZURE_STORAGE_ACCOUNT_NAME",
+        "Account must be specified": "the storage account is not set; set AZURE_STORAGE_ACCOUNT_NAME",
         "Invalid Access Key": "AZURE_STORAGE_ACCOUNT_KEY is not base64; copy the key again",
-        "Missing SecretAccessKey": "AWS_ACCESS_KEY_ID is set, AWS_SECRET_ACCESS_KEY is not; its Secret must hold both",
-        "Missing AccessKeyId": "AWS_SECRET_ACCESS_KEY is set, AWS_ACCESS_KEY_ID is not; its Secret must hold both",
-        "root_certificate": "the file that AWS_CA_BUNDLE names holds no PEM certificate; point it at one",
+        "Missing SecretAccessKey": "AWS_ACCESS_KEY_ID is set, AWS_SECRET_ACCESS_KEY is not; put both into the Secret",
+        "Missing AccessKeyId": "AWS_SECRET_ACCESS_KEY is set, AWS_ACCESS_KEY_ID is not; put both into the Secret",
+        "root_certificate": "the file that AWS_CA_BUNDLE names contains no PEM certificate; set it to a file that does",
     }
-    for mark, cause in causes.items():
-        if mark in text:
+    for fragment, cause in causes.items():
+        if fragment in text:
             return f"Cannot use {scheme}://{bucket}: {cause}"
-    return f"Cannot use {scheme}://{bucket}: a setting of its service in the environment is malformed; correct it"
+    return f"Cannot use {scheme}://{bucket}: an environment variable for this service is invalid; correct it"
 
 
 def _client_options(scheme: str, variables: dict[str, str], bulk: bool, configured: str | None = None) -> ClientConfig:
-    options: ClientConfig = {"connect_timeout": _CONNECT, "timeout": _BULK if bulk else _SMALL}
+    options: ClientConfig = {
+        "connect_timeout": _CONNECT_TIMEOUT,
+        "timeout": _BULK_REQUEST_TIMEOUT if bulk else _SMALL_REQUEST_TIMEOUT,
+    }
     named = [(name, variables[name]) for name in _ENDPOINTS[scheme] if variables.get(name)]
     if configured:
         named.append(("endpoint_url of the AWS profile", configured))
     for name, url in named:
         if not url.startswith(("http://", "https://")):
             raise StageFailure(
-                Reason.BAD_CONFIGURATION, f"{name} is not a URL; write it as https://host or http://host:port"
+                Reason.BAD_CONFIGURATION, f"{name} is not an HTTP URL; set it to https://host or http://host:port"
             )
         if url.startswith("http://"):
             options["allow_http"] = True
@@ -135,11 +141,11 @@ def _client_options(scheme: str, variables: dict[str, str], bulk: bool, configur
 
 
 def _aws_profile(variables: dict[str, str]) -> S3Config:
-    """Keys, region and endpoint of the AWS profile, where the environment does not say them itself.
+    """Static keys, region and endpoint of the AWS profile, unless environment variables set them.
 
-    Read are ``AWS_SHARED_CREDENTIALS_FILE`` (``~/.aws/credentials``) and ``AWS_CONFIG_FILE`` (``~/.aws/config``), of
-    which static keys, ``region`` and ``endpoint_url`` count. A named profile that assumes a role or signs in by SSO is
-    refused rather than passed over: its user expects that identity.
+    The files are ``AWS_SHARED_CREDENTIALS_FILE`` (default ``~/.aws/credentials``) and ``AWS_CONFIG_FILE`` (default
+    ``~/.aws/config``). A named profile that assumes a role or uses SSO is an error: ignoring it would use an identity
+    that the user did not choose.
     """
     home = Path(variables.get("HOME", "/"))
     named = variables.get("AWS_PROFILE")
@@ -159,8 +165,8 @@ def _aws_profile(variables: dict[str, str]) -> S3Config:
         elif named:
             raise StageFailure(
                 Reason.BAD_CONFIGURATION,
-                f"The AWS profile {named} has no aws_access_key_id and aws_secret_access_key; use one that has them, "
-                "or put temporary keys into the environment",
+                f"The AWS profile {named} has no aws_access_key_id and aws_secret_access_key; use a profile that "
+                "has both, or set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN",
             )
     if "region" in merged and not (variables.get("AWS_REGION") or variables.get("AWS_DEFAULT_REGION")):
         profile["region"] = merged["region"]

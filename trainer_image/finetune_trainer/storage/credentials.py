@@ -1,6 +1,7 @@
-"""Credentials that a job names for one of its addresses, beside those of the whole environment.
+"""Credentials from a job's ``secretRef``, each for one address only, on top of those of the environment.
 
-A Secret of the job is there as variables with a prefix that says what it is for (`finetune_api.secrets`).
+The operator injects a Secret as environment variables with a prefix per role, such as training data or output
+(`finetune_api.secrets`).
 """
 
 from __future__ import annotations
@@ -13,27 +14,31 @@ from finetune_api.spec import FineTuneJobSpec
 
 _HUB_PREFIX = "HF_"
 
-_given: dict[str, dict[str, str]] = {}
+_variables_by_uri: dict[str, dict[str, str]] = {}
 
 
 def use_secrets(spec: FineTuneJobSpec, environment: Mapping[str, str]) -> None:
-    """Have each address of ``spec`` reached with the Secret that is given for it, in this process.
+    """Use the Secret of each address of ``spec`` for all later storage calls of this process.
 
-    A model of the hub is fetched by a library that reads its token from the environment, so that goes there.
+    huggingface_hub reads its settings from the environment, so ``HF_*`` variables of the model's Secret are set there.
+
+    Args:
+        spec: The job's spec, which names the addresses.
+        environment: Environment variables, with those of the Secrets under their prefixes.
     """
-    _given.clear()
+    _variables_by_uri.clear()
     for role, uri in addresses(spec).items():
         variables = _variables(role, environment)
         if variables:
-            _given[uri.rstrip("/")] = variables
+            _variables_by_uri[uri.rstrip("/")] = variables
     hub = _variables(SecretRole.MODEL, environment)
     os.environ.update({name: value for name, value in hub.items() if name.startswith(_HUB_PREFIX)})
 
 
 def variables_for(uri: str) -> dict[str, str]:
-    """The variables that hold for ``uri`` and what lies below it, on top of the environment's."""
-    above = [given for given in _given if uri == given or uri.startswith(f"{given}/")]
-    return _given[max(above, key=len)] if above else {}
+    """Variables that override the environment for ``uri``: those of the longest address that contains it."""
+    parents = [parent for parent in _variables_by_uri if uri == parent or uri.startswith(f"{parent}/")]
+    return _variables_by_uri[max(parents, key=len)] if parents else {}
 
 
 def _variables(role: SecretRole, environment: Mapping[str, str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""What can go wrong with storage, each as one sentence a person can act on.
+"""Turn errors of storage into a ``StageFailure`` whose message is one sentence that says what to do.
 
-The texts of the service and of obstore are read for a status and a code, and never shown: they run over many lines and
-can hold access keys and signatures.
+Error texts of obstore and of the service are searched for an HTTP status and an error code and never shown: they span
+many lines and can contain access keys and signatures.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BAD_CREDENTIALS = {
 _WRONG_REGION = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
 
 DIRECTORY_IN_THE_WAY = "ExistingObjectIsDirectory"
-"""The code of a store on a file system that cannot have a file and a directory of one name; obstore says it exists."""
+"""Error code of stores on a file system, where a file and a directory cannot share a name; obstore: AlreadyExists."""
 
 _CREDENTIALS_OF = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the pod's role",
@@ -49,16 +49,16 @@ _ENDPOINT_OF = {"s3": "AWS_ENDPOINT_URL", "gs": "GOOGLE_BASE_URL", "az": "AZURE_
 
 
 class AlreadyExists(StageFailure):
-    """A conditional write found an object at its address, and left it as it was."""
+    """A conditional write found an existing object and did not change it."""
 
     def __init__(self, uri: str) -> None:
-        super().__init__(Reason.BAD_CONFIGURATION, f"{uri} exists already; give every run an address of its own")
+        super().__init__(Reason.BAD_CONFIGURATION, f"{uri} already exists; use a different address for each run")
         self.uri = uri
 
 
 @contextmanager
 def explained(location: Location, action: str) -> Iterator[None]:
-    """Turn every error of storage within the block into a StageFailure: ``Cannot <action> <address>: …``."""
+    """Convert storage errors of the block into a StageFailure with the message ``Cannot <action> <address>: …``."""
     try:
         yield
     except OSError as error:
@@ -66,13 +66,13 @@ def explained(location: Location, action: str) -> Iterator[None]:
             raise service_failure(error, location, action) from None
         raise disk_failure(error, location.uri, action) from None
     except (exceptions.BaseError, ValueError) as error:
-        # The cause is dropped on purpose: a traceback would print what the service said.
+        # Without the cause: a traceback would print the response of the service, which can contain secrets.
         raise service_failure(error, location, action) from None
 
 
 @contextmanager
 def explained_path(path: Path, action: str) -> Iterator[None]:
-    """The same for a local path that is no address of the job's, like a scratch directory."""
+    """As `explained`, for a local path that is not an address of the job, such as a scratch directory."""
     try:
         yield
     except OSError as error:
@@ -82,29 +82,29 @@ def explained_path(path: Path, action: str) -> Iterator[None]:
 
 
 def disk_failure(error: OSError, place: str, action: str) -> StageFailure:
-    """The failure for an error of the operating system at ``place``, an address or a path."""
+    """The failure for an operating system error at ``place``, an address or a local path."""
     cannot = f"Cannot {action} {place}"
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
-            return StageFailure(Reason.DISK_FULL, f"{cannot}: the disk is full; give the volume more space")
+            return StageFailure(Reason.DISK_FULL, f"{cannot}: the disk is full; free space or enlarge the volume")
         case errno.EROFS:
             return StageFailure(Reason.PERMISSION_DENIED, f"{cannot}: the file system is read-only; mount it writable")
         case errno.EACCES | errno.EPERM:
             return StageFailure(
-                Reason.PERMISSION_DENIED, f"{cannot}: permission denied; let the user that runs this stage use it"
+                Reason.PERMISSION_DENIED, f"{cannot}: permission denied; grant access to the user that runs this stage"
             )
         case errno.ENOENT:
             return StageFailure(Reason.NOT_FOUND, f"{cannot}: it does not exist; correct the address")
         case errno.ENOTDIR | errno.EISDIR | errno.EEXIST | errno.ENAMETOOLONG | errno.ELOOP:
-            what = (error.strerror or "it is not usable").lower()
+            what = (error.strerror or "the path is not usable").lower()
             return StageFailure(Reason.BAD_CONFIGURATION, f"{cannot}: {what}; correct the address")
-    what = (error.strerror or "input or output failed").lower()
+    what = (error.strerror or "an I/O error occurred").lower()
     return StageFailure(Reason.UNAVAILABLE, f"{cannot}: {what}; check the disk or the volume")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What is safe to keep of an error of an object store."""
+    """The parts of an object store's error response that are safe to show or log."""
 
     error: Exception
     headline: str
@@ -156,7 +156,7 @@ class Answer:
         return self.status is not None and (self.status >= 500 or self.status in (408, 409, 429))
 
 
-# The first that holds explains the error.
+# The first matching row explains the error.
 _CAUSES: tuple[tuple[Callable[[Answer], bool], Reason, str], ...] = (
     (lambda it: it.no_credentials, Reason.PERMISSION_DENIED, "no credentials were found; set {credentials}"),
     (lambda it: it.no_bucket, Reason.NOT_FOUND, "the bucket {bucket} does not exist; create it or correct the address"),
@@ -164,39 +164,39 @@ _CAUSES: tuple[tuple[Callable[[Answer], bool], Reason, str], ...] = (
     (
         lambda it: it.no_object or it.status == 404,
         Reason.NOT_FOUND,
-        "it does not exist; correct the address, or run what should have written it",
+        "it does not exist; correct the address, or run the stage that writes it",
     ),
     (lambda it: it.wrong_region, Reason.BAD_CONFIGURATION, "the bucket is in another region; set AWS_REGION to it"),
     (
         lambda it: it.code == DIRECTORY_IN_THE_WAY,
         Reason.BAD_CONFIGURATION,
-        "the service holds a directory of that name; use another address",
+        "the service has a directory of that name; use another address",
     ),
     (
         lambda it: it.changed,
         Reason.UNAVAILABLE,
-        "it was changed while it was read; try again when nothing writes to it",
+        "it changed during the read; retry when no other process writes to it",
     ),
     (lambda it: it.full, Reason.DISK_FULL, "the storage service is full; free space there"),
     (
         lambda it: it.unsupported,
         Reason.BAD_CONFIGURATION,
-        "the service does not support this operation; use one that has conditional writes",
+        "the service does not support this operation; use a service with conditional writes",
     ),
     (
         lambda it: it.troubled,
         Reason.UNAVAILABLE,
-        "the service answered with an error, also when asked again; look at its health",
+        "the service still returned an error after retries; check its health",
     ),
     (
         lambda it: it.status is not None,
         Reason.BAD_CONFIGURATION,
-        "the service did not accept the request; check the address and {endpoint}",
+        "the service rejected the request; check the address and {endpoint}",
     ),
     (
         lambda it: isinstance(it.error, ValueError),
         Reason.BAD_CONFIGURATION,
-        "the address or a setting is malformed; correct it",
+        "the address or a setting of the service is malformed; correct it",
     ),
     (
         lambda it: True,  # noqa: ARG005
@@ -209,9 +209,9 @@ _CAUSES: tuple[tuple[Callable[[Answer], bool], Reason, str], ...] = (
 def service_failure(error: Exception, location: Location, action: str) -> StageFailure:
     """The failure for an error of an object store at ``location``."""
     answer = Answer.of(error)
-    reason, why = next((reason, why) for holds, reason, why in _CAUSES if holds(answer))
-    why = why.format(
+    reason, cause = next((reason, cause) for matches, reason, cause in _CAUSES if matches(answer))
+    cause = cause.format(
         bucket=location.bucket, credentials=_CREDENTIALS_OF[location.scheme], endpoint=_ENDPOINT_OF[location.scheme]
     )
-    said = " ".join(str(part) for part in (answer.status, answer.code) if part)
-    return StageFailure(reason, f"Cannot {action} {location.uri}: {why}" + (f" ({said})" if said else ""))
+    status = " ".join(str(part) for part in (answer.status, answer.code) if part)
+    return StageFailure(reason, f"Cannot {action} {location.uri}: {cause}" + (f" ({status})" if status else ""))

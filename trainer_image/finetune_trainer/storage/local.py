@@ -1,7 +1,7 @@
-"""``file://``: a directory tree that behaves like an object store.
+"""Backend for ``file://``: a directory tree with the semantics of an object store.
 
-Written here and not by obstore's LocalStore, which (0.12, traced) does not fsync and refuses names that end in ``#1``.
-A file appears whole or not at all, and is on the disk when the call returns.
+Writes are atomic and durable: a file is visible only when complete, and is synced to disk when the call returns.
+obstore's LocalStore (0.12, traced) does not fsync and rejects names that end in ``#1``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from finetune_trainer.storage.errors import AlreadyExists, explained, explained_
 from finetune_trainer.storage.location import Location
 
 HIDDEN_PREFIX = ".finetune-tmp-"
-"""Names of unfinished files begin so; they are never listed, uploaded or downloaded."""
+"""Prefix of temporary files, which are never listed, uploaded or downloaded."""
 
 _CHUNK = 1 << 20
 
@@ -74,9 +74,9 @@ def upload(source: Path, location: Location, parts: int, on_bytes: Callable[[int
     digest = hashlib.sha256()
     count = 0
     with explained_path(source, "read"):
-        opened = source.open("rb")
-    with opened, explained(location, "write"), atomic_file(location.path, durable=True) as file:
-        while chunk := opened.read(_CHUNK):
+        input_file = source.open("rb")
+    with input_file, explained(location, "write"), atomic_file(location.path, durable=True) as file:
+        while chunk := input_file.read(_CHUNK):
             digest.update(chunk)
             file.write(chunk)
             count += len(chunk)
@@ -86,15 +86,15 @@ def upload(source: Path, location: Location, parts: int, on_bytes: Callable[[int
 
 def download(location: Location, target: Path, known_size: int | None = None) -> None:  # noqa: ARG001
     with explained(location, "read"):
-        opened = location.path.open("rb")
-    with opened, explained_path(target, "write"), atomic_file(target) as file:
-        shutil.copyfileobj(opened, file, _CHUNK)
+        input_file = location.path.open("rb")
+    with input_file, explained_path(target, "write"), atomic_file(target) as file:
+        shutil.copyfileobj(input_file, file, _CHUNK)
 
 
 def walk(directory: Path) -> Iterator[str]:
-    """Relative paths of the files below ``directory``, sorted a level at a time; none when it does not exist.
+    """Relative paths of the files below ``directory``, sorted within each level; none when it does not exist.
 
-    Links to files count as files, as in a model cache; links to directories are not entered.
+    Symbolic links to files count as files, as in the cache of huggingface_hub; links to directories are not followed.
     """
 
     def fail(error: OSError) -> None:
@@ -111,10 +111,14 @@ def walk(directory: Path) -> Iterator[str]:
 
 @contextmanager
 def atomic_file(target: Path, if_absent: bool = False, durable: bool = False) -> Iterator[IO[bytes]]:
-    """A file for writing that becomes ``target`` when the block ends well, and leaves no trace when it does not.
+    """Open a temporary file for writing; rename it to ``target`` on success and delete it on an exception.
 
-    Directories above it are made. ``durable`` puts it on the disk before it appears. ``if_absent`` raises
-    FileExistsError when ``target`` is there by then; of several writers exactly one wins.
+    Missing parent directories are created.
+
+    Args:
+        target: Path of the final file.
+        if_absent: Raise FileExistsError if ``target`` exists at the end; of concurrent writers exactly one succeeds.
+        durable: Sync the file to disk before the rename, and its directory afterwards.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f"{HIDDEN_PREFIX}{secrets.token_hex(8)}")
@@ -131,7 +135,7 @@ def atomic_file(target: Path, if_absent: bool = False, durable: bool = False) ->
         if durable:
             _sync_directory(target.parent)
     finally:
-        with suppress(OSError):  # it is the target by now, or the first error is the one to tell
+        with suppress(OSError):  # It was renamed, or an earlier error is already being raised.
             unfinished.unlink()
 
 

@@ -1,4 +1,4 @@
-"""Addresses in object storage: what a URI names, and how one is made from another."""
+"""Addresses in object storage: parse, validate and join URIs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _SIGNED = re.compile(r"[?&](sig|X-Amz-\w+|X-Goog-\w+)=", re.IGNORECASE)
 class Location:
     """A parsed address.
 
-    ``bucket`` is the bucket or container, empty for ``file``. ``key`` has no slash at either end; for ``file`` it is
-    the absolute path without its first slash.
+    ``bucket`` is the bucket or container, empty for ``file``. ``key`` has no leading or trailing slash; for ``file``
+    it is the absolute path without its leading slash.
     """
 
     scheme: str
@@ -29,7 +29,7 @@ class Location:
 
     @property
     def uri(self) -> str:
-        """The address as text. A ``file`` address is percent-encoded, as file URIs are; a key is written as it is."""
+        """The address as text: percent-encoded for ``file``, with an unencoded key otherwise."""
         if self.scheme == "file":
             return self.path.as_uri()
         return f"{self.scheme}://{self.bucket}/{self.key}" if self.key else f"{self.scheme}://{self.bucket}"
@@ -41,22 +41,26 @@ class Location:
 
     @property
     def name(self) -> str:
-        """The last segment."""
+        """The last path segment."""
         return self.key.rpartition("/")[2]
 
     def child(self, relative: str) -> Location:
-        """The address of ``relative``, a path with forward slashes below this one."""
+        """The address of ``relative`` below this one.
+
+        Raises:
+            StageFailure: BadConfiguration when ``relative`` is absolute or leaves this directory.
+        """
         relative = checked_relative(relative, self.uri)
         return Location(self.scheme, self.bucket, f"{self.key}/{relative}" if self.key else relative)
 
 
 def parse(uri: str) -> Location:
-    """The location ``uri`` names.
+    """Parse ``uri``.
 
-    Keys are taken as they are written, except in ``file://``, where percent-encoding is undone.
+    Percent-encoding is decoded in ``file://`` addresses only.
 
     Raises:
-        StageFailure: BadConfiguration, when the scheme is unknown or the address is malformed or carries credentials.
+        StageFailure: BadConfiguration when the scheme is unknown, or the address is malformed or contains credentials.
     """
     match = _URI.fullmatch(uri)
     if match is None:
@@ -64,24 +68,24 @@ def parse(uri: str) -> Location:
     scheme, rest = match.groups()
     bucket, _, key = rest.partition("/")
     if "@" in bucket or _SIGNED.search(rest):
-        raise _bad(f"A {scheme}:// address carries credentials; take them out and give them in the environment")
+        raise _bad(f"A {scheme}:// address contains credentials; remove them and use environment variables instead")
     if scheme not in SCHEMES:
         known = ", ".join(f"{name}://" for name in SCHEMES)
-        raise _bad(f"{uri} has the unknown scheme {scheme}://; use one of {known}")
+        raise _bad(f"{uri} has the unsupported scheme {scheme}://; use one of {known}")
     if scheme == "file":
         if bucket not in ("", "localhost"):
-            raise _bad(f"{uri} names the host {bucket!r}; a local path needs three slashes, as in file:///{rest}")
+            raise _bad(f"{uri} has the host {bucket!r}; write a local path with three slashes, as in file:///{rest}")
         return Location("file", "", "/".join(_segments(unquote(key), uri)))
     if not bucket:
-        raise _bad(f"{uri} names no bucket; write it as {scheme}://bucket/path")
+        raise _bad(f"{uri} has no bucket; write it as {scheme}://bucket/path")
     return Location(scheme, bucket, "/".join(_segments(key.strip("/"), uri, collapse=False)))
 
 
 def join(uri: str, *parts: str) -> str:
-    """``uri`` with ``parts`` below it: ``join("s3://b/runs/", "a", "b/c")`` is ``s3://b/runs/a/b/c``.
+    """Append path ``parts`` to ``uri``: ``join("s3://b/runs/", "a", "b/c")`` is ``s3://b/runs/a/b/c``.
 
     Raises:
-        StageFailure: BadConfiguration, when a part is absolute or leaves the directory.
+        StageFailure: BadConfiguration when a part is absolute or leaves the directory.
     """
     location = parse(uri)
     for part in parts:
@@ -91,10 +95,16 @@ def join(uri: str, *parts: str) -> str:
 
 
 def checked_relative(relative: str, uri: str) -> str:
-    """``relative``, or a failure when it is not a plain path below ``uri``: no manifest is trusted with that."""
+    """Return ``relative`` without a trailing slash, after checking that it stays below ``uri``.
+
+    Paths from manifests are checked too, because storage is not trusted.
+
+    Raises:
+        StageFailure: BadConfiguration when the path is empty or absolute, or has an empty, ``.`` or ``..`` segment.
+    """
     trimmed = relative.removesuffix("/")
     if not trimmed or any(segment in ("", ".", "..") for segment in trimmed.split("/")) or "\0" in trimmed:
-        raise _bad(f"{relative!r} is not a path below {uri}; use a relative path without '.' and '..'")
+        raise _bad(f"{relative!r} is not a path below {uri}; use a relative path without '.' and '..' segments")
     return trimmed
 
 
@@ -103,7 +113,7 @@ def _segments(path: str, uri: str, collapse: bool = True) -> list[str]:
     if collapse or not path:
         segments = [segment for segment in segments if segment]
     if any(segment in ("", ".", "..") for segment in segments) or "\0" in path:
-        raise _bad(f"{uri} has an empty, '.' or '..' segment; write the path without them")
+        raise _bad(f"{uri} has an empty, '.' or '..' path segment; remove it")
     return segments
 
 

@@ -1,4 +1,4 @@
-"""One way to do many transfers at once."""
+"""Run many transfers concurrently."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Result = TypeVar("Result")
 
 
 def each(work: Callable[[Item], Result], items: Iterable[Item], at_once: int) -> list[Result]:
-    """``work`` on every item, ``at_once`` at a time; the results in the order of the items.
+    """Call ``work`` on every item in up to ``at_once`` threads; return the results in the order of the items.
 
-    The first error ends it: what has begun is finished, nothing more is begun, and the error is raised.
+    After the first error no further calls start; running calls finish, and the error is raised.
     """
     listed = list(items)
     if len(listed) < 2:

@@ -1,6 +1,6 @@
-"""``s3://``, ``gs://`` and ``az://`` through obstore.
+"""Backend for ``s3://``, ``gs://`` and ``az://``, built on obstore.
 
-Transfers are cut into parts, so that a lost connection costs one part, which obstore asks for or sends again.
+Large files are transferred in parts, so that a lost connection costs one part, which obstore retries.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta
 
 PART = 16 << 20
-"""Bytes of a part of an upload: S3 allows 10,000 parts, so 156 GiB a file."""
+"""Bytes per part of a multipart upload. S3 allows 10,000 parts, so files of up to 156 GiB."""
 
 RANGE = 8 << 20
-"""Bytes of a ranged read. 16 MiB cost memory and time: 0.68 s instead of 0.37 s for 256 MiB, medians of five."""
+"""Bytes per ranged read. With 16 MiB a download of 256 MiB took 0.68 s instead of 0.37 s (medians of five runs)."""
 
 PARTS_AT_ONCE = 8
-"""Parts in flight, of all files together: at most 128 MiB of memory."""
+"""Concurrent parts, summed over all files: at most 128 MiB of memory."""
 
 
 def read(location: Location) -> bytes:
@@ -66,7 +66,7 @@ def files(location: Location) -> list[tuple[str, int]]:
     with explained(location, "list"):
         batches = obstore.list(store_for(location), prefix or None, chunk_size=1000)
         found = {meta["path"].removeprefix(prefix): meta["size"] for batch in batches for meta in batch}
-    # Consoles write empty objects that stand for folders.
+    # Web consoles create empty objects as folders.
     folders = {str(parent) for path in found for parent in PurePosixPath(path).parents}
     return sorted(
         (path, length)
@@ -85,7 +85,7 @@ def delete_tree(location: Location) -> None:
     with explained(location, "delete"):
         store = store_for(location)
         paths = [meta["path"] for batch in obstore.list(store, prefix or None, chunk_size=1000) for meta in batch]
-        # Manifests first: what is half deleted must not look complete.
+        # Manifests first: a partially deleted directory must not count as complete.
         manifests = [path for path in paths if PurePosixPath(path).name == MANIFEST_NAME]
         for batch in (manifests, [path for path in paths if PurePosixPath(path).name != MANIFEST_NAME]):
             if batch:
@@ -97,7 +97,7 @@ def upload(source: Path, location: Location, parts: int, on_bytes: Callable[[int
     count = 0
     with explained_path(source, "read"):
         file = source.open("rb")
-        whole = os.fstat(file.fileno()).st_size <= PART
+        single_part = os.fstat(file.fileno()).st_size <= PART
 
     def chunks() -> Iterator[bytes]:
         nonlocal count
@@ -109,7 +109,7 @@ def upload(source: Path, location: Location, parts: int, on_bytes: Callable[[int
 
     with file, explained(location, "write"):
         store = store_for(location, bulk=True)
-        if whole:
+        if single_part:
             obstore.put(store, location.key, b"".join(chunks()), use_multipart=False)
         else:
             obstore.put(store, location.key, chunks(), chunk_size=PART, max_concurrency=parts)
@@ -117,7 +117,7 @@ def upload(source: Path, location: Location, parts: int, on_bytes: Callable[[int
 
 
 def download(location: Location, target: Path, known_size: int | None = None) -> None:
-    """``known_size`` of at most one range saves asking for it."""
+    """Download to ``target`` atomically; a ``known_size`` of at most `RANGE` bytes saves the HEAD request."""
     with explained(location, "read"):
         store = store_for(location, bulk=True)
         if known_size is not None and known_size <= RANGE:
@@ -135,13 +135,13 @@ def download(location: Location, target: Path, known_size: int | None = None) ->
         def fetch(start: int) -> None:
             end = min(start + RANGE, meta["size"])
             with explained(location, "read"):
-                # The tag keeps parts of two versions of the object from becoming one file.
+                # The ETag prevents mixing ranges of two versions of the object.
                 options: obstore.GetOptions = {"range": (start, end)}
                 if meta["e_tag"]:
                     options["if_match"] = meta["e_tag"]
                 data = memoryview(obstore.get(store, location.key, options=options).bytes())
                 if len(data) != end - start:
-                    raise PreconditionError("the object became shorter")
+                    raise PreconditionError("the object was truncated during the download")
             with explained_path(target, "write"):
                 while data:
                     written = os.pwrite(descriptor, data, start)
@@ -151,14 +151,14 @@ def download(location: Location, target: Path, known_size: int | None = None) ->
 
 
 def _head(location: Location) -> ObjectMeta | None:
-    """What the service knows of an object, None when it is not there."""
+    """Metadata of an object; None when it does not exist."""
     with explained(location, "read"):
         store = store_for(location)
         try:
             return obstore.head(store, location.key)
         except FileNotFoundError:
             pass
-        # The answer to HEAD has no body, so a missing bucket looks like a missing object: ask in a way that tells.
+        # A HEAD response has no body to tell a missing bucket from a missing object; a GET response has.
         try:
             return obstore.get(store, location.key).meta
         except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Files and directories between the local disk and storage."""
+"""Copy files and directories between the local disk and storage."""
 
 from __future__ import annotations
 
@@ -24,18 +24,21 @@ def upload_directory(
     paths: Iterable[str] | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> tuple[FileEntry, ...]:
-    """Upload files of ``directory`` to below ``uri``; the entries of a manifest, in the order of ``paths``.
+    """Upload files of ``directory`` below ``uri``, replacing existing objects.
 
-    Every file is read once, hashed on the way, and cut into parts of 16 MiB; objects that are there are replaced.
+    Each file is read once, in parts of 16 MiB, and hashed during the upload.
 
     Args:
         directory: A local directory.
-        uri: Where its files go.
+        uri: Address of the target directory.
         paths: Relative paths with forward slashes; every file when None.
-        on_bytes: Told of bytes as they leave, from several threads.
+        on_bytes: Called with the number of bytes after each uploaded part, from several threads.
+
+    Returns:
+        The manifest entries of the files, in the order of ``paths``.
 
     Raises:
-        StageFailure: NotFound (a file, the bucket), PermissionDenied, DiskFull, Unavailable, BadConfiguration.
+        StageFailure: NotFound (a file or the bucket), PermissionDenied, DiskFull, Unavailable or BadConfiguration.
     """
     location = parse(uri)
     chosen = local_files(directory) if paths is None else [checked_relative(path, str(directory)) for path in paths]
@@ -52,16 +55,19 @@ def upload_directory(
 
 
 def download_file(uri: str, target: Path) -> None:
-    """Download the object at ``uri`` to ``target``, which appears when it is whole; large ones by ranges."""
+    """Download the object at ``uri`` to ``target`` atomically, large objects in ranges."""
     location = parse(uri)
     backend(location).download(location, target)
 
 
 def download_directory(uri: str, target: Path) -> list[tuple[str, int]]:
-    """Download every object below ``uri`` into ``target``; their relative paths and sizes in bytes, sorted.
+    """Download every object below ``uri`` into ``target``.
+
+    Returns:
+        The relative path and size in bytes of each object, sorted.
 
     Raises:
-        StageFailure: NotFound when nothing is there, and as for every call.
+        StageFailure: NotFound when there are no objects; otherwise as `upload_directory`.
     """
     location = parse(uri)
     found = sorted(backend(location).files(location))
@@ -72,7 +78,13 @@ def download_directory(uri: str, target: Path) -> list[tuple[str, int]]:
 
 
 def download_files(location: Location, files: Iterable[tuple[str, int]], target: Path) -> None:
-    """Download the ``(relative path, size)`` below ``location``: small ones side by side, large ones by ranges."""
+    """Download ``files`` below ``location``: small files concurrently, large files one by one in concurrent ranges.
+
+    Args:
+        location: Address of the directory.
+        files: Relative path and size in bytes of each file.
+        target: A local directory.
+    """
     listed = [(checked_relative(path, location.uri), size) for path, size in files]
 
     def download(file: tuple[str, int]) -> None:
@@ -87,19 +99,20 @@ def download_files(location: Location, files: Iterable[tuple[str, int]], target:
 
 
 def localise(uri: str, scratch: Path) -> Path:
-    """A local path of what ``uri`` names: a file, or a directory for a tree.
+    """Return a local path with the content of ``uri``: a file for an object, a directory for a tree.
 
-    ``file://`` is not copied. Anything else is downloaded below ``scratch``: the object of that name, or else the tree.
+    ``file://`` addresses are used in place. All others are downloaded below ``scratch``; an object takes precedence
+    over a tree of the same name.
 
     Raises:
-        StageFailure: NotFound when nothing is there, and as for every call.
+        StageFailure: NotFound when neither exists; otherwise as `upload_directory`.
     """
     location = parse(uri)
     if location.scheme == "file":
         with explained_path(location.path, "read"):
             location.path.stat()
         return location.path
-    # Two addresses may end in the same name.
+    # The hash keeps addresses apart that end in the same name.
     target = scratch / hashlib.sha256(location.uri.encode()).hexdigest()[:12] / (location.name or location.bucket)
     if location.key and backend(location).size(location) is not None:
         download_file(uri, target)
@@ -109,7 +122,11 @@ def localise(uri: str, scratch: Path) -> Path:
 
 
 def local_files(directory: Path) -> list[str]:
-    """Relative paths of every file of a local directory, with forward slashes."""
+    """Relative paths of all files below a local directory, with forward slashes.
+
+    Raises:
+        StageFailure: NotFound when the directory does not exist; PermissionDenied or BadConfiguration.
+    """
     with explained_path(directory, "read"):
         directory.stat()
         return list(walk(directory))
@@ -118,7 +135,7 @@ def local_files(directory: Path) -> list[str]:
 def _nothing_at(location: Location) -> StageFailure:
     return StageFailure(
         Reason.NOT_FOUND,
-        f"Cannot read {location.uri}: nothing is there; correct the address, or run what should have written it",
+        f"Cannot read {location.uri}: it does not exist; correct the address, or run the stage that writes it",
     )
 
 
