@@ -1,4 +1,4 @@
-"""Packed rows must teach exactly what the same conversations teach one by one."""
+"""Packed rows give the same loss and gradients as separate conversations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def model() -> LlamaForCausalLM:
         num_key_value_heads=2,
         intermediate_size=64,
         max_position_embeddings=ROW_LENGTH,
-        use_cache=False,  # As in training: with a cache transformers does not look for packed rows.
+        use_cache=False,  # As in training: with a cache, transformers does not detect packed rows.
     )
     return LlamaForCausalLM(config).eval()
 
@@ -33,13 +33,13 @@ def model() -> LlamaForCausalLM:
 def conversations() -> pa.Table:
     generator = np.random.default_rng(0)
     rows = [generator.integers(1, 97, generator.integers(3, 40)).tolist() for _ in range(30)]
-    learned = [[-100] * (len(row) // 2) + row[len(row) // 2 :] for row in rows]
+    labels = [[-100] * (len(row) // 2) + row[len(row) // 2 :] for row in rows]
     ids = pa.list_(pa.int32())
-    return pa.table({"input_ids": pa.array(rows, ids), "labels": pa.array(learned, ids)})
+    return pa.table({"input_ids": pa.array(rows, ids), "labels": pa.array(labels, ids)})
 
 
 def loss_and_gradient(model: LlamaForCausalLM, data: CausalDataset, rows_at_once: int) -> tuple[float, torch.Tensor]:
-    """Summed loss over all learned tokens, and its gradient in the first layer."""
+    """Loss summed over all tokens with labels, and its gradient in the first layer."""
     model.zero_grad()
     total = torch.zeros(())
     collate = CausalCollator(pad_token_id=0)

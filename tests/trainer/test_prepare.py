@@ -298,7 +298,7 @@ def test_missing_data(tmp_path: Path) -> None:
     failure = refused(classification(tmp_path, {"train": {"uri": missing}}))
     assert (failure.reason, failure.message) == (
         Reason.NOT_FOUND,
-        f"Nothing is at {missing}: correct the address, or put the data there",
+        f"There is no data at {missing}: correct the address, or upload the data",
     )
 
 

@@ -1,4 +1,4 @@
-"""Conversations: which tokens are learned, by templates that say so and by templates that do not."""
+"""Conversations: which tokens have labels, with and without ``{% generation %}`` in the chat template."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TASK = {"type": "InstructionTuning"}
 
 
 def chat(*contents: str, system: str | None = None) -> list[Message]:
-    """Questions and answers in turn."""
+    """Alternating questions and answers."""
     first = [{"role": "system", "content": system}] if system else []
     turns = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(contents)]
     return [*first, *turns]
@@ -50,10 +50,10 @@ def tokenizer_of(tmp_path: Path, template: str | None) -> PreTrainedTokenizerFas
 
 
 def encoded(tokenizer: PreTrainedTokenizerFast, conversation: list[Message]) -> dict[str, Any]:
-    """The columns of one conversation.
+    """The columns of one tokenised conversation.
 
     Raises:
-        BadRow: It is one.
+        BadRow: The conversation is invalid.
     """
     batch = ChatTokeniser(tokenizer, 10_000).encode([Conversation(conversation)])
     for problem in batch.problems.values():
@@ -61,8 +61,8 @@ def encoded(tokenizer: PreTrainedTokenizerFast, conversation: list[Message]) -> 
     return {name: column[0].as_py() for name, column in batch.columns.items()}
 
 
-def learned(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any]) -> list[str]:
-    """The runs of learned tokens, as text."""
+def labelled_texts(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any]) -> list[str]:
+    """The text of each run of tokens with labels."""
     runs: list[list[int]] = []
     for position, label in enumerate(row["labels"]):
         if label == IGNORED_LABEL:
@@ -76,14 +76,16 @@ def learned(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any]) -> list[str
 
 @pytest.mark.parametrize("template", [MARKED_TEMPLATE, PLAIN_TEMPLATE], ids=["marked", "plain"])
 @pytest.mark.parametrize("conversation", CHATS)
-def test_every_answer_is_learned_with_its_end(tmp_path: Path, template: str, conversation: list[Message]) -> None:
+def test_labels_cover_every_answer_and_its_end_token(
+    tmp_path: Path, template: str, conversation: list[Message]
+) -> None:
     tokenizer = tokenizer_of(tmp_path, template)
     answers = [message["content"] + "<|im_end|>" for message in conversation if message["role"] == "assistant"]
-    assert learned(tokenizer, encoded(tokenizer, conversation)) == answers
+    assert labelled_texts(tokenizer, encoded(tokenizer, conversation)) == answers
 
 
 @pytest.mark.parametrize("conversation", CHATS)
-def test_both_ways_agree_with_each_other_and_with_the_library(tmp_path: Path, conversation: list[Message]) -> None:
+def test_both_kinds_of_templates_give_the_labels_of_transformers(tmp_path: Path, conversation: list[Message]) -> None:
     marked = tokenizer_of(tmp_path / "marked", MARKED_TEMPLATE)
     row = encoded(marked, conversation)
     assert row == encoded(tokenizer_of(tmp_path / "plain", PLAIN_TEMPLATE), conversation)
@@ -94,7 +96,9 @@ def test_both_ways_agree_with_each_other_and_with_the_library(tmp_path: Path, co
 
 @pytest.mark.parametrize("template", [MARKED_TEMPLATE, PLAIN_TEMPLATE], ids=["marked", "plain"])
 @pytest.mark.parametrize("conversation", CHATS)
-def test_the_prompt_is_what_generation_starts_from(tmp_path: Path, template: str, conversation: list[Message]) -> None:
+def test_the_prompt_length_is_that_of_the_generation_prompt(
+    tmp_path: Path, template: str, conversation: list[Message]
+) -> None:
     tokenizer = tokenizer_of(tmp_path, template)
     row = encoded(tokenizer, conversation)
     prompt = tokenizer.apply_chat_template(conversation[:-1], add_generation_prompt=True, return_dict=True)["input_ids"]
@@ -102,7 +106,7 @@ def test_the_prompt_is_what_generation_starts_from(tmp_path: Path, template: str
     assert row["reference"] == conversation[-1]["content"]
 
 
-def test_the_prompt_for_people(tmp_path: Path) -> None:
+def test_the_prompt_column_is_readable(tmp_path: Path) -> None:
     tokenizer = tokenizer_of(tmp_path, PLAIN_TEMPLATE)
     assert encoded(tokenizer, CHATS[0])["prompt"] == "2+2?"
     assert (
@@ -110,51 +114,54 @@ def test_the_prompt_for_people(tmp_path: Path) -> None:
     )
 
 
-def test_a_template_that_writes_the_newest_answer_differently(tmp_path: Path) -> None:
+def test_a_template_may_render_the_last_answer_differently(tmp_path: Path) -> None:
     tokenizer = tokenizer_of(tmp_path, THINKING_TEMPLATE)
-    first, last = learned(tokenizer, encoded(tokenizer, CHATS[3]))
+    first, last = labelled_texts(tokenizer, encoded(tokenizer, CHATS[3]))
     assert first == "4<|im_end|>"
     assert last == "\n</think>\n\n4<|im_end|>"
 
 
-def test_a_template_that_leaves_out_thoughts_teaches_what_it_leaves(tmp_path: Path) -> None:
+def test_labels_exclude_thoughts_that_the_template_omits(tmp_path: Path) -> None:
     tokenizer = tokenizer_of(tmp_path, PLAIN_TEMPLATE.replace("m['content']", "m['content'].split('</think>') | last"))
     conversation = chat("a", "<think>hm</think>b", "c", "d")
-    assert learned(tokenizer, encoded(tokenizer, conversation)) == ["b<|im_end|>", "d<|im_end|>"]
+    assert labelled_texts(tokenizer, encoded(tokenizer, conversation)) == ["b<|im_end|>", "d<|im_end|>"]
 
 
-def test_a_template_that_rewrites_earlier_answers_is_refused(tmp_path: Path) -> None:
+def test_a_template_that_rewrites_earlier_answers_is_rejected(tmp_path: Path) -> None:
     template = PLAIN_TEMPLATE.replace(
         "m['content']", "m['content'] if loop.last or m['role'] == 'user' else '(earlier)'"
     )
-    with pytest.raises(BadRow, match="changes an answer, so it cannot be learned"):
+    with pytest.raises(BadRow, match="changes an answer, so it cannot be trained on"):
         encoded(tokenizer_of(tmp_path, template), chat("a", "b", "c", "d"))
 
 
-def test_a_template_that_marks_nothing_is_refused(tmp_path: Path) -> None:
+def test_a_template_that_marks_no_answer_is_rejected(tmp_path: Path) -> None:
     template = MARKED_TEMPLATE.replace("== 'assistant'", "== 'model'")
     model = a_chat_model(tmp_path / "model", template).as_uri()
     uri = json_lines(tmp_path / "a.jsonl", [{"messages": conversation} for conversation in CHATS])
     failure = refused(a_context(tmp_path, model, TASK, {"train": {"uri": uri}}))
     assert failure.reason is Reason.BAD_DATA
     assert failure.message == (
-        f"{uri}:1: the model's chat template leaves every answer out; give the model another chat template (4 of 4 "
-        "rows are invalid, 100 %; dataset.cleaning.dropInvalid allows 0 %)"
+        f"{uri}:1: the model's chat template omits every answer; use another chat template (4 of 4 rows are invalid, "
+        "100 %; dataset.cleaning.dropInvalid allows 0 %)"
     )
 
 
-def test_what_the_template_refuses_is_a_bad_row(tmp_path: Path) -> None:
+def test_a_conversation_that_the_template_rejects_is_an_invalid_row(tmp_path: Path) -> None:
     rule = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('Begin with the user.') }}{% endif %}"
     tokenizer = tokenizer_of(tmp_path, rule + PLAIN_TEMPLATE)
     with pytest.raises(BadRow) as problem:
         encoded(tokenizer, CHATS[1])
-    assert str(problem.value) == "the model's chat template refuses the conversation (Begin with the user); correct it"
+    assert (
+        str(problem.value)
+        == "the model's chat template rejects the conversation (Begin with the user); correct the row"
+    )
 
 
-def test_a_model_without_template_gets_a_simple_one(tmp_path: Path) -> None:
+def test_a_model_without_template_uses_a_default_one(tmp_path: Path) -> None:
     tokenizer = tokenizer_of(tmp_path, None)
     row = encoded(tokenizer, CHATS[1])
-    assert learned(tokenizer, row) == ["4<|im_end|>", "5, naïve 包裹 👍🏽<|im_end|>"]
+    assert labelled_texts(tokenizer, row) == ["4<|im_end|>", "5, naïve 包裹 👍🏽<|im_end|>"]
     assert tokenizer.decode(row["input_ids"]) == (
         "### system:\nBe brief.\n\n### user:\n2+2?\n\n### assistant:\n4<|im_end|>\n\n### user:\nand 1 more?\n\n"
         "### assistant:\n5, naïve 包裹 👍🏽<|im_end|>\n\n"
@@ -163,7 +170,7 @@ def test_a_model_without_template_gets_a_simple_one(tmp_path: Path) -> None:
     assert row["input_ids"][: row["prompt_length"]] == prompt
 
 
-def test_without_template_and_end_token_nothing_can_be_learned(tmp_path: Path) -> None:
+def test_a_tokenizer_without_template_and_end_token_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(StageFailure) as failure:
         load_tokenizer(a_chat_model(tmp_path / "model", None, eos=None), "hf://owner/model", chat=True)
     assert failure.value.reason is Reason.BAD_CONFIGURATION
@@ -174,7 +181,7 @@ def test_without_template_and_end_token_nothing_can_be_learned(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("pairs", [False, True], ids=["messages", "prompt and completion"])
-def test_the_whole_stage(tmp_path: Path, pairs: bool) -> None:
+def test_prepare_of_messages_and_of_prompt_and_completion(tmp_path: Path, pairs: bool) -> None:
     questions = [(f"what is {number} + 1?", f"{number + 1}") for number in range(40)]
     rows = [{"prompt": a, "completion": b} if pairs else {"messages": chat(a, b)} for a, b in questions]
     uri = json_lines(tmp_path / "a.jsonl", rows)
@@ -195,7 +202,7 @@ def test_the_whole_stage(tmp_path: Path, pairs: bool) -> None:
     assert len(seen) == 40
 
 
-def test_a_long_conversation_is_invalid_and_not_cut(tmp_path: Path) -> None:
+def test_a_long_conversation_is_invalid_and_not_truncated(tmp_path: Path) -> None:
     rows = [{"messages": chat(f"question {number}", "answer")} for number in range(19)]
     rows.insert(4, {"messages": chat("long", "word " * 200)})
     uri = json_lines(tmp_path / "a.jsonl", rows)
@@ -213,7 +220,7 @@ def test_a_long_conversation_is_invalid_and_not_cut(tmp_path: Path) -> None:
     assert [row.line for row in report.invalid_rows] == [5]
 
 
-def test_the_first_bad_row_is_named_whatever_found_it(tmp_path: Path) -> None:
+def test_the_message_names_the_first_invalid_row_whether_found_in_reading_or_tokenisation(tmp_path: Path) -> None:
     rows: list[Any] = [{"messages": chat(f"question {number}", "answer")} for number in range(4000)]
     rows[6] = {"messages": chat("long", "word " * 200)}
     rows[3000] = {"messages": chat("no answer")}

@@ -1,4 +1,4 @@
-"""hf:// models against an HTTP server that answers as the hub does, in a process of its own per environment."""
+"""hf:// models against an HTTP server that imitates the hub, with a new client process for each environment."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ print(json.dumps(answer))
 
 @dataclass
 class Hub:
-    """What the server has and says."""
+    """The content and the responses of the server."""
 
     model: Path
     status: int = 200
@@ -170,7 +170,7 @@ def test_a_model_is_pinned_to_its_commit_and_identified_without_its_weights(tmp_
     assert not {"pytorch_model.bin", "evil.py", "model.safetensors"} & set(answer["files"])
 
 
-def test_weights_are_fetched_when_they_are_needed_and_then_serve_offline(tmp_path: Path, hub: Hub) -> None:
+def test_weights_are_downloaded_on_request_and_then_used_offline(tmp_path: Path, hub: Hub) -> None:
     assert "model.safetensors" in ask(tmp_path, hub.address, weights=True)["files"]
     hub.asked.clear()
     answer = ask(tmp_path, hub.address, revision=COMMIT, HF_HUB_OFFLINE="1")
@@ -178,14 +178,14 @@ def test_weights_are_fetched_when_they_are_needed_and_then_serve_offline(tmp_pat
     assert not hub.asked
 
 
-def test_a_token_opens_a_private_model(tmp_path: Path, hub: Hub) -> None:
+def test_a_private_model_needs_a_token(tmp_path: Path, hub: Hub) -> None:
     hub.needs_token = True
     assert ask(tmp_path, hub.address, HF_TOKEN=TOKEN)["parameters"] == 64
     answer = ask(tmp_path / "2", hub.address)
     assert answer == {
         "reason": Reason.PERMISSION_DENIED,
-        "message": "The hub refuses to show hf://owner/model (HTTP 401): correct spec.model.uri, or set HF_TOKEN to a "
-        "token that may read it",
+        "message": "The hub denied access to hf://owner/model (HTTP 401): correct spec.model.uri, or set HF_TOKEN to a "
+        "token with read access",
     }
 
 
@@ -195,14 +195,14 @@ def test_a_token_opens_a_private_model(tmp_path: Path, hub: Hub) -> None:
         (
             (404, "RepoNotFound"),
             Reason.NOT_FOUND,
-            "hf://owner/model is not on the hub, or is private: correct spec.model.uri, or set HF_TOKEN to a token "
-            "that may read it",
+            "hf://owner/model does not exist on the hub or is private: correct spec.model.uri, or set HF_TOKEN to a "
+            "token with read access",
         ),
         (
             (401, "RepoNotFound"),
             Reason.NOT_FOUND,
-            "hf://owner/model is not on the hub, or is private: correct spec.model.uri, or set HF_TOKEN to a token "
-            "that may read it",
+            "hf://owner/model does not exist on the hub or is private: correct spec.model.uri, or set HF_TOKEN to a "
+            "token with read access",
         ),
         (
             (404, "RevisionNotFound"),
@@ -212,51 +212,52 @@ def test_a_token_opens_a_private_model(tmp_path: Path, hub: Hub) -> None:
         (
             (403, "GatedRepo"),
             Reason.PERMISSION_DENIED,
-            "hf://owner/model is gated: accept its terms on the hub, and set HF_TOKEN to a token of the account that "
-            "did",
+            "hf://owner/model is gated: accept its terms on the hub, and set HF_TOKEN to a token of the same account",
         ),
         (
             (403, ""),
             Reason.PERMISSION_DENIED,
-            "The hub refuses to show hf://owner/model (HTTP 403): correct spec.model.uri, or set HF_TOKEN to a token "
-            "that may read it",
+            "The hub denied access to hf://owner/model (HTTP 403): correct spec.model.uri, or set HF_TOKEN to a token "
+            "with read access",
         ),
         (
             (501, ""),
             Reason.UNAVAILABLE,
-            "The hub answered HTTP 501 when asked for hf://owner/model: look at its health, or try later",
+            "The hub returned HTTP 501 for hf://owner/model: check the status of the hub, or retry later",
         ),
     ],
 )
-def test_what_the_hub_refuses(tmp_path: Path, hub: Hub, answer: tuple[int, str], reason: Reason, sentence: str) -> None:
+def test_error_responses_of_the_hub_have_a_reason_and_a_message(
+    tmp_path: Path, hub: Hub, answer: tuple[int, str], reason: Reason, sentence: str
+) -> None:
     hub.status, code = answer
     hub.headers = {"X-Error-Code": code} if code else {}
     assert ask(tmp_path, hub.address) == {"reason": reason, "message": sentence}
 
 
-def test_a_model_without_safetensors(tmp_path: Path, hub: Hub) -> None:
+def test_a_model_without_safetensors_is_rejected(tmp_path: Path, hub: Hub) -> None:
     (hub.model / "model.safetensors").unlink()
     for weights in (False, True):
         answer = ask(tmp_path, hub.address, weights=weights)
         assert answer["reason"] == Reason.BAD_CONFIGURATION
-        assert answer["message"].startswith("hf://owner/model has no weights as *.safetensors")
+        assert answer["message"].startswith("hf://owner/model has no *.safetensors weights")
 
 
-def test_a_hub_that_is_not_there(tmp_path: Path) -> None:
-    # Bound by this test and never listened on.
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        answer = ask(tmp_path, f"http://127.0.0.1:{held.getsockname()[1]}")
+def test_an_unreachable_hub_is_unavailable(tmp_path: Path) -> None:
+    # The port is bound but not listening.
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        answer = ask(tmp_path, f"http://127.0.0.1:{bound.getsockname()[1]}")
     assert answer == {
         "reason": Reason.UNAVAILABLE,
-        "message": "The hub could not be reached for hf://owner/model: check the network, and HF_ENDPOINT if it is set",
+        "message": "Cannot reach the hub for hf://owner/model: check the network, and HF_ENDPOINT if it is set",
     }
 
 
-def test_an_empty_cache_offline(tmp_path: Path) -> None:
+def test_a_model_that_is_not_cached_is_not_found_offline(tmp_path: Path) -> None:
     answer = ask(tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE="1")
     assert answer == {
         "reason": Reason.NOT_FOUND,
-        "message": "hf://owner/model at 'main' is not whole in the cache and HF_HUB_OFFLINE forbids to fetch it: fill "
-        "the cache that HF_HOME names, or unset HF_HUB_OFFLINE",
+        "message": "hf://owner/model at revision 'main' is not completely in the cache, and HF_HUB_OFFLINE prevents "
+        "the download: add it to the cache in HF_HOME, or unset HF_HUB_OFFLINE",
     }

@@ -62,7 +62,7 @@ def test_an_address_is_accessed_with_its_own_secret(server: S3Server) -> None:
 
 
 def test_the_secret_of_the_longest_matching_address_is_used(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The data is in the bucket of the results, with a Secret of its own."""
+    """The data is in the bucket of the results, but has another Secret."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     Path(server.root, "adapters", "data").mkdir()

@@ -219,6 +219,7 @@ def test_state_that_cannot_be_converted_is_said(
     assert caught.value.reason is Reason.BAD_CONFIGURATION
     assert (
         f"the checkpoint {checkpoint.ref.uri} was written by 2 processes at ZeRO stage 3 and cannot be converted to 1 "
-        "at stage 3 (KeyError: 'param_shapes'): run it as it was written, or remove it to train from the start"
+        "at stage 3 (KeyError: 'param_shapes'): restore the former number of processes and ZeRO stage, or delete the "
+        "checkpoint to train from the start"
     ) == caught.value.message
     assert told.activities == ["converting the checkpoint to 1 process"]

@@ -1,4 +1,4 @@
-"""Rows and files for tests of the prepare stage, with sensible values for all that a test does not care about."""
+"""Rows and files for tests of the prepare stage, with defaults for everything that a test does not set."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from finetune_trainer.prepare.sources import KIND_OF_SUFFIX, DataFile
 
 
 def a_spec(task: str = "TextClassification", **parts: Any) -> FineTuneJobSpec:
-    """A valid spec; ``labels`` and ``dataset`` are merged into theirs, other parts replace those of the spec."""
+    """A valid spec; ``labels`` and ``dataset`` are merged into its fields, other parts replace them."""
     labels = parts.pop("labels", None)
     dataset = {"train": {"uri": "file:///data/train.jsonl"}, **parts.pop("dataset", {})}
     document = {
@@ -25,13 +25,13 @@ def a_spec(task: str = "TextClassification", **parts: Any) -> FineTuneJobSpec:
 
 
 def a_file(path: Path, content: bytes | str) -> DataFile:
-    """``content`` at ``path``, as a file of a data set."""
+    """Write ``content`` to ``path``, and return it as a file of a data set."""
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return on_disk(path)
 
 
 def on_disk(path: Path) -> DataFile:
-    """A file of a data set that is there already."""
+    """An existing file as a file of a data set."""
     return DataFile(
         uri=f"s3://data/{path.name}",
         name=path.name,
@@ -43,6 +43,6 @@ def on_disk(path: Path) -> DataFile:
 
 
 def a_chat(*turns: tuple[str, str]) -> list[dict[str, str]]:
-    """Messages of ``(role, content)``; a question and its answer when there are none."""
+    """Messages with the given roles and contents; by default a question and its answer."""
     chosen = turns or (("user", "2+2?"), ("assistant", "4"))
     return [{"role": role, "content": content} for role, content in chosen]

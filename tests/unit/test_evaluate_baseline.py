@@ -1,4 +1,4 @@
-"""The classification baseline: probe or majority class, chosen without the test split."""
+"""The classification baseline: linear probe or majority class, chosen without the test split."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def _split(examples: int, seed: int, signal: float, weights: tuple[float, ...] =
     labels = generator.choice(len(weights), size=examples, p=weights)
     features = generator.normal(size=(examples, 8)).astype(np.float32)
     features[:, : len(weights)] += signal * np.eye(len(weights), dtype=np.float32)[labels]
-    # Scales of language models' hidden states differ by orders of magnitude.
+    # Dimensions of hidden states of language models differ in scale by orders of magnitude.
     features *= np.array([1e3, 1, 1e-3, 50, 1, 1, 1, 1], dtype=np.float32)
     return Labelled(features, labels)
 
 
 @pytest.mark.parametrize("validation", [400, 20])
-def test_probe_wins_where_features_tell_the_label(validation: int) -> None:
+def test_probe_is_chosen_if_features_predict_the_label(validation: int) -> None:
     test = _split(300, 3, 4.0)
     chosen = choose(_split(600, 1, 4.0), _split(validation, 2, 4.0), test.features, seed=1)
     assert chosen.kind is BaselineKind.LINEAR_PROBE
@@ -32,7 +32,7 @@ def test_probe_wins_where_features_tell_the_label(validation: int) -> None:
     assert chosen.details["linearProbe"]["trainExamples"] == 600
 
 
-def test_majority_wins_where_features_tell_nothing() -> None:
+def test_more_accurate_of_probe_and_majority_class_is_chosen_for_uninformative_features() -> None:
     skewed = (0.9, 0.05, 0.05)
     test = _split(50, 3, 0.0, skewed)
     chosen = choose(_split(60, 1, 0.0, skewed), _split(400, 2, 0.0, skewed), test.features, seed=1)
@@ -43,20 +43,20 @@ def test_majority_wins_where_features_tell_nothing() -> None:
     assert (chosen.kind is BaselineKind.LINEAR_PROBE) is better
 
 
-def test_one_label_in_train_leaves_the_majority_class() -> None:
+def test_majority_class_is_chosen_if_train_has_one_label() -> None:
     train = Labelled(np.ones((5, 2), dtype=np.float32), np.full(5, 2))
     chosen = choose(train, Labelled(np.ones((0, 2), dtype=np.float32), np.empty(0, np.int64)), np.ones((3, 2)), seed=1)
     assert chosen.kind is BaselineKind.MAJORITY_CLASS
     assert list(chosen.predictions) == [2, 2, 2]
 
 
-def test_two_examples_are_enough() -> None:
+def test_two_training_examples_are_enough() -> None:
     train = Labelled(np.array([[0.0], [1.0]], dtype=np.float32), np.array([0, 1]))
     empty = Labelled(np.empty((0, 1), dtype=np.float32), np.empty(0, np.int64))
     assert len(choose(train, empty, np.zeros((4, 1), dtype=np.float32), seed=1).predictions) == 4
 
 
-def test_every_fit_is_a_sign_of_life() -> None:
+def test_every_fit_is_reported() -> None:
     fits: list[int] = []
     choose(_split(100, 1, 1.0), _split(100, 2, 1.0), _split(10, 3, 1.0).features, 1, on_fit=lambda: fits.append(1))
     assert len(fits) >= 3

@@ -1,4 +1,4 @@
-"""Bootstrap intervals: known cases, pairing, and how often they hold the truth."""
+"""Bootstrap intervals: known cases, pairing, and coverage of the true change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from finetune_trainer.evaluate.metrics import CLASSIFICATION, classification_sco
 
 
 @pytest.mark.parametrize("metric", CLASSIFICATION)
-def test_interval_holds_the_change_and_is_the_same_for_the_same_seed(metric: Metric) -> None:
+def test_interval_contains_the_change_and_depends_on_the_seed_only(metric: Metric) -> None:
     generator = np.random.default_rng(1)
     gold = generator.integers(0, 4, 300)
     baseline = np.where(generator.random(300) < 0.6, gold, generator.integers(0, 4, 300))
@@ -24,12 +24,12 @@ def test_interval_holds_the_change_and_is_the_same_for_the_same_seed(metric: Met
 
 
 @pytest.mark.parametrize("metric", CLASSIFICATION)
-def test_equal_predictions_have_no_width(metric: Metric) -> None:
+def test_interval_of_equal_predictions_has_zero_width(metric: Metric) -> None:
     gold, predicted = np.array([0, 1, 2, 0]), np.array([0, 1, 1, 0])
     assert classification_interval(metric, gold, predicted, predicted, 3, seed=1) == (0, 0)
 
 
-def test_drawing_cells_equals_drawing_examples() -> None:
+def test_drawing_counts_is_equivalent_to_drawing_examples() -> None:
     generator = np.random.default_rng(2)
     gold, baseline, tuned = (generator.integers(0, 3, 200) for _ in range(3))
     cells = classification_interval(Metric.ACCURACY, gold, baseline, tuned, 3, seed=3, resamples=20_000)
@@ -39,7 +39,7 @@ def test_drawing_cells_equals_drawing_examples() -> None:
     assert cells == pytest.approx(examples, abs=0.006)
 
 
-def test_pairing_cancels_what_both_find_hard() -> None:
+def test_pairing_cancels_the_difficulty_of_examples() -> None:
     generator = np.random.default_rng(3)
     hard = generator.normal(0, 5, 400)
     baseline, tuned = hard + generator.normal(0, 0.1, 400), hard + 0.05 + generator.normal(0, 0.1, 400)
@@ -47,13 +47,13 @@ def test_pairing_cancels_what_both_find_hard() -> None:
     assert 0 < low < 0.05 < high < 0.1
 
 
-def test_weight_of_zero_says_nothing() -> None:
+def test_examples_of_weight_zero_are_ignored() -> None:
     baseline, tuned, weights = np.array([1.0, 2.0, 99.0]), np.array([0.5, 1.0, -99.0]), np.array([4.0, 2.0, 0.0])
-    told = ratio_interval(baseline[:2], tuned[:2], weights[:2], seed=6)
-    assert ratio_interval(baseline, tuned, weights, seed=6) == told
+    without_it = ratio_interval(baseline[:2], tuned[:2], weights[:2], seed=6)
+    assert ratio_interval(baseline, tuned, weights, seed=6) == without_it
 
 
-def test_interval_covers_the_truth_in_about_95_of_100_samples() -> None:
+def test_interval_covers_the_true_change_in_about_95_percent_of_samples() -> None:
     generator = np.random.default_rng(4)
     covered = 0
     for seed in range(300):
@@ -65,7 +65,7 @@ def test_interval_covers_the_truth_in_about_95_of_100_samples() -> None:
     assert 0.91 <= covered / 300 <= 0.98
 
 
-def test_many_labels_and_examples_are_drawn_in_pieces() -> None:
+def test_many_labels_and_examples_are_drawn_in_chunks() -> None:
     generator = np.random.default_rng(6)
     gold, baseline, tuned = (generator.integers(0, 100, 3000) for _ in range(3))
     low, high = classification_interval(Metric.MACRO_F1, gold, baseline, tuned, 100, seed=1, resamples=3000)

@@ -1,4 +1,4 @@
-"""Metrics of evaluate, beside scikit-learn, rouge-score and sacreBLEU."""
+"""Metrics of the evaluate stage, compared with scikit-learn, rouge-score and sacreBLEU."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ _REFERENCES = {
 @pytest.mark.parametrize("seed", range(5))
 def test_classification_scores_equal_scikit_learns(metric: Metric, seed: int) -> None:
     generator = np.random.default_rng(seed)
-    # Nine labels, of which some never occur and some are only predicted.
+    # Nine labels: some never occur, and some are only predicted.
     gold, predicted = generator.integers(0, 6, 40), generator.integers(2, 8, 40)
     assert classification_score(metric, gold, predicted, 9) == pytest.approx(_REFERENCES[metric](gold, predicted))
 
 
 @pytest.mark.parametrize("metric", CLASSIFICATION)
-def test_weights_count_an_example_several_times(metric: Metric) -> None:
+def test_an_integer_weight_is_equivalent_to_repetition(metric: Metric) -> None:
     gold, predicted, times = np.array([0, 1, 2, 1]), np.array([0, 2, 2, 1]), np.array([3, 0, 2, 1])
     weighted = classification_scores(metric, gold, predicted, times[None].astype(float), 3)
     assert weighted[0] == pytest.approx(_REFERENCES[metric](gold.repeat(times), predicted.repeat(times)))
 
 
-def test_recall_of_each_label() -> None:
+def test_recall_per_label_equals_scikit_learns() -> None:
     gold, predicted = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 1, 0])
     recall = label_counts(gold, predicted, np.ones((1, 5)), 3).recall[0]
     assert recall[:2] == pytest.approx(recall_score(gold, predicted, average=None))
     assert recall[2] == 0
 
 
-def test_no_hit_at_all_is_zero() -> None:
+def test_scores_are_zero_without_correct_predictions() -> None:
     gold, predicted = np.array([0, 0]), np.array([1, 1])
     assert [classification_score(metric, gold, predicted, 2) for metric in CLASSIFICATION] == [0, 0, 0]
 
@@ -68,7 +68,7 @@ _SENTENCES = [
 
 @pytest.fixture(scope="module")
 def peer_rouge_l() -> Callable[[str, str], float]:
-    """rouge-score's. It imports the whole of NLTK, for two seconds: only the process that has these tests does."""
+    """ROUGE-L of rouge-score. A fixture, because the import of NLTK takes two seconds."""
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(["rougeL"])
@@ -99,12 +99,12 @@ def test_rouge_l_equals_rouge_score_on_random_words(peer_rouge_l: Callable[[str,
         ("{}", "[]", 0.0),
     ],
 )
-def test_rouge_l_knows_other_scripts_and_texts_without_words(answer: str, reference: str, score: float) -> None:
+def test_rouge_l_supports_other_scripts_and_texts_without_words(answer: str, reference: str, score: float) -> None:
     assert rouge_l(answer, reference) == pytest.approx(score)
 
 
 @pytest.mark.parametrize(("answer", "reference"), [pair for pair in _SENTENCES if all(pair)])
-def test_chrf_is_sacrebleus(answer: str, reference: str) -> None:
+def test_chrf_equals_sacrebleus(answer: str, reference: str) -> None:
     assert chrf(answer, reference) == pytest.approx(sentence_chrf(answer, [reference], eps_smoothing=False).score)
     assert chrf(reference, reference) == pytest.approx(100)
 
@@ -114,5 +114,5 @@ def test_exact_match_ignores_white_space_at_the_ends_only() -> None:
     assert exact_match("Yes", "yes") == 0
 
 
-def test_ratio_weighs_by_tokens() -> None:
+def test_ratio_is_a_weighted_mean() -> None:
     assert ratio(np.array([1.0, 4.0]), np.array([3.0, 1.0])) == pytest.approx(1.75)

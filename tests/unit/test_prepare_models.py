@@ -1,4 +1,4 @@
-"""Base models: which files count, what their headers and configuration say, and what is refused."""
+"""Base models: the files that belong to one, its identity, and invalid models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_pos
 
 
 def a_model(directory: Path, config: dict[str, Any] | None = None) -> ModelSpec:
-    """A model of 12 parameters and 3 indices."""
+    """Write a model of 12 parameters and a buffer of 3 position ids."""
     directory.mkdir(exist_ok=True)
     (directory / "config.json").write_text(json.dumps(CONFIG if config is None else config))
     (directory / "tokenizer.json").write_text("{}")
@@ -33,7 +33,7 @@ def failure_of(model: ModelSpec, scratch: Path, revision: str | None = None) -> 
     return failure.value
 
 
-def test_identity_comes_from_configuration_headers_and_card(tmp_path: Path) -> None:
+def test_identity_comes_from_configuration_weight_headers_and_model_card(tmp_path: Path) -> None:
     model = a_model(tmp_path / "m")
     (tmp_path / "m" / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n# Model\nlicense: no\n")
     identity = identify_model(model, fetch_model(model, tmp_path / "scratch", weights=False))
@@ -44,12 +44,12 @@ def test_identity_comes_from_configuration_headers_and_card(tmp_path: Path) -> N
     assert identity.revision.startswith("sha256:")
 
 
-def test_the_revision_changes_with_weights_and_not_with_what_is_not_the_model(tmp_path: Path) -> None:
+def test_revision_depends_on_the_files_of_the_model_only(tmp_path: Path) -> None:
     model = a_model(tmp_path / "m")
     before = fetch_model(model, tmp_path / "scratch", weights=False)
     assert before.path == tmp_path / "m"
     (tmp_path / "m" / "pytorch_model.bin").write_bytes(b"a pickle")
-    (tmp_path / "m" / "consolidated.safetensors").write_bytes(b"the same once more")
+    (tmp_path / "m" / "consolidated.safetensors").write_bytes(b"a duplicate")
     (tmp_path / "m" / "onnx").mkdir()
     (tmp_path / "m" / "onnx" / "config.json").write_text("{}")
     assert fetch_model(model, tmp_path / "scratch", weights=True, revision=before.revision) == before
@@ -58,12 +58,12 @@ def test_the_revision_changes_with_weights_and_not_with_what_is_not_the_model(tm
     failure = failure_of(model, tmp_path / "scratch", before.revision)
     assert failure.reason is Reason.BAD_CONFIGURATION
     assert failure.message == (
-        f"{model.uri} has other files than when the data was prepared with it: put them back, or give the changed "
-        "model an address of its own"
+        f"The files of {model.uri} changed after the prepare stage: restore them, or put the changed model at a new "
+        "address and set spec.model.uri to it"
     )
 
 
-def test_shards_are_those_of_the_index(tmp_path: Path) -> None:
+def test_shards_are_those_in_the_index(tmp_path: Path) -> None:
     model = a_model(tmp_path / "m")
     for shard in ("model-1", "model-2", "other"):
         save_file({shard: np.zeros(5, np.float32)}, str(tmp_path / "m" / f"{shard}.safetensors"))
@@ -73,17 +73,17 @@ def test_shards_are_those_of_the_index(tmp_path: Path) -> None:
     assert identify_model(model, fetch_model(model, tmp_path / "s", weights=True)).parameters == 10
     (tmp_path / "m" / "model-2.safetensors").unlink()
     assert failure_of(model, tmp_path / "s").message == (
-        f"{model.uri} lacks weight files that its model.safetensors.index.json names: upload the model again"
+        f"{model.uri} lacks weight files that model.safetensors.index.json lists: upload the model again"
     )
 
 
 @pytest.mark.parametrize("cut", [4, 40, -1])
-def test_cut_weights_are_refused(tmp_path: Path, cut: int) -> None:
+def test_truncated_weights_are_rejected(tmp_path: Path, cut: int) -> None:
     model = a_model(tmp_path / "m")
     weights = tmp_path / "m" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:cut])
     assert failure_of(model, tmp_path / "s").message == (
-        "model.safetensors of the model is not a whole safetensors file: fetch or write it again"
+        "model.safetensors of the model is invalid or truncated: download or save the model again"
     )
     with pytest.raises(StageFailure):
         count_parameters(weights)
@@ -104,10 +104,10 @@ def test_cut_weights_are_refused(tmp_path: Path, cut: int) -> None:
         b'{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, "8"]}}',
     ],
 )
-def test_malformed_safetensors_headers_are_refused(tmp_path: Path, header: bytes) -> None:
+def test_malformed_safetensors_headers_are_rejected(tmp_path: Path, header: bytes) -> None:
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
-    with pytest.raises(StageFailure, match="is not a whole safetensors file"):
+    with pytest.raises(StageFailure, match="is invalid or truncated"):
         count_parameters(weights)
 
 
@@ -140,39 +140,40 @@ def test_license_comes_from_valid_front_matter_only(tmp_path: Path, card: bytes,
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("config.json", "has no config.json: give the address of a model in the Hugging Face layout"),
+        ("config.json", "has no config.json: set spec.model.uri to a model in the Hugging Face layout"),
         (
             "model.safetensors",
-            "has no weights as *.safetensors, and others are not loaded: convert them with save_pretrained",
+            "has no *.safetensors weights, the only supported format: convert them with save_pretrained",
         ),
     ],
 )
-def test_incomplete_models_are_refused(tmp_path: Path, name: str, sentence: str) -> None:
+def test_incomplete_models_are_rejected(tmp_path: Path, name: str, sentence: str) -> None:
     model = a_model(tmp_path / "m")
     (tmp_path / "m" / name).unlink()
     failure = failure_of(model, tmp_path / "s")
     assert (failure.reason, failure.message) == (Reason.BAD_CONFIGURATION, f"{model.uri} {sentence}")
 
 
-def test_broken_configurations_are_refused(tmp_path: Path) -> None:
+def test_invalid_configurations_are_rejected(tmp_path: Path) -> None:
     model = a_model(tmp_path / "m", {"hidden_size": 4})
-    message = f"config.json of {model.uri} names no architecture: add 'architectures' to it"
+    message = f"config.json of {model.uri} has no architecture: add the field 'architectures' to it"
     assert failure_of(model, tmp_path / "s").message == message
     (tmp_path / "m" / "config.json").write_text("{")
-    assert failure_of(model, tmp_path / "s").message == f"config.json of {model.uri} is not JSON: write it again"
+    message = f"config.json of {model.uri} is not valid JSON: save the model again with save_pretrained"
+    assert failure_of(model, tmp_path / "s").message == message
 
 
-def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_model_is_not_found(tmp_path: Path) -> None:
     model = ModelSpec(uri=(tmp_path / "none").as_uri())
     failure = failure_of(model, tmp_path / "s")
     assert failure.reason is Reason.NOT_FOUND
-    assert failure.message == f"No model is at {model.uri}: correct spec.model.uri, or put the model there"
+    assert failure.message == f"There is no model at {model.uri}: correct spec.model.uri, or upload the model"
 
 
-def test_an_address_on_the_hub_has_owner_and_name(tmp_path: Path) -> None:
+def test_an_address_on_the_hub_needs_owner_and_name(tmp_path: Path) -> None:
     for uri in ("hf://model", "hf://owner/model/file"):
         failure = failure_of(ModelSpec(uri=uri), tmp_path)
-        assert failure.message == f"{uri} is not a model on the hub: write it as hf://owner/name"
+        assert failure.message == f"{uri} is not a valid address on the hub: set spec.model.uri to hf://owner/name"
 
 
 @pytest.mark.parametrize(
@@ -186,5 +187,5 @@ def test_an_address_on_the_hub_has_owner_and_name(tmp_path: Path) -> None:
         ({"max_position_embeddings": -1}, None),
     ],
 )
-def test_the_longest_sequence_of_a_model(config: dict[str, Any], positions: int | None) -> None:
+def test_maximum_sequence_length_comes_from_the_configuration(config: dict[str, Any], positions: int | None) -> None:
     assert max_positions(config) == positions

@@ -1,4 +1,4 @@
-"""Rows of files: what is read, and every way in which a file or a row cannot be."""
+"""Reading rows of data files, and all kinds of invalid files and rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.prepare_cases import a_file, on_disk
 
 
 def rows(path: Path, content: bytes | str) -> list[tuple[int, object]]:
-    """All rows, problems as their sentences."""
+    """All rows, and the messages of invalid ones."""
     return [
         (line, str(found) if isinstance(found, BadRow) else dict(found))
         for line, found in read_rows(a_file(path, content), ("text", "label"))
@@ -30,39 +30,39 @@ def test_json_lines_are_numbered_and_empty_lines_skipped(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        (b'{"text": a}', "broken JSON at column 10 (Expecting value)"),
-        (b'{"text": "a"', "broken JSON at column 13 (Expecting ',' delimiter)"),
-        (b"[1]", "the line holds a list, not a JSON object"),
-        (b"7", "the line holds a number, not a JSON object"),
+        (b'{"text": a}', "invalid JSON at column 10 (Expecting value)"),
+        (b'{"text": "a"', "invalid JSON at column 13 (Expecting ',' delimiter)"),
+        (b"[1]", "the line is a list, not a JSON object"),
+        (b"7", "the line is a number, not a JSON object"),
     ],
 )
-def test_a_broken_json_line_does_not_end_the_file(tmp_path: Path, line: bytes, sentence: str) -> None:
+def test_reading_continues_after_an_invalid_json_line(tmp_path: Path, line: bytes, sentence: str) -> None:
     found = rows(tmp_path / "a.jsonl", b'{"text": "a"}\n' * 6 + line + b'\n{"text": "b"}\n')
-    assert found[6] == (7, f"{sentence}; write one JSON object a line")
+    assert found[6] == (7, f"{sentence}; write one JSON object per line")
     assert found[7] == (8, {"text": "b"})
 
 
-def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
+def test_invalid_utf8_is_reported_with_its_position(tmp_path: Path) -> None:
     sentence = "byte 11 of the line (0xe9) is not UTF-8; save the file as UTF-8"
     assert rows(tmp_path / "a.jsonl", b'{}\n{"text": "\xe9t\xe9"}\n{}') == [(1, {}), (2, sentence), (3, {})]
     sentence = "byte 2 of the line (0xe9) is not UTF-8; save the file as UTF-8"
     assert rows(tmp_path / "a.csv", b"text,label\nt\xe9,x\nu,y\n") == [(2, sentence), (3, {"text": "u", "label": "y"})]
 
 
-def test_json_that_nests_too_deep_is_a_bad_row(tmp_path: Path) -> None:
+def test_deeply_nested_json_is_an_invalid_row(tmp_path: Path) -> None:
     deep = b'{"text": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
-    sentence = "JSON that holds a number of thousands of digits or nests too deep; correct it"
+    sentence = "the JSON is nested too deeply or has a number of thousands of digits; correct the line"
     assert rows(tmp_path / "a.jsonl", deep) == [(1, sentence)]
 
 
-def test_a_json_array_is_refused(tmp_path: Path) -> None:
+def test_a_json_array_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(StageFailure) as failure:
         rows(tmp_path / "a.json", '[{"text": "a"}]')
     assert failure.value.reason is Reason.BAD_DATA
-    assert failure.value.message == "s3://data/a.json:1: the file is one JSON array: write one JSON object a line"
+    assert failure.value.message == "s3://data/a.json:1: the file is a JSON array: write one JSON object per line"
 
 
-def test_csv_records_are_numbered_by_the_line_they_begin_in(tmp_path: Path) -> None:
+def test_csv_records_are_numbered_by_their_first_line(tmp_path: Path) -> None:
     content = '\ufefftext, label\r\n"two\r\nlines",x\r\n\r\n"a ""b"", c",y\r\n'
     assert rows(tmp_path / "a.csv", content) == [
         (2, {"text": "two\r\nlines", "label": "x"}),
@@ -70,7 +70,7 @@ def test_csv_records_are_numbered_by_the_line_they_begin_in(tmp_path: Path) -> N
     ]
 
 
-def test_tab_separated_values(tmp_path: Path) -> None:
+def test_tab_separated_values_are_read(tmp_path: Path) -> None:
     assert rows(tmp_path / "a.tsv", "text\tlabel\na, b\tx\n") == [(2, {"text": "a, b", "label": "x"})]
 
 
@@ -79,23 +79,23 @@ def test_tab_separated_values(tmp_path: Path) -> None:
     [
         (
             "a,b,c",
-            "the row has 3 fields and the header 2; quote a field that holds a delimiter, a quote or a line break",
+            "the row has 3 fields and the header 2; quote fields that contain a delimiter, a quote or a line break",
         ),
-        ("a", "the row has 1 fields and the header 2; quote a field that holds a delimiter, a quote or a line break"),
-        ('"a"b,c', "broken quoting (',' expected after '\"'); write a quote inside a quoted field twice"),
+        ("a", "the row has 1 fields and the header 2; quote fields that contain a delimiter, a quote or a line break"),
+        ('"a"b,c', "invalid quoting (',' expected after '\"'); double each quote inside a quoted field"),
     ],
 )
-def test_a_broken_csv_record_does_not_end_the_file(tmp_path: Path, record: str, sentence: str) -> None:
+def test_reading_continues_after_an_invalid_csv_record(tmp_path: Path, record: str, sentence: str) -> None:
     found = rows(tmp_path / "a.csv", f"text,label\n{record}\nu,y\n")
     assert found == [(2, sentence), (3, {"text": "u", "label": "y"})]
 
 
-def test_a_quote_that_is_never_closed_is_named_by_the_line_it_opens_in(tmp_path: Path) -> None:
+def test_an_unclosed_quote_is_reported_with_its_first_line(tmp_path: Path) -> None:
     found = rows(tmp_path / "a.csv", 'text,label\nu,y\n"open,x\nv,z\n')
-    assert found[1:] == [(3, "broken quoting (unexpected end of data); write a quote inside a quoted field twice")]
+    assert found[1:] == [(3, "invalid quoting (unexpected end of data); double each quote inside a quoted field")]
 
 
-def test_a_column_twice_in_the_header_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_column_in_the_header_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(StageFailure) as failure:
         rows(tmp_path / "a.csv", "text,label,text\na,b,c\n")
     assert failure.value.message == "s3://data/a.csv:1: the header has the column 'text' twice: rename one of them"
@@ -110,17 +110,17 @@ def test_parquet_rows_are_numbered(tmp_path: Path) -> None:
     assert file.at(2) == "s3://data/a.parquet row 2"
 
 
-def test_a_cut_parquet_file_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_parquet_file_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": ["a"] * 1000, "label": [1] * 1000}), path)
     with pytest.raises(StageFailure) as failure:
         rows(path, path.read_bytes()[:-20])
     assert failure.value.reason is Reason.BAD_DATA
-    assert failure.value.message.startswith("s3://data/a.parquet is not a whole Parquet file (")
+    assert failure.value.message.startswith("s3://data/a.parquet is not a valid Parquet file (")
     assert failure.value.message.endswith("): write it again")
 
 
-def test_columns_of_json_are_those_of_the_first_good_row(tmp_path: Path) -> None:
+def test_columns_of_json_lines_come_from_the_first_valid_row(tmp_path: Path) -> None:
     assert columns_of(a_file(tmp_path / "a.jsonl", 'broken\n{"b": 1, "a": 2}\n')) == ("b", "a")
     assert columns_of(a_file(tmp_path / "a.jsonl", "")) is None
     assert columns_of(a_file(tmp_path / "a.csv", "")) is None

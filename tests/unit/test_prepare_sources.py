@@ -1,4 +1,4 @@
-"""Which files a data set has, and how they are read."""
+"""The files of a data set and their formats."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def failure_of(uri: str, data_format: DataFormat, scratch: Path) -> StageFailure
     return failure.value
 
 
-def test_one_file_is_hashed_where_it_is(tmp_path: Path) -> None:
+def test_a_local_file_is_used_and_hashed_in_place(tmp_path: Path) -> None:
     uri = f"{files_in(tmp_path, 'a.jsonl')}/a.jsonl"
     (file,) = fetch_files(uri, DataFormat.AUTO, tmp_path / "scratch")
     assert (file.uri, file.name, file.kind, file.size) == (uri, "a.jsonl", FileKind.JSONL, 7)
@@ -34,7 +34,7 @@ def test_one_file_is_hashed_where_it_is(tmp_path: Path) -> None:
     assert file.at(3) == f"{uri}:3"
 
 
-def test_a_directory_is_read_in_order_of_name(tmp_path: Path) -> None:
+def test_files_of_a_directory_are_in_order_of_name(tmp_path: Path) -> None:
     uri = files_in(tmp_path, "b.csv", "a.parquet", "c/d.JSONL", "_done", "_old/a.csv", ".x.csv", "README.md")
     files = fetch_files(uri, DataFormat.AUTO, tmp_path / "scratch")
     assert [(file.name, file.kind) for file in files] == [
@@ -45,14 +45,14 @@ def test_a_directory_is_read_in_order_of_name(tmp_path: Path) -> None:
     assert [file.name for file in fetch_files(uri, DataFormat.CSV, tmp_path / "scratch")] == ["b.csv"]
 
 
-def test_a_named_format_reads_a_file_of_any_name(tmp_path: Path) -> None:
+def test_a_file_may_have_any_name_if_the_format_is_set(tmp_path: Path) -> None:
     uri = files_in(tmp_path, "data.txt")
     (file,) = fetch_files(f"{uri}/data.txt", DataFormat.CSV, tmp_path / "scratch")
     assert file.kind is FileKind.CSV
     failure = failure_of(f"{uri}/data.txt", DataFormat.AUTO, tmp_path / "scratch")
     assert failure.reason is Reason.BAD_CONFIGURATION
     assert failure.message == (
-        f"The format of {uri}/data.txt cannot be told from its name: set dataset.format, or let the name end in "
+        f"The format of {uri}/data.txt is not clear from its name: set dataset.format, or rename the file to end in "
         ".jsonl, .ndjson, .json, .csv, .tsv, .parquet"
     )
 
@@ -61,11 +61,11 @@ def test_missing_data_is_not_found(tmp_path: Path) -> None:
     uri = f"{tmp_path.as_uri()}/none.jsonl"
     failure = failure_of(uri, DataFormat.AUTO, tmp_path / "scratch")
     assert failure.reason is Reason.NOT_FOUND
-    assert failure.message == f"Nothing is at {uri}: correct the address, or put the data there"
+    assert failure.message == f"There is no data at {uri}: correct the address, or upload the data"
 
 
-def test_a_directory_without_data_files_says_what_it_has(tmp_path: Path) -> None:
+def test_a_directory_without_data_files_is_rejected(tmp_path: Path) -> None:
     uri = files_in(tmp_path, "a.txt", "b.xlsx")
     failure = failure_of(uri, DataFormat.PARQUET, tmp_path / "scratch")
     assert failure.reason is Reason.BAD_DATA
-    assert failure.message == f"{uri} has no file that ends in .parquet, but a.txt, b.xlsx: name the data files so"
+    assert failure.message == f"{uri} has no file that ends in .parquet, only a.txt, b.xlsx: rename the data files"

@@ -1,4 +1,4 @@
-"""Deduplication and splits: nothing leaks, and the choice depends on content alone."""
+"""Deduplication and splits: no leakage, and an assignment that depends on content only."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def assigned(data: dict[str, list[bytes]], seed: int = 17, **dataset: Any) -> As
     return assign(data, a_spec(dataset=dataset).dataset, seed)
 
 
-def said(assignment: Assignment, data: dict[str, list[bytes]]) -> dict[str, list[bytes]]:
+def keys_by_split(assignment: Assignment, data: dict[str, list[bytes]]) -> dict[str, list[bytes]]:
     """The keys of each split."""
     return {
         split: [data[selection.origin][row] for row in selection.rows] for split, selection in assignment.splits.items()
     }
 
 
-def test_white_space_and_unicode_forms_are_no_difference() -> None:
+def test_keys_ignore_white_space_and_unicode_normalisation_forms() -> None:
     assert normalised(" a\u00a0\tb\n") == "a b"
     assert content_key(Labelled("cafe\u0301  au lait", "x")) == content_key(Labelled("café au\nlait ", "y"))
     assert content_key(Labelled("Cafe", "x")) != content_key(Labelled("cafe", "x"))
 
 
-def test_conversations_differ_in_any_message_or_role() -> None:
+def test_keys_of_conversations_depend_on_every_message_and_role() -> None:
     chats = [
         a_chat(("user", "a"), ("assistant", "b")),
         a_chat(("user", "a"), ("assistant", "c")),
@@ -54,13 +54,13 @@ def test_without_keeps_the_order() -> None:
     assert without([b"a", b"b", b"a", b"c"], {b"b"}, [b"c"]) == [0, 2]
 
 
-def test_fractions_are_kept_and_do_not_overlap() -> None:
+def test_drawn_sets_have_their_fraction_and_are_disjoint() -> None:
     test, validation = draw(keys(*range(1000)), (0.2, 0.1), seed=1)
     assert (len(test), len(validation)) == (200, 100)
     assert not test & validation
 
 
-def test_another_seed_draws_others() -> None:
+def test_the_draw_depends_on_the_seed() -> None:
     assert draw(keys(*range(1000)), (0.2,), seed=1) != draw(keys(*range(1000)), (0.2,), seed=2)
 
 
@@ -78,14 +78,14 @@ def test_the_draw_does_not_depend_on_order_or_repetition(numbers: list[int], see
     validation=st.one_of(st.none(), st.lists(st.integers(0, 40), max_size=20, unique=True)),
     test=st.one_of(st.none(), st.lists(st.integers(0, 40), max_size=20, unique=True)),
 )
-def test_no_content_is_in_two_splits_and_none_is_lost(
+def test_every_row_is_in_exactly_one_split(
     train: list[int], validation: list[int] | None, test: list[int] | None
 ) -> None:
     own = {"validation": validation, "test": test}
     data = {"train": keys(*train), **{name: keys(*rows) for name, rows in own.items() if rows is not None}}
     dataset = {name: OWN if rows is not None else {"fraction": 0.2} for name, rows in own.items()}
     assignment = assigned(data, **dataset)
-    splits = said(assignment, data)
+    splits = keys_by_split(assignment, data)
     everything = [key for split in splits.values() for key in split]
     assert len(everything) == len(set(everything))
     assert set(everything) == {key for rows in data.values() for key in rows}
@@ -94,24 +94,24 @@ def test_no_content_is_in_two_splits_and_none_is_lost(
         assert selection.rows == sorted(selection.rows)
 
 
-def test_a_row_of_its_own_test_split_is_removed_from_train_and_validation() -> None:
+def test_rows_of_the_test_data_are_removed_from_train_and_validation() -> None:
     data = {"train": keys(1, 2, 3, 4), "validation": keys(3, 5, 6), "test": keys(4, 5)}
     assignment = assigned(data, validation=OWN, test=OWN)
-    assert said(assignment, data) == {"train": keys(1, 2), "validation": keys(3, 6), "test": keys(4, 5)}
+    assert keys_by_split(assignment, data) == {"train": keys(1, 2), "validation": keys(3, 6), "test": keys(4, 5)}
     assert assignment.leaked == 3
 
 
-def test_equal_rows_stay_together_when_they_are_kept() -> None:
+def test_equal_rows_are_in_one_split_without_deduplication() -> None:
     data = {"train": keys(*range(20)) * 3}
     assignment = assigned(data, cleaning={"deduplicate": "None"})
-    splits = said(assignment, data)
+    splits = keys_by_split(assignment, data)
     assert assignment.leaked == 0
     assert sum(map(len, splits.values())) == 60
     assert not set(splits["train"]) & (set(splits["test"]) | set(splits["validation"]))
     assert {len(split) % 3 for split in splits.values()} == {0}
 
 
-def test_each_fraction_of_few_rows_has_one() -> None:
+def test_every_split_of_three_rows_has_one() -> None:
     data = {"train": keys(1, 2, 3)}
     sizes = {split: len(selection.rows) for split, selection in assigned(data).splits.items()}
     assert sizes == {"train": 1, "validation": 1, "test": 1}
@@ -123,34 +123,34 @@ def test_each_fraction_of_few_rows_has_one() -> None:
         (
             {"train": keys(1)},
             {},
-            "The validation split has no examples: give it more data in dataset.validation.uri",
+            "The validation split has no examples: add data, or set dataset.validation.uri",
         ),
         (
             {"train": keys(1, 2)},
             {},
-            "No example of file:///data/train.jsonl is left to train on: add data or lower the fractions",
+            "The train split of file:///data/train.jsonl has no examples: add data or lower the fractions",
         ),
         (
             {"train": keys(1, 2, 3), "test": keys(1, 2, 3), "validation": keys(4)},
             {"test": OWN, "validation": OWN},
-            "No example of file:///data/train.jsonl is left to train on after 3 were removed that another split has "
-            "too: add data or lower the fractions",
+            "The train split of file:///data/train.jsonl has no examples after removal of 3 that are also in another "
+            "split: add data or lower the fractions",
         ),
         (
             {"train": keys(1, 2, 3), "test": keys(4), "validation": keys(4)},
             {"test": OWN, "validation": OWN},
-            "The validation split has no examples after 1 were removed that another split has too: give it more data "
-            "in dataset.validation.uri",
+            "The validation split has no examples after removal of 1 that are also in another split: add data, or set "
+            "dataset.validation.uri",
         ),
     ],
 )
-def test_an_empty_split_is_refused(data: dict[str, list[bytes]], dataset: dict[str, Any], sentence: str) -> None:
+def test_an_empty_split_is_rejected(data: dict[str, list[bytes]], dataset: dict[str, Any], sentence: str) -> None:
     with pytest.raises(StageFailure) as failure:
         check_sizes(assigned(data, **dataset), "file:///data/train.jsonl")
     assert failure.value.message == sentence
 
 
-def test_more_processes_than_examples_are_refused() -> None:
+def test_more_processes_than_training_examples_are_rejected() -> None:
     check_processes(8, 8)
     with pytest.raises(StageFailure) as failure:
         check_processes(7, 8)

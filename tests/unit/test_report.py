@@ -177,7 +177,7 @@ def test_page_says_verdict_scores_data_and_provenance() -> None:
         assert said in text
 
 
-def test_figures_of_classification_changes() -> None:
+def test_classification_changes_per_example_label_and_confusion() -> None:
     changes = classification_changes(_rows("a"), ["a", "other", "never"], {"a": 3})
     assert (changes.fixed, changes.broken, changes.both_right, changes.both_wrong) == (1, 1, 1, 1)
     by_label = {change.label: change for change in changes.labels}
@@ -187,7 +187,7 @@ def test_figures_of_classification_changes() -> None:
 
 
 @pytest.mark.parametrize(("higher", "gain", "loss"), [(True, 1, 2), (False, 2, 1)])
-def test_generation_changes_put_the_largest_first(higher: bool, gain: int, loss: int) -> None:
+def test_generation_changes_are_sorted_by_size(higher: bool, gain: int, loss: int) -> None:
     changes = generation_changes(_answers("a"), "rouge_l", higher)
     assert changes.same == 1
     assert changes.better + changes.worse == 3
@@ -239,11 +239,11 @@ def test_page_without_history_predictions_and_training_is_whole() -> None:
     ("low", "high", "expected"),
     [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (0.3, 0.3, [0.3, 0.4, 0.5, 0.6]), (0, 2e-4, [0, 5e-5, 1e-4, 1.5e-4, 2e-4])],
 )
-def test_ticks_are_round_and_enclose(low: float, high: float, expected: list[float]) -> None:
+def test_ticks_are_round_numbers_that_enclose_the_data(low: float, high: float, expected: list[float]) -> None:
     assert ticks(low, high) == pytest.approx(expected)
 
 
-def test_numbers_of_ticks_are_short() -> None:
+def test_tick_labels_are_short() -> None:
     assert [number(value) for value in (0, 0.25, 12500, 0.0002, 0.00015)] == [
         "0",
         "0.25",
@@ -253,7 +253,7 @@ def test_numbers_of_ticks_are_short() -> None:
     ]
 
 
-def test_long_series_are_thinned_and_gaps_left_out() -> None:
+def test_long_series_are_thinned_and_non_finite_points_dropped() -> None:
     points = [(float(x), float("nan") if x % 10 == 0 else 1.0) for x in range(10_000)]
     thinned = thin(points)
     assert len(thinned) <= 400

@@ -1,4 +1,4 @@
-"""The order of batches: a pure function that must not depend on the hardware."""
+"""Batches and packing: every example is used, and the global batches do not depend on the world size."""
 
 from __future__ import annotations
 
@@ -23,14 +23,12 @@ lengths = st.lists(st.integers(1, 64), min_size=1, max_size=200).map(lambda valu
     ("batch", "processes", "most", "per_device", "accumulation"),
     [(64, 4, 8, 8, 2), (64, 1, 8, 8, 8), (12, 2, 8, 6, 1), (26, 2, 8, 1, 13), (4, 4, 8, 1, 1), (30, 2, 8, 5, 3)],
 )
-def test_a_global_batch_is_divided_without_rest(
-    batch: int, processes: int, most: int, per_device: int, accumulation: int
-) -> None:
+def test_division_of_a_global_batch(batch: int, processes: int, most: int, per_device: int, accumulation: int) -> None:
     assert divide_batch(batch, processes, most) == BatchSizes(batch, processes, per_device, accumulation)
 
 
-def test_a_batch_that_does_not_divide_is_refused() -> None:
-    with pytest.raises(ValueError, match="a batch of 10 cannot be shared by 4 processes"):
+def test_a_batch_size_that_is_not_a_multiple_of_the_processes_is_rejected() -> None:
+    with pytest.raises(ValueError, match="a batch size of 10 is not a multiple of 4 processes"):
         divide_batch(10, 4, 8)
 
 
@@ -42,7 +40,7 @@ def test_every_example_is_in_every_epoch(lengths: np.ndarray, batch: int, epoch:
 
 
 @given(lengths, st.sampled_from([(1, 8), (2, 4), (4, 2), (8, 1)]))
-def test_steps_hold_the_same_examples_whatever_the_number_of_processes(
+def test_steps_have_the_same_examples_for_any_number_of_processes(
     lengths: np.ndarray, division: tuple[int, int]
 ) -> None:
     processes, most = division
@@ -53,7 +51,7 @@ def test_steps_hold_the_same_examples_whatever_the_number_of_processes(
         assert sorted(index for rank in by_rank for index in rank[step]) == sorted(expected)
 
 
-def test_epochs_and_seeds_differ_and_repeat() -> None:
+def test_batches_depend_on_seed_and_epoch_only() -> None:
     lengths = np.arange(1, 101)
     first = global_batches(lengths, 10, seed=1, epoch=0)
     assert (first == global_batches(lengths, 10, seed=1, epoch=0)).all()
@@ -61,13 +59,13 @@ def test_epochs_and_seeds_differ_and_repeat() -> None:
     assert (first != global_batches(lengths, 10, seed=2, epoch=0)).any()
 
 
-def test_the_longest_example_comes_first_so_that_too_little_memory_shows_at_once() -> None:
+def test_the_longest_example_is_in_the_first_step() -> None:
     lengths = np.random.default_rng(0).integers(1, 50, 500)
     lengths[321] = 99
     assert 321 in global_batches(lengths, 8, seed=0, epoch=0)[0]
 
 
-def test_grouping_by_length_leaves_little_padding() -> None:
+def test_grouping_by_length_reduces_padding() -> None:
     lengths = np.random.default_rng(0).lognormal(4, 1, 5000).astype(np.int64) + 1
     batches = global_batches(lengths, 16, seed=0, epoch=0)
     padded = (lengths[batches].max(axis=1) * 16).sum()
@@ -76,7 +74,7 @@ def test_grouping_by_length_leaves_little_padding() -> None:
     assert lengths.sum() / unsorted < 0.5
 
 
-def test_the_sampler_follows_the_epoch() -> None:
+def test_sampler_batches_depend_on_the_epoch() -> None:
     sampler = EpochBatches(np.arange(1, 41), divide_batch(8, 2, 2), rank=1, seed=0)
     first = list(sampler)
     assert len(first) == len(sampler) == 10
@@ -85,13 +83,13 @@ def test_the_sampler_follows_the_epoch() -> None:
 
 
 @given(lengths)
-def test_packing_loses_nothing_and_overfills_nothing(lengths: np.ndarray) -> None:
+def test_packing_keeps_every_example_and_the_row_length(lengths: np.ndarray) -> None:
     rows = pack(lengths, 64)
     assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
     assert max(lengths[row].sum() for row in rows) <= 64
 
 
-def test_packing_is_tight() -> None:
+def test_packing_fills_98_percent_of_the_rows() -> None:
     lengths = np.random.default_rng(0).integers(10, 400, 2000)
     rows = pack(lengths, 512)
     assert lengths.sum() / (len(rows) * 512) > 0.98

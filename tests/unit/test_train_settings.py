@@ -1,4 +1,4 @@
-"""From spec to the run in numbers."""
+"""Steps, batch sizes, precision and DeepSpeed's configuration."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ def spec(**parts: Any) -> FineTuneJobSpec:
     return a_job(**parts).spec
 
 
-def test_three_epochs_are_the_default() -> None:
+def test_default_is_three_epochs() -> None:
     plan = plan_training(spec(training={"batchSize": 32}), rows=320, processes=1)
     assert (plan.steps_per_epoch, plan.steps, plan.evaluate_every) == (10, 30, 10)
 
 
-def test_max_steps_count_instead_of_epochs_and_part_of_an_epoch_is_possible() -> None:
+def test_max_steps_override_epochs_and_epochs_may_be_fractional() -> None:
     assert plan_training(spec(training={"maxSteps": 7}), rows=320, processes=1).steps == 7
     assert plan_training(spec(training={"epochs": 0.25, "batchSize": 32}), rows=320, processes=1).steps == 3
 
 
-def test_warm_up_is_three_percent_unless_said() -> None:
+def test_default_warm_up_is_three_percent() -> None:
     assert plan_training(spec(training={"maxSteps": 200}), rows=320, processes=1).warmup_steps == 6
     assert plan_training(spec(training={"maxSteps": 200, "warmupSteps": 0}), rows=320, processes=1).warmup_steps == 0
 
 
-def test_a_long_run_logs_fewer_points() -> None:
+def test_a_long_run_logs_every_tenth_step() -> None:
     assert plan_training(spec(training={"maxSteps": 100}), rows=320, processes=1).log_every == 1
     assert plan_training(spec(training={"maxSteps": 50_000}), rows=320, processes=1).log_every == 10
 
 
-def test_more_processes_than_rows_are_refused() -> None:
-    with pytest.raises(StageFailure, match="makes 3 rows for 4 processes: give more data") as caught:
+def test_more_processes_than_training_rows_are_rejected() -> None:
+    with pytest.raises(StageFailure, match="has only 3 rows for 4 processes: add data") as caught:
         plan_training(spec(), rows=3, processes=4)
     assert caught.value.reason is Reason.BAD_DATA
 
@@ -53,18 +53,18 @@ def test_more_processes_than_rows_are_refused() -> None:
         (Precision.FP16, Device.GPU, False, Precision.FP16),
     ],
 )
-def test_precision(asked: Precision, device: Device, supported: bool, expected: Precision) -> None:
+def test_resolved_precision(asked: Precision, device: Device, supported: bool, expected: Precision) -> None:
     assert resolve_precision(asked, device, supported) is expected
 
 
 @pytest.mark.parametrize(("asked", "device"), [(Precision.FP16, Device.CPU), (Precision.BF16, Device.GPU)])
-def test_a_precision_that_the_device_has_not_is_refused(asked: Precision, device: Device) -> None:
+def test_a_precision_that_the_device_does_not_support_is_rejected(asked: Precision, device: Device) -> None:
     with pytest.raises(StageFailure, match="use Auto") as caught:
         resolve_precision(asked, device, bf16_supported=False)
     assert caught.value.reason is Reason.BAD_CONFIGURATION
 
 
-def test_deepspeed_is_told_the_division_of_the_batch() -> None:
+def test_deepspeed_configuration_contains_batch_sizes_precision_and_stage() -> None:
     job = spec(
         training={"batchSize": 64, "maxBatchSizePerDevice": 8, "maxGradNorm": 0.5},
         distributed={"workers": 2, "gpusPerWorker": 2, "zero": {"stage": 3}},

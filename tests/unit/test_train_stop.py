@@ -1,4 +1,4 @@
-"""How long a step is waited for when training is asked to stop."""
+"""How long a stop request waits for the current step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finetune_trainer.train.stop import StopRequest
 
 
 class Training:
-    """A training that may be asked to stop, in a time that passes when it is told to."""
+    """A training that can be stopped, with a simulated clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._now = 1000.0
@@ -32,15 +32,15 @@ def training(monkeypatch: pytest.MonkeyPatch) -> Training:
 
 
 @pytest.mark.parametrize(("steps", "patience"), [([1, 1, 1], 20), ([30, 1], 150)])
-def test_a_step_is_waited_for_by_how_long_others_took(training: Training, steps: list[float], patience: float) -> None:
+def test_patience_depends_on_the_longest_step(training: Training, steps: list[float], patience: float) -> None:
     for seconds in steps:
         training.step(seconds)
     assert not training.hangs_after(patience)
     assert training.hangs_after(0.1)
 
 
-def test_a_checkpoint_takes_what_it_takes(training: Training) -> None:
+def test_saving_a_checkpoint_does_not_count_as_hanging(training: Training) -> None:
     training.request.saving()
     assert not training.hangs_after(3600)
     training.step(0)
-    assert training.hangs_after(20.1), "the time of the checkpoint is no measure of a step"
+    assert training.hangs_after(20.1), "the duration of the checkpoint must not count as that of a step"

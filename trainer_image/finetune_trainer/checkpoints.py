@@ -187,7 +187,7 @@ class CheckpointUploader:
         return tuple(entries.values())
 
     def _remove_old(self, keep_also: int | None) -> None:
-        """Delete complete checkpoints except the newest ``keep``; their manifests go first, so none looks complete."""
+        """Delete complete checkpoints except the newest ``keep``; manifests first, so that none counts as complete."""
         for ref in complete_checkpoints(self._uri)[: -self._keep]:
             if ref.step != keep_also:
                 storage.delete_tree(ref.uri)

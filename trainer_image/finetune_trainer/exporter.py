@@ -1,4 +1,4 @@
-"""``/metrics`` and ``/progress`` of a stage, kept from the events of its workers."""
+"""``/metrics`` and ``/progress`` of a stage, updated from the events of its workers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger("finetune_trainer")
 
 
 class StageMetrics:
-    """The Prometheus series of a stage. No job names as labels: the scrape adds namespace and pod."""
+    """The Prometheus metrics of a stage. Labels do not include the job: Prometheus adds namespace and pod."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -61,11 +61,13 @@ class StageMetrics:
 
 
 class StageMonitor:
-    """Keeps progress and metrics up to date from events; safe to use from several threads."""
+    """Updates progress and metrics of a stage from worker events; thread-safe."""
 
     def __init__(self, config: StageConfig) -> None:
         self.metrics = StageMetrics()
-        self._lock = threading.RLock()  # The handler of a signal updates too, on the thread that it interrupts.
+        self._lock = (
+            threading.RLock()
+        )  # Reentrant, because a signal handler may interrupt an update and call update() on the same thread.
         self._progress = Progress(
             stage=config.stage, attempt=config.attempt, activity="starting", updated_at=time.time()
         )
@@ -77,7 +79,7 @@ class StageMonitor:
             return self._progress
 
     def update(self, **changes: Any) -> None:
-        """Change fields of the progress, and count it as a sign of life. A new activity is told in the log."""
+        """Change fields of the progress and set its timestamp; a new activity is also logged."""
         with self._lock:
             former = self._progress
             self._progress = former.model_copy(update={**changes, "updated_at": time.time()})
@@ -88,7 +90,7 @@ class StageMonitor:
         self.update(activity=str(event["activity"])[:200], done=event["done"], total=event["total"], unit=event["unit"])
 
     def on_step(self, event: dict[str, Any]) -> None:
-        """One optimizer step: step, total, epoch, loss, learningRate, gradNorm, tokens, seconds, memory (bytes)."""
+        """Handle a training step: step, total, epoch, loss, learningRate, gradNorm, tokens, seconds, memory (bytes)."""
         metrics, seconds = self.metrics, event["seconds"]
         metrics.loss.set(event["loss"])
         metrics.learning_rate.set(event["learningRate"])
@@ -101,7 +103,7 @@ class StageMonitor:
         metrics.memory.set(event["memory"])
         metrics.step_seconds.observe(seconds)
         metrics.last_step_time.set_to_current_time()
-        # Time of a step, smoothed: single steps differ with the lengths of their texts.
+        # Exponential moving average, because the duration of a step varies with the length of its sequences.
         weight = 0.5 ** (1 / _RATE_HALF_LIFE_STEPS)
         self._rate = seconds if self._rate is None else weight * self._rate + (1 - weight) * seconds
         tokens_per_second = event["tokens"] / seconds if seconds > 0 else 0.0
@@ -133,7 +135,11 @@ class StageMonitor:
 
 
 class MonitorServer:
-    """Serves the monitor over HTTP on a thread of its own."""
+    """Serves the monitor over HTTP on a background thread.
+
+    Raises:
+        StageFailure: InternalError when the port is in use.
+    """
 
     def __init__(self, monitor: StageMonitor, listen: str, port: int) -> None:
         class Handler(BaseHTTPRequestHandler):
@@ -155,7 +161,7 @@ class MonitorServer:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-                """Scrapes every few seconds are no news."""
+                """Do not log requests: Prometheus and the operator poll every few seconds."""
 
         try:
             self._server = ThreadingHTTPServer((listen, port), Handler)

@@ -1,4 +1,4 @@
-"""Base models: brought to this machine, and identified without loading their weights."""
+"""Base models: download them, and identify them without loading their weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from finetune_trainer.storage.transfer import download_files
 WEIGHTS = "*.safetensors"
 _OTHERS = ("*.json", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*")
 _UNWANTED = ("*/*", "consolidated*")
-"""Subdirectories hold other forms of a model, ``consolidated*`` the same weights once more."""
+"""Subdirectories contain other formats of a model; ``consolidated*`` files duplicate its weights."""
 
 _HF_SCHEME = "hf://"
 _HEADER_SIZE_BYTES = 8
@@ -34,33 +34,34 @@ _OFFSET_POSITIONS = frozenset(
     {"camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta"}
     | {"xlm-roberta-xl", "xmod"}
 )
-"""Model types whose positions begin after the padding index, so that they know fewer than they have rows for."""
+"""Model types whose position ids start after the padding index, so that the first embeddings are unused."""
 
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A model's directory on this machine, and which version it is: a commit, or ``sha256:<hex>`` over its files."""
+    """A model's local directory and its version: a commit of the hub, or ``sha256:<hex>`` over its files."""
 
     path: Path
     revision: str
 
 
 def fetch_model(model: ModelSpec, scratch: Path, *, weights: bool, revision: str | None = None) -> LocalModel:
-    """Bring a model to this machine: configuration, tokenizer and, with ``weights``, its safetensors; never pickles.
+    """Make a model available locally: configuration, tokenizer and safetensors weights, but never pickles.
 
-    A ``file://`` model is used where it is. An ``hf://`` model goes to the cache of ``huggingface_hub`` when there is
-    one (``HF_HOME`` or ``HF_HUB_CACHE``), else to ``scratch``; ``HF_TOKEN``, ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE``
-    count. All others are fetched whole whatever ``weights`` says, because their revision is a digest over every file.
+    A ``file://`` model is used in place. An ``hf://`` model is downloaded to the cache of huggingface_hub if there is
+    one (``HF_HOME`` or ``HF_HUB_CACHE``), otherwise to ``scratch``; ``HF_TOKEN``, ``HF_ENDPOINT`` and
+    ``HF_HUB_OFFLINE`` apply. Any other model is downloaded with its weights even without ``weights``, because its
+    revision is a digest of all files.
 
     Args:
-        model: What to fetch.
-        scratch: Directory for what is downloaded; made when it is needed.
+        model: The model's address and revision.
+        scratch: Directory for downloads; created when needed.
         weights: Whether the weights are needed.
-        revision: The version that an earlier stage found, instead of the one that ``model`` names.
+        revision: The version that an earlier stage has resolved; overrides that of ``model``.
 
     Raises:
-        StageFailure: NotFound, PermissionDenied, Unavailable, BadConfiguration when the directory is no model or is not
-            ``revision`` any more, and what storage raises.
+        StageFailure: NotFound, PermissionDenied, Unavailable; BadConfiguration when the directory is not a model or
+            its files do not match ``revision``; otherwise as functions of `storage`.
     """
     if model.uri.startswith(_HF_SCHEME):
         return _fetch_from_hub(model, scratch, weights, revision)
@@ -68,23 +69,23 @@ def fetch_model(model: ModelSpec, scratch: Path, *, weights: bool, revision: str
     if revision is not None and local.revision != revision:
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
-            f"{model.uri} has other files than when the data was prepared with it: put them back, or give the changed "
-            "model an address of its own",
+            f"The files of {model.uri} changed after the prepare stage: restore them, or put the changed model at a "
+            "new address and set spec.model.uri to it",
         )
     return local
 
 
 def identify_model(model: ModelSpec, local: LocalModel) -> ModelIdentity:
-    """Say exactly which model this is, from its configuration and the headers of its weights.
+    """Identify a model by its configuration, the headers of its weights and its model card.
 
     Raises:
-        StageFailure: BadConfiguration when the configuration or the weights are unreadable; for weights that are still
-            on the hub, what fetching raises.
+        StageFailure: BadConfiguration when the configuration or the weights are invalid; for weights that are only on
+            the hub, as `fetch_model`.
     """
     config = read_config(local.path, model.uri)
     names = config.get("architectures") or [config.get("model_type")]
     if not isinstance(names, list) or not isinstance(names[0], str):
-        raise _bad(f"config.json of {model.uri} names no architecture: add 'architectures' to it")
+        raise _bad(f"config.json of {model.uri} has no architecture: add the field 'architectures' to it")
     return ModelIdentity(
         uri=model.uri,
         revision=local.revision,
@@ -96,24 +97,28 @@ def identify_model(model: ModelSpec, local: LocalModel) -> ModelIdentity:
 
 
 def read_config(directory: Path, uri: str) -> dict[str, Any]:
-    """``config.json`` of a model.
+    """Read ``config.json`` of a model.
+
+    Args:
+        directory: The model's local directory.
+        uri: The model's address, for messages.
 
     Raises:
-        StageFailure: BadConfiguration when there is none, or it is not JSON.
+        StageFailure: BadConfiguration when the file is missing or not a JSON object.
     """
     try:
         config = json.loads((directory / "config.json").read_bytes())
     except FileNotFoundError:
-        raise _bad(f"{uri} has no config.json: give the address of a model in the Hugging Face layout") from None
+        raise _bad(f"{uri} has no config.json: set spec.model.uri to a model in the Hugging Face layout") from None
     except ValueError:
-        raise _bad(f"config.json of {uri} is not JSON: write it again") from None
+        raise _bad(f"config.json of {uri} is not valid JSON: save the model again with save_pretrained") from None
     if not isinstance(config, dict):
-        raise _bad(f"config.json of {uri} is not a JSON object: write it again")
+        raise _bad(f"config.json of {uri} is not a JSON object: save the model again with save_pretrained")
     return config
 
 
 def max_positions(config: Mapping[str, Any]) -> int | None:
-    """Tokens of the longest sequence that a model with this configuration knows; None when it has no limit."""
+    """Maximum sequence length in tokens of a model with this configuration; None when it has no limit."""
     nested = config.get("text_config")
     for part in (nested if isinstance(nested, dict) else {}, config):
         found = next((value for key in _POSITION_KEYS if isinstance(value := part.get(key), int) and value > 0), None)
@@ -127,13 +132,17 @@ def max_positions(config: Mapping[str, Any]) -> int | None:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a model: those of its index, or else all. Empty when the weights are not here."""
+    """The safetensors files of a local model: those in its index, or all if there is none; empty when any is missing.
+
+    Raises:
+        StageFailure: BadConfiguration when ``model.safetensors.index.json`` is invalid.
+    """
     index = directory / "model.safetensors.index.json"
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise _bad(f"{index.name} of the model is not an index of safetensors: write it again") from None
+            raise _bad(f"{index.name} of the model is invalid: save the model again with save_pretrained") from None
         files = [directory / name for name in names]
         return files if all(file.is_file() for file in files) else []
     single = directory / "model.safetensors"
@@ -143,26 +152,26 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def count_parameters(file: Path) -> int:
-    """Parameters in a safetensors file, from its header; integer and boolean buffers do not count.
+    """Number of parameters in a safetensors file according to its header, without integer and boolean buffers.
 
     Raises:
-        StageFailure: BadConfiguration when the file is not a whole safetensors file.
+        StageFailure: BadConfiguration when the file is invalid or truncated.
     """
     from huggingface_hub import parse_local_safetensors_file_metadata
     from huggingface_hub.errors import SafetensorsParsingError
 
-    broken = _bad(f"{file.name} of the model is not a whole safetensors file: fetch or write it again")
+    broken = _bad(f"{file.name} of the model is invalid or truncated: download or save the model again")
     try:
         header = parse_local_safetensors_file_metadata(file)
         data_bytes = max((tensor.data_offsets[1] for tensor in header.tensors.values()), default=0)
         with file.open("rb") as stream:
             header_bytes = int.from_bytes(stream.read(_HEADER_SIZE_BYTES), "little")
         # The library does not check the size of the file, so a truncated one would pass.
-        whole = file.stat().st_size == _HEADER_SIZE_BYTES + header_bytes + data_bytes
+        complete = file.stat().st_size == _HEADER_SIZE_BYTES + header_bytes + data_bytes
     except (SafetensorsParsingError, ValueError, TypeError, AttributeError, IndexError, RecursionError):
         # The library reports only some malformed headers as SafetensorsParsingError.
         raise broken from None
-    if not whole:
+    if not complete:
         raise broken
     return _parameters(header.parameter_count)
 
@@ -186,7 +195,7 @@ def _parameters(count_by_dtype: Mapping[Any, int]) -> int:
 
 def _fetch_from_hub(model: ModelSpec, scratch: Path, weights: bool, revision: str | None) -> LocalModel:
     repository = _repository(model.uri)
-    # Progress bars are for terminals; the library reads this when it is imported.
+    # The library reads this variable at import; progress bars would clutter the log.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from huggingface_hub import constants, snapshot_download
 
@@ -211,11 +220,11 @@ def _fetch_from_hub(model: ModelSpec, scratch: Path, weights: bool, revision: st
 def _fetch_stored(uri: str, scratch: Path) -> LocalModel:
     listed = storage.list_files(uri)
     if not listed:
-        raise StageFailure(Reason.NOT_FOUND, f"No model is at {uri}: correct spec.model.uri, or put the model there")
+        raise StageFailure(Reason.NOT_FOUND, f"There is no model at {uri}: correct spec.model.uri, or upload the model")
     files = [(path, size) for path, size in listed if _wanted(path)]
     names = [path for path, _ in files]
     if "config.json" not in names:
-        raise _bad(f"{uri} has no config.json: give the address of a model in the Hugging Face layout")
+        raise _bad(f"{uri} has no config.json: set spec.model.uri to a model in the Hugging Face layout")
     if not any(fnmatchcase(name, WEIGHTS) for name in names):
         raise _no_weights(uri)
     location = parse(uri)
@@ -225,7 +234,7 @@ def _fetch_stored(uri: str, scratch: Path) -> LocalModel:
         path = scratch / "stored"
         download_files(location, files, path)
     if not weight_files(path):
-        raise _bad(f"{uri} lacks weight files that its model.safetensors.index.json names: upload the model again")
+        raise _bad(f"{uri} lacks weight files that model.safetensors.index.json lists: upload the model again")
     lines = [f"{entry.path}\0{entry.size}\0{entry.sha256}\n" for entry in hash_files(path, sorted(names))]
     return LocalModel(path=path, revision="sha256:" + sha256("".join(lines).encode()).hexdigest())
 
@@ -239,13 +248,13 @@ def _wanted(path: str) -> bool:
 def _repository(uri: str) -> str:
     repository = uri.removeprefix(_HF_SCHEME).strip("/")
     if repository.count("/") != 1:
-        raise _bad(f"{uri} is not a model on the hub: write it as hf://owner/name")
+        raise _bad(f"{uri} is not a valid address on the hub: set spec.model.uri to hf://owner/name")
     return repository
 
 
 @contextmanager
 def _explained(model: ModelSpec, revision: str) -> Iterator[None]:
-    """Turn what ``huggingface_hub`` raises into a StageFailure that tells what to do."""
+    """Convert exceptions of huggingface_hub into a StageFailure that says what to do."""
     import httpx2
     from huggingface_hub import errors
 
@@ -254,17 +263,17 @@ def _explained(model: ModelSpec, revision: str) -> Iterator[None]:
     except (httpx2.HTTPError, OSError, errors.NotASafetensorsRepoError, errors.SafetensorsParsingError) as error:
         raise _hub_failure(model.uri, revision, error) or error from None
     except errors.HFValidationError:
-        raise _bad(f"{model.uri} is not a model on the hub: write it as hf://owner/name") from None
+        raise _bad(f"{model.uri} is not a valid address on the hub: set spec.model.uri to hf://owner/name") from None
 
 
 def _hub_failure(uri: str, revision: str, error: Exception) -> StageFailure | None:
-    """The failure for what ``huggingface_hub`` raised; None when it is not about the hub."""
+    """The failure for an exception of huggingface_hub; None when the hub is not the cause."""
     import httpx2
     from huggingface_hub import errors
 
     failure: StageFailure | None = None
     if isinstance(error, errors.LocalEntryNotFoundError):
-        # It asked the hub, got this cause, and then looked into the cache in vain.
+        # The request to the hub failed with this cause, and the cache has no copy.
         error = error.__cause__ if isinstance(error.__cause__, Exception) else errors.OfflineModeIsEnabled()
     match error:
         case errors.RevisionNotFoundError():
@@ -276,17 +285,17 @@ def _hub_failure(uri: str, revision: str, error: Exception) -> StageFailure | No
         case errors.NotASafetensorsRepoError():
             failure = _no_weights(uri)
         case errors.SafetensorsParsingError():
-            failure = _bad(f"The weights of {uri} on the hub are no readable safetensors: choose another model")
+            failure = _bad(f"The safetensors files of {uri} are invalid: set spec.model.uri to another model")
         case errors.OfflineModeIsEnabled():
             failure = StageFailure(
                 Reason.NOT_FOUND,
-                f"{uri} at '{revision}' is not whole in the cache and HF_HUB_OFFLINE forbids to fetch it: fill the "
-                "cache that HF_HOME names, or unset HF_HUB_OFFLINE",
+                f"{uri} at revision '{revision}' is not completely in the cache, and HF_HUB_OFFLINE prevents the "
+                "download: add it to the cache in HF_HOME, or unset HF_HUB_OFFLINE",
             )
         case httpx2.HTTPError():
             failure = StageFailure(
                 Reason.UNAVAILABLE,
-                f"The hub could not be reached for {uri}: check the network, and HF_ENDPOINT if it is set",
+                f"Cannot reach the hub for {uri}: check the network, and HF_ENDPOINT if it is set",
             )
     return failure
 
@@ -298,29 +307,29 @@ def _refused(uri: str, error: Any) -> StageFailure:
     if isinstance(error, errors.GatedRepoError):
         return StageFailure(
             Reason.PERMISSION_DENIED,
-            f"{uri} is gated: accept its terms on the hub, and set HF_TOKEN to a token of the account that did",
+            f"{uri} is gated: accept its terms on the hub, and set HF_TOKEN to a token of the same account",
         )
     if status == 404 or error.response.headers.get("X-Error-Code") == "RepoNotFound":
         return StageFailure(
             Reason.NOT_FOUND,
-            f"{uri} is not on the hub, or is private: correct spec.model.uri, or set HF_TOKEN to a token that may read "
-            "it",
+            f"{uri} does not exist on the hub or is private: correct spec.model.uri, or set HF_TOKEN to a token with "
+            "read access",
         )
     if status in (401, 403):
         return StageFailure(
             Reason.PERMISSION_DENIED,
-            f"The hub refuses to show {uri} (HTTP {status}): correct spec.model.uri, or set HF_TOKEN to a token that "
-            "may read it",
+            f"The hub denied access to {uri} (HTTP {status}): correct spec.model.uri, or set HF_TOKEN to a token with "
+            "read access",
         )
     if status >= 500 or status in (408, 429):
         return StageFailure(
-            Reason.UNAVAILABLE, f"The hub answered HTTP {status} when asked for {uri}: look at its health, or try later"
+            Reason.UNAVAILABLE, f"The hub returned HTTP {status} for {uri}: check the status of the hub, or retry later"
         )
-    return _bad(f"The hub did not accept the request for {uri} (HTTP {status}): check spec.model and HF_ENDPOINT")
+    return _bad(f"The hub rejected the request for {uri} (HTTP {status}): check spec.model and HF_ENDPOINT")
 
 
 def _no_weights(uri: str) -> StageFailure:
-    return _bad(f"{uri} has no weights as *.safetensors, and others are not loaded: convert them with save_pretrained")
+    return _bad(f"{uri} has no *.safetensors weights, the only supported format: convert them with save_pretrained")
 
 
 def _license(readme: Path) -> str | None:

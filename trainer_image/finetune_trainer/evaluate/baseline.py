@@ -1,7 +1,6 @@
-"""The baseline of a classifier: what the untouched model's features, or the label counts alone, already give.
+"""The baseline of a classifier: a linear probe on features of the base model, or the majority class.
 
-Which of the two stands beside the tuned model, and how strongly the probe is regularised, is decided on data
-that is not the test split.
+The choice between the two and the regularisation of the probe use validation data, never the test split.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from finetune_trainer.evaluate.metrics import Ints
 Features = NDArray[np.float32]
 
 PROBE_EXAMPLES = 20_000
-"""Most training examples that the probe is fitted on, to bound its time."""
+"""Maximum number of training examples of the probe, which limits its fitting time."""
 
 REGULARISATION = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Values of C, scikit-learn's inverse strength, that the probe is tried with, on standardised features."""
+"""Candidate values of C, scikit-learn's inverse regularisation strength, for standardised features."""
 
 _MIN_VALIDATION = 100
 _FOLDS = 3
@@ -33,7 +32,7 @@ _PATIENCE = 2
 
 @dataclass(frozen=True)
 class Labelled:
-    """Features (examples, width) and labels (examples,) of a split."""
+    """Features of shape (examples, width) and labels of shape (examples,) of a split."""
 
     features: Features
     labels: Ints
@@ -41,7 +40,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class ClassifierBaseline:
-    """The chosen baseline: its predictions on the test split and how it was chosen."""
+    """The chosen baseline: its predictions on the test split, and details of the choice."""
 
     kind: BaselineKind
     predictions: Ints
@@ -49,7 +48,7 @@ class ClassifierBaseline:
 
 
 def sample(examples: int, seed: int, limit: int = PROBE_EXAMPLES) -> Ints:
-    """Indices, sorted, of the training examples that the probe is fitted on: all, or ``limit`` drawn by ``seed``."""
+    """Sorted indices of the training examples of the probe: all, or a random sample of ``limit`` by ``seed``."""
     if examples <= limit:
         return np.arange(examples)
     return np.sort(np.random.default_rng(seed).choice(examples, limit, replace=False))
@@ -62,27 +61,28 @@ def choose(
     seed: int,
     on_fit: Callable[[], None] = lambda: None,
 ) -> ClassifierBaseline:
-    """The better of the majority class and a linear probe, by accuracy on data that neither was fitted on.
+    """Choose the majority class or a linear probe, whichever has the higher accuracy on held-out data.
 
-    That is the validation split when it has at least 100 examples, else cross-validation in three folds over train.
+    The held-out data is the validation split if it has at least 100 examples, otherwise that of 3-fold
+    cross-validation on the training data.
 
     Args:
-        train: What the probe is fitted on.
-        validation: What it is chosen on, when large enough.
-        test: Features of the test split, (examples, width).
+        train: Training data of the probe.
+        validation: The validation split.
+        test: Features of the test split, of shape (examples, width).
         seed: Seed of the folds.
-        on_fit: Called after each fit, as a sign of life.
+        on_fit: Called after each fit, to report progress.
     """
     majority = int(np.bincount(train.labels).argmax())
     constant = np.full(len(test), majority)
     if len(np.unique(train.labels)) < 2:
         return ClassifierBaseline(BaselineKind.MAJORITY_CLASS, constant, {"majorityClass": {"label": majority}})
     folds = list(_folds(train, validation, seed))
-    of_majority = float(np.mean(np.concatenate([held.labels for _, held in folds]) == majority))
+    majority_accuracy = float(np.mean(np.concatenate([held_out.labels for _, held_out in folds]) == majority))
     large = len(validation.labels) >= _MIN_VALIDATION
     details: dict[str, Any] = {
         "chosenBy": "accuracy on the validation split" if large else "accuracy in cross-validation",
-        "majorityClass": {"label": majority, "accuracy": of_majority},
+        "majorityClass": {"label": majority, "accuracy": majority_accuracy},
     }
     best, accuracy = _best_regularisation(folds, on_fit)
     details["linearProbe"] = {
@@ -91,7 +91,7 @@ def choose(
         "trainExamples": len(train.labels),
         "features": "mean over tokens of the base model's last hidden states, standardised",
     }
-    if accuracy < of_majority:
+    if accuracy < majority_accuracy:
         return ClassifierBaseline(BaselineKind.MAJORITY_CLASS, constant, details)
     predictions = _Probe(train).fit(best).predict(test)
     on_fit()
@@ -99,22 +99,22 @@ def choose(
 
 
 def _folds(train: Labelled, validation: Labelled, seed: int) -> Iterator[tuple[Labelled, Labelled]]:
-    """Pairs of what is fitted on and what is held out."""
+    """Pairs of training and held-out data."""
     if len(validation.labels) >= _MIN_VALIDATION:
         yield train, validation
         return
     from sklearn.model_selection import KFold, StratifiedKFold
 
-    # StratifiedKFold needs one label with a member for each fold.
+    # StratifiedKFold requires at least one label with as many members as folds.
     stratified = np.bincount(train.labels).max() >= _FOLDS
     splitter = StratifiedKFold if stratified else KFold
     folds = splitter(min(_FOLDS, len(train.labels)), shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        # A label with fewer members than folds is absent from some validation folds; the accuracy is that of all folds.
+        # Labels may be absent from some held-out folds, because the accuracy is computed over all folds together.
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         indices = list(folds.split(train.features, train.labels))
-    for fitted, held in indices:
-        yield _rows(train, fitted), _rows(train, held)
+    for fitted, held_out in indices:
+        yield _rows(train, fitted), _rows(train, held_out)
 
 
 def _rows(split: Labelled, indices: Ints) -> Labelled:
@@ -122,16 +122,16 @@ def _rows(split: Labelled, indices: Ints) -> Labelled:
 
 
 def _best_regularisation(folds: list[tuple[Labelled, Labelled]], on_fit: Callable[[], None]) -> tuple[float, float]:
-    """The C of the highest held-out accuracy, and that accuracy. Stops when two values in a row were no better."""
-    probes = [(_Probe(fitted), held) for fitted, held in folds]
-    examples = sum(len(held.labels) for _, held in folds)
+    """The C with the highest held-out accuracy, and that accuracy; stops after two values without improvement."""
+    probes = [(_Probe(fitted), held_out) for fitted, held_out in folds]
+    examples = sum(len(held_out.labels) for _, held_out in folds)
     best, best_accuracy, worse = REGULARISATION[0], -1.0, 0
     for strength in REGULARISATION:
-        hits = 0
-        for probe, held in probes:
-            hits += int((probe.fit(strength).predict(held.features) == held.labels).sum())
+        correct = 0
+        for probe, held_out in probes:
+            correct += int((probe.fit(strength).predict(held_out.features) == held_out.labels).sum())
             on_fit()
-        accuracy = hits / examples
+        accuracy = correct / examples
         if accuracy > best_accuracy:
             best, best_accuracy, worse = strength, accuracy, 0
         else:
@@ -142,7 +142,7 @@ def _best_regularisation(folds: list[tuple[Labelled, Labelled]], on_fit: Callabl
 
 
 class _Probe:
-    """Logistic regression on standardised features; every fit starts from the last one's weights."""
+    """Logistic regression on standardised features; each fit starts from the weights of the previous one."""
 
     def __init__(self, train: Labelled) -> None:
         from sklearn.linear_model import LogisticRegression
@@ -161,7 +161,7 @@ class _Probe:
         if self._constant is None:
             self._model.set_params(C=strength)
             with warnings.catch_warnings():
-                # Weights that have not settled are judged on held-out data like any others.
+                # Weights that have not converged are evaluated on held-out data like any others.
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 self._model.fit(self._features, self._labels)
         return self

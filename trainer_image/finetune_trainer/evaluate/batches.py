@@ -1,4 +1,4 @@
-"""Token rows in batches: sorted by length, bounded in tokens, halved when the device's memory does not hold one."""
+"""Batches of token sequences: sorted by length, limited in tokens, and halved after an out-of-memory error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finetune_trainer.evaluate.metrics import Ints
 
 
 class TokenRows:
-    """Rows of token ids, kept as one array and its offsets; a row is a view of it."""
+    """Rows of token ids, stored as one array ``values`` and its ``offsets`` of shape (rows + 1,); a row is a view."""
 
     def __init__(self, values: NDArray[np.int32], offsets: Ints) -> None:
         self.values = values
@@ -24,7 +24,7 @@ class TokenRows:
 
     @classmethod
     def of_column(cls, column: pa.ChunkedArray) -> TokenRows:
-        """The rows of a list<int32> column."""
+        """The rows of an Arrow column of type list<int32>."""
         chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
         lengths = [np.diff(chunk.offsets.to_numpy()) for chunk in column.chunks]
         values = np.concatenate(chunks) if chunks else np.empty(0, np.int32)
@@ -51,17 +51,24 @@ class TokenRows:
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """How large a batch may become."""
+    """Maximum size of a batch."""
 
     examples: int
     tokens: int
-    """Rows × the longest row, padding included."""
+    """Tokens including padding: number of rows × length of the longest row."""
 
 
 def length_sorted(lengths: Ints, limits: BatchLimits) -> list[Ints]:
-    """Indices in batches of like length, the longest first: what does not fit the memory shows at once.
+    """Group examples of similar length into batches, longest first, so that out-of-memory errors occur early.
 
-    An example that is longer than the limit alone has a batch of its own.
+    An example that exceeds the token limit alone gets its own batch.
+
+    Args:
+        lengths: Tokens of each example, of shape (examples,).
+        limits: Maximum size of a batch.
+
+    Returns:
+        The indices of the examples of each batch.
     """
     order = np.argsort(-lengths, kind="stable")
     batches, start = [], 0
@@ -74,36 +81,46 @@ def length_sorted(lengths: Ints, limits: BatchLimits) -> list[Ints]:
 
 
 def padded(rows: TokenRows, batch: Ints, fill: int, left: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows of a batch, filled up with ``fill``, and the mask of what is no filling: int64 (batch, longest)."""
+    """Pad the rows of a batch.
+
+    Args:
+        rows: All rows.
+        batch: Indices of the rows of the batch, of shape (batch,).
+        fill: Token id of the padding.
+        left: Pad on the left instead of the right.
+
+    Returns:
+        Token ids and attention mask, both int64 of shape (batch, longest row).
+    """
     longest = int(rows.lengths[batch].max())
     tokens = np.full((len(batch), longest), fill, dtype=np.int64)
     mask = np.zeros((len(batch), longest), dtype=np.int64)
     for line, index in enumerate(batch):
         row = rows[int(index)]
-        place = slice(longest - len(row), longest) if left else slice(0, len(row))
-        tokens[line, place] = row
-        mask[line, place] = 1
+        positions = slice(longest - len(row), longest) if left else slice(0, len(row))
+        tokens[line, positions] = row
+        mask[line, positions] = 1
     return torch.from_numpy(tokens), torch.from_numpy(mask)
 
 
 def each_batch(batches: Iterable[Ints], work: Callable[[Ints], None]) -> None:
-    """Do ``work`` on every batch; on one that does not fit the GPU's memory, on its halves.
+    """Call ``work`` on every batch; after an out-of-memory error of the GPU, on its halves.
 
     Raises:
-        StageFailure: OutOfMemory, when a single example does not fit.
+        StageFailure: OutOfMemory when a single example does not fit.
     """
-    waiting = list(batches)[::-1]
-    while waiting:
-        batch = waiting.pop()
+    pending = list(batches)[::-1]
+    while pending:
+        batch = pending.pop()
         try:
             work(batch)
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise StageFailure(
                     Reason.OUT_OF_MEMORY,
-                    "One example of the test split does not fit the GPU's memory beside the model; lower "
+                    "The model and one example of the test split do not fit into the GPU's memory; lower "
                     "training.maxSequenceLength or evaluation.generation.maxNewTokens, or use a larger GPU",
                 ) from None
             middle = len(batch) // 2
-            waiting += [batch[middle:], batch[:middle]]
+            pending += [batch[middle:], batch[:middle]]
             torch.cuda.empty_cache()

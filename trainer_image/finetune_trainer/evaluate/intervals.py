@@ -1,6 +1,7 @@
-"""95 % intervals of a change: paired percentile bootstrap over the test examples (Efron 1979).
+"""95 % confidence intervals of a change: paired percentile bootstrap over the test examples (Efron 1979).
 
-Paired: each resample takes the same examples for baseline and tuned model, so that what both find hard cancels out.
+Paired: each resample uses the same examples for baseline and tuned model, so that the difficulty of an example
+cancels out.
 """
 
 from __future__ import annotations
@@ -14,56 +15,62 @@ from finetune_trainer.evaluate.metrics import Floats, Ints, classification_score
 
 RESAMPLES = 4000
 _PERCENTILES = (2.5, 97.5)
-_CELLS_AT_ONCE = 4_000_000  # 32 MB of counts
+_CELLS_AT_ONCE = 4_000_000  # 32 MB of float64 weights
 
 
 def classification_interval(
     metric: Metric, gold: Ints, baseline: Ints, tuned: Ints, labels: int, *, seed: int, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
-    """The interval of tuned - baseline of a classification metric.
+    """Confidence interval of tuned - baseline for a classification metric.
 
-    Examples with the same label and predictions are alike, so their counts are drawn together: a multinomial over the
-    (gold, baseline, tuned) cells is the bootstrap over the examples.
+    Examples with equal label and predictions are interchangeable, so that resampling the examples is equivalent to a
+    multinomial draw of the counts of the (gold, baseline, tuned) combinations.
 
     Args:
         metric: One of accuracy, macro_f1, weighted_f1.
-        gold: True labels, (examples,).
-        baseline: Predictions of the baseline, (examples,).
-        tuned: Predictions of the tuned model, (examples,).
+        gold: True labels, of shape (examples,).
+        baseline: Predictions of the baseline, of shape (examples,).
+        tuned: Predictions of the tuned model, of shape (examples,).
         labels: Number of labels.
         seed: Seed of the resamples.
         resamples: Number of resamples.
+
+    Returns:
+        Lower and upper bound, in the unit of the metric.
     """
     cells, counts = np.unique(np.stack([gold, baseline, tuned]), axis=1, return_counts=True)
     generator = np.random.default_rng(seed)
     changes = []
     for size in _chunks(resamples, cells.shape[1]):
         weights = generator.multinomial(len(gold), counts / len(gold), size=size).astype(np.float64)
-        of_tuned = classification_scores(metric, cells[0], cells[2], weights, labels)
-        changes.append(of_tuned - classification_scores(metric, cells[0], cells[1], weights, labels))
+        tuned_scores = classification_scores(metric, cells[0], cells[2], weights, labels)
+        changes.append(tuned_scores - classification_scores(metric, cells[0], cells[1], weights, labels))
     return _interval(np.concatenate(changes))
 
 
 def ratio_interval(
     baseline: Floats, tuned: Floats, weights: Floats, *, seed: int, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
-    """The interval of tuned - baseline of a weighted mean over examples.
+    """Confidence interval of tuned - baseline for a weighted mean over examples.
 
     Args:
-        baseline: Value of each example for the baseline, (examples,).
-        tuned: Value of each example for the tuned model, (examples,).
-        weights: Weight of each example, such as its tokens; above 0 for some, (examples,).
+        baseline: Value of each example for the baseline, of shape (examples,).
+        tuned: Value of each example for the tuned model, of shape (examples,).
+        weights: Weight of each example, such as its number of tokens, of shape (examples,); at least one is positive.
         seed: Seed of the resamples.
         resamples: Number of resamples.
+
+    Returns:
+        Lower and upper bound, in the unit of the values.
     """
-    # An example of weight 0 says nothing, and a resample of nothing else would have no mean.
-    told = weights > 0
-    weights, difference = weights[told], ((tuned - baseline) * weights)[told]
+    # Examples of weight 0 do not contribute, and a resample of only such examples would have no mean.
+    weighted = weights > 0
+    weights, difference = weights[weighted], ((tuned - baseline) * weights)[weighted]
     generator = np.random.default_rng(seed)
     changes = []
     for size in _chunks(resamples, len(weights)):
-        drawn = generator.integers(0, len(weights), size=(size, len(weights)))
-        changes.append(difference[drawn].sum(axis=1) / weights[drawn].sum(axis=1))
+        indices = generator.integers(0, len(weights), size=(size, len(weights)))
+        changes.append(difference[indices].sum(axis=1) / weights[indices].sum(axis=1))
     return _interval(np.concatenate(changes))
 
 

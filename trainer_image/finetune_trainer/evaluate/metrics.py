@@ -1,8 +1,8 @@
-"""Metrics, as pure functions of predictions.
+"""Evaluation metrics, as pure functions of predictions.
 
-Every metric is a function of sums over examples, so that a bootstrap can recompute it from resampled sums.
-Classification metrics equal scikit-learn's with its defaults. Units: accuracy, F1, exact match, token accuracy and
-ROUGE-L lie in 0…1, chrF in 0…100 as sacreBLEU prints it, loss in nats a token.
+Each metric is a function of sums over examples, so that a bootstrap can recompute it from resampled sums.
+Classification metrics equal those of scikit-learn with its defaults. Accuracy, F1, exact match, token accuracy and
+ROUGE-L range from 0 to 1, chrF from 0 to 100 as in sacreBLEU; loss is in nats per token.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CLASSIFICATION = (Metric.ACCURACY, Metric.MACRO_F1, Metric.WEIGHTED_F1)
 TEACHER_FORCED = (Metric.LOSS, Metric.TOKEN_ACCURACY)
 GENERATED = (Metric.EXACT_MATCH, Metric.ROUGE_L, Metric.CHRF)
 
-# Words as rouge-score has them for English, but of any script; scripts without spaces count by character.
+# Words as in rouge-score, but in any script. In scripts without spaces each character is a word.
 _WORDS = re.compile(
     r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|(?:(?![\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff])[^\W_])+"
 )
@@ -35,7 +35,7 @@ _WORDS = re.compile(
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """Sums by label, of one or more weightings of the examples: arrays (weightings, labels)."""
+    """Counts per label for one or more weightings of the examples: arrays of shape (weightings, labels)."""
 
     gold: Floats
     predicted: Floats
@@ -43,22 +43,22 @@ class LabelCounts:
 
     @property
     def recall(self) -> Floats:
-        """Share of a label's examples that were found; 0 for a label without examples."""
+        """Recall per label; 0 for a label without examples."""
         return self.hits / np.maximum(self.gold, 1)
 
     @property
     def f1(self) -> Floats:
-        """F1 by label; 0 for a label that neither occurs nor was predicted."""
+        """F1 per label; 0 for a label that neither occurs nor is predicted."""
         return 2 * self.hits / np.maximum(self.gold + self.predicted, 1)
 
 
 def label_counts(gold: Ints, predicted: Ints, weights: Floats, labels: int) -> LabelCounts:
-    """Count by label.
+    """Count examples, predictions and correct predictions per label.
 
     Args:
-        gold: Label of each example, (examples,).
-        predicted: Predicted label of each example, (examples,).
-        weights: How often each example counts, (weightings, examples).
+        gold: True labels, of shape (examples,).
+        predicted: Predicted labels, of shape (examples,).
+        weights: Weight of each example, of shape (weightings, examples).
         labels: Number of labels.
     """
     hit = gold == predicted
@@ -70,10 +70,13 @@ def label_counts(gold: Ints, predicted: Ints, weights: Floats, labels: int) -> L
 
 
 def classification_scores(metric: Metric, gold: Ints, predicted: Ints, weights: Floats, labels: int) -> Floats:
-    """The value of ``metric`` under each weighting of the examples: (weightings,). Arguments as of `label_counts`.
+    """Compute ``metric`` for each weighting of the examples; arguments as for `label_counts`.
 
-    macro_f1 averages over the labels that occur in ``gold`` or ``predicted``, weighted_f1 weighs them by their
-    number of examples, both as ``sklearn.metrics.f1_score`` does.
+    As in ``sklearn.metrics.f1_score``, macro_f1 is the mean over the labels in ``gold`` or ``predicted``, and
+    weighted_f1 weights labels by their number of examples.
+
+    Returns:
+        Scores from 0 to 1, of shape (weightings,).
     """
     if metric is Metric.ACCURACY:
         scores: Floats = weights @ (gold == predicted) / weights.sum(axis=1)
@@ -88,7 +91,7 @@ def classification_scores(metric: Metric, gold: Ints, predicted: Ints, weights: 
 
 
 def classification_score(metric: Metric, gold: Ints, predicted: Ints, labels: int) -> float:
-    """The value of ``metric`` on all examples."""
+    """Compute ``metric`` over all examples; arguments as for `label_counts`."""
     return float(classification_scores(metric, gold, predicted, np.ones((1, len(gold))), labels)[0])
 
 
@@ -102,16 +105,16 @@ def _sums_by_label(labels_of: Ints, weights: Floats, labels: int) -> Floats:
 
 
 def exact_match(answer: str, reference: str) -> float:
-    """1 when both say the same but for white space at the ends, else 0."""
+    """1 if both texts are equal up to leading and trailing white space, else 0."""
     return float(answer.strip() == reference.strip())
 
 
 def rouge_l(answer: str, reference: str) -> float:
-    """ROUGE-L F1 (Lin 2004): the longest common subsequence of words.
+    """ROUGE-L F1 (Lin 2004), from the longest common subsequence of words; 0 to 1.
 
-    On English it equals the ``rouge-score`` package without stemming, which knows no other letters than a-z and takes
-    time quadratic in the lengths; here words are of any script and the rows are bit-parallel (Hyyrö 2004). Where
-    neither side has a word, as in ``{}``, it is the exact match.
+    For English it equals the ``rouge-score`` package without stemming, which supports only the letters a-z and takes
+    quadratic time. This implementation supports any script and is bit-parallel (Hyyrö 2004). If neither text has a
+    word, as in ``{}``, the result is the exact match.
     """
     answered, expected = _words(answer), _words(reference)
     if not answered and not expected:
@@ -124,19 +127,19 @@ def rouge_l(answer: str, reference: str) -> float:
 
 
 def chrf(answer: str, reference: str) -> float:
-    """chrF2 of one answer (Popović 2015), by sacreBLEU, 0…100. The metric of a split is the mean over its answers."""
+    """chrF2 of one answer (Popović 2015) by sacreBLEU, 0 to 100. The metric of a split is the mean over its answers."""
     return float(_chrf().sentence_score(answer.strip(), [reference.strip()]).score)
 
 
 def answer_score(metric: Metric, answer: str, reference: str) -> float:
-    """The value of a metric of `GENERATED` for one answer."""
+    """Compute a metric of `GENERATED` for one answer."""
     if metric is Metric.EXACT_MATCH:
         return exact_match(answer, reference)
     return rouge_l(answer, reference) if metric is Metric.ROUGE_L else chrf(answer, reference)
 
 
 def ratio(values: Floats, weights: Floats) -> float:
-    """The weighted mean of ``values``: a loss by tokens, or with weights of 1 a mean over examples."""
+    """The weighted mean of ``values``, such as a loss weighted by tokens; both of shape (examples,)."""
     return float((values * weights).sum() / weights.sum())
 
 
@@ -152,12 +155,12 @@ def _words(text: str) -> list[str]:
 
 
 def _longest_common_subsequence(left: list[str], right: list[str]) -> int:
-    places: dict[str, int] = {}
+    positions: dict[str, int] = {}  # A bit mask of indices in ``left``, for each word.
     for index, word in enumerate(left):
-        places[word] = places.get(word, 0) | 1 << index
+        positions[word] = positions.get(word, 0) | 1 << index
     full = (1 << len(left)) - 1
     row = full
     for word in right:
-        matched = row & places.get(word, 0)
+        matched = row & positions.get(word, 0)
         row = (row + matched | row - matched) & full
     return len(left) - row.bit_count()

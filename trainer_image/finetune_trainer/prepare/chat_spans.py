@@ -1,7 +1,7 @@
-"""Where the assistant speaks in a rendered conversation.
+"""Find the answers of the assistant in a rendered conversation.
 
-Templates that mark it with ``{% generation %}`` say so themselves. For all others it is found by rendering the
-conversation up to each answer and looking at what the answer adds.
+Some chat templates mark answers with ``{% generation %}``. For all others, the conversation is rendered up to each
+answer, and the answer is the text that it adds.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 Span = tuple[int, int]
-"""Characters, from and up to."""
+"""Start (inclusive) and end (exclusive) in characters."""
 
 _GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
-_NO_END = "the model's chat template changes an answer, so it cannot be learned; give the model another chat template"
+_CHANGED_ANSWER = "the model's chat template changes an answer, so it cannot be trained on; use another chat template"
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as text, and a span for each answer in it, in order."""
+    """A conversation as text, and the span of each answer, in order."""
 
     text: str
     answers: list[Span]
@@ -39,25 +39,27 @@ class ChatRenderer:
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        # The library declares that it returns a string; it returns the texts and their spans.
+        # Annotated in transformers as returning a string; it returns the texts and the spans of their answers.
         self._render: Callable[..., tuple[list[str], list[list[Span]]]] = cast(Any, render_jinja_template)
         self._template = tokenizer.get_chat_template()
         self._special_tokens = tokenizer.special_tokens_map
-        self._ends = tuple(sorted((str(token) for token in tokenizer.added_tokens_encoder), key=len, reverse=True))
+        self._end_tokens = tuple(
+            sorted((str(token) for token in tokenizer.added_tokens_encoder), key=len, reverse=True)
+        )
         self.marked = bool(_GENERATION.search(self._template))
 
     def render(self, messages: Sequence[Message]) -> Rendered:
-        """The conversation with its answers, their end-of-turn tokens included.
+        """Render a conversation; the spans of the answers include their end-of-turn tokens.
 
         Raises:
-            BadRow: The template refuses the conversation, or changes an answer.
+            BadRow: The template rejects the conversation, omits all answers or changes one.
         """
         text, spans = self._text(messages, generation_prompt=False)
         if not self.marked:
             spans = self._added(messages, text)
         answers = [(start, end) for start, end in spans if start < end]
         if not answers:
-            raise BadRow("the model's chat template leaves every answer out; give the model another chat template")
+            raise BadRow("the model's chat template omits every answer; use another chat template")
         return Rendered(text, answers)
 
     def _added(self, messages: Sequence[Message], text: str) -> list[Span]:
@@ -68,42 +70,44 @@ class ChatRenderer:
         ]
 
     def _answer(self, messages: Sequence[Message], index: int, text: str) -> Span:
-        """What the answer ``messages[index]`` adds to the text: after the generation prompt, up to the next message."""
-        after = text if index == len(messages) - 1 else self._text(messages[: index + 1], generation_prompt=False)[0]
+        """The span of the answer ``messages[index]``: from the end of the generation prompt to the next message."""
+        until_answer = (
+            text if index == len(messages) - 1 else self._text(messages[: index + 1], generation_prompt=False)[0]
+        )
         start = self._start(messages[:index], text)
-        if text.startswith(after):
-            end = len(after)
+        if text.startswith(until_answer):
+            end = len(until_answer)
         else:
-            # Some templates write the newest answer in another way (with an empty thought, say) than earlier ones:
-            # take the answer's own words, and what ends a turn from the newest.
-            words = messages[index]["content"].strip()
-            found, newest = text.find(words, start), after.rfind(words)
-            ending = after[newest + len(words) :]
-            end = found + len(words) + len(ending)
-            if found < 0 or newest < 0 or text[found + len(words) : end] != ending:
-                raise BadRow(_NO_END)
+            # Some templates render the last answer differently from earlier ones, such as with an empty thinking block.
+            # Then search for the content of the answer, followed by the end of turn of the last answer.
+            content = messages[index]["content"].strip()
+            found, last = text.find(content, start), until_answer.rfind(content)
+            ending = until_answer[last + len(content) :]
+            end = found + len(content) + len(ending)
+            if found < 0 or last < 0 or text[found + len(content) : end] != ending:
+                raise BadRow(_CHANGED_ANSWER)
         return start, self._trimmed(text, start, end)
 
     def _start(self, before: Sequence[Message], text: str) -> int:
-        """Where what follows the messages ``before`` begins, after as much of the generation prompt as ``text`` has.
+        """Start of the message after ``before``: the end of the longest prefix of the generation prompt in ``text``.
 
-        The prompt of a model that thinks first can end in an opened thought that a given answer does not have.
+        The generation prompt of a reasoning model can end with the start of a thinking block that the answer lacks.
         """
         if not before:
             return 0
         prompt, _ = self._text(before, generation_prompt=True)
         if text.startswith(prompt):
             return len(prompt)
-        said, _ = self._text(before, generation_prompt=False)
-        if not text.startswith(said):
-            raise BadRow(_NO_END)
-        same = (ours == theirs for ours, theirs in zip(prompt, text, strict=False))
-        return sum(1 for _ in takewhile(bool, same))
+        history, _ = self._text(before, generation_prompt=False)
+        if not text.startswith(history):
+            raise BadRow(_CHANGED_ANSWER)
+        equal = (expected == actual for expected, actual in zip(prompt, text, strict=False))
+        return sum(1 for _ in takewhile(bool, equal))
 
     def _trimmed(self, text: str, start: int, end: int) -> int:
-        """Without the line break that follows an end-of-turn token: the model stops before it."""
-        bare = text[start:end].rstrip()
-        return start + len(bare) if bare.endswith(self._ends) else end
+        """Exclude white space after an end-of-turn token, because generation stops at the token."""
+        answer = text[start:end].rstrip()
+        return start + len(answer) if answer.endswith(self._end_tokens) else end
 
     def _text(self, messages: Sequence[Message], *, generation_prompt: bool) -> tuple[str, list[Span]]:
         import jinja2
@@ -118,5 +122,5 @@ class ChatRenderer:
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")[:200]
-            raise BadRow(f"the model's chat template refuses the conversation ({reason}); correct it") from None
+            raise BadRow(f"the model's chat template rejects the conversation ({reason}); correct the row") from None
         return texts[0], spans[0] if self.marked else []

@@ -1,4 +1,4 @@
-"""What can be wrong with one row, and with a data set that has too many such rows."""
+"""Invalid rows, and the failure of a data set that has too many of them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.prepared import InvalidRow
 
 REPORTED_ROWS = 100
-"""Invalid rows that the data report shows."""
+"""Maximum number of invalid rows in the data report."""
 
 
 class BadRow(Exception):
-    """One row cannot be used. The message completes the sentence ``<file>:<line>: …``, with what to do."""
+    """An invalid row. The message follows ``<file>:<line>: `` and says what is wrong and what to do."""
 
 
 @dataclass
 class Tally:
-    """Rows of one data set: how many were read, and which were invalid."""
+    """Counts the rows of one data set and collects the first invalid ones."""
 
     uri: str
     allowed_share: float
@@ -27,9 +27,14 @@ class Tally:
     _kept: list[tuple[int, str, InvalidRow]] = field(default_factory=list)
 
     def reject(self, row: int, where: str, invalid: InvalidRow) -> None:
-        """Count the ``row``-th row as invalid; ``where`` is its place in full, for the failure.
+        """Count an invalid row.
 
-        Rows come nearly in order only: some are found to be invalid when they are tokenised.
+        Calls are only roughly in the order of the rows, because some are found invalid during tokenisation.
+
+        Args:
+            row: Number of the row in the data set.
+            where: Its full position, for the message of the failure.
+            invalid: Its entry in the data report.
         """
         self.invalid += 1
         self._kept.append((row, where, invalid))
@@ -38,7 +43,7 @@ class Tally:
 
     @property
     def reported(self) -> list[InvalidRow]:
-        """The first invalid rows, in order."""
+        """The first invalid rows in order, at most `REPORTED_ROWS`."""
         return [invalid for _, _, invalid in self._first()]
 
     def _first(self) -> list[tuple[int, str, InvalidRow]]:
@@ -46,14 +51,14 @@ class Tally:
 
     @property
     def hopeless(self) -> bool:
-        """Whether the rest is read only to be counted."""
+        """Whether the data set is certain to be rejected, so that the remaining rows are only counted."""
         return self.invalid > 0 and self.allowed_share == 0
 
     def check(self) -> None:
-        """Fail when nothing was read, or more was invalid than may be dropped.
+        """Check that there are rows, and that no more are invalid than ``dataset.cleaning.dropInvalid`` allows.
 
         Raises:
-            StageFailure: BadData.
+            StageFailure: BadData when either is not the case.
         """
         if self.rows == 0:
             raise StageFailure(Reason.BAD_DATA, f"{self.uri} has no rows: add examples or correct the address")
@@ -68,12 +73,12 @@ class Tally:
         )
 
     def _mostly(self, first: str) -> str:
-        """What else is wrong more often than the first row's problem, which alone would send its reader astray."""
+        """The most frequent problem, if it is not that of the first invalid row, which would be misleading alone."""
         problems = Counter(invalid.problem for invalid in self.reported)
         problem, count = problems.most_common(1)[0]
         return f", most often: {problem}" if count > problems[first] else ""
 
 
 def percent(share: float) -> str:
-    """``share`` with up to three significant digits, such as ``0.83 %``."""
+    """``share`` as a percentage with up to three significant digits, such as ``0.83 %``."""
     return f"{100 * share:.3g} %"

@@ -1,4 +1,4 @@
-"""One data set: its rows read, checked, deduplicated, tokenised and written to scratch."""
+"""Read one data set: validate, deduplicate and tokenise its rows, and write them to a file."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ CHARACTERS_AT_ONCE = 4 << 20
 
 @dataclass
 class DataSet:
-    """The good, different rows of one data set.
+    """The valid rows of one data set, without duplicates.
 
-    ``spool`` is an Arrow file with the columns of the task, ``source`` and, row for row, the same order as ``keys``
-    (content keys), ``lengths`` (tokens) and ``truncated``.
+    ``spool`` is an Arrow file with the columns of the task and ``source``. Its rows are in the order of ``keys``
+    (content keys), ``lengths`` (tokens, of shape (rows,)) and ``truncated`` (of shape (rows,)).
     """
 
     spool: Path
@@ -43,7 +43,7 @@ class DataSet:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a row stands: in which file, in which line, and as which row of the data set, from 1."""
+    """Position of a row: its file, its line, and its number in the data set from 1."""
 
     file: DataFile
     line: int
@@ -51,9 +51,11 @@ class Place:
 
     @property
     def source(self) -> str:
+        """``<file>:<line>``, the value of the column ``source``."""
         return f"{self.file.name}:{self.line}"
 
     def reject(self, tally: Tally, problem: BadRow) -> None:
+        """Count the row at this position as invalid."""
         invalid = InvalidRow(file=self.file.name, line=self.line, problem=str(problem))
         tally.reject(self.row, self.file.at(self.line), invalid)
 
@@ -76,12 +78,21 @@ def read_data_set(
     deduplicate: bool,
     on_rows: Callable[[int], None],
 ) -> DataSet:
-    """Read every row of ``files`` into ``spool``; ``on_rows`` hears how many have been read.
+    """Read all rows of ``files`` and write the valid ones to ``spool``.
 
-    Memory holds one batch and 16 bytes a row. Of equal rows the first is kept.
+    Memory use is one batch plus 16 bytes per row.
+
+    Args:
+        files: The files of the data set, in order.
+        schema: Converts the values of a row into an example.
+        tokeniser: Tokenises batches of examples.
+        tally: Counts the rows of this data set.
+        spool: Path of the Arrow file.
+        deduplicate: Keep only the first of equal rows.
+        on_rows: Called after each batch with the number of rows read so far.
 
     Raises:
-        StageFailure: BadData when there are no rows, too many invalid ones, or a file is not of its kind.
+        StageFailure: BadData when there are no rows or too many invalid ones, or a file does not have its format.
     """
     keys: list[bytes] = []
     seen: set[bytes] = set()
@@ -97,10 +108,10 @@ def read_data_set(
             encoded = tokeniser.encode(batch.examples)
             for index, problem in encoded.problems.items():
                 batch.places[index].reject(tally, problem)
-            good = [index for index in range(len(batch.examples)) if index not in encoded.problems]
-            sources = texts([batch.places[index].source for index in good])
+            valid = [index for index in range(len(batch.examples)) if index not in encoded.problems]
+            sources = texts([batch.places[index].source for index in valid])
             writer.write(pa.RecordBatch.from_arrays([*encoded.columns.values(), sources], schema=columns))
-            keys.extend(batch.keys[index] for index in good)
+            keys.extend(batch.keys[index] for index in valid)
             lengths.append(list_lengths(encoded.columns["input_ids"]))
             truncated.append(encoded.truncated)
             on_rows(tally.rows)

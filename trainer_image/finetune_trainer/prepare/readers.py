@@ -1,7 +1,7 @@
-"""Rows of a file, one after the other, each with the line it starts in.
+"""Read the rows of a data file one by one, each with the number of its first line.
 
-A row that cannot be read comes as a BadRow in its place, so that the caller can count, drop or refuse it; what makes
-the whole file unusable is a StageFailure.
+An invalid row is returned as a BadRow in its position, so that the caller can count, drop or reject it. An invalid file
+is a StageFailure.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Values = Mapping[str, Any]
 """Column (or JSON key) to value."""
 
 Row = tuple[int, Values | BadRow]
-"""Line or row number from 1, and what stands there."""
+"""Line or row number from 1, and the row."""
 
 _LOOK_AHEAD = 100
 _ROWS_AT_ONCE = 1024
@@ -39,10 +39,10 @@ _TYPE_NAMES: tuple[tuple[type | tuple[type, ...], str], ...] = (
 
 
 def columns_of(file: DataFile) -> tuple[str, ...] | None:
-    """Names of the columns: a header, a schema, or the keys of the first good JSON row; None when there is no row.
+    """Column names: those of the header or schema, or the keys of the first valid JSON row; None without rows.
 
     Raises:
-        StageFailure: BadData when the file is not of its kind, or a header has a column twice.
+        StageFailure: BadData when the file does not have its format, or the header has a duplicate column.
     """
     match file.kind:
         case FileKind.PARQUET:
@@ -59,10 +59,10 @@ def columns_of(file: DataFile) -> tuple[str, ...] | None:
 
 
 def read_rows(file: DataFile, needed: tuple[str, ...]) -> Iterator[Row]:
-    """Every row of ``file``, with at least the columns ``needed``.
+    """Iterate over all rows of ``file``, with at least the columns ``needed``.
 
     Raises:
-        StageFailure: BadData when the file is not of its kind.
+        StageFailure: BadData when the file does not have its format.
     """
     with explained_path(file.path, "read"):
         match file.kind:
@@ -81,7 +81,7 @@ def _json_rows(file: DataFile) -> Iterator[Row]:
                 raw = raw.removeprefix(codecs.BOM_UTF8)  # noqa: PLW2901
                 if raw.lstrip().startswith(b"["):
                     raise StageFailure(
-                        Reason.BAD_DATA, f"{file.at(1)}: the file is one JSON array: write one JSON object a line"
+                        Reason.BAD_DATA, f"{file.at(1)}: the file is a JSON array: write one JSON object per line"
                     )
             if not raw.isspace():
                 yield line, _json_object(raw)
@@ -93,11 +93,11 @@ def _json_object(raw: bytes) -> Values | BadRow:
     except UnicodeDecodeError as error:
         return _not_utf8(error)
     except json.JSONDecodeError as error:
-        return BadRow(f"broken JSON at column {error.colno} ({error.msg}); write one JSON object a line")
+        return BadRow(f"invalid JSON at column {error.colno} ({error.msg}); write one JSON object per line")
     except (ValueError, RecursionError):
-        return BadRow("JSON that holds a number of thousands of digits or nests too deep; correct it")
+        return BadRow("the JSON is nested too deeply or has a number of thousands of digits; correct the line")
     if not isinstance(values, dict):
-        return BadRow(f"the line holds {type_name(values)}, not a JSON object; write one JSON object a line")
+        return BadRow(f"the line is {type_name(values)}, not a JSON object; write one JSON object per line")
     return values
 
 
@@ -114,7 +114,7 @@ def _csv_rows(file: DataFile) -> Iterator[Row]:
             yield (
                 line,
                 BadRow(
-                    f"the row has {len(fields)} fields and the header {len(header)}; quote a field that holds a "
+                    f"the row has {len(fields)} fields and the header {len(header)}; quote fields that contain a "
                     "delimiter, a quote or a line break"
                 ),
             )
@@ -123,8 +123,8 @@ def _csv_rows(file: DataFile) -> Iterator[Row]:
 
 
 def _csv_records(file: DataFile) -> Iterator[tuple[int, list[str] | BadRow]]:
-    """Records with the line each starts in; empty lines are skipped."""
-    undecodable: list[BadRow] = []
+    """Records, each with the number of its first line; empty lines are skipped."""
+    decoding_problems: list[BadRow] = []
 
     def lines() -> Iterator[str]:
         for number, raw in enumerate(stream):
@@ -132,7 +132,7 @@ def _csv_records(file: DataFile) -> Iterator[tuple[int, list[str] | BadRow]]:
             try:
                 yield text.decode()
             except UnicodeDecodeError as error:
-                undecodable.append(_not_utf8(error))
+                decoding_problems.append(_not_utf8(error))
                 yield text.decode(errors="replace")
 
     csv.field_size_limit(_FIELD_LIMIT)
@@ -145,10 +145,10 @@ def _csv_records(file: DataFile) -> Iterator[tuple[int, list[str] | BadRow]]:
             except StopIteration:
                 return
             except csv.Error as error:
-                fields = BadRow(f"broken quoting ({error}); write a quote inside a quoted field twice")
-            if undecodable:
-                fields = undecodable[0]
-                undecodable.clear()
+                fields = BadRow(f"invalid quoting ({error}); double each quote inside a quoted field")
+            if decoding_problems:
+                fields = decoding_problems[0]
+                decoding_problems.clear()
             if fields:
                 yield line, fields
 
@@ -157,10 +157,10 @@ def _header(file: DataFile, line: int, fields: list[str] | BadRow) -> tuple[str,
     if isinstance(fields, BadRow):
         raise StageFailure(Reason.BAD_DATA, f"{file.at(line)}: {fields}")
     names = tuple(name.strip() for name in fields)
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
+    duplicate = next((name for name in names if names.count(name) > 1), None)
+    if duplicate is not None:
         raise StageFailure(
-            Reason.BAD_DATA, f"{file.at(line)}: the header has the column '{twice}' twice: rename one of them"
+            Reason.BAD_DATA, f"{file.at(line)}: the header has the column '{duplicate}' twice: rename one of them"
         )
     return names
 
@@ -190,11 +190,11 @@ def _parquet(file: DataFile) -> Any:
 
 
 def _broken_parquet(file: DataFile, error: Exception) -> Exception:
-    """Arrow raises OSError without a number for what it cannot parse; one with a number is the disk's."""
+    """The failure for an invalid file. Arrow's OSError has no errno; one with an errno comes from the disk."""
     if isinstance(error, OSError) and error.errno is not None:
         return error
     first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")[:200]
-    return StageFailure(Reason.BAD_DATA, f"{file.uri} is not a whole Parquet file ({first}): write it again")
+    return StageFailure(Reason.BAD_DATA, f"{file.uri} is not a valid Parquet file ({first}): write it again")
 
 
 def _not_utf8(error: UnicodeDecodeError) -> BadRow:
@@ -204,5 +204,5 @@ def _not_utf8(error: UnicodeDecodeError) -> BadRow:
 
 
 def type_name(value: object) -> str:
-    """What a value is, in words."""
+    """The JSON type of a value with its article, such as ``a string``."""
     return next((words for kinds, words in _TYPE_NAMES if isinstance(value, kinds)), f"a {type(value).__name__}")

@@ -1,4 +1,4 @@
-"""The files of a data set: found, brought to this machine and hashed."""
+"""List, download and hash the files of a data set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finetune_trainer.prepared import SourceFile
 
 
 class FileKind(Enum):
-    """How the bytes of a file are read; the value is how messages call it."""
+    """Format of a file; the value is its name in messages."""
 
     JSONL = "JSON lines"
     CSV = "CSV"
@@ -44,9 +44,9 @@ _KINDS_OF_FORMAT = {
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file of a data set, on this machine.
+    """A local copy of one file of a data set.
 
-    ``name`` is its path below the data set's address, and ``uri`` its own address.
+    ``name`` is its path relative to the data set's address, ``uri`` its full address, ``size`` is in bytes.
     """
 
     uri: str
@@ -57,35 +57,41 @@ class DataFile:
     sha256: str
 
     def at(self, line: int) -> str:
-        """Where a row stands, in full: lines count from 1 and so do the rows of a Parquet file."""
+        """The full position of a row for messages; lines, and rows of a Parquet file, count from 1."""
         return f"{self.uri} row {line}" if self.kind is FileKind.PARQUET else f"{self.uri}:{line}"
 
     @property
     def source(self) -> SourceFile:
+        """The entry of this file in the data report."""
         return SourceFile(uri=self.uri, size=self.size, sha256=self.sha256)
 
 
 def fetch_files(uri: str, data_format: DataFormat, scratch: Path) -> tuple[DataFile, ...]:
-    """The data files at ``uri``, one file or a directory, in order of name.
+    """Download the data files at ``uri``, which is a file or a directory, in order of name.
 
-    Of a directory, files that begin with ``.`` or ``_`` and files of other formats are left out.
+    In a directory, paths with a part that starts with ``.`` or ``_`` and files of other formats are ignored.
+
+    Args:
+        uri: Address of the data set.
+        data_format: The format in the spec.
+        scratch: Directory for downloads.
 
     Raises:
-        StageFailure: NotFound when nothing is there, BadConfiguration when the format is unknown, BadData when a
-            directory has no data file, and what storage raises.
+        StageFailure: NotFound when neither exists, BadConfiguration when the format is unknown, BadData when a
+            directory has no data file; otherwise as functions of `storage`.
     """
     if storage.exists(uri):
         name = PurePosixPath(uri).name
         return (_fetch(uri, name, _kind_of_file(uri, name, data_format), scratch),)
     listed = [path for path, _ in storage.list_files(uri)]
     if not listed:
-        raise StageFailure(Reason.NOT_FOUND, f"Nothing is at {uri}: correct the address, or put the data there")
+        raise StageFailure(Reason.NOT_FOUND, f"There is no data at {uri}: correct the address, or upload the data")
     kinds = _KINDS_OF_FORMAT[data_format]
     chosen = [(path, kind) for path in listed if (kind := _kind_in_directory(path)) in kinds and kind is not None]
     if not chosen:
         suffixes = ", ".join(suffix for suffix, kind in KIND_OF_SUFFIX.items() if kind in kinds)
         raise StageFailure(
-            Reason.BAD_DATA, f"{uri} has no file that ends in {suffixes}, but {_some(listed)}: name the data files so"
+            Reason.BAD_DATA, f"{uri} has no file that ends in {suffixes}, only {_some(listed)}: rename the data files"
         )
     return tuple(_fetch(storage.join(uri, path), path, kind, scratch) for path, kind in chosen)
 
@@ -104,7 +110,7 @@ def _kind_in_directory(path: str) -> FileKind | None:
 
 
 def _kind_of_file(uri: str, name: str, data_format: DataFormat) -> FileKind:
-    """A single file may have any name when the format is given."""
+    """The format of a single file; its name is free if the spec sets the format."""
     kinds = _KINDS_OF_FORMAT[data_format]
     kind = KIND_OF_SUFFIX.get(PurePosixPath(name).suffix.lower())
     if kind in kinds and kind is not None:
@@ -112,7 +118,7 @@ def _kind_of_file(uri: str, name: str, data_format: DataFormat) -> FileKind:
     if data_format is DataFormat.AUTO:
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
-            f"The format of {uri} cannot be told from its name: set dataset.format, or let the name end in "
+            f"The format of {uri} is not clear from its name: set dataset.format, or rename the file to end in "
             f"{', '.join(KIND_OF_SUFFIX)}",
         )
     return kinds[0]

@@ -1,4 +1,4 @@
-"""Which row goes to which split."""
+"""Assign the rows of a data set to splits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Selection:
-    """The rows of one split: the data set they come from (train, validation or test) and their indices, ascending."""
+    """The rows of one split: their data set (train, validation or test) and their indices in it, ascending."""
 
     origin: str
     rows: list[int]
@@ -23,20 +23,20 @@ class Selection:
 
 @dataclass(frozen=True)
 class Assignment:
-    """Every split's rows, and how many rows were removed because another split has them."""
+    """The rows of every split, and the number of rows that were removed because another split has them too."""
 
     splits: dict[str, Selection]
     leaked: int
 
 
 def draw(keys: Sequence[bytes], fractions: Sequence[float], seed: int) -> list[set[bytes]]:
-    """Different keys for each of ``fractions``, chosen by a hash of seed and key.
+    """Draw disjoint sets of keys, one for each of ``fractions``, by a hash of seed and key.
 
-    The choice does not depend on the order of ``keys``, equal keys stay together, and each share has at least one key
-    while there are any. A row that is added or removed moves few others.
+    The result does not depend on the order of ``keys``. Equal keys are in the same set, and each set has at least one
+    key as long as there are keys. Adding or removing a row changes the assignment of few others.
     """
     secret = seed.to_bytes(8, "little")
-    # Keys are hashes already; hashing again with the seed makes an order that has nothing to do with them.
+    # Keys are hashes; hashing them again with the seed gives an order that is independent of the keys.
     order = sorted(set(keys), key=lambda key: hashlib.blake2b(key, digest_size=16, key=secret).digest())
     drawn: list[set[bytes]] = []
     start = 0
@@ -48,26 +48,26 @@ def draw(keys: Sequence[bytes], fractions: Sequence[float], seed: int) -> list[s
 
 
 def assign(keys: dict[str, list[bytes]], dataset: DatasetSpec, seed: int) -> Assignment:
-    """Divide the rows over the splits.
+    """Assign the rows to the splits.
+
+    With deduplication, rows of train that are also in validation or test are removed, and so are rows of validation
+    that are also in test.
 
     Args:
-        keys: Content keys of the rows of ``train`` and of each split that has its own data, in order.
-        dataset: Which splits are a fraction of train, and whether equal rows are removed.
+        keys: Content keys of the rows of ``train`` and of each split with its own data set, in order.
+        dataset: The fractions of the splits, and whether equal rows are removed.
         seed: Seed of the draw.
-
-    With deduplication, a row of train that validation or test has too is removed, and so is a row of validation that
-    test has.
     """
-    clean = dataset.cleaning.deduplicate is not Deduplication.NONE
+    deduplicate = dataset.cleaning.deduplicate is not Deduplication.NONE
     leaked = 0
 
     def kept(origin: str, rows: list[int], *taken: set[bytes]) -> list[int]:
         nonlocal leaked
-        if not clean:
+        if not deduplicate:
             return rows
-        left = [rows[index] for index in without([keys[origin][row] for row in rows], *taken)]
-        leaked += len(rows) - len(left)
-        return left
+        remaining = [rows[index] for index in without([keys[origin][row] for row in rows], *taken)]
+        leaked += len(rows) - len(remaining)
+        return remaining
 
     pool = list(range(len(keys["train"])))
     own_test = set(keys.get("test", ()))
@@ -88,34 +88,34 @@ def assign(keys: dict[str, list[bytes]], dataset: DatasetSpec, seed: int) -> Ass
 
 
 def draw_rows(keys: Sequence[bytes], pool: Sequence[int], dataset: DatasetSpec, seed: int) -> list[set[bytes]]:
-    """The keys that each split with a fraction gets of the rows ``pool``."""
+    """Draw the keys of each split that is a fraction of train from the rows ``pool``."""
     fractions = [getattr(dataset, split).fraction for split in _drawn_splits(dataset)]
     return draw([keys[row] for row in pool], fractions, seed) if fractions else []
 
 
 def check_sizes(assignment: Assignment, train_uri: str) -> None:
-    """Refuse splits without examples.
+    """Check that every split has examples.
 
     Raises:
-        StageFailure: BadData.
+        StageFailure: BadData when a split has none.
     """
-    removed = f" after {assignment.leaked} were removed that another split has too" if assignment.leaked else ""
+    removed = f" after removal of {assignment.leaked} that are also in another split" if assignment.leaked else ""
     for split in ("test", "validation"):
         if not assignment.splits[split].rows:
             raise StageFailure(
-                Reason.BAD_DATA, f"The {split} split has no examples{removed}: give it more data in dataset.{split}.uri"
+                Reason.BAD_DATA, f"The {split} split has no examples{removed}: add data, or set dataset.{split}.uri"
             )
     if not assignment.splits["train"].rows:
         raise StageFailure(
-            Reason.BAD_DATA, f"No example of {train_uri} is left to train on{removed}: add data or lower the fractions"
+            Reason.BAD_DATA, f"The train split of {train_uri} has no examples{removed}: add data or lower the fractions"
         )
 
 
 def check_processes(examples: int, processes: int) -> None:
-    """Refuse to share fewer training examples than there are processes.
+    """Check that there is a training example for every process.
 
     Raises:
-        StageFailure: BadData.
+        StageFailure: BadData when there are fewer examples than processes.
     """
     if examples < processes:
         raise StageFailure(

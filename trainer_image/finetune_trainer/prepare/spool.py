@@ -1,4 +1,4 @@
-"""Tables that are written batch by batch and read from disk, so that memory does not grow with the data."""
+"""Arrow tables on disk, written and read in batches, so that memory use does not grow with the data."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ BYTES_A_BATCH = 64 << 20
 
 
 class TableWriter:
-    """Writes an uncompressed Arrow IPC file; small batches are joined, so that readers find few and large ones."""
+    """Writes an uncompressed Arrow IPC file; small batches are combined into large ones."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._sink = pa.OSFile(str(path), "wb")
         self._writer = pa.ipc.new_file(self._sink, schema)
         self._schema = schema
-        self._waiting: list[pa.RecordBatch] = []
+        self._pending: list[pa.RecordBatch] = []
         self._rows = self._bytes = 0
 
     def __enter__(self) -> TableWriter:
@@ -38,26 +38,26 @@ class TableWriter:
         self._sink.close()
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Add the rows of ``batch``, which has the schema of the file."""
+        """Append the rows of ``batch``, which must have the schema of the file."""
         if batch.num_rows == 0:
             return
-        # A filtered or sliced batch still holds the memory of the whole one; nbytes counts what is its own.
-        self._waiting.append(batch)
+        # nbytes of a sliced batch counts its own rows only, although it keeps the memory of the whole batch alive.
+        self._pending.append(batch)
         self._rows += batch.num_rows
         self._bytes += batch.nbytes
         if self._rows >= ROWS_A_BATCH or self._bytes >= BYTES_A_BATCH:
             self._flush()
 
     def _flush(self) -> None:
-        if self._waiting:
-            table = pa.Table.from_batches(self._waiting, self._schema).combine_chunks()
+        if self._pending:
+            table = pa.Table.from_batches(self._pending, self._schema).combine_chunks()
             self._writer.write_table(table, max_chunksize=ROWS_A_BATCH)
-        self._waiting = []
+        self._pending = []
         self._rows = self._bytes = 0
 
 
 def batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """The batches of a file, memory-mapped."""
+    """Iterate over the memory-mapped batches of a file."""
     with pa.memory_map(str(path)) as source:
         reader = pa.ipc.open_file(source)
         for index in range(reader.num_record_batches):
@@ -65,7 +65,7 @@ def batches(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 def selected(path: Path, rows: npt.NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
-    """The rows of a file whose indices are in ``rows`` (ascending), batch by batch."""
+    """Iterate over batches of the rows with the indices ``rows``, ascending and of shape (n,)."""
     start = 0
     for batch in batches(path):
         first, last = np.searchsorted(rows, (start, start + batch.num_rows))

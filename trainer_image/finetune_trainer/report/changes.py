@@ -1,4 +1,4 @@
-"""What tuning changed, example by example and label by label, from the rows of ``predictions.jsonl``."""
+"""Changes between baseline and tuned model per example and per label, from the rows of ``predictions.jsonl``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class LabelChange:
-    """Recall of one label: the share of its test examples that a model found."""
+    """Recall of one label for baseline and tuned model, from 0 to 1."""
 
     label: str
     examples: int
@@ -27,7 +27,7 @@ class LabelChange:
 
 @dataclass(frozen=True)
 class Confusion:
-    """How often one label was taken for another."""
+    """Number of test examples of ``label`` that each model predicts as ``predicted``."""
 
     label: str
     predicted: str
@@ -37,7 +37,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class ClassificationChanges:
-    """Test examples by what became of them; lists hold the shown ones."""
+    """Test examples by correctness before and after tuning; ``*_rows`` are samples to show in the report."""
 
     fixed: int
     broken: int
@@ -62,7 +62,7 @@ class ScoredRow:
 
 @dataclass(frozen=True)
 class GenerationChanges:
-    """Test examples by the change of one metric; lists hold the largest."""
+    """Numbers of test examples by the change of one metric, and the examples with the largest changes."""
 
     metric: str
     better: int
@@ -75,12 +75,12 @@ class GenerationChanges:
 def classification_changes(
     rows: Sequence[Row], labels: Sequence[str], train_counts: Mapping[str, int]
 ) -> ClassificationChanges:
-    """Sort the predictions of a classifier into fixed, broken and unchanged, and sum them up by label.
+    """Group the predictions of a classifier into fixed, broken and unchanged, and summarise them per label.
 
     Args:
-        rows: Predictions with label, baseline, tuned and text.
-        labels: All labels in their order.
-        train_counts: Training examples by label.
+        rows: Predictions with the keys label, baseline, tuned and text.
+        labels: All labels.
+        train_counts: Number of training examples per label.
     """
     groups: dict[tuple[bool, bool], list[Row]] = {(a, b): [] for a in (True, False) for b in (True, False)}
     for row in rows:
@@ -99,7 +99,13 @@ def classification_changes(
 
 
 def generation_changes(rows: Sequence[Row], metric: str, higher_is_better: bool) -> GenerationChanges:
-    """Sort generated answers by the change of ``metric``, one of the keys of their ``scores``."""
+    """Group generated answers by the change of one metric.
+
+    Args:
+        rows: Predictions with the key scores.
+        metric: A key of ``scores``.
+        higher_is_better: Whether an increase of the metric is an improvement.
+    """
     sign = 1 if higher_is_better else -1
     scored = []
     for row in rows:
@@ -119,7 +125,7 @@ def generation_changes(rows: Sequence[Row], metric: str, higher_is_better: bool)
 
 
 def _spread(rows: list[Row], most: int) -> list[Row]:
-    """At most ``most`` rows from all over the split."""
+    """At most ``most`` rows, evenly spaced over the split."""
     if len(rows) <= most:
         return rows
     return [rows[index * len(rows) // most] for index in range(most)]

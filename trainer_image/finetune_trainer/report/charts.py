@@ -1,6 +1,6 @@
-"""Charts as inline SVG. Colours come from the page's style sheet, so they follow light and dark.
+"""Charts as inline SVG. Colours come from the page's style sheet, so that they follow its light and dark mode.
 
-Only numbers and this module's own words go into the markup; text of users never does.
+The markup contains only numbers and constant texts, never text of users.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from markupsafe import Markup
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 14, 44
 WIDE, NARROW = (990, 320), (480, 230)
-"""Width and height of a chart over the whole page and over half of it, so that both have letters of one size."""
+"""Width and height in SVG units of a chart of full and of half page width; text has the same size in both."""
 
 _MOST_POINTS = 400
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line: ``points`` are (x, y), ``style`` is a class of the style sheet (tuned, baseline, accent)."""
+    """A line of a chart: ``points`` are (x, y), ``style`` is a CSS class (tuned, baseline or accent)."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -41,7 +41,7 @@ class _Scale:
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers, steps of 1, 2 or 5 times a power of ten, that enclose ``low`` and ``high``."""
+    """About ``about`` round numbers that enclose ``low`` and ``high``, in steps of 1, 2 or 5 times a power of ten."""
     if high <= low:
         high = low + (abs(low) or 1.0)
     rough = (high - low) / about
@@ -52,7 +52,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A tick's label: short, with thousands separated, and powers of ten for very small values."""
+    """Format a tick label: short, with a thousands separator, and in scientific notation for very small values."""
     if value == 0:
         return "0"
     if abs(value) < 1e-2:
@@ -64,7 +64,7 @@ def number(value: float) -> str:
 
 
 def thin(points: Sequence[tuple[float, float]], most: int = _MOST_POINTS) -> list[tuple[float, float]]:
-    """At most ``most`` points: means of equally many neighbours."""
+    """Reduce to at most ``most`` points by averaging neighbours; points that are not finite are dropped."""
     finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
     size = math.ceil(len(finite) / most) if finite else 1
     groups = [finite[start : start + size] for start in range(0, len(finite), size)]
@@ -80,9 +80,18 @@ def line_chart(
     size: tuple[int, int] = WIDE,
     from_zero: bool = False,
 ) -> Markup | None:
-    """A line chart with axes, ticks and, for several series, a legend; None when there is nothing to draw.
+    """Draw a line chart with axes, ticks and, for several series, a legend.
 
-    ``size`` is `WIDE` or `NARROW`.
+    Args:
+        title: Title of the chart.
+        x_name: Label of the x axis.
+        y_name: Label of the y axis.
+        series: The lines; those without finite points are omitted.
+        size: `WIDE` or `NARROW`.
+        from_zero: Start the y axis at zero.
+
+    Returns:
+        The markup; None when no series has a finite point.
     """
     width, height = size
     drawn = [Series(line.name, thin(line.points), line.style, line.markers) for line in series]
@@ -91,7 +100,7 @@ def line_chart(
         return None
     xs = [x for line in drawn for x, _ in line.points]
     ys = [y for line in drawn for _, y in line.points]
-    # The x axis ends with the data: only y gets room up to the next round number.
+    # The x axis ends at the last point; only the y axis extends to the next round number.
     low_x, high_x = min(xs), max(xs)
     if high_x <= low_x:
         low_x, high_x = low_x - 1, high_x + 1
@@ -108,7 +117,10 @@ def line_chart(
 
 
 def change_bar(change: float, interval: tuple[float, float], reach: float, improves: bool | None) -> Markup:
-    """A change with its interval around a zero line; the line's ends are -``reach`` and +``reach``."""
+    """Draw a change and its confidence interval on an axis from -``reach`` to +``reach``.
+
+    ``improves`` selects the colour: True for better, False for worse, None for no significant change.
+    """
     x = _Scale(-reach, reach, 8, 232)
     low, high = (x(max(-reach, min(reach, bound))) for bound in interval)
     style = {True: "better", False: "worse", None: "unclear"}[improves]
@@ -122,7 +134,7 @@ def change_bar(change: float, interval: tuple[float, float], reach: float, impro
 
 
 def recall_bar(baseline: float, tuned: float) -> Markup:
-    """Two shares on a line from 0 to 1, joined."""
+    """Draw the recall of baseline and tuned model, joined by a line, on an axis from 0 to 1."""
     x = _Scale(0, 1, 8, 172)
     label = f"baseline {baseline:.2f}, tuned {tuned:.2f}"
     return Markup(

@@ -106,12 +106,12 @@ def _retry_config(variables: dict[str, str]) -> RetryConfig:
 
 def _settings_sentence(scheme: str, bucket: str, text: str) -> str:
     causes: dict[str, str] = {
-        "service account file": "the file that GOOGLE_APPLICATION_CREDENTIALS names cannot be read; mount it",
+        "service account file": "cannot read the file in GOOGLE_APPLICATION_CREDENTIALS; mount it",
         "Account must be specified": "the storage account is not set; set AZURE_STORAGE_ACCOUNT_NAME",
         "Invalid Access Key": "AZURE_STORAGE_ACCOUNT_KEY is not base64; copy the key again",
         "Missing SecretAccessKey": "AWS_ACCESS_KEY_ID is set, AWS_SECRET_ACCESS_KEY is not; put both into the Secret",
         "Missing AccessKeyId": "AWS_SECRET_ACCESS_KEY is set, AWS_ACCESS_KEY_ID is not; put both into the Secret",
-        "root_certificate": "the file that AWS_CA_BUNDLE names contains no PEM certificate; set it to a file that does",
+        "root_certificate": "the file in AWS_CA_BUNDLE contains no PEM certificate; set it to a file that does",
     }
     for fragment, cause in causes.items():
         if fragment in text:
@@ -195,5 +195,6 @@ def _read(path: Path, variable: str) -> str:
         return path.read_text()
     except (OSError, ValueError):
         raise StageFailure(
-            Reason.BAD_CONFIGURATION, f"{path}, which {variable} names, cannot be read; mount it"
+            Reason.BAD_CONFIGURATION,
+            f"Cannot read {path} ({variable}); mount the file, or correct the variable",
         ) from None

@@ -160,7 +160,7 @@ class Answer:
 _CAUSES: tuple[tuple[Callable[[Answer], bool], Reason, str], ...] = (
     (lambda it: it.no_credentials, Reason.PERMISSION_DENIED, "no credentials were found; set {credentials}"),
     (lambda it: it.no_bucket, Reason.NOT_FOUND, "the bucket {bucket} does not exist; create it or correct the address"),
-    (lambda it: it.refused, Reason.PERMISSION_DENIED, "the service refused the credentials; check {credentials}"),
+    (lambda it: it.refused, Reason.PERMISSION_DENIED, "the service rejected the credentials; check {credentials}"),
     (
         lambda it: it.no_object or it.status == 404,
         Reason.NOT_FOUND,

@@ -1,7 +1,7 @@
-"""Which examples go into which step, on which rank: a pure function of lengths, sizes, seed and epoch.
+"""Assignment of examples to steps and ranks: a pure function of lengths, batch sizes, seed and epoch.
 
-The global batches do not depend on the number of processes, so a job that is resumed with other hardware sees the same
-examples in the same steps.
+The global batches do not depend on the world size, so that a job that resumes with a different number of GPUs sees the
+same examples in the same steps.
 """
 
 from __future__ import annotations
@@ -13,50 +13,55 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MEGABATCH = 50
-"""Global batches that are sorted by length together: texts of a batch fit each other, and the order stays random."""
+"""Global batches that are sorted by length together, for little padding in a mostly random order."""
 
 IndexArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """How a global batch is divided."""
+    """Division of a global batch over processes and gradient accumulation steps."""
 
     per_step: int
-    """Sequences of one optimizer step, over all processes."""
+    """Sequences per optimizer step, summed over all processes."""
     processes: int
     per_device: int
     accumulation: int
 
 
 def divide_batch(per_step: int, processes: int, most_per_device: int) -> BatchSizes:
-    """Divide a global batch over processes and accumulation steps.
+    """Divide a global batch over processes and gradient accumulation steps.
 
-    The per-device size is the largest divisor of the process's share that is at most ``most_per_device``.
+    The per-device batch size is the largest divisor of a process's share that does not exceed ``most_per_device``.
+
+    Args:
+        per_step: Sequences per optimizer step, summed over all processes.
+        processes: World size.
+        most_per_device: Maximum per-device batch size.
 
     Raises:
         ValueError: ``per_step`` is not a multiple of ``processes``.
     """
     share, rest = divmod(per_step, processes)
     if rest:
-        raise ValueError(f"a batch of {per_step} cannot be shared by {processes} processes")
+        raise ValueError(f"a batch size of {per_step} is not a multiple of {processes} processes")
     per_device = max(size for size in range(1, min(share, most_per_device) + 1) if share % size == 0)
     return BatchSizes(per_step, processes, per_device, share // per_device)
 
 
 def global_batches(lengths: IndexArray, batch_size: int, seed: int, epoch: int) -> IndexArray:
-    """Indices of every step of one epoch.
+    """Indices of the examples of every step of one epoch.
 
     Args:
-        lengths: Tokens of each example, shape (examples,).
-        batch_size: Sequences of a step.
+        lengths: Tokens of each example, of shape (examples,).
+        batch_size: Sequences per optimizer step.
         seed: Seed of the job.
         epoch: Number of the epoch, from 0.
 
     Returns:
-        Shape (steps, batch_size); each row is sorted by falling length. Every example occurs at least once; the last
-        batch is filled up with examples from the start of the epoch. The first step of epoch 0 holds the longest
-        example, so that a batch too large for the memory shows at once.
+        Indices of shape (steps, batch_size), each row sorted by descending length. Every example occurs at least once;
+        the last batch is filled with examples from the start of the epoch. The first step of epoch 0 contains the
+        longest example, so that an out-of-memory error occurs early.
     """
     order = np.random.default_rng((seed, epoch)).permutation(len(lengths))
     steps = -(-len(order) // batch_size)
@@ -73,9 +78,15 @@ def global_batches(lengths: IndexArray, batch_size: int, seed: int, epoch: int) 
 
 
 def rank_batches(batches: IndexArray, sizes: BatchSizes, rank: int) -> IndexArray:
-    """The micro-batches of one rank, shape (steps * accumulation, per_device).
+    """The micro-batches of one rank, of shape (steps * accumulation, per_device).
 
-    Micro-batches that run at the same time on different ranks are neighbours in length, so no rank waits for another.
+    Micro-batches that run concurrently on different ranks have similar lengths, so that ranks do not wait for each
+    other.
+
+    Args:
+        batches: Result of `global_batches`.
+        sizes: Division of the global batch.
+        rank: Global rank of the process.
     """
     steps = len(batches)
     micro = batches.reshape(steps, sizes.accumulation, sizes.processes, sizes.per_device)
@@ -83,7 +94,7 @@ def rank_batches(batches: IndexArray, sizes: BatchSizes, rank: int) -> IndexArra
 
 
 class EpochBatches:
-    """A batch sampler for ``torch.utils.data.DataLoader`` of one rank; call ``set_epoch`` before each epoch."""
+    """Batch sampler of one rank for ``torch.utils.data.DataLoader``; call ``set_epoch`` before each epoch."""
 
     def __init__(self, lengths: IndexArray, sizes: BatchSizes, rank: int, seed: int) -> None:
         self._lengths = lengths

@@ -1,4 +1,4 @@
-"""Packing: several conversations in one row, best fit decreasing."""
+"""Packing of several examples into one row by best-fit decreasing."""
 
 from __future__ import annotations
 
@@ -11,35 +11,36 @@ from finetune_trainer.train.batches import IndexArray
 
 
 def pack(lengths: IndexArray, row_length: int) -> list[list[int]]:
-    """Distribute examples over rows of at most ``row_length`` tokens, longest first, each into the fullest row it fits.
+    """Pack examples into rows of at most ``row_length`` tokens.
+
+    Examples are placed in order of descending length, each into the fullest row that has enough space (best-fit
+    decreasing, as in Ding et al. 2024, "Fewer Truncations Improve Language Modeling").
 
     Args:
-        lengths: Tokens of each example, shape (examples,), each at most ``row_length``.
-        row_length: Tokens of a row.
+        lengths: Tokens of each example, of shape (examples,), each at most ``row_length``.
+        row_length: Maximum number of tokens of a row.
 
     Returns:
         Indices of the examples of each row; every example is in exactly one row.
-
-    Source: best-fit decreasing, as used for packing by Ding et al. 2024, "Fewer Truncations Improve Language Modeling".
     """
     rows: list[list[int]] = []
     rows_with_space: defaultdict[int, list[int]] = defaultdict(list)
-    spaces: list[int] = []  # Sorted, without duplicates: the keys of rows_with_space that have rows.
+    spaces: list[int] = []  # The keys of rows_with_space that have rows, sorted.
     for example in np.argsort(-lengths, kind="stable").tolist():
         length = int(lengths[example])
-        place = bisect.bisect_left(spaces, length)
-        if place == len(spaces):
+        position = bisect.bisect_left(spaces, length)
+        if position == len(spaces):
             space, row = row_length, len(rows)
             rows.append([])
         else:
-            space = spaces[place]
+            space = spaces[position]
             row = rows_with_space[space].pop()
             if not rows_with_space[space]:
-                del spaces[place]
+                del spaces[position]
         rows[row].append(example)
-        left = space - length
-        if left > 0:
-            if not rows_with_space[left]:
-                bisect.insort(spaces, left)
-            rows_with_space[left].append(row)
+        remaining = space - length
+        if remaining > 0:
+            if not rows_with_space[remaining]:
+                bisect.insort(spaces, remaining)
+            rows_with_space[remaining].append(row)
     return rows

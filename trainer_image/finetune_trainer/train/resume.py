@@ -1,4 +1,4 @@
-"""What has to happen to a checkpoint before the processes of this run can load it, and after they have."""
+"""Make a checkpoint loadable for this run: convert it if needed, and correct the loaded state."""
 
 from __future__ import annotations
 
@@ -17,28 +17,33 @@ from finetune_trainer.inputs import CheckpointInput
 from finetune_trainer.train.universal import convert, mend_loaded_state
 
 _READY_NAME = "converted"
-"""File in a checkpoint on local disk: its conversion is done."""
+"""File in a local checkpoint that marks its conversion as complete."""
 _POLL_SECONDS = 0.1
 _MIB = 1 << 20
 
 
 @dataclass(frozen=True)
 class LoadableCheckpoint:
-    """A checkpoint that this run's processes can load."""
+    """A local checkpoint that the processes of this run can load."""
 
     directory: Path
     universal: bool
-    """Whether DeepSpeed has to be told that it is a universal one."""
+    """Whether to set DeepSpeed's ``checkpoint.load_universal``."""
 
 
 def make_loadable(checkpoint: CheckpointInput, config: StageConfig, reporter: Reporter) -> LoadableCheckpoint:
-    """Convert the checkpoint if ZeRO has cut its state for other processes, or at another stage, than this run's.
+    """Convert the checkpoint if it was saved with a world size or ZeRO stage other than that of this run.
 
-    All ranks call it; the first of each pod converts, the others wait. Should it fail, the host ends those that wait.
-    Stage 0 cuts nothing: any number of processes loads its checkpoints as they are.
+    All ranks call this function. The first rank of each pod converts, and the others wait; if the conversion fails, the
+    host process terminates them. ZeRO stage 0 does not partition the state, so that any world size can load it.
+
+    Args:
+        checkpoint: The local checkpoint, with its world size and ZeRO stage.
+        config: The configuration of the stage.
+        reporter: Reports the progress of the conversion.
 
     Raises:
-        StageFailure: BadConfiguration when DeepSpeed cannot convert it.
+        StageFailure: BadConfiguration when DeepSpeed cannot convert the checkpoint.
     """
     directory = Path(checkpoint.directory)
     stage, processes = config.spec.distributed.zero.stage, config.world.size
@@ -68,13 +73,13 @@ def _convert(checkpoint: CheckpointInput, stage: int, processes: int, reporter: 
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
             f"the checkpoint {checkpoint.ref.uri} was written by {checkpoint.processes} processes at ZeRO stage "
-            f"{checkpoint.zero_stage} and cannot be converted to {processes} at stage {stage} ({error}): run it as it "
-            "was written, or remove it to train from the start",
+            f"{checkpoint.zero_stage} and cannot be converted to {processes} at stage {stage} ({error}): restore the "
+            "former number of processes and ZeRO stage, or delete the checkpoint to train from the start",
         ) from error
 
 
 class MendConverted(TrainerCallback):
-    """Mends what was loaded from a converted checkpoint, before the first step."""
+    """Callback that corrects the optimizer state of a converted checkpoint before the first step."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -82,6 +87,6 @@ class MendConverted(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        # Accelerate's wrapper holds DeepSpeed's optimizer, which holds the one that steps.
+        # Accelerate's optimizer wraps DeepSpeed's, which wraps the torch optimizer.
         mend_loaded_state(kwargs["optimizer"].optimizer.optimizer, self._directory)
         return control

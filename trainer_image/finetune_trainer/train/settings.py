@@ -1,4 +1,4 @@
-"""From the job's spec to the run in numbers, and DeepSpeed's configuration."""
+"""Derive steps, batch sizes, precision and DeepSpeed's configuration from the job's spec."""
 
 from __future__ import annotations
 
@@ -14,24 +14,29 @@ from finetune_trainer.train.batches import BatchSizes, divide_batch
 _DEFAULT_EPOCHS = 3.0
 _DEFAULT_WARMUP_SHARE = 0.03
 _MOST_LOGGED_STEPS = 5000
-"""Points of a curve; a longer run logs the mean of several steps, so that its state stays small."""
+"""Maximum number of points of a curve; longer runs log the mean of several steps to limit the trainer state."""
 
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """The run in numbers, before anything heavy is loaded."""
+    """Steps and batch sizes of a run, known before the model is loaded."""
 
     sizes: BatchSizes
     steps_per_epoch: int
     steps: int
-    """Optimizer steps in all."""
+    """Total number of optimizer steps."""
     warmup_steps: int
     evaluate_every: int
     log_every: int
 
 
 def plan_training(spec: FineTuneJobSpec, rows: int, processes: int) -> TrainPlan:
-    """Work out steps and batch sizes for ``rows`` training rows (packed rows, with packing).
+    """Derive steps and batch sizes.
+
+    Args:
+        spec: The job's spec.
+        rows: Number of training rows, after packing if it is enabled.
+        processes: World size.
 
     Raises:
         StageFailure: BadData when there are fewer rows than processes.
@@ -40,8 +45,8 @@ def plan_training(spec: FineTuneJobSpec, rows: int, processes: int) -> TrainPlan
     if rows < processes:
         raise StageFailure(
             Reason.BAD_DATA,
-            f"the training data makes {rows} rows for {processes} processes: give more data, lower "
-            "distributed.workers × gpusPerWorker, or turn training.packing off",
+            f"the training data has only {rows} rows for {processes} processes: add data, lower "
+            "distributed.workers × gpusPerWorker, or set training.packing to false",
         )
     sizes = divide_batch(training.batch_size, processes, training.max_batch_size_per_device)
     steps_per_epoch = -(-rows // training.batch_size)
@@ -59,20 +64,20 @@ def plan_training(spec: FineTuneJobSpec, rows: int, processes: int) -> TrainPlan
 
 
 def resolve_precision(precision: Precision, device: Device, bf16_supported: bool) -> Precision:
-    """The precision to compute in.
+    """Resolve ``Auto`` and check that the device supports the precision.
 
     Raises:
-        StageFailure: BadConfiguration when the device cannot compute it.
+        StageFailure: BadConfiguration when the device does not support the precision.
     """
     if precision is Precision.AUTO:
         return Precision.BF16 if device is Device.GPU and bf16_supported else Precision.FP32
     if precision is Precision.FP16 and device is Device.CPU:
         raise StageFailure(
-            Reason.BAD_CONFIGURATION, "training.precision FP16 needs a GPU: use Auto, BF16 or FP32 for training on CPU"
+            Reason.BAD_CONFIGURATION, "training.precision FP16 requires a GPU: use Auto, BF16 or FP32 to train on CPUs"
         )
     if precision is Precision.BF16 and device is Device.GPU and not bf16_supported:
         raise StageFailure(
-            Reason.BAD_CONFIGURATION, "this GPU does not compute training.precision BF16: use Auto, FP16 or FP32"
+            Reason.BAD_CONFIGURATION, "this GPU does not support training.precision BF16: use Auto, FP16 or FP32"
         )
     return precision
 
@@ -80,7 +85,14 @@ def resolve_precision(precision: Precision, device: Device, bf16_supported: bool
 def deepspeed_config(
     spec: FineTuneJobSpec, plan: TrainPlan, precision: Precision, universal: bool = False
 ) -> dict[str, Any]:
-    """DeepSpeed's configuration for ZeRO stages 1 to 3; what is "auto" Trainer fills in from the model."""
+    """DeepSpeed's configuration for ZeRO stages 1 to 3; Trainer replaces the values "auto" according to the model.
+
+    Args:
+        spec: The job's spec.
+        plan: Batch sizes of the run.
+        precision: The resolved precision.
+        universal: Load a converted checkpoint.
+    """
     stage = spec.distributed.zero.stage
     zero: dict[str, Any] = {
         "stage": stage,

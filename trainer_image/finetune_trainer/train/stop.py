@@ -1,4 +1,4 @@
-"""Training that is asked to stop."""
+"""Requests to stop training."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from finetune_api.failures import ExitCode, Reason
 from finetune_trainer.context import Reporter
 
 _PATIENCE_SECONDS = 20.0
-_PATIENCE_GAPS = 5
-"""How much longer than ever before a sign of life may be out before the ranks are taken to hang."""
+_PATIENCE_STEPS = 5
+"""Training counts as hanging if a step takes this many times longer than the longest step so far."""
 
 
 class StopRequest:
-    """Set by SIGTERM; asked for at the end of each step.
+    """A flag that SIGTERM sets and that training checks after each step.
 
-    Where another rank is gone without a word, as with its node, a step never ends. Then this process ends without a
-    checkpoint, rather than waste all the time that its pod is given to stop.
+    If another rank disappears, such as with its node, the current step never ends. In that case this process exits
+    without a checkpoint instead of using up the termination grace period of its pod.
     """
 
     def __init__(self, reporter: Reporter) -> None:
@@ -27,12 +27,14 @@ class StopRequest:
         self._requested = threading.Event()
         self._agreed = threading.Event()
         self._alive_at = time.monotonic()
-        self._longest_gap = 0.0
+        self._longest_step = 0.0
         self._saving = False
 
     def listen(self) -> None:
+        """Handle SIGTERM from now on."""
         self._alive_at = time.monotonic()
-        # A handler in Python would have to wait for the main thread, which may be in a collective that never ends.
+        # Python signal handlers run on the main thread, which may be blocked in a collective. The wakeup descriptor is
+        # written immediately.
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing)
@@ -41,21 +43,23 @@ class StopRequest:
 
     @property
     def is_set(self) -> bool:
+        """Whether this process has received SIGTERM."""
         return self._requested.is_set()
 
     def sign_of_life(self) -> None:
+        """Report that training makes progress, such as after each step."""
         now = time.monotonic()
         if not self._saving:
-            self._longest_gap = max(self._longest_gap, now - self._alive_at)
+            self._longest_step = max(self._longest_step, now - self._alive_at)
         self._saving = False
         self._alive_at = now
 
     def saving(self) -> None:
-        """A checkpoint is written next, which takes what it takes: the next sign of life may be long in coming."""
+        """Report that a checkpoint is saved next: training does not count as hanging until the next sign of life."""
         self._saving = True
 
     def agree(self) -> None:
-        """Training ends now: there is no step to wait for any more."""
+        """Report that the ranks have agreed to stop, so that there is no further step to wait for."""
         self._agreed.set()
 
     def _watch(self, signals: int) -> None:
@@ -65,17 +69,17 @@ class StopRequest:
         while not self._agreed.wait(1.0):
             if self.hangs:
                 message = (
-                    f"stopped on request without a checkpoint: the step did not end within {self._patience:.0f} s, as "
-                    "when another worker is gone; the job resumes from its newest checkpoint"
+                    f"stopped on request without a checkpoint: the step did not end within {self._patience:.0f} s, "
+                    "probably because another worker has terminated; the job resumes from its newest checkpoint"
                 )
                 self._reporter.send("failure", reason=Reason.STOPPED, message=message, hung=True)
                 os._exit(ExitCode.STOPPED)
 
     @property
     def hangs(self) -> bool:
-        """Whether a sign of life is out for so long that it will hardly come."""
+        """Whether the current step takes so long that it will probably never end."""
         return not self._saving and time.monotonic() - self._alive_at > self._patience
 
     @property
     def _patience(self) -> float:
-        return max(_PATIENCE_SECONDS, _PATIENCE_GAPS * self._longest_gap)
+        return max(_PATIENCE_SECONDS, _PATIENCE_STEPS * self._longest_step)

@@ -1,8 +1,7 @@
-"""Makes a DeepSpeed checkpoint independent of the processes that wrote it: Universal Checkpointing.
+"""Convert a DeepSpeed checkpoint so that any world size can load it: Universal Checkpointing (Lian et al. 2024).
 
-ZeRO stores each process's slice of the flat optimizer state. DeepSpeed's converter puts the slices of every parameter
-together again; with ``checkpoint.load_universal`` each process then takes what it needs. (Lian et al. 2024, "Universal
-Checkpointing".)
+ZeRO saves one partition of the flat optimizer state per process. DeepSpeed's converter merges the partitions of each
+parameter; with ``checkpoint.load_universal`` each process then loads its own partition of the merged state.
 """
 
 from __future__ import annotations
@@ -19,46 +18,46 @@ from typing import Any
 import torch
 
 LATEST_NAME = "latest_universal"
-"""File of a checkpoint that names its converted state."""
+"""File in a checkpoint that contains the name of its converted state directory."""
 _STATE_NAME = "zero/optimizer_state.pt"
 _NESTED = "optimizer_state_dict"
-_SHARED_WEIGHTS = 3
-"""The ZeRO stage that has loader and files of its own."""
+_PARTITIONED_PARAMETERS = 3
+"""The ZeRO stage that partitions the parameters, and has its own loader and file names."""
 _WATCH_SECONDS = 2.0
 
 OnProgress = Callable[[int, int], None]
 
 
 def convert(directory: Path, zero_stage: int, on_progress: OnProgress) -> None:
-    """Convert the ZeRO state in ``directory``, of any number of processes and any stage from 1 to 3, in place.
+    """Convert the ZeRO state in ``directory``, of any world size and ZeRO stage 1 to 3, in place.
 
-    The converted state replaces the original. All is done in this process, one after the other: it needs the memory
-    of the weights and of one process's optimizer state. On disk there are for a while three copies of all state.
+    The conversion runs sequentially in this process. It needs memory for the weights and the optimizer state of one
+    process, and temporarily disk space for three copies of the state.
 
     Args:
-        directory: A checkpoint that Trainer has saved with DeepSpeed; private to the caller.
-        zero_stage: The stage, 1 to 3, that is to load it.
-        on_progress: Told of the bytes written so far and in all, every few seconds in which there were more.
+        directory: A checkpoint that Trainer has saved with DeepSpeed; no other process may use it.
+        zero_stage: The ZeRO stage, 1 to 3, that will load it.
+        on_progress: Called with the bytes written so far and in total, every few seconds while they increase.
 
     Raises:
-        ValueError: The state has a form that DeepSpeed cannot convert.
+        ValueError: DeepSpeed cannot convert this state.
         OSError, RuntimeError: Reading or writing failed.
     """
-    # Now, as loggers that are made while the output is silenced would stay silent.
+    # Imported before the output is redirected: loggers that are created during the redirection would stay silent.
     from deepspeed.checkpoint import ds_to_universal
 
     tag = (directory / "latest").read_text().strip()
     source, target = directory / tag, directory / f"{tag}_universal"
     shutil.rmtree(target, ignore_errors=True)
     (directory / LATEST_NAME).unlink(missing_ok=True)
-    # Every byte of optimizer state is written twice: as fragments, and put together.
+    # Each byte of optimizer state is written twice: as fragments, and merged.
     total = 2 * sum(path.stat().st_size for path in source.glob("*_optim_states.pt"))
-    with _watched(target, total, on_progress), _silence():
+    with _reported(target, total, on_progress), _silenced():
         try:
             ds_to_universal.main(_converter_options(source, target))
         except (AssertionError, KeyError, IndexError, NotImplementedError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
-        _complete(target, zero_stage)
+        _complete_state(target, zero_stage)
     shutil.rmtree(source)
 
 
@@ -70,26 +69,26 @@ def _converter_options(source: Path, target: Path) -> Namespace:
         num_merge_workers=1,
         keep_temp_folder=False,
         strict=True,
-        # Only models that are cut by tensor parallelism have something to say there.
+        # This state is relevant for tensor parallelism only, which is not used.
         inject_missing_state=True,
     )
 
 
-def _complete(target: Path, zero_stage: int) -> None:
-    """Put the converter's result into the one form that the loaders of all ZeRO stages understand.
+def _complete_state(target: Path, zero_stage: int) -> None:
+    """Bring the converter's output into a format that the loaders of all ZeRO stages accept.
 
-    The converter leaves out what the loader of its own stage does not ask for. Of stage 3 it also copies the state of
-    process 0 whole, which every process would load.
+    The converter omits what the loader of the saving stage does not need. For stage 3 it also copies the entire state
+    of rank 0, which every process would load.
     """
     import deepspeed
 
     path = target / _STATE_NAME
     state: dict[str, Any] = _load(path)
     parameters = [folder for folder in path.parent.iterdir() if folder.is_dir()]
-    of_stage_3 = state.pop("fp32_flat_groups", None) is not None
-    if of_stage_3:
+    saved_by_stage_3 = state.pop("fp32_flat_groups", None) is not None
+    if saved_by_stage_3:
         step = next(iter(state[_NESTED]["state"].values()))["step"]
-        if zero_stage < _SHARED_WEIGHTS:
+        if zero_stage < _PARTITIONED_PARAMETERS:
             for folder in parameters:
                 _describe_parameter(folder, step)
     else:
@@ -97,34 +96,35 @@ def _complete(target: Path, zero_stage: int) -> None:
     state[_NESTED] = {"state": {0: {"step": step}}, "param_groups": state["param_groups"]}
     state.setdefault("ds_version", deepspeed.__version__)
     torch.save(state, path)
-    wanted = target / ("zero_pp_rank_0_" * (zero_stage == _SHARED_WEIGHTS) + "mp_rank_00_model_states.pt")
-    if not wanted.exists():
-        # Counters and schedules: the weights are those below zero/.
-        shutil.copy2(min(target.glob("*_model_states.pt")), wanted)
+    prefix = "zero_pp_rank_0_" if zero_stage == _PARTITIONED_PARAMETERS else ""
+    model_states = target / f"{prefix}mp_rank_00_model_states.pt"
+    if not model_states.exists():
+        # Only its step counters and scheduler state are used; the weights are in zero/.
+        shutil.copy2(min(target.glob("*_model_states.pt")), model_states)
 
 
 def _describe_parameter(folder: Path, step: Any) -> None:
-    """Bring the files of one parameter from the form of ZeRO-3, bare tensors, into that of the other stages."""
+    """Convert the files of one parameter from the format of ZeRO-3, plain tensors, to that of the other stages."""
     for path in folder.glob("*.pt"):
         torch.save({"param": _load(path), "cat_dim": 0}, path)
     torch.save(step, folder / "step.pt")
 
 
 def _load(path: Path) -> Any:
-    # Pickles with DeepSpeed's own classes; the checkpoint is of this very run.
+    # The files contain DeepSpeed's own classes. They are trusted, because this revision has written the checkpoint.
     return torch.load(path, map_location="cpu", weights_only=False)
 
 
 def mend_loaded_state(optimizer: torch.optim.Optimizer, directory: Path) -> None:
-    """Put right what DeepSpeed's loader gets wrong of a converted checkpoint.
+    """Correct the optimizer state that DeepSpeed loads wrongly from a converted checkpoint.
 
-    For ZeRO-3 it gives all parameter groups the settings of the first, weight decay to norms and biases too, and one
-    tensor to all as their step, which the optimizer then counts up once a group. For every stage it leaves the step on
-    the CPU, where a fused optimizer does not look for it.
+    For ZeRO-3, DeepSpeed applies the settings of the first parameter group to all groups, such as weight decay to norms
+    and biases. All groups also share one step tensor, which the optimizer increments once per group. For every stage,
+    the step stays on the CPU, where a fused optimizer cannot use it.
 
     Args:
-        optimizer: The optimizer below DeepSpeed's.
-        directory: The checkpoint that was loaded.
+        optimizer: The optimizer that DeepSpeed's optimizer wraps.
+        directory: The loaded checkpoint.
     """
     tag = (directory / LATEST_NAME).read_text().strip()
     saved = _load(directory / tag / _STATE_NAME)["param_groups"]
@@ -137,8 +137,8 @@ def mend_loaded_state(optimizer: torch.optim.Optimizer, directory: Path) -> None
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Without the converter's words and progress bars, which would fill the log."""
+def _silenced() -> Iterator[None]:
+    """Suppress the converter's output and progress bars, which would fill the log."""
     with (
         Path(os.devnull).open("w") as nowhere,
         contextlib.redirect_stdout(nowhere),
@@ -148,17 +148,17 @@ def _silence() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _watched(directory: Path, total: int, on_progress: OnProgress) -> Iterator[None]:
-    """Tell of the bytes that come into ``directory`` meanwhile."""
+def _reported(directory: Path, total: int, on_progress: OnProgress) -> Iterator[None]:
+    """Report the bytes that the block writes into ``directory``."""
     done = threading.Event()
 
     def watch() -> None:
-        most = 0
+        reported = 0
         while not done.wait(_WATCH_SECONDS):
             written = _size(directory)
-            if written > most:
-                most = written
-                on_progress(min(most, total), total)
+            if written > reported:
+                reported = written
+                on_progress(min(written, total), total)
 
     watcher = threading.Thread(target=watch, name="conversion", daemon=True)
     watcher.start()
@@ -170,7 +170,7 @@ def _watched(directory: Path, total: int, on_progress: OnProgress) -> Iterator[N
 
 
 def _size(directory: Path) -> int:
-    """Bytes of the files below ``directory`` at this moment; files may go meanwhile."""
+    """Current size in bytes of the files below ``directory``; files may be deleted concurrently."""
     total = 0
     for folder, _, names in os.walk(directory):
         for name in names:
