@@ -235,7 +235,7 @@ def _missing_tensor(job: Job) -> None:
     ("damage", "reason", "said"),
     [
         (_no_trained, Reason.NOT_FOUND, "run the train stage first"),
-        (_no_prepared, Reason.NOT_FOUND, "not completed"),
+        (_no_prepared, Reason.NOT_FOUND, "is incomplete or was deleted"),
         (_no_weights, Reason.NOT_FOUND, "adapter cannot be read"),
         (_neither_kind, Reason.NOT_FOUND, "neither adapter_config.json nor config.json"),
         (_not_finite, Reason.DIVERGED, "tuned model's output on the test split is not finite"),
