@@ -24,7 +24,7 @@ def obstacle(cache: Path, programs: list[str], checkout: Path) -> str | None:
     """What is missing, in a sentence; None where all is there."""
     if sys.version_info < (3, 11):  # noqa: UP036
         version = ".".join(map(str, sys.version_info[:2]))
-        return f"finetune-operator needs Python 3.11 or newer, and this is {version}: say which with PYTHON=…"
+        return f"finetune-operator needs Python 3.11 or newer, but this is {version}: select one with PYTHON=…"
     if not sys.platform.startswith("linux"):
         return "The tests need Linux."
     if not (cache / "uv").exists() and importlib.util.find_spec("ensurepip") is None:

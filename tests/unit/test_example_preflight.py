@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import preflight
 
 ROOT = Path(__file__).parents[2]
-VERSION = "finetune-operator needs Python 3.11 or newer; say which with PYTHON=…"
+VERSION = "finetune-operator needs Python 3.11 or newer; select one with PYTHON=…"
 
 
 def make(python: str) -> tuple[int, str]:
@@ -33,7 +33,7 @@ def test_a_machine_that_has_all_is_told_nothing() -> None:
 
 
 def test_a_python_that_is_not_there() -> None:
-    assert make("no-such-python") == (2, f"no-such-python is not there: {VERSION}")
+    assert make("no-such-python") == (2, f"no-such-python not found: {VERSION}")
 
 
 def test_an_old_python(tmp_path: Path) -> None:
