@@ -1,4 +1,4 @@
-"""Helm, as a person runs it."""
+"""Run Helm and parse the objects that it renders."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Object = dict[str, Any]
 
 
 class Refused(Exception):
-    """What helm said."""
+    """Helm failed; the message is its standard error."""
 
 
 def helm(*arguments: str) -> str:
-    """What helm prints.
+    """Run helm and return its standard output.
 
     Raises:
-        Refused: It ended with an error.
+        Refused: Helm exited with an error.
     """
     run = subprocess.run([go_tool("helm"), *arguments], check=False, capture_output=True, text=True)
     if run.returncode:
@@ -36,26 +36,26 @@ def helm(*arguments: str) -> str:
 
 @functools.cache
 def rendered(*values: str) -> tuple[Object, ...]:
-    """All objects of a release named finetune-operator, with values such as ``crds.install=false``."""
+    """All objects of a release named finetune-operator. Each value is like ``crds.install=false``."""
     text = helm("template", "finetune-operator", str(CHART), f"--namespace={NAMESPACE}", *_set(values))
     return tuple(document for document in yaml.safe_load_all(text) if document)
 
 
 @functools.cache
 def notes(*values: str) -> str:
-    """What helm tells after the installation."""
+    """The notes that helm prints after an installation."""
     arguments = ("install", "finetune-operator", str(CHART), f"--namespace={NAMESPACE}", "--dry-run=client")
     return helm(*arguments, *_set(values)).rpartition("\nNOTES:\n")[2]
 
 
 def of_kind(kind: str, *values: str) -> dict[str, Object]:
-    """The rendered objects of one kind, by name (of those in the namespaces of jobs: by namespace/name)."""
+    """The rendered objects of one kind, by name. Objects outside the release's namespace: by namespace/name."""
     found = [document for document in rendered(*values) if document["kind"] == kind]
     return {_name(document["metadata"]): document for document in found}
 
 
 def the(kind: str, *values: str) -> Object:
-    """The only rendered object of a kind."""
+    """The rendered object of a kind of which there is exactly one."""
     (found,) = of_kind(kind, *values).values()
     return found
 

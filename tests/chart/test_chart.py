@@ -1,4 +1,4 @@
-"""What an administrator gets from the chart, with defaults and with values of their own."""
+"""The rendered chart, with default values and with an administrator's values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DIGEST = "sha256:" + "a" * 64
 
 
 def settings(*values: str) -> Settings:
-    """The settings that the operator reads, as it reads them."""
+    """The settings of the operator, parsed as the operator parses them."""
     return Settings.model_validate_json(the("ConfigMap", *values)["data"]["settings.json"], by_name=False)
 
 
@@ -28,21 +28,21 @@ def pod(*values: str) -> dict[str, Any]:
     return dict(the("Deployment", *values)["spec"]["template"]["spec"])
 
 
-def test_helm_finds_nothing_to_criticise() -> None:
+def test_helm_lint_reports_no_warning() -> None:
     assert "[WARNING]" not in helm("lint", "--strict", str(CHART))
 
 
-def test_the_chart_has_the_version_of_the_distribution() -> None:
+def test_the_chart_version_equals_the_version_in_pyproject() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert chart["version"] == chart["appVersion"] == project["version"]
 
 
-def test_every_value_is_explained() -> None:
+def test_every_value_in_values_yaml_has_a_comment() -> None:
     explained = False
     for line in (CHART / "values.yaml").read_text().splitlines():
         text = line.strip()
-        # The parts of an image, of resources and of a switch have the names that Kubernetes and Helm give them.
+        # These names are conventions of Kubernetes and Helm.
         plain = text.startswith(
             ("image:", "repository:", "pullPolicy:", "requests:", "limits:", "resources:", "enabled:")
         )
@@ -50,7 +50,7 @@ def test_every_value_is_explained() -> None:
         explained = text.startswith("#")
 
 
-def test_the_operator_reads_the_settings_that_the_chart_writes(tmp_path: Path) -> None:
+def test_the_operator_loads_the_settings_that_the_chart_renders(tmp_path: Path) -> None:
     path = tmp_path / "settings.json"
     path.write_text(the("ConfigMap")["data"]["settings.json"])
     read = load(path)
@@ -61,7 +61,7 @@ def test_the_operator_reads_the_settings_that_the_chart_writes(tmp_path: Path) -
         assert set(read.trainer.pod(stage).resources) == {"requests", "limits"}
 
 
-def test_values_reach_the_settings() -> None:
+def test_values_are_rendered_into_the_settings() -> None:
     train = {"nodeSelector": {"gpu": "h100"}, "env": [{"name": "NCCL_DEBUG", "value": "INFO"}], "sharedMemory": "64Gi"}
     read = settings(
         'namespaces=["team-a","team-b"]',
@@ -81,10 +81,10 @@ def test_values_reach_the_settings() -> None:
     assert read.trainer.gpu_resource == "amd.com/gpu"
     assert read.trainer.pod(Stage.TRAIN).node_selector == {"gpu": "h100"}
     assert read.trainer.pod(Stage.TRAIN).shared_memory == "64Gi"
-    assert read.trainer.pod(Stage.TRAIN).resources["limits"] == {"memory": "64Gi"}, "the chart's stays beside it"
+    assert read.trainer.pod(Stage.TRAIN).resources["limits"] == {"memory": "64Gi"}, "the default of the chart is kept"
 
 
-def test_the_schema_knows_every_setting_of_a_stage() -> None:
+def test_the_values_schema_lists_every_setting_of_a_stage() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     assert set(schema["definitions"]["stagePod"]["properties"]) == {
         field.alias for field in StagePod.model_fields.values()
@@ -102,23 +102,23 @@ def test_the_schema_knows_every_setting_of_a_stage() -> None:
         ('trainer.stages.train.nodeselector={"a":"b"}', "additional properties 'nodeselector' not allowed"),
         ('namespaces=["Team A"]', "at '/namespaces/0'"),
         ('image.digest="latest"', "at '/image/digest'"),
-        ("serviceAccount.create=false", "say in serviceAccount.name which one to use"),
+        ("serviceAccount.create=false", "set serviceAccount.name to an existing service account"),
         ("monitoring.prometheusRule.enabled=true", "needs monitoring.podMonitors.enabled"),
     ],
 )
-def test_a_wrong_value_is_refused_with_a_sentence(value: str, sentence: str) -> None:
+def test_an_invalid_value_is_rejected_with_a_message(value: str, sentence: str) -> None:
     with pytest.raises(Refused, match=r"^Error: ") as refused:
         rendered(value)
     assert sentence in str(refused.value)
 
 
-def test_the_operator_is_one_and_never_two() -> None:
+def test_the_operator_has_one_replica_and_is_recreated_on_update() -> None:
     spec = the("Deployment")["spec"]
     assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
     assert pod()["terminationGracePeriodSeconds"] == 30
 
 
-def test_the_container_of_the_operator() -> None:
+def test_the_operator_container_has_its_arguments_probes_and_volumes() -> None:
     (container,) = pod()["containers"]
     assert container["image"] == "finetune-operator:0.1.0"
     assert container["args"] == ["--config", "/etc/finetune-operator/settings.json"]
@@ -130,7 +130,7 @@ def test_the_container_of_the_operator() -> None:
     assert {volume["name"] for volume in pod()["volumes"]} == set(mounts)
 
 
-def test_a_changed_setting_restarts_the_operator() -> None:
+def test_changing_a_setting_restarts_the_operator() -> None:
     def annotations(*values: str) -> dict[str, str]:
         return dict(the("Deployment", *values)["spec"]["template"]["metadata"]["annotations"])
 
@@ -138,7 +138,7 @@ def test_a_changed_setting_restarts_the_operator() -> None:
     assert annotations() == annotations('serviceAccount.annotations={"a":"b"}')
 
 
-def test_the_operator_goes_where_it_is_told() -> None:
+def test_scheduling_and_metadata_values_reach_the_operator_pod() -> None:
     values = (
         f'image={{"repository":"registry.example/operator","digest":"{DIGEST}"}}',
         'imagePullSecrets=[{"name":"registry"}]',
@@ -162,10 +162,10 @@ def test_the_operator_goes_where_it_is_told() -> None:
     assert spec["template"]["metadata"]["annotations"]["note"] == "x"
     labels = spec["template"]["metadata"]["labels"]
     assert labels["team"] == "platform"
-    assert spec["selector"]["matchLabels"].items() <= labels.items(), "no label takes the pod from its Deployment"
+    assert spec["selector"]["matchLabels"].items() <= labels.items(), "podLabels must not override selector labels"
 
 
-def test_a_service_account_that_exists_is_used() -> None:
+def test_an_existing_service_account_is_used() -> None:
     values = ("serviceAccount.create=false", 'serviceAccount.name="mine"')
     assert not of_kind("ServiceAccount", *values)
     assert pod(*values)["serviceAccountName"] == "mine"
@@ -174,16 +174,16 @@ def test_a_service_account_that_exists_is_used() -> None:
 
 
 @pytest.mark.parametrize(("values", "namespace"), [((), "default"), (('namespaces=["team-a"]',), "team-a")])
-def test_the_notes_tell_a_first_job_that_is_valid(values: tuple[str, ...], namespace: str) -> None:
-    told = notes(*values)
-    manifest = told.partition("kubectl apply -f - <<'EOF'\n")[2].partition("\nEOF\n")[0]
+def test_the_notes_contain_a_valid_first_job(values: tuple[str, ...], namespace: str) -> None:
+    text = notes(*values)
+    manifest = text.partition("kubectl apply -f - <<'EOF'\n")[2].partition("\nEOF\n")[0]
     job = FineTuneJob.model_validate_json(json.dumps(yaml.safe_load(manifest)))
     assert job.metadata.namespace == namespace
-    assert f"kubectl --namespace {namespace} create secret generic storage" in told
-    assert "rollout status deployment/finetune-operator" in told
+    assert f"kubectl --namespace {namespace} create secret generic storage" in text
+    assert "rollout status deployment/finetune-operator" in text
 
 
-def test_a_long_release_name_makes_valid_names() -> None:
+def test_a_long_release_name_gives_valid_object_names() -> None:
     text = helm("template", "r" * 53, str(CHART), "--set=monitoring.podMonitors.enabled=true")
     for document in filter(None, yaml.safe_load_all(text)):
         assert len(document["metadata"]["name"]) <= 63

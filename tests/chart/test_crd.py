@@ -11,17 +11,17 @@ SOURCE = (ROOT / "crds" / NAME).read_text()
 DEFINITION = "CustomResourceDefinition"
 
 
-def test_the_charts_copy_is_the_generated_one() -> None:
-    # Helm packages nothing that lies outside of the chart.
-    assert (CHART / "files" / NAME).read_text() == SOURCE, "out of date: make crds"
+def test_the_copy_in_the_chart_equals_the_generated_crd() -> None:
+    # Helm packages only files inside the chart, so the chart has a copy.
+    assert (CHART / "files" / NAME).read_text() == SOURCE, "out of date, run: make crds"
 
 
-def test_it_is_installed_as_generated_and_kept_when_the_release_goes() -> None:
+def test_the_crd_is_installed_as_generated_and_kept_on_uninstall() -> None:
     definition = yaml.safe_load(SOURCE)
     assert the(DEFINITION, "crds.keep=false") == definition
     definition["metadata"]["annotations"] = {"helm.sh/resource-policy": "keep"}
     assert the(DEFINITION) == definition
 
 
-def test_somebody_else_may_install_it() -> None:
+def test_the_crd_can_be_left_out_of_the_release() -> None:
     assert not of_kind(DEFINITION, "crds.install=false")

@@ -1,4 +1,4 @@
-"""What Prometheus and Grafana get: off until asked for, and about series that exist."""
+"""PodMonitors, alerts and the dashboard: disabled by default, and based on existing series."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DASHBOARD = json.loads((CHART / "dashboards" / "finetune.json").read_text())
 
 
 def series() -> set[str]:
-    """The names of all series that the operator and the stages give."""
+    """The names of all series that the operator and the stages export."""
     operator, stage = Metrics(), StageMetrics()
     operator.gauge(lambda: {"Pending": 1}, lambda: 0)
     return {"up", *_names(operator.registry), *_names(stage.registry)}
@@ -47,7 +47,7 @@ def _names(registry: CollectorRegistry) -> Iterable[str]:
 
 
 def queries() -> list[str]:
-    """Every expression of the dashboard."""
+    """All expressions in the dashboard."""
     panels = [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", ())]
     return panels + [entry["definition"] for entry in DASHBOARD["templating"]["list"] if entry["type"] == "query"]
 
@@ -56,7 +56,7 @@ def used(expression: str) -> set[str]:
     return set(re.findall(r"\bfinetune_\w+", expression)) - {"finetune_job"} | set(re.findall(r"\bup\b", expression))
 
 
-def test_nothing_of_it_is_there_until_it_is_asked_for() -> None:
+def test_monitoring_is_disabled_by_default() -> None:
     for kind in ("PodMonitor", "PrometheusRule"):
         assert not of_kind(kind)
     assert set(of_kind("ConfigMap")) == {"finetune-operator"}
@@ -68,7 +68,7 @@ def test_prometheus_scrapes_the_operator() -> None:
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
     assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
     assert monitor["spec"]["podMetricsEndpoints"] == [{"port": "http", "path": "/metrics"}]
-    # The alert that it is down looks for this job.
+    # The alert FineTuneOperatorDown selects this job.
     assert labels[monitor["spec"]["jobLabel"]] == "finetune-operator"
 
 
@@ -85,12 +85,12 @@ def test_prometheus_scrapes_worker_0_of_every_stage() -> None:
     assert sources[_meta(names.STAGE_LABEL)]["targetLabel"] == "stage"
 
 
-def test_prometheus_looks_only_where_jobs_are_served() -> None:
+def test_prometheus_scrapes_only_the_namespaces_of_the_operator() -> None:
     monitor = of_kind("PodMonitor", MONITORS, 'namespaces=["team-a"]')["finetune-operator-stages"]
     assert monitor["spec"]["namespaceSelector"] == {"matchNames": ["team-a"]}
 
 
-def test_every_alert_is_shipped() -> None:
+def test_the_prometheus_rule_contains_every_alert() -> None:
     rules = the("PrometheusRule", MONITORS, RULES, LABELS)
     shipped = [rule for group in rules["spec"]["groups"] for rule in group["rules"]]
     assert shipped == ALERTS
@@ -98,7 +98,7 @@ def test_every_alert_is_shipped() -> None:
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
-def test_an_alert_says_how_bad_it_is_and_what_to_do(alert: dict[str, Any]) -> None:
+def test_every_alert_has_a_severity_a_summary_and_a_description(alert: dict[str, Any]) -> None:
     assert alert["alert"].startswith("FineTune")
     assert alert["for"]
     assert alert["labels"]["severity"] in ("warning", "critical")
@@ -106,35 +106,35 @@ def test_an_alert_says_how_bad_it_is_and_what_to_do(alert: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
-def test_an_alert_watches_series_that_exist(alert: dict[str, Any]) -> None:
+def test_every_alert_uses_existing_series(alert: dict[str, Any]) -> None:
     assert used(alert["expr"])
     assert used(alert["expr"]) <= series()
 
 
 @pytest.mark.parametrize("stem", ["operator", "training"])
-def test_the_alerts_fire_when_they_should(stem: str) -> None:
-    """Rules are checked and run on made-up series, by Prometheus' own tool."""
+def test_the_alerts_fire_on_simulated_series(stem: str) -> None:
+    """promtool checks the rules and evaluates them on simulated series."""
     promtool = go_tool("promtool")
     _run(promtool, "check", "rules", "--lint-fatal", CHART / "alerts" / f"{stem}.yaml")
     _run(promtool, "test", "rules", Path(__file__).parent / "alerts" / f"{stem}.yaml")
 
 
-def test_people_are_not_paged_for_what_a_user_did_wrong() -> None:
+def test_no_alert_fires_for_errors_in_users_jobs() -> None:
     (rising,) = (alert for alert in ALERTS if alert["alert"] == "FineTuneStageFailuresRising")
     (pattern,) = re.findall(r'reason=~"([^"]+)"', rising["expr"])
-    # A stage that was asked to stop, as by a drained node, goes on elsewhere.
+    # A stage that was stopped on request, for example by a node drain, continues on another node.
     wanted = {reason for reason, fault in FAULT_OF.items() if fault is not Fault.USER} - {Reason.STOPPED}
     assert set(pattern.split("|")) == wanted
 
 
-def test_grafana_gets_the_dashboard() -> None:
+def test_the_dashboard_config_map_contains_the_dashboard() -> None:
     shipped = of_kind("ConfigMap", DASHBOARDS)["finetune-operator-finetune"]
     assert shipped["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert json.loads(shipped["data"]["finetune.json"]) == DASHBOARD
 
 
 @pytest.mark.parametrize("query", queries())
-def test_a_query_of_the_dashboard_is_valid_and_about_series_that_exist(query: str, tmp_path: Path) -> None:
+def test_every_dashboard_query_is_valid_and_uses_existing_series(query: str, tmp_path: Path) -> None:
     assert used(query)
     assert used(query) <= series()
     label_values = re.fullmatch(r"label_values\((.+), \w+\)", query)
@@ -145,7 +145,7 @@ def test_a_query_of_the_dashboard_is_valid_and_about_series_that_exist(query: st
     _run(go_tool("promtool"), "check", "rules", path)
 
 
-def test_the_dashboard_belongs_to_no_particular_grafana() -> None:
+def test_the_dashboard_depends_on_no_particular_grafana() -> None:
     datasources = {json.dumps(found) for found in _found(DASHBOARD, "datasource")}
     assert datasources == {json.dumps({"type": "prometheus", "uid": "${datasource}"})}
     variables = [variable["name"] for variable in DASHBOARD["templating"]["list"]]
@@ -154,7 +154,7 @@ def test_the_dashboard_belongs_to_no_particular_grafana() -> None:
     assert len(set(identifiers)) == len(identifiers)
 
 
-def test_every_panel_says_what_it_shows() -> None:
+def test_every_panel_has_a_title_and_a_description() -> None:
     for panel in DASHBOARD["panels"]:
         assert panel["title"]
         assert panel["type"] == "row" or panel["description"]
@@ -170,7 +170,7 @@ def _found(node: Any, name: str) -> Iterable[Any]:
 
 
 def _meta(label: str) -> str:
-    """How Prometheus names a pod's label before relabelling."""
+    """The name of a pod label in Prometheus before relabelling."""
     return "__meta_kubernetes_pod_label_" + re.sub(r"\W", "_", label)
 
 

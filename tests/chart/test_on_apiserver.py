@@ -1,4 +1,4 @@
-"""The chart on a real API server: it takes all of it, and the rights are enough for a job's whole life."""
+"""The chart on a real API server: every object is accepted, and the rights suffice for the whole life of a job."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def admin(plane: ControlPlane) -> Api:
 
 @pytest.fixture
 def installed(admin: Api, values: tuple[str, ...]) -> Iterator[str]:
-    """The chart is installed; a token of the operator's service account."""
+    """Install the chart and return a token of the operator's service account."""
     for document in rendered(*values):
         admin.apply(document, manager="helm")
     yield admin.token_of(ACCOUNT, NAMESPACE)
-    # The definition is kept, as by helm; rights must not reach the next test.
+    # Keep the CRD, as helm does. Remove everything else, so that no rights remain for the next test.
     for document in rendered(*values):
         if document["kind"] != "CustomResourceDefinition":
             admin.delete(document["kind"], document["metadata"]["name"], document["metadata"].get("namespace", ""))
 
 
 @PLACES
-def test_the_operator_has_all_the_rights_that_it_needs(
+def test_the_operator_has_all_rights_for_the_life_of_a_job(
     plane: ControlPlane, admin: Api, installed: str, values: tuple[str, ...], tmp_path: Path
 ) -> None:
     kubeconfig = plane.write_kubeconfig(ACCOUNT, installed)
@@ -67,14 +67,14 @@ def test_the_operator_has_all_the_rights_that_it_needs(
         for stage in ("prepare", "train", "evaluate", "publish"):
             desk.kubelet.succeed(desk.child(stage, revision=2))
         wait_until(
-            lambda: admin.find("FineTuneJob", "intents", desk.namespace) is None, "the job is deleted after its time"
+            lambda: admin.find("FineTuneJob", "intents", desk.namespace) is None, "the job is deleted after its TTL"
         )
-        # Stopped while its pod runs.
+        # Suspend the job while its pod runs.
         desk.apply("second")
         child = desk.child("prepare", name="second")
         desk.kubelet.run(child)
         admin.merge("FineTuneJob", "second", desk.namespace, {"spec": {"suspend": True}})
-        wait_until(lambda: _is_ended(admin, child), "the child is ended")
+        wait_until(lambda: _is_ended(admin, child), "the child Job is terminated")
         assert {event["reason"] for event in desk.events()} >= {"PrepareStarted", "Published", "NewRevision"}
         metrics = operator.http("/metrics")[1]
     finally:
@@ -84,7 +84,7 @@ def test_the_operator_has_all_the_rights_that_it_needs(
 
 
 @PLACES
-def test_it_can_read_no_secret(plane: ControlPlane, installed: str) -> None:
+def test_the_operator_cannot_read_secrets_or_config_maps(plane: ControlPlane, installed: str) -> None:
     operator = Api(plane.url, plane.ca, installed)
     for kind in ("Secret", "ConfigMap"):
         for namespace in (TEAM, NAMESPACE):
@@ -93,7 +93,7 @@ def test_it_can_read_no_secret(plane: ControlPlane, installed: str) -> None:
 
 
 @pytest.mark.parametrize("values", [IN_NAMESPACE], ids=["in a namespace"])
-def test_in_a_namespace_it_sees_no_other(plane: ControlPlane, installed: str) -> None:
+def test_an_operator_with_a_namespace_list_cannot_read_other_namespaces(plane: ControlPlane, installed: str) -> None:
     operator = Api(plane.url, plane.ca, installed)
     operator.list("FineTuneJob", TEAM)
     for namespace in ("", OTHER, NAMESPACE):
@@ -101,7 +101,7 @@ def test_in_a_namespace_it_sees_no_other(plane: ControlPlane, installed: str) ->
             operator.list("FineTuneJob", namespace)
 
 
-def test_the_operators_pod_is_admitted_where_pods_are_restricted(admin: Api) -> None:
+def test_the_operator_pod_meets_the_restricted_pod_security_standard(admin: Api) -> None:
     strict = {"pod-security.kubernetes.io/enforce": "restricted"}
     admin.create("Namespace", {"metadata": {"name": "restricted", "labels": strict}})
     template = the("Deployment")["spec"]["template"]

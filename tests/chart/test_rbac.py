@@ -1,4 +1,4 @@
-"""What the operator may do, and what people may."""
+"""The rights of the operator and of users."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def rights(role: Mapping[str, Any]) -> dict[str, set[str]]:
     }
 
 
-def test_the_operator_may_do_what_it_does_and_no_more() -> None:
+def test_the_operator_has_only_the_rights_that_it_needs() -> None:
     assert rights(of_kind("ClusterRole")["finetune-operator"]) == RIGHTS
     binding = the("ClusterRoleBinding")
     assert binding["roleRef"]["name"] == "finetune-operator"
@@ -36,7 +36,7 @@ def test_the_operator_may_do_what_it_does_and_no_more() -> None:
     assert not of_kind("Role")
 
 
-def test_with_namespaces_it_has_no_rights_elsewhere() -> None:
+def test_with_a_namespace_list_the_operator_has_no_rights_elsewhere() -> None:
     assert not of_kind("ClusterRoleBinding", TEAMS)
     assert "finetune-operator" not in of_kind("ClusterRole", TEAMS)
     roles, bindings = of_kind("Role", TEAMS), of_kind("RoleBinding", TEAMS)
@@ -46,17 +46,17 @@ def test_with_namespaces_it_has_no_rights_elsewhere() -> None:
         assert bindings[name]["subjects"] == OPERATOR
 
 
-def test_only_the_operators_pod_gets_its_token() -> None:
+def test_only_the_operator_pod_mounts_the_service_account_token() -> None:
     assert the("ServiceAccount")["automountServiceAccountToken"] is False
     assert the("Deployment")["spec"]["template"]["spec"]["automountServiceAccountToken"] is True
 
 
-def test_who_may_view_or_edit_a_namespace_may_so_with_its_jobs() -> None:
+def test_the_view_and_edit_roles_extend_to_finetunejobs() -> None:
     roles = of_kind("ClusterRole")
     view, edit = roles["finetune-operator-view"], roles["finetune-operator-edit"]
     assert rights(view)["finetune.dev/finetunejobs"] == {"get", "list", "watch"}
     assert {"create", "update", "patch", "delete"} < rights(edit)["finetune.dev/finetunejobs"]
-    assert "finetune.dev/finetunejobs/status" not in rights(edit), "a status is the operator's word"
+    assert "finetune.dev/finetunejobs/status" not in rights(edit), "only the operator writes the status"
     assert _aggregated(view) == {"view"}
     assert _aggregated(edit) == {"edit", "admin"}
     assert set(of_kind("ClusterRole", "rbac.aggregate=false")) == {"finetune-operator"}

@@ -18,11 +18,11 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 
 {{- define "finetune.serviceAccount" -}}
 {{- if .Values.serviceAccount.create }}{{ .Values.serviceAccount.name | default (include "finetune.name" .) }}
-{{- else }}{{ required "serviceAccount.create is false: say in serviceAccount.name which one to use" .Values.serviceAccount.name }}
+{{- else }}{{ required "serviceAccount.create is false: set serviceAccount.name to an existing service account" .Values.serviceAccount.name }}
 {{- end }}
 {{- end }}
 
-{{/* Reference of an image: (list values-of-the-image root). */}}
+{{/* Reference of an image. Argument: (list image-values root). */}}
 {{- define "finetune.image" -}}
 {{- $image := index . 0 }}
 {{- if $image.digest }}{{ $image.repository }}@{{ $image.digest }}
@@ -30,7 +30,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 {{- end }}
 
-{{/* settings.json; its fields are those of finetune_operator.settings. */}}
+{{/* settings.json. finetune_operator.settings defines its fields. */}}
 {{- define "finetune.settings" -}}
 {{- $trainer := dict
       "image" (include "finetune.image" (list .Values.trainer.image .))
