@@ -1,11 +1,11 @@
-"""How long training stands still for a checkpoint, beside a plain copy of the same bytes to the same disk.
+"""How long a checkpoint pauses training, compared with a plain copy of the same bytes on the same disk.
 
-For MiniLM with LoRA and with full fine-tuning (two processes on CPU, ZeRO-2) one JSON line a figure:
+Prints one JSON line for each figure, for MiniLM with LoRA and with full fine-tuning (two processes on CPU, ZeRO-2):
 
-- ``checkpoint.<method>.save``: the stall as the running stage measures it, in
-  ``finetune_checkpoint_seconds{phase="save"}``; the upload goes on beside the training and is not in it.
+- ``checkpoint.<method>.save``: the pause as the stage itself measures it, in
+  ``finetune_checkpoint_seconds{phase="save"}``. The upload runs in parallel with training and is not included.
 - ``checkpoint.<method>.copy``: `shutil.copytree` of a checkpoint of that run, from and to the same disk.
-- ``checkpoint.<method>.ratio``: save/copy, of each run the medians; what is reported is the median of the runs.
+- ``checkpoint.<method>.ratio``: median save divided by median copy of a run; the figure is the median over runs.
 
 Run with `make bench` or `python -m bench.checkpoint [--runs 3]`.
 """
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def measure(name: str, job: Job, runs: int) -> None:
-    """Train ``runs`` times, each followed by copies of a checkpoint, and print the figures."""
+    """Train ``runs`` times, copy a checkpoint after each training, and print the figures."""
     saves, copies = [], []
     for _ in range(runs):
         port = free_port()
@@ -85,7 +85,7 @@ def copy_seconds(directory: Path) -> float:
 
 
 class SaveWatch:
-    """Reads a stage's /metrics while it runs, so that each save is seen by itself."""
+    """Polls the /metrics of a running stage often enough to observe each save separately."""
 
     def __init__(self, port: int) -> None:
         self.seconds: list[float] = []
@@ -108,7 +108,7 @@ class SaveWatch:
                 with urllib.request.urlopen(self._address, timeout=5) as answer:
                     found = dict(_SAVES.findall(answer.read().decode()))
             except OSError:
-                continue  # Not up yet, or down already.
+                continue  # The stage has not started or has ended.
             new = float(found.get("count", 0)) - count
             if new:
                 self.seconds.append((float(found["sum"]) - total) / new)

@@ -1,19 +1,19 @@
-"""The trainer on one GPU, with a model of Llama 3 8B's shape; one JSON line a figure.
+"""The trainer on one GPU, with a model of the shape of Llama 3 8B. Prints one JSON line for each figure.
 
-Where there is nothing to download: weights are random, tokenizer and conversations are the chat example's
-(``examples/make_inputs.py chat``), several of them joined so that lengths vary up to the row. Neither changes what
-a step computes. LoRA of rank 16 on all linear layers, BF16, rows of 4,096 tokens, one at a time.
+Needs no download: the weights are random, and tokenizer and conversations are those of the chat example
+(``examples/make_inputs.py chat``). Conversations are concatenated, so that lengths vary up to the row. Neither changes
+what a step computes. LoRA of rank 16 on all linear layers, BF16, micro-batches of one row of 4,096 tokens.
 
-- ``gpu.matmul``: what the card does in a product of large BF16 matrices, to compare with.
+- ``gpu.matmul``: the throughput of a product of large BF16 matrices, as a reference.
 - ``gpu.attention.<kind>``: milliseconds of one layer's attention over a packed row, forward and backward: ``masked`` as
-  transformers does it with SDPA, ``causal`` as if the row were one conversation, ``varlen`` with the boundaries.
-- ``gpu.train.zero<N>``: real tokens a second of our train stage; with it the highest memory in use, the share of the
-  card's product that the model's own arithmetic is, and the seconds of the stage that were no steps.
-- ``gpu.train.plain``: the same of a script with TRL's SFTTrainer, with padding and ZeRO-2 (``plain_sft.py``).
-- ``gpu.evaluate``: seconds of the evaluate stage: loss and greedy answers, of base model and adapter.
+  transformers computes it with SDPA, ``causal`` as if the row were one conversation, ``varlen`` with the boundaries.
+- ``gpu.train.zero<N>``: real tokens per second of our train stage. It also reports the peak memory, the model's
+  arithmetic as a share of ``gpu.matmul``, the seconds of the whole stage and those of its steps.
+- ``gpu.train.plain``: the same for a script with TRL's SFTTrainer, with padding and ZeRO-2 (``plain_sft.py``).
+- ``gpu.evaluate``: seconds of the evaluate stage: loss and greedy generation with base model and adapter.
 
-``python -m bench.gpu [--layers 32] [--steps 20] [--only zero2 plain]``, after ``make_inputs.py chat``; ``--inputs`` is
-where that wrote to.
+``python -m bench.gpu [--layers 32] [--steps 20] [--only zero2 plain]``, after ``make_inputs.py chat``. ``--inputs`` is
+the directory that it wrote to.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from bench.train import EXAMPLES, Job, plain, report
 
 ROW = 4096
 ROWS = 4
-"""Of a step."""
+"""Rows in a batch."""
 TURNS_MEDIAN, TURNS_SIGMA, MOST_TURNS = 12, 0.9, 45
 TEST_ROWS = 64
 PARTS = ("attention", "zero0", "zero2", "zero3", "evaluate", "plain")
-"""Evaluation and the plain script take the data of the last training."""
+"""``evaluate`` and ``plain`` use the data of the last training."""
 SEED = 17
 
 
@@ -76,38 +76,38 @@ def main() -> None:
         }
         for zero in trainings:
             job = Job(root / f"zero{zero}", spec, zero=zero, device="gpu", processes=1)
-            with measured() as seen:
+            with measured() as usage:
                 figures = job.train()
-            tell(f"gpu.train.zero{zero}", figures, seen, parameters, card)
+            report_training(f"gpu.train.zero{zero}", figures, usage, parameters, card)
         if "evaluate" in options.only:
-            with measured() as seen:
+            with measured() as usage:
                 job.stage("evaluate", job.revision.parent.name)
-            report("gpu.evaluate", seen["seconds"], "s", rows=TEST_ROWS, memory_gib=seen["gib"])
+            report("gpu.evaluate", usage["seconds"], "s", rows=TEST_ROWS, memory_gib=usage["gib"])
         if "plain" in options.only:
             per_step = round(ROWS * ROW / mean_tokens)
-            with measured() as seen:
-                # Two of the longest at once do not fit.
+            with measured() as usage:
+                # Two of the longest conversations in one micro-batch exceed the memory.
                 figures = plain("plain_sft.py", job, conversations=per_step, conversationsPerDevice=1)
-            tell("gpu.train.plain", figures, seen, parameters, card, conversations=per_step)
+            report_training("gpu.train.plain", figures, usage, parameters, card, conversations=per_step)
 
 
-def tell(
-    name: str, figures: dict[str, float], seen: dict[str, float], parameters: int, card: float, **more: Any
+def report_training(
+    name: str, figures: dict[str, float], usage: dict[str, float], parameters: int, card: float, **more: Any
 ) -> None:
-    """Report a training. A frozen weight costs four operations a token: two forward, two for what lies below it."""
+    """Report a training. A frozen weight costs four operations per token: two forward, two for the input gradient."""
     speed = figures["tokensPerSecond"]
     more |= {
-        "memory_gib": seen["gib"],
+        "memory_gib": usage["gib"],
         "share_of_matmul": round(4 * parameters * speed / card, 3),
         "loss": round(figures["validationLoss"], 4),
-        "seconds": round(seen["seconds"], 1),
+        "seconds": round(usage["seconds"], 1),
         "steps_seconds": round(figures["tokens"] / speed, 1),
     }
     report(name, speed, "tokens/s", **more)
 
 
 def matmul_flops(size: int = 8192) -> float:
-    """Operations a second in products of random BF16 matrices."""
+    """Operations per second in products of random BF16 matrices."""
     import torch
 
     left, right = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
@@ -117,7 +117,7 @@ def matmul_flops(size: int = 8192) -> float:
 
 
 def attention(heads: int = 32, shared: int = 8, width: int = 128, conversations: int = 5) -> None:
-    """One layer's attention over a row of ``conversations`` of like length, in each way that there is."""
+    """One layer's attention over a row of ``conversations`` of similar length, with each implementation."""
     import torch
     from torch.nn.attention.varlen import varlen_attn
     from torch.nn.functional import scaled_dot_product_attention as sdpa
@@ -146,14 +146,14 @@ def attention(heads: int = 32, shared: int = 8, width: int = 128, conversations:
         return out.transpose(0, 1)[None]
 
     reference = masked().detach().float()
-    away = float((varlen().detach().float() - reference).norm() / reference.norm())
+    difference = float((varlen().detach().float() - reference).norm() / reference.norm())
     for kind in (masked, causal, varlen):
-        more = {"difference_to_masked": round(away, 5)} if kind is varlen else {}
+        more = {"difference_to_masked": round(difference, 5)} if kind is varlen else {}
         report(f"gpu.attention.{kind.__name__}", milliseconds(lambda do=kind: do().sum().backward()), "ms", **more)
 
 
 def milliseconds(do: Callable[[], object], times: int = 20) -> float:
-    """Of one call, after three to warm up."""
+    """The duration of one call, after three calls to warm up."""
     import torch
 
     for _ in range(3):
@@ -168,7 +168,7 @@ def milliseconds(do: Callable[[], object], times: int = 20) -> float:
 
 
 def make_model(into: Path, small: Path, layers: int) -> int:
-    """Random weights in Llama 3 8B's shape with the small model's tokenizer; returns how many."""
+    """Save random weights in Llama 3 8B's shape with the small model's tokenizer; return the parameter count."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -201,7 +201,7 @@ def make_model(into: Path, small: Path, layers: int) -> int:
 
 
 def join_conversations(chat: Path, into: Path, model: Path) -> float:
-    """Write ``train.jsonl`` and ``test.jsonl`` of longer conversations; returns the mean number of tokens in train."""
+    """Write ``train.jsonl`` and ``test.jsonl`` with longer conversations; return the mean number of tokens in train."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -226,22 +226,22 @@ def without_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
 
 @contextmanager
 def measured() -> Iterator[dict[str, float]]:
-    """Seconds, and by how much at most the memory in use on the GPU grew meanwhile, in GiB, asked every half second."""
-    seen = {"seconds": 0.0, "gib": 0.0}
+    """Measure the seconds of the block and the peak growth of GPU memory in GiB, sampled every half second."""
+    usage = {"seconds": 0.0, "gib": 0.0}
     before = used_gib()
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(0.5):
-            seen["gib"] = max(seen["gib"], round(used_gib() - before, 1))
+            usage["gib"] = max(usage["gib"], round(used_gib() - before, 1))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     began = time.perf_counter()
     try:
-        yield seen
+        yield usage
     finally:
-        seen["seconds"] = time.perf_counter() - began
+        usage["seconds"] = time.perf_counter() - began
         ended.set()
         watcher.join()
 

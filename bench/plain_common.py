@@ -1,4 +1,4 @@
-"""What both plain scripts share: DeepSpeed's settings and the count of real tokens a second."""
+"""Shared by both plain scripts: the DeepSpeed configuration and the count of real tokens per second."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ZERO_2 = {
 
 
 class Speedometer(TrainerCallback):
-    """Real tokens a second after the first steps; ``count`` is called with each batch of this process."""
+    """Real tokens per second after the warm-up steps. The script calls ``count`` for each batch of its rank."""
 
     def __init__(self, warm_up_steps: int) -> None:
         self._warm_up_steps = warm_up_steps

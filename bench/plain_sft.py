@@ -1,4 +1,4 @@
-"""The script that somebody writes without us: TRL's SFTTrainer with padding, LoRA and ZeRO-2. Run by torchrun."""
+"""A plain script without finetune-operator: TRL's SFTTrainer with padding, LoRA and ZeRO-2. Run by torchrun."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def _rows(path: Path) -> Dataset:
-    """Tokens, and which of them are to be learned: TRL's assistant mask."""
+    """Token ids, and TRL's assistant mask of the tokens that contribute to the loss."""
     table = pa.ipc.open_file(str(path)).read_all()
     labels = table["labels"].to_pylist()
     return Dataset.from_dict(

@@ -1,4 +1,4 @@
-"""The script that somebody writes without us: Hugging Face's Trainer, LoRA, ZeRO-2, length grouping; for torchrun."""
+"""A plain script without finetune-operator: HF Trainer with LoRA, ZeRO-2 and length grouping. Run by torchrun."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main() -> None:
     prepared = Path(settings["prepared"])
     labels = json.loads((prepared / "data.json").read_text())["labels"]
     tokenizer = AutoTokenizer.from_pretrained(settings["model"])
-    # The same rows as ours: only the tokens are taken over, so that neither side has less to do in a step.
+    # Use the rows of our prepare stage, and only their tokens, so that both sides do the same work in a step.
     train, validation = (
         Dataset(pa.ipc.open_file(str(prepared / f"{split}.arrow")).read_all())
         .select_columns(["input_ids", "label"])

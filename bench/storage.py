@@ -1,7 +1,7 @@
-"""How fast storage is: 512 MiB to and from a local versitygw, as one file and as a checkpoint, in turns with boto3.
+"""Storage speed: 512 MiB to and from a local versitygw, as one file and as a checkpoint, in alternation with boto3.
 
-``python -m bench.storage`` prints one JSON line a figure. A figure is the median of the repetitions; a ratio is the
-median of the ratios of neighbouring runs, so that a busy machine slows both sides.
+``python -m bench.storage`` prints one JSON line for each figure. A figure is the median of the repetitions. A ratio is
+the median of the ratios of neighbouring runs, so that a busy machine slows down both sides.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MIB = 1 << 20
 PART = 16 * MIB
 AT_ONCE = 8
 SHARDS = 4
-"""Files of a checkpoint: two ranks' model and optimizer."""
+"""Files of a checkpoint: model and optimizer of two ranks."""
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def measure(server: S3Server, source: Path, target: Path, repeat: int) -> None:
-    """Upload and download the one file of ``source`` ``repeat`` times with each client, in turns."""
+    """Upload and download the file in ``source`` ``repeat`` times with each client, in alternation."""
     mebibytes = (source / "data").stat().st_size / MIB
     digest = _sha256(source / "data")
     uploads: dict[str, Callable[[], object]] = {
@@ -74,7 +74,7 @@ def measure(server: S3Server, source: Path, target: Path, repeat: int) -> None:
                 call()
                 seconds[name].append(time.perf_counter() - start)
                 if direction == "download" and _sha256(target) != digest:
-                    raise RuntimeError(f"{name} downloaded other bytes than were uploaded")
+                    raise RuntimeError(f"{name} downloaded different bytes than it uploaded")
         for name, taken in seconds.items():
             _print(f"storage_{direction}_{name}", mebibytes / statistics.median(taken), "MiB/s", taken)
         ratios = [theirs / ours for ours, theirs in zip(seconds["finetune"], seconds["boto3"], strict=True)]
@@ -82,13 +82,13 @@ def measure(server: S3Server, source: Path, target: Path, repeat: int) -> None:
 
 
 def measure_checkpoint(server: S3Server, source: Path, repeat: int) -> None:
-    """Store a checkpoint whole, with digests, manifest and removal of the one before it; boto3 only sends its files."""
+    """Store a checkpoint with digests and manifest, and remove the previous one. boto3 only uploads the files."""
     client, config = _boto3(server)
     files = [path for path in source.rglob("*") if path.is_file()]
     mebibytes = sum(path.stat().st_size for path in files) / MIB
     seconds: dict[str, list[float]] = {"finetune": [], "boto3": []}
     for turn in range(repeat):
-        # The uploader removes what it has stored.
+        # The uploader deletes the local files after the upload.
         scratch = shutil.copytree(source, source.with_name("saved"), copy_function=os.link)
         busy = source.with_name("busy")
         calls: dict[str, Callable[[], object]] = {
@@ -124,7 +124,7 @@ def _boto3(server: S3Server) -> tuple[Any, TransferConfig]:
 
 
 def _boto3_calls(server: S3Server, source: Path, target: Path) -> tuple[Callable[[], object], Callable[[], object]]:
-    """The same with boto3: upload with sha256, as a manifest needs it, and download."""
+    """The same operations with boto3: upload with the sha256 that a manifest needs, and download."""
     client, config = _boto3(server)
 
     def upload() -> None:

@@ -1,11 +1,11 @@
-"""Training speed of `finetune run` beside plain scripts, paired in one run; one JSON line a figure.
+"""Training speed of `finetune run` compared with plain scripts, in pairs. Prints one JSON line for each figure.
 
 - ``train.classification``: our train stage against a `torchrun` script with Hugging Face's Trainer
-  (`plain_trainer.py`): same encoder, data, LoRA, ZeRO-2, batch and length grouping, two processes on CPU.
+  (`plain_trainer.py`): same encoder, data, LoRA, ZeRO-2, batch size and length grouping, two processes on CPU.
 - ``train.packing``: our train stage with packing against TRL's SFTTrainer with padding (`plain_sft.py`), on chat data
-  of varied length with the small causal model; with it the validation loss after the same tokens.
+  of varying length with the small causal model. It also reports the validation loss after the same tokens.
 
-Real tokens a second, without padding, start-up, validation and checkpoints; the first steps are left out.
+The speed is in real tokens per second. It excludes padding, start-up, validation, checkpoints and the first steps.
 Run with `make bench` or `python -m bench.train [--pairs 3]`.
 """
 
@@ -59,7 +59,7 @@ CHAT: dict[str, Any] = {
 }
 CHAT_ROWS = 4
 CHAT_CONVERSATIONS = {"conversations": 32, "conversationsPerDevice": 8}
-"""Of TRL's steps, which then have about as many tokens as the packed rows of ours."""
+"""The batch of a TRL step, which then has about as many tokens as the packed rows of our step."""
 
 
 def main() -> None:
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def compare(name: str, ours: Callable[[], dict[str, float]], other: Callable[[], dict[str, float]], pairs: int) -> None:
-    """Run both in turn and print the medians and the ratio of each pair."""
+    """Run both sides in alternation and print the medians and the ratio of each pair."""
     results = [(ours(), other()) for _ in range(pairs)]
     ratios = [mine["tokensPerSecond"] / theirs["tokensPerSecond"] for mine, theirs in results]
     for side, index in (("ours", 0), ("plain", 1)):
@@ -99,7 +99,7 @@ def report(name: str, value: float, unit: str, **more: Any) -> None:
 
 
 class Job:
-    """A job whose data is prepared once and that is trained as often as asked."""
+    """A job whose data is prepared once and that can be trained several times."""
 
     def __init__(
         self, root: Path, spec: dict[str, Any], zero: int = 2, device: str = "cpu", processes: int = PROCESSES
@@ -114,12 +114,12 @@ class Job:
         }
         self._runs = 0
         self.revision = self._revision("run0")
-        """Where the latest run lies in storage."""
+        """The directory of the latest run in storage."""
         self.stage("prepare", "run0")
         self.prepared = self.revision / "prepared"
 
     def train(self, port: int | None = None) -> dict[str, float]:
-        """One training from the start; ``port`` is that of its /metrics."""
+        """Train once from scratch, with /metrics on ``port``."""
         self._runs += 1
         name = f"run{self._runs}"
         self.revision = self._revision(name)
@@ -164,7 +164,7 @@ class Job:
 
 
 def plain(script: str, job: Job, **more: Any) -> dict[str, float]:
-    """Run a plain training script under torchrun on the same files; it prints its result as its last line."""
+    """Run a plain training script under torchrun on the same files. The last line that it prints is its result."""
     settings = {
         "model": job.spec["model"]["uri"].removeprefix("file://"),
         "data": job.spec["dataset"]["train"]["uri"].removeprefix("file://"),
@@ -181,7 +181,7 @@ def plain(script: str, job: Job, **more: Any) -> dict[str, float]:
 
 
 def run(command: list[str], device: str) -> str:
-    """Run a command with the environment that both sides share; returns its standard output."""
+    """Run a command in the environment that both sides share, and return its standard output."""
     of_device = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     environment = os.environ | {
         **of_device,

@@ -1,4 +1,4 @@
-"""``python -m bench.operator``: see the package's docstring for what it measures."""
+"""``python -m bench.operator``. The docstring of the package describes what it measures."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ import psutil
 
 import bench.operator
 from bench.operator.burst import bursts, submit
-from bench.operator.client import NotInTime
+from bench.operator.client import WaitTimeout
 from bench.operator.pending import pending
-from bench.operator.report import figure, minutes, say
+from bench.operator.report import figure, log, minutes
 from bench.operator.standing import PROGRESS_ADDRESS, finished, running
-from bench.operator.testbed import Bench, Ended, Side
+from bench.operator.testbed import Bench, ProcessEnded, Side
 from tests.apiserver.api import Refused
 from tests.apiserver.control_plane import NotStarted
 from tests.tools import go_tool
 
 _PARTS = ("submit", "burst", "pending", "running", "finished")
 _BOTH = ("submit", "burst", "pending")
-"""Parts that a comparison is made of, unless one is named."""
+"""The parts of a comparison, unless ``--only`` names one."""
 _REASON = re.compile(r'(?:"error":|err=)"((?:[^"\\]|\\.)*)"')
-"""Why a program gave up, in the last line of its log."""
+"""The error in the last line of a program's log."""
 _LEAST_FREE_BYTES = 2 * 10**9
 _OF_THE_ENVIRONMENT = (
-    Ended,
-    NotInTime,
+    ProcessEnded,
+    WaitTimeout,
     NotStarted,
     Refused,
-    AssertionError,  # Of a wait that came to nothing.
-    RuntimeError,  # Of a program that cannot be built.
+    AssertionError,  # A wait timed out.
+    RuntimeError,  # A program cannot be built.
     OSError,
     aiohttp.ClientError,
     subprocess.CalledProcessError,
@@ -50,11 +50,11 @@ _OF_THE_ENVIRONMENT = (
 
 
 class Unusable(Exception):
-    """Nothing can be measured; the message says why, in a sentence."""
+    """A requirement is missing; the message says which, in one sentence."""
 
 
 def main() -> int:
-    """Measure; returns the exit code."""
+    """Measure, and return the exit code."""
     options = _options()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
@@ -76,15 +76,17 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.operator", description=bench.operator.__doc__.splitlines()[0]
     )
-    parser.add_argument("--only", choices=_PARTS, help="one part")
-    parser.add_argument("--operator", metavar="PYTHON", help="the operator of another checkout: path of its python")
-    parser.add_argument("--against", metavar="PYTHON", help="one more operator, measured in alternation with the first")
-    parser.add_argument("--rounds", type=int, default=3, help="how often bursts alternate with the floor")
-    parser.add_argument("--jobs", type=int, default=500, help="jobs at once, and jobs that are pending")
-    parser.add_argument("--times", type=int, default=10, help="jobs submitted one after another, a round")
-    parser.add_argument("--finished", type=int, default=100, help="jobs that have ended")
-    parser.add_argument("--running", type=int, default=50, help="jobs that run")
-    parser.add_argument("--seconds", type=float, default=30, help="for how long what stands by is looked at")
+    parser.add_argument("--only", choices=_PARTS, help="run only this part")
+    parser.add_argument(
+        "--operator", metavar="PYTHON", help="the python of another checkout, whose operator is measured"
+    )
+    parser.add_argument("--against", metavar="PYTHON", help="measure a second operator, in alternation with the first")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds, each with a burst and a floor")
+    parser.add_argument("--jobs", type=int, default=500, help="number of jobs in a burst, and of pending jobs")
+    parser.add_argument("--times", type=int, default=10, help="jobs submitted one after another in each round")
+    parser.add_argument("--finished", type=int, default=100, help="number of finished jobs")
+    parser.add_argument("--running", type=int, default=50, help="number of running jobs")
+    parser.add_argument("--seconds", type=float, default=30, help="duration of each measurement of a steady state")
     return parser.parse_args()
 
 
@@ -96,32 +98,33 @@ def _sides(options: argparse.Namespace) -> list[Side]:
 
 
 def _check(parts: list[str], sides: list[Side]) -> None:
-    """Say what is in the way before anything is built.
+    """Check all requirements before anything is built.
 
     Raises:
-        Unusable: Something is.
+        Unusable: A requirement is missing.
     """
     if not shutil.which("go"):
-        raise Unusable("there is no go, which builds etcd and kube-apiserver and makes their keys: install Go")
+        raise Unusable("go is not installed, and it builds etcd and kube-apiserver and their keys: install Go")
     free = shutil.disk_usage(tempfile.gettempdir()).free
     if free < _LEAST_FREE_BYTES:
         raise Unusable(
-            f"{tempfile.gettempdir()} has only {free / 1e9:.1f} GB free, etcd needs {_LEAST_FREE_BYTES / 1e9:.0f} GB: "
-            "make room, or name another directory with TMPDIR"
+            f"{tempfile.gettempdir()} has only {free / 1e9:.1f} GB free, etcd needs {_LEAST_FREE_BYTES / 1e9:.0f} GB; "
+            "free some space, or set TMPDIR to another directory"
         )
     for side in sides:
         if not shutil.which(side.python):
-            raise Unusable(f"{side.python} is no program: name the python of a checkout, such as .venv/bin/python")
+            raise Unusable(f"{side.python} is not a program: give the python of a checkout, such as .venv/bin/python")
         found = subprocess.run([side.python, "-c", "import finetune_operator.app"], check=False, capture_output=True)
         if found.returncode:
-            raise Unusable(f"{side.python} has no finetune_operator that can be imported: make install in its checkout")
+            raise Unusable(f"{side.python} cannot import finetune_operator: run make install in its checkout")
     if "running" in parts:
         with socket.socket() as listener:
             try:
                 listener.bind(PROGRESS_ADDRESS)
             except OSError:
                 raise Unusable(
-                    "port {1} of {0}, which the pods' progress is read from, is in use".format(*PROGRESS_ADDRESS)
+                    "port {1} of {0} is in use, and the progress of the pods is served there: stop the program that "
+                    "listens on it".format(*PROGRESS_ADDRESS)
                 ) from None
 
 
@@ -133,7 +136,7 @@ def _measure(options: argparse.Namespace, parts: list[str], sides: list[Side]) -
         "running": lambda bench: running(bench, sides, options.running, options.seconds),
         "finished": lambda bench: finished(bench, sides, options.finished, options.seconds),
     }
-    say("etcd and kube-apiserver: built once, which takes some minutes, and started")
+    log("starting etcd and kube-apiserver; the first run builds them, which takes some minutes")
     for name in ("etcd", "kube-apiserver"):
         go_tool(name)
     with tempfile.TemporaryDirectory(prefix="bench-operator-", ignore_cleanup_errors=True) as directory:
@@ -141,19 +144,19 @@ def _measure(options: argparse.Namespace, parts: list[str], sides: list[Side]) -
         try:
             testbed.start()
             times = {part: _seconds(part, options) * len(sides) for part in parts}
-            told = ", ".join(f"{part} {minutes(seconds)}" for part, seconds in times.items())
-            say(f"about {minutes(sum(times.values()))} on two idle cores: {told}")
+            estimates = ", ".join(f"{part} {minutes(seconds)}" for part, seconds in times.items())
+            log(f"about {minutes(sum(times.values()))} on two idle cores: {estimates}")
             figure("cores", os.cpu_count() or 1, "cores", load_average=round(os.getloadavg()[0], 1))
             for part in parts:
-                say(f"{part}: about {minutes(times[part])}")
+                log(f"{part}: about {minutes(times[part])}")
                 work[part](testbed)
-            say("done")
+            log("done")
         finally:
             testbed.close()
 
 
 def _seconds(part: str, options: argparse.Namespace) -> float:
-    """About what a part takes for one operator, on two idle cores."""
+    """An estimate of the duration of a part for one operator, on two idle cores."""
     match part:
         case "submit":
             return options.rounds * (6 + 0.8 * options.times)
@@ -168,24 +171,24 @@ def _seconds(part: str, options: argparse.Namespace) -> float:
 
 
 def _stop(number: int, _: FrameType | None) -> None:
-    # The end itself is not to be interrupted: it takes a second.
+    # Do not interrupt the clean-up, which takes a second.
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
 def _end_children() -> None:
-    """Kill what was being started when the end came."""
+    """Kill child processes that were still starting."""
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             child.kill()
 
 
 def _sentence(error: BaseException) -> str:
-    """What an error says, without the log that may follow, but for its end."""
+    """The first line of an error message, and the end of the log that may follow."""
     if isinstance(error, subprocess.CalledProcessError) and error.stderr:
-        said = error.stderr if isinstance(error.stderr, str) else error.stderr.decode(errors="replace")
-        return f"{Path(str(error.cmd[0])).name} failed: {said.strip().splitlines()[-1][:500]}"
+        output = error.stderr if isinstance(error.stderr, str) else error.stderr.decode(errors="replace")
+        return f"{Path(str(error.cmd[0])).name} failed: {output.strip().splitlines()[-1][:500]}"
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if len(lines) == 1:
         return lines[0][:500]

@@ -1,4 +1,4 @@
-"""Many jobs at once, each round beside one of the floor; and one job after another."""
+"""Bursts of jobs, each paired with a floor, and jobs that are submitted one after another."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from typing import Any
 
 import uvloop
 
-from bench.operator.client import Plain, in_parallel
+from bench.operator.client import PlainClient, in_parallel
 from bench.operator.floor import Bodies, Floor, floor, name_of, single_applies
-from bench.operator.report import figure, figures, medians, minutes, say, shares
-from bench.operator.testbed import PATIENCE_SECONDS, Bench, Side, asked, per, quiet, remove
+from bench.operator.report import figure, figures, log, medians, minutes, shares
+from bench.operator.testbed import WAIT_SECONDS, Bench, Side, operator_metrics, per, remove, wait_until_settled
 from tests.apiserver.desk import Operator
 
 
 @dataclass(frozen=True)
 class Burst:
-    """What a round with an operator came to; all that is of one job is an average."""
+    """The result of one round with an operator. Values per job are averages."""
 
     jobs_per_second: float
     settled_per_second: float
     cpu: dict[str, float]
     requests: dict[str, float]
-    """Of the operator, watches not counted."""
+    """Requests that the operator sent, without watches."""
     served: dict[str, float]
-    """Of the API server, whoever sent them; watches not counted."""
+    """Requests to the API server from any client, without watches."""
     megabytes: tuple[float, float]
-    """What the operator holds afterwards, and the most that it held."""
+    """The operator's resident memory after the round, and its peak."""
 
 
 def bursts(bench: Bench, sides: Sequence[Side], count: int, rounds: int) -> None:
-    """``count`` jobs at once, for each operator and for the floor in turn."""
+    """Apply ``count`` jobs at once, for each operator and the floor in alternation."""
     floors: defaultdict[Side, list[Floor]] = defaultdict(list)
     found: defaultdict[Side, list[Burst]] = defaultdict(list)
     began = time.monotonic()
@@ -49,12 +49,12 @@ def bursts(bench: Bench, sides: Sequence[Side], count: int, rounds: int) -> None
             if number % 2:
                 floors[side].append(_floor(bench, side, count))
             here, there = floors[side][-1], found[side][-1]
-            say(
+            log(
                 f"burst{side}, round {number + 1} of {rounds}: floor {here.jobs_per_second:.1f}/s, "
                 f"child Jobs {there.jobs_per_second:.1f}/s, settled {there.settled_per_second:.1f}/s"
             )
         if left := rounds - number - 1:
-            say(f"burst: about {minutes((time.monotonic() - began) / (number + 1) * left)} more")
+            log(f"burst: about {minutes((time.monotonic() - began) / (number + 1) * left)} left")
     for side in sides:
         _report(floors[side], found[side], jobs=count, **side.labels)
 
@@ -85,8 +85,8 @@ def _report(floors: Sequence[Floor], found: Sequence[Burst], **more: Any) -> Non
 
 
 async def burst(bench: Bench, operator: Operator, count: int) -> Burst:
-    """All at once: from the first apply until each has its child Job, and until each has its status."""
-    async with Plain(bench.plane) as plain:
+    """Apply all jobs at once, and measure until each has its child Job, and until each has its status."""
+    async with PlainClient(bench.plane) as plain:
         await warm_up(bench, plain, operator)
         namespace = bench.namespace()
         bodies = Bodies(namespace)
@@ -95,17 +95,17 @@ async def burst(bench: Bench, operator: Operator, count: int) -> Burst:
             name = name_of(number)
             await plain.apply("FineTuneJob", namespace, name, bodies.job(name))
 
-        served, sent, cpu = await bench.requests(plain), await asked(plain, operator), bench.cpu()
+        served, sent, cpu = await bench.requests(plain), await operator_metrics(plain, operator), bench.cpu()
         async with plain.child_watch(namespace) as watch:
             began = time.monotonic()
             await in_parallel(apply, range(count))
-            await watch.until(lambda seen: len(seen) == count, f"{count} jobs have their Job", PATIENCE_SECONDS)
+            await watch.until(lambda seen: len(seen) == count, f"{count} jobs have their Job", WAIT_SECONDS)
             seconds = max(watch.seen.values()) - began
-        settled = await quiet(plain, operator, count) - began
+        settled = await wait_until_settled(plain, operator, count) - began
         while not await all_started(plain, namespace):
-            settled = await quiet(plain, operator, count) - began
+            settled = await wait_until_settled(plain, operator, count) - began
         after = bench.cpu()
-        sent_after, served_after = await asked(plain, operator), await bench.requests(plain)
+        sent_after, served_after = await operator_metrics(plain, operator), await bench.requests(plain)
         memory = bench.memory()
         await remove(plain, operator, namespace)
     return Burst(
@@ -118,24 +118,24 @@ async def burst(bench: Bench, operator: Operator, count: int) -> Burst:
     )
 
 
-async def all_started(plain: Plain, namespace: str) -> bool:
-    """Whether each job has a status in which its first stage has started, by the API server's own word."""
+async def all_started(plain: PlainClient, namespace: str) -> bool:
+    """Whether the API server shows for each job a status in which its first stage has started."""
     statuses = [job.get("status", {}) for job in await plain.list("FineTuneJob", namespace)]
     return all(any(stage.get("attempt") for stage in status.get("stages", ())) for status in statuses)
 
 
-async def warm_up(bench: Bench, plain: Plain, operator: Operator) -> None:
-    """One job: its Job says that the watches of an operator that has just started are there."""
+async def warm_up(bench: Bench, plain: PlainClient, operator: Operator) -> None:
+    """Run one job. Its child Job proves that the watches of the operator are established."""
     namespace = bench.namespace()
     async with plain.child_watch(namespace) as watch:
         await plain.apply("FineTuneJob", namespace, name_of(0), Bodies(namespace).job(name_of(0)))
-        await watch.until(bool, "a job has its Job", PATIENCE_SECONDS)
-    await quiet(plain, operator, jobs=1)
+        await watch.until(bool, "a job has its Job", WAIT_SECONDS)
+    await wait_until_settled(plain, operator, jobs=1)
     await remove(plain, operator, namespace)
 
 
 def submit(bench: Bench, sides: Sequence[Side], times: int, rounds: int) -> None:
-    """One job after another, for each operator in turn, each between two series of single applies without one."""
+    """Submit one job after another to each operator, between two series of single applies without an operator."""
     for side in sides:
         bench.install(side)
         applied, waited = uvloop.run(single_applies(bench, times)), []
@@ -144,7 +144,7 @@ def submit(bench: Bench, sides: Sequence[Side], times: int, rounds: int) -> None
                 waited += uvloop.run(_submitted(bench, operator, times))
             applied += uvloop.run(single_applies(bench, times))
         apply, wait = statistics.median(applied), statistics.median(waited)
-        say(f"submit{side}: one apply of a Job {apply * 1000:.1f} ms, from apply to Job {wait * 1000:.1f} ms")
+        log(f"submit{side}: one apply of a Job {apply * 1000:.1f} ms, from apply to Job {wait * 1000:.1f} ms")
         figure("submit_over_apply", wait / apply, "1", **side.labels)
         for name, values in (("submit_to_job_seconds", waited), ("apply_seconds", applied)):
             spread = {"min": round(min(values), 4), "max": round(max(values), 4), "times": len(values)}
@@ -156,9 +156,9 @@ def _has(name: str, seen: Mapping[str, float]) -> bool:
 
 
 async def _submitted(bench: Bench, operator: Operator, times: int) -> list[float]:
-    """Seconds from the answer to each apply until its child Job is there."""
+    """Seconds from the response to each apply until its child Job exists."""
     seconds = []
-    async with Plain(bench.plane) as plain:
+    async with PlainClient(bench.plane) as plain:
         await warm_up(bench, plain, operator)
         namespace = bench.namespace()
         bodies = Bodies(namespace)
@@ -167,11 +167,11 @@ async def _submitted(bench: Bench, operator: Operator, times: int) -> list[float
                 name = name_of(number)
                 await plain.apply("FineTuneJob", namespace, name, bodies.job(name))
                 began = time.monotonic()
-                await watch.until(partial(_has, name), f"{name} has its Job", PATIENCE_SECONDS)
-                # It may be seen before the answer is.
+                await watch.until(partial(_has, name), f"{name} has its Job", WAIT_SECONDS)
+                # The watch may deliver the Job before the response arrives.
                 seconds.append(max(watch.seen[name] - began, 0.0))
-                # One job, not a queue of them: let the writes that follow the Job pass.
-                await quiet(plain, operator, number + 1)
+                # Measure a single job without a queue: wait for the status writes that follow the Job.
+                await wait_until_settled(plain, operator, number + 1)
                 await asyncio.sleep(0.1)
         await remove(plain, operator, namespace)
     return seconds

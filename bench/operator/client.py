@@ -1,4 +1,4 @@
-"""A plain client of the API server that costs as little as one in Python can."""
+"""A client of the API server with as little overhead as possible in Python."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 Item = TypeVar("Item")
 
 
-class NotInTime(Exception):
-    """Something did not come to be; the message says what."""
+class WaitTimeout(Exception):
+    """A wait timed out; the message says what it waited for."""
 
 
-class Plain:
-    """A session with the API server, as administrator; bodies go out as they are. Used in an ``async with``."""
+class PlainClient:
+    """A session with the API server as administrator, which sends bodies unchanged. Use it in an ``async with``."""
 
     def __init__(self, plane: ControlPlane) -> None:
         self._plane = plane
         self._paths = Api(plane.url, plane.ca, plane.admin_token)
         self._session: aiohttp.ClientSession
 
-    async def __aenter__(self) -> Plain:
+    async def __aenter__(self) -> PlainClient:
         context = ssl.create_default_context(cafile=str(self._plane.ca))
         context.check_hostname = False
         self._session = aiohttp.ClientSession(
@@ -73,15 +73,15 @@ class Plain:
                 await self.send("DELETE", f"{self._paths.path(kind, namespace)}?{options}")
                 return
             except Refused as error:
-                # Many objects may take longer than one request may: the next goes on.
+                # Deleting many objects can exceed the request timeout: the next request continues.
                 if last or error.code != 504:
                     raise
 
     async def send(self, method: str, path: str, body: bytes | None = None, content_type: str = JSON) -> bytes:
-        """One request; returns the answer's body.
+        """Send one request and return the body of the response.
 
         Raises:
-            Refused: The answer is no success.
+            Refused: The response has an error code.
         """
         headers = {"Content-Type": content_type, "Accept": JSON}
         async with self._session.request(method, self._plane.url + path, data=body, headers=headers) as response:
@@ -91,13 +91,13 @@ class Plain:
             return answer
 
     async def text(self, url: str) -> str:
-        """What some other server of this machine answers."""
+        """The response of another server on this machine."""
         async with self._session.get(url) as response:
             return await response.text()
 
     @asynccontextmanager
     async def child_watch(self, namespace: str) -> AsyncIterator[ChildWatch]:
-        """A watch of the Jobs of a namespace, until the end of the block."""
+        """Watch the Jobs of a namespace until the end of the block."""
         watch = ChildWatch()
         url = f"{self._plane.url}{self._paths.path('Job', namespace)}?watch=true"
         task = asyncio.create_task(watch.follow(self._session, url))
@@ -111,7 +111,7 @@ class Plain:
 
 
 class ChildWatch:
-    """When the child Job of each FineTuneJob was there, by the API server's own word."""
+    """When the API server reported the child Job of each FineTuneJob."""
 
     def __init__(self) -> None:
         self.seen: dict[str, float] = {}
@@ -119,7 +119,7 @@ class ChildWatch:
         self._news = asyncio.Event()
 
     async def follow(self, session: aiohttp.ClientSession, url: str) -> None:
-        """Watch for ever: the API server ends each watch at some time, and the next one shows what is there."""
+        """Watch until cancelled. When the API server ends a watch, the next one lists the existing objects."""
         while True:
             with suppress(aiohttp.ClientError):
                 async with session.get(url, headers={"Accept": _NAMES_ONLY}, timeout=_NO_TIMEOUT) as response:
@@ -135,10 +135,10 @@ class ChildWatch:
             self._news.set()
 
     async def until(self, holds: Callable[[dict[str, float]], bool], what: str, seconds: float) -> None:
-        """Wait until what was seen is enough.
+        """Wait until ``holds`` is true for the Jobs observed so far.
 
         Raises:
-            NotInTime: It is not within ``seconds``.
+            WaitTimeout: It is not within ``seconds``.
         """
         try:
             async with asyncio.timeout(seconds):
@@ -146,11 +146,11 @@ class ChildWatch:
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError:
-            raise NotInTime(f"not within {seconds:.0f} s: {what}; {len(self.seen)} child Jobs were seen") from None
+            raise WaitTimeout(f"timed out after {seconds:.0f} s: {what}; {len(self.seen)} Jobs observed") from None
 
 
 async def in_parallel(work: Callable[[Item], Awaitable[object]], items: Iterable[Item]) -> None:
-    """Do ``work`` for each item, for sixteen at a time."""
+    """Run ``work`` for each item, for sixteen items at a time."""
     rest = iter(items)
 
     async def writer() -> None:

@@ -1,4 +1,4 @@
-"""The floor: what the API server is asked for a job in any case, sent by a plain client without an operator."""
+"""The floor: the requests that every job needs, sent by a plain client without an operator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.operator.client import Plain, in_parallel
+from bench.operator.client import PlainClient, in_parallel
 from bench.operator.testbed import Bench, per, remove
 from finetune_api.job import FineTuneJob
 from finetune_core.reconcile import plan
@@ -20,7 +20,7 @@ from tests import builders
 _STATUS = json.loads(Path(__file__).with_name("floor_status.json").read_text())
 """The status of a job whose first stage has started, as the operator at commit 62dc198 writes it."""
 _NAME, _UID = "job-00000", "00000000-0000-4000-8000-000000000000"
-"""What stands in a template in place of a name and a uid, and is as long."""
+"""Placeholders for a name and a uid in a template, of the same length."""
 
 
 def name_of(number: int) -> str:
@@ -28,7 +28,7 @@ def name_of(number: int) -> str:
 
 
 class Bodies:
-    """What is sent for the jobs of a namespace, encoded."""
+    """The encoded request bodies for the jobs of a namespace."""
 
     def __init__(self, namespace: str) -> None:
         document = builders.manifest()
@@ -57,19 +57,19 @@ def child_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Floor:
-    """What a round of the floor came to."""
+    """The result of one round of the floor."""
 
     jobs_per_second: float
     cpu: dict[str, float]
-    """Seconds of each process, per job."""
+    """CPU seconds of each process, per job."""
 
 
 async def floor(bench: Bench, count: int) -> Floor:
-    """Send what belongs to ``count`` jobs."""
+    """Send the requests of ``count`` jobs."""
     namespace = bench.namespace()
     bodies = Bodies(namespace)
 
-    async with Plain(bench.plane) as plain:
+    async with PlainClient(bench.plane) as plain:
 
         async def send(number: int) -> None:
             name = name_of(number)
@@ -86,10 +86,10 @@ async def floor(bench: Bench, count: int) -> Floor:
 
 
 async def single_applies(bench: Bench, times: int) -> list[float]:
-    """Seconds of one apply of a Job after another; no operator may run."""
+    """Seconds of each of ``times`` sequential applies of a Job. No operator may run."""
     namespace = bench.namespace()
     bodies, seconds = Bodies(namespace), []
-    async with Plain(bench.plane) as plain:
+    async with PlainClient(bench.plane) as plain:
         for number in range(times):
             name = name_of(number)
             body = bodies.child(name, _UID)

@@ -1,4 +1,4 @@
-"""What the measurements print: figures on stdout, what goes on on stderr."""
+"""Output of the measurements: figures on stdout, progress on stderr."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 _BEGAN = time.monotonic()
 
 
-def say(text: str) -> None:
-    """Tell a person what goes on."""
+def log(text: str) -> None:
+    """Print a line about progress."""
     print(f"{time.monotonic() - _BEGAN:6.1f} s  {text}", file=sys.stderr, flush=True)
 
 
@@ -22,23 +22,23 @@ def figure(name: str, value: float, unit: str, **more: Any) -> None:
 
 
 def figures(name: str, values: Sequence[float], unit: str, **more: Any) -> None:
-    """The median of the rounds' values, with the least and the greatest."""
+    """Print the median over the rounds, with minimum and maximum."""
     spread = {"min": round(min(values), 4), "max": round(max(values), 4), "rounds": len(values)}
     figure(name, statistics.median(values), unit, **spread, **more)
 
 
 def shares(parts: Sequence[float], wholes: Sequence[float]) -> list[float]:
-    """Each value by that of the same round."""
+    """Each part divided by the whole of the same round."""
     return [part / whole for part, whole in zip(parts, wholes, strict=True)]
 
 
 def medians(rounds: Sequence[Mapping[str, float]], digits: int = 2) -> dict[str, float]:
-    """The median of each entry; one that a round lacks is 0 there. Entries that are 0 are left out."""
+    """The median of each entry. A missing entry counts as 0. Entries with median 0 are left out."""
     names = sorted({name for found in rounds for name in found})
     of = {name: round(statistics.median(found.get(name, 0.0) for found in rounds), digits) for name in names}
     return {name: value for name, value in of.items() if value}
 
 
 def minutes(seconds: float) -> str:
-    """A duration for people."""
+    """A duration in readable form."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,4 +1,4 @@
-"""What the operator and the API server say of themselves at ``/metrics``."""
+"""Parse the ``/metrics`` of the operator and the API server."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _SERIES = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
-class Asked:
-    """What an operator says."""
+class OperatorMetrics:
+    """The metrics of an operator."""
 
     def __init__(self, text: str) -> None:
         self._text = text
 
     def requests(self) -> dict[str, float]:
-        """What it has sent so far, such as ``PATCH jobs``; its watches not counted."""
+        """Requests that it has sent, such as ``PATCH jobs``, without watches."""
         found: defaultdict[str, float] = defaultdict(float)
         for labels, value in _values(self._text, "finetune_api_requests_total"):
             code = "" if labels["code"].startswith("2") else f" {labels['code']}"
@@ -30,22 +30,22 @@ class Asked:
 
     @property
     def queued(self) -> float:
-        """Jobs that wait to be looked at."""
+        """Jobs in the work queue."""
         return sum(value for _, value in _values(self._text, "finetune_queue_depth"))
 
     @property
     def jobs(self) -> float:
-        """Jobs that it knows."""
+        """Jobs in its cache."""
         return sum(value for _, value in _values(self._text, "finetune_jobs"))
 
     @property
     def waiting(self) -> float:
-        """Jobs of which no stage has started, or that have no status."""
+        """Jobs without a status, or of which no stage has started."""
         return sum(value for labels, value in _values(self._text, "finetune_jobs") if labels["phase"] == "Pending")
 
 
-def served(text: str) -> dict[str, float]:
-    """What an API server was asked for so far by anybody, such as ``APPLY finetunejobs/status``; no open watches."""
+def api_server_requests(text: str) -> dict[str, float]:
+    """Completed requests of all clients to the API server, such as ``APPLY finetunejobs/status``."""
     found: defaultdict[str, float] = defaultdict(float)
     for labels, value in _values(text, "apiserver_request_total"):
         if labels["resource"]:

@@ -1,4 +1,4 @@
-"""Many jobs that have ended, and many that train: what it costs to stand by."""
+"""The cost of many finished jobs, and of many running jobs."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from typing import Any
 
 import uvloop
 
-from bench.operator.client import Plain, in_parallel
-from bench.operator.report import figure, say
-from bench.operator.testbed import Bench, Side, asked, per, quiet, remove
+from bench.operator.client import PlainClient, in_parallel
+from bench.operator.report import figure, log
+from bench.operator.testbed import Bench, Side, operator_metrics, per, remove, wait_until_settled
 from finetune_api.stage import StageConfig
 from tests.apiserver.desk import Desk
 from tests.ports import LOOPBACK
 
 PROGRESS_ADDRESS = (LOOPBACK, int(StageConfig.model_fields["port"].default))
-"""Where every pod says how far it is."""
+"""The address of ``/progress`` of every pod."""
 _FIRST_PROGRESS_SECONDS = 20.0
-"""Longer than the time between two looks at the progress of a run."""
+"""Longer than the interval between two reads of the progress of a run."""
 _TYPE = {"FineTuneJob": {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob"}}
 
 
 def finished(bench: Bench, sides: Sequence[Side], count: int, seconds: float) -> None:
-    """Many jobs that have ended, each with the four Jobs and pods that it leaves."""
+    """Measure finished jobs, each with its four Jobs and pods."""
     for side in sides:
         with bench.operator(side):
             desk = Desk(bench.admin, bench.namespace())
@@ -40,14 +40,14 @@ def finished(bench: Bench, sides: Sequence[Side], count: int, seconds: float) ->
 
 async def _finished(bench: Bench, side: Side, desk: Desk, count: int, seconds: float) -> None:
     more = {"finished_jobs": count, **side.labels}
-    async with Plain(bench.plane) as plain:
-        await quiet(plain, bench.running, 1)
+    async with PlainClient(bench.plane) as plain:
+        await wait_until_settled(plain, bench.running, 1)
         bench.stop_operator()
         await clone_all(plain, desk, count)
-        say(f"finished{side}: {count} jobs are there; the operator starts again")
+        log(f"finished{side}: {count} jobs exist; restarting the operator")
         began = time.monotonic()
         bench.start_operator(side)
-        caught_up = await quiet(plain, bench.running, count + 1) - began
+        caught_up = await wait_until_settled(plain, bench.running, count + 1) - began
         figure("restart_to_caught_up_seconds", caught_up, "s", **more)
         await asyncio.sleep(5)
         figure("finished_resident_megabytes", bench.memory()[0], "MB", **more)
@@ -56,41 +56,41 @@ async def _finished(bench: Bench, side: Side, desk: Desk, count: int, seconds: f
 
 
 def running(bench: Bench, sides: Sequence[Side], count: int, seconds: float) -> None:
-    """Many jobs that train, whose progress changes all the time."""
+    """Measure training jobs whose progress changes all the time."""
     for side in sides:
         with progress_server(), bench.operator(side):
             desk = Desk(bench.admin, bench.namespace())
             desk.apply("original")
             desk.kubelet.run(desk.run_to("train", "original"))
             desk.until_phase("Training", "original")
-            desk.until(lambda status: status["stages"][1]["state"] == "Running", "it trains", "original")
+            desk.until(lambda status: status["stages"][1]["state"] == "Running", "the stage train runs", "original")
             uvloop.run(_running(bench, side, desk, count, seconds))
 
 
 async def _running(bench: Bench, side: Side, desk: Desk, count: int, seconds: float) -> None:
-    async with Plain(bench.plane) as plain:
+    async with PlainClient(bench.plane) as plain:
         bench.stop_operator()
         await clone_all(plain, desk, count)
         bench.start_operator(side)
-        say(f"running{side}: {count} jobs train; a look at them takes {seconds:.0f} s")
+        log(f"running{side}: {count} jobs train; measuring for {seconds:.0f} s")
         await asyncio.sleep(_FIRST_PROGRESS_SECONDS)
-        before = (await asked(plain, bench.running)).requests()
+        before = (await operator_metrics(plain, bench.running)).requests()
         share = await _load(bench, seconds)
-        after = (await asked(plain, bench.running)).requests()
+        after = (await operator_metrics(plain, bench.running)).requests()
         writes = {name: value for name, value in per(1, after, before).items() if value}
         figure("running_core_share", share, "cores", running_jobs=count, requests=writes, **side.labels)
         await remove(plain, bench.running, desk.namespace)
 
 
 async def _load(bench: Bench, seconds: float) -> float:
-    """Share of a core that the operator uses."""
+    """The cores that the operator uses."""
     before = bench.cpu()["operator"]
     await asyncio.sleep(seconds)
     return (bench.cpu()["operator"] - before) / seconds
 
 
-async def clone_all(plain: Plain, desk: Desk, count: int) -> None:
-    """``count`` jobs more that look like the original."""
+async def clone_all(plain: PlainClient, desk: Desk, count: int) -> None:
+    """Create ``count`` copies of the original job, with its Jobs and pods."""
     original = desk.job("original")
     children = desk.api.list("Job", desk.namespace)
     pods = {pod["metadata"]["ownerReferences"][0]["uid"]: pod for pod in desk.api.list("Pod", desk.namespace)}
@@ -110,9 +110,9 @@ async def clone_all(plain: Plain, desk: Desk, count: int) -> None:
 
 
 async def _made(
-    plain: Plain, kind: str, like: dict[str, Any], name: str, owners: list[Any], *, job: str = ""
+    plain: PlainClient, kind: str, like: dict[str, Any], name: str, owners: list[Any], *, job: str = ""
 ) -> dict[str, Any]:
-    """An object with the spec and status of another; ``job`` is the FineTuneJob that it belongs to."""
+    """Create an object with the spec and status of another. ``job`` is the FineTuneJob that owns it."""
     meta, spec = copy.deepcopy(like["metadata"]), copy.deepcopy(like["spec"])
     labels = meta.get("labels", {}) | ({"finetune.dev/job": job} if job else {})
     metadata = {
@@ -123,7 +123,7 @@ async def _made(
         "ownerReferences": owners,
     }
     if kind == "Job":
-        # The API server gives every Job a selector of its own.
+        # The API server generates a selector for every Job.
         del spec["selector"]
         for found in (labels, spec["template"]["metadata"]["labels"]):
             for label in [label for label in found if label.endswith(("controller-uid", "job-name"))]:
@@ -136,7 +136,7 @@ async def _made(
 
 @contextmanager
 def progress_server() -> Iterator[None]:
-    """What every pod answers: a training that goes on."""
+    """Serve ``/progress`` for every pod: a training that makes progress."""
     began = time.time()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -144,7 +144,7 @@ def progress_server() -> Iterator[None]:
 
         def do_GET(self) -> None:
             step = int(time.time() - began)
-            said = {
+            progress = {
                 "stage": "train",
                 "attempt": 1,
                 "activity": "training",
@@ -155,14 +155,14 @@ def progress_server() -> Iterator[None]:
                 "loss": 1 / (step + 1),
                 "tokensPerSecond": 1000.0 + step,
             }
-            body = json.dumps(said).encode()
+            body = json.dumps(progress).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            """Nobody reads it."""
+            """Log nothing."""
 
     server = http.server.ThreadingHTTPServer(PROGRESS_ADDRESS, Handler)
     server.daemon_threads = True

@@ -1,4 +1,4 @@
-"""One control plane for the whole run, and an operator on it, of this checkout or of another."""
+"""The control plane of a run, and the operator on it, from this checkout or from another one."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from typing import Any
 import psutil
 import yaml
 
-from bench.operator.client import NotInTime, Plain
-from bench.operator.series import Asked, served
+from bench.operator.client import PlainClient, WaitTimeout
+from bench.operator.series import OperatorMetrics, api_server_requests
 from tests.apiserver.api import Api, Refused
 from tests.apiserver.control_plane import ControlPlane, clean_environment, wait_until
 from tests.apiserver.desk import Operator
 
-PATIENCE_SECONDS = 300.0
+WAIT_SECONDS = 300.0
 _OPENAPI = "/openapi/v3/apis/finetune.dev/v1alpha1"
 _KINDS = ("FineTuneJob", "Job", "Pod", "Event")
 
 
-class Ended(Exception):
-    """A process has ended that was not told to."""
+class ProcessEnded(Exception):
+    """A process ended unexpectedly."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """An operator to measure: the Python of its checkout."""
+    """An operator to measure, given by the Python of its checkout."""
 
     python: str = sys.executable
     label: str = ""
-    """What its figures carry, where there are several."""
+    """Added to its figures if several operators are compared."""
 
     @property
     def labels(self) -> dict[str, str]:
@@ -70,10 +70,10 @@ class Bench:
         self.plane.stop()
 
     def install(self, side: Side, *, for_floor: bool = False) -> None:
-        """Have the API server serve the CustomResourceDefinition that the operator of ``side`` comes with.
+        """Install the CustomResourceDefinition of ``side``, and wait until the API server serves it.
 
-        ``for_floor``: with the status as it was defined at commit 62dc198, so that a cheaper status write of the
-        operator does not make the floor cheaper too.
+        ``for_floor``: use the status schema of commit 62dc198, so that a cheaper status write of the operator does not
+        make the floor cheaper too.
         """
         made = subprocess.run(
             [side.python, "-m", "finetune_api.crd"], check=True, capture_output=True, text=True, env=clean_environment()
@@ -84,7 +84,7 @@ class Bench:
         digest = hashlib.sha256(json.dumps(crd).encode()).hexdigest()[:12]
         if digest == self._installed:
             return
-        # The condition Established stays true when a definition changes. What is served tells by its description.
+        # The condition Established stays true when a CRD changes. The description shows which version is served.
         schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
         schema["description"] = f"{schema.get('description', '')} ({digest})"
         self.admin.apply(crd, force="true")
@@ -101,28 +101,28 @@ class Bench:
         self._installed = digest
 
     def namespace(self) -> str:
-        """A new one."""
+        """Create a namespace and return its name."""
         name = f"bench-{next(self._numbers)}"
         self.admin.create("Namespace", {"metadata": {"name": name}})
         return name
 
     @contextmanager
     def operator(self, side: Side) -> Iterator[Operator]:
-        """An operator that has seen all that exists, until the end of the block."""
+        """Run an operator whose caches are synced, until the end of the block."""
         self.install(side)
         self.start_operator(side)
         yield self.running
-        # After an error it need not end in order: `close` kills it.
+        # After an error, `close` kills it.
         self.stop_operator()
 
     @property
     def running(self) -> Operator:
-        """The operator that runs."""
+        """The running operator."""
         assert self._operator
         return self._operator
 
     def start_operator(self, side: Side) -> None:
-        # As it is installed: progress every 15 s, a full look every 5 minutes.
+        # The chart's defaults: read progress every 15 s, resync every 5 minutes.
         settings = {"progressSeconds": 15, "resyncSeconds": 300}
         directory = self._directory / "operator"
         self._operator = operator = Operator(self.plane.kubeconfig, directory, python=side.python, **settings)
@@ -135,7 +135,7 @@ class Bench:
         wait_until(ready, "the operator is ready", 120)
 
     def check(self) -> None:
-        """Raises Ended when a process that must run does not."""
+        """Raise ProcessEnded if one of the processes has ended."""
         for name, pid in self._pids().items():
             check(name, pid, self._operator if name == "operator" else None)
 
@@ -145,7 +145,7 @@ class Bench:
             self._operator = None
 
     def cpu(self) -> dict[str, float]:
-        """Seconds of user and system time that each process has used."""
+        """CPU seconds, user and system, of each process."""
         times = {name: psutil.Process(pid).cpu_times() for name, pid in self._pids().items()}
         return {name: used.user + used.system for name, used in times.items()}
 
@@ -154,18 +154,18 @@ class Bench:
         return pids | ({"operator": self._operator.pid} if self._operator else {})
 
     def memory(self) -> tuple[float, float]:
-        """What the operator holds, and the most that it held, in MB."""
+        """Resident memory of the operator, current and peak, in MB."""
         status = Path(f"/proc/{self.running.pid}/status").read_text()
         now, most = (int(re.findall(rf"{name}:\s+(\d+) kB", status)[0]) for name in ("VmRSS", "VmHWM"))
         return now * 1024 / 1e6, most * 1024 / 1e6
 
-    async def requests(self, plain: Plain) -> dict[str, float]:
-        """What the API server was asked for so far by anybody."""
-        return served((await plain.send("GET", "/metrics")).decode())
+    async def requests(self, plain: PlainClient) -> dict[str, float]:
+        """Requests that the API server has received from all clients."""
+        return api_server_requests((await plain.send("GET", "/metrics")).decode())
 
 
 def _manage_each_field_of_the_status(crd: dict[str, Any]) -> None:
-    """Undo in the schema what makes the status one atomic value, whose fields the API server need not track."""
+    """Make the status schema non-atomic, so that the API server tracks the manager of each field."""
     status = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
     status.pop("x-kubernetes-map-type", None)
     for name, key in (("conditions", "type"), ("stages", "name")):
@@ -173,71 +173,71 @@ def _manage_each_field_of_the_status(crd: dict[str, Any]) -> None:
 
 
 def check(name: str, pid: int, operator: Operator | None = None) -> None:
-    """Raises Ended when a process that was started does not run any more."""
+    """Raise ProcessEnded if the process has ended."""
     if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
         log = operator.log().strip().splitlines() if operator else []
-        raise Ended(f"{name} has ended" + (f"; its log ends with: {log[-1]}" if log else ""))
+        raise ProcessEnded(f"{name} has ended" + (f"; its log ends with: {log[-1]}" if log else ""))
 
 
-async def asked(plain: Plain, operator: Operator) -> Asked:
-    """What the operator says of itself.
+async def operator_metrics(plain: PlainClient, operator: Operator) -> OperatorMetrics:
+    """Read the metrics of the operator.
 
     Raises:
-        Ended: It does not run any more.
+        ProcessEnded: The operator has ended.
     """
     check("operator", operator.pid, operator)
-    return Asked(await plain.text(f"http://127.0.0.1:{operator.port}/metrics"))
+    return OperatorMetrics(await plain.text(f"http://127.0.0.1:{operator.port}/metrics"))
 
 
-async def quiet(plain: Plain, operator: Operator, jobs: int) -> float:
-    """Wait until ``jobs`` have started, nothing is queued and nothing more is written; since when that is.
+async def wait_until_settled(plain: PlainClient, operator: Operator, jobs: int) -> float:
+    """Wait until ``jobs`` have started, the queue is empty and no write follows; return when that began.
 
     Raises:
-        NotInTime: It does not come to that.
+        WaitTimeout: The wait timed out.
     """
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + WAIT_SECONDS
     writes, since = -1.0, 0.0
     while time.monotonic() < deadline:
         now = time.monotonic()
-        said = await asked(plain, operator)
-        if said.queued or said.waiting or said.jobs != jobs:
+        metrics = await operator_metrics(plain, operator)
+        if metrics.queued or metrics.waiting or metrics.jobs != jobs:
             writes = -1.0
-        elif said.writes != writes:
-            writes, since = said.writes, now
+        elif metrics.writes != writes:
+            writes, since = metrics.writes, now
         else:
             return since
         await asyncio.sleep(0.2)
-    raise NotInTime(f"not within {PATIENCE_SECONDS:.0f} s: {jobs} jobs have started and nothing is queued")
+    raise WaitTimeout(f"timed out after {WAIT_SECONDS:.0f} s: {jobs} jobs have started and the queue is empty")
 
 
-async def no_writes(plain: Plain, operator: Operator, seconds: float) -> None:
-    """Wait until the operator has written nothing for ``seconds``; it may read as much as it likes.
+async def wait_without_writes(plain: PlainClient, operator: Operator, seconds: float) -> None:
+    """Wait until the operator has sent no write for ``seconds``. Reads are ignored.
 
     Raises:
-        NotInTime: It does not come to that.
+        WaitTimeout: The wait timed out.
     """
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + WAIT_SECONDS
     writes, since = -1.0, 0.0
     while time.monotonic() < deadline:
-        said = await asked(plain, operator)
-        if said.writes != writes:
-            writes, since = said.writes, time.monotonic()
+        metrics = await operator_metrics(plain, operator)
+        if metrics.writes != writes:
+            writes, since = metrics.writes, time.monotonic()
         elif time.monotonic() - since >= seconds:
             return
         await asyncio.sleep(0.5)
-    raise NotInTime(f"not within {PATIENCE_SECONDS:.0f} s: the operator writes nothing for {seconds:.0f} s")
+    raise WaitTimeout(f"timed out after {WAIT_SECONDS:.0f} s: the operator sends no write for {seconds:.0f} s")
 
 
-async def remove(plain: Plain, operator: Operator | None, *namespaces: str) -> None:
-    """Delete all that is in the namespaces: nobody collects garbage here."""
+async def remove(plain: PlainClient, operator: Operator | None, *namespaces: str) -> None:
+    """Delete all objects in the namespaces, because no garbage collector runs."""
     for kind in _KINDS:
         for namespace in namespaces:
             await plain.delete_all(kind, namespace)
         if kind == "FineTuneJob" and operator:
-            # It would create again the Job of a job of whose end it has not heard.
-            await quiet(plain, operator, jobs=0)
+            # Until it observes the deletion, the operator would create the Job again.
+            await wait_until_settled(plain, operator, jobs=0)
 
 
 def per(count: float, after: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
-    """What was added to each entry, by ``count``."""
+    """The increase of each entry, divided by ``count``."""
     return {name: (value - before.get(name, 0.0)) / count for name, value in after.items()}
