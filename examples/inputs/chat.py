@@ -1,7 +1,7 @@
-"""Conversations about how the world's languages write dates, numbers and names: the chat example's data.
+"""The data of the chat example: conversations about how languages write dates, numbers and names.
 
-Questions are made here; the answers come from Unicode CLDR by way of Babel. In a third of the conversations a system
-message says once for whom to write, so the model has to carry the language through several turns.
+The questions are generated. The answers come from Unicode CLDR through Babel. In a third of the conversations, only the
+system message states the language, so the model must keep to it over several turns.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BRIEF = (
 
 
 class Questions:
-    """Draws questions with their answers; what a question is about is held out either for train or for test."""
+    """Draws questions with their answers. Each subject occurs either in train or in test."""
 
     def __init__(self, draw: random.Random, for_test: bool) -> None:
         self._draw = draw
@@ -47,10 +47,10 @@ class Questions:
     def ask(self, language: str) -> tuple[str, str]:
         """A question, without its language, and the answer in ``language``."""
         question, answer = self._draw.choice(self._kinds)(language)
-        return question, " ".join(answer.split())  # CLDR's spaces are of several kinds; people type one
+        return question, " ".join(answer.split())  # CLDR uses several kinds of spaces
 
     def _day(self) -> date:
-        """A day of this side of the split: no day is asked about on both."""
+        """A day of this split. No day occurs in both splits."""
         while True:
             number = self._draw.randrange(DAYS)
             if is_held_out(number) == self._for_test:
@@ -89,7 +89,7 @@ class Questions:
 
 
 def is_held_out(number: int) -> bool:
-    """Whether questions about this day, figure or country belong to test."""
+    """Whether questions about this day, number or country belong to test."""
     return random.Random(number).random() < HELD_OUT_SHARE
 
 

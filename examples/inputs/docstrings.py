@@ -1,8 +1,8 @@
 """Functions and classes of Python's standard library, labelled by topic: longer texts for benchmarks and tests.
 
-A text is a signature and the docstring; its topic is that of the module it stands in.
+A text consists of a signature and its docstring. Its topic is the topic of its module.
 
-Everything is read from the source of the Python that runs this; nothing is imported and nothing is downloaded.
+The source files of the running Python are parsed. Nothing is imported or downloaded.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Docstring:
 
 
 def read_docstrings(only: set[str] | None = None) -> Iterator[Docstring]:
-    """Every docstring of the standard library, or of some of its modules, in the order of the files' names."""
+    """All docstrings of the standard library, or of the modules in ``only``, in the order of file names."""
     root = Path(sysconfig.get_paths()["stdlib"])
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).parts
@@ -73,7 +73,7 @@ def _signature(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunc
 
 @dataclass(frozen=True, order=True)
 class Example:
-    """A labelled text; ``prose`` is the docstring alone, by which repeats are found."""
+    """A labelled text. ``prose`` is the docstring alone, which is used to find duplicates."""
 
     prose: str
     text: str
@@ -81,9 +81,9 @@ class Example:
 
 
 def clean(docstrings: Iterable[Docstring]) -> list[Example]:
-    """The documented things that have a topic, each docstring once.
+    """The examples with a topic, without duplicate docstrings.
 
-    Docstrings that are found under several topics ("Return repr(self).") say nothing about either and are left out.
+    A docstring that occurs under several topics ("Return repr(self).") identifies none of them and is left out.
     """
     topic_of = {module: topic for topic, modules in TOPICS.items() for module in modules.split()}
     examples: dict[str, Example] = {}
@@ -100,9 +100,10 @@ def clean(docstrings: Iterable[Docstring]) -> list[Example]:
 
 
 def split(examples: list[Example], train: int, test: int) -> tuple[list[Example], list[Example]]:
-    """At most ``train`` and ``test`` examples, never two near-identical docstrings on different sides.
+    """At most ``train`` and ``test`` examples. Near-duplicate docstrings are always in the same split.
 
-    The order is that of a hash of the docstrings, so a Python with a few more of them keeps nearly the same split.
+    Examples are ordered by a hash of the docstring, so that Python versions with slightly different docstrings get
+    nearly the same splits.
     """
     groups: dict[int, list[Example]] = defaultdict(list)
     for example, group in zip(examples, near_duplicates([example.prose for example in examples]), strict=True):
@@ -111,7 +112,7 @@ def split(examples: list[Example], train: int, test: int) -> tuple[list[Example]
     for_test: list[Example] = []
     for_train: list[Example] = []
     for group in ordered:
-        if len(for_test) < test and len(group) <= 3:  # a large family of like texts teaches, but tests little
+        if len(for_test) < test and len(group) <= 3:  # a large group of similar texts is of little use in a test split
             for_test += sorted(group)
         else:
             for_train += group
@@ -119,7 +120,7 @@ def split(examples: list[Example], train: int, test: int) -> tuple[list[Example]
 
 
 def near_duplicates(texts: list[str], share: float = 0.5) -> list[int]:
-    """A group number for each text; texts that share at least ``share`` of their word triples are in one group."""
+    """A group number for each text. Texts that share at least ``share`` of their word triples are in one group."""
     triples = [_triples(text) for text in texts]
     holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
     parents = list(range(len(texts)))

@@ -1,6 +1,6 @@
 """The quickstart's data: names of countries, languages, scripts and currencies, labelled by the language of the name.
 
-They come from Unicode CLDR by way of Babel; nothing is downloaded.
+They come from Unicode CLDR through Babel, without a download.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TEST_SHARE = 0.15
 
 @dataclass(frozen=True, order=True)
 class Name:
-    """What a language calls one thing; ``thing`` is its code in CLDR."""
+    """The name of one thing in one language. ``thing`` is its code in CLDR."""
 
     text: str
     language: str
@@ -41,7 +41,7 @@ class Name:
 
 
 def read_names() -> Iterator[Name]:
-    """Every name that CLDR has for the four kinds of things in each of the languages."""
+    """All names in CLDR for the four kinds of things in each language."""
     for code, language in LANGUAGES.items():
         locale = Locale(code)
         for kind in KINDS:
@@ -50,21 +50,21 @@ def read_names() -> Iterator[Name]:
 
 
 def clean(names: Iterable[Name]) -> list[Name]:
-    """The names that tell a language, each once, in an order that does not depend on the input's.
+    """The names that identify a language, without duplicates, in an order that does not depend on the input order.
 
-    Left out are short ones, which are often the same everywhere, those that are in several languages ("Venezuela"), and
-    those with figures: former currencies, which differ from the present one in years alone.
+    Left out are short names, which are often the same in all languages, names that occur in several languages
+    ("Venezuela"), and names with digits: former currencies, which differ from the current one only in the years.
     """
     of_text: dict[str, set[Name]] = defaultdict(set)
     for name in names:
         if len(name.text) >= MIN_CHARACTERS and not any(character.isdigit() for character in name.text):
             of_text[name.text.casefold()].add(name)
-    told = [min(same) for same in of_text.values() if len({name.language for name in same}) == 1]
-    return sorted(told, key=lambda name: _digest(f"{name.thing} {name.text}"))
+    distinct = [min(same) for same in of_text.values() if len({name.language for name in same}) == 1]
+    return sorted(distinct, key=lambda name: _digest(f"{name.thing} {name.text}"))
 
 
 def split(names: Iterable[Name], train: int, test: int) -> tuple[list[Name], list[Name]]:
-    """At most ``train`` and ``test`` of the names in their order; no thing is named on both sides in any language."""
+    """At most ``train`` and ``test`` names, in order. No thing occurs in both splits, in whatever language."""
     sides: dict[bool, list[Name]] = {True: [], False: []}
     for name in names:
         sides[is_held_out(name.thing)].append(name)

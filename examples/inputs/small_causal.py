@@ -1,7 +1,7 @@
-"""A small causal language model with its own tokenizer, made in a minute or two on a CPU.
+"""A small causal language model with its own tokenizer, trained in a minute or two on a CPU.
 
-It has read docstrings, and dates, numbers and names as several languages write them, some of it as chat, but none of
-the chat example's questions and no day or figure that its test asks about.
+It is pre-trained on docstrings, and on dates, numbers and names in several languages, some of them as chat. This data
+contains none of the chat example's questions, and no day or number from the example's test split.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides the model; another recipe is another model."""
+    """Everything that determines the model. A different recipe gives a different model."""
 
     vocabulary: int = 4096
     width: int = 192
@@ -47,25 +47,25 @@ class Recipe:
     adam_rate: float = 3e-3
     seed: int = 17
     version: int = 2
-    """To be raised when the code below changes what it makes."""
+    """Increase it if a change of the code below changes the model."""
 
     def digest(self, texts: list[str]) -> str:
-        """Twelve hex digits of the recipe and of what the model reads."""
+        """Twelve hex digits that identify the recipe and the training texts."""
         content = json.dumps([asdict(self), texts])
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
-def cached_model(texts: list[str], recipe: Recipe, say: Callable[[str], None]) -> Path:
-    """The directory of the model, made now if no earlier run has made it."""
+def cached_model(texts: list[str], recipe: Recipe, log: Callable[[str], None]) -> Path:
+    """The directory of the model, which is trained unless an earlier run has cached it."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune-operator" / "models"
     final = cache / f"small-causal-{recipe.digest(texts)}"
     if (final / "model.safetensors").exists():
-        say(f"Found the small model in {final}")
+        log(f"Found the small model in {final}")
         return final
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
         made = Path(scratch) / "model"
-        _make(made, texts, recipe, say)
+        _make(made, texts, recipe, log)
         shutil.rmtree(final, ignore_errors=True)
         made.rename(final)
     return final
@@ -73,7 +73,7 @@ def cached_model(texts: list[str], recipe: Recipe, say: Callable[[str], None]) -
 
 @dataclass(frozen=True)
 class Fact:
-    """How a language writes something, beside a plain form of it."""
+    """Something in the notation of a language, and in a language-neutral form."""
 
     language: str
     written: str
@@ -81,7 +81,7 @@ class Fact:
 
 
 def reading(docstrings: list[str], seed: int = 17) -> list[str]:
-    """What the model reads: docstrings, and facts as plain lines and now and then as a question with its answer."""
+    """The training texts: docstrings, and facts as plain lines or, less often, as a question with its answer."""
     draw = random.Random(seed)
     texts = list(docstrings)
     for fact in _facts(draw, 3 * len(docstrings)):
@@ -94,7 +94,7 @@ def reading(docstrings: list[str], seed: int = 17) -> list[str]:
 
 
 def _facts(draw: random.Random, count: int) -> Iterator[Fact]:
-    """Dates, numbers, amounts and names: what the chat example is about, without what its test asks about."""
+    """Dates, numbers, amounts and names, the subjects of the chat example, without those of its test split."""
     from babel import Locale
     from babel.dates import format_date
     from babel.numbers import format_currency, format_decimal
@@ -118,8 +118,8 @@ def _facts(draw: random.Random, count: int) -> Iterator[Fact]:
                 yield Fact(language, Locale(locale).territories[code], names[code])
 
 
-def _make(into: Path, texts: list[str], recipe: Recipe, say: Callable[[str], None]) -> None:
-    # Threads that spin while they wait take four times as long on a busy machine. Read when torch is loaded.
+def _make(into: Path, texts: list[str], recipe: Recipe, log: Callable[[str], None]) -> None:
+    # Spinning threads make training four times slower on a busy machine. torch reads this when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -142,9 +142,11 @@ def _make(into: Path, texts: list[str], recipe: Recipe, say: Callable[[str], Non
         )
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    say(f"Made a tokenizer of {len(tokenizer)} tokens; training a model of {parameters / 1e6:.1f} million parameters")
+    log(
+        f"Trained a tokenizer of {len(tokenizer)} tokens; training a model of {parameters / 1e6:.1f} million parameters"
+    )
     stream = [token for ids in tokenizer([text + END for text in texts])["input_ids"] for token in ids]
-    _pretrain(model, torch.tensor(stream), recipe, say)
+    _pretrain(model, torch.tensor(stream), recipe, log)
     model.save_pretrained(into)
     tokenizer.save_pretrained(into)
 
@@ -176,10 +178,10 @@ def _tokenizer(texts: list[str], recipe: Recipe) -> Any:
     )
 
 
-def _pretrain(model: Any, stream: Any, recipe: Recipe, say: Callable[[str], None]) -> None:
-    """Next-token training on windows of ``stream``: Muon for the matrices inside, AdamW for the rest.
+def _pretrain(model: Any, stream: Any, recipe: Recipe, log: Callable[[str], None]) -> None:
+    """Next-token training on windows of ``stream``, with Muon for the hidden matrices and AdamW for the rest.
 
-    Small batches, as a model that has learned little gains more from another step than from a surer one.
+    Batches are small: early in training, more steps help more than less noisy gradients.
     """
     import torch
 
@@ -203,11 +205,11 @@ def _pretrain(model: Any, stream: Any, recipe: Recipe, say: Callable[[str], None
             schedule.step()
             optimizer.zero_grad()
         if step % 50 == 49 or step == 0:
-            say(f"step {step + 1}/{recipe.steps}, loss {loss.item():.2f}, {time.monotonic() - began:.0f} s")
+            log(f"step {step + 1}/{recipe.steps}, loss {loss.item():.2f}, {time.monotonic() - began:.0f} s")
 
 
 def _batches(stream: Any, recipe: Recipe) -> Iterator[Any]:
-    """Batches of windows without end; none is read again before all have been, then they are cut elsewhere."""
+    """Infinite batches of windows. Each epoch uses all windows once and shifts their boundaries."""
     import torch
 
     draw = torch.Generator().manual_seed(recipe.seed)

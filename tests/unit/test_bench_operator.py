@@ -1,4 +1,4 @@
-"""The calculations of ``bench.operator``."""
+"""The parts of ``bench.operator`` that calculate."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ apiserver_request_total_of_something_else{code="200",resource="events",subresour
 """
 
 
-def test_operator_metrics_are_parsed():
-    metrics = OperatorMetrics(OPERATOR)
+def test_what_an_operator_says():
+    asked = OperatorMetrics(OPERATOR)
 
-    assert metrics.requests() == {"PATCH jobs": 503, "PATCH finetunejobs 409": 2, "GET events": 7}
-    assert (metrics.writes, metrics.queued, metrics.jobs, metrics.waiting) == (505, 4, 500, 1)
+    assert asked.requests() == {"PATCH jobs": 503, "PATCH finetunejobs 409": 2, "GET events": 7}
+    assert (asked.writes, asked.queued, asked.jobs, asked.waiting) == (505, 4, 500, 1)
 
 
-def test_api_server_requests_are_counted():
+def test_what_an_api_server_was_asked_for():
     assert api_server_requests(SERVER) == {"APPLY finetunejobs/status": 6, "LIST events": 1497}
 
 
-def test_shares_divide_values_of_the_same_round():
+def test_shares_are_of_the_same_round():
     assert report.shares([40, 60, 30], [20, 60, 60]) == [2, 1, 0.5]
     with pytest.raises(ValueError, match="shorter"):
         report.shares([40, 60], [20])
 
 
-def test_medians_count_missing_entries_as_zero():
+def test_medians_of_entries_that_not_every_round_has():
     rounds = [{"GET pods": 1.0, "PATCH jobs": 1.0}, {"PATCH jobs": 3.0}, {"PATCH jobs": 2.0}]
 
     assert report.medians(rounds) == {"PATCH jobs": 2.0}
 
 
-def test_figures_print_the_median_and_its_spread(capsys: pytest.CaptureFixture[str]):
+def test_a_figure_has_the_median_and_its_spread(capsys: pytest.CaptureFixture[str]):
     report.figures("burst_share_of_floor", [1.5, 1.1, 1.71234567], "1", jobs=500)
 
     assert json.loads(capsys.readouterr().out) == {

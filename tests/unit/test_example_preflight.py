@@ -53,7 +53,7 @@ def test_a_disk_that_is_too_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         preflight.main()
     sentence = str(ended.value)
     assert sentence.startswith(f"The disk of {tmp_path}/not/yet has ")
-    assert " GB left, and 1000000000000 GB are needed; free some space, or " in sentence
+    assert " GB free, but 1000000000000 GB are needed; free some space, or " in sentence
 
 
 def test_what_is_cached_or_installed_needs_no_room_again(tmp_path: Path) -> None:
