@@ -1,4 +1,4 @@
-"""Objects for tests, with sensible values for all that a test does not care about."""
+"""Builders of objects for tests, with defaults for everything that a test does not set."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ DIGEST = "sha256:" + "0" * 64
 
 
 def after(**time: float) -> datetime:
-    """A moment after noon: ``after(seconds=5)``."""
+    """A time after noon: ``after(seconds=5)``."""
     return NOON + timedelta(**time)
 
 
 def manifest(**spec: Any) -> dict[str, Any]:
-    """The shortest useful manifest, with parts of its spec replaced or added."""
+    """A minimal manifest, with sections of its spec replaced or added."""
     return {
         "apiVersion": "finetune.dev/v1alpha1",
         "kind": "FineTuneJob",
@@ -68,7 +68,7 @@ def a_run(
     started_at: datetime | None = NOON,
     **facts: Any,
 ) -> ObservedRun:
-    """A run as an executor sees it that listened from the start."""
+    """A run as observed by an executor that has read its progress from the start."""
     facts = {"asked_since": started_at, **facts}
     return ObservedRun(RunId(revision, stage, attempt), state, started_at=started_at, **facts)
 
@@ -76,7 +76,7 @@ def a_run(
 def succeeded(
     stage: Stage, attempt: int = 1, revision: int = 1, evaluation: Evaluation | None = None, **facts: Any
 ) -> ObservedRun:
-    """A run that did its work."""
+    """A run that succeeded."""
     return a_run(
         stage,
         RunState.SUCCEEDED,
@@ -92,7 +92,7 @@ def succeeded(
 
 
 def failed(stage: Stage, reason: Reason, attempt: int = 1, revision: int = 1, **facts: Any) -> ObservedRun:
-    """A run that told why it failed."""
+    """A run that failed and reported the reason."""
     code = EXIT_CODE_OF[reason]
     state = RunState.STOPPED if code is ExitCode.STOPPED else RunState.FAILED
     error = StageError(reason=reason, message=f"{stage} met {reason}.", exit_code=code)
@@ -111,12 +111,12 @@ def failed(stage: Stage, reason: Reason, attempt: int = 1, revision: int = 1, **
 
 
 def killed(stage: Stage, attempt: int = 1, **facts: Any) -> ObservedRun:
-    """A run that ended by SIGKILL, without a word."""
+    """A run that was killed by SIGKILL and left no report."""
     return a_run(stage, RunState.FAILED, attempt, **{"finished_at": after(seconds=10), "exit_code": 137, **facts})
 
 
 def a_report(stage: Stage, attempt: int = 1, evaluation: Evaluation | None = None) -> StageReport:
-    """What a stage says that did its work."""
+    """The report of a stage that succeeded."""
     results: dict[Stage, dict[str, Any]] = {
         Stage.PREPARE: {
             "prepare": PrepareResult(
@@ -157,7 +157,7 @@ def a_report(stage: Stage, attempt: int = 1, evaluation: Evaluation | None = Non
 
 
 def an_evaluation(*gates: GateResult, baseline: float = 0.79, tuned: float = 0.84) -> Evaluation:
-    """A comparison by accuracy and macro F1."""
+    """An evaluation with accuracy and macro F1."""
     return Evaluation(
         split="test",
         examples=621,
@@ -178,7 +178,7 @@ def an_evaluation(*gates: GateResult, baseline: float = 0.79, tuned: float = 0.8
 
 
 def a_progress(stage: Stage = Stage.TRAIN, attempt: int = 1, updated_at: datetime = NOON, **facts: Any) -> Progress:
-    """What a training stage says of itself."""
+    """The progress of a running stage."""
     return Progress(
         stage=stage,
         attempt=attempt,
@@ -192,10 +192,10 @@ def a_checkpoint(step: int) -> CheckpointRef:
 
 
 def condition(status: FineTuneJobStatus, type_: ConditionType) -> Condition:
-    """The condition of one type."""
+    """The condition of the given type."""
     return next(entry for entry in status.conditions if entry.type is type_)
 
 
 def stage_status(status: FineTuneJobStatus, stage: Stage) -> StageStatus:
-    """The entry of one stage."""
+    """The entry of the given stage in ``status.stages``."""
     return next(entry for entry in status.stages if entry.name is stage)

@@ -1,4 +1,4 @@
-"""An event loop whose time is turned forward by hand: what waits for hours is tested at once."""
+"""An event loop with a simulated clock, so that tests of long waits finish at once."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 
 class _Selector(selectors.DefaultSelector):
-    """Instead of waiting for a timer, it turns the clock forward to when it is due."""
+    """Advances the clock to the next timer instead of waiting for it."""
 
     now = 1000.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        assert timeout is not None, "what is waited for never comes: no timer is set"
+        assert timeout is not None, "deadlock: the event loop waits, but no timer is set"
         self.now += timeout
         return super().select(0)
 
@@ -29,6 +29,6 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
-    """Run ``work`` to its end; no timer is waited for."""
+    """Run ``work`` to completion with the simulated clock."""
     with asyncio.Runner(loop_factory=_Loop) as runner:
         runner.run(work)

@@ -1,4 +1,4 @@
-"""How several processes share the tests out, and what else holds for all tests."""
+"""Settings for all tests, and the order in which test processes take files."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 from coverage import Coverage
 from hypothesis import settings
 
-# Tests and their stages share the cores, and tiny models gain nothing by a second thread.
+# Tests and their stages share the cores, and a second thread does not speed up tiny models.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _SITE = str(Path(__file__).parent / "site")
 if _SITE not in os.environ.get("PYTHONPATH", "").split(os.pathsep):
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (_SITE, os.environ.get("PYTHONPATH"))))
 
-# How long one example takes says something about the machine only.
+# The duration of one example depends only on the machine.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
@@ -25,12 +25,12 @@ pytest_plugins = ["tests.hanging"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With ``--dist loadfile``, processes take files in this order: beside tests that compute run some that wait."""
+    """Order the files for ``--dist loadfile``, so that tests that compute run in parallel with tests that wait."""
     items[:] = interleaved(items)
 
 
 def interleaved(items: Sequence[pytest.Item]) -> list[pytest.Item]:
-    """The files of each folder in their order, spread evenly among those of the others; a file stays in one piece."""
+    """Interleave the files of all folders evenly. A folder's files keep their order, and a file stays in one piece."""
     folders: dict[str, dict[str, list[pytest.Item]]] = {}
     for item in items:
         file = item.nodeid.partition("::")[0]
@@ -41,7 +41,7 @@ def interleaved(items: Sequence[pytest.Item]) -> list[pytest.Item]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Where coverage is measured, each line is put down to the test that runs it."""
+    """If coverage is measured, record the current test as its context."""
     measured = Coverage.current()
     if measured:
         measured.switch_context(item.nodeid)

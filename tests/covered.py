@@ -1,7 +1,7 @@
-"""What the last `make test` ran of the product: ``python -m tests.covered`` prints the share of each package.
+"""The coverage of the last `make test`: ``python -m tests.covered`` prints the coverage of each package.
 
-``python -m tests.covered operator/finetune_operator/status.py:104`` prints the tests that ran a line, in whichever
-process. For whole files with the tests beside each line: ``coverage html --show-contexts``.
+``python -m tests.covered operator/finetune_api/stage.py:40`` prints the tests that ran a line, in any process. For
+whole files with the tests of each line, run ``coverage html --show-contexts``.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 from coverage import Coverage
 
 _MANY = 90.0
-"""A file of which fewer percent ran is named."""
+"""Files with a lower coverage in percent are listed."""
 
 
 def summary() -> Iterator[str]:
-    """Lines about packages, and about files of which much did not run. What processes have left becomes one first."""
+    """Combine the data of all processes; yield a line for each package, and for each file with low coverage."""
     measured = Coverage()
     if glob(f"{measured.get_option('run:data_file')}.*"):
         measured.combine()
@@ -38,7 +38,7 @@ def summary() -> Iterator[str]:
 
 
 def table(counts: Mapping[str, tuple[int, int]]) -> Iterator[str]:
-    """From the lines that ran and all lines of each file."""
+    """The lines of the summary. ``counts`` has, for each file, the lines that ran and all its lines."""
     packages: dict[str, list[tuple[int, int]]] = {}
     for path, pair in counts.items():
         packages.setdefault("/".join(Path(path).parts[1:-1]), []).append(pair)
@@ -57,11 +57,11 @@ def _percent(ran: int, lines: int) -> float:
 
 
 def tests_of(path: str, line: int) -> list[str]:
-    """Names of the tests that ran a line."""
+    """The names of the tests that ran a line."""
     measured = Coverage()
     measured.load()
     contexts = measured.get_data().contexts_by_lineno(str(Path(path).resolve())).get(line, [])
-    # A process that a test starts adds whether it was in setup or call.
+    # Processes that a test starts append the phase, such as setup or call.
     return sorted({context.partition(" (")[0] for context in contexts if context})
 
 

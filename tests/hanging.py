@@ -1,7 +1,8 @@
-"""A test that hangs is ended by pytest-timeout; its report has what still ran then, and the end of each log.
+"""A pytest plugin: the report of a test that times out lists its running processes, with the end of each log.
 
-Where the interpreter itself is stuck, so that no signal handler runs, ``faulthandler`` ends the process a little later
-(both times are in the Makefile); xdist names the test, and ``tests.supervised`` ends what it had started.
+pytest-timeout ends a test that hangs. If the interpreter itself is blocked, so that no signal handler runs,
+``faulthandler`` ends the process a little later. xdist then names the test, and ``tests.supervised`` ends the processes
+that it had started. Both timeouts are in the Makefile.
 """
 
 from __future__ import annotations
@@ -19,5 +20,5 @@ def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, py
     report = yield
     if call.excinfo is not None and "from pytest-timeout" in str(call.excinfo.value):
         running = [describe(pid) for pid in living(descendants(os.getpid()))]
-        report.sections.append(("processes that still ran", "\n".join(running) or "none"))
+        report.sections.append(("processes that were still running", "\n".join(running) or "none"))
     return report

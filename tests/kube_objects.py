@@ -1,4 +1,4 @@
-"""Jobs and pods as the API server shows them, for tests of what is read from them."""
+"""Builders of Jobs and pods as the API server returns them."""
 
 from __future__ import annotations
 
@@ -86,19 +86,19 @@ def a_pod(
 
 
 def running(started_at: datetime = NOON) -> Object:
-    """The status of a pod that computes."""
+    """The status of a running pod."""
     state = {"running": {"startedAt": to_text(started_at)}}
     return {"phase": "Running", "podIP": "10.0.0.7", "containerStatuses": [{"name": "trainer", "state": state}]}
 
 
 def waiting(reason: str, message: str = "") -> Object:
-    """The status of a pod whose container does not start."""
+    """The status of a pod whose container is waiting."""
     state = {"waiting": {"reason": reason, "message": message}}
     return {"phase": "Pending", "containerStatuses": [{"name": "trainer", "state": state}]}
 
 
 def ended(code: int, said: str = "", at: datetime = NOON, reason: str = "Error") -> Object:
-    """The status of a pod that has ended."""
+    """The status of a terminated pod."""
     moment = to_text(at)
     terminated = {"exitCode": code, "reason": reason, "message": said, "startedAt": to_text(NOON), "finishedAt": moment}
     phase = "Failed" if code else "Succeeded"
@@ -124,7 +124,7 @@ def pod_of(found: Mapping[str, Any], gone: bool = False) -> PodFacts:
 
 
 def said(stage: Stage = Stage.TRAIN, attempt: int = 1) -> str:
-    """The termination message of a stage that did its work."""
+    """The termination message of a stage that succeeded."""
     return a_report(stage, attempt).to_termination_message().decode()
 
 

@@ -1,4 +1,4 @@
-"""Ports for what tests start."""
+"""Free ports for the programs that tests start."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ import socket
 _FIRST, _SPAN = 16000, 4000
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _OWN = range(_FIRST + _WORKER * _SPAN, _FIRST + (_WORKER + 1) * _SPAN)
-"""Each process of tests has a range of its own, below those that the system gives to connections: what is free now is
-then still free when a program opens it."""
+"""Each test process has its own range, below the ephemeral ports, so that a free port stays free until it is used."""
 LOOPBACK = f"127.0.0.{_WORKER + 10}"
-"""Each process of tests has an address of its own, for a port that cannot be chosen: that of a pod's progress."""
+"""Each test process has its own address, for the fixed port on which pods serve their progress."""
 _begin = os.getpid() % _SPAN
 _candidates = itertools.cycle([*_OWN[_begin:], *_OWN[:_begin]])
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
+    """A free port on loopback."""
     for port in itertools.islice(_candidates, _SPAN):
         with socket.socket() as listener:
             try:

@@ -1,4 +1,4 @@
-"""A real S3 server on loopback for tests: versitygw over a directory."""
+"""A real S3 server on loopback for tests: versitygw with a directory as storage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class S3Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client needs to use it."""
+        """The environment variables of a client."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
@@ -38,12 +38,12 @@ class S3Server:
         }
 
     def make_bucket(self, name: str) -> str:
-        """The address of a new bucket."""
+        """Create a bucket and return its address."""
         (self.root / name).mkdir()
         return f"s3://{name}"
 
     def stop(self) -> None:
-        """End it, and wait until it has ended."""
+        """Stop the server and wait until it has ended."""
         self.process.terminate()
         try:
             self.process.wait(_DEADLINE_SECONDS)
@@ -54,7 +54,7 @@ class S3Server:
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[S3Server]:
-    """An S3 server that keeps its data in ``folder`` and ends with the block."""
+    """Run an S3 server with its data in ``folder`` until the end of the block."""
     root, sidecar = folder / "buckets", folder / "metadata"
     root.mkdir(parents=True)
     sidecar.mkdir()

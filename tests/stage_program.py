@@ -1,7 +1,7 @@
-"""A stage that does no work and obeys the contract: what tests of executors run in the trainer's place.
+"""A fake stage that fulfils the contract without doing work. Tests of executors run it instead of the trainer.
 
-What it does is told by FAKE_STAGES, JSON: ``{"train": ["crash", "done"]}`` makes the first attempt crash and the second
-succeed; the last word holds for all further attempts, and a stage that is not named is done at once.
+The environment variable FAKE_STAGES controls it with JSON: ``{"train": ["crash", "done"]}`` makes the first attempt
+crash and the second succeed. The last word applies to all further attempts. A stage without an entry succeeds at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.builders import a_checkpoint, a_report
 
 
 class Stage:
-    """One run of the program."""
+    """One attempt of a stage."""
 
     def __init__(self, config: StageConfig) -> None:
         self.config = config
@@ -72,7 +72,7 @@ class Stage:
         return self.finish(StageError(reason=reason, message=f"met {reason}.", exit_code=EXIT_CODE_OF[reason]))
 
     def work(self) -> int:
-        """Make progress until a stop is asked for."""
+        """Make progress until SIGTERM arrives."""
         for step in range(1, 1_000_000):
             self.progress = self._progress(time.time(), done=min(step, 1000))
             if self.stopped.wait(0.02):
@@ -106,7 +106,7 @@ class Stage:
         return 70
 
     def hang(self) -> None:
-        """Answer, and do nothing that counts as a sign of life."""
+        """Serve progress whose heartbeat never advances."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         for step in range(1_000_000):
             self.progress = self._progress(0.0, done=step)

@@ -1,7 +1,8 @@
-"""Runs a command and leaves no process of it behind: ``python -m tests.supervised COMMAND…``.
+"""Run a command and leave no process of it behind: ``python -m tests.supervised COMMAND…``.
 
-Ctrl-C and SIGTERM reach the command. What it leaves when it ends, in whatever session and whoever started it, is ended
-by its process id. Of a run that was not interrupted it is an error to leave something. Needs Linux and nothing else.
+Ctrl-C and SIGTERM reach the command. Processes that it leaves behind are ended by their process ids, in whatever
+session they are and whichever process started them. If the run was not interrupted, leaving a process behind is an
+error. Needs only Linux.
 """
 
 from __future__ import annotations
@@ -15,40 +16,40 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
-_ENDS_BY_ITSELF_SECONDS, _ENDS_WHEN_TOLD_SECONDS = 5.0, 5.0
+_ENDS_BY_ITSELF_SECONDS, _ENDS_AFTER_SIGTERM_SECONDS = 5.0, 5.0
 _LOG_LINES = 15
 
 
 def run(command: list[str]) -> int:
-    """Run ``command`` to its end; returns its exit code, or 1 if it left a process behind."""
-    # Whose parent has ended becomes a child of this process, and cannot get lost.
+    """Run ``command`` and return its exit code, or 1 if it left a process behind."""
+    # As a subreaper, this process adopts every descendant whose parent ends.
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
-    asked: list[int] = []
-    # A shell has what it starts in the background ignore it, and that is inherited.
+    received: list[int] = []
+    # A shell starts background commands with SIGINT ignored, and children inherit that.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     main = os.spawnvp(os.P_NOWAIT, command[0], command)
 
     def forward(number: int, _frame: object) -> None:
-        asked.append(number)
-        # The terminal sends SIGINT to the whole group, and a second one would break off what the first began.
+        received.append(number)
+        # The terminal sends SIGINT to the whole group. A second SIGINT would interrupt the clean-up.
         if number != signal.SIGINT:
             _signal([main], signal.Signals(number))
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, forward)
     code = _wait_for(main)
-    left = _living_after(0.0 if asked else _ENDS_BY_ITSELF_SECONDS)
-    for pid in left if not asked else ():
+    left = _living_after(0.0 if received else _ENDS_BY_ITSELF_SECONDS)
+    for pid in left if not received else ():
         print(f"Left behind: {describe(pid)}", file=sys.stderr)  # noqa: T201
     _end(left)
-    if asked:
-        return 128 + asked[0]
+    if received:
+        return 128 + received[0]
     return code or (1 if left else 0)
 
 
 def descendants(pid: int) -> Iterator[int]:
-    """Process ids of all that ``pid`` and its children have started, zombies included."""
+    """The ids of all descendants of ``pid``, including zombies."""
     try:
         children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
         threads = [int(thread) for thread in os.listdir(f"/proc/{pid}/task")]
@@ -63,7 +64,7 @@ def descendants(pid: int) -> Iterator[int]:
 
 
 def describe(pid: int) -> str:
-    """Process id, age and command line of a process, and the end of the file that it writes to."""
+    """Process id, age and command line of a process, and the end of its log file."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
         began = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
@@ -71,7 +72,7 @@ def describe(pid: int) -> str:
         command = " ".join(word.decode(errors="replace") for word in words)[:300]
         return "\n".join([f"{pid}, {age:.0f} s old: {command}", *_log_of(pid)])
     except (OSError, ValueError, IndexError):
-        return f"{pid}, which has just ended"
+        return f"{pid}, which has ended"
 
 
 def _log_of(pid: int) -> Iterator[str]:
@@ -84,7 +85,7 @@ def _log_of(pid: int) -> Iterator[str]:
 
 
 def living(pids: Iterator[int]) -> list[int]:
-    """Those that are no zombies, which only wait for their parent."""
+    """The processes that are not zombies."""
     return [pid for pid in pids if _state(pid) not in ("Z", "X", "")]
 
 
@@ -96,7 +97,7 @@ def _state(pid: int) -> str:
 
 
 def _wait_for(main: int) -> int:
-    """The exit code of ``main``, as a shell has it; meanwhile takes leave of all that have ended."""
+    """Wait for ``main``, reap all other processes that end, and return its exit code in the notation of a shell."""
     while True:
         pid, status = os.wait()
         if pid == main:
@@ -115,9 +116,9 @@ def _living_after(seconds: float) -> list[int]:
 
 
 def _end(left: list[int]) -> None:
-    """SIGTERM, and after some time SIGKILL."""
+    """Send SIGTERM, then SIGKILL to processes that remain."""
     _signal(left, signal.SIGTERM)
-    left = _living_after(_ENDS_WHEN_TOLD_SECONDS)
+    left = _living_after(_ENDS_AFTER_SIGTERM_SECONDS)
     while left:
         _signal(left, signal.SIGKILL)
         left = _living_after(0.1)

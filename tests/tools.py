@@ -1,4 +1,4 @@
-"""Programs that tests run against, built once from Go modules into the user's cache: ``python -m tests.tools``."""
+"""Build the Go programs that tests use into the user's cache, once: ``python -m tests.tools``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _VERSIONS = {
     _VERSITYGW: "1.8.0",
 }
 _MODULES = {
-    # The images of the cluster wait for the first.
+    # First, because the images of the cluster need it.
     "crane": _CRANE,
     "etcd": _ETCD,
     "kube-apiserver": _KUBERNETES,
@@ -42,23 +42,23 @@ _MODULES = {
     "versitygw": _VERSITYGW,
 }
 PROGRAMS = tuple(_MODULES)
-"""Their names, in the order in which it is best to build them."""
-# Prometheus: without the clients of all the clouds that it can find targets in, which take most of the time to build.
+"""Their names, in the best build order."""
+# Prometheus without the service discovery of all clouds, which takes most of the build time.
 _TAGS = "remove_all_sd,enable_kubernetes_sd"
-# With only the plugins that a cluster here needs.
+# The plugins that the cluster needs.
 _COREDNS_PLUGINS = ("bind", "cache", "errors", "forward", "kubernetes")
-# Nothing for a debugger, which takes a sixth of the time to make; the compiler collects its garbage seldom: a fifth.
+# Without debug information, a build is a sixth faster; with less garbage collection in the compiler, a fifth.
 _COMPILER_FLAGS, _COMPILER_GARBAGE_PERCENT = "-gcflags=all=-dwarf=false", "400"
 _LINKER_FLAGS = f"-ldflags=-s -w -X k8s.io/component-base/version.gitVersion=v{_VERSIONS[_KUBERNETES]}"
 
 
 def go_tool(name: str) -> Path:
-    """The program ``name``: of Kubernetes' own if KUBEBUILDER_ASSETS has it, else from the cache.
+    """The path of the program ``name``, from KUBEBUILDER_ASSETS if it is there, else from the cache.
 
-    It is built if the cache does not have this version: some minutes on two cores, once.
+    If the cache does not have this version, it is built, which takes some minutes on two cores.
 
     Raises:
-        RuntimeError: It cannot be built; the message holds what ``go`` said.
+        RuntimeError: The build failed; the message has the output of ``go``.
     """
     asset = Path(os.environ.get("KUBEBUILDER_ASSETS", ""), name)
     if asset.is_absolute() and asset.exists():
@@ -68,7 +68,7 @@ def go_tool(name: str) -> Path:
         return program
     cache = program.parent
     cache.mkdir(parents=True, exist_ok=True)
-    # One at a time, whichever: two at once would each compile what they share, for minutes.
+    # One build at a time: two would both compile the packages that they share, which takes minutes.
     with locked(cache / "lock"), tempfile.TemporaryDirectory(dir=cache, ignore_cleanup_errors=True) as folder:
         if not program.exists():
             _build(Path(folder), name, _MODULES[name])
@@ -77,28 +77,28 @@ def go_tool(name: str) -> Path:
 
 
 def missing(names: Sequence[str]) -> list[str]:
-    """Those that would have to be built."""
+    """The programs that are neither in KUBEBUILDER_ASSETS nor in the cache."""
     assets = Path(os.environ.get("KUBEBUILDER_ASSETS") or "/nonexistent")
     return [name for name in names if not (assets / name).exists() and not _built(name).exists()]
 
 
 def _built(name: str) -> Path:
-    """Where the program lies once it is built."""
+    """The path of the program in the cache, whether it is built or not."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache, "finetune-operator", "bin", f"{name}-{_VERSIONS[_MODULES[name]]}")
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Have the file to oneself among all processes; it is made if it is not there."""
+    """Hold an exclusive lock on the file, which is created if it does not exist."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _build(folder: Path, name: str, module: str) -> None:
-    # All in one module, so that what they share, such as Kubernetes' client, is compiled once. Not so etcd: the others
-    # want a newer client of it than its server compiles with.
+    # All in one module, so that shared packages such as the Kubernetes client are compiled once. Except etcd: the
+    # others need a newer etcd client than its server compiles with.
     modules = [_ETCD] if module == _ETCD else [other for other in _VERSIONS if other != _ETCD]
     (folder / "go.mod").write_text("\n".join(_go_mod(modules)) + "\n")
     flags = ("-mod=mod", "-trimpath", "-tags", _TAGS, _COMPILER_FLAGS, _LINKER_FLAGS)
@@ -106,7 +106,7 @@ def _build(folder: Path, name: str, module: str) -> None:
 
 
 def _package(folder: Path, name: str, module: str) -> str:
-    """The package of the program's ``main``, which is written to ``folder`` where the module's own will not do."""
+    """The main package of the program. That of CoreDNS is written to ``folder``, with the plugins that are needed."""
     if module == _ETCD:
         return module
     if module != _COREDNS:
@@ -124,7 +124,7 @@ def _go_mod(modules: Sequence[str]) -> Iterator[str]:
     for module in modules:
         yield f"require {module} v{_VERSIONS[module]}"
     if _KUBERNETES in modules:
-        # Kubernetes replaces its staging modules by folders, which only its own checkout has.
+        # Kubernetes replaces its staging modules with folders that only its own checkout has.
         yield "godebug default=go1.26"
         version = _VERSIONS[_KUBERNETES]
         path = _go(Path("/"), "list", "-m", "-f", "{{.GoMod}}", f"{_KUBERNETES}@v{version}").strip()
@@ -135,7 +135,7 @@ def _go_mod(modules: Sequence[str]) -> Iterator[str]:
 def _go(folder: Path, *arguments: str) -> str:
     fixed = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false", "GOWORK": "off", "GOGC": _COMPILER_GARBAGE_PERCENT}
     if os.access(folder, os.W_OK):
-        fixed["GOTMPDIR"] = str(folder)  # It goes with the folder, also when the build is broken off.
+        fixed["GOTMPDIR"] = str(folder)  # Removed with the folder, even if the build is interrupted.
     run = subprocess.run(
         ["go", *arguments],
         cwd=folder,
@@ -150,6 +150,6 @@ def _go(folder: Path, *arguments: str) -> str:
 
 
 if __name__ == "__main__":
-    # So that what has begun is taken away.
+    # Exit normally, so that temporary folders are removed.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     print(*(go_tool(name) for name in sys.argv[1:] or PROGRAMS), sep="\n")  # noqa: T201

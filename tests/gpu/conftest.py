@@ -1,4 +1,4 @@
-"""The jobs that the tests on CPU have."""
+"""The jobs of the trainer tests on CPU."""
 
 from __future__ import annotations
 

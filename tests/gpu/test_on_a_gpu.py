@@ -1,6 +1,6 @@
-"""The trainer's stages on a GPU: what differs there is precision, memory and DeepSpeed's kernels.
+"""The trainer's stages on a GPU, which differ in precision, memory and DeepSpeed's kernels.
 
-Run by `make test-gpu`; `make test` passes it over, for it needs no GPU.
+`make test-gpu` runs them. `make test`, which needs no GPU, does not.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.trainer.stages import TinyJob
 TRAIN = Stage.TRAIN
 WORLD = {"workers": 1, "processesPerWorker": 1, "device": "gpu"}
 STEPS, EVERY = 150, 50
-"""Long enough for a kill between two checkpoints: tiny models do a hundred steps a second."""
+"""Long enough for a kill between two checkpoints: tiny models run a hundred steps per second."""
 
 
 def _on_gpu(job: TinyJob, name: str, zero: int, **changes: Any) -> TinyJob:
@@ -41,7 +41,7 @@ def _on_gpu(job: TinyJob, name: str, zero: int, **changes: Any) -> TinyJob:
         ("Full", 3, "FP16"),
     ],
 )
-def test_a_killed_training_resumes_to_the_same_end(
+def test_a_killed_training_resumes_to_the_same_losses(
     instruction: TinyJob, method: str, zero: int, precision: str
 ) -> None:
     name = f"{method}-{zero}-{precision}".lower()
@@ -61,12 +61,12 @@ def test_a_killed_training_resumes_to_the_same_end(
     assert job.steps_stored[-1] < STEPS
     resumed = job.run(TRAIN, attempt=2, world=WORLD)
     assert resumed.code == 0, resumed.log
-    # GPU kernels add in an order of their own each time.
+    # GPU kernels sum in a different order each time.
     assert job.losses() == pytest.approx(losses, rel=0.05, abs=0.01)
 
 
 @pytest.mark.parametrize("zero", [2, 3])
-def test_a_stop_stores_the_step_it_stopped_at(instruction: TinyJob, zero: int) -> None:
+def test_a_stop_stores_a_checkpoint_of_the_last_step(instruction: TinyJob, zero: int) -> None:
     job = _on_gpu(instruction, f"stopped-{zero}", zero, training={"checkpoint": {"everySteps": STEPS}})
     with job.start(TRAIN, world=WORLD) as running:
         running.wait_for_step(3)
@@ -80,7 +80,7 @@ def test_a_stop_stores_the_step_it_stopped_at(instruction: TinyJob, zero: int) -
 @pytest.mark.parametrize(
     ("kind", "base"), [("classification", AutoModelForSequenceClassification), ("instruction", AutoModelForCausalLM)]
 )
-def test_what_is_trained_here_is_better_and_loads_elsewhere(
+def test_an_adapter_trained_on_a_gpu_improves_the_score_and_loads_with_peft(
     kind: str, base: Any, request: pytest.FixtureRequest
 ) -> None:
     job = _on_gpu(request.getfixturevalue(kind), "published", 2)
@@ -93,7 +93,7 @@ def test_what_is_trained_here_is_better_and_loads_elsewhere(
     assert evaluated is not None
     assert published is not None
     score = evaluated.evaluation.metrics[0]
-    # One word tells the label, so a classifier on the base model's features, which is the baseline, does well too.
+    # One word determines the label, so the baseline, a linear probe on the base model's features, scores well too.
     assert score.tuned > 0.85 if kind == "classification" else score.improvement > 0, score
     model = base.from_pretrained(job.root / "base", **({"num_labels": 3} if kind == "classification" else {}))
     tuned = PeftModel.from_pretrained(model, published.uri.removeprefix("file://"))
@@ -102,7 +102,7 @@ def test_what_is_trained_here_is_better_and_loads_elsewhere(
     assert all(weight.isfinite().all() and weight.abs().sum() > 0 for weight in adapter)
 
 
-def test_too_little_memory_ends_with_what_to_change(instruction: TinyJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_names_the_setting_to_change(instruction: TinyJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTORCH_ALLOC_CONF", "per_process_memory_fraction:0.0001")
     job = _on_gpu(instruction, "no-memory", 2)
     outcome = job.run(TRAIN, world=WORLD)

@@ -1,4 +1,4 @@
-"""Tests that hang, runs that are interrupted and what lacks for a run: played in runs of their own."""
+"""The test tooling: hanging tests, interrupted runs, missing requirements and the coverage summary."""
 
 from __future__ import annotations
 
@@ -34,14 +34,16 @@ def test_that_no_signal_reaches():
     stage = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     with open("stage", "w") as file:
         file.write(str(stage.pid))
-    ctypes.PyDLL(None).pause()  # With the interpreter's lock.
+    ctypes.PyDLL(None).pause()  # While it holds the GIL.
 """
-DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(1000)"
+IGNORES_SIGTERM = (
+    "import signal, time; signal.signal(15, signal.SIG_IGN); print('started', flush=True); time.sleep(1000)"
+)
 
 
 @contextmanager
 def supervised(*command: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
-    """A run that is ended with all its processes, whatever a fault in what is tested may leave."""
+    """Run a command under ``tests.supervised``, and kill all its processes at the end."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("COVERAGE", "PYTEST"))}
     run = subprocess.Popen(
         [sys.executable, "-m", "tests.supervised", *command],
@@ -62,32 +64,32 @@ def supervised(*command: str, cwd: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def run_pytest(folder: Path, code: str, *options: str) -> tuple[int, str]:
-    """Exit code and output of a test file in a process of xdist, as all tests run."""
+    """Run a test file in an xdist process, as all tests run, and return exit code and output."""
     (folder / "pytest.ini").write_text("[pytest]\n")
     (folder / "test_it.py").write_text(code)
     command = (sys.executable, "-m", "pytest", "-n", "1", "-p", "no:cacheprovider", *options)
     with supervised(*command, cwd=folder) as run:
-        said, _ = run.communicate(timeout=SECONDS)
-        return run.returncode, said
+        output, _ = run.communicate(timeout=SECONDS)
+        return run.returncode, output
 
 
-def test_a_test_that_hangs_is_named_with_what_still_ran_and_its_log(tmp_path: Path) -> None:
-    code, said = run_pytest(tmp_path, HANGS, "--timeout", "2")
-    stage = next(int(line.split()[1]) for line in said.splitlines() if line.startswith("stage "))
+def test_the_report_of_a_hanging_test_lists_its_running_processes_and_their_logs(tmp_path: Path) -> None:
+    code, output = run_pytest(tmp_path, HANGS, "--timeout", "2")
+    stage = next(int(line.split()[1]) for line in output.splitlines() if line.startswith("stage "))
     assert code != 0
-    assert "FAILED test_it.py::test_that_waits_for_its_stage - Failed: Timeout" in said
-    still_ran = said.partition("processes that still ran")[2]
-    assert f"{stage}, " in still_ran
-    assert "| loading shard 3" in still_ran
-    assert f"Left behind: {stage}, " in said
+    assert "FAILED test_it.py::test_that_waits_for_its_stage - Failed: Timeout" in output
+    running = output.partition("processes that were still running")[2]
+    assert f"{stage}, " in running
+    assert "| loading shard 3" in running
+    assert f"Left behind: {stage}, " in output
     assert not psutil.pid_exists(stage)
 
 
-def test_a_test_that_no_signal_reaches_is_named_and_ended(tmp_path: Path) -> None:
+def test_a_test_that_blocks_signal_handlers_is_named_and_killed(tmp_path: Path) -> None:
     exits = ("-o", "faulthandler_timeout=2", "-o", "faulthandler_exit_on_timeout=true", "--max-worker-restart", "0")
-    code, said = run_pytest(tmp_path, STUCK, *exits)
+    code, output = run_pytest(tmp_path, STUCK, *exits)
     assert code != 0
-    assert "crashed while running 'test_it.py::test_that_no_signal_reaches'" in said
+    assert "crashed while running 'test_it.py::test_that_no_signal_reaches'" in output
     assert not psutil.pid_exists(int((tmp_path / "stage").read_text()))
 
 
@@ -95,8 +97,8 @@ def test_a_test_that_no_signal_reaches_is_named_and_ended(tmp_path: Path) -> Non
     ("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)], ids=str
 )
 def test_an_interrupted_run_leaves_no_process(tmp_path: Path, number: signal.Signals, to_all: bool) -> None:
-    # One in a session of its own, whose parent has ended, deaf to what a stop says.
-    script = f'setsid {sys.executable} -c "{DEAF}" > started & sleep 1000'
+    # A process in its own session, whose parent has ended, and which ignores SIGTERM.
+    script = f'setsid {sys.executable} -c "{IGNORES_SIGTERM}" > started & sleep 1000'
     with supervised("sh", "-c", script, cwd=tmp_path) as run:
         deadline = time.monotonic() + SECONDS
         while not ((tmp_path / "started").exists() and (tmp_path / "started").read_text()):
@@ -113,11 +115,13 @@ def test_an_interrupted_run_leaves_no_process(tmp_path: Path, number: signal.Sig
 @pytest.mark.parametrize(
     ("script", "code"), [("exit 0", 0), ("exit 7", 7), ("kill -KILL $$", 137), ("sleep 1000 & exit 0", 1)]
 )
-def test_the_exit_code_is_the_commands_unless_it_leaves_a_process(tmp_path: Path, script: str, code: int) -> None:
+def test_the_exit_code_is_that_of_the_command_unless_a_process_is_left(
+    tmp_path: Path, script: str, code: int
+) -> None:
     with supervised("sh", "-c", script, cwd=tmp_path) as run:
-        said, _ = run.communicate(timeout=SECONDS)
+        output, _ = run.communicate(timeout=SECONDS)
         assert run.returncode == code
-        assert ("Left behind: " in said and "sleep 1000" in said) is (code == 1)
+        assert ("Left behind: " in output and "sleep 1000" in output) is (code == 1)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +132,7 @@ def test_the_exit_code_is_the_commands_unless_it_leaves_a_process(tmp_path: Path
         ("echo it is broken >&2; exit 2", "but `go version` fails: it is broken"),
     ],
 )
-def test_a_go_that_lacks_is_told_in_a_sentence(
+def test_preflight_reports_a_missing_or_outdated_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, sentence: str
 ) -> None:
     if script:
@@ -138,19 +142,19 @@ def test_a_go_that_lacks_is_told_in_a_sentence(
     assert sentence in str(preflight.obstacle(tmp_path, [], tmp_path))
 
 
-def test_a_python_that_is_too_old_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preflight_reports_an_outdated_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight.sys, "version_info", (3, 10, 1))
-    assert "needs Python 3.11 or newer, and this is 3.10: " in str(preflight.obstacle(tmp_path, [], tmp_path))
+    assert "needs Python 3.11 or newer, but this is 3.10: " in str(preflight.obstacle(tmp_path, [], tmp_path))
 
 
-def test_a_disk_that_is_too_full_for_all_together_is_told(tmp_path: Path) -> None:
+def test_preflight_reports_a_disk_with_too_little_space_for_all_folders(tmp_path: Path) -> None:
     free = psutil.disk_usage(str(tmp_path)).free // 2**30
     assert preflight.shortage([(tmp_path / "not" / "there", free // 2)]) is None
-    said = str(preflight.shortage([(tmp_path / "a", free // 2 + 2), (tmp_path / "b", free // 2 + 2)]))
-    assert f"free on the disk of {tmp_path}, and the tests need {free // 2 * 2 + 4}: make room there." in said
+    output = str(preflight.shortage([(tmp_path / "a", free // 2 + 2), (tmp_path / "b", free // 2 + 2)]))
+    assert f"free on the disk of {tmp_path}, but the tests need {free // 2 * 2 + 4}: free some space." in output
 
 
-def test_coverage_is_told_by_package() -> None:
+def test_the_coverage_summary_lists_packages_and_files_with_low_coverage() -> None:
     counts = {"operator/a/x.py": (9, 10), "operator/a/y.py": (1, 2), "trainer_image/b/c/z.py": (3, 3)}
     _, *packages, few = covered.table(counts)
     shares = [line.rpartition("%")[0].split() for line in packages]

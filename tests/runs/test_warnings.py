@@ -1,4 +1,4 @@
-"""A warning from our own packages fails the test, or the process that the test has started."""
+"""A warning from our own packages fails the test, and the processes that the test starts."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def warn(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", OURS)
-def test_ours_is_an_error(module: str) -> None:
+def test_a_warning_from_our_packages_is_an_error(module: str) -> None:
     with pytest.raises(DeprecationWarning, match="it is old"):
         warn(module)
 
 
 @pytest.mark.parametrize("module", OTHERS)
-def test_that_of_others_is_none(module: str) -> None:
+def test_a_warning_from_other_packages_is_no_error(module: str) -> None:
     with pytest.warns(DeprecationWarning, match="it is old"):
         warn(module)
 
 
-def test_so_in_what_a_test_starts() -> None:
+def test_a_process_that_a_test_starts_has_the_same_filters() -> None:
     code = "import sys, warnings; warnings.warn_explicit('it is old', UserWarning, 'f', 1, module=sys.argv[1])"
     failed = [
         module

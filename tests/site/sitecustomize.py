@@ -1,14 +1,14 @@
-"""On the path of what tests start."""
+"""Settings of the Python processes that tests start, which have this folder on their path."""
 
 import sys
 import warnings
 from importlib.machinery import PathFinder, SourceFileLoader
 
-# A warning from our own packages is an error there, too. PYTHONWARNINGS takes only the names of single modules.
+# A warning from our own packages is an error in these processes too. PYTHONWARNINGS only accepts full module names.
 warnings.filterwarnings("error", module=r"finetune_(api|operator|cli|trainer)\b")
 
 _LARGE = frozenset({"accelerate", "deepspeed", "numpy", "peft", "scipy", "sklearn", "torch", "transformers"})
-"""Importing them runs nothing of ours, and takes a third longer where each line is traced."""
+"""Their imports run none of our code, and tracing makes them a third slower."""
 
 
 class _Untraced(SourceFileLoader):
@@ -32,6 +32,6 @@ class _Finder:
         return spec
 
 
-# Where coverage is measured.
+# Coverage is measured.
 if sys.gettrace() is not None:
     sys.meta_path.insert(0, _Finder)
