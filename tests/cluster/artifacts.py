@@ -1,4 +1,4 @@
-"""What a job has published: it is what its status says."""
+"""Compare a published artifact with the status of its job."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from tests.cluster.services import CREDENTIALS
 
 
 def assert_digests_match(status: dict[str, Any], to: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fetch the artifact from storage into ``to``, and compare every digest, and the metrics, with the status."""
+    """Fetch the artifact into ``to``, and compare all its digests and metrics with the status."""
     artifact = status["artifact"]
     for variable, value in CREDENTIALS.items():
         monkeypatch.setenv(variable, value)
-    fetch_directory(artifact["uri"], to)  # Compares every digest.
+    fetch_directory(artifact["uri"], to)  # Verifies every digest.
     manifest = storage.read_bytes(f"{artifact['uri']}/manifest.json")
     assert artifact["digest"] == "sha256:" + hashlib.sha256(manifest).hexdigest()
     evaluation = json.loads((to / "evaluation.json").read_text())
-    for measured, said in zip(evaluation["metrics"], status["evaluation"]["metrics"], strict=True):
-        assert said["name"] == measured["name"]
-        assert (said["tuned"], said["baseline"]) == pytest.approx((measured["tuned"], measured["baseline"]), rel=1e-5)
+    for measured, reported in zip(evaluation["metrics"], status["evaluation"]["metrics"], strict=True):
+        assert reported["name"] == measured["name"]
+        assert (reported["tuned"], reported["baseline"]) == pytest.approx(
+            (measured["tuned"], measured["baseline"]), rel=1e-5
+        )

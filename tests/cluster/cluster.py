@@ -27,11 +27,11 @@ from tests.tools import PROGRAMS, go_tool
 RELEASE, NAMESPACE = "finetune-operator", "finetune-system"
 REGISTRY = Daemon("registry")
 _NOT_OF_THE_CLUSTER = {"prometheus", "promtool"}
-"""Prometheus is started for those who ask for it."""
+"""Prometheus is built and started only on demand."""
 _PROGRAMS = RUN / "bin"
-"""What a person needs, by its usual name."""
+"""The programs for interactive use, by their usual names."""
 _SMALL = {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": None}
-"""For two cores; how much memory a pod may use at most, each namespace says itself."""
+"""Requests for a machine with two cores. The LimitRange of each namespace sets the memory limit."""
 
 
 def is_up() -> bool:
@@ -39,12 +39,12 @@ def is_up() -> bool:
 
 
 def up() -> None:
-    """Bring the cluster up, with the chart installed; Prometheus, ``services.provide_prometheus`` starts.
+    """Start the cluster and install the chart. ``services.provide_prometheus`` starts Prometheus.
 
-    What a run before this one has left is taken away first.
+    The remains of an earlier run are removed first.
 
     Raises:
-        RuntimeError: This machine cannot be a node, or something failed; the message says what.
+        RuntimeError: This machine cannot be a node, or a step failed; the message says which.
     """
     _make()
     _step("control plane", control.start)
@@ -59,10 +59,10 @@ def up() -> None:
 
 
 def build() -> None:
-    """Have in the cache what a cluster is made of, unless one is up.
+    """Build the programs and images of a cluster into the cache, unless a cluster is running.
 
     Raises:
-        RuntimeError: As of ``up``.
+        RuntimeError: See ``up``.
     """
     if is_up():
         return
@@ -71,35 +71,35 @@ def build() -> None:
 
 
 def _make() -> None:
-    """Have the programs and the images, and the network, over which a registry hands these to the nodes."""
+    """Create the network, and build programs and images. The registry needs the network."""
     down()
     preflight.check()
     _step("packages", machine.install)
     RUN.mkdir(parents=True, exist_ok=True)
     network.make()
-    # The one is work for the cores, the other for the disk and the network.
+    # Building programs uses the cores; building images uses disk and network.
     with ThreadPoolExecutor() as pool:
         made = [pool.submit(_step, "programs", _build_programs), pool.submit(_step, "images", images.provide)]
         try:
             for step in made:
                 step.result()
         except BaseException:
-            end_descendants()  # Else the other would go on for minutes.
+            end_descendants()  # Otherwise the other step would run for minutes.
             raise
 
 
 @contextmanager
-def or_down() -> Iterator[None]:
-    """Leave nothing on this machine of a cluster that is being made, when that fails or is broken off."""
+def down_on_error() -> Iterator[None]:
+    """Remove everything of the cluster if the block fails or is interrupted."""
     try:
         yield
     except BaseException:
-        down_undisturbed()
+        down_uninterrupted()
         raise
 
 
-def down_undisturbed() -> None:
-    """Take everything away; whoever presses Ctrl-C again need not wait less."""
+def down_uninterrupted() -> None:
+    """Remove everything of the cluster, ignoring further Ctrl-C and SIGTERM."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     down()
@@ -107,8 +107,8 @@ def down_undisturbed() -> None:
 
 
 def down() -> None:
-    """Take everything away that a cluster has on this machine."""
-    if not RUN.exists():  # It goes last.
+    """Remove everything of the cluster from this machine."""
+    if not RUN.exists():  # It is removed last.
         return
     for daemon in (services.PROMETHEUS, services.S3, services.DNS, REGISTRY):
         daemon.stop()
@@ -116,7 +116,7 @@ def down() -> None:
         node.remove()
     network.remove()
     for daemon in (control.SCHEDULER, control.CONTROLLERS, control.APISERVER, control.ETCD):
-        daemon.kill()  # Nothing of theirs is kept, and the API server would take half a minute to end.
+        daemon.kill()  # Their data is discarded, and the API server would take half a minute to stop.
     shutil.rmtree(SOCKETS, ignore_errors=True)
     shutil.rmtree(RUN, ignore_errors=True)
 
@@ -133,11 +133,11 @@ def _start_nodes() -> None:
 
 
 def install_chart(*values: str, wait: bool = True) -> None:
-    """Install the chart, or upgrade it, with the images of this checkout."""
+    """Install or upgrade the chart with the images of this checkout."""
     settings = [f"--set-json={value}" for value in (*_values(), *values)]
     helm(
         *("upgrade", "--install", RELEASE, CHART, "--namespace", NAMESPACE, "--create-namespace", *settings),
-        "--force-conflicts",  # Tests change things behind Helm's back.
+        "--force-conflicts",  # Tests change objects without Helm.
         *(("--wait", "--timeout=180s") if wait else ()),
     )
 
@@ -151,18 +151,18 @@ def kubectl(*arguments: object) -> str:
 
 
 def kubectl_process(*arguments: object) -> subprocess.Popen[str]:
-    """A ``kubectl`` that goes on, such as one that watches; who starts it ends it."""
+    """Start a ``kubectl`` that keeps running, such as a watch. The caller stops it."""
     command = [str(go_tool("kubectl")), *map(str, arguments)]
     return subprocess.Popen(command, env=_environment(), stdout=subprocess.PIPE, text=True)
 
 
 def operators() -> list[str]:
-    """The operator's pods that are there, by name."""
+    """The names of the operator's existing pods."""
     return kubectl("get", "pods", "-n", NAMESPACE, "-o", "name").split()
 
 
 def kill_operators() -> None:
-    """Delete the operator's pods without any time to end, when nobody needs it to be there."""
+    """Delete the operator's pods without a grace period, when no other test depends on the operator."""
     now = ("--force", "--grace-period=0", "--wait=false", "--ignore-not-found")
     with Turns("operator").alone():
         kubectl("delete", *now, "-n", NAMESPACE, *operators())
@@ -173,7 +173,7 @@ def _environment() -> dict[str, str]:
 
 
 def _values() -> list[str]:
-    """The chart's values for a machine of two cores."""
+    """Values of the chart for a machine with two cores."""
     found = []
     for key, name in (("image", "finetune-operator"), ("trainer.image", "finetune-trainer")):
         repository, _, tag = images.image(name).rpartition(":")
@@ -183,7 +183,7 @@ def _values() -> list[str]:
             f"trainer.stages.{stage}.resources={json.dumps(_SMALL)}",
             f'trainer.stages.{stage}.workspace="4Gi"',
             f'trainer.stages.{stage}.sharedMemory="1Gi"',
-            # Several pods share the cores, and such small models gain nothing by a second thread.
+            # Several pods share the cores, and a second thread does not speed up such small models.
             f"trainer.stages.{stage}.env={json.dumps([{'name': 'OMP_NUM_THREADS', 'value': '1'}])}",
         ]
     return [*found, "progressSeconds=2"]
@@ -196,7 +196,7 @@ def _step(what: str, do: Callable[[], None]) -> None:
 
 
 _GREETING = """
-The cluster is up. Try:
+The cluster is running. Try:
 
   export KUBECONFIG={kubeconfig}
   export PATH={programs}:$PATH
@@ -206,10 +206,10 @@ The cluster is up. Try:
   kubectl get finetunejobs --namespace {team} --watch
   kubectl describe finetunejobs --namespace {team}
 
-The job is the quickstart, with its model and data in object storage; what is published lies in {output}.
-Object storage: {s3}, a bucket is a folder in {buckets}; the Secret {secret} in {team} has its credentials.
+The job is the quickstart, with its model and data in object storage. It publishes to {output}.
+Object storage: {s3}. A bucket is a folder in {buckets}. The Secret {secret} in {team} has its credentials.
 Prometheus: {prometheus}
-Take it away with: make cluster-down
+Remove the cluster with: make cluster-down
 """
 
 
@@ -217,14 +217,14 @@ def main() -> None:
     do = {"build": build, "up": _up_for_a_person, "down": down}.get(" ".join(sys.argv[1:]))
     if do is None:
         sys.exit("usage: python -m tests.cluster.cluster build|up|down")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Heard as Ctrl-C is.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Same as Ctrl-C.
     try:
-        with or_down():
+        with down_on_error():
             do()
     except RuntimeError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        sys.exit("Broken off; nothing of the cluster is left on this machine.")
+        sys.exit("Interrupted. Everything of the cluster was removed from this machine.")
 
 
 def _up_for_a_person() -> None:

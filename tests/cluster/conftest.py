@@ -1,4 +1,4 @@
-"""One cluster for all tests; each module has a team of its own."""
+"""Fixtures of the cluster tests: one cluster for all, and a separate team for each module."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _USE = pytest.StashKey[sharing.Use]()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Bring the cluster up once, before the processes of tests start, and where what that says can be read.
+    """Start the cluster once, in the main process, where its output is visible.
 
-    One that runs is used, with the images of this checkout.
+    A running cluster is reused, with the images of this checkout.
     """
     config = session.config
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Heard as Ctrl-C is.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Same as Ctrl-C.
     use = sharing.Use()
     capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
@@ -42,17 +42,17 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Take the cluster down when the processes of tests have ended, however they did."""
+    """Remove the cluster after all test processes have ended."""
     if use := config.stash.get(_USE, None):
-        use.end(the_cluster.down_undisturbed)
+        use.end(the_cluster.down_uninterrupted)
 
 
 def _prepare() -> bool:
-    """Have a cluster with everything that tests need; returns whether it did not run before."""
-    from tests.cluster.inputs import upload_inputs  # Of all processes, only this one needs torch here.
+    """Provide a cluster with everything that tests need; return whether it had to be started."""
+    from tests.cluster.inputs import upload_inputs  # Only this process needs torch here.
 
     was_up = the_cluster.is_up()
-    with the_cluster.or_down():
+    with the_cluster.down_on_error():
         if was_up:
             images.push(set(images.images()) - containers.stored())
             the_cluster.install_chart()
@@ -64,14 +64,14 @@ def _prepare() -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def cluster() -> None:
-    """The cluster of this run."""
+    """Fail the test if no cluster is running."""
     if not the_cluster.is_up():
-        pytest.fail("No cluster is up: name tests/cluster, or something below it, to pytest, and it makes one.")
+        pytest.fail("No cluster is running. Call pytest with tests/cluster or a path below it, which starts one.")
 
 
 @pytest.fixture(scope="session")
 def prometheus() -> None:
-    """Prometheus, which scrapes this cluster."""
+    """Prometheus, scraping this cluster."""
     services.provide_prometheus()
 
 
@@ -82,25 +82,25 @@ def turns() -> sharing.Turns:
 
 @pytest.fixture(scope="module", autouse=True)
 def turn(turns: sharing.Turns) -> Iterator[None]:
-    """Modules share the cluster, with whatever processes run them; some of those in ``serial`` do not."""
+    """Modules share the cluster. Some modules in ``serial`` override this to have it alone."""
     with turns.together():
         yield
 
 
 @pytest.fixture(scope="module")
 def make_tenant() -> Iterator[Callable[[], Tenant]]:
-    """Makes namespaces, which are deleted after the module."""
+    """Create namespaces that are deleted after the module."""
     made: list[Tenant] = []
 
     def make() -> Tenant:
-        # What a job of an earlier run has stored under the same name would be found and gone on from.
+        # A unique name: a job with the name of an earlier one would resume from its stored checkpoints.
         tenant = Tenant(f"team-{secrets.token_hex(3)}").create()
         made.append(tenant)
         return tenant
 
     yield make
     for tenant in made:
-        tenant.clear_up()
+        tenant.clean_up()
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +110,9 @@ def tenant(make_tenant: Callable[[], Tenant]) -> Tenant:
 
 @pytest.fixture(scope="module")
 def undisturbed() -> list[dict[str, Any]]:
-    """The training curve of a long job to which nothing happens; trained once for each trainer image.
+    """The loss curve of an undisturbed long job, trained once for each trainer image.
 
-    One of the session would come before its module has its turn, and be disturbed.
+    A session fixture would run before the module waits for its turn, and could be disturbed.
     """
     kept = RUN / f"undisturbed-{images.image('finetune-trainer').rpartition(':')[2]}.json"
     with locked(kept.with_suffix(".lock")):
@@ -121,7 +121,7 @@ def undisturbed() -> list[dict[str, Any]]:
             tenant.apply("reference", long_job())
             tenant.until_trained("reference")
             kept.write_text(json.dumps(tenant.curve("reference")))
-            tenant.clear_up()
+            tenant.clean_up()
     return list(json.loads(kept.read_text()))
 
 

@@ -1,4 +1,4 @@
-"""containerd: a store of images that outlives a cluster, and one for each node, which starts as its copy."""
+"""containerd: an image store that outlives the cluster, and one containerd per node, which starts from a copy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.cluster.layout import CACHE, REGISTRY, RUN, SOCKETS
 from tests.cluster.machine import run
 
 _STORE = CACHE / "images"
-"""containerd's directory with the images and without containers."""
+"""The root directory of a containerd with images and without containers."""
 _LIST = CACHE / "images.txt"
 
 _CONFIG = """version = 2
@@ -26,7 +26,7 @@ state = "{sockets}/containerd"
   path = "{root}/opt"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{pause}"
-  # Without the right to lower it, no sandbox would start.
+  # No sandbox starts without permission to lower oom_score_adj, so do not lower it.
   restrict_oom_score_adj = true
   disable_tcp_service = true
   [plugins."io.containerd.grpc.v1.cri".registry]
@@ -42,7 +42,7 @@ state = "{sockets}/containerd"
 
 
 class Containerd:
-    """One containerd, with directories of its own."""
+    """One containerd with its own directories."""
 
     def __init__(self, name: str, root: Path, sockets: Path) -> None:
         self.daemon = Daemon(name)
@@ -51,7 +51,7 @@ class Containerd:
         self._sockets = sockets
 
     def start(self, *, pause: str = "", cni: Path = Path("/nonexistent"), enter: Sequence[str] = ()) -> None:
-        """Start it; ``enter`` goes before the command."""
+        """Start containerd. ``enter`` is a prefix of the command."""
         self._sockets.mkdir(parents=True, exist_ok=True)
         config = RUN / "config" / f"{self.daemon.name}.toml"
         config.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ class Containerd:
         return subprocess.run(command, check=False, capture_output=True, timeout=30).returncode == 0
 
     def copy_store(self) -> None:
-        """Begin with the images of the store: the large files, which never change, as further names of the same."""
+        """Copy the images of the store. Its large files never change, so they become hard links."""
         for folder in ("io.containerd.content.v1.content", "io.containerd.snapshotter.v1.overlayfs"):
             (self.root / folder).parent.mkdir(parents=True, exist_ok=True)
             run("cp", "--archive", "--link", _STORE / folder, self.root / folder)
@@ -75,7 +75,7 @@ class Containerd:
             shutil.copy2(_STORE / name, database)
 
     def remove_all_containers(self) -> None:
-        """End every container at once."""
+        """Kill and remove all containers."""
         for task in self.ctr("tasks", "list", "--quiet").split():
             command = [*self._ctr, "tasks", "delete", "--force", task]
             subprocess.run(command, check=False, capture_output=True, timeout=60)
@@ -89,7 +89,7 @@ class Containerd:
 
 
 def _plain_registry() -> Path:
-    """Settings that have containerd speak plain HTTP with the registry; returns their directory."""
+    """Configure plain HTTP for the registry, and return the directory of the configuration."""
     folder = RUN / "config" / "registries"
     settings = folder / REGISTRY / "hosts.toml"
     settings.parent.mkdir(parents=True, exist_ok=True)
@@ -98,19 +98,19 @@ def _plain_registry() -> Path:
 
 
 def stored() -> set[str]:
-    """The images in the store, by name."""
+    """The names of the images in the store."""
     return set(_LIST.read_text().split()) if _LIST.exists() else set()
 
 
 def pull(images: Sequence[str], keep: Sequence[str]) -> None:
-    """Put ``images`` into the store, unpacked, and remove from it what is not in ``keep``."""
+    """Pull ``images`` into the store, unpack them, and remove all images that are not in ``keep``."""
     store = Containerd("containerd-of-the-store", _STORE, SOCKETS / "store")
     _LIST.unlink(missing_ok=True)
     store.start()
     try:
         for image in images:
             store.ctr("images", "pull", "--plain-http", image)
-            # Kubelets pull images from elsewhere again when they run short of disk; these are nowhere else.
+            # Protects the image from the garbage collection of kubelets, because no other registry has it.
             store.ctr("images", "label", image, "io.cri-containerd.image=managed")
         there = store.ctr("images", "list", "--quiet").split()
         if unneeded := [image for image in there if image not in keep]:
@@ -120,8 +120,8 @@ def pull(images: Sequence[str], keep: Sequence[str]) -> None:
     _LIST.write_text("\n".join(keep))
 
 
-def answers(url: str) -> bool:
-    """Whether something answers there, whatever it says."""
+def responds(url: str) -> bool:
+    """Whether a server responds at the URL, with any status code."""
     try:
         with urllib.request.urlopen(url, timeout=2):
             return True

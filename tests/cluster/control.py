@@ -1,4 +1,4 @@
-"""The control plane: etcd, the API server, the controllers and the scheduler, and who may speak to them."""
+"""The control plane: etcd, the API server, controllers, scheduler and their users."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.apiserver.api import Api, Refused
 from tests.apiserver.control_plane import signing_key
-from tests.cluster.containers import answers
+from tests.cluster.containers import responds
 from tests.cluster.daemons import Daemon
 from tests.cluster.layout import (
     API_SERVER,
@@ -40,7 +40,7 @@ _SIGNING_KEY = RUN / "config" / "service-accounts.key"
 
 
 def start() -> None:
-    """Start the control plane on nothing."""
+    """Start an empty control plane."""
     _TOKENS.parent.mkdir(parents=True, exist_ok=True)
     lines = [f'{secrets.token_hex(16)},{user},{user},"{group}"' for user, group in _USERS.values()]
     _TOKENS.write_text("\n".join(lines) + "\n")
@@ -55,7 +55,7 @@ def start() -> None:
             f"--initial-advertise-peer-urls={_ETCD_PEERS}",
             f"--initial-cluster=default={_ETCD_PEERS}",
             "--log-level=warn",
-            # What it holds outlives its process, and need not outlive the machine; a slow disk would hold everybody up.
+            # The data must outlive the process but not the machine, and fsync on a slow disk would delay every write.
             "--unsafe-no-fsync",
         ],
         ready=etcd_ready,
@@ -74,7 +74,7 @@ def start() -> None:
             f"--service-account-key-file={_SIGNING_KEY}",
             f"--service-account-signing-key-file={_SIGNING_KEY}",
             f"--service-cluster-ip-range={SERVICE_NETWORK}",
-            # Nodes have no names that resolve.
+            # The names of the nodes do not resolve.
             "--kubelet-preferred-address-types=InternalIP",
             "--allow-privileged=true",
         ],
@@ -104,26 +104,26 @@ def start() -> None:
 
 
 def etcd_ready() -> bool:
-    return answers(f"{_ETCD_CLIENTS}/health")
+    return responds(f"{_ETCD_CLIENTS}/health")
 
 
 def apiserver_ready() -> bool:
     try:
         api().request("GET", "/readyz", accept="application/json")
     except ValueError:
-        return True  # It says "ok", which is no JSON.
+        return True  # The response is "ok", which is not JSON.
     except (OSError, Refused):
         return False
     return True
 
 
 def api() -> Api:
-    """The API server as its administrator sees it."""
+    """A client of the API server as administrator."""
     return Api(API_SERVER, _CA, _token("admin"))
 
 
 def kubeconfig(user: str = "admin") -> Path:
-    """Path of the kubeconfig of ``user``."""
+    """The path of the kubeconfig of ``user``."""
     return RUN / "config" / f"{user}.kubeconfig"
 
 

@@ -1,4 +1,4 @@
-"""Programs that outlive the one that started them, and are ended by their process ids."""
+"""Programs that outlive the process that started them, and are stopped by their process ids."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _ENDS_WITHIN_SECONDS = 30.0
 
 
 class NotStarted(RuntimeError):
-    """A program did not get ready; the message has the end of its log."""
+    """A program did not become ready; the message has the end of its log."""
 
 
 class Daemon:
-    """A program of the cluster, known by its name; how it was started is kept, so that it can be started again."""
+    """A program of the cluster, identified by its name. Its command is recorded, so that it can be restarted."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -33,10 +33,10 @@ class Daemon:
     def start(
         self, arguments: Sequence[str | Path], env: Mapping[str, str] | None = None, ready: Callable[[], bool] = bool
     ) -> None:
-        """Start it and wait until ``ready``; unless it says otherwise, a program is ready at once.
+        """Start the program and wait until ``ready``. By default it is ready at once.
 
         Raises:
-            NotStarted: It ended, or was not ready within two minutes.
+            NotStarted: The program ended, or was not ready within two minutes.
         """
         for folder in (self.log.parent, self._record.parent):
             folder.mkdir(parents=True, exist_ok=True)
@@ -44,11 +44,11 @@ class Daemon:
         if ready is not bool:
             self.wait(ready)
 
-    def again(self, ready: Callable[[], bool] = bool) -> None:
-        """Start it as it was started before, if it does not run."""
+    def restart(self, ready: Callable[[], bool] = bool) -> None:
+        """Start the program again with the recorded command, unless it is running."""
         if self.pid is None:
-            known = json.loads(self._record.read_text())
-            self._run(known["arguments"], known["env"])
+            record = json.loads(self._record.read_text())
+            self._run(record["arguments"], record["env"])
         if ready is not bool:
             self.wait(ready)
 
@@ -61,13 +61,13 @@ class Daemon:
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL where that does not help."""
+        """Send SIGTERM, then SIGKILL if the program does not end."""
         self.signal(signal.SIGTERM)
         if not self._ended():
             self.kill()
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         self.signal(signal.SIGKILL)
         self._ended()
 
@@ -77,11 +77,11 @@ class Daemon:
 
     @property
     def pid(self) -> int | None:
-        """Its process id; None when it does not run."""
+        """The process id, or None if the program is not running."""
         if not self._record.exists():
             return None
-        known = json.loads(self._record.read_text())
-        return known["pid"] if known["since"] == started_at(known["pid"]) else None
+        record = json.loads(self._record.read_text())
+        return record["pid"] if record["since"] == started_at(record["pid"]) else None
 
     def _run(self, arguments: list[str], env: dict[str, str]) -> None:
         with self.log.open("ab") as out:
@@ -90,13 +90,13 @@ class Daemon:
                 stdout=out,
                 stderr=out,
                 stdin=subprocess.DEVNULL,
-                # Those in Go clear up their memory less often, which is a tenth of what they do.
+                # Less garbage collection in Go programs saves a tenth of their CPU time.
                 env=os.environ | {"GOGC": "400"} | env,
-                # A Ctrl-C in the terminal of the tests is not meant for it.
+                # Ctrl-C in the terminal of the tests must not reach it.
                 start_new_session=True,
             )
-        known = {"pid": process.pid, "since": started_at(process.pid), "arguments": arguments, "env": env}
-        self._record.write_text(json.dumps(known))
+        record = {"pid": process.pid, "since": started_at(process.pid), "arguments": arguments, "env": env}
+        self._record.write_text(json.dumps(record))
 
     def _ended(self) -> bool:
         deadline = time.monotonic() + _ENDS_WITHIN_SECONDS
@@ -108,7 +108,7 @@ class Daemon:
 
 
 def started_at(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None when there is none, or only its remains."""
+    """The start time of a process in clock ticks since boot, or None if it does not exist or is a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -117,7 +117,7 @@ def started_at(pid: int) -> int | None:
 
 
 def processes(*words: str) -> list[int]:
-    """The ids of the processes whose command line has all of ``words``."""
+    """The ids of the processes whose command line contains all of ``words``."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -130,20 +130,20 @@ def processes(*words: str) -> list[int]:
 
 
 def end_descendants() -> None:
-    """End what this process has started, with what that has started: SIGTERM, and SIGKILL where that does not help."""
+    """End all descendants of this process: send SIGTERM, then SIGKILL to those that remain."""
     deadline = time.monotonic() + _ENDS_WITHIN_SECONDS
-    told: set[int] = set()
+    signalled: set[int] = set()
     while pids := descendants(os.getpid()):
         late = time.monotonic() > deadline
-        for pid in pids - (set() if late else told):
+        for pid in pids - (set() if late else signalled):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
-        told |= pids
+        signalled |= pids
         time.sleep(0.05)
 
 
 def descendants(pid: int) -> set[int]:
-    """The ids of the processes below one that still run."""
+    """The ids of all running descendants of a process."""
     children: dict[int, set[int]] = defaultdict(set)
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:

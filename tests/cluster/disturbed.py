@@ -1,4 +1,4 @@
-"""A training to which something happens, and how it goes on."""
+"""Disturb a training job, and record how it continues."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _DISTURB_AT = 40
 
 
 class Disturbed:
-    """How a training goes on that ``disturb`` happens to."""
+    """A training job that was disturbed by ``disturb``, with its steps before and after."""
 
     def __init__(self, tenant: Tenant, name: str, disturb: Callable[[Tenant, str], None], max_restarts: int) -> None:
-        # An operator that is not there may see only the echo of a crash, which does not count. Whose turn it is shows
-        # before the training begins, which would go on, and end, while this waits.
+        # No other test may kill the operator now: a crash that it does not observe itself is not counted. Wait for the
+        # turn before the training starts, because it would continue, and finish, during the wait.
         with Turns("operator").together():
             tenant.apply(name, long_job(resilience={"maxRestarts": max_restarts}))
             self.reached = training_step(tenant.until_step(name, _DISTURB_AT))
             disturb(tenant, name)
-            tenant.until(name, lambda status: stage(status, "train")["attempt"] == 2, "attempt 2 begins")
-        self.resumed = tenant.until_own_step(name, 1)
+            tenant.until(name, lambda status: stage(status, "train")["attempt"] == 2, "attempt 2 starts")
+        self.resumed = tenant.until_reported_step(name, 1)
         self.status = tenant.until_trained(name)
 
     @property

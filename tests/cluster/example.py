@@ -1,4 +1,4 @@
-"""What a person can try on a cluster that was just made: the quickstart, its model and data in object storage."""
+"""The example of `make cluster`: the quickstart, with model and data in object storage."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _BESIDE = "file://./"
 
 
 def provide() -> Path:
-    """Have a namespace with its Secret, and the inputs of the quickstart in a bucket; returns the manifest to apply."""
+    """Create a namespace with a Secret, and upload the quickstart's inputs; return the path of the manifest."""
     with tempfile.TemporaryDirectory() as made:
         run(sys.executable, _EXAMPLES / "make_inputs.py", "quickstart", "--into", made)
-        # The model is a link there, and an object is none.
+        # Copy, because the model is a symbolic link, which object storage does not have.
         shutil.copytree(made, BUCKETS / BUCKET)
     (BUCKETS / OUTPUT).mkdir(exist_ok=True)
     Tenant(TEAM).create()
@@ -38,7 +38,7 @@ def provide() -> Path:
 
 
 def _with_storage(node: Any) -> None:
-    """Have every address that is beside the manifest lie in object storage, with the Secret to reach it."""
+    """Replace every ``file://./`` address with one in object storage, and add the Secret."""
     if not isinstance(node, dict):
         return
     uri = node.get("uri", "")

@@ -1,4 +1,4 @@
-"""Jobs that cannot go on: what they say while they wait, and how they end."""
+"""Jobs that cannot start: the message while they wait, and how they end."""
 
 from __future__ import annotations
 
@@ -6,42 +6,42 @@ import time
 from typing import Any
 
 from tests.apiserver.control_plane import wait_until
-from tests.cluster.tenant import PATIENCE_SECONDS, Tenant, classification, says
+from tests.cluster.tenant import STAGE_TIMEOUT_SECONDS, Tenant, classification, condition_message
 
-WITHIN_SECONDS = 30
-"""So soon a user is told."""
+REPORTED_WITHIN_SECONDS = 30
+"""The status must name the cause within this time."""
 PENDING_SECONDS = 20
 
 Status = dict[str, Any]
 
 
 class Fault:
-    """A job that cannot go on in one stage: what it says while it waits, when, and at its end."""
+    """A job that cannot start a stage: its status while it waits, the time until that status, and its final status."""
 
     def __init__(self, tenant: Tenant, name: str, stage: str, **spec: Any) -> None:
         patience = {"pendingTimeoutSeconds": PENDING_SECONDS}
         tenant.apply(name, classification(resilience=patience, **{"distributed": {"workers": 1}, **spec}))
         wait_until(
             lambda: tenant.status(name).get("phase") in (_PHASE[stage], "Failed"),
-            f"{stage} begins",
-            PATIENCE_SECONDS,
+            f"{stage} starts",
+            STAGE_TIMEOUT_SECONDS,
             0.1,
         )
         since = time.monotonic()
-        self.told = tenant.until(name, self._is_told, "it is told why it does not go on", 120)
-        self.after = time.monotonic() - since
-        self.status = tenant.until_over(name)
+        self.waiting = tenant.until(name, self._names_the_cause, "the status names the cause", 120)
+        self.seconds = time.monotonic() - since
+        self.status = tenant.until_finished(name)
 
     @staticmethod
-    def _is_told(status: Status) -> bool:
+    def _names_the_cause(status: Status) -> bool:
         waits = any(one.get("waitingFor") for one in status["stages"])
-        # On a busy machine a kubelet may be too late to see that a Secret is missing: then it looks again.
-        again = "Its node tries again." in says(status)
+        # On a busy machine, a kubelet may notice the missing Secret late and try again.
+        again = "Its node tries again." in condition_message(status)
         return (waits and not again) or "failure" in status
 
     @property
-    def sentence(self) -> str:
-        return says(self.told)
+    def message(self) -> str:
+        return condition_message(self.waiting)
 
 
 _PHASE = {"prepare": "Preparing", "train": "Training"}

@@ -1,6 +1,6 @@
-"""The images of the cluster: built from the two real Dockerfiles, pushed to a registry of its own, kept in the cache.
+"""The images of the cluster: built from the two Dockerfiles, pushed to a local registry, and kept in the cache.
 
-There is no base image to be had where no registry is, so that is made from the distribution's packages.
+The base image is built from packages of the distribution, so that no public registry is needed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SENT_BY_BOTH = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE")
 
 
 def image(name: str) -> str:
-    """The image of this checkout's code; its tag says what went into it."""
+    """The image of this checkout. Its tag is a digest of its sources."""
     digest = hashlib.sha256()
     for path in sorted(_files(name)):
         digest.update(f"{path.relative_to(ROOT)}\0{path.stat().st_mode}\0".encode())
@@ -42,7 +42,7 @@ def images() -> list[str]:
 
 
 def provide() -> None:
-    """Have the images of this checkout in the store that nodes start from."""
+    """Provide the images of this checkout in the store from which nodes start."""
     wanted = images()
     missing = sorted(set(wanted) - containers.stored())
     if not missing:
@@ -54,14 +54,14 @@ def provide() -> None:
 
 
 def push(references: Iterable[str]) -> None:
-    """Build images and put them into the registry, from where the node of a running cluster fetches them by itself."""
+    """Build images and push them to the registry. The nodes of a running cluster pull them from there."""
     for reference in references:
         _build(reference)
 
 
 @contextmanager
 def registry() -> Iterator[None]:
-    """A registry over a directory of the cache."""
+    """Run a registry with its data in the cache."""
     daemon = Daemon("registry")
     start_registry(daemon)
     try:
@@ -74,14 +74,14 @@ def start_registry(daemon: Daemon) -> None:
     folder = CACHE / "registry"
     folder.mkdir(parents=True, exist_ok=True)
     arguments = [go_tool("crane"), "registry", "serve", "--address", REGISTRY, "--disk", folder]
-    daemon.start(arguments, ready=lambda: containers.answers(f"http://{REGISTRY}/v2/"))
+    daemon.start(arguments, ready=lambda: containers.responds(f"http://{REGISTRY}/v2/"))
 
 
 def _build(reference: str) -> None:
     name = reference.removeprefix(f"{REGISTRY}/").partition(":")[0]
     _make_base()
     if name == "pause":
-        # It only has to be there: `sleep` is as good as any other program.
+        # A pause container only has to exist, so it runs `sleep`.
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "Dockerfile").write_text(f'FROM {BASE}\nENTRYPOINT ["sleep", "infinity"]\n')
             _buildah("bud", "--tag", reference, folder)
@@ -91,13 +91,13 @@ def _build(reference: str) -> None:
             *("bud", "--layers", "--network", "host", "--build-arg", f"BASE_IMAGE={BASE}", *certificates),
             *("--file", ROOT / _DOCKERFILES[name], "--tag", reference, ROOT),
         )
-    # Of gigabytes, gzip would take minutes.
+    # gzip would take minutes for gigabytes.
     fast = ("--compression-format", "zstd", "--compression-level", "1")
     _buildah("push", *fast, "--tls-verify=false", reference, f"docker://{reference}")
 
 
 def _forget_all_but(wanted: Sequence[str]) -> None:
-    """Remove images of former code, and layers that none of ``wanted`` was built on: some have gigabytes."""
+    """Remove images of earlier code, and layers that none of ``wanted`` needs: some have gigabytes."""
     if former := [name for name in _built() if name.startswith(REGISTRY) and name not in wanted]:
         _buildah("rmi", *former)
 
@@ -107,12 +107,12 @@ def _built() -> list[str]:
 
 
 def _make_base() -> None:
-    """Debian with Python, its headers and pip, as the official image is."""
+    """Build a base image like the official one: Debian with Python, its headers and pip."""
     if BASE in _built():
         return
     with tempfile.TemporaryDirectory(dir=CACHE) as folder:
         packages = "ca-certificates,python3,python3-dev,python3-pip,python3-venv"
-        # Nothing of it need outlast a crash of this machine.
+        # The image need not survive a crash of this machine.
         quick = "--dpkgopt=force-unsafe-io"
         run("mmdebstrap", "--variant=minbase", f"--include={packages}", quick, "bookworm", Path(folder, "root.tar"))
         Path(folder, "Dockerfile").write_text('FROM scratch\nADD root.tar /\nCMD ["python3"]\n')
@@ -120,10 +120,10 @@ def _make_base() -> None:
 
 
 def _buildah(*arguments: str | Path) -> str:
-    """buildah with a store of its own, without a daemon and without user namespaces."""
+    """Run buildah with its own store, without a daemon and without user namespaces."""
     store = CACHE / "buildah"
     store.mkdir(parents=True, exist_ok=True)
-    # The option is the subcommand's, not the program's.
+    # An option of the subcommand, not of the program.
     isolation = ("--isolation", "chroot") if arguments[0] == "bud" else ()
     return run(
         *("buildah", "--root", store, "--runroot", store / "run", "--storage-driver", "overlay"),
@@ -133,7 +133,7 @@ def _buildah(*arguments: str | Path) -> str:
 
 
 def _certificates() -> Iterator[str]:
-    """Certificates of this machine, such as those of a company's proxy, count in the build too."""
+    """Options that pass this machine's certificates and proxy settings to the build."""
     for name in ("/etc/ssl/certs", "/usr/local/share/ca-certificates"):
         if Path(name).is_dir() and any(Path(name).iterdir()):
             yield from ("--volume", f"{name}:{name}:ro")

@@ -1,4 +1,4 @@
-"""What the jobs of the tests train on."""
+"""Models and data for the jobs of the tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.trainer.tiny_models import LABELS, make_texts, save_bert, save_llama
 
 
 def upload_inputs() -> None:
-    """Tiny models of both kinds and data for them, in the bucket ``inputs``."""
+    """Upload tiny models of both kinds, and data for them, to the bucket ``inputs``."""
     bucket = BUCKETS / INPUTS
     if bucket.exists():
         return
@@ -27,7 +27,7 @@ def upload_inputs() -> None:
 
 
 def _without_dropout(config: Path) -> None:
-    """Every process draws its own random numbers for dropout, so curves of other worlds could not be compared."""
+    """Disable dropout: each rank has its own random numbers, so curves of different world sizes would differ."""
     document = json.loads(config.read_text())
     document |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config.write_text(json.dumps(document))

@@ -1,4 +1,4 @@
-"""Where the cluster of the tests lives on this machine: its addresses and its directories."""
+"""Addresses, ports and directories of the test cluster on this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MACHINE_ADDRESS = "10.44.0.1"
-"""Address of the machine on a bridge of its own: of the API server, the name server and the S3 server."""
+"""Address of the machine on a separate bridge, for the API server, the DNS server and the S3 server."""
 NODE_NETWORK_BITS = 24
 SERVICE_NETWORK = "10.46.0.0/24"
 API_SERVER = f"https://{MACHINE_ADDRESS}:6443"
@@ -17,29 +17,29 @@ PROMETHEUS_PORT = 9090
 ETCD_CLIENT_PORT, ETCD_PEER_PORT = 23790, 23800
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "finetune-operator", "cluster")
-"""What is slow to make and outlives a cluster: images, and the store of the tool that builds them."""
+"""Results that take long to build and outlive a cluster: images, and the store of buildah."""
 RUN = CACHE / "run"
-"""Everything of the running cluster; it goes with it."""
+"""All files of the running cluster, removed with it."""
 SOCKETS = Path("/run/finetune-cluster")
-"""Short enough for a socket's path."""
+"""A short path, because the length of a socket's path is limited."""
 ROOT = Path(__file__).parents[2]
 """The checkout."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one node lives."""
+    """Addresses and directories of one node."""
 
     name: str
     address: str
     pods: str
-    """Network of its pods."""
+    """The network of its pods."""
     network_namespace: str | None = None
-    """None for the machine's own."""
+    """None: the network namespace of the machine."""
 
     @property
     def root(self) -> Path:
-        """Its disk."""
+        """The directory that serves as its disk."""
         return RUN / self.name
 
     @property
@@ -52,7 +52,7 @@ class Place:
 
     @property
     def enter(self) -> tuple[str, ...]:
-        """What goes before a command that shall run on its network."""
+        """The prefix of a command that runs in its network namespace."""
         return ("nsenter", f"--net=/run/netns/{self.network_namespace}") if self.network_namespace else ()
 
 
@@ -65,7 +65,7 @@ POD_NETWORK = "10.45.0.0/16"
 
 @dataclass(frozen=True)
 class Port:
-    """A port on the machine's own network that a program of the cluster listens on."""
+    """A port in the machine's network namespace on which a program of the cluster listens."""
 
     owner: str
     number: int
@@ -80,8 +80,8 @@ PORTS = (
     Port("the API server", 6443),
     Port("the registry", 5050),
     Port("the S3 server", S3_PORT),
-    Port("the name server", 53),
-    Port("the name server", 53, udp=True),
+    Port("the DNS server", 53),
+    Port("the DNS server", 53, udp=True),
     Port("kube-controller-manager", 10257, _LOOPBACK),
     Port("kube-scheduler", 10259, _LOOPBACK),
     Port("the kubelet", 10250),
@@ -89,5 +89,5 @@ PORTS = (
     Port("kube-proxy", 10256),
     Port("kube-proxy", 10249, _LOOPBACK),
 )
-"""Those of node-2 are in a network namespace of its own."""
+"""The ports of node-2 are in its own network namespace."""
 PROMETHEUS_PORTS = (Port("Prometheus", PROMETHEUS_PORT),)

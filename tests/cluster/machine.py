@@ -1,4 +1,4 @@
-"""What this machine must have to be a node, and what is installed on it for that."""
+"""The requirements of a node on this machine, and the packages that are installed for it."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _PACKAGES = {
 }
 _CNI_PLUGINS = Path("/usr/lib/cni")
 _FREEBIND = 15
-"""Of `ip(7)`: an address can be bound to before the machine has it. Python has no name for it."""
+"""IP_FREEBIND of `ip(7)`, for which Python has no constant: bind to an address before the machine has it."""
 _NEEDED_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_MKNOD": 27}
 
 
 def obstacle() -> str | None:
-    """Why no cluster can run here, in a sentence; None where one can."""
+    """A sentence about the first requirement that this machine does not meet, or None."""
     if not sys.platform.startswith("linux"):
         return "The cluster needs Linux."
-    held = int(_status_field("CapEff"), 16)
-    lacking = [name for name, bit in _NEEDED_CAPABILITIES.items() if not held >> bit & 1]
+    effective = int(_status_field("CapEff"), 16)
+    lacking = [name for name, bit in _NEEDED_CAPABILITIES.items() if not effective >> bit & 1]
     cgroups = Path("/sys/fs/cgroup")
     needs = (
         (os.geteuid() == 0, "root: it runs containerd and kubelets"),
@@ -47,28 +47,28 @@ def obstacle() -> str | None:
 
 
 def require_space(folder: Path, gib: int, purpose: str) -> None:
-    """See that there is room, before kubelets evict pods one after the other for want of it.
+    """Check the free disk space, because kubelets evict pods when space runs short.
 
     Raises:
-        RuntimeError: Less than ``gib`` GiB are free where ``folder`` lies, or will lie.
+        RuntimeError: Less than ``gib`` GiB are free on the disk of ``folder``.
     """
     there = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(there).free / (1 << 30)
     if free < gib:
-        raise RuntimeError(f"Only {free:.1f} GiB are free in {there}, and {purpose} needs {gib}: make room there.")
+        raise RuntimeError(f"Only {free:.1f} GiB are free in {there}, but {purpose} needs {gib}: free some space.")
 
 
 def require_ports(ports: Iterable[Port]) -> None:
-    """See that nobody else listens there.
+    """Check that the ports are free.
 
     Raises:
-        RuntimeError: Somebody does.
+        RuntimeError: A port is in use.
     """
     for port in ports:
         if _is_taken(port):
             raise RuntimeError(
-                f"Port {port.number} of {port.address}, which {port.owner} of the cluster listens on, is in use: "
-                f"end the program that has it (`ss --listening --numeric --processes` names it)."
+                f"Port {port.number} of {port.address}, which {port.owner} of the cluster needs, is in use: "
+                f"stop the program that uses it (`ss --listening --numeric --processes` shows it)."
             )
 
 
@@ -76,7 +76,7 @@ def _is_taken(port: Port) -> bool:
     with socket.socket(type=socket.SOCK_DGRAM if port.udp else socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_IP, _FREEBIND, 1)
         if not port.udp:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # Connections that were closed do not count.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # Closed connections do not count.
         try:
             probe.bind((port.address, port.number))
             if not port.udp:
@@ -89,27 +89,27 @@ def _is_taken(port: Port) -> bool:
 
 
 def install() -> None:
-    """Install what is missing from the distribution."""
+    """Install missing packages of the distribution."""
     packages = _missing_packages()
     if not packages:
         return
-    # Debian starts services as it installs them; the node runs a containerd of its own.
+    # Debian starts services when it installs them. The node starts its own containerd.
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     run("apt-get", "update", "-qq", env=environment)
     run("apt-get", "install", "-qq", "--yes", "--no-install-recommends", *packages, env=environment)
 
 
 def run(*arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
-    """Run a program to its end; returns what it printed.
+    """Run a program and return its standard output.
 
     Raises:
-        RuntimeError: It failed; the message has the end of what it said.
+        RuntimeError: The program failed; the message has the end of its output.
     """
     command = [str(argument) for argument in arguments]
     done = subprocess.run(command, env=env, cwd=cwd, check=False, capture_output=True, text=True)
     if done.returncode:
-        said = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{said}")
+        output = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
+        raise RuntimeError(f"{' '.join(command)} failed with exit code {done.returncode}:\n{output}")
     return done.stdout
 
 

@@ -1,4 +1,4 @@
-"""The network between the nodes: a bridge, to which a node in a network namespace of its own has a cable."""
+"""The network between the nodes: a bridge, and a veth pair for each node in its own network namespace."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KUBELET_CHAINS = ("KUBE-FIREWALL", "KUBE-IPTABLES-HINT", "KUBE-KUBELET-CANARY")
 
 
 def make() -> None:
-    """The bridge with the machine's own address, which everything of the cluster listens on, and the other nodes'."""
+    """Create the bridge with the machine's address, and connect the other nodes to it."""
     if not _exists(_NODE_BRIDGE):
         run("ip", "link", "add", _NODE_BRIDGE, "type", "bridge")
         run("ip", "address", "add", f"{MACHINE_ADDRESS}/{NODE_NETWORK_BITS}", "dev", _NODE_BRIDGE)
@@ -29,7 +29,7 @@ def make() -> None:
 
 
 def remove() -> None:
-    """Take links, network namespaces and the rules of pods away."""
+    """Remove links, network namespaces and iptables rules."""
     _remove_pod_namespaces()
     for place in PLACES:
         if place.network_namespace and Path("/run/netns", place.network_namespace).exists():
@@ -57,7 +57,7 @@ def _connect(place: Place, namespace: str) -> None:
 
 
 def _forward(place: Place) -> None:
-    """Let packets pass from pods to elsewhere and back."""
+    """Enable IP forwarding for the traffic of pods."""
     run(*place.enter, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
 
 
@@ -66,7 +66,7 @@ def _exists(link: str) -> bool:
 
 
 def _remove_pod_namespaces() -> None:
-    """Those that containerd made for pods; no other containerd runs where ours do."""
+    """Remove the network namespaces of pods. No other containerd runs on a machine with this cluster."""
     for path in Path("/var/run/netns").glob("cni-*"):
         subprocess.run(["umount", "--lazy", path], check=False, capture_output=True)
         with contextlib.suppress(OSError):
@@ -74,7 +74,7 @@ def _remove_pod_namespaces() -> None:
 
 
 def _remove_pod_rules() -> None:
-    """The masquerading rules of pods that were not taken down by the plugin that made them."""
+    """Remove masquerading rules that the CNI plugin has left."""
     if shutil.which("iptables") is None:
         return
     for line in run("iptables", "--table", "nat", "--list-rules").splitlines():
@@ -89,7 +89,7 @@ def _remove_pod_rules() -> None:
 
 
 def _remove_kubelet_rules() -> None:
-    """What kubelets leave in the machine's own tables; kube-proxy clears up after itself."""
+    """Remove the rules that kubelets leave in the machine's tables. kube-proxy removes its own."""
     for program in ("iptables", "ip6tables"):
         if shutil.which(program) is None:
             continue

@@ -1,4 +1,4 @@
-"""A node: containerd, the kubelet and kube-proxy in their place; and how all of it is taken away again."""
+"""A node: containerd, kubelet and kube-proxy, and their removal."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tests.cluster.network import POD_BRIDGE
 from tests.tools import go_tool
 
 GPUS = 4
-"""GPUs that a node says it has."""
+"""The number of GPUs that each node advertises."""
 _CGROUPS = Path("/sys/fs/cgroup")
 _CPU_SHARES = 4096
-"""So that all pods of a node together count as four processes outside of it, and not as one."""
+"""All pods of a node together have the CPU weight of four processes outside of it, instead of one."""
 
 
 class Node:
-    """One node of the cluster; it may be asked for in any process, as everything that it knows is on disk."""
+    """One node of the cluster. All its state is on disk, so any process can use it."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -43,7 +43,7 @@ class Node:
         self._cni = place.root / "cni"
 
     def start(self) -> None:
-        """Start it and wait until it is ready for pods."""
+        """Start the node and wait until it is ready for pods."""
         self._write_cni()
         self._make_cgroups()
         self.containerd.copy_store()
@@ -66,21 +66,21 @@ class Node:
         self.offer_gpus()
 
     def is_ready(self) -> bool:
-        """Whether the kubelet says that the node is ready."""
+        """Whether the node has the condition Ready."""
         with contextlib.suppress(OSError, Refused):
             found = control.api().request("GET", f"/api/v1/nodes/{self.name}")
             return any(c["type"] == "Ready" and c["status"] == "True" for c in found["status"].get("conditions", ()))
         return False
 
     def offer_gpus(self) -> None:
-        """Say that it has GPUs: scheduler, quota and kubelet then count them, though there are none."""
+        """Advertise GPUs that do not exist, so that scheduler, quota and kubelet count them."""
         patch = [{"op": "add", "path": "/status/capacity/nvidia.com~1gpu", "value": str(GPUS)}]
         control.api().request_text(
             "PATCH", f"/api/v1/nodes/{self.name}/status", json.dumps(patch), content_type="application/json-patch+json"
         )
 
     def crash(self) -> None:
-        """What a power cut does: every process of the node ends at once."""
+        """Kill every process of the node at once, as a power failure does."""
         for daemon in (self.kubelet, self.containerd.daemon, self._proxy):
             daemon.kill()
         self._kill_containers()
@@ -89,16 +89,16 @@ class Node:
         """Start the node again after a crash, on the same disk."""
         _unmount(self.place.sockets)
         shutil.rmtree(self.place.sockets / "containerd", ignore_errors=True)
-        self.containerd.daemon.again(self.containerd.is_ready)
-        self._proxy.again()
-        self.kubelet.again()
+        self.containerd.daemon.restart(self.containerd.is_ready)
+        self._proxy.restart()
+        self.kubelet.restart()
 
     def volume(self, pod: dict[str, Any], name: str) -> Path:
-        """Where an emptyDir of a pod lies."""
+        """The directory of an emptyDir of a pod."""
         return self._kubelet_root / "pods" / pod["metadata"]["uid"] / "volumes" / "kubernetes.io~empty-dir" / name
 
     def task(self, container: str) -> int:
-        """The id, on this machine, of the first process of a container."""
+        """The process id, on this machine, of the first process of a container."""
         for line in self.containerd.ctr("tasks", "list").splitlines()[1:]:
             task, pid, _ = line.split(None, 2)
             if task == container:
@@ -106,7 +106,7 @@ class Node:
         raise AssertionError(f"no task of container {container} on {self.name}")
 
     def remove(self) -> None:
-        """Take everything of it away: processes, mounts, rules and cgroups."""
+        """Remove everything of the node: processes, mounts, rules and cgroups."""
         for daemon in (self.kubelet, self._proxy):
             daemon.stop()
         if self.containerd.daemon.pid is not None:
@@ -123,7 +123,7 @@ class Node:
         shutil.rmtree(self.place.sockets, ignore_errors=True)
 
     def _kill_containers(self) -> None:
-        """End containers without containerd: their shims, and what the kubelet's cgroups hold."""
+        """Kill containers without containerd: their shims, and all processes in the kubelet's cgroups."""
         for pid in processes("containerd-shim", str(self.place.sockets)):
             _kill(pid)
         deadline = time.monotonic() + 30
@@ -131,7 +131,7 @@ class Node:
             for pid in pids:
                 _kill(pid)
             if time.monotonic() > deadline:
-                raise RuntimeError(f"the processes {pids} do not end")
+                raise RuntimeError(f"the processes {pids} did not end within 30 s of SIGKILL")
             time.sleep(0.1)
 
     def _cgroups(self) -> list[Path]:
@@ -140,13 +140,13 @@ class Node:
         ]
 
     def _make_cgroups(self) -> None:
-        """The kubelet's own root in every hierarchy: two kubelets with one would each clear away the other's pods."""
+        """Create a cgroup root for each kubelet. Two kubelets with the same root would kill each other's pods."""
         controllers = _CGROUPS / "cgroup.controllers"
         if controllers.exists():
             enabled = " ".join(f"+{name}" for name in controllers.read_text().split())
             (_CGROUPS / "cgroup.subtree_control").write_text(enabled)
             (_CGROUPS / self.place.cgroup).mkdir(exist_ok=True)
-            # The same in other units: 100 of these are 1024 shares.
+            # A weight of 100 equals 1024 shares.
             (_CGROUPS / self.place.cgroup / "cpu.weight").write_text(str(_CPU_SHARES * 100 // 1024))
             return
         for hierarchy in _CGROUPS.iterdir():
@@ -196,7 +196,7 @@ class Node:
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
             "address": self.place.address,
-            # Only this machine reaches its address.
+            # Its address can only be reached from this machine.
             "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
             "authorization": {"mode": "AlwaysAllow"},
             "containerRuntimeEndpoint": f"unix://{self.containerd.socket}",
@@ -207,14 +207,14 @@ class Node:
             "clusterDNS": [MACHINE_ADDRESS],
             "clusterDomain": "cluster.local",
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1Gi", "imagefs.available": "1Gi"},
-            # Images are nowhere to be had again.
+            # Deleted images could not be pulled again.
             "imageGCHighThresholdPercent": 100,
             "podLogsDir": str(self.place.root / "pod-logs"),
             "healthzBindAddress": "127.0.0.1",
             "nodeStatusUpdateFrequency": "5s",
             "serializeImagePulls": False,
             "shutdownGracePeriod": "0s",
-            # How full volumes are; by default once a minute.
+            # The interval for measuring volumes; the default is one minute.
             "volumeStatsAggPeriod": "10s",
         }
 
@@ -235,7 +235,7 @@ NODES = tuple(Node(place) for place in PLACES)
 
 
 def node_of(pod: dict[str, Any]) -> Node:
-    """The node that a pod is on."""
+    """The node on which a pod runs."""
     return next(node for node in NODES if node.name == pod["spec"]["nodeName"])
 
 

@@ -1,4 +1,4 @@
-"""What must be so before anything is made, without anything but Python: ``python -m tests.cluster.preflight``."""
+"""Check the requirements of a cluster, with nothing but Python: ``python -m tests.cluster.preflight``."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from tests.cluster import machine
 from tests.cluster.layout import CACHE, PORTS, PROMETHEUS_PORTS, RUN
 
 _BUILDING_GIB = 34
-"""For the first time, with the programs, which are built meanwhile; later ones keep the layers with the gigabytes."""
+"""For the first build, including programs. Later builds reuse the large layers."""
 _RUNNING_GIB = 5
 
 
 def check(*, prometheus: bool = False) -> None:
-    """See that a cluster can be made and run here.
+    """Check that a cluster can be built and run on this machine.
 
     Raises:
-        RuntimeError: It cannot; the message says why in a sentence.
+        RuntimeError: A requirement is not met; the message says which, in one sentence.
     """
     if reason := machine.obstacle():
         raise RuntimeError(reason)
@@ -24,7 +24,7 @@ def check(*, prometheus: bool = False) -> None:
         machine.require_space(CACHE, _RUNNING_GIB, "the cluster")
     else:
         machine.require_space(CACHE, _BUILDING_GIB, "building the images")
-    if not RUN.exists():  # Else a cluster is up, or its remains are, which go before the next one is made.
+    if not RUN.exists():  # Otherwise a cluster, or its remains, exists, and it is removed before the next start.
         machine.require_ports(PORTS)
     if prometheus and not RUN.exists():
         machine.require_ports(PROMETHEUS_PORTS)

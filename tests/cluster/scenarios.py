@@ -1,4 +1,4 @@
-"""Things that happen to jobs at the same time: much of a job's life is waiting, and two cores can wait for several."""
+"""Run several scenarios in parallel: jobs mostly wait, so two cores can serve several of them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _AT_ONCE = 3
-"""With more, beside two other modules or the soak, what starts takes so long to import torch that it counts as hung."""
+"""With more, beside two other modules or the soak, importing torch takes so long that it counts as a stall."""
 
 
-def played(scenarios: Mapping[str, Callable[[str], T]]) -> dict[str, Future[T]]:
-    """Play all scenarios to their ends, each with its name; a test that asks for its result gets its error too."""
+def run_scenarios(scenarios: Mapping[str, Callable[[str], T]]) -> dict[str, Future[T]]:
+    """Run all scenarios to their ends. The future of a scenario has its result or its error."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return {name: pool.submit(scenario, name) for name, scenario in scenarios.items()}

@@ -1,4 +1,4 @@
-"""How several processes share the tests of the cluster out."""
+"""How the cluster tests are distributed over several processes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ _SERIAL = "tests/cluster/serial/"
 
 
 class OneFileAtATime(LoadFileScheduling):
-    """Each file is for one process, which gets it when it has nothing else to do: files take minutes.
+    """Assigns one file at a time to each idle process, because files take minutes.
 
-    The folder of tests that would only wait for each other is for one process too.
+    The folder ``serial``, whose tests would wait for each other, is assigned to one process as a whole.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         return _SERIAL if nodeid.startswith(_SERIAL) else super()._split_scope(nodeid)
 
     def _reschedule(self, node: WorkerController) -> None:
-        """Give a process more to do when it begins with its last test: before that, it must know of another.
+        """Assign the next file when a process starts its last test, which xdist requires to know the next one.
 
-        One that begins with the soak gets nothing more: that would wait until the soak is over.
+        A process that has ``serial`` gets nothing more: it would wait until the soak is over.
         """
         if node.shutting_down or self._pending_of(self.assigned_work[node]) > 1:
             return

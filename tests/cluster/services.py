@@ -1,4 +1,4 @@
-"""What a cluster has beside Kubernetes: a name server, object storage and Prometheus."""
+"""Services of the cluster besides Kubernetes: DNS, object storage and Prometheus."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 
 from tests.chart import helm
 from tests.cluster import control, machine
-from tests.cluster.containers import answers
+from tests.cluster.containers import responds
 from tests.cluster.daemons import Daemon
 from tests.cluster.layout import MACHINE_ADDRESS, PROMETHEUS_PORT, PROMETHEUS_PORTS, RUN, S3_PORT
 from tests.tools import go_tool, locked
@@ -19,7 +19,7 @@ DNS, S3, PROMETHEUS = Daemon("coredns"), Daemon("s3"), Daemon("prometheus")
 S3_ENDPOINT = f"http://{MACHINE_ADDRESS}:{S3_PORT}"
 PROMETHEUS_URL = f"http://{MACHINE_ADDRESS}:{PROMETHEUS_PORT}"
 BUCKETS = RUN / "buckets"
-"""The buckets are the directories here."""
+"""Each directory in it is a bucket."""
 ACCESS_KEY, SECRET_KEY = "test-access", "test-secret-never-shown"
 CREDENTIALS = {
     "AWS_ENDPOINT_URL": S3_ENDPOINT,
@@ -27,12 +27,12 @@ CREDENTIALS = {
     "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
     "AWS_REGION": "us-east-1",
 }
-"""What a client of the storage needs, as a Secret has it."""
+"""The environment variables of a storage client, as in a Secret."""
 _SCRAPE_SECONDS = 2
 
 
 def start_dns() -> None:
-    """Names of Services; whatever else is asked for goes where this machine asks."""
+    """Start a DNS server for Services. It forwards other queries to the resolvers of this machine."""
     corefile = RUN / "config" / "Corefile"
     corefile.write_text(
         f"""cluster.local:53 {{
@@ -53,7 +53,7 @@ def start_dns() -> None:
 
 
 def start_s3() -> None:
-    """An S3 server over a directory."""
+    """Start an S3 server with a directory as storage."""
     sidecar = RUN / "bucket-metadata"
     for folder in (BUCKETS, sidecar):
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,14 +74,14 @@ def start_s3() -> None:
 
 
 def s3_ready() -> bool:
-    return answers(S3_ENDPOINT)
+    return responds(S3_ENDPOINT)
 
 
 def provide_prometheus() -> None:
-    """Have Prometheus run, which scrapes what the chart's monitors say; it is built the first time.
+    """Run Prometheus with the scrape targets of the chart's PodMonitors, and build it first if needed.
 
     Raises:
-        RuntimeError: Its port is in use, or it did not start; the message says so.
+        RuntimeError: Its port is in use, or it did not start; the message says which.
     """
     with locked(RUN / "prometheus.lock"):
         if PROMETHEUS.pid is None:
@@ -101,7 +101,7 @@ def _start_prometheus() -> None:
             f"--web.listen-address={MACHINE_ADDRESS}:{PROMETHEUS_PORT}",
             "--log.level=warn",
         ],
-        ready=lambda: answers(f"{PROMETHEUS_URL}/-/ready"),
+        ready=lambda: responds(f"{PROMETHEUS_URL}/-/ready"),
     )
 
 
@@ -111,7 +111,7 @@ def _monitors() -> list[dict[str, Any]]:
 
 
 def _scrape_config(monitor: dict[str, Any]) -> dict[str, Any]:
-    """What the Prometheus Operator makes of a PodMonitor, for the fields that the chart's have."""
+    """Translate a PodMonitor as the Prometheus Operator does, for the fields that the chart uses."""
     spec, name = monitor["spec"], monitor["metadata"]["name"]
     (endpoint,) = spec["podMetricsEndpoints"]
     sd: dict[str, Any] = {"role": "pod", "kubeconfig_file": str(control.kubeconfig())}
@@ -122,7 +122,7 @@ def _scrape_config(monitor: dict[str, Any]) -> dict[str, Any]:
         for key, value in spec["selector"].get("matchLabels", {}).items()
     ]
     for wanted in spec["selector"].get("matchExpressions", []):
-        assert wanted["operator"] == "Exists", "the only operator that the chart's monitors have"
+        assert wanted["operator"] == "Exists", "the chart's PodMonitors use no other operator"
         present = _label(wanted["key"]).replace("pod_label_", "pod_labelpresent_")
         keep.append({"action": "keep", "source_labels": [present], "regex": "true"})
     port = {
@@ -137,7 +137,7 @@ def _scrape_config(monitor: dict[str, Any]) -> dict[str, Any]:
     ]
     if "jobLabel" in spec:
         named.append({"source_labels": [_label(spec["jobLabel"])], "target_label": "job"})
-    # The Prometheus Operator's rules are in camel case.
+    # The rules of the Prometheus Operator are in camel case.
     own = [json.loads(_snake(json.dumps(rule))) for rule in endpoint.get("relabelings", [])]
     return {
         "job_name": name,
@@ -152,5 +152,5 @@ def _snake(text: str) -> str:
 
 
 def _label(name: str) -> str:
-    """The name under which Prometheus knows a pod's label."""
+    """The name of a pod label in Prometheus."""
     return "__meta_kubernetes_pod_label_" + re.sub("[^a-zA-Z0-9]", "_", name)

@@ -1,4 +1,4 @@
-"""One cluster for several processes of tests: who brings it up and takes it down, and who has it to themselves."""
+"""Share one cluster among several test processes: start, stop, and exclusive use."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from tests.tools import locked
 
 
 class Turns:
-    """Whose turn it is with something: of any number that leave each other alone, or of one that disturbs everybody."""
+    """A fair lock between processes: shared by tests that do not disturb others, exclusive for one that does."""
 
     def __init__(self, what: str = "cluster") -> None:
         self._door = _locks() / f"{what}-door"
         self._floor = (_locks() / f"{what}-floor").open("w")
 
     def together(self) -> AbstractContextManager[None]:
-        """Be there with others, and disturb none of them."""
+        """Hold the lock shared with others."""
         return self._there(fcntl.LOCK_SH)
 
     def alone(self) -> AbstractContextManager[None]:
-        """Be there without any others."""
+        """Hold the lock exclusively."""
         return self._there(fcntl.LOCK_EX)
 
     @contextmanager
     def _there(self, how: int) -> Iterator[None]:
-        # Who waits to be alone holds the door, so that those who come later do not keep it waiting for ever.
+        # A process that waits for exclusive use holds the door, so that later shared users cannot starve it.
         with locked(self._door):
             fcntl.flock(self._floor, how)
         try:
@@ -39,7 +39,7 @@ class Turns:
 
 
 class Use:
-    """The use of one cluster by a run of tests, beside others: the last one takes it down, if tests brought it up."""
+    """The use of the cluster by one test run. The last run stops the cluster if a test run started it."""
 
     def __init__(self) -> None:
         self._ours = RUN / "for-the-tests-alone"
@@ -47,7 +47,7 @@ class Use:
         self._users = (_locks() / "users").open("w")
 
     def begin(self, prepare: Callable[[], bool]) -> None:
-        """The first user has the cluster prepared; ``prepare`` says whether it did not run before."""
+        """Call ``prepare`` if this is the first user. It returns whether it had to start the cluster."""
         with locked(self._first):
             if _nobody_holds(self._users) and prepare():
                 self._ours.touch()
@@ -61,7 +61,7 @@ class Use:
 
 
 def _locks() -> Path:
-    """Where the files to lock are; they outlive the cluster."""
+    """The directory of the lock files, which outlive the cluster."""
     folder = CACHE / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -1,4 +1,4 @@
-"""Prometheus has the operator and every training; an instruction job with ZeRO-3 is what it looks at."""
+"""Prometheus scrapes the operator and every training job, here an instruction job with ZeRO-3."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = "chat-zero3"
 
 
 def query(expression: str) -> list[dict[str, Any]]:
-    """What Prometheus answers now."""
+    """The result of an instant query."""
     url = f"{PROMETHEUS_URL}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
     with urllib.request.urlopen(url, timeout=10) as response:
         return list(json.load(response)["data"]["result"])
@@ -27,13 +27,13 @@ def query(expression: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def status(request: pytest.FixtureRequest, tenant: Tenant) -> dict[str, Any]:
-    """The status of the job at its end."""
-    request.getfixturevalue("prometheus")  # Before the job.
+    """The final status of the job."""
+    request.getfixturevalue("prometheus")  # Must run before the job starts.
     tenant.apply(NAME, instruction(distributed={"zero": {"stage": 3}}, training={"maxSteps": 50}))
     return tenant.until_succeeded(NAME)
 
 
-def test_the_artifact_is_in_storage_and_its_digests_match(
+def test_the_published_artifact_matches_the_status(
     status: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert_digests_match(status, tmp_path / "artifact", monkeypatch)
@@ -50,15 +50,15 @@ def test_the_artifact_is_in_storage_and_its_digests_match(
         "finetune_train_step_seconds_bucket",
     ],
 )
-def test_prometheus_keeps_what_it_had_of_the_training(tenant: Tenant, series: str) -> None:
-    """The pods that told it are gone: it was scraped while they ran."""
+def test_prometheus_has_scraped_the_training_series(tenant: Tenant, series: str) -> None:
+    """The pods are gone, so the series prove that Prometheus scraped them while they ran."""
     assert query(f'last_over_time({series}{{namespace="{tenant.name}",finetune_job="{NAME}"}}[20m])')
 
 
 @pytest.mark.usefixtures("status")
-def test_prometheus_has_the_operator() -> None:
-    def told() -> bool:
+def test_prometheus_scrapes_the_operator() -> None:
+    def has_succeeded_job() -> bool:
         found = query('finetune_jobs{phase="Succeeded"}')
         return bool(found) and float(found[0]["value"][1]) >= 1
 
-    wait_until(told, "Prometheus knows of a job that succeeded", 60, 0.5)
+    wait_until(has_succeeded_job, "Prometheus shows a job that succeeded", 60, 0.5)

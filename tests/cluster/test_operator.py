@@ -1,4 +1,4 @@
-"""The operator is killed, doubled and upgraded: every attempt of every stage has one Job, and nothing is done twice."""
+"""The operator is killed, doubled and upgraded: every attempt has exactly one Job, and no stage runs twice."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.apiserver.control_plane import wait_until
 from tests.apiserver.desk import stage
 from tests.cluster.cluster import NAMESPACE, RELEASE, install_chart, kill_operators, kubectl, operators
 from tests.cluster.sharing import Turns
-from tests.cluster.tenant import JOB_LABEL, OVER, Tenant, classification
+from tests.cluster.tenant import FINISHED, JOB_LABEL, Tenant, classification
 
 KILLS = 8
-"""Each write is the last of an operator in `tests/apiserver/test_crash.py`; here a Deployment has to replace it."""
+"""`tests/apiserver/test_crash.py` kills the operator after each write. Here, a Deployment replaces its pod."""
 
 
-class Ledger:
-    """Every child Job that there ever was, and which ran at the same time."""
+class JobRecorder:
+    """Records every child Job that existed, and which Jobs of a job ran at the same time."""
 
     def __init__(self, tenant: Tenant) -> None:
         self.uids: dict[str, set[str]] = defaultdict(set)
@@ -30,7 +30,7 @@ class Ledger:
         self._tenant = tenant
 
     @contextmanager
-    def kept(self) -> Iterator[Ledger]:
+    def kept(self) -> Iterator[JobRecorder]:
         over = threading.Event()
         thread = threading.Thread(target=self._keep, args=(over,))
         thread.start()
@@ -44,7 +44,7 @@ class Ledger:
         while not over.wait(0.3):
             for job in self._tenant.api.list("Job", self._tenant.name):
                 self.uids[job["metadata"]["name"]].add(job["metadata"]["uid"])
-            # A Job is said to be active for a second after its pods have ended.
+            # Use pods, because a Job stays active for a second after its pods have ended.
             active = defaultdict(set)
             for pod in self._tenant.api.list("Pod", self._tenant.name):
                 if pod["status"]["phase"] not in ("Succeeded", "Failed"):
@@ -53,7 +53,7 @@ class Ledger:
             self.together |= {tuple(sorted(names)) for names in active.values() if len(names) > 1}
 
     def check(self, tenant: Tenant, names: list[str]) -> None:
-        """One Job an attempt, one attempt a stage, one at a time."""
+        """Check that each attempt had one Job, each stage one attempt, and that Jobs ran one at a time."""
         assert {name: uids for name, uids in self.uids.items() if len(uids) > 1} == {}
         assert self.together == set()
         for name in names:
@@ -66,33 +66,33 @@ class Ledger:
 
 
 @pytest.fixture
-def ledger(tenant: Tenant) -> Iterator[Ledger]:
-    with Ledger(tenant).kept() as ledger:
-        yield ledger
+def recorder(tenant: Tenant) -> Iterator[JobRecorder]:
+    with JobRecorder(tenant).kept() as recorder:
+        yield recorder
 
 
-def test_killed_at_random_moments(tenant: Tenant, ledger: Ledger) -> None:
+def test_an_operator_killed_at_random_starts_no_stage_twice(tenant: Tenant, recorder: JobRecorder) -> None:
     draw = random.Random(5)
     begun: list[str] = []
     for _ in range(KILLS):
-        if not begun or tenant.status(begun[-1]).get("phase") in OVER:
+        if not begun or tenant.status(begun[-1]).get("phase") in FINISHED:
             begun.append(f"life-{len(begun)}")
             tenant.apply(begun[-1], classification(distributed={"workers": 1}))
-        time.sleep(draw.uniform(0, 2.5))  # The moment is what is drawn: nothing is waited for.
+        time.sleep(draw.uniform(0, 2.5))  # A random time for the kill.
         kill_operators()
-        wait_until(operators, "there is an operator again", 60, 0.1)
+        wait_until(operators, "the operator has a pod again", 60, 0.1)
     for name in begun:
         tenant.until_succeeded(name)
-    ledger.check(tenant, begun)
+    recorder.check(tenant, begun)
 
 
-def test_two_at_once_and_an_upgrade_in_mid_run(tenant: Tenant, ledger: Ledger) -> None:
+def test_two_operators_and_an_upgrade_start_no_stage_twice(tenant: Tenant, recorder: JobRecorder) -> None:
     kubectl("scale", "deployment", RELEASE, "-n", NAMESPACE, "--replicas=2")
     kubectl("rollout", "status", "deployment", RELEASE, "-n", NAMESPACE, "--timeout=120s")
     tenant.apply("upgraded", classification())
-    tenant.until("upgraded", lambda status: status["phase"] == "Training", "it trains")
+    tenant.until("upgraded", lambda status: status["phase"] == "Training", "the job trains")
     with Turns("operator").alone():
         install_chart('podAnnotations={"release":"next"}')
-    wait_until(lambda: len(operators()) == 1, "only the new one is left", 60, 0.2)
+    wait_until(lambda: len(operators()) == 1, "only the new operator is left", 60, 0.2)
     tenant.until_succeeded("upgraded")
-    ledger.check(tenant, ["upgraded"])
+    recorder.check(tenant, ["upgraded"])

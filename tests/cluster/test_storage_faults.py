@@ -1,4 +1,4 @@
-"""Storage is slow, or a disk full: the job waits or is told off, and publishes nothing by half."""
+"""Storage is slow, or a disk is full: the job is delayed or fails, and never publishes a partial artifact."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.cluster import services
 from tests.cluster.curves import long_job
 from tests.cluster.layout import MACHINE_ADDRESS
 from tests.cluster.node import node_of
-from tests.cluster.scenarios import played
-from tests.cluster.tenant import Tenant, classification, says
+from tests.cluster.scenarios import run_scenarios
+from tests.cluster.tenant import Tenant, classification, condition_message
 from tests.cluster.throttle import Throttle
 
 Status = dict[str, Any]
@@ -30,7 +30,7 @@ def storage_is_slow(tenant: Tenant, name: str) -> Status:
 
 
 def disk_fills_up(tenant: Tenant, name: str) -> Status:
-    endless = {"maxSteps": 100_000, "checkpoint": {"everySteps": 1000}}  # Kubelets look at disks now and then.
+    endless = {"maxSteps": 100_000, "checkpoint": {"everySteps": 1000}}  # Kubelets measure disks only at intervals.
     tenant.apply(name, long_job(training=endless, distributed={"workers": 1, "zero": {"stage": 0}}))
     tenant.until_step(name, 1)
     pod = tenant.worker(name, 0)
@@ -41,18 +41,18 @@ def disk_fills_up(tenant: Tenant, name: str) -> Status:
 
 @pytest.fixture(scope="module")
 def ends(tenant: Tenant) -> dict[str, Future[Status]]:
-    """How jobs end whose storage fails in ways that other jobs do not notice."""
+    """The results of jobs with storage faults that do not affect other jobs."""
     scenarios = {"patient": storage_is_slow, "full": disk_fills_up}
-    return played({name: partial(scenario, tenant) for name, scenario in scenarios.items()})
+    return run_scenarios({name: partial(scenario, tenant) for name, scenario in scenarios.items()})
 
 
-def test_slow_storage(tenant: Tenant, ends: dict[str, Future[Status]]) -> None:
+def test_slow_storage_only_delays_the_job(tenant: Tenant, ends: dict[str, Future[Status]]) -> None:
     assert stage(ends["patient"].result(), "train")["attempt"] == 1
     assert (tenant.revision("patient") / "artifact" / "manifest.json").exists()
 
 
-def test_disk_of_the_pod_is_full(tenant: Tenant, ends: dict[str, Future[Status]]) -> None:
+def test_a_full_disk_fails_the_job_and_publishes_nothing(tenant: Tenant, ends: dict[str, Future[Status]]) -> None:
     status = ends["full"].result()
     assert status["failure"]["reason"] == "DiskFull"
-    assert "workspace" in says(status)
+    assert "workspace" in condition_message(status)
     assert not (tenant.revision("full") / "artifact").exists()

@@ -1,4 +1,4 @@
-"""What a user gets wrong is a sentence in a condition within 30 s, and no job hangs for ever, nor on a broken node."""
+"""A condition names a user's error within 30 s, and no job waits for ever or stays on a broken node."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from concurrent.futures import Future
 
 import pytest
 
-from tests.cluster.faults import WITHIN_SECONDS, Fault
+from tests.cluster.faults import REPORTED_WITHIN_SECONDS, Fault
 from tests.cluster.node import NODES
-from tests.cluster.scenarios import played
+from tests.cluster.scenarios import run_scenarios
 from tests.cluster.sharing import Turns
 from tests.cluster.tenant import Tenant, classification
 
@@ -31,8 +31,8 @@ def faults(make_tenant: Callable[[], Tenant]) -> dict[str, Future[Fault]]:
         "no-quota": lambda name: Fault(quota, name, "prepare"),
         "not-allowed": lambda name: Fault(bounds, name, "prepare"),
     }
-    with Turns("operator").together():  # One that is away tells nothing in time.
-        return played(scenarios)
+    with Turns("operator").together():  # Without an operator, the status would be late.
+        return run_scenarios(scenarios)
 
 
 @pytest.mark.parametrize(
@@ -45,16 +45,18 @@ def faults(make_tenant: Callable[[], Tenant]) -> dict[str, Future[Fault]]:
         ("not-allowed", "Forbidden", "minimum memory usage per Container is 1Gi"),
     ],
 )
-def test_is_told_in_time_and_ends(faults: dict[str, Future[Fault]], name: str, reason: str, words: str) -> None:
+def test_a_job_that_cannot_start_reports_the_cause_within_30_s_and_fails(
+    faults: dict[str, Future[Fault]], name: str, reason: str, words: str
+) -> None:
     fault = faults[name].result()
-    assert words in fault.sentence
-    assert fault.after < WITHIN_SECONDS
+    assert words in fault.message
+    assert fault.seconds < REPORTED_WITHIN_SECONDS
     assert fault.status["phase"] == "Failed"
     assert fault.status["failure"]["reason"] == reason
     assert words in fault.status["failure"]["message"]
 
 
-def test_gpus_that_a_node_only_claims_to_have_are_looked_for_on_another(make_tenant: Callable[[], Tenant]) -> None:
+def test_the_next_attempt_avoids_a_node_whose_gpus_torch_does_not_find(make_tenant: Callable[[], Tenant]) -> None:
     team = make_tenant()
     spec = classification(distributed={"workers": 1, "gpusPerWorker": 1}, resilience={"maxRestarts": 1})
     team.apply("blind", spec)

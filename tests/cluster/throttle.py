@@ -1,4 +1,4 @@
-"""A slow way to a server: bytes are passed on at a limited rate."""
+"""A TCP proxy with a limited rate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CHUNK = 16_384
 
 
 class Throttle:
-    """A TCP proxy on a port of its own."""
+    """A TCP proxy that forwards to ``target`` at ``bytes_a_second``."""
 
     def __init__(self, listen: str, target: tuple[str, int], bytes_a_second: int) -> None:
         self._listener = socket.create_server((listen, 0))
@@ -27,7 +27,7 @@ class Throttle:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A thread that waits in accept() is only woken by this.
+        # Only shutdown() wakes a thread that waits in accept().
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -38,7 +38,7 @@ class Throttle:
                 near, _ = self._listener.accept()
                 try:
                     far = socket.create_connection(self._target)
-                except OSError:  # It may be away for a moment.
+                except OSError:  # The target may be down for a moment.
                     near.close()
                     continue
                 for source, sink in ((near, far), (far, near)):
@@ -47,7 +47,7 @@ class Throttle:
     def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while chunk := source.recv(_CHUNK):
-                time.sleep(len(chunk) / self._rate)  # The delay is what it is for.
+                time.sleep(len(chunk) / self._rate)  # Limits the rate.
                 sink.sendall(chunk)
         for end in (source, sink):
             with contextlib.suppress(OSError):

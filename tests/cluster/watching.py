@@ -1,4 +1,4 @@
-"""What a person sees of a team's jobs while they run."""
+"""Record what `kubectl get` shows of a team's jobs while they run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.cluster.tenant import Tenant
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A job at its end, and what was seen of it on the way."""
+class ObservedJob:
+    """The final status of a job, and the rows and phases that `kubectl get` showed before."""
 
     status: dict[str, Any]
     rows: list[dict[str, str]]
@@ -22,17 +22,17 @@ class Seen:
 
 
 class Watcher:
-    """What `kubectl get ftj` prints while jobs run."""
+    """Records the output of `kubectl get ftj` while jobs run."""
 
     def __init__(self, tenant: Tenant) -> None:
         self.rows: dict[str, list[dict[str, str]]] = defaultdict(list)
         self.phases: dict[str, list[str]] = defaultdict(list)
         self._tenant = tenant
         self._over = threading.Event()
-        # Between two looks a short stage may come and go; a watch misses none.
-        told = r'--output=jsonpath={.metadata.name} {.status.phase}{"\n"}'
-        self._watch = kubectl_process("get", "ftj", "-n", tenant.name, "--watch", told)
-        self._threads = [threading.Thread(target=target) for target in (self._read, self._look)]
+        # Polling could miss a short stage. A watch does not.
+        columns = r'--output=jsonpath={.metadata.name} {.status.phase}{"\n"}'
+        self._watch = kubectl_process("get", "ftj", "-n", tenant.name, "--watch", columns)
+        self._threads = [threading.Thread(target=target) for target in (self._read, self._poll)]
         for thread in self._threads:
             thread.start()
 
@@ -50,10 +50,10 @@ class Watcher:
             if phase:
                 self.phases[name].append(phase)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         over = False
         while not over:
-            over = self._over.is_set()  # One look more at what it ended as.
+            over = self._over.is_set()  # Poll once more for the final state.
             header, *lines = kubectl("get", "ftj", "-n", self._tenant.name).splitlines()
             starts = [header.index(column) for column in header.split()]
             for line in lines:

@@ -115,9 +115,7 @@ def test_an_interrupted_run_leaves_no_process(tmp_path: Path, number: signal.Sig
 @pytest.mark.parametrize(
     ("script", "code"), [("exit 0", 0), ("exit 7", 7), ("kill -KILL $$", 137), ("sleep 1000 & exit 0", 1)]
 )
-def test_the_exit_code_is_that_of_the_command_unless_a_process_is_left(
-    tmp_path: Path, script: str, code: int
-) -> None:
+def test_the_exit_code_is_that_of_the_command_unless_a_process_is_left(tmp_path: Path, script: str, code: int) -> None:
     with supervised("sh", "-c", script, cwd=tmp_path) as run:
         output, _ = run.communicate(timeout=SECONDS)
         assert run.returncode == code

@@ -29,7 +29,7 @@ def taken(request: pytest.FixtureRequest) -> Iterator[Port]:
 
 
 def test_a_port_in_use_is_named_with_who_needs_it(taken: Port) -> None:
-    said = f"Port {taken.number} of 10.44.0.1, which the example of the cluster listens on, is in use"
+    said = f"Port {taken.number} of 10.44.0.1, which the example of the cluster needs, is in use"
     with pytest.raises(RuntimeError, match=said):
         machine.require_ports([taken])
 
@@ -43,7 +43,9 @@ def test_a_port_of_another_address_is_free(taken: Port) -> None:
 
 
 def test_a_full_disk_is_named_with_what_is_needed(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=f"GiB are free in {tmp_path}, and the cluster needs 1000000: make room"):
+    with pytest.raises(
+        RuntimeError, match=f"GiB are free in {tmp_path}, but the cluster needs 1000000: free some space"
+    ):
         machine.require_space(tmp_path / "not" / "yet" / "there", 1_000_000, "the cluster")
 
 

@@ -1,6 +1,6 @@
-"""Tests that one process runs one after the other.
+"""Tests that one process runs sequentially.
 
-All but the soak disturb every job of the cluster: nothing else happens there meanwhile.
+All except the soak disturb every job on the cluster, so no other test runs at the same time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.cluster.sharing import Turns
 
 @pytest.fixture(scope="session")
 def alone(turns: Turns) -> Iterator[ExitStack]:
-    """One turn for all of them, until it is closed: between two, others would come in for minutes."""
+    """Hold the cluster alone for all of them, until closed: between two modules, others would take it for minutes."""
     with ExitStack() as turn:
         turn.enter_context(turns.alone())
         yield turn
@@ -23,4 +23,4 @@ def alone(turns: Turns) -> Iterator[ExitStack]:
 
 @pytest.fixture(scope="module", autouse=True)
 def turn(alone: ExitStack) -> None:
-    """Nobody else is there."""
+    """The module has the cluster alone."""

