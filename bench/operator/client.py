@@ -134,15 +134,15 @@ class ChildWatch:
             self.seen.setdefault(job, now)
             self._news.set()
 
-    async def until(self, holds: Callable[[dict[str, float]], bool], what: str, seconds: float) -> None:
-        """Wait until ``holds`` is true for the Jobs observed so far.
+    async def until(self, predicate: Callable[[dict[str, float]], bool], what: str, seconds: float) -> None:
+        """Wait until ``predicate`` is true for the Jobs observed so far.
 
         Raises:
             WaitTimeout: It is not within ``seconds``.
         """
         try:
             async with asyncio.timeout(seconds):
-                while not holds(self.seen):
+                while not predicate(self.seen):
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError:

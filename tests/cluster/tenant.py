@@ -133,9 +133,9 @@ class Tenant:
         return dict((found or {}).get("status", {}))
 
     def until(
-        self, name: str, holds: Callable[[Object], Any], what: str, seconds: float = STAGE_TIMEOUT_SECONDS
+        self, name: str, predicate: Callable[[Object], Any], what: str, seconds: float = STAGE_TIMEOUT_SECONDS
     ) -> Object:
-        """Wait until ``holds`` is true for the job's status, and return it. Fail at once if the job ends before."""
+        """Wait until ``predicate`` is true for the job's status, and return it. Fail at once if the job ends before."""
         last: Object = {}
 
         def check() -> bool:
@@ -146,7 +146,7 @@ class Tenant:
                 if error.code in _RETRIED_CODES:
                     return False
                 raise
-            found = bool(last) and bool(holds(last))
+            found = bool(last) and bool(predicate(last))
             if not found and last.get("phase") in FINISHED:
                 raise AssertionError(f"the job ended before this condition was met: {what}")
             return found
