@@ -58,7 +58,7 @@ quickstart-inputs:
 
 # Training processes start together, and each would compile what it imports. Errors are hidden: the job reports them.
 compiled:
-	-@exec $(BIN)/python -c 'import finetune_trainer.train.gang, finetune_trainer.evaluate.classify' >/dev/null 2>&1
+	-@exec $(BIN)/python -c 'import finetune_trainer.train.gang, finetune_trainer.tasks.text_classification.evaluation' >/dev/null 2>&1
 
 demo-chat: preflight install ## Fine-tune a small causal language model (examples/chat-lora.yaml)
 	$(BIN)/python examples/make_inputs.py chat
@@ -71,6 +71,7 @@ lint: install ## Run ruff, mypy and import-linter, and check the generated files
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m finetune_api.crd --check crds/finetunejobs.finetune.dev.yaml
 	$(BIN)/python -m finetune_api.docs --check docs/api.md
+	$(BIN)/python -m finetune_api.support --check docs/support.md
 
 # The programs that `make test` runs against, slowest build first.
 PROGRAMS := kube-apiserver etcd helm promtool versitygw
@@ -133,6 +134,7 @@ crds: install ## Generate the CRD and docs/api.md from the models
 	$(BIN)/python -m finetune_api.crd > crds/finetunejobs.finetune.dev.yaml
 	cp crds/finetunejobs.finetune.dev.yaml charts/finetune-operator/files/
 	$(BIN)/python -m finetune_api.docs > docs/api.md
+	$(BIN)/python -m finetune_api.support > docs/support.md
 
 # Versions only, without the address of any package index.
 constraints: .venv/.bench ## Pin the installed versions in constraints.txt

@@ -45,7 +45,7 @@ import sys
 from pathlib import Path
 from finetune_api.stage import StageConfig
 from finetune_trainer.context import Reporter, StageContext
-from finetune_trainer.prepare.stage import run
+from finetune_trainer.stages.prepare import run
 
 config = StageConfig.model_validate_json(sys.stdin.read())
 run(StageContext(config, Path(config.workspace), Reporter(None)))
@@ -113,7 +113,7 @@ def measure(name: str, task: str, data: Path, model: str) -> None:
     )
     seconds = time.perf_counter() - start
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    report = read_report(Path(config.prepared_uri.removeprefix("file://")))
+    report = read_report(Path(config.layout.prepared.removeprefix("file://")))
     examples = sum(split.examples for split in report.splits.values())
     tokens = sum(split.tokens for split in report.splits.values())
     cpu = used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime

@@ -23,7 +23,7 @@ import boto3
 from boto3.s3.transfer import TransferConfig
 
 from finetune_trainer import storage
-from finetune_trainer.checkpoints import CheckpointUploader, SavedCheckpoint
+from finetune_trainer.checkpoints.upload import CheckpointUploader, SavedCheckpoint
 from tests.s3 import S3Server, s3_server
 
 MIB = 1 << 20

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from finetune_api.evaluation import Baseline, BaselineKind, Evaluation, GateResult, MetricResult
-from finetune_api.failures import EXIT_CODE_OF, ExitCode, Reason
+from finetune_api.failures import ExitCode, Reason
 from finetune_api.job import Condition, ConditionType, FineTuneJob, FineTuneJobStatus, StageStatus
 from finetune_api.spec import Metric
 from finetune_api.stage import (
@@ -93,7 +93,7 @@ def succeeded(
 
 def failed(stage: Stage, reason: Reason, attempt: int = 1, revision: int = 1, **facts: Any) -> ObservedRun:
     """A run that failed and reported the reason."""
-    code = EXIT_CODE_OF[reason]
+    code = reason.exit_code
     state = RunState.STOPPED if code is ExitCode.STOPPED else RunState.FAILED
     error = StageError(reason=reason, message=f"{stage} met {reason}.", exit_code=code)
     return a_run(
@@ -118,42 +118,34 @@ def killed(stage: Stage, attempt: int = 1, **facts: Any) -> ObservedRun:
 def a_report(stage: Stage, attempt: int = 1, evaluation: Evaluation | None = None) -> StageReport:
     """The report of a stage that succeeded."""
     results: dict[Stage, dict[str, Any]] = {
-        Stage.PREPARE: {
-            "prepare": PrepareResult(
-                uri="s3://adapters/prepared",
-                digest=DIGEST,
-                examples={"train": 4967, "validation": 621, "test": 621},
-                tokens=300_000,
-                duplicates=34,
-                invalid=0,
-                labels=9,
-                parameters=22_000_000,
-            )
-        },
-        Stage.TRAIN: {
-            "train": TrainResult(
-                uri="s3://adapters/trained",
-                digest=DIGEST,
-                steps=420,
-                epochs=3.0,
-                loss=0.4123,
-                validation_loss=0.5,
-                tokens=900_000,
-                tokens_per_second=12_345.6,
-                stopped_early=False,
-                trainable_parameters=300_000,
-            )
-        },
-        Stage.EVALUATE: {
-            "evaluate": EvaluateResult(
-                uri="s3://adapters/evaluated", digest=DIGEST, evaluation=evaluation or an_evaluation()
-            )
-        },
-        Stage.PUBLISH: {
-            "publish": PublishResult(uri="s3://adapters/team-a/intents/r1/artifact", digest=DIGEST, size=1_400_000)
-        },
+        Stage.PREPARE: PrepareResult(
+            uri="s3://adapters/prepared",
+            digest=DIGEST,
+            examples={"train": 4967, "validation": 621, "test": 621},
+            tokens=300_000,
+            duplicates=34,
+            invalid=0,
+            labels=9,
+            parameters=22_000_000,
+        ),
+        Stage.TRAIN: TrainResult(
+            uri="s3://adapters/trained",
+            digest=DIGEST,
+            steps=420,
+            epochs=3.0,
+            loss=0.4123,
+            validation_loss=0.5,
+            tokens=900_000,
+            tokens_per_second=12_345.6,
+            stopped_early=False,
+            trainable_parameters=300_000,
+        ),
+        Stage.EVALUATE: EvaluateResult(
+            uri="s3://adapters/evaluated", digest=DIGEST, evaluation=evaluation or an_evaluation()
+        ),
+        Stage.PUBLISH: PublishResult(uri="s3://adapters/team-a/intents/r1/artifact", digest=DIGEST, size=1_400_000),
     }
-    return StageReport(stage=stage, attempt=attempt, seconds=10.0, **results[stage])
+    return StageReport(stage=stage, attempt=attempt, seconds=10.0, result=results[stage])
 
 
 def an_evaluation(*gates: GateResult, baseline: float = 0.79, tuned: float = 0.84) -> Evaluation:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from finetune_api.failures import EXIT_CODE_OF, Reason
+from finetune_api.failures import Reason
 from finetune_api.stage import Stage, StageError, StageReport
 from finetune_core import names
 from finetune_core.runs import RunId
@@ -130,6 +130,6 @@ def said(stage: Stage = Stage.TRAIN, attempt: int = 1) -> str:
 
 def complained(reason: Reason, stage: Stage = Stage.TRAIN, attempt: int = 1, rank: int | None = None) -> str:
     """The termination message of a stage that failed."""
-    error = StageError(reason=reason, message=f"It met {reason}.", exit_code=EXIT_CODE_OF[reason], rank=rank)
+    error = StageError(reason=reason, message=f"It met {reason}.", exit_code=reason.exit_code, rank=rank)
     report = StageReport(stage=stage, attempt=attempt, seconds=1.0, error=error)
     return report.to_termination_message().decode()

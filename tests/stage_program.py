@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from finetune_api.failures import EXIT_CODE_OF, Reason
+from finetune_api.failures import Reason
 from finetune_api.stage import Progress, StageConfig, StageError, StageReport
 from tests.builders import a_checkpoint, a_report
 
@@ -69,7 +69,7 @@ class Stage:
         return report.exit_code
 
     def fail(self, reason: Reason) -> int:
-        return self.finish(StageError(reason=reason, message=f"met {reason}.", exit_code=EXIT_CODE_OF[reason]))
+        return self.finish(StageError(reason=reason, message=f"met {reason}.", exit_code=reason.exit_code))
 
     def work(self) -> int:
         """Make progress until SIGTERM arrives."""

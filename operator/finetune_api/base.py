@@ -13,9 +13,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from finetune_api.tables.kinds import Kind
+
 API_GROUP = "finetune.dev"
 API_VERSION = "v1alpha1"
-KIND = "FineTuneJob"
+KIND = str(Kind.FINE_TUNE_JOB)
 
 
 @dataclass(frozen=True)

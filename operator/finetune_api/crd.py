@@ -18,24 +18,15 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from finetune_api.base import API_GROUP, API_VERSION, KIND
+from finetune_api.base import API_GROUP, API_VERSION
 from finetune_api.generated import print_or_check
-from finetune_api.job import FineTuneJob
+from finetune_api.tables.kinds import Kind
 
 Schema = dict[str, Any]
 
 HEADER = "# Generated from finetune_api by `python -m finetune_api.crd`. Do not edit.\n"
 
 TEXT_WIDTH = 100
-
-COLUMNS = (
-    ("STATUS", ".status.phase", "What the job is doing.", 0),
-    ("PROGRESS", ".status.progress.text", "How far the running stage is.", 0),
-    ("ETA", ".status.progress.eta", "Time until the running stage ends.", 0),
-    ("BASELINE", ".status.evaluation.baselineScore", "First metric of the baseline.", 0),
-    ("SCORE", ".status.evaluation.score", "First metric of the tuned model.", 0),
-    ("ARTIFACT", ".status.artifact.uri", "Where the published result lies.", 1),
-)
 
 # The API server takes 2.0 for an integer until a rule reads it. This rule reads each, so that all are refused alike and
 # at their own path. Who writes YAML does not meet it: on the way to JSON, 2.0 becomes 2.
@@ -94,9 +85,10 @@ def open_api_schema(model: type[BaseModel]) -> Schema:
     return finished
 
 
-def custom_resource_definition() -> Schema:
-    """The whole CustomResourceDefinition."""
-    schema = open_api_schema(FineTuneJob)
+def custom_resource_definition(kind: Kind = Kind.FINE_TUNE_JOB) -> Schema:
+    """The whole CustomResourceDefinition of a kind."""
+    row = kind.row
+    schema = open_api_schema(row.load())
     properties = schema["properties"]
     properties["apiVersion"] = {"type": "string", "description": properties["apiVersion"]["description"]}
     properties["kind"] = {"type": "string", "description": properties["kind"]["description"]}
@@ -105,27 +97,26 @@ def custom_resource_definition() -> Schema:
     properties["metadata"] = {"type": "object", "properties": {"name": name}}
     schema["required"] = ["spec"]
     columns = [
-        {"name": name, "type": "string", "jsonPath": path, "description": description}
-        | ({"priority": priority} if priority else {})
-        for name, path, description, priority in COLUMNS
+        {"name": column.name, "type": "string", "jsonPath": column.path, "description": column.description}
+        | ({"priority": 1} if column.wide else {})
+        for column in row.columns
     ]
     columns.append({"name": "AGE", "type": "date", "jsonPath": ".metadata.creationTimestamp"})
-    plural = f"{KIND.lower()}s"
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{API_GROUP}"},
+        "metadata": {"name": f"{kind.plural}.{API_GROUP}"},
         "spec": {
             "group": API_GROUP,
             "names": {
-                "kind": KIND,
-                "listKind": f"{KIND}List",
-                "plural": plural,
-                "singular": KIND.lower(),
-                "shortNames": ["ftj"],
+                "kind": str(kind),
+                "listKind": f"{kind}List",
+                "plural": kind.plural,
+                "singular": kind.lower(),
+                "shortNames": [row.short_name],
                 "categories": ["finetune"],
             },
-            "scope": "Namespaced",
+            "scope": row.scope,
             "versions": [
                 {
                     "name": API_VERSION,

@@ -12,8 +12,10 @@ from pydantic import ConfigDict, Field, JsonValue, StringConstraints
 from finetune_api.base import API_GROUP, API_VERSION, KIND, ApiModel
 from finetune_api.evaluation import Evaluation
 from finetune_api.failures import Fault, Reason
-from finetune_api.spec import DEFAULT_METRICS, FineTuneJobSpec, LoraSpec
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.spec.rules import DEFAULT_COLUMNS
 from finetune_api.stage import STAGES, CheckpointRef, Stage
+from finetune_api.tables.methods import METHODS
 
 RESULT_FIELDS = ("model", "task", "dataset", "method", "training", "evaluation", "output")
 """Fields of the spec that decide the result: a change of one starts the next revision."""
@@ -21,6 +23,7 @@ RESULT_FIELDS = ("model", "task", "dataset", "method", "training", "evaluation",
 Model = TypeVar("Model", bound=ApiModel)
 
 _DEFAULT_EPOCHS = 3.0
+_DEFAULT_SETTINGS = {row.settings.field: row.settings.model() for row in METHODS.values() if row.settings}
 
 # The operator alone writes status, and always the whole of it: so the API server need not keep who owns which field of
 # it, which takes it a third of the time of a write.
@@ -236,23 +239,21 @@ def _silent(spec: FineTuneJobSpec) -> FineTuneJobSpec:
         "learning_rate": unset.learning_rate,
         "packing": unset.packing,
     }
-    # Not messages, prompt and completion: naming one says which kind of row it is, even by its usual name.
-    columns = {"text": "text", "label": "label"}
     return spec.model_copy(
         update={
             "training": _without(training, repeated_in_training),
-            "method": _without(method, {"lora": LoraSpec()}),
+            "method": _without(method, _DEFAULT_SETTINGS),
             "dataset": dataset.model_copy(
                 update={
                     "train": _anonymous(dataset.train),
                     "validation": _anonymous(validation),
                     "test": _anonymous(test),
-                    "columns": _without(dataset.columns, columns),
+                    "columns": _without(dataset.columns, DEFAULT_COLUMNS),
                 }
             ),
             "model": _anonymous(spec.model),
             "output": _anonymous(spec.output),
-            "evaluation": _without(evaluation, {"metrics": DEFAULT_METRICS[spec.task.type]}),
+            "evaluation": _without(evaluation, {"metrics": spec.task.type.row.default_metrics}),
         }
     )
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import math
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from finetune_api.base import ApiModel
 from finetune_api.evaluation import Evaluation
 from finetune_api.failures import ExitCode, Reason
+from finetune_api.layout import RevisionLayout
 from finetune_api.spec import FineTuneJobSpec
 
 TERMINATION_MESSAGE_LIMIT = 4096
@@ -107,30 +108,10 @@ class StageConfig(ApiModel):
     main_port: int = Field(default=29400, ge=1, le=65535, description="Port on worker 0 where the processes meet.")
 
     @property
-    def revision_uri(self) -> str:
-        """Directory in object storage that belongs to this revision alone."""
+    def layout(self) -> RevisionLayout:
+        """Addresses of the revision in object storage."""
         job = self.job
-        return f"{self.spec.output.uri.rstrip('/')}/{job.namespace}/{job.name}/r{job.revision}"
-
-    @property
-    def prepared_uri(self) -> str:
-        return f"{self.revision_uri}/prepared"
-
-    @property
-    def checkpoints_uri(self) -> str:
-        return f"{self.revision_uri}/checkpoints"
-
-    @property
-    def trained_uri(self) -> str:
-        return f"{self.revision_uri}/trained"
-
-    @property
-    def evaluated_uri(self) -> str:
-        return f"{self.revision_uri}/evaluated"
-
-    @property
-    def artifact_uri(self) -> str:
-        return f"{self.revision_uri}/artifact"
+        return RevisionLayout.of(self.spec.output.uri, job.namespace, job.name, job.revision)
 
 
 class CheckpointRef(ApiModel):
@@ -168,6 +149,7 @@ class Progress(ApiModel):
 class PrepareResult(ApiModel):
     """What prepare found."""
 
+    stage: Literal[Stage.PREPARE] = Field(default=Stage.PREPARE, description="The stage that found it.")
     uri: Address = Field(description="Directory of the prepared data.")
     digest: Digest = Field(description="Digest of its manifest.")
     examples: dict[str, Count] = Field(description="Examples by split: train, validation, test.")
@@ -181,6 +163,7 @@ class PrepareResult(ApiModel):
 class TrainResult(ApiModel):
     """What train reached."""
 
+    stage: Literal[Stage.TRAIN] = Field(default=Stage.TRAIN, description="The stage that found it.")
     uri: Address = Field(description="Directory of the trained weights.")
     digest: Digest = Field(description="Digest of its manifest.")
     steps: Count = Field(description="Optimizer steps.")
@@ -196,6 +179,7 @@ class TrainResult(ApiModel):
 class EvaluateResult(ApiModel):
     """What evaluate measured."""
 
+    stage: Literal[Stage.EVALUATE] = Field(default=Stage.EVALUATE, description="The stage that found it.")
     uri: Address = Field(description="Directory of evaluation.json, report.html and the predictions.")
     digest: Digest = Field(description="Digest of its manifest.")
     evaluation: Evaluation = Field(description="The comparison.")
@@ -204,9 +188,17 @@ class EvaluateResult(ApiModel):
 class PublishResult(ApiModel):
     """What publish stored."""
 
+    stage: Literal[Stage.PUBLISH] = Field(default=Stage.PUBLISH, description="The stage that found it.")
     uri: Address = Field(description="Directory of the artifact.")
     digest: Digest = Field(description="Digest of its manifest: the artifact's digest.")
     size: Count = Field(description="Bytes.")
+
+
+StageResult = Annotated[
+    PrepareResult | TrainResult | EvaluateResult | PublishResult,
+    Field(discriminator="stage"),
+]
+"""What came out of a stage."""
 
 
 class StageError(ApiModel):
@@ -224,10 +216,7 @@ class StageReport(ApiModel):
     stage: Stage = Field(description="Which stage.")
     attempt: int = Field(ge=1, description="Which try of it.")
     seconds: float = Field(ge=0, description="How long it ran.")
-    prepare: PrepareResult | None = Field(default=None, description="Result of prepare.")
-    train: TrainResult | None = Field(default=None, description="Result of train.")
-    evaluate: EvaluateResult | None = Field(default=None, description="Result of evaluate.")
-    publish: PublishResult | None = Field(default=None, description="Result of publish.")
+    result: StageResult | None = Field(default=None, description="What came out of the stage.")
     checkpoint: CheckpointRef | None = Field(default=None, description="Newest complete checkpoint, of train.")
     error: StageError | None = Field(default=None, description="Why it ended early.")
 

@@ -7,9 +7,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from finetune_api.evaluation import Evaluation
-from finetune_api.failures import EXIT_CODE_OF, ExitCode, Reason
+from finetune_api.failures import ExitCode, Reason
 from finetune_api.job import FailureStatus, FineTuneJob
-from finetune_api.stage import Device, JobIdentity, Stage, StageConfig, World
+from finetune_api.layout import REPORT, RevisionLayout
+from finetune_api.stage import Stage
 from finetune_cli.place import Place
 from finetune_cli.view import clean
 from finetune_core.policies.gates import bound
@@ -33,7 +34,7 @@ def exit_code(job: FineTuneJob) -> int:
     if failure.reason is Reason.GATE_FAILED:
         return REJECTED
     told = failure.exit_code or 0
-    return told if told >= ExitCode.BAD_CONFIGURATION else EXIT_CODE_OF.get(failure.reason, ExitCode.INTERNAL)
+    return told if told >= ExitCode.BAD_CONFIGURATION else failure.reason.exit_code
 
 
 def report_uri(job: FineTuneJob) -> str | None:
@@ -41,8 +42,10 @@ def report_uri(job: FineTuneJob) -> str | None:
     if job.status.evaluation is None:
         return None
     if job.status.artifact:
-        return f"{job.status.artifact.uri}/report.html"
-    return f"{_places(job).evaluated_uri}/report.html"
+        return f"{job.status.artifact.uri}/{REPORT}"
+    meta = job.metadata
+    layout = RevisionLayout.of(job.spec.output.uri, meta.namespace, meta.name, job.status.revision)
+    return f"{layout.evaluated}/{REPORT}"
 
 
 def result_lines(job: FineTuneJob, place: Place) -> list[str]:
@@ -130,20 +133,3 @@ def failure_lines(failure: FailureStatus, place: Place, revision: int) -> list[s
 def _shown(uri: str) -> str:
     """An address for people: a path where it is one."""
     return unquote(urlsplit(uri).path) if uri.startswith("file:///") else uri
-
-
-def _places(job: FineTuneJob) -> StageConfig:
-    meta = job.metadata
-    return StageConfig(
-        job=JobIdentity(
-            namespace=meta.namespace,
-            name=meta.name,
-            uid=meta.uid,
-            revision=job.status.revision,
-            spec_digest=job.status.spec_digest,
-        ),
-        stage=Stage.EVALUATE,
-        attempt=1,
-        spec=job.spec,
-        world=World(workers=1, processes_per_worker=1, device=Device.CPU),
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from finetune_api.job import FailureStatus, FineTuneJob, StageState, StageStatus
-from finetune_api.spec import FineTuneJobSpec
+from finetune_api.spec import FineTuneJobSpec, LoraSpec
 from finetune_api.stage import Stage, World
 from finetune_cli.local.machine import named
 from finetune_cli.view import View, clean
@@ -125,4 +125,5 @@ class PlainLines:
 
 
 def _method(spec: FineTuneJobSpec) -> str:
-    return f"{spec.method.type} rank {spec.lora.rank}" if spec.lora else str(spec.method.type)
+    settings = spec.method.settings
+    return f"{spec.method.type} rank {settings.rank}" if isinstance(settings, LoraSpec) else str(spec.method.type)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from finetune_api.failures import FAULT_OF, ExitCode, Reason
+from finetune_api.failures import ExitCode, Reason
 from finetune_api.job import (
     ArtifactStatus,
     FailureStatus,
@@ -16,7 +16,7 @@ from finetune_api.job import (
     StageState,
     StageStatus,
 )
-from finetune_api.stage import STAGES, Progress, StageError, StageReport
+from finetune_api.stage import STAGES, EvaluateResult, Progress, PublishResult, StageError, StageReport
 from finetune_core.policies import failure as failures
 from finetune_core.policies import pending, restart, stall
 from finetune_core.runs import Observed, ObservedRun, RunId, RunState
@@ -107,7 +107,7 @@ def failure_status(
         attempt=run.attempt,
         rank=error.rank if error else None,
         exit_code=error.exit_code if error else None,
-        fault=FAULT_OF[reason],
+        fault=reason.row.fault,
         retried=retried,
     )
 
@@ -270,10 +270,10 @@ def _account(
 
 def _results(report: StageReport) -> dict[str, Any]:
     results: dict[str, Any] = {}
-    if report.evaluate:
-        results["evaluation"] = evaluation_status(report.evaluate.evaluation)
-    if report.publish:
-        results["artifact"] = ArtifactStatus(uri=report.publish.uri, digest=report.publish.digest)
+    if isinstance(report.result, EvaluateResult):
+        results["evaluation"] = evaluation_status(report.result.evaluation)
+    if isinstance(report.result, PublishResult):
+        results["artifact"] = ArtifactStatus(uri=report.result.uri, digest=report.result.digest)
     return results
 
 

@@ -23,15 +23,17 @@ BASELINE_NAMES = {
 
 def summary(report: StageReport) -> str:
     """What came out of a stage: ``4967 training, 621 validation and 621 test examples; 34 duplicates dropped``."""
-    if report.prepare:
-        return _prepared(report.prepare)
-    if report.train:
-        return _trained(report.train)
-    if report.evaluate:
-        return _evaluated(report.evaluate)
-    if report.publish:
-        return _published(report.publish)
-    return ""
+    match report.result:
+        case PrepareResult():
+            return _prepared(report.result)
+        case TrainResult():
+            return _trained(report.result)
+        case EvaluateResult():
+            return _evaluated(report.result)
+        case PublishResult():
+            return _published(report.result)
+        case None:
+            return ""
 
 
 def progress_status(progress: Progress) -> ProgressStatus:

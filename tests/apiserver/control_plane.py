@@ -200,10 +200,11 @@ class ControlPlane:
 
         if not self.ca.exists():
             return False
-        context = ssl.create_default_context(cafile=str(self.ca))
-        context.check_hostname = False
         request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {self.admin_token}"})
         try:
+            # The server may still be writing its certificate.
+            context = ssl.create_default_context(cafile=str(self.ca))
+            context.check_hostname = False
             with urllib.request.urlopen(request, context=context, timeout=5):
                 return True
         except (urllib.error.URLError, OSError):

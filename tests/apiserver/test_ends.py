@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from finetune_api.failures import EXIT_CODE_OF, FAULT_OF, Reason
+from finetune_api.failures import Reason
 from finetune_api.stage import StageError, StageReport
+from finetune_api.tables.reasons import REASONS
 from tests.apiserver.api import conditions
 from tests.apiserver.desk import Desk, Operator, condition, stage
 from tests.apiserver.kubelet import message, stage_of
@@ -84,7 +85,7 @@ def silent(code: int, reason: Reason, says: str) -> End:
 
 def spoken(reason: Reason) -> End:
     """A stage that says why it ends."""
-    code = EXIT_CODE_OF[reason]
+    code = reason.exit_code
     sentence = f"intents.jsonl:7 met {reason}."
 
     def play(desk: Desk, job: Job) -> None:
@@ -158,7 +159,7 @@ ENDS = (
     silent(143, Reason.KILLED, "prepare was killed by SIGTERM"),
     silent(255, Reason.INTERNAL_ERROR, "exit code 255"),
     # One is not an end: where the place in storage is taken, the job goes on in the next (test_suspend.py).
-    *(spoken(reason) for reason in EXIT_CODE_OF if reason is not Reason.REVISION_TAKEN),
+    *(spoken(reason) for reason, row in REASONS.items() if row.exit_code and reason is not Reason.REVISION_TAKEN),
     pod_end(
         "last-words",
         lambda desk, pod: desk.kubelet.ended(
@@ -306,7 +307,7 @@ class TestTheFirstAttemptOfAStage:
         status = desk.until(lambda status: status.get("failure"), "it failed", end.name)
         failure = status["failure"]
         assert end.says in failure["message"]
-        assert (failure["reason"], failure["fault"]) == (end.reason, FAULT_OF[end.reason])
+        assert (failure["reason"], failure["fault"]) == (end.reason, end.reason.row.fault)
         assert (failure["stage"], failure["attempt"], failure["retried"]) == (end.stage, 1, end.retried)
         assert (failure.get("exitCode"), failure.get("rank")) == (end.exit_code, end.rank)
         if end.retried:

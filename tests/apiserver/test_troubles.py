@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.failures import EXIT_CODE_OF, FAULT_OF, Fault, Reason
+from finetune_api.failures import Fault, Reason
 from tests.apiserver.control_plane import wait_until
 from tests.apiserver.desk import Desk, Operator, condition, stage
 
@@ -41,7 +41,7 @@ def waiting(name: str, said: str, text: str, reason: Reason, says: str) -> Troub
         (pod,) = desk.kubelet.create_pods(job)
         desk.kubelet.waiting(pod, said, text)
 
-    return Trouble(name, play, reason, FAULT_OF[reason], says)
+    return Trouble(name, play, reason, reason.row.fault, says)
 
 
 def warned(name: str, said: str, text: str, reason: Reason, says: str, *, pod: bool) -> Trouble:
@@ -50,7 +50,7 @@ def warned(name: str, said: str, text: str, reason: Reason, says: str, *, pod: b
             {**(desk.kubelet.create_pod(job, 0) if pod else job), "kind": "Pod" if pod else "Job"}, said, text
         )
 
-    return Trouble(name, play, reason, FAULT_OF[reason], says)
+    return Trouble(name, play, reason, reason.row.fault, says)
 
 
 TROUBLES = (
@@ -233,6 +233,6 @@ class TestAJobThatKubernetesRefuses:
         desk.apply("robbed", distributed={"workers": 2, "gpusPerWorker": 0})
         train = desk.run_to("train", "robbed")
         desk.api.delete("Service", "robbed-workers", desk.namespace)
-        desk.kubelet.break_(train, EXIT_CODE_OF[Reason.UNAVAILABLE])
+        desk.kubelet.break_(train, Reason.UNAVAILABLE.exit_code)
         desk.child("train", attempt=2, name="robbed")
         assert desk.api.find("Service", "robbed-workers", desk.namespace)

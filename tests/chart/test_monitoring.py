@@ -13,10 +13,11 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from finetune_api.failures import FAULT_OF, Fault, Reason
+from finetune_api.failures import Fault, Reason
+from finetune_api.tables.reasons import REASONS
 from finetune_core import names
 from finetune_operator.metrics import Metrics
-from finetune_trainer.exporter import StageMetrics
+from finetune_trainer.host.monitor import StageMetrics
 from tests.chart.helm import CHART, of_kind, the
 from tests.tools import go_tool
 
@@ -123,7 +124,7 @@ def test_no_alert_fires_for_errors_in_users_jobs() -> None:
     (rising,) = (alert for alert in ALERTS if alert["alert"] == "FineTuneStageFailuresRising")
     (pattern,) = re.findall(r'reason=~"([^"]+)"', rising["expr"])
     # A stage that was stopped on request, for example by a node drain, continues on another node.
-    wanted = {reason for reason, fault in FAULT_OF.items() if fault is not Fault.USER} - {Reason.STOPPED}
+    wanted = {reason for reason, row in REASONS.items() if row.fault is not Fault.USER} - {Reason.STOPPED}
     assert set(pattern.split("|")) == wanted
 
 

@@ -160,7 +160,7 @@ def _finish_data(root: Path, tokenizer: Any, task: str, tables: dict[str, pa.Tab
     for name, table in tables.items():
         _write_split(directory, name, table)
     (directory / "data.json").write_text(data.model_dump_json())
-    publish_directory(directory, job.config(Stage.PREPARE).prepared_uri, {"made": "by hand"})
+    publish_directory(directory, job.config(Stage.PREPARE).layout.prepared, {"made": "by hand"})
     return job
 
 
@@ -245,4 +245,4 @@ def _store_trained(job: Job, model: Any) -> None:
     }
     (directory / "history.json").write_text(json.dumps(history))
     (directory / "training.json").write_text(json.dumps(training))
-    publish_directory(directory, job.config(Stage.TRAIN).trained_uri, {"specDigest": "sha256:" + "0" * 64})
+    publish_directory(directory, job.config(Stage.TRAIN).layout.trained, {"specDigest": "sha256:" + "0" * 64})

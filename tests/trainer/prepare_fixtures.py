@@ -16,8 +16,8 @@ from finetune_api.failures import StageFailure
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import Device, JobIdentity, PrepareResult, Stage, StageConfig, World
 from finetune_trainer.context import Reporter, StageContext
-from finetune_trainer.prepare.stage import run
 from finetune_trainer.prepared import DataReport, read_report
+from finetune_trainer.stages.prepare import run
 
 MARKED_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
@@ -94,7 +94,7 @@ def a_context(root: Path, model: str, task: dict[str, Any], dataset: dict[str, A
 
 def stored(context: StageContext) -> Path:
     """Where the prepared data lie in the store."""
-    return Path(context.config.prepared_uri.removeprefix("file://"))
+    return Path(context.config.layout.prepared.removeprefix("file://"))
 
 
 def prepared(context: StageContext) -> tuple[PrepareResult, DataReport]:

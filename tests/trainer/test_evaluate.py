@@ -23,11 +23,11 @@ from finetune_api.manifest import MANIFEST_NAME
 from finetune_api.spec import Metric
 from finetune_api.stage import Stage
 from finetune_trainer.context import Reporter
-from finetune_trainer.evaluate.batches import BatchLimits, TokenRows, each_batch, length_sorted, padded
-from finetune_trainer.evaluate.generate import end_tokens
-from finetune_trainer.evaluate.stage import run
+from finetune_trainer.evaluate.generation import end_tokens
 from finetune_trainer.manifests import fetch_directory, publish_directory, read_manifest
+from finetune_trainer.modelling.batching import BatchLimits, TokenRows, each_batch, length_sorted, padded
 from finetune_trainer.splits import open_split
+from finetune_trainer.stages.evaluate import run
 from finetune_trainer.storage import delete_tree
 
 
@@ -51,7 +51,7 @@ def _copy(job: Job, target: Path) -> Job:
 
 def _rewrite_trained(job: Job, change: object) -> None:
     """Replace the trained directory by a changed copy, manifest and all."""
-    uri = job.config(Stage.EVALUATE).trained_uri
+    uri = job.config(Stage.EVALUATE).layout.trained
     local = job.root / "changed"
     fetch_directory(uri, local)
     (local / MANIFEST_NAME).unlink()
@@ -198,18 +198,18 @@ def test_answers_end_where_the_template_ends_a_turn(instructed: Job) -> None:
 
 
 def _no_trained(job: Job) -> None:
-    delete_tree(job.config(Stage.EVALUATE).trained_uri)
+    delete_tree(job.config(Stage.EVALUATE).layout.trained)
 
 
 def _no_prepared(job: Job) -> None:
-    delete_tree(job.config(Stage.EVALUATE).prepared_uri)
+    delete_tree(job.config(Stage.EVALUATE).layout.prepared)
 
 
 def _no_weights(job: Job) -> None:
     _rewrite_trained(job, lambda directory: (directory / "adapter_model.safetensors").unlink())
 
 
-def _neither_kind(job: Job) -> None:
+def _no_adapter_config(job: Job) -> None:
     _rewrite_trained(job, lambda directory: (directory / "adapter_config.json").unlink())
 
 
@@ -237,7 +237,7 @@ def _missing_tensor(job: Job) -> None:
         (_no_trained, Reason.NOT_FOUND, "run the train stage first"),
         (_no_prepared, Reason.NOT_FOUND, "is incomplete or was deleted"),
         (_no_weights, Reason.NOT_FOUND, "adapter cannot be read"),
-        (_neither_kind, Reason.NOT_FOUND, "neither adapter_config.json nor config.json"),
+        (_no_adapter_config, Reason.NOT_FOUND, "The trained directory has no adapter_config.json"),
         (_not_finite, Reason.DIVERGED, "tuned model's output on the test split is not finite"),
         (_missing_tensor, Reason.INTERNAL_ERROR, "1 tensors are on one side only"),
     ],
@@ -252,7 +252,7 @@ def test_what_is_wrong_is_one_sentence(
     assert failure.value.reason is reason
     assert said in failure.value.message
     assert "\n" not in failure.value.message
-    assert read_manifest(job.config(Stage.EVALUATE).evaluated_uri) is None
+    assert read_manifest(job.config(Stage.EVALUATE).layout.evaluated) is None
 
 
 def test_loss_that_is_not_finite(instructed: Job, tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_loss_that_is_not_finite(instructed: Job, tmp_path: Path) -> None:
 
 def test_tokens_that_the_model_does_not_know(classified: Job, tmp_path: Path) -> None:
     job = _copy(classified, tmp_path)
-    uri = job.config(Stage.EVALUATE).prepared_uri
+    uri = job.config(Stage.EVALUATE).layout.prepared
     local = tmp_path / "changed"
     fetch_directory(uri, local)
     (local / MANIFEST_NAME).unlink()

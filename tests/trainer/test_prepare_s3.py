@@ -11,9 +11,9 @@ from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import ModelSpec
 from finetune_trainer.manifests import fetch_directory
 from finetune_trainer.models import fetch_model
-from finetune_trainer.prepare.stage import run
 from finetune_trainer.prepared import read_report
 from finetune_trainer.splits import open_split
+from finetune_trainer.stages.prepare import run
 from tests.s3 import s3_server
 from tests.trainer.prepare_fixtures import a_chat_model, a_context, json_lines
 
@@ -40,7 +40,7 @@ def test_prepare_reads_data_and_model_from_a_bucket(tmp_path: Path, monkeypatch:
         )
         result = run(context)
         assert run(context) == result
-        fetch_directory(context.config.prepared_uri, tmp_path / "copy")
+        fetch_directory(context.config.layout.prepared, tmp_path / "copy")
         report = read_report(tmp_path / "copy")
         assert sum(result.examples.values()) == 40
         assert [source.uri for source in report.sources] == [f"{bucket}/data/0.jsonl", f"{bucket}/data/1.jsonl"]

@@ -21,9 +21,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.stage import PublishResult, Stage
 from finetune_trainer import storage
-from finetune_trainer.evaluate.stage import run as evaluate
 from finetune_trainer.manifests import publish_directory, read_manifest
-from finetune_trainer.publish.stage import run
+from finetune_trainer.stages.evaluate import run as evaluate
+from finetune_trainer.stages.publish import run
 from tests.trainer.tiny_models import LABELS, make_texts
 
 
@@ -63,8 +63,8 @@ def _checkpoints(job: Job) -> None:
         local = job.root / f"checkpoint{step}"
         local.mkdir()
         (local / "state.bin").write_bytes(b"state")
-        publish_directory(local, f"{job.config(Stage.TRAIN).checkpoints_uri}/step-{step:08d}", {})
-    storage.write_bytes(f"{job.config(Stage.TRAIN).checkpoints_uri}/step-00000080/state.bin", b"half of it")
+        publish_directory(local, f"{job.config(Stage.TRAIN).layout.checkpoints}/step-{step:08d}", {})
+    storage.write_bytes(f"{job.config(Stage.TRAIN).layout.checkpoints}/step-00000080/state.bin", b"half of it")
 
 
 def _snippet(artifact: Path) -> str:
@@ -167,7 +167,7 @@ def test_artifact_says_where_it_comes_from(evaluated: Job, tmp_path: Path) -> No
 def test_again_is_the_same_also_when_the_data_is_gone(evaluated: Job, tmp_path: Path) -> None:
     job = _copy(evaluated, tmp_path)
     first = run(job.context(Stage.PUBLISH))
-    assert storage.list_files(job.config(Stage.PUBLISH).prepared_uri) == []
+    assert storage.list_files(job.config(Stage.PUBLISH).layout.prepared) == []
     assert run(job.context(Stage.PUBLISH)) == first
 
 
@@ -183,9 +183,9 @@ def test_what_need_not_stay_is_removed(evaluated: Job, tmp_path: Path, keep: int
     job = _copy(evaluated, tmp_path, keep={"checkpoints": keep, "preparedData": bool(keep)})
     _checkpoints(job)
     run(job.context(Stage.PUBLISH))
-    listed = storage.list_files(job.config(Stage.PUBLISH).checkpoints_uri)
+    listed = storage.list_files(job.config(Stage.PUBLISH).layout.checkpoints)
     assert sorted({path.split("/")[0] for path, _ in listed}) == kept
-    assert bool(storage.list_files(job.config(Stage.PUBLISH).prepared_uri)) is bool(keep)
+    assert bool(storage.list_files(job.config(Stage.PUBLISH).layout.prepared)) is bool(keep)
     assert _directory(job, "trained").exists()
 
 
@@ -194,12 +194,12 @@ def test_artifact_of_another_run_is_not_touched(evaluated: Job, tmp_path: Path) 
     other = tmp_path / "other"
     other.mkdir()
     (other / "README.md").write_text("another")
-    before = publish_directory(other, job.config(Stage.PUBLISH).artifact_uri, {"trainedDigest": "sha256:other"})
+    before = publish_directory(other, job.config(Stage.PUBLISH).layout.artifact, {"trainedDigest": "sha256:other"})
     with pytest.raises(StageFailure, match="Another run has published to") as failure:
         run(job.context(Stage.PUBLISH))
     assert failure.value.reason is Reason.BAD_CONFIGURATION
-    assert read_manifest(job.config(Stage.PUBLISH).artifact_uri) == before
-    assert storage.list_files(job.config(Stage.PUBLISH).prepared_uri) != []
+    assert read_manifest(job.config(Stage.PUBLISH).layout.artifact) == before
+    assert storage.list_files(job.config(Stage.PUBLISH).layout.prepared) != []
 
 
 def test_refused_result_is_not_published(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_refused_result_is_not_published(tmp_path: Path) -> None:
     evaluate(job.context(Stage.EVALUATE, spec))
     with pytest.raises(StageFailure, match="the gate on accuracy failed"):
         run(job.context(Stage.PUBLISH, spec))
-    assert read_manifest(job.config(Stage.PUBLISH).artifact_uri) is None
+    assert read_manifest(job.config(Stage.PUBLISH).layout.artifact) is None
 
 
 @pytest.mark.parametrize(("name", "stage"), [("trained", "train"), ("evaluated", "evaluate"), ("prepared", "prepare")])
@@ -222,7 +222,7 @@ def test_missing_input_is_one_sentence(evaluated: Job, tmp_path: Path, name: str
 
 def test_other_weights_than_evaluated_are_not_published(evaluated: Job, tmp_path: Path) -> None:
     job = _copy(evaluated, tmp_path)
-    uri = job.config(Stage.PUBLISH).trained_uri
+    uri = job.config(Stage.PUBLISH).layout.trained
     storage.delete_tree(uri)
     publish_directory(evaluated.root / "trained", uri, {"another": "attempt"})
     result: PublishResult | None = None

@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from finetune_api.failures import ExitCode
-from finetune_api.stage import Stage
+from finetune_api.stage import Stage, TrainResult
 from tests.trainer.forks.stage import LATE_IMPORT
 from tests.trainer.stages import TinyJob
 
@@ -54,8 +54,8 @@ def test_two_processes_learn_what_one_does_at_every_zero_stage(
     assert outcome.code == 0, outcome.log
     assert LATE_IMPORT in outcome.log, "the ranks were not forked"
     assert_lean(outcome.log)
-    result = outcome.report.train
-    assert result is not None
+    result = outcome.report.result
+    assert isinstance(result, TrainResult)
     assert result.steps == 12
     # Dropout of the adapter draws other numbers on two ranks; the first step, before any update, is exact without it.
     assert job.losses()[0] == pytest.approx(one_process.losses()[0], rel=0.05)
@@ -121,8 +121,8 @@ def test_full_finetuning_under_zero3_stores_whole_weights(instruction: TinyJob) 
         if not before.equal(after)
     ]
     assert len(changed) == len(list(base.parameters()))
-    assert outcome.report.train is not None
-    assert outcome.report.train.trainable_parameters == sum(weight.numel() for weight in base.parameters())
+    assert isinstance(outcome.report.result, TrainResult)
+    assert outcome.report.result.trainable_parameters == sum(weight.numel() for weight in base.parameters())
     assert not list((job.revision / "trained").glob("*.bin")), "no pickles"
 
 
@@ -154,11 +154,11 @@ def test_early_stopping_keeps_the_best_weights(classification: TinyJob) -> None:
     )
     outcome = job.run(TRAIN)
     assert outcome.code == 0, outcome.log
-    assert outcome.report.train is not None
-    assert outcome.report.train.stopped_early
+    assert isinstance(outcome.report.result, TrainResult)
+    assert outcome.report.result.stopped_early
     history = json.loads((job.revision / "trained" / "history.json").read_text())
     best = min(history["validation"], key=lambda point: point["loss"])["step"]
-    assert best < outcome.report.train.steps
+    assert best < outcome.report.result.steps
     kept = job.revision / "checkpoints" / f"step-{best:08d}" / "adapter_model.safetensors"
     assert (job.revision / "trained" / "adapter_model.safetensors").read_bytes() == kept.read_bytes()
     assert json.loads((job.revision / "trained" / "training.json").read_text())["weightsOfStep"] == best

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from finetune_api.failures import ExitCode, Reason
-from finetune_api.stage import Stage
+from finetune_api.stage import Stage, TrainResult
 from tests.trainer.stages import TinyJob
 
 TRAIN = Stage.TRAIN
@@ -188,8 +188,8 @@ def test_a_result_that_is_stored_is_not_trained_again(undisturbed: TinyJob) -> N
     before = (undisturbed.revision / "trained" / "manifest.json").read_bytes()
     outcome = undisturbed.run(TRAIN, attempt=2, processes=2)
     assert outcome.code == 0, outcome.log
-    assert outcome.report.train is not None
-    assert outcome.report.train.steps == 20
+    assert isinstance(outcome.report.result, TrainResult)
+    assert outcome.report.result.steps == 20
     assert (undisturbed.revision / "trained" / "manifest.json").read_bytes() == before
 
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from finetune_api.failures import ExitCode, Reason, StageFailure
 from finetune_api.stage import CheckpointRef, Stage, StageConfig
+from finetune_trainer.checkpoints.resume import LoadableCheckpoint, make_loadable
 from finetune_trainer.context import Reporter
-from finetune_trainer.inputs import CheckpointInput
-from finetune_trainer.train.resume import LoadableCheckpoint, make_loadable
+from finetune_trainer.host.inputs import CheckpointInput
 from tests.ports import free_port
 from tests.trainer.stages import TinyJob
 

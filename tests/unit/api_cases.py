@@ -62,14 +62,15 @@ URI_OR_FRACTION = "give either uri or fraction"
 FRACTIONS = "validation.fraction and test.fraction together may be at most 0.8"
 COLUMNS_BOTH = "give columns.messages, or columns.prompt and columns.completion, not both"
 COLUMNS_OF_FORMAT = "format OpenAIChat reads columns.messages, not columns.prompt and columns.completion"
-COLUMNS_OF_TASK = "dataset.columns of TextClassification are text and label, of InstructionTuning messages"
+COLUMNS_OF_CLASSIFICATION = "dataset.columns of TextClassification are text and label"
+COLUMNS_OF_CHAT = "dataset.columns of InstructionTuning are messages, or prompt and completion"
 CHAT_FORMAT = "dataset.format OpenAIChat is for InstructionTuning"
 LORA_FOR_LORA = "lora belongs to type LoRA only"
 ALL_LINEAR = "all-linear stands alone in targetModules"
 EPOCHS_OR_STEPS = "give epochs or maxSteps, not both"
 ONE_BOUND = "give one of minimum, maximum and minimumImprovement"
 BATCH = "training.batchSize must be a multiple of the processes: distributed.workers × gpusPerWorker"
-PACKING = "training.packing is for causal language models"
+PACKING = "training.packing is for InstructionTuning"
 METRICS_OF_CLASSIFICATION = "evaluation.metrics of TextClassification are accuracy, macro_f1, weighted_f1"
 METRICS_OF_INSTRUCTION = "evaluation.metrics of InstructionTuning are loss, token_accuracy, exact_match, rouge_l, chrf"
 GATES_OF_CLASSIFICATION = "gates of TextClassification can be on accuracy, macro_f1, weighted_f1"
@@ -113,10 +114,10 @@ RULE_CASES = (
     chat("messages of OpenAIChat", {"dataset.columns.messages": "m", "dataset.format": "OpenAIChat"}),
     chat("prompt of CSV", {"dataset.columns.prompt": "m", "dataset.format": "CSV"}),
     Case("text and label columns", {"dataset.columns": {"text": "t", "label": "l"}}),
-    Case("prompt of a classification", {"dataset.columns.prompt": "p"}, COLUMNS_OF_TASK),
-    Case("messages of a classification", {"dataset.columns.messages": "p"}, COLUMNS_OF_TASK),
-    chat("text of a chat", {"dataset.columns.text": "t"}, COLUMNS_OF_TASK),
-    chat("label of a chat", {"dataset.columns.label": "t"}, COLUMNS_OF_TASK),
+    Case("prompt of a classification", {"dataset.columns.prompt": "p"}, COLUMNS_OF_CLASSIFICATION),
+    Case("messages of a classification", {"dataset.columns.messages": "p"}, COLUMNS_OF_CLASSIFICATION),
+    chat("text of a chat", {"dataset.columns.text": "t"}, COLUMNS_OF_CHAT),
+    chat("label of a chat", {"dataset.columns.label": "t"}, COLUMNS_OF_CHAT),
     chat("chat format", {"dataset.format": "OpenAIChat"}),
     Case("chat format of a classification", {"dataset.format": "OpenAIChat"}, CHAT_FORMAT),
     Case("lora", {"method": {"type": "LoRA", "lora": {"rank": 8}}}),

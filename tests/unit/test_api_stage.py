@@ -8,7 +8,7 @@ import pytest
 from api_cases import CLASSIFICATION
 
 from finetune_api.evaluation import Baseline, BaselineKind, Evaluation, GateResult, MetricResult
-from finetune_api.failures import EXIT_CODE_OF, FAULT_OF, ExitCode, Reason, StageFailure
+from finetune_api.failures import ExitCode, Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_api.stage import (
     TERMINATION_MESSAGE_LIMIT,
@@ -24,6 +24,7 @@ from finetune_api.stage import (
     TrainResult,
     World,
 )
+from finetune_api.tables.reasons import REASONS
 
 THIRD = 1 / 3
 
@@ -82,7 +83,7 @@ def test_the_longest_results_fit() -> None:
     )
     digest = "sha256:" + "0" * 64
     evaluate = EvaluateResult(uri=LONGEST_URI + "evaluated", digest=digest, evaluation=evaluation)
-    report = StageReport(stage=Stage.EVALUATE, attempt=999, seconds=THIRD * 1e6, evaluate=evaluate)
+    report = StageReport(stage=Stage.EVALUATE, attempt=999, seconds=THIRD * 1e6, result=evaluate)
     assert len(report.to_termination_message()) <= TERMINATION_MESSAGE_LIMIT
 
     train = TrainResult(
@@ -98,7 +99,7 @@ def test_the_longest_results_fit() -> None:
         trainable_parameters=10**12,
     )
     checkpoint = CheckpointRef(step=10**9, uri=LONGEST_URI + "checkpoints/step-1000000000")
-    report = StageReport(stage=Stage.TRAIN, attempt=999, seconds=1.0, train=train, checkpoint=checkpoint)
+    report = StageReport(stage=Stage.TRAIN, attempt=999, seconds=1.0, result=train, checkpoint=checkpoint)
     assert len(report.to_termination_message()) <= TERMINATION_MESSAGE_LIMIT
 
 
@@ -122,15 +123,15 @@ def test_a_configuration_says_where_each_stage_writes() -> None:
         world=World(workers=2, processes_per_worker=4, device=Device.GPU),
     )
     assert config.world.size == 8
-    assert config.artifact_uri == "s3://adapters/team-a/intents/r2/artifact"
+    assert config.layout.artifact == "s3://adapters/team-a/intents/r2/artifact"
     assert StageConfig.model_validate_json(config.model_dump_json()) == config
 
 
 def test_every_reason_has_a_fault_and_every_failure_of_a_stage_an_exit_code() -> None:
-    assert set(FAULT_OF) == set(Reason)
+    assert set(REASONS) == set(Reason)
     decided_outside = {Reason.STALLED, Reason.DEADLINE_EXCEEDED, Reason.GATE_FAILED}
     decided_outside |= {Reason.UNSCHEDULABLE, Reason.QUOTA_EXCEEDED, Reason.IMAGE_UNAVAILABLE}
     decided_outside |= {Reason.SETUP_FAILED, Reason.FORBIDDEN}
-    assert set(EXIT_CODE_OF) == set(Reason) - decided_outside
-    assert ExitCode.DONE not in EXIT_CODE_OF.values()
+    assert {reason for reason, row in REASONS.items() if row.exit_code} == set(Reason) - decided_outside
+    assert ExitCode.DONE not in [row.exit_code for row in REASONS.values()]
     assert StageFailure(Reason.NOT_FOUND, "no such model").exit_code == 66

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from finetune_api.docs import main, reference
-from finetune_api.failures import FAULT_OF, Reason
+from finetune_api.failures import Reason
 from finetune_api.job import ConditionType, Phase
 from finetune_cli.manifest import parse
 from finetune_core.policies.restart import decide
@@ -33,7 +33,7 @@ class TestTheStatusPage:
     def test_tells_whose_fault_it_is_and_whether_it_is_retried(self, reason: Reason) -> None:
         follows = decide(reason, disrupted=False, restarts=0, max_restarts=3)
         counted = "yes, counted" if follows.counted else "yes, not counted"
-        assert failure_rows()[reason] == (str(FAULT_OF[reason]), counted if follows.retried else "no")
+        assert failure_rows()[reason] == (str(reason.row.fault), counted if follows.retried else "no")
 
     @pytest.mark.parametrize("word", [*Phase, *ConditionType])
     def test_tells_every_phase_and_condition(self, word: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from finetune_api.failures import Reason, StageFailure
-from finetune_trainer import host
+from finetune_trainer.host import host
 
 
 def test_an_address_that_does_not_come_is_waited_for_and_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.memory import out_of_memory_sentence
+from finetune_trainer.host.memory import out_of_memory_sentence
 
 V2 = {"memory.events": "low 0\nhigh 0\nmax 12\noom 1\noom_kill 1\n", "memory.max": "2147483648\n"}
 V1 = {

@@ -11,32 +11,43 @@ from huggingface_hub import ModelCard
 from test_report import report_inputs
 
 from finetune_api.spec import FineTuneJobSpec
-from finetune_trainer.publish.artifact import published_base
-from finetune_trainer.publish.model_card import CardInputs, escape_markdown, inline_code, render_card
+from finetune_trainer.exports import export_of
+from finetune_trainer.exports.base import published_base
+from finetune_trainer.publish.model_card import CardInputs, render_card
+from finetune_trainer.report.format import escape_markdown, inline_code
 
 
-def _card(task: str = "TextClassification", text: str = "refund", model: str = "hf://acme/tiny", **changes: Any) -> str:
+def _card(
+    task: str = "TextClassification",
+    text: str = "refund",
+    model: str = "hf://acme/tiny",
+    method: str = "LoRA",
+    **changes: Any,
+) -> str:
     report = report_inputs(task, text)
     document = report.spec.model_dump(mode="json", exclude_none=True) | {"model": {"uri": model}}
+    document["method"] = {"type": method}
+    spec = FineTuneJobSpec.model_validate_json(json.dumps(document))
     fields: dict[str, Any] = {
         "job": report.job,
-        "spec": FineTuneJobSpec.model_validate_json(json.dumps(document)),
+        "spec": spec,
+        "export": export_of(spec.exports[0]),
         "data": report.data,
         "evaluation": report.evaluation,
         "training": report.training,
         "end_tokens": [2, 7],
-        "adapter": True,
         "chat_template": True,
     }
     return render_card(CardInputs(**(fields | changes)))
 
 
 @pytest.mark.parametrize("task", ["TextClassification", "InstructionTuning"])
-@pytest.mark.parametrize("adapter", [True, False])
+@pytest.mark.parametrize("method", ["LoRA", "Full"])
 @pytest.mark.parametrize("model", ["hf://acme/tiny", "file:///models/a%20model", "s3://models/tiny"])
 @pytest.mark.parametrize("chat_template", [True, False])
-def test_snippet_is_python(task: str, adapter: bool, model: str, chat_template: bool) -> None:
-    card = _card(task, model=model, adapter=adapter, chat_template=chat_template)
+def test_snippet_is_python(task: str, method: str, model: str, chat_template: bool) -> None:
+    adapter = method == "LoRA"
+    card = _card(task, model=model, method=method, chat_template=chat_template)
     code = card.split("```python\n")[1].split("```")[0]
     names = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
     assert ("PeftModel" in names) is adapter
@@ -60,7 +71,7 @@ def test_local_base_and_license() -> None:
     report = report_inputs()
     model = report.data.model.model_copy(update={"license": "apache-2.0"})
     data = report.data.model_copy(update={"model": model})
-    read = ModelCard(_card(model="file:///models/tiny", data=data, adapter=False)).data
+    read = ModelCard(_card(model="file:///models/tiny", data=data, method="Full")).data
     assert (read.get("base_model"), read.library_name, read.license) == (None, "transformers", "apache-2.0")
     assert read.tags == ["finetune-operator"]
 

@@ -63,9 +63,14 @@ def test_a_report_of_another_attempt_is_not_believed() -> None:
 
 
 def test_a_report_without_the_stages_result_is_no_success() -> None:
-    hollow = a_report(Stage.TRAIN).model_copy(update={"train": None})
+    hollow = a_report(Stage.TRAIN).model_copy(update={"result": None})
     error = error_of(succeeded(Stage.TRAIN, report=hollow))
     assert error is not None
+
+
+def test_a_report_with_the_result_of_another_stage_is_no_success() -> None:
+    other = a_report(Stage.TRAIN).model_copy(update={"result": a_report(Stage.PREPARE).result})
+    assert error_of(succeeded(Stage.TRAIN, report=other)) is not None
 
 
 def test_what_its_machine_ended_was_stopped() -> None:

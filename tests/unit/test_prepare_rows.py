@@ -9,16 +9,10 @@ import pytest
 
 from finetune_api.failures import StageFailure
 from finetune_trainer.prepare.problems import BadRow, Tally
-from finetune_trainer.prepare.rows import (
-    ChatRows,
-    Conversation,
-    Labelled,
-    LabelledRows,
-    PromptRows,
-    schema_for,
-    sorted_labels,
-)
+from finetune_trainer.prepare.rows import check_headers
 from finetune_trainer.prepared import InvalidRow
+from finetune_trainer.tasks.instruction_tuning.rows import ChatRows, Conversation, PromptRows, schema_for
+from finetune_trainer.tasks.text_classification.rows import Labelled, LabelledRows, sorted_labels
 from tests.unit.prepare_cases import a_chat, a_file, a_spec
 
 INTENTS = LabelledRows("text", "label", frozenset({"refund", "shipping", "other"}))
@@ -139,7 +133,7 @@ def test_the_first_row_says_whether_it_is_a_chat(tmp_path: Path) -> None:
 def test_a_header_without_the_column_is_refused_at_once(tmp_path: Path) -> None:
     file = a_file(tmp_path / "a.csv", "message,label\na,b\n")
     with pytest.raises(StageFailure) as failure:
-        schema_for(a_spec(), [file])
+        check_headers([file], ANY_LABEL)
     assert failure.value.message == (
         "s3://data/a.csv:1: column 'text' is missing, there is 'message', 'label'; name the right column in "
         "dataset.columns.text"

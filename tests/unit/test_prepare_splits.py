@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from finetune_api.failures import StageFailure
 from finetune_trainer.prepare.dedupe import content_key, normalised, without
-from finetune_trainer.prepare.rows import Conversation, Labelled
 from finetune_trainer.prepare.splits import Assignment, assign, check_processes, check_sizes, draw
+from finetune_trainer.tasks.instruction_tuning.rows import Conversation
+from finetune_trainer.tasks.text_classification.rows import Labelled
 from tests.unit.prepare_cases import a_chat, a_spec
 
 OWN = {"uri": "file:///data/own.jsonl"}

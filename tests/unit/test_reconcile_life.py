@@ -52,7 +52,7 @@ class TestFirstPass:
         config = made.start[0].config(workspace="/tmp/w", port=1234)
         assert (config.job.namespace, config.job.name, config.job.uid) == ("team-a", "intents", "uid-1")
         assert (config.stage, config.attempt, config.workspace) == (Stage.PREPARE, 1, "/tmp/w")
-        assert config.prepared_uri == "s3://adapters/team-a/intents/r1/prepared"
+        assert config.layout.prepared == "s3://adapters/team-a/intents/r1/prepared"
         assert config.job.spec_digest == made.status.spec_digest
 
     def test_starts_nothing_while_somebody_wants_the_job_to_hold(self) -> None:

@@ -9,7 +9,8 @@ import pytest
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec, Precision
 from finetune_api.stage import Device
-from finetune_trainer.train.settings import deepspeed_config, plan_training, resolve_precision
+from finetune_trainer.modelling.precision import resolve_precision
+from finetune_trainer.train.settings import deepspeed_config, plan_training
 from tests.builders import a_job
 
 

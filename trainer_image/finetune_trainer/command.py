@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from finetune_api.failures import ExitCode
 from finetune_api.stage import STAGES, StageConfig
-from finetune_trainer.host import Host
+from finetune_trainer.host.host import Host
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,19 +1,18 @@
-"""What a stage's work is given: its configuration, scratch space and a way to say how it is going.
+"""What a stage runs with: its configuration, scratch space and the reporter of its events.
 
 The work of a stage runs in worker processes below one host process (`finetune_trainer.host`), which serves /metrics and
-/progress, uploads checkpoints and writes the termination message. Workers tell it what happens as JSON lines over a
-pipe, so that it stays able to report whatever becomes of them.
+/progress, uploads checkpoints and writes the termination message. Workers send it events as JSON lines over a pipe, so
+that it can report the end of the stage even when they crash.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from finetune_api.events import Event, ProgressEvent
 from finetune_api.stage import StageConfig
 
 EVENTS_FD_VARIABLE = "FINETUNE_EVENTS_FD"
@@ -31,22 +30,18 @@ class Reporter:
         descriptor = os.environ.get(EVENTS_FD_VARIABLE)
         return cls(int(descriptor) if descriptor else None)
 
-    def send(self, event: str, **fields: Any) -> None:
-        """Send one event; ``fields`` must be JSON."""
+    def send(self, event: Event) -> None:
+        """Send one event."""
         if self._descriptor is None:
             return
-        line = (json.dumps({"event": event, **fields}) + "\n").encode()
+        line = event.model_dump_json().encode(errors="replace") + b"\n"
         with self._lock:
             while line:
                 line = line[os.write(self._descriptor, line) :]
 
     def progress(self, activity: str, done: int | None = None, total: int | None = None, unit: str = "steps") -> None:
-        """Say what the stage is doing, and how far it is: ``done`` of ``total`` units."""
-        self.send("progress", activity=activity, done=done, total=total, unit=unit)
-
-    def evaluation_metric(self, model: str, metric: str, value: float) -> None:
-        """Export one evaluation metric; ``model`` is baseline or tuned."""
-        self.send("evaluation", model=model, metric=metric, value=value)
+        """Report what the stage is doing, and how far it is: ``done`` of ``total`` units."""
+        self.send(ProgressEvent(activity=activity, done=done, total=total, unit=unit))
 
 
 @dataclass(frozen=True)

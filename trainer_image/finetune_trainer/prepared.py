@@ -21,11 +21,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from finetune_api.layout import DATA_REPORT
+
 IGNORED_LABEL = -100
 """Label of a token that no loss is taken of, as torch's cross entropy has it."""
-
-REPORT_NAME = "data.json"
-TOKENIZER_DIRECTORY = "tokenizer"
 
 
 class _Record(BaseModel):
@@ -85,4 +84,4 @@ class DataReport(_Record):
 
 
 def read_report(directory: Path) -> DataReport:
-    return DataReport.model_validate_json((directory / REPORT_NAME).read_bytes())
+    return DataReport.model_validate_json((directory / DATA_REPORT).read_bytes())

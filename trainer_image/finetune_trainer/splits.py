@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from finetune_api import layout
+
 
 def open_split(directory: Path, split: str) -> pa.Table:
     """Memory-map one split; rows are read from disk as they are touched."""
-    return pa.ipc.open_file(pa.memory_map(str(directory / f"{split}.arrow"))).read_all()
+    return pa.ipc.open_file(pa.memory_map(str(directory / layout.split_file(split)))).read_all()

@@ -14,6 +14,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from finetune_api.events import FailureEvent, ResultEvent
 from finetune_api.failures import ExitCode, Reason, StageFailure
 from finetune_api.stage import StageConfig
 from finetune_trainer.context import Reporter, StageContext
@@ -25,7 +26,7 @@ _BROKEN_CONNECTION = re.compile(
     r"(?:gloo|nccl).*?(connection (?:reset|closed|refused)[\w ]*|broken pipe|remote process exited)", re.I | re.S
 )
 """In the words of Gloo and NCCL."""
-STAGE_MODULE = "finetune_trainer.{stage}.stage"
+STAGE_MODULE = "finetune_trainer.stages.{stage}"
 
 
 def failure_of(error: BaseException, workspace: Path) -> StageFailure:
@@ -95,10 +96,10 @@ def main(config_path: str) -> int:
         failure = failure_of(error, workspace)
         if failure is not error:
             traceback.print_exception(error)
-        reporter.send("failure", reason=failure.reason, message=failure.message)
+        reporter.send(FailureEvent(reason=failure.reason, message=failure.message))
         return failure.exit_code
     if rank == 0:
-        reporter.send("result", result=result.model_dump(mode="json"))
+        reporter.send(ResultEvent(result=result))
     return ExitCode.DONE
 
 

@@ -4,6 +4,7 @@ Defaults live here and not in the CRD, so that a field left out stays left out i
 no drift, and a later profile can fill in what the job is silent about.
 """
 
+from finetune_api.method_settings import LoraSpec
 from finetune_api.spec.inputs import (
     CleaningSpec,
     Columns,
@@ -29,31 +30,26 @@ from finetune_api.spec.training import (
     CheckpointSpec,
     DistributedSpec,
     EarlyStoppingSpec,
-    LoraSpec,
     MethodSpec,
     TrainingSpec,
     ZeroSpec,
 )
-from finetune_api.spec.vocabulary import (
-    DEFAULT_METRICS,
-    METRICS_OF_TASK,
+from finetune_api.tables.methods import MethodType
+from finetune_api.tables.metrics import Metric
+from finetune_api.tables.tasks import TaskType
+from finetune_api.vocabulary import (
     ColumnName,
     DataFormat,
     Deduplication,
     Label,
-    MethodType,
-    Metric,
     ModelUri,
     OutputUri,
     Precision,
     Schedule,
-    TaskType,
     Uri,
 )
 
 __all__ = [
-    "DEFAULT_METRICS",
-    "METRICS_OF_TASK",
     "CheckpointSpec",
     "CleaningSpec",
     "ColumnName",

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from finetune_api.base import ApiModel, Rule
-from finetune_api.spec.vocabulary import (
+from finetune_api.spec.rules import column_form_rules, task_setting_rules
+from finetune_api.tables.tasks import TASKS, TaskType
+from finetune_api.vocabulary import (
     ColumnName,
     DataFormat,
     Deduplication,
     Label,
     ModelUri,
     SecretName,
-    TaskType,
     Uri,
 )
 
@@ -68,12 +69,7 @@ class TaskSpec(ApiModel):
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="!has(self.labels) || self.type == 'TextClassification'",
-            message="labels belong to type TextClassification only",
-            field="labels",
-            holds=lambda task: task.labels is None or task.type is TaskType.TEXT_CLASSIFICATION,
-        ),
+        *task_setting_rules(),
         Rule(
             cel=None,  # A list of type set. In CEL it is quadratic, beyond the cost that the API server allows.
             message="labels must be different from each other",
@@ -123,29 +119,39 @@ class SplitSource(ApiModel):
     )
 
 
-class Columns(ApiModel):
+def _column_fields() -> dict[str, Any]:
+    """A field for each column of each task."""
+    meanings: dict[str, list[str]] = {}
+    for task, row in TASKS.items():
+        for column in (column for form in row.columns for column in form):
+            meanings.setdefault(column.field, []).append(f"{task}: {column.meaning}.")
+    return {
+        field: (ColumnName | None, Field(default=None, description=f"{' '.join(texts)} Default: {field}."))
+        for field, texts in meanings.items()
+    }
+
+
+if TYPE_CHECKING:
+
+    class _ColumnFields(ApiModel): ...
+
+else:
+    _ColumnFields = create_model("_ColumnFields", __base__=ApiModel, **_column_fields())
+
+
+class Columns(_ColumnFields):
     """Names of the columns (JSON keys) that hold what the task needs."""
 
-    text: ColumnName | None = Field(default=None, description="TextClassification: the text. Default: text.")
-    label: ColumnName | None = Field(default=None, description="TextClassification: the label. Default: label.")
-    messages: ColumnName | None = Field(
-        default=None, description="InstructionTuning on conversations: the list of messages. Default: messages."
-    )
-    prompt: ColumnName | None = Field(
-        default=None, description="InstructionTuning on pairs: what the user says. Default: prompt."
-    )
-    completion: ColumnName | None = Field(
-        default=None, description="InstructionTuning on pairs: what the model shall answer. Default: completion."
-    )
+    rules: ClassVar[tuple[Rule, ...]] = (*column_form_rules(),)
 
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="!has(self.messages) || !has(self.prompt) && !has(self.completion)",
-            message="give columns.messages, or columns.prompt and columns.completion, not both",
-            field="messages",
-            holds=lambda columns: columns.messages is None or (columns.prompt is None and columns.completion is None),
-        ),
-    )
+    def given(self, field: str) -> str | None:
+        """The name of a column as the job gives it."""
+        name: str | None = getattr(self, field)
+        return name
+
+    def name(self, field: str) -> str:
+        """The name of a column: as the job gives it, or its default."""
+        return self.given(field) or field
 
 
 class CleaningSpec(ApiModel):
@@ -198,7 +204,7 @@ class DatasetSpec(ApiModel):
             field="columns",
             holds=lambda data: (
                 data.format is not DataFormat.OPENAI_CHAT
-                or (data.columns.prompt is None and data.columns.completion is None)
+                or (data.columns.given("prompt") is None and data.columns.given("completion") is None)
             ),
         ),
     )

@@ -8,7 +8,11 @@ from pydantic import Field
 
 from finetune_api.base import ApiModel, Rule
 from finetune_api.spec.inputs import SecretRef
-from finetune_api.spec.vocabulary import Metric, OutputUri, Seconds
+from finetune_api.tables.metrics import Metric
+from finetune_api.tables.tasks import TASKS
+from finetune_api.vocabulary import OutputUri, Seconds
+
+_DEFAULT_METRICS = "; ".join(f"{', '.join(row.default_metrics)} for {task}" for task, row in TASKS.items())
 
 
 class Gate(ApiModel):
@@ -45,8 +49,7 @@ class EvaluationSpec(ApiModel):
 
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1, max_length=8)] | None = Field(
         default=None,
-        description="What is measured; the first is the score that status shows. Default: accuracy, macro_f1 for "
-        "TextClassification; rouge_l, exact_match, loss for InstructionTuning.",
+        description=f"What is measured; the first is the score that status shows. Default: {_DEFAULT_METRICS}.",
     )
     gates: Annotated[tuple[Gate, ...], Field(max_length=16)] = Field(
         default=(), description="All must hold, or the result is not published."

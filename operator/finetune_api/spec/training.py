@@ -2,50 +2,60 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from finetune_api.base import ApiModel, Rule
-from finetune_api.spec.vocabulary import Label, MethodType, Precision, Schedule, Steps
+from finetune_api.spec.rules import method_setting_rules
+from finetune_api.tables.methods import DEFAULT_METHOD, METHODS, MethodType, rate_in_words
+from finetune_api.tables.tasks import TASKS, names_of
+from finetune_api.vocabulary import Precision, Schedule, Steps
+
+_LEARNING_RATES = ", ".join(f"{rate_in_words(row.learning_rate)} for {method}" for method, row in METHODS.items())
+_LENGTHS = ", ".join(f"{row.default_length} for {task}" for task, row in TASKS.items())
 
 
-class LoraSpec(ApiModel):
-    """Low-rank adapters (Hu et al. 2021)."""
+if TYPE_CHECKING:
 
-    rank: int = Field(default=16, ge=1, le=1024, description="Rank of the update.")
-    alpha: int = Field(default=32, ge=1, le=4096, description="Scale of the update; it is multiplied by alpha / rank.")
-    dropout: float = Field(default=0.05, ge=0, lt=1, description="Dropout before the adapter.")
-    target_modules: Annotated[tuple[Label, ...], Field(min_length=1, max_length=64)] = Field(
-        default=("all-linear",),
-        description="Names of the modules that get an adapter, or all-linear for every linear layer but the head.",
-    )
-    use_rslora: bool = Field(default=False, description="Scale by alpha / sqrt(rank) (Kalajdzievski 2023).")
+    class _MethodFields(ApiModel):
+        type: MethodType = DEFAULT_METHOD
 
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="!has(self.targetModules) || !('all-linear' in self.targetModules) || self.targetModules.size() == 1",
-            message="all-linear stands alone in targetModules",
-            field="targetModules",
-            holds=lambda lora: "all-linear" not in lora.target_modules or len(lora.target_modules) == 1,
+else:
+    _MethodFields = create_model(
+        "_MethodFields",
+        __base__=ApiModel,
+        type=(
+            MethodType,
+            Field(
+                default=DEFAULT_METHOD,
+                description="; ".join(f"{method} {row.summary}" for method, row in METHODS.items()) + ".",
+            ),
         ),
+        **{
+            row.settings.field: (
+                row.settings.model | None,
+                Field(default=None, description=f"Settings of type {method}."),
+            )
+            for method, row in METHODS.items()
+            if row.settings
+        },
     )
 
 
-class MethodSpec(ApiModel):
+class MethodSpec(_MethodFields):
     """How the model is changed."""
 
-    type: MethodType = Field(default=MethodType.LORA, description="Full trains every weight, LoRA an adapter.")
-    lora: LoraSpec | None = Field(default=None, description="Settings of type LoRA.")
+    rules: ClassVar[tuple[Rule, ...]] = (*method_setting_rules(),)
 
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            cel="!has(self.lora) || !has(self.type) || self.type == 'LoRA'",
-            message="lora belongs to type LoRA only",
-            field="lora",
-            holds=lambda method: method.lora is None or method.type is MethodType.LORA,
-        ),
-    )
+    @property
+    def settings(self) -> ApiModel | None:
+        """The settings of the method, with their defaults; None where it has none."""
+        settings = self.type.row.settings
+        if settings is None:
+            return None
+        given: ApiModel | None = getattr(self, settings.field)
+        return given or settings.model()
 
 
 class EarlyStoppingSpec(ApiModel):
@@ -70,7 +80,7 @@ class TrainingSpec(ApiModel):
     )
     max_steps: Steps | None = Field(default=None, description="Optimizer steps, instead of epochs.")
     learning_rate: float | None = Field(
-        default=None, gt=0, le=1, description="Peak learning rate. Default: 2e-4 for LoRA, 2e-5 for Full."
+        default=None, gt=0, le=1, description=f"Peak learning rate. Default: {_LEARNING_RATES}."
     )
     schedule: Schedule = Field(default=Schedule.COSINE, description="Course of the learning rate after warm-up.")
     warmup_steps: int | None = Field(
@@ -96,11 +106,11 @@ class TrainingSpec(ApiModel):
         ge=8,
         le=1048576,
         description="Tokens of a sequence; longer text is cut (classification) or refused as invalid (chat). Default: "
-        "the model's limit, at most 512 for classification and 2048 otherwise.",
+        f"the model's limit, at most {_LENGTHS}.",
     )
     packing: bool | None = Field(
         default=None,
-        description="InstructionTuning: put several conversations into one row, without attention between them. "
+        description=f"{names_of(packs=True)}: put several examples into one row, without attention between them. "
         "Default: true.",
     )
     precision: Precision = Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from finetune_api.failures import EXIT_CODE_OF, ExitCode, Reason
+from finetune_api.failures import ExitCode, Reason
 from finetune_api.stage import Stage, StageError, StageReport
 from finetune_core.runs import ObservedRun, RunState
 
@@ -31,16 +31,7 @@ def own_report(run: ObservedRun) -> StageReport | None:
 
 def has_result(report: StageReport) -> bool:
     """Whether the report holds what its stage is there to find."""
-    return (
-        report.error is None
-        and {
-            Stage.PREPARE: report.prepare,
-            Stage.TRAIN: report.train,
-            Stage.EVALUATE: report.evaluate,
-            Stage.PUBLISH: report.publish,
-        }[report.stage]
-        is not None
-    )
+    return report.error is None and report.result is not None and report.result.stage is report.stage
 
 
 def error_of(run: ObservedRun) -> StageError | None:
@@ -93,7 +84,7 @@ def _from_exit_status(run: ObservedRun, code: int) -> StageError:
 def _error(run: ObservedRun, reason: Reason, what: str) -> StageError:
     code = run.exit_code
     if code is None:
-        code = EXIT_CODE_OF[reason]
+        code = reason.exit_code
     elif code < 0:
         code = 128 - code
     return StageError(reason=reason, message=f"{run.id.stage} {what}.", exit_code=min(code, 255))

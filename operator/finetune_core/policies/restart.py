@@ -4,45 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from enum import Enum
 
 from finetune_api.failures import Reason
+from finetune_api.tables.reasons import Retry
 
 _FIRST_DELAY = timedelta(seconds=2)
 _LONGEST_DELAY = timedelta(minutes=5)
 _DELAY_AFTER_MANY_STOPS = timedelta(seconds=10)
-
-
-class _Retry(Enum):
-    FREE = "does not use up maxRestarts"
-    COUNTED = "uses up maxRestarts"
-    NEVER = "somebody must act first"
-
-
-_RETRY_OF = {
-    Reason.UNAVAILABLE: _Retry.FREE,
-    Reason.STOPPED: _Retry.FREE,
-    # On another node they may be there; where the image is without CUDA, they never will.
-    Reason.GPU_UNAVAILABLE: _Retry.COUNTED,
-    Reason.INTERNAL_ERROR: _Retry.COUNTED,
-    Reason.KILLED: _Retry.COUNTED,
-    Reason.STALLED: _Retry.COUNTED,
-    Reason.BAD_CONFIGURATION: _Retry.NEVER,
-    Reason.BAD_DATA: _Retry.NEVER,
-    Reason.NOT_FOUND: _Retry.NEVER,
-    Reason.DIVERGED: _Retry.NEVER,
-    Reason.PERMISSION_DENIED: _Retry.NEVER,
-    Reason.OUT_OF_MEMORY: _Retry.NEVER,
-    Reason.DISK_FULL: _Retry.NEVER,
-    Reason.DEADLINE_EXCEEDED: _Retry.NEVER,
-    Reason.GATE_FAILED: _Retry.NEVER,
-    Reason.REVISION_TAKEN: _Retry.NEVER,
-    Reason.UNSCHEDULABLE: _Retry.NEVER,
-    Reason.QUOTA_EXCEEDED: _Retry.NEVER,
-    Reason.IMAGE_UNAVAILABLE: _Retry.NEVER,
-    Reason.SETUP_FAILED: _Retry.NEVER,
-    Reason.FORBIDDEN: _Retry.NEVER,
-}
 
 
 @dataclass(frozen=True)
@@ -57,10 +25,10 @@ class Decision:
 
 def decide(reason: Reason, disrupted: bool, restarts: int, max_restarts: int) -> Decision:
     """What follows a failure for ``reason`` after ``restarts`` counted ones."""
-    retry = _RETRY_OF[reason]
-    if retry is _Retry.NEVER:
+    retry = reason.row.retry
+    if retry is Retry.NEVER:
         return Decision(retried=False, counted=False)
-    if retry is _Retry.FREE or disrupted:
+    if retry is Retry.FREE or disrupted:
         return Decision(retried=True, counted=False)
     if restarts >= max_restarts:
         return Decision(retried=False, counted=False, exhausted=True)

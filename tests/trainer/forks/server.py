@@ -29,17 +29,20 @@ _HARMLESS_THREADS = {"jemalloc_bg_thd"}
 _LIGHT = (
     "coverage",
     "finetune_trainer.command",
-    "finetune_trainer.evaluate.stage",
-    "finetune_trainer.prepare.stage",
-    "finetune_trainer.publish.stage",
-    "finetune_trainer.train.stage",
+    "finetune_trainer.stages.evaluate",
+    "finetune_trainer.stages.prepare",
+    "finetune_trainer.stages.publish",
+    "finetune_trainer.stages.train",
     "finetune_trainer.worker",
 )
 _HEAVY = (
-    "finetune_trainer.evaluate.classify",
+    "finetune_trainer.exports.adapter",
+    "finetune_trainer.methods.adapters",
+    "finetune_trainer.tasks.text_classification.evaluation",
+    "finetune_trainer.tasks.text_classification.training",
     "finetune_trainer.evaluate.comparison",
-    "finetune_trainer.evaluate.generate",
-    "finetune_trainer.evaluate.loading",
+    "finetune_trainer.evaluate.generation",
+    "finetune_trainer.modelling.loading",
     "finetune_trainer.report.page",
     "finetune_trainer.train.gang",
     # What libraries import when they are used first.
@@ -129,7 +132,7 @@ def import_libraries() -> None:
     with heavy_imports():
         for name in _HEAVY:
             importlib.import_module(name)
-        from finetune_trainer.train.lean_deepspeed import import_without_compiler
+        from finetune_trainer.patches.deepspeed import import_without_compiler
 
         import_without_compiler()
     assert _NEVER not in sys.modules, f"a rank would have imported {_NEVER}"

@@ -73,7 +73,7 @@ def _processes(arguments: list[str]) -> int:
 
 def _let_product_start(ranks: list[ForkedRank], imported_under: Mapping[str, str]) -> None:
     """Give the product the ranks that wait; one whose libraries would be others is started as always."""
-    from finetune_trainer import processes
+    from finetune_trainer.host import processes
 
     def start(command: list[str], *, env: dict[str, str], pass_fds: tuple[int, ...], **options: Any) -> Any:
         known = {"stdin": subprocess.DEVNULL, "start_new_session": True}

@@ -9,15 +9,18 @@ from typing import Any
 from finetune_api.evaluation import BaselineKind, MetricResult
 from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_trainer.context import Reporter
-from finetune_trainer.evaluate.loading import Hardware
+from finetune_trainer.methods.base import Method
+from finetune_trainer.modelling.loading import LoadedModel, load
+from finetune_trainer.modelling.precision import Hardware
 from finetune_trainer.prepared import DataReport
+from finetune_trainer.tasks.base import ModelClass
 
 SPLIT = "test"
 
 
 @dataclass(frozen=True)
 class EvaluationInputs:
-    """What both tasks' evaluations need."""
+    """What every task's evaluation needs."""
 
     spec: FineTuneJobSpec
     base: Path
@@ -27,8 +30,21 @@ class EvaluationInputs:
     prepared: Path
     """Directory of the prepared data."""
     data: DataReport
+    model_class: ModelClass
+    """How the task loads a model."""
+    method: Method
     hardware: Hardware
     reporter: Reporter
+
+    def load(self, directory: Path, **settings: Any) -> LoadedModel:
+        """The model in ``directory`` with the task's class, ready to be evaluated."""
+        chosen = self.model_class
+        return self.load_as(chosen.auto_class, directory, **chosen.settings, **settings)
+
+    def load_as(self, auto_class: Any, directory: Path, **settings: Any) -> LoadedModel:
+        """The model in ``directory`` with another class."""
+        name = "The trained model" if directory == self.trained else f"model.uri {self.spec.model.uri}"
+        return load(auto_class, directory, self.hardware.dtype, name, **settings).placed(self.hardware)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ ROUGE-L range from 0 to 1, chrF from 0 to 100 as in sacreBLEU; loss is in nats p
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -25,7 +26,6 @@ Floats = NDArray[np.float64]
 
 CLASSIFICATION = (Metric.ACCURACY, Metric.MACRO_F1, Metric.WEIGHTED_F1)
 TEACHER_FORCED = (Metric.LOSS, Metric.TOKEN_ACCURACY)
-GENERATED = (Metric.EXACT_MATCH, Metric.ROUGE_L, Metric.CHRF)
 
 # Words as in rouge-score, but in any script. In scripts without spaces each character is a word.
 _WORDS = re.compile(
@@ -131,11 +131,15 @@ def chrf(answer: str, reference: str) -> float:
     return float(_chrf().sentence_score(answer.strip(), [reference.strip()]).score)
 
 
-def answer_score(metric: Metric, answer: str, reference: str) -> float:
-    """Compute a metric of `GENERATED` for one answer."""
-    if metric is Metric.EXACT_MATCH:
-        return exact_match(answer, reference)
-    return rouge_l(answer, reference) if metric is Metric.ROUGE_L else chrf(answer, reference)
+AnswerMetric = Callable[[str, str], float]
+"""The value of a metric for one answer and its reference."""
+
+ANSWER_METRICS: dict[Metric, AnswerMetric] = {
+    Metric.EXACT_MATCH: exact_match,
+    Metric.ROUGE_L: rouge_l,
+    Metric.CHRF: chrf,
+}
+"""Metrics of generated answers; the value of a split is the mean over its answers."""
 
 
 def ratio(values: Floats, weights: Floats) -> float:

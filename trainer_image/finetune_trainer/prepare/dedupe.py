@@ -6,7 +6,7 @@ import hashlib
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from finetune_trainer.prepare.rows import Conversation, Example
+from finetune_trainer.prepare.rows import Example
 
 KEY_BYTES = 16
 """With 2^40 rows, the probability of a collision is about 10^-15."""
@@ -20,14 +20,8 @@ def normalised(text: str) -> str:
 
 
 def content_key(example: Example) -> bytes:
-    """A 16-byte hash of the content of an example.
-
-    The label is not included: of two rows with the same text and different labels, the first is kept.
-    """
-    if isinstance(example, Conversation):
-        content = "\0".join(f"{message['role']}\1{normalised(message['content'])}" for message in example.messages)
-    else:
-        content = normalised(example.text)
+    """A 16-byte hash of the content of an example."""
+    content = "\0".join(map(normalised, example.content))
     return hashlib.blake2b(content.encode(), digest_size=KEY_BYTES).digest()
 
 

@@ -12,29 +12,14 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from finetune_api.evaluation import Evaluation
-from finetune_api.spec import FineTuneJobSpec, Metric, TaskType
+from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import JobIdentity
+from finetune_trainer.exports.base import Export, on_hub, published_base
+from finetune_trainer.methods import method_of
 from finetune_trainer.prepared import DataReport
-from finetune_trainer.publish.artifact import published_base
-from finetune_trainer.report.page import (
-    BASELINE_NAMES,
-    METRIC_NAMES,
-    format_change,
-    format_value,
-    grouped,
-    settings,
-    training_facts,
-)
-
-# Names under which the hub knows the metrics.
-_HUB_METRICS = {
-    Metric.MACRO_F1: "f1",
-    Metric.WEIGHTED_F1: "f1",
-    Metric.ROUGE_L: "rouge",
-    Metric.TOKEN_ACCURACY: "accuracy",
-}
-_HUB_TASKS = {TaskType.TEXT_CLASSIFICATION: "text-classification", TaskType.INSTRUCTION_TUNING: "text-generation"}
-_LABELS_LISTED = 50
+from finetune_trainer.report.format import escape_markdown, format_change, format_value, grouped, inline_code
+from finetune_trainer.report.page import BASELINE_NAMES, settings, training_facts
+from finetune_trainer.tasks import task_of
 
 
 @dataclass(frozen=True)
@@ -49,10 +34,21 @@ class CardInputs:
     """``training.json`` of the trained directory."""
     end_tokens: Sequence[int]
     """InstructionTuning: token ids that ended an answer in the evaluation."""
-    adapter: bool
-    """Whether the artifact is an adapter; otherwise it is a full model."""
+    export: Export
+    """The form of the artifact."""
     chat_template: bool
     """Whether the tokenizer has a chat template."""
+
+    @property
+    def of_usage(self) -> dict[str, Any]:
+        """What the program in the card needs of every task."""
+        model = self.spec.model.uri
+        return {
+            "adapter": self.export.is_adapter,
+            "base_literal": json.dumps(published_base(model), ensure_ascii=False),
+            "revision_literal": json.dumps(self.data.model.revision) if on_hub(self.spec) else None,
+            "data": self.data,
+        }
 
 
 def render_card(inputs: CardInputs) -> str:
@@ -68,30 +64,24 @@ def render_card(inputs: CardInputs) -> str:
         spec=inputs.spec,
         data=inputs.data,
         evaluation=inputs.evaluation,
-        adapter=inputs.adapter,
-        chat_template=inputs.chat_template,
-        classification=inputs.spec.task.type is TaskType.TEXT_CLASSIFICATION,
+        form=method_of(inputs.spec.method.type).form,
+        parts=task_of(inputs.spec.task.type).card(inputs, environment),
         base=published_base(inputs.spec.model.uri),
-        base_literal=json.dumps(published_base(inputs.spec.model.uri), ensure_ascii=False),
         revision_literal=json.dumps(inputs.data.model.revision) if on_hub(inputs.spec) else None,
-        max_new_tokens=inputs.spec.evaluation.generation.max_new_tokens,
-        end_tokens=list(inputs.end_tokens) or None,
-        labels_listed=_LABELS_LISTED,
         baseline_name=BASELINE_NAMES[inputs.evaluation.baseline.kind],
         metrics=[_metric_row(inputs.evaluation, index) for index in range(len(inputs.evaluation.metrics))],
         settings=settings(inputs.spec),
         training=training_facts(inputs.training),
         versions=inputs.training.get("versions") or {},
-        smallest=_smallest_labels(inputs.data),
     )
     return f"---\n{front_matter(inputs)}\n---\n\n{body.strip()}\n"
 
 
 def front_matter(inputs: CardInputs) -> str:
     """The card's YAML, as the hub reads it."""
-    task = _HUB_TASKS[inputs.spec.task.type]
-    tags = ["finetune-operator", *(["lora"] if inputs.adapter else [])]
-    if on_hub(inputs.spec) and inputs.adapter:
+    task = inputs.spec.task.type.row.hub_task
+    tags = ["finetune-operator", *method_of(inputs.spec.method.type).tags]
+    if on_hub(inputs.spec) and inputs.export.is_adapter:
         tags.append(f"base_model:adapter:{published_base(inputs.spec.model.uri)}")
     results = [
         EvalResult(
@@ -99,8 +89,8 @@ def front_matter(inputs: CardInputs) -> str:
             dataset_type="custom",
             dataset_name=f"{inputs.job.name} {inputs.evaluation.split} split",
             dataset_split=inputs.evaluation.split,
-            metric_type=_HUB_METRICS.get(metric.name, str(metric.name)),
-            metric_name=METRIC_NAMES[metric.name][0],
+            metric_type=metric.name.row.hub_name,
+            metric_name=metric.name.row.title,
             metric_value=round(metric.tuned, 6),
         )
         for metric in inputs.evaluation.metrics
@@ -108,7 +98,7 @@ def front_matter(inputs: CardInputs) -> str:
     card = ModelCardData(
         # The hub knows base models by their names there and by nothing else.
         base_model=published_base(inputs.spec.model.uri) if on_hub(inputs.spec) else None,
-        library_name="peft" if inputs.adapter else "transformers",
+        library_name=inputs.export.library,
         license=inputs.data.model.license,
         pipeline_tag=task,
         tags=tags,
@@ -118,40 +108,14 @@ def front_matter(inputs: CardInputs) -> str:
     return str(card.to_yaml()).strip()
 
 
-def on_hub(spec: FineTuneJobSpec) -> bool:
-    return spec.model.uri.startswith("hf://")
-
-
-def escape_markdown(text: str) -> str:
-    """Text for a table's cell: one line, in which nothing is markup."""
-    flat = " ".join(str(text).split())
-    return "".join(f"\\{sign}" if sign in "\\`*_{}[]<>|#!~$" else sign for sign in flat)
-
-
-def inline_code(text: str) -> str:
-    """Text as inline code, fenced with more backticks than it has."""
-    flat = " ".join(str(text).split()).replace("|", "\\|")
-    runs = [len(run) for run in "".join(sign if sign == "`" else " " for sign in flat).split()]
-    fence = "`" * (max(runs, default=0) + 1)
-    space = " " if runs else ""
-    return f"{fence}{space}{flat}{space}{fence}"
-
-
 def _metric_row(evaluation: Evaluation, index: int) -> dict[str, str]:
     metric = evaluation.metrics[index]
     low, high = metric.interval
     return {
-        "name": METRIC_NAMES[metric.name][0],
-        "explanation": METRIC_NAMES[metric.name][1],
+        "name": metric.name.row.title,
+        "explanation": metric.name.row.meaning,
         "baseline": format_value(metric.name, metric.baseline),
         "tuned": format_value(metric.name, metric.tuned),
         "change": format_change(metric.name, metric.change),
         "interval": f"{format_change(metric.name, low)} to {format_change(metric.name, high)}",
     }
-
-
-def _smallest_labels(data: DataReport) -> list[tuple[str, int]]:
-    """Labels with fewer than 20 training examples, the fewest first, at most five."""
-    counts = data.splits["train"].label_counts
-    few = sorted((counts.get(label, 0), label) for label in data.labels)
-    return [(label, count) for count, label in few if count < 20][:5]

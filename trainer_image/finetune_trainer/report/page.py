@@ -13,27 +13,13 @@ from jinja2 import Environment, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from finetune_api.evaluation import BaselineKind, Evaluation, GateResult, MetricResult
-from finetune_api.spec import FineTuneJobSpec, Metric, TaskType
+from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import JobIdentity
+from finetune_trainer.methods import method_of
 from finetune_trainer.prepared import DataReport
-from finetune_trainer.report.changes import (
-    ClassificationChanges,
-    GenerationChanges,
-    classification_changes,
-    generation_changes,
-)
-from finetune_trainer.report.charts import NARROW, Series, change_bar, line_chart, recall_bar
-
-METRIC_NAMES: dict[Metric, tuple[str, str]] = {
-    Metric.ACCURACY: ("Accuracy", "share of examples with the right label"),
-    Metric.MACRO_F1: ("Macro F1", "mean of every label's F1, each label counting the same"),
-    Metric.WEIGHTED_F1: ("Weighted F1", "mean of every label's F1, weighted by its examples"),
-    Metric.LOSS: ("Loss", "nats a token of the reference answers; lower is better"),
-    Metric.TOKEN_ACCURACY: ("Token accuracy", "share of answer tokens that were the model's first choice"),
-    Metric.EXACT_MATCH: ("Exact match", "share of answers that are the reference, word for word"),
-    Metric.ROUGE_L: ("ROUGE-L", "words in common with the reference, in order; 0 to 1"),
-    Metric.CHRF: ("chrF", "characters in common with the reference; 0 to 100"),
-}
+from finetune_trainer.report.charts import NARROW, Series, change_bar, line_chart
+from finetune_trainer.report.format import format_change, format_value, grouped
+from finetune_trainer.tasks import task_of
 
 BASELINE_NAMES: dict[BaselineKind, tuple[str, str]] = {
     BaselineKind.BASE_MODEL: ("the base model", "the untouched model with the same prompts"),
@@ -41,7 +27,6 @@ BASELINE_NAMES: dict[BaselineKind, tuple[str, str]] = {
     BaselineKind.MAJORITY_CLASS: ("the majority class", "always the most frequent label of the training data"),
 }
 
-_LABELS_SHOWN = 40
 _TEXT_SHOWN = 700
 _CONTENT_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -85,6 +70,7 @@ def render(inputs: ReportInputs) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"short": _short, "grouped": grouped}
+    task = task_of(inputs.spec.task.type)
     template = environment.from_string((folder / "report.html.jinja").read_text(encoding="utf-8"))
     return template.render(
         policy=_CONTENT_POLICY,
@@ -95,19 +81,15 @@ def render(inputs: ReportInputs) -> str:
         evaluation=inputs.evaluation,
         verdict=verdict(inputs.evaluation),
         baseline_name=BASELINE_NAMES[inputs.evaluation.baseline.kind],
-        baseline_note=_baseline_note(inputs),
+        baseline_note=task.baseline_note(inputs.details),
         metrics=_metric_rows(inputs.evaluation.metrics),
         gates=[(gate_text(gate), gate) for gate in inputs.evaluation.gates],
         curves=_curves(inputs.history),
-        changes=_changes(inputs),
-        recall_bar=recall_bar,
-        labels_shown=_LABELS_SHOWN,
+        section=Markup(task.report_section(inputs, environment)),
         settings=settings(inputs.spec),
         training=training_facts(inputs.training),
         versions=inputs.training.get("versions") or {},
         spec_json=json.dumps(inputs.spec.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False),
-        format_value=format_value,
-        metric_name=lambda metric: METRIC_NAMES[Metric(metric)][0],
     )
 
 
@@ -122,7 +104,7 @@ def improves(metric: MetricResult) -> bool | None:
 def verdict(evaluation: Evaluation) -> Verdict:
     """What the page says first: the score beside the baseline, and whether the gates let it through."""
     score = evaluation.metrics[0]
-    name, against = METRIC_NAMES[score.name][0], BASELINE_NAMES[evaluation.baseline.kind][0]
+    name, against = score.name.row.title, BASELINE_NAMES[evaluation.baseline.kind][0]
     better = improves(score)
     comparison = {
         True: f"Better than {against}",
@@ -145,37 +127,20 @@ def verdict(evaluation: Evaluation) -> Verdict:
 
 def gate_text(gate: GateResult) -> str:
     """A gate in words, with the value that was compared."""
-    name = METRIC_NAMES[gate.metric][0]
+    name = gate.metric.row.title
     if gate.minimum_improvement is not None:
         return f"{name} better by at least {gate.minimum_improvement:g}: {gate.value:+.4g}".replace("-", "−")
     bound = f"at least {gate.minimum:g}" if gate.minimum is not None else f"at most {gate.maximum:g}"
     return f"{name} {bound}: {gate.value:.4g}"
 
 
-def format_value(metric: Metric | str, value: float) -> str:
-    return f"{value:.1f}" if metric == Metric.CHRF else f"{value:.3f}"
-
-
-def format_change(metric: Metric, value: float) -> str:
-    """With sign; a true minus, not a hyphen."""
-    return f"{value:+.{1 if metric is Metric.CHRF else 3}f}".replace("-", "−")
-
-
-def grouped(value: float) -> str:
-    """A number with its thousands set apart by narrow spaces."""
-    return f"{value:,.0f}".replace(",", "\u202f")
-
-
 def settings(spec: FineTuneJobSpec) -> list[tuple[str, str]]:
     """The settings that shaped the training, in words."""
-    training, lora = spec.training, spec.lora
+    training = spec.training
     length = f"{training.max_steps} steps" if training.max_steps else f"{training.epochs or 3:g} epochs"
     rows = [("Task", str(spec.task.type)), ("Method", str(spec.method.type))]
-    if lora:
-        scaling = ", rank-stabilised" if lora.use_rslora else ""
-        rows.append(("LoRA", f"rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout:g}{scaling}"))
-        rows.append(("Adapted modules", ", ".join(lora.target_modules)))
     rows += [
+        *method_of(spec.method.type).describe(spec),
         ("Length", length),
         ("Batch size", f"{training.batch_size} sequences a step"),
         ("Learning rate", f"{spec.learning_rate:g}, {training.schedule}"),
@@ -214,35 +179,18 @@ def _short(text: str | None) -> str:
     return text if len(text) <= _TEXT_SHOWN else f"{text[:_TEXT_SHOWN].rstrip()} …"
 
 
-def _baseline_note(inputs: ReportInputs) -> str:
-    details = inputs.details
-    probe, majority = details.get("linearProbe"), details.get("majorityClass")
-    if "maxNewTokens" in details:
-        return f"Answers were decoded greedily, with at most {details['maxNewTokens']} new tokens."
-    if not majority:
-        return ""
-    if not probe:
-        return f"Always {majority['label']!r}: the training data has no other label."
-    return (
-        f"Chosen by {details['chosenBy']}: linear probe {probe['accuracy']:.3f} (C = {probe['C']:g}, fitted on "
-        f"{grouped(probe['trainExamples'])} training examples), majority class {majority['accuracy']:.3f} "
-        f"({majority['label']}). The test split had no part in the choice."
-    )
-
-
 def _metric_rows(metrics: Sequence[MetricResult]) -> list[dict[str, Any]]:
     # Metrics of 0 to 1 share a scale, so that their changes can be compared by eye.
-    own_scale = (Metric.LOSS, Metric.CHRF)
-    shared = max((_reach(metric) for metric in metrics if metric.name not in own_scale), default=1.0)
+    shared = max((_reach(metric) for metric in metrics if metric.name.row.unit_scale), default=1.0)
     rows = []
     for metric in metrics:
-        reach = _reach(metric) if metric.name in own_scale else shared
+        reach = shared if metric.name.row.unit_scale else _reach(metric)
         low, high = metric.interval
         rows.append(
             {
-                "name": METRIC_NAMES[metric.name][0],
+                "name": metric.name.row.title,
                 "key": str(metric.name),
-                "explanation": METRIC_NAMES[metric.name][1],
+                "explanation": metric.name.row.meaning,
                 "baseline": format_value(metric.name, metric.baseline),
                 "tuned": format_value(metric.name, metric.tuned),
                 "change": format_change(metric.name, metric.change),
@@ -289,16 +237,3 @@ def _curves(history: Mapping[str, Any]) -> list[Markup]:
         ),
     ]
     return [chart for chart in charts if chart is not None]
-
-
-def _changes(inputs: ReportInputs) -> ClassificationChanges | GenerationChanges | None:
-    if inputs.spec.task.type is TaskType.TEXT_CLASSIFICATION:
-        counts = inputs.data.splits["train"].label_counts
-        return classification_changes(inputs.predictions, inputs.data.labels, counts)
-    generated = (Metric.ROUGE_L, Metric.CHRF, Metric.EXACT_MATCH)
-    asked = [metric for metric in inputs.spec.metrics if metric in generated and metric is not Metric.EXACT_MATCH]
-    metric = next(iter(asked), None) or (Metric.EXACT_MATCH if Metric.EXACT_MATCH in inputs.spec.metrics else None)
-    metric = metric or inputs.spec.metrics[0]
-    if not inputs.predictions:
-        return None
-    return generation_changes(inputs.predictions, str(metric), metric.higher_is_better)

@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 
 from finetune_api.spec import Precision, Schedule
 from finetune_api.stage import Device, StageConfig
+from finetune_trainer.patches.deepspeed import without_cpu_kernels
 from finetune_trainer.train.settings import TrainPlan, deepspeed_config
 
 _SCHEDULER_NAMES = {
@@ -59,9 +60,7 @@ def training_arguments(
     if zero:
         import deepspeed
 
-        # Where there is no GPU, it would compile an op for an all-reduce that only its inference does: a minute, and a
-        # compiler. What this table has not is not made (``deepspeed/comm/torch.py``).
-        deepspeed.ops.__compatible_ops__ = {}
+        without_cpu_kernels()
         # On CPU only torch.distributed has been started yet, and ZeRO-3 would load the model for a world of one.
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     return arguments

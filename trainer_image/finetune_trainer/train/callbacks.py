@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from finetune_api.events import CheckpointEvent, StepEvent, ValidationEvent
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import EarlyStoppingSpec
 from finetune_trainer.context import Reporter
@@ -179,16 +180,17 @@ class ReportCallback(TrainerCallback):
         self.train_tokens += tokens
         if state.is_world_process_zero:
             self._reporter.send(
-                "step",
-                step=step,
-                total=state.max_steps,
-                epoch=state.epoch,
-                loss=logs["loss"],
-                learningRate=logs["learning_rate"],
-                gradNorm=logs.get("grad_norm"),
-                tokens=tokens,
-                seconds=seconds / max(len(steps), 1),
-                memory=peak_memory(),
+                StepEvent(
+                    step=step,
+                    total=state.max_steps,
+                    epoch=state.epoch or 0.0,
+                    loss=logs["loss"],
+                    learning_rate=logs["learning_rate"],
+                    gradient_norm=logs.get("grad_norm"),
+                    tokens=tokens,
+                    seconds=seconds / max(len(steps), 1),
+                    memory=peak_memory(),
+                )
             )
         self._reported_step = step
         self._since = self._save_since = time.perf_counter()
@@ -202,7 +204,7 @@ class ReportCallback(TrainerCallback):
         **kwargs: Any,
     ) -> TrainerControl:
         if state.is_world_process_zero:
-            self._reporter.send("validation", step=state.global_step, loss=kwargs["metrics"]["eval_loss"])
+            self._reporter.send(ValidationEvent(step=state.global_step, loss=kwargs["metrics"]["eval_loss"]))
         self._since = self._save_since = time.perf_counter()
         return control
 
@@ -212,12 +214,13 @@ class ReportCallback(TrainerCallback):
         """Every rank says so, as each writes files of its own."""
         step = state.global_step
         self._reporter.send(
-            "checkpoint",
-            step=step,
-            directory=str(Path(str(args.output_dir)) / f"checkpoint-{step}"),
-            seconds=time.perf_counter() - self._save_since,
-            provenance=self._provenance(step),
-            keepAlso=self._best_step(state),
+            CheckpointEvent(
+                step=step,
+                directory=str(Path(str(args.output_dir)) / f"checkpoint-{step}"),
+                seconds=time.perf_counter() - self._save_since,
+                provenance=self._provenance(step),
+                keep_also=self._best_step(state),
+            )
         )
         self._since = time.perf_counter()
         return control

@@ -1,4 +1,4 @@
-"""Datasets and collators over the prepared, memory-mapped splits."""
+"""Rows of the prepared, memory-mapped splits, as the datasets of all tasks read them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.train.batches import EpochBatches, IndexArray
-from finetune_trainer.train.packing import pack
 
 Features = dict[str, Any]
 Collator = Callable[[list[Features]], dict[str, torch.Tensor]]
@@ -25,7 +23,7 @@ def token_counts(table: pa.Table) -> IndexArray:
     return np.concatenate([np.empty(0, dtype=np.int64), *counts])
 
 
-class _ListColumn:
+class ListColumn:
     """Random access to a column of lists without decoding the rest."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
@@ -39,95 +37,14 @@ class _ListColumn:
         return np.asarray(values[offsets[local] : offsets[local + 1]], dtype=np.int64)
 
 
-class ClassificationDataset(Dataset[Features]):
-    """Rows with ``input_ids`` (tokens,) and ``label``."""
+class TrainingDataset(Dataset[Features]):
+    """The rows that training sees, such as packed conversations."""
 
-    def __init__(self, table: pa.Table) -> None:
-        self._tokens = _ListColumn(table["input_ids"])
-        self._labels = table["label"].to_numpy()
-        self.lengths = token_counts(table)
+    lengths: IndexArray
+    """Tokens of each row, shape (rows,)."""
 
     def __len__(self) -> int:
-        return len(self._labels)
-
-    def __getitem__(self, row: int) -> Features:
-        return {"input_ids": self._tokens[row], "label": int(self._labels[row])}
-
-
-class CausalDataset(Dataset[Features]):
-    """Rows with ``input_ids``, ``labels`` and ``position_ids``, each (tokens,); with packing a row holds several
-    conversations, told apart by positions that start anew at 0.
-    """
-
-    def __init__(self, table: pa.Table, row_length: int | None) -> None:
-        """``row_length``: tokens of a packed row; None leaves each conversation a row of its own."""
-        self._tokens = _ListColumn(table["input_ids"])
-        self._labels = _ListColumn(table["labels"])
-        counts = token_counts(table)
-        self._rows = [[row] for row in range(len(table))] if row_length is None else pack(counts, row_length)
-        self.lengths = np.asarray([int(counts[row].sum()) for row in self._rows], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, row: int) -> Features:
-        tokens, labels, positions = [], [], []
-        for example in self._rows[row]:
-            ids, targets = self._tokens[example], self._labels[example].copy()
-            targets[0] = IGNORED_LABEL  # No conversation is to be guessed from the one before it.
-            tokens.append(ids)
-            labels.append(targets)
-            positions.append(np.arange(len(ids)))
-        return {
-            "input_ids": np.concatenate(tokens),
-            "labels": np.concatenate(labels),
-            "position_ids": np.concatenate(positions),
-        }
-
-
-class ClassificationCollator:
-    """Pads to the longest of the batch: ``input_ids``, ``attention_mask`` (batch, tokens) and ``labels`` (batch,)."""
-
-    def __init__(self, pad_token_id: int) -> None:
-        self._pad = pad_token_id
-
-    def __call__(self, rows: list[Features]) -> dict[str, torch.Tensor]:
-        width = max(len(row["input_ids"]) for row in rows)
-        tokens = torch.full((len(rows), width), self._pad)
-        mask = torch.zeros((len(rows), width), dtype=torch.long)
-        for index, row in enumerate(rows):
-            length = len(row["input_ids"])
-            tokens[index, :length] = torch.from_numpy(row["input_ids"])
-            mask[index, :length] = 1
-        return {
-            "input_ids": tokens,
-            "attention_mask": mask,
-            "labels": torch.tensor([row["label"] for row in rows]),
-        }
-
-
-class CausalCollator:
-    """Pads to the longest row of the batch: ``input_ids``, ``labels``, ``position_ids``, each (batch, tokens).
-
-    There is no attention mask: transformers keeps conversations apart by positions that start anew, and the padding
-    at a row's end is one more conversation that nobody looks at.
-    """
-
-    def __init__(self, pad_token_id: int) -> None:
-        self._pad = pad_token_id
-
-    def __call__(self, rows: list[Features]) -> dict[str, torch.Tensor]:
-        width = max(len(row["input_ids"]) for row in rows)
-        tokens = torch.full((len(rows), width), self._pad)
-        labels = torch.full((len(rows), width), IGNORED_LABEL)
-        positions = torch.zeros((len(rows), width), dtype=torch.long)
-        for index, row in enumerate(rows):
-            length = len(row["input_ids"])
-            tokens[index, :length] = torch.from_numpy(row["input_ids"])
-            labels[index, :length] = torch.from_numpy(row["labels"])
-            positions[index, :length] = torch.from_numpy(row["position_ids"])
-            positions[index, length:] = torch.arange(width - length)
-        return {"input_ids": tokens, "labels": labels, "position_ids": positions}
+        return len(self.lengths)
 
 
 class EpochDataLoader(DataLoader[Features]):

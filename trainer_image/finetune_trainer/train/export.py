@@ -9,13 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from finetune_api import layout
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.manifest import MANIFEST_NAME
 from finetune_trainer import storage
-from finetune_trainer.checkpoints import checkpoint_uri
 
-HISTORY_NAME = "history.json"
-TRAINING_NAME = "training.json"
 _LIBRARIES = ("finetune-operator", "torch", "transformers", "peft", "accelerate", "deepspeed")
 _UPLOAD_POLL_SECONDS = 0.1
 
@@ -23,10 +21,10 @@ _UPLOAD_POLL_SECONDS = 0.1
 def is_weights(name: str) -> bool:
     """Whether a file that Trainer saved belongs to the model; never a pickle."""
     return name.endswith(".safetensors") or name in (
-        "adapter_config.json",
-        "config.json",
-        "generation_config.json",
-        "model.safetensors.index.json",
+        layout.ADAPTER_CONFIG,
+        layout.MODEL_CONFIG,
+        layout.GENERATION_CONFIG,
+        layout.WEIGHTS_INDEX,
     )
 
 
@@ -46,7 +44,7 @@ def fetch_weights(checkpoints_uri: str, step: int, busy: Path, target: Path) -> 
     """
     while busy.exists():
         time.sleep(_UPLOAD_POLL_SECONDS)
-    uri = checkpoint_uri(checkpoints_uri, step)
+    uri = f"{checkpoints_uri}/{layout.checkpoint_name(step)}"
     if not storage.exists(f"{uri}/{MANIFEST_NAME}"):
         raise StageFailure(
             Reason.UNAVAILABLE, f"the best weights, of step {step}, are not at {uri}: their upload failed; see the log"

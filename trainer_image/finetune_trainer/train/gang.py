@@ -10,15 +10,20 @@ from typing import Any
 import torch
 from transformers import TrainerState, set_seed
 
+from finetune_api import layout
 from finetune_api.failures import Reason, StageFailure
-from finetune_api.spec import FineTuneJobSpec, TaskType
+from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import Device
-from finetune_trainer.checkpoints import BUSY_NAME
+from finetune_trainer.checkpoints.resume import MendConverted, make_loadable
+from finetune_trainer.checkpoints.upload import BUSY_NAME
 from finetune_trainer.context import StageContext
-from finetune_trainer.gpus import require_gpus
-from finetune_trainer.inputs import TrainInputs, checkpoint_provenance
-from finetune_trainer.prepared import DataReport, read_report
+from finetune_trainer.host.inputs import TrainInputs, checkpoint_provenance
+from finetune_trainer.modelling.gpus import require_gpus
+from finetune_trainer.modelling.precision import bf16_supported, resolve_precision
+from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer, padding_token
+from finetune_trainer.prepared import read_report
 from finetune_trainer.splits import open_split
+from finetune_trainer.tasks import task_of
 from finetune_trainer.train.arguments import training_arguments
 from finetune_trainer.train.batches import global_batches
 from finetune_trainer.train.callbacks import (
@@ -27,25 +32,10 @@ from finetune_trainer.train.callbacks import (
     best_validation,
     validation_losses,
 )
-from finetune_trainer.train.data import (
-    CausalCollator,
-    CausalDataset,
-    ClassificationCollator,
-    ClassificationDataset,
-)
-from finetune_trainer.train.export import (
-    HISTORY_NAME,
-    TRAINING_NAME,
-    curves,
-    fetch_weights,
-    final_loss,
-    keep_weights,
-    library_versions,
-    write_json,
-)
-from finetune_trainer.train.model import bf16_supported, load_model, load_tokenizer
-from finetune_trainer.train.resume import MendConverted, make_loadable
-from finetune_trainer.train.settings import TrainPlan, plan_training, resolve_precision
+from finetune_trainer.train.data import TrainingDataset
+from finetune_trainer.train.export import curves, fetch_weights, final_loss, keep_weights, library_versions, write_json
+from finetune_trainer.train.model import load_model
+from finetune_trainer.train.settings import TrainPlan, plan_training
 from finetune_trainer.train.stop import StopRequest
 from finetune_trainer.train.trainer import FineTuneTrainer
 
@@ -72,9 +62,10 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     prepared = Path(inputs.prepared)
     report = read_report(prepared)
     set_seed(spec.training.seed)
-    tokenizer = load_tokenizer(prepared)
-    train_data = _dataset(spec, report, prepared, "train")
-    validation = _dataset(spec, report, prepared, "validation")
+    task = task_of(spec.task.type)
+    padding = padding_token(load_prepared_tokenizer(prepared))
+    train_data = task.dataset(open_split(prepared, "train"), spec, report)
+    validation = task.dataset(open_split(prepared, "validation"), spec, report)
     plan = plan_training(spec, len(train_data), config.world.size)
     precision = resolve_precision(spec.training.precision, config.world.device, bf16_supported(config.world.device))
     # Before the processes meet: no collective waits for a conversion.
@@ -86,7 +77,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     arguments = training_arguments(config, plan, precision, Path(config.workspace) / "checkpoints", universal)
     if is_main:
         context.reporter.progress("loading the model")
-    model = load_model(Path(inputs.model), spec, report, tokenizer, precision)
+    model = load_model(Path(inputs.model), spec, report, task=task, pad_token_id=padding, precision=precision)
     trainable = sum(_size(parameter) for parameter in model.parameters() if parameter.requires_grad)
     busy = Path(config.workspace) / BUSY_NAME
     flow = FlowCallback(StopRequest(context.reporter), busy, spec.training.early_stopping)
@@ -96,12 +87,12 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
         provenance=lambda step: checkpoint_provenance(config, report, inputs.data_digest, step),
         best_step=lambda state: _best_step(spec, state),
     )
-    collator_of = ClassificationCollator if spec.task.type is TaskType.TEXT_CLASSIFICATION else CausalCollator
     trainer = FineTuneTrainer(
         model=model,
         args=arguments,
         train_dataset=train_data,
-        data_collator=collator_of(int(tokenizer.pad_token_id)),
+        task=task,
+        pad_token_id=padding,
         callbacks=[flow, reports],
         sizes=plan.sizes,
         validation=validation,
@@ -122,7 +113,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
         )
     directory = Path(config.workspace) / "trained"
     best = _best_step(spec, state)
-    _export(trainer, best, config.checkpoints_uri, busy, directory)
+    _export(trainer, best, config.layout.checkpoints, busy, directory)
     history = curves(state.log_history)
     summary = {
         "steps": state.global_step,
@@ -135,9 +126,9 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
         "trainableParameters": trainable,
     }
     if is_main:
-        write_json(directory / HISTORY_NAME, history)
+        write_json(directory / layout.HISTORY, history)
         write_json(
-            directory / TRAINING_NAME,
+            directory / layout.TRAINING,
             summary
             | {
                 "world": config.world.model_dump(mode="json"),
@@ -155,7 +146,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
 class TokensOfStep:
     """Tokens that all processes together train on in a step, counted from 0."""
 
-    def __init__(self, data: CausalDataset | ClassificationDataset, plan: TrainPlan, seed: int) -> None:
+    def __init__(self, data: TrainingDataset, plan: TrainPlan, seed: int) -> None:
         self._lengths = data.lengths
         self._plan = plan
         self._seed = seed
@@ -169,15 +160,6 @@ class TokensOfStep:
             self._counts = self._lengths[batches].sum(axis=1).tolist()
             self._epoch = epoch
         return self._counts[within]
-
-
-def _dataset(
-    spec: FineTuneJobSpec, report: DataReport, prepared: Path, split: str
-) -> CausalDataset | ClassificationDataset:
-    table = open_split(prepared, split)
-    if spec.task.type is TaskType.TEXT_CLASSIFICATION:
-        return ClassificationDataset(table)
-    return CausalDataset(table, report.max_sequence_length if spec.packing else None)
 
 
 def _best_step(spec: FineTuneJobSpec, state: TrainerState) -> int | None:

@@ -1,4 +1,4 @@
-"""Loads the base model for training and puts the adapter on."""
+"""Loads the base model for training and attaches what the method trains."""
 
 from __future__ import annotations
 
@@ -8,121 +8,56 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel
 
-from finetune_api.failures import Reason, StageFailure
-from finetune_api.spec import FineTuneJobSpec, LoraSpec, Precision, TaskType
-from finetune_api.stage import Device
-from finetune_trainer.prepared import TOKENIZER_DIRECTORY, DataReport
-
-_PEFT_TASKS = {TaskType.TEXT_CLASSIFICATION: "SEQ_CLS", TaskType.INSTRUCTION_TUNING: "CAUSAL_LM"}
-_DTYPES = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16, Precision.FP32: torch.float32}
-
-
-def load_tokenizer(prepared: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer that the data was prepared with; one without padding token pads with its end token."""
-    tokenizer = AutoTokenizer.from_pretrained(str(prepared / TOKENIZER_DIRECTORY))
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+from finetune_api.spec import FineTuneJobSpec, Precision
+from finetune_trainer.methods import method_of
+from finetune_trainer.methods.base import Attachment
+from finetune_trainer.modelling.loading import load
+from finetune_trainer.modelling.precision import dtype_of
+from finetune_trainer.prepared import DataReport
+from finetune_trainer.tasks.base import Task
 
 
 def load_model(
-    directory: Path, spec: FineTuneJobSpec, report: DataReport, tokenizer: PreTrainedTokenizerBase, precision: Precision
+    directory: Path, spec: FineTuneJobSpec, report: DataReport, *, task: Task, pad_token_id: int, precision: Precision
 ) -> Any:
-    """The model to train, with its adapter for LoRA.
+    """The model to train.
 
     Raises:
-        StageFailure: BadConfiguration when the model does not fit the task or has no such target modules.
+        StageFailure: BadConfiguration, when the model does not fit the task, or the method's settings the model.
     """
+    method = method_of(spec.method.type)
     # Frozen weights may be rounded; trained ones only where DeepSpeed keeps a copy in full precision.
-    rounded = spec.lora is not None or spec.distributed.zero.stage > 0
-    dtype = _DTYPES[precision] if rounded else torch.float32
-    try:
-        model, loading = _load_base(directory, spec, report, dtype)
-    except (ValueError, OSError) as error:
-        raise StageFailure(
-            Reason.BAD_CONFIGURATION,
-            f"model.uri {spec.model.uri} ({report.model.architecture}) cannot be loaded for {spec.task.type}: "
-            f"{str(error).strip().splitlines()[0][:300]}",
-        ) from error
-    model.config.pad_token_id = tokenizer.pad_token_id
+    rounded = not method.trains_base or spec.distributed.zero.stage > 0
+    chosen = task.model_class(report)
+    loaded = load(
+        chosen.auto_class,
+        directory,
+        dtype_of(precision) if rounded else torch.float32,
+        f"model.uri {spec.model.uri} ({report.model.architecture})",
+        **chosen.settings,
+        **_attention(spec),
+    )
+    model: Any = loaded.model
+    model.config.pad_token_id = pad_token_id
     model.config.use_cache = False
-    if spec.lora is None:
-        return model
-    if spec.training.activation_checkpointing:
+    if not method.trains_base and spec.training.activation_checkpointing:
         model.enable_input_require_grads()
-    return _add_adapter(model, spec.lora, spec.task.type, _head(model, spec.task.type, loading["missing_keys"]))
+    head = _head(model, task, loaded.random)
+    return method.attach(loaded, Attachment(spec, task.adapter_task, head))
 
 
-def _head(model: PreTrainedModel, task: TaskType, missing_keys: Iterable[str]) -> tuple[str, ...]:
-    """Names of the modules that are trained whole and stored with the adapter.
-
-    What the checkpoint does not have is random. An encoder's pooler is part of its classification head, and in models
-    that embed sentences otherwise, such as by the mean, nothing has trained it for its use.
+def _head(model: PreTrainedModel, task: Task, missing_keys: Iterable[str]) -> tuple[str, ...]:
+    """Names of the modules that are trained whole and stored with an adapter: what the checkpoint does not have is
+    random.
     """
-    names = {key.rpartition(".")[0] for key in missing_keys}
-    if task is TaskType.TEXT_CLASSIFICATION:
-        names |= {name for name, _ in model.named_modules() if name.rpartition(".")[2] == "pooler"}
-    return tuple(sorted(names))
+    return tuple(sorted({key.rpartition(".")[0] for key in missing_keys} | set(task.head_modules(model))))
 
 
-def _load_base(directory: Path, spec: FineTuneJobSpec, report: DataReport, dtype: torch.dtype) -> Any:
-    if spec.task.type is TaskType.TEXT_CLASSIFICATION:
-        return AutoModelForSequenceClassification.from_pretrained(
-            str(directory),
-            dtype=dtype,
-            num_labels=len(report.labels),
-            id2label=dict(enumerate(report.labels)),
-            label2id={label: index for index, label in enumerate(report.labels)},
-            output_loading_info=True,
-        )
-    return AutoModelForCausalLM.from_pretrained(
-        str(directory), dtype=dtype, attn_implementation=_attention(), output_loading_info=True
-    )
-
-
-def _attention() -> str:
+def _attention(spec: FineTuneJobSpec) -> dict[str, str]:
     """Flash attention computes packed rows without their empty parts; PyTorch's own is there everywhere."""
-    return "flash_attention_2" if torch.cuda.is_available() and importlib.util.find_spec("flash_attn") else "sdpa"
-
-
-def _add_adapter(model: PreTrainedModel, lora: LoraSpec, task: TaskType, head: tuple[str, ...]) -> Any:
-    targets: str | list[str] = "all-linear" if lora.target_modules == ("all-linear",) else list(lora.target_modules)
-    _check_targets(model, lora.target_modules)
-    config = LoraConfig(
-        task_type=_PEFT_TASKS[task],
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        use_rslora=lora.use_rslora,
-        modules_to_save=list(head) or None,
-        exclude_modules=[name for name, _ in model.named_modules() if name.startswith(head)] if head else None,
-    )
-    return get_peft_model(model, config)
-
-
-def _check_targets(model: PreTrainedModel, wanted: tuple[str, ...]) -> None:
-    if wanted == ("all-linear",):
-        return
-    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    missing = [target for target in wanted if not any(n == target or n.endswith(f".{target}") for n in names)]
-    if missing:
-        known = sorted({name.rsplit(".", 1)[-1] for name in names})
-        raise StageFailure(
-            Reason.BAD_CONFIGURATION,
-            f"method.lora.targetModules names {', '.join(missing)}, which {type(model).__name__} does not have: use "
-            f"all-linear or some of {', '.join(known)}",
-        )
-
-
-def bf16_supported(device: Device) -> bool:
-    return device is Device.CPU or torch.cuda.is_bf16_supported()
+    if not spec.task.type.row.packs:
+        return {}
+    flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn")
+    return {"attn_implementation": "flash_attention_2" if flash else "sdpa"}

@@ -8,7 +8,6 @@ from typing import Any
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec, Precision
-from finetune_api.stage import Device
 from finetune_trainer.train.batches import BatchSizes, divide_batch
 
 _DEFAULT_EPOCHS = 3.0
@@ -61,25 +60,6 @@ def plan_training(spec: FineTuneJobSpec, rows: int, processes: int) -> TrainPlan
         evaluate_every=training.evaluate_every_steps or steps_per_epoch,
         log_every=max(1, steps // _MOST_LOGGED_STEPS),
     )
-
-
-def resolve_precision(precision: Precision, device: Device, bf16_supported: bool) -> Precision:
-    """Resolve ``Auto`` and check that the device supports the precision.
-
-    Raises:
-        StageFailure: BadConfiguration when the device does not support the precision.
-    """
-    if precision is Precision.AUTO:
-        return Precision.BF16 if device is Device.GPU and bf16_supported else Precision.FP32
-    if precision is Precision.FP16 and device is Device.CPU:
-        raise StageFailure(
-            Reason.BAD_CONFIGURATION, "training.precision FP16 requires a GPU: use Auto, BF16 or FP32 to train on CPUs"
-        )
-    if precision is Precision.BF16 and device is Device.GPU and not bf16_supported:
-        raise StageFailure(
-            Reason.BAD_CONFIGURATION, "this GPU does not support training.precision BF16: use Auto, FP16 or FP32"
-        )
-    return precision
 
 
 def deepspeed_config(

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 
+from finetune_api.events import FailureEvent
 from finetune_api.failures import ExitCode, Reason
 from finetune_trainer.context import Reporter
 
@@ -72,7 +73,7 @@ class StopRequest:
                     f"stopped on request without a checkpoint: the step did not end within {self._patience:.0f} s, "
                     "probably because another worker has terminated; the job resumes from its newest checkpoint"
                 )
-                self._reporter.send("failure", reason=Reason.STOPPED, message=message, hung=True)
+                self._reporter.send(FailureEvent(reason=Reason.STOPPED, message=message, hung=True))
                 os._exit(ExitCode.STOPPED)
 
     @property

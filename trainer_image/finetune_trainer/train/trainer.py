@@ -11,35 +11,39 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
-from finetune_trainer.prepared import IGNORED_LABEL
+from finetune_trainer.patches.transformers import NoStepAfterTheLast
+from finetune_trainer.tasks.base import Task
 from finetune_trainer.train.batches import BatchSizes, EpochBatches
-from finetune_trainer.train.data import CausalDataset, ClassificationDataset, Collator, EpochDataLoader
+from finetune_trainer.train.data import EpochDataLoader, TrainingDataset
 
 _VALIDATION_BATCH_FACTOR = 2
 """Rows at a time relative to training: without gradients there is room for more."""
 
 
-class FineTuneTrainer(Trainer):
+class FineTuneTrainer(NoStepAfterTheLast, Trainer):
     """Hugging Face's Trainer; what differs is which rows a step sees and how validation weighs them."""
 
     def __init__(
         self,
         *,
         sizes: BatchSizes,
-        data_collator: Collator,
-        train_dataset: CausalDataset | ClassificationDataset,
-        validation: CausalDataset | ClassificationDataset,
+        task: Task,
+        pad_token_id: int,
+        train_dataset: TrainingDataset,
+        validation: TrainingDataset,
         export_checkpoints: bool,
         **kwargs: Any,
     ) -> None:
         """``export_checkpoints``: whether a checkpoint may become the result, so must hold the model itself."""
-        super().__init__(data_collator=data_collator, train_dataset=train_dataset, eval_dataset=validation, **kwargs)
-        if isinstance(train_dataset, ClassificationDataset):
+        collator = task.collator(pad_token_id)
+        super().__init__(data_collator=collator, train_dataset=train_dataset, eval_dataset=validation, **kwargs)
+        if task.loss_over_rows:
             # Encoders' forward takes any keyword but hands none to the loss, so Trainer would scale it by
             # processes × accumulation. All batches have the same size: the plain mean is exact.
             self.model_accepts_loss_kwargs = False
+        self._task = task
         self._sizes = sizes
-        self._collate = data_collator
+        self._collate = collator
         self._training = train_dataset
         self._validation = validation
         self._export_checkpoints = export_checkpoints
@@ -54,13 +58,6 @@ class FineTuneTrainer(Trainer):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def _run_epoch(self, *arguments: Any, **named: Any) -> None:
-        """One epoch; none from the checkpoint of the last step, of which Trainer 5.23 would train a step too many."""
-        if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-            return
-        super()._run_epoch(*arguments, **named)  # type: ignore[no-untyped-call]
-
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model's files, but not into a checkpoint that is only resumed from.
 
@@ -72,7 +69,7 @@ class FineTuneTrainer(Trainer):
         super().save_model(output_dir, _internal_call)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Loss on the validation split: the mean over all learned tokens (causal) or examples (classification)."""
+        """Loss on the validation split: the mean over all that the task learns, tokens or rows."""
         model: Any = self.model_wrapped if self.is_deepspeed_enabled else self.model
         was_training = model.training
         model.eval()
@@ -82,7 +79,7 @@ class FineTuneTrainer(Trainer):
                 inputs = self._prepare_inputs(self._collate([self._validation[row] for row in rows]))
                 loss = model(**inputs).loss
                 if counts:
-                    weight = float(self._learned(inputs["labels"]))
+                    weight = float(self._task.learned(inputs["labels"]))
                     total += torch.tensor([float(loss) * weight, weight], dtype=torch.float64)
         model.train(was_training)
         if dist.is_initialized():
@@ -102,9 +99,3 @@ class FineTuneTrainer(Trainer):
         own = [(batch, True) for batch in batches[rank::world]]
         most = -(-len(batches) // world)
         return own + [(batches[-1], False)] * (most - len(own))
-
-    @staticmethod
-    def _learned(labels: torch.Tensor) -> int:
-        """What the model's mean loss is the mean of."""
-        learned = labels if labels.dim() == 1 else labels[..., 1:]
-        return int((learned != IGNORED_LABEL).sum())

@@ -1,0 +1,32 @@
+"""The settings of the methods: one model for each method that has some."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from finetune_api.base import ApiModel, Rule
+from finetune_api.vocabulary import Label
+
+
+class LoraSpec(ApiModel):
+    """Low-rank adapters (Hu et al. 2021)."""
+
+    rank: int = Field(default=16, ge=1, le=1024, description="Rank of the update.")
+    alpha: int = Field(default=32, ge=1, le=4096, description="Scale of the update; it is multiplied by alpha / rank.")
+    dropout: float = Field(default=0.05, ge=0, lt=1, description="Dropout before the adapter.")
+    target_modules: Annotated[tuple[Label, ...], Field(min_length=1, max_length=64)] = Field(
+        default=("all-linear",),
+        description="Names of the modules that get an adapter, or all-linear for every linear layer but the head.",
+    )
+    use_rslora: bool = Field(default=False, description="Scale by alpha / sqrt(rank) (Kalajdzievski 2023).")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.targetModules) || !('all-linear' in self.targetModules) || self.targetModules.size() == 1",
+            message="all-linear stands alone in targetModules",
+            field="targetModules",
+            holds=lambda lora: "all-linear" not in lora.target_modules or len(lora.target_modules) == 1,
+        ),
+    )

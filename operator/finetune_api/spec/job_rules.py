@@ -1,0 +1,128 @@
+"""Cross-field rules between the parts of the spec that follow from the tables of tasks and methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from finetune_api.base import Rule
+from finetune_api.spec.outcome import GenerationSpec
+from finetune_api.spec.rules import COLUMN_FIELDS, any_of, listed
+from finetune_api.tables.methods import METHODS, MethodRow, MethodType
+from finetune_api.tables.metrics import Metric
+from finetune_api.tables.tasks import TASKS, TaskRow, TaskType, names_of
+
+if TYPE_CHECKING:
+    from finetune_api.spec.job import FineTuneJobSpec
+
+
+def job_rules() -> tuple[Rule, ...]:
+    """Rules between the task and the rest of the spec."""
+    return (
+        _packing_rule(),
+        *(_metrics_rule(task, row.metrics) for task, row in TASKS.items()),
+        *(_gates_rule(task, row.metrics) for task, row in TASKS.items()),
+        _generation_rule(),
+        *(_columns_rule(task, row) for task, row in TASKS.items()),
+        *_format_rules(),
+        *_method_rules(),
+    )
+
+
+def _packing_rule() -> Rule:
+    packing = [task for task, row in TASKS.items() if row.packs]
+    return Rule(
+        cel="!has(self.training) || !has(self.training.packing) || !self.training.packing || "
+        f"self.task.type in {listed(packing)}",
+        message=f"training.packing is for {names_of(packs=True)}; {names_of(packs=False)} groups texts by length "
+        "instead",
+        field="training.packing",
+        holds=lambda spec: not spec.training.packing or spec.task.type in packing,
+    )
+
+
+def _metrics_rule(task: TaskType, metrics: tuple[Metric, ...]) -> Rule:
+    return Rule(
+        cel=f"self.task.type != '{task}' || !has(self.evaluation) || !has(self.evaluation.metrics) || "
+        f"self.evaluation.metrics.all(m, m in {listed(metrics)})",
+        message=f"evaluation.metrics of {task} are {', '.join(metrics)}",
+        field="evaluation.metrics",
+        holds=_of_task(task, lambda spec: set(spec.evaluation.metrics or ()) <= set(metrics)),
+    )
+
+
+def _gates_rule(task: TaskType, metrics: tuple[Metric, ...]) -> Rule:
+    return Rule(
+        cel=f"self.task.type != '{task}' || !has(self.evaluation) || !has(self.evaluation.gates) || "
+        f"self.evaluation.gates.all(g, g.metric in {listed(metrics)})",
+        message=f"gates of {task} can be on {', '.join(metrics)}",
+        field="evaluation.gates",
+        holds=_of_task(task, lambda spec: {gate.metric for gate in spec.evaluation.gates} <= set(metrics)),
+    )
+
+
+def _generation_rule() -> Rule:
+    default = GenerationSpec()
+    generating = [task for task, row in TASKS.items() if row.generates]
+    changed = " || ".join(
+        f"has(self.evaluation.generation.{info.alias}) && self.evaluation.generation.{info.alias} != "
+        f"{getattr(default, name)}"
+        for name, info in GenerationSpec.model_fields.items()
+    )
+    return Rule(
+        cel=f"self.task.type in {listed(generating)} || !has(self.evaluation) || !has(self.evaluation.generation) || "
+        f"!({changed})",
+        message=f"evaluation.generation is for {names_of(generates=True)}; {names_of(generates=False)} generates "
+        "nothing",
+        field="evaluation.generation",
+        holds=lambda spec: spec.task.type in generating or spec.evaluation.generation == default,
+    )
+
+
+def _columns_rule(task: TaskType, row: TaskRow) -> Rule:
+    others = tuple(field for field in COLUMN_FIELDS if field not in row.column_fields)
+    absent = " && ".join(f"!has(self.dataset.columns.{field})" for field in others) or "true"
+    return Rule(
+        cel=f"self.task.type != '{task}' || !has(self.dataset.columns) || {absent}",
+        message=f"dataset.columns of {task} are {row.columns_in_words}",
+        field="dataset.columns",
+        holds=_of_task(task, lambda spec: not any_of(spec.dataset.columns, others)),
+    )
+
+
+def _format_rules() -> Iterator[Rule]:
+    formats = dict.fromkeys(format_ for row in TASKS.values() for format_ in row.formats)
+    for format_ in formats:
+        tasks = [task for task, row in TASKS.items() if format_ in row.formats]
+        if len(tasks) == len(TASKS):
+            continue
+
+        def holds(spec: FineTuneJobSpec, format_: str = format_, tasks: list[TaskType] = tasks) -> bool:
+            return spec.dataset.format != format_ or spec.task.type in tasks
+
+        yield Rule(
+            cel=f"!has(self.dataset.format) || self.dataset.format != '{format_}' || self.task.type in {listed(tasks)}",
+            message=f"dataset.format {format_} is for {', '.join(tasks)}",
+            field="dataset.format",
+            holds=holds,
+        )
+
+
+def _method_rules() -> Iterator[Rule]:
+    for method, row in METHODS.items():
+        if set(row.tasks) != set(TaskType):
+            yield _tasks_of_method(method, row)
+
+
+def _tasks_of_method(method: MethodType, row: MethodRow) -> Rule:
+    return Rule(
+        cel=f"!has(self.method) || !has(self.method.type) || self.method.type != '{method}' || self.task.type in "
+        f"{listed(row.tasks)}",
+        message=f"method {method} is for {', '.join(row.tasks)}",
+        field="method.type",
+        holds=lambda spec: spec.method.type is not method or spec.task.type in row.tasks,
+    )
+
+
+def _of_task(task: TaskType, holds: Callable[[FineTuneJobSpec], bool]) -> Callable[[FineTuneJobSpec], bool]:
+    return lambda spec: spec.task.type is not task or holds(spec)

@@ -1,0 +1,99 @@
+"""Cross-field rules within a part of the spec that follow from the tables of tasks and methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from pydantic.alias_generators import to_camel
+
+from finetune_api.base import Rule
+from finetune_api.tables.methods import DEFAULT_METHOD, METHODS, MethodType
+from finetune_api.tables.tasks import TASKS, TaskType
+
+if TYPE_CHECKING:
+    from finetune_api.spec.inputs import Columns, TaskSpec
+    from finetune_api.spec.training import MethodSpec
+
+COLUMN_FIELDS = tuple(dict.fromkeys(field for row in TASKS.values() for field in row.column_fields))
+"""Fields of dataset.columns of all tasks."""
+
+DEFAULT_COLUMNS = {field: field for row in TASKS.values() if len(row.columns) == 1 for field in row.column_fields}
+"""Columns whose name, written down, says no more than the default. Where a task's data has several forms, naming a
+column says which form it is."""
+
+
+def task_setting_rules() -> Iterator[Rule]:
+    """Settings of spec.task that belong to some tasks only."""
+    for setting in dict.fromkeys(name for row in TASKS.values() for name in row.settings):
+        owners = [task for task, row in TASKS.items() if setting in row.settings]
+
+        def holds(task: TaskSpec, setting: str = setting, owners: list[TaskType] = owners) -> bool:
+            return _value(task, setting) is None or task.type in owners
+
+        yield Rule(
+            cel=f"!has(self.{setting}) || self.type in {listed(owners)}",
+            message=f"{setting} belong to type {' or '.join(owners)} only",
+            field=setting,
+            holds=holds,
+        )
+
+
+def method_setting_rules() -> Iterator[Rule]:
+    """Settings of spec.method, each of which belongs to one method."""
+    for method, row in METHODS.items():
+        if row.settings is None:
+            continue
+        field = row.settings.field
+
+        def holds(spec: MethodSpec, method: MethodType = method, field: str = field) -> bool:
+            return getattr(spec, field) is None or spec.type is method
+
+        written = to_camel(field)
+        left_out = "!has(self.type) ||" if method is DEFAULT_METHOD else "has(self.type) &&"
+        yield Rule(
+            cel=f"!has(self.{written}) || {left_out} self.type == '{method}'",
+            message=f"{written} belongs to type {method} only",
+            field=written,
+            holds=holds,
+        )
+
+
+def column_form_rules() -> Iterator[Rule]:
+    """Columns of two forms of the same task's data exclude each other."""
+    for row in TASKS.values():
+        for index, form in enumerate(row.columns):
+            for other in row.columns[index + 1 :]:
+                yield _exclusive([column.field for column in form], [column.field for column in other])
+
+
+def _exclusive(form: list[str], other: list[str]) -> Rule:
+    def holds(columns: Columns) -> bool:
+        return not (any_of(columns, form) and any_of(columns, other))
+
+    neither = (" && ".join(f"!has(self.{field})" for field in fields) for fields in (form, other))
+    return Rule(
+        cel=" || ".join(neither),
+        message=f"give {_columns_in_words(form)}, or {_columns_in_words(other)}, not both",
+        field=form[0],
+        holds=holds,
+    )
+
+
+def _value(model: Any, alias: str) -> Any:
+    """The field of ``model`` that is written ``alias``."""
+    name = next(name for name in type(model).model_fields if to_camel(name) == alias)
+    return getattr(model, name)
+
+
+def any_of(columns: Columns, fields: Iterable[str]) -> bool:
+    return any(_value(columns, field) is not None for field in fields)
+
+
+def _columns_in_words(form: Iterable[str]) -> str:
+    return " and ".join(f"columns.{field}" for field in form)
+
+
+def listed(values: Iterable[str]) -> str:
+    """A list in CEL."""
+    return str([str(value) for value in values])

@@ -1,0 +1,115 @@
+"""The support matrix and the table of failure reasons, generated from the tables.
+
+``python -m finetune_api.support > docs/support.md`` writes the page, ``--check FILE`` compares. The table of reasons
+stands in ``docs/status.md``, where a test compares it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+
+from finetune_api.generated import print_or_check
+from finetune_api.tables.exports import EXPORTS, exports_of
+from finetune_api.tables.methods import METHODS, rate_in_words
+from finetune_api.tables.metrics import METRICS
+from finetune_api.tables.reasons import REASONS
+from finetune_api.tables.tasks import TASKS, ModelFamily
+
+INTRODUCTION = """\
+<!-- Generated from finetune_api by `python -m finetune_api.support`. Do not edit. -->
+# What is supported
+"""
+
+
+def support_matrix() -> str:
+    """The whole page."""
+    return "\n".join([INTRODUCTION, *_tasks(), *_methods(), *_exports(), *_metrics()]).rstrip() + "\n"
+
+
+def reasons() -> str:
+    """The rows of ``docs/status.md``, a Markdown table."""
+    return "\n".join(
+        _table(
+            ("reason", "what happened", "whose fault", "tried again"),
+            ((f"`{reason}`", row.meaning, row.fault, row.retry) for reason, row in REASONS.items()),
+        )
+    )
+
+
+def _tasks() -> Iterator[str]:
+    yield "## Tasks"
+    yield ""
+    yield from _table(
+        ("task", "columns", *ModelFamily, "metrics (the first is the score)", "packing", "sequence length"),
+        (
+            (
+                f"`{task}`",
+                ", or ".join(" + ".join(f"`{column.field}`" for column in form) for form in row.columns),
+                *("yes" if family in row.families else "" for family in ModelFamily),
+                ", ".join([*row.default_metrics, *(m for m in row.metrics if m not in row.default_metrics)]),
+                "yes" if row.packs else "",
+                str(row.default_length),
+            )
+            for task, row in TASKS.items()
+        ),
+    )
+    yield ""
+
+
+def _methods() -> Iterator[str]:
+    yield "## Methods"
+    yield ""
+    yield from _table(
+        ("method", *TASKS, "base model stored as", "learning rate", "result", "published as"),
+        (
+            (
+                f"`{method}`",
+                *("yes" if task in row.tasks else "" for task in TASKS),
+                ", ".join(row.quantizations),
+                rate_in_words(row.learning_rate),
+                row.result,
+                ", ".join(exports_of(row.result)),
+            )
+            for method, row in METHODS.items()
+        ),
+    )
+    yield ""
+
+
+def _exports() -> Iterator[str]:
+    yield "## Exports"
+    yield ""
+    yield from _table(
+        ("export", "made of", "what it is"),
+        ((f"`{export}`", row.source, row.summary) for export, row in EXPORTS.items()),
+    )
+    yield ""
+
+
+def _metrics() -> Iterator[str]:
+    yield "## Metrics"
+    yield ""
+    yield from _table(
+        ("metric", "name", "what it is", "better"),
+        (
+            (f"`{metric}`", row.title, row.meaning, "higher" if row.higher_is_better else "lower")
+            for metric, row in METRICS.items()
+        ),
+    )
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
+    names = list(head)
+    yield f"| {' | '.join(names)} |"
+    yield f"|{'---|' * len(names)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return print_or_check("finetune_api.support", __doc__, support_matrix(), arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

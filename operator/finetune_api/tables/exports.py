@@ -1,0 +1,45 @@
+"""The exports: the forms in which a result is published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from finetune_api.tables.methods import Result
+from finetune_api.tables.table import table
+
+
+class Export(StrEnum):
+    ADAPTER = "Adapter"
+    MODEL = "Model"
+
+    @property
+    def row(self) -> ExportRow:
+        return EXPORTS[self]
+
+
+@dataclass(frozen=True)
+class ExportRow:
+    """One export."""
+
+    source: Result
+    """The result that it can be made of."""
+    summary: str
+    default: bool
+    """Whether it is written without being asked for."""
+
+
+EXPORTS = table(
+    Export,
+    {
+        Export.ADAPTER: ExportRow(
+            source=Result.ADAPTER, summary="The adapter's weights; the base model is named, not copied.", default=True
+        ),
+        Export.MODEL: ExportRow(source=Result.MODEL, summary="All weights of the tuned model.", default=True),
+    },
+)
+
+
+def exports_of(result: Result) -> tuple[Export, ...]:
+    """What is published of ``result`` when the job asks for nothing else."""
+    return tuple(export for export, row in EXPORTS.items() if row.default and row.source is result)

@@ -1,0 +1,75 @@
+"""The methods: how each changes the model and what it leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from finetune_api.base import ApiModel
+from finetune_api.method_settings import LoraSpec
+from finetune_api.tables.table import table
+from finetune_api.tables.tasks import TaskType
+
+
+class MethodType(StrEnum):
+    FULL = "Full"
+    LORA = "LoRA"
+
+    @property
+    def row(self) -> MethodRow:
+        return METHODS[self]
+
+
+class Result(StrEnum):
+    """What a method leaves behind."""
+
+    ADAPTER = "adapter"
+    MODEL = "model"
+
+
+DEFAULT_METHOD = MethodType.LORA
+
+
+class Quantization(StrEnum):
+    """How the weights of the base model are stored while a method runs."""
+
+    NONE = "None"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a method."""
+
+    field: str
+    """Field of spec.method."""
+    model: type[ApiModel]
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """One method."""
+
+    summary: str
+    """For the reference: ``trains …``."""
+    result: Result
+    learning_rate: float
+    """Default peak learning rate."""
+    settings: Settings | None = None
+    tasks: tuple[TaskType, ...] = tuple(TaskType)
+    quantizations: tuple[Quantization, ...] = (Quantization.NONE,)
+
+
+METHODS = table(
+    MethodType,
+    {
+        MethodType.FULL: MethodRow(summary="trains every weight", result=Result.MODEL, learning_rate=2e-5),
+        MethodType.LORA: MethodRow(
+            summary="trains an adapter", result=Result.ADAPTER, learning_rate=2e-4, settings=Settings("lora", LoraSpec)
+        ),
+    },
+)
+
+
+def rate_in_words(rate: float) -> str:
+    """A learning rate as a person writes it, such as ``2e-5``."""
+    return f"{rate:.0e}".replace("e-0", "e-")

@@ -1,0 +1,72 @@
+"""The metrics: how evaluation names, compares and prints each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from finetune_api.tables.table import table
+
+
+class Metric(StrEnum):
+    """What evaluation measures on the test split."""
+
+    ACCURACY = "accuracy"
+    MACRO_F1 = "macro_f1"
+    WEIGHTED_F1 = "weighted_f1"
+    LOSS = "loss"
+    TOKEN_ACCURACY = "token_accuracy"
+    EXACT_MATCH = "exact_match"
+    ROUGE_L = "rouge_l"
+    CHRF = "chrf"
+
+    @property
+    def row(self) -> MetricRow:
+        return METRICS[self]
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.row.higher_is_better
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One metric."""
+
+    title: str
+    meaning: str
+    """For report and model card: what the number is."""
+    hub_name: str
+    """Name of the metric on the Hugging Face Hub."""
+    higher_is_better: bool = True
+    unit_scale: bool = True
+    """Whether the values lie in 0 … 1, so that changes of several metrics can be compared by eye."""
+    digits: int = 3
+    """Digits after the decimal point."""
+
+
+METRICS = table(
+    Metric,
+    {
+        Metric.ACCURACY: MetricRow("Accuracy", "share of examples with the right label", "accuracy"),
+        Metric.MACRO_F1: MetricRow("Macro F1", "mean of every label's F1, each label counting the same", "f1"),
+        Metric.WEIGHTED_F1: MetricRow("Weighted F1", "mean of every label's F1, weighted by its examples", "f1"),
+        Metric.LOSS: MetricRow(
+            "Loss",
+            "nats a token of the reference answers; lower is better",
+            "loss",
+            higher_is_better=False,
+            unit_scale=False,
+        ),
+        Metric.TOKEN_ACCURACY: MetricRow(
+            "Token accuracy", "share of answer tokens that were the model's first choice", "accuracy"
+        ),
+        Metric.EXACT_MATCH: MetricRow(
+            "Exact match", "share of answers that are the reference, word for word", "exact_match"
+        ),
+        Metric.ROUGE_L: MetricRow("ROUGE-L", "words in common with the reference, in order; 0 to 1", "rouge"),
+        Metric.CHRF: MetricRow(
+            "chrF", "characters in common with the reference; 0 to 100", "chrf", unit_scale=False, digits=1
+        ),
+    },
+)

@@ -1,0 +1,23 @@
+"""What all tables have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TypeVar
+
+Member = TypeVar("Member", bound=StrEnum)
+Row = TypeVar("Row")
+
+
+def table(members: type[Member], rows: Mapping[Member, Row]) -> Mapping[Member, Row]:
+    """``rows``, complete and read-only, in the order of ``members``.
+
+    Raises:
+        ImportError: A member has no row. It is raised while the table's module is imported.
+    """
+    for member in members:
+        if member not in rows:
+            raise ImportError(f"{members.__name__}.{member.name} has no row in the table beside {members.__name__}")
+    return MappingProxyType({member: rows[member] for member in members})

@@ -1,0 +1,50 @@
+"""Each change to a library is still needed by the installed version.
+
+A test that fails after an upgrade asks to check the change: delete it, or enter the new version in its file.
+"""
+
+from __future__ import annotations
+
+import inspect
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from transformers import Trainer
+from transformers.loss import loss_for_object_detection, loss_utils
+
+from finetune_trainer.patches import deepspeed, transformers
+
+
+def source(module: str) -> str:
+    """The text of a module that may be slow to import."""
+    spec = find_spec(module)
+    assert spec
+    assert spec.origin
+    return Path(spec.origin).read_text()
+
+
+@pytest.mark.parametrize("patches", [deepspeed, transformers], ids=lambda patches: patches.__name__)
+def test_the_changes_were_checked_with_the_installed_version(patches: object) -> None:
+    library = patches.__name__.rpartition(".")[2]  # type: ignore[attr-defined]
+    assert version(library) == patches.VERSION  # type: ignore[attr-defined]
+
+
+def test_transformers_still_imports_scipy_with_every_model() -> None:
+    assert "is_scipy_available()" in inspect.getsource(loss_for_object_detection)
+    assert "loss_for_object_detection" in inspect.getsource(loss_utils)
+
+
+def test_transformers_still_trains_a_step_after_the_last() -> None:
+    loop = inspect.getsource(Trainer._inner_training_loop)
+    assert "global_step >= " not in loop.partition("_run_epoch")[0], "Trainer checks the number of steps by itself"
+
+
+def test_deepspeed_still_compiles_muon_on_import() -> None:
+    assert "@compiler.compile" in source("deepspeed.runtime.zero.muon.original_muon")
+    assert "muon" in source("deepspeed.runtime.zero.utils")
+
+
+def test_deepspeed_still_builds_a_kernel_on_the_cpu() -> None:
+    assert "__compatible_ops__" in source("deepspeed.comm.torch")

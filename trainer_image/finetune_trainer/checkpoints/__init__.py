@@ -1,0 +1,1 @@
+"""Training checkpoints: upload, conversion to another world size, and resume."""

@@ -1,0 +1,126 @@
+"""What the training processes of a pod share: fetched once by the host while they import their libraries."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.stage import CheckpointRef, StageConfig, World
+from finetune_trainer.checkpoints.upload import FetchedCheckpoint, fetch_newest
+from finetune_trainer.manifests import fetch_directory
+from finetune_trainer.models import fetch_model
+from finetune_trainer.prepared import DataReport, read_report
+
+_NAME = "inputs.json"
+_POLL_SECONDS = 0.05
+
+
+class CheckpointInput(BaseModel):
+    """The checkpoint to resume from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ref: CheckpointRef
+    directory: str
+    processes: int
+    """How many processes have written it."""
+    zero_stage: int
+    """At which ZeRO stage they have."""
+
+
+class TrainInputs(BaseModel):
+    """Directories on local disk."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prepared: str
+    prepared_digest: str
+    """Of its manifest, which names the job that has prepared it."""
+    data_digest: str
+    """Of its files alone: a job that is applied again may prepare them again, and goes on from its checkpoint."""
+    model: str
+    checkpoint: CheckpointInput | None
+
+
+def fetch_train_inputs(config: StageConfig, workspace: Path) -> None:
+    """Fetch prepared data, model and newest checkpoint into ``workspace``, then let the workers go on.
+
+    Raises:
+        StageFailure: NotFound, Unavailable, PermissionDenied, BadData (torn data), BadConfiguration (a checkpoint of
+            another model or spec).
+    """
+    prepared = workspace / "prepared"
+    shutil.rmtree(prepared, ignore_errors=True)
+    manifest = fetch_directory(config.layout.prepared, prepared)
+    report = read_report(prepared)
+    model = fetch_model(config.spec.model, workspace / "model", weights=True, revision=report.model.revision)
+    resume = workspace / "resume"
+    shutil.rmtree(resume, ignore_errors=True)
+    found = fetch_newest(config.layout.checkpoints, resume)
+    inputs = TrainInputs(
+        prepared=str(prepared),
+        prepared_digest=manifest.digest,
+        data_digest=manifest.content_digest,
+        model=str(model.path),
+        checkpoint=_checkpoint_input(found, config, report, manifest.content_digest) if found else None,
+    )
+    temporary = workspace / f"{_NAME}.part"
+    temporary.write_text(inputs.model_dump_json())
+    os.replace(temporary, workspace / _NAME)
+
+
+def wait_for_inputs(workspace: Path) -> TrainInputs:
+    """Wait until the host has fetched everything; should that fail, the host ends this process."""
+    path = workspace / _NAME
+    while not path.exists():
+        time.sleep(_POLL_SECONDS)
+    return TrainInputs.model_validate_json(path.read_bytes())
+
+
+def checkpoint_provenance(config: StageConfig, report: DataReport, data_digest: str, step: int) -> dict[str, object]:
+    """What a checkpoint's manifest says of its origin."""
+    return {
+        "step": step,
+        "specDigest": config.job.spec_digest,
+        "dataDigest": data_digest,
+        "model": {"uri": report.model.uri, "revision": report.model.revision},
+        "world": config.world.model_dump(mode="json"),
+        "zeroStage": config.spec.distributed.zero.stage,
+    }
+
+
+def _checkpoint_input(
+    found: FetchedCheckpoint, config: StageConfig, report: DataReport, data_digest: str
+) -> CheckpointInput:
+    _check_origin(found, checkpoint_provenance(config, report, data_digest, found.ref.step))
+    world = World.model_validate(found.provenance["world"], strict=False)
+    return CheckpointInput(
+        ref=found.ref,
+        directory=str(found.directory),
+        processes=world.size,
+        zero_stage=found.provenance["zeroStage"],
+    )
+
+
+def _check_origin(found: FetchedCheckpoint, expected: dict[str, object]) -> None:
+    origin = (("model", "another base model"), ("specDigest", "another spec"), ("dataDigest", "other data"))
+    for field, what in origin:
+        if found.provenance.get(field) != expected[field]:
+            raise StageFailure(
+                Reason.BAD_CONFIGURATION,
+                f"the checkpoint {found.ref.uri} is of {what} ({found.provenance.get(field)} instead of "
+                f"{expected[field]}): remove it, or change metadata.name or spec.output.uri",
+            )
+    stage, wanted = found.provenance.get("zeroStage"), expected["zeroStage"]
+    if (stage == 0) != (wanted == 0):
+        fitting = "0" if stage == 0 else "1, 2 or 3"
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION,
+            f"the checkpoint {found.ref.uri} was written with ZeRO stage {stage}, which stage {wanted} cannot go on "
+            f"from: set distributed.zero.stage to {fitting}, or remove the checkpoint to train from the start",
+        )

@@ -1,0 +1,6 @@
+"""The methods, one file for each; `method_of` finds them."""
+
+from finetune_trainer.methods.base import Method
+from finetune_trainer.registry import Registry
+
+method_of: Registry[Method] = Registry(Method, "finetune_trainer.methods", "method")

@@ -1,0 +1,41 @@
+"""Full: every weight is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.layout import MODEL_CONFIG
+from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.methods.adapters import require
+from finetune_trainer.methods.base import Attachment, Loader
+
+if TYPE_CHECKING:
+    from finetune_trainer.modelling.loading import LoadedModel
+
+
+class Full:
+    """The method; see `finetune_trainer.methods.base.Method`."""
+
+    trains_base = True
+    form = "A fully fine-tuned model"
+    tags = ()
+
+    def attach(self, loaded: LoadedModel, attachment: Attachment) -> Any:
+        return loaded.model
+
+    def tuned(self, load: Loader, base: Path, trained: Path) -> Any:
+        require(trained, MODEL_CONFIG)
+        return load(trained).complete()
+
+    def baseline_and_tuned(self, load: Loader, base: Path, trained: Path) -> Iterator[tuple[str, Any]]:
+        require(trained, MODEL_CONFIG)
+        yield "baseline", load(base).complete()
+        yield "tuned", load(trained).complete()
+
+    def describe(self, spec: FineTuneJobSpec) -> Sequence[tuple[str, str]]:
+        return ()
+
+
+method = Full()

@@ -1,0 +1,1 @@
+"""Tokenizer, model, precision and batches, the same for training and evaluation."""

@@ -1,0 +1,75 @@
+"""The precision that models compute in, the same for training and evaluation."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.spec import Precision
+from finetune_api.stage import Device
+
+if TYPE_CHECKING:
+    import torch
+
+
+def resolve_precision(precision: Precision, device: Device, bf16_supported: bool) -> Precision:
+    """Resolve ``Auto`` and check that the device supports the precision.
+
+    Raises:
+        StageFailure: BadConfiguration, when the device does not support the precision.
+    """
+    if precision is Precision.AUTO:
+        return Precision.BF16 if device is Device.GPU and bf16_supported else Precision.FP32
+    if precision is Precision.FP16 and device is Device.CPU:
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION, "training.precision FP16 requires a GPU: use Auto, BF16 or FP32 to train on CPUs"
+        )
+    if precision is Precision.BF16 and device is Device.GPU and not bf16_supported:
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION, "this GPU does not support training.precision BF16: use Auto, FP16 or FP32"
+        )
+    return precision
+
+
+def bf16_supported(device: Device) -> bool:
+    """Whether the device computes BF16 itself. GPUs before Ampere only emulate it, slower than FP32."""
+    import torch
+
+    return device is Device.CPU or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def dtype_of(precision: Precision) -> torch.dtype:
+    """The type of torch for a resolved precision."""
+    import torch
+
+    return {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16, Precision.FP32: torch.float32}[precision]
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where and in which precision a model computes."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, precision: Precision, device: Device) -> Hardware:
+        """The hardware for ``training.precision`` on ``device``.
+
+        Raises:
+            StageFailure: BadConfiguration, when the device does not compute this precision.
+        """
+        import torch
+
+        resolved = resolve_precision(precision, device, bf16_supported(device))
+        return cls(torch.device("cuda" if device is Device.GPU else "cpu"), dtype_of(resolved))
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """For forward passes: an adapter's own weights may be FP32 beside a half-precision model."""
+        import torch
+
+        if self.dtype is torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)

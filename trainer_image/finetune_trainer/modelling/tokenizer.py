@@ -1,0 +1,101 @@
+"""The tokenizer: that of the base model in prepare, and afterwards the one that the data was prepared with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.layout import TOKENIZER_DIRECTORY
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+_SIMPLE_TEMPLATE = (
+    "{bos}{{%- for message in messages -%}}"
+    "{{%- if message['role'] == 'assistant' -%}}"
+    "{{{{ '### assistant:\\n' }}}}{{% generation %}}{{{{ message['content'] + eos_token }}}}{{% endgeneration %}}"
+    "{{{{ '\\n\\n' }}}}"
+    "{{%- else -%}}"
+    "{{{{ '### ' + message['role'] + ':\\n' + message['content'] + '\\n\\n' }}}}"
+    "{{%- endif -%}}"
+    "{{%- endfor -%}}"
+    "{{%- if add_generation_prompt -%}}{{{{ '### assistant:\\n' }}}}{{%- endif -%}}"
+)
+
+
+def load_base_tokenizer(directory: Path, model_uri: str, *, chat: bool) -> PreTrainedTokenizerFast:
+    """The tokenizer of the model in ``directory``; for ``chat`` it has a template, a simple one if the model has none.
+
+    ``tokenizer.json`` is taken as it stands. Only without one, AutoTokenizer converts what is there, which takes
+    seconds to import.
+
+    Raises:
+        StageFailure: BadConfiguration when there is no usable tokenizer, or nothing to end an answer with.
+    """
+    tokenizer = _load(directory, model_uri)
+    if chat and not tokenizer.chat_template:
+        if tokenizer.eos_token is None:
+            raise StageFailure(
+                Reason.BAD_CONFIGURATION,
+                f"The tokenizer of {model_uri} has neither a chat template nor an end-of-sequence token, so it cannot "
+                "end an answer: use a generative model, or add eos_token to tokenizer_config.json",
+            )
+        begins = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+        tokenizer.chat_template = _SIMPLE_TEMPLATE.format(bos="{{- bos_token -}}" if begins else "")
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+    """Write the tokenizer so that AutoTokenizer reads it back as it is."""
+    tokenizer.save_pretrained(str(directory))
+    path = directory / "tokenizer_config.json"
+    settings: dict[str, Any] = json.loads(path.read_text())
+    # Where it was loaded from is a path of this machine.
+    settings.pop("name_or_path", None)
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def load_prepared_tokenizer(prepared: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer that the data was prepared with; ``prepared`` is the directory of the prepared data."""
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        prepared / TOKENIZER_DIRECTORY, local_files_only=True
+    )
+    return tokenizer
+
+
+def padding_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that rows are padded with: the padding token, else the end of sequence, else 0."""
+    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
+        if isinstance(token, int):
+            return token
+    return 0
+
+
+def _load(directory: Path, model_uri: str) -> PreTrainedTokenizerFast:
+    from transformers import PreTrainedTokenizerFast
+
+    try:
+        if (directory / "tokenizer.json").is_file():
+            exact: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
+                str(directory), local_files_only=True
+            )
+            return exact
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # The library raises whatever its parsers do.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION,
+            f"The tokenizer of {model_uri} cannot be loaded ({reason}): add its tokenizer.json to the model",
+        ) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION,
+            f"The tokenizer of {model_uri} has no fast form: add its tokenizer.json to the model",
+        )
+    return tokenizer

@@ -1,0 +1,1 @@
+"""Changes to the behaviour of libraries, one file for each library."""

@@ -1,0 +1,180 @@
+"""Carries out *evaluate*: compares, checks the gates, and stores evaluation.json, predictions.jsonl and report.html."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_api import layout
+from finetune_api.evaluation import Baseline, Evaluation
+from finetune_api.events import EvaluationEvent
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.manifest import Manifest
+from finetune_api.stage import Device, EvaluateResult, StageConfig
+from finetune_trainer import storage
+from finetune_trainer.context import Reporter, StageContext
+from finetune_trainer.importing import heavy_imports
+from finetune_trainer.manifests import fetch_directory, publish_directory, read_manifest
+from finetune_trainer.methods import method_of
+from finetune_trainer.models import fetch_model
+from finetune_trainer.prepared import read_report
+from finetune_trainer.tasks import task_of
+
+_log = logging.getLogger(__name__)
+
+
+def run(context: StageContext) -> EvaluateResult:
+    """Compare the tuned model with its baseline on the test split.
+
+    A failed gate is a result, not a failure: it stands in ``evaluation.gates``, and the report is stored all the same.
+    What an earlier attempt has stored of the same trained weights is not computed again.
+
+    Raises:
+        StageFailure: NotFound (nothing trained or prepared), BadConfiguration (model and data do not fit), Diverged
+            (outputs that are not finite), OutOfMemory, and as storage does.
+    """
+    config, reporter = context.config, context.reporter
+    trained_manifest = _trained_manifest(config)
+    earlier = _earlier_result(config, trained_manifest)
+    if earlier is not None:
+        _report_metrics(reporter, earlier.evaluation)
+        return earlier
+
+    reporter.progress("fetching the trained weights, the data and the base model")
+    trained, prepared = context.workspace / "trained", context.workspace / "prepared"
+    fetch_directory(config.layout.trained, trained)
+    prepared_manifest = fetch_directory(config.layout.prepared, prepared)
+    data = read_report(prepared)
+    base = fetch_model(config.spec.model, context.workspace / "model", weights=True, revision=data.model.revision)
+
+    reporter.progress("importing torch and transformers")
+    with heavy_imports():
+        from finetune_trainer.evaluate.comparison import SPLIT, EvaluationInputs
+        from finetune_trainer.evaluate.gates import check_gates
+        from finetune_trainer.modelling.gpus import require_gpus
+        from finetune_trainer.modelling.loading import set_up
+        from finetune_trainer.modelling.precision import Hardware
+        from finetune_trainer.report.page import ReportInputs, render
+
+    set_up(config.spec.training.seed)
+    if config.world.device is Device.GPU:
+        require_gpus("evaluation", 1)
+    task = task_of(config.spec.task.type)
+    comparison = task.compare(
+        EvaluationInputs(
+            spec=config.spec,
+            base=base.path,
+            trained=trained,
+            prepared=prepared,
+            data=data,
+            model_class=task.model_class(data),
+            method=method_of(config.spec.method.type),
+            hardware=Hardware.of(config.spec.training.precision, config.world.device),
+            reporter=reporter,
+        )
+    )
+    evaluation = Evaluation(
+        split=SPLIT,
+        examples=len(comparison.predictions),
+        baseline=Baseline(kind=comparison.baseline),
+        metrics=comparison.metrics,
+        gates=check_gates(config.spec.evaluation.gates, comparison.metrics),
+    )
+    _report_metrics(reporter, evaluation)
+
+    reporter.progress("writing the report")
+    page = render(
+        ReportInputs(
+            job=config.job,
+            spec=config.spec,
+            data=data,
+            evaluation=evaluation,
+            details=comparison.details,
+            predictions=comparison.predictions,
+            history=_read_json(trained / layout.HISTORY),
+            training=_read_json(trained / layout.TRAINING),
+            digests={
+                "Prepared data": prepared_manifest.digest,
+                "Trained weights": trained_manifest.digest,
+                "Spec": config.job.spec_digest,
+            },
+        )
+    )
+    output = context.workspace / "evaluated"
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir()
+    _write(output, evaluation, comparison.predictions, page)
+    provenance = {
+        **_origin(config, trained_manifest),
+        "preparedDigest": prepared_manifest.digest,
+        "baseline": comparison.details,
+    }
+    manifest = publish_directory(output, config.layout.evaluated, provenance)
+    return EvaluateResult(uri=config.layout.evaluated, digest=manifest.digest, evaluation=evaluation)
+
+
+def read_evaluation(uri: str) -> Evaluation:
+    """The ``evaluation.json`` below ``uri``.
+
+    Raises:
+        StageFailure: BadData, when it is none.
+    """
+    try:
+        return Evaluation.model_validate_json(storage.read_bytes(storage.join(uri, layout.EVALUATION)))
+    except ValidationError:
+        raise StageFailure(
+            Reason.BAD_DATA,
+            f"{uri}/{layout.EVALUATION} is no evaluation; delete {uri} and run the evaluate stage again",
+        ) from None
+
+
+def _trained_manifest(config: StageConfig) -> Manifest:
+    manifest = read_manifest(config.layout.trained)
+    if manifest is None:
+        raise StageFailure(
+            Reason.NOT_FOUND, f"There is nothing trained at {config.layout.trained}; run the train stage first"
+        )
+    return manifest
+
+
+def _origin(config: StageConfig, trained: Manifest) -> dict[str, Any]:
+    return {"specDigest": config.job.spec_digest, "trainedDigest": trained.digest}
+
+
+def _earlier_result(config: StageConfig, trained: Manifest) -> EvaluateResult | None:
+    """What an earlier attempt stored of the same weights; one of other weights is deleted."""
+    present = read_manifest(config.layout.evaluated)
+    if present is None:
+        return None
+    origin = _origin(config, trained)
+    if all(present.provenance.get(key) == value for key, value in origin.items()):
+        evaluation = read_evaluation(config.layout.evaluated)
+        return EvaluateResult(uri=config.layout.evaluated, digest=present.digest, evaluation=evaluation)
+    _log.info("deleting %s: it is of other weights", config.layout.evaluated)
+    storage.delete_tree(config.layout.evaluated)
+    return None
+
+
+def _report_metrics(reporter: Reporter, evaluation: Evaluation) -> None:
+    for metric in evaluation.metrics:
+        reporter.send(EvaluationEvent(model="baseline", metric=metric.name, value=metric.baseline))
+        reporter.send(EvaluationEvent(model="tuned", metric=metric.name, value=metric.tuned))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty when the file does not exist."""
+    document: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
+    return document
+
+
+def _write(output: Path, evaluation: Evaluation, predictions: list[dict[str, Any]], page: str) -> None:
+    document = json.dumps(evaluation.model_dump(mode="json", exclude_none=True), indent=2) + "\n"
+    (output / layout.EVALUATION).write_text(document, encoding="utf-8")
+    with (output / layout.PREDICTIONS).open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions)
+    (output / layout.REPORT).write_text(page, encoding="utf-8")

@@ -1,0 +1,245 @@
+"""The prepare stage as a whole."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune_api import layout
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.manifest import Manifest
+from finetune_api.spec import Deduplication, FineTuneJobSpec
+from finetune_api.stage import PrepareResult
+from finetune_trainer import storage
+from finetune_trainer.context import Reporter, StageContext
+from finetune_trainer.manifests import TornDirectory, publish_directory, read_manifest
+from finetune_trainer.modelling.tokenizer import load_base_tokenizer, save_tokenizer
+from finetune_trainer.models import LocalModel, fetch_model, identify_model
+from finetune_trainer.prepare.problems import REPORTED_ROWS, Tally
+from finetune_trainer.prepare.read import DataSet, read_data_set
+from finetune_trainer.prepare.sources import DataFile, fetch_files
+from finetune_trainer.prepare.splits import SPLITS, Selection, assign, check_processes, check_sizes
+from finetune_trainer.prepare.spool import TableWriter, selected
+from finetune_trainer.prepared import DataReport, ModelIdentity, SplitReport
+from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks.base import Preparation
+
+LAYOUT = 1
+"""Version of the prepared files; what another one wrote is not used again."""
+
+_LIBRARIES = ("huggingface-hub", "numpy", "pyarrow", "tokenizers", "transformers")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the job names, on this machine."""
+
+    files: dict[str, tuple[DataFile, ...]]
+    """Files of train, and of each split with its own data."""
+    model: LocalModel
+    identity: ModelIdentity
+
+
+def run(context: StageContext) -> PrepareResult:
+    """Check, clean, split and tokenise the data, and store it at ``config.layout.prepared``.
+
+    What an earlier attempt has stored there is used again if it was made of the same spec, data and model.
+
+    Raises:
+        StageFailure: BadData, BadConfiguration, NotFound, PermissionDenied, Unavailable or DiskFull.
+    """
+    config = context.config
+    inputs = _fetch(context)
+    provenance = _provenance(context, inputs)
+    processes = config.spec.distributed.world_size
+    present = _present(config.layout.prepared)
+    if present is not None:
+        if _origin(present.provenance) == _origin(provenance):
+            log.info("%s is complete and of the same spec, data and model: used again", config.layout.prepared)
+            report = DataReport.model_validate_json(
+                storage.read_bytes(storage.join(config.layout.prepared, layout.DATA_REPORT))
+            )
+            # The number of processes may have changed since; it is no part of what decides the result.
+            check_processes(report.splits["train"].examples, processes)
+            return _result(context, report, present)
+        # Nobody has used it: this stage runs again only as long as the next one has not begun.
+        log.info("%s is of other data or another model: made again", config.layout.prepared)
+        storage.delete_tree(config.layout.prepared)
+    output = context.workspace / "prepared"
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    report = prepare(context, inputs, output)
+    check_processes(report.splits["train"].examples, processes)
+    context.reporter.progress("storing the prepared data")
+    return _result(context, report, publish_directory(output, config.layout.prepared, provenance))
+
+
+def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
+    """Write the prepared data into ``output``, an empty directory."""
+    spec = context.config.spec
+    task = task_of(spec.task.type)
+    length = sequence_length(spec, inputs.identity)
+    context.reporter.progress("loading the tokenizer")
+    tokenizer = load_base_tokenizer(inputs.model.path, spec.model.uri, chat=task.needs_chat_template)
+    preparation = task.preparation(spec, tokenizer, length)
+    sets = _read(context, inputs, preparation)
+    assignment = assign({name: data.keys for name, data in sets.items()}, spec.dataset, spec.training.seed)
+    check_sizes(assignment, spec.dataset.train.uri)
+    splits = {}
+    for split, selection in assignment.splits.items():
+        context.reporter.progress(f"writing the {split} split", 0, len(selection.rows), unit="examples")
+        data = sets[selection.origin]
+        label_counts = Counter(dict.fromkeys(preparation.labels, 0))
+        with TableWriter(output / layout.split_file(split), data.schema) as writer:
+            for batch in selected(data.spool, np.asarray(selection.rows, np.int64)):
+                writer.write(preparation.finish(batch, label_counts))
+        splits[split] = _split_report(data, selection, dict(label_counts))
+    save_tokenizer(tokenizer, output / layout.TOKENIZER_DIRECTORY)
+    report = DataReport(
+        task=spec.task.type,
+        labels=preparation.labels,
+        max_sequence_length=length,
+        splits={split: splits[split] for split in SPLITS},
+        duplicates=sum(data.duplicates for data in sets.values()),
+        leaked=assignment.leaked,
+        invalid=sum(data.tally.invalid for data in sets.values()),
+        invalid_rows=tuple(row for data in sets.values() for row in data.tally.reported)[:REPORTED_ROWS],
+        sources=tuple(file.source for files in inputs.files.values() for file in files),
+        model=inputs.identity,
+    )
+    document = json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    (output / layout.DATA_REPORT).write_text(document + "\n", encoding="utf-8")
+    return report
+
+
+def sequence_length(spec: FineTuneJobSpec, model: ModelIdentity) -> int:
+    """Tokens of the longest example: what the job says, or the task's default within the model's limit.
+
+    Raises:
+        StageFailure: BadConfiguration when the job asks for more than the model knows.
+    """
+    asked, limit = spec.training.max_sequence_length, model.max_positions
+    if asked is None:
+        default = spec.task.type.row.default_length
+        return default if limit is None else min(default, limit)
+    if limit is not None and asked > limit:
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION,
+            f"training.maxSequenceLength is {asked}, but {model.uri} knows at most {limit} positions: lower it to "
+            f"{limit}",
+        )
+    return asked
+
+
+def _fetch(context: StageContext) -> Inputs:
+    spec = context.config.spec
+    context.reporter.progress("fetching the data")
+    files = {
+        name: fetch_files(uri, spec.dataset.format, context.workspace / "data")
+        for name, uri in _addresses(spec).items()
+    }
+    context.reporter.progress("fetching the model")
+    model = fetch_model(spec.model, context.workspace / "model", weights=False)
+    return Inputs(files=files, model=model, identity=identify_model(spec.model, model))
+
+
+def _addresses(spec: FineTuneJobSpec) -> dict[str, str]:
+    """Addresses of train, and of each split with its own data."""
+    own = {"validation": spec.dataset.validation.uri, "test": spec.dataset.test.uri}
+    return {"train": spec.dataset.train.uri, **{name: uri for name, uri in own.items() if uri is not None}}
+
+
+def _read(context: StageContext, inputs: Inputs, preparation: Preparation) -> dict[str, DataSet]:
+    spec = context.config.spec
+    sets = {}
+    for name, uri in _addresses(spec).items():
+        activity = f"reading the {name} data"
+        context.reporter.progress(activity, 0, unit="examples")
+        sets[name] = read_data_set(
+            inputs.files[name],
+            preparation.row_schema(inputs.files[name]),
+            preparation,
+            Tally(uri, spec.dataset.cleaning.drop_invalid),
+            context.workspace / f"{name}.spool",
+            deduplicate=spec.dataset.cleaning.deduplicate is not Deduplication.NONE,
+            on_rows=partial(_report_rows, context.reporter, activity),
+        )
+        preparation.end_data_set(uri)
+    return sets
+
+
+def _report_rows(reporter: Reporter, activity: str, rows: int) -> None:
+    reporter.progress(activity, rows, unit="examples")
+
+
+def _split_report(data: DataSet, selection: Selection, label_counts: dict[str, int]) -> SplitReport:
+    lengths = data.lengths[selection.rows]
+    p50, p90, p99, longest = np.quantile(lengths, (0.5, 0.9, 0.99, 1), method="higher")
+    return SplitReport(
+        examples=len(lengths),
+        tokens=int(lengths.sum()),
+        truncated=int(data.truncated[selection.rows].sum()),
+        length_quantiles={"p50": int(p50), "p90": int(p90), "p99": int(p99), "max": int(longest)},
+        label_counts=label_counts,
+    )
+
+
+def _provenance(context: StageContext, inputs: Inputs) -> dict[str, Any]:
+    job = context.config.job
+    return {
+        "layout": LAYOUT,
+        "job": {
+            "namespace": job.namespace,
+            "name": job.name,
+            "uid": job.uid,
+            "revision": job.revision,
+            "specDigest": job.spec_digest,
+        },
+        "sources": {
+            name: [file.source.model_dump(mode="json") for file in files] for name, files in inputs.files.items()
+        },
+        "model": inputs.identity.model_dump(mode="json"),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
+    }
+
+
+def _origin(provenance: dict[str, Any]) -> dict[str, Any]:
+    """What decides the prepared data: whoever ran the job, and with which versions, does not matter."""
+    job = provenance.get("job")
+    return {
+        "spec": job.get("specDigest") if isinstance(job, dict) else None,
+        **{name: provenance.get(name) for name in ("layout", "sources", "model")},
+    }
+
+
+def _present(uri: str) -> Manifest | None:
+    try:
+        return read_manifest(uri)
+    except TornDirectory:
+        storage.delete_tree(uri)
+        return None
+
+
+def _result(context: StageContext, report: DataReport, manifest: Manifest) -> PrepareResult:
+    return PrepareResult(
+        uri=context.config.layout.prepared,
+        digest=manifest.digest,
+        examples={name: split.examples for name, split in report.splits.items()},
+        tokens=report.splits["train"].tokens,
+        duplicates=report.duplicates + report.leaked,
+        invalid=report.invalid,
+        labels=len(report.labels) or None,
+        parameters=report.model.parameters,
+    )

@@ -1,0 +1,185 @@
+"""Carries out *publish*: puts the artifact together, stores it under one digest, and removes what need not stay."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+from finetune_api import layout
+from finetune_api.evaluation import Evaluation
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.manifest import Manifest
+from finetune_api.stage import PublishResult, StageConfig
+from finetune_trainer import storage
+from finetune_trainer.checkpoints.upload import stored_checkpoints
+from finetune_trainer.context import StageContext
+from finetune_trainer.exports import export_of
+from finetune_trainer.exports.base import ExportInputs
+from finetune_trainer.manifests import TornDirectory, fetch_directory, hash_files, publish_directory, read_manifest
+from finetune_trainer.prepared import DataReport, read_report
+from finetune_trainer.publish.model_card import CardInputs, render_card
+from finetune_trainer.stages.evaluate import read_evaluation
+from finetune_trainer.tasks import task_of
+
+_log = logging.getLogger(__name__)
+
+
+def run(context: StageContext) -> PublishResult:
+    """Publish the trained weights with everything that says where they come from.
+
+    Doing it again gives the same digest, also after the prepared data has been removed.
+
+    Raises:
+        StageFailure: NotFound (nothing trained, evaluated or prepared), BadConfiguration (a gate has failed, or another
+            run has published to the same address), and as storage does.
+    """
+    config, reporter = context.config, context.reporter
+    trained = _manifest(config.layout.trained, "train")
+    evaluated = _manifest(config.layout.evaluated, "evaluate")
+    evaluation = read_evaluation(config.layout.evaluated)
+    _check(config, evaluation, trained, evaluated)
+    manifest = read_manifest(config.layout.artifact)
+    if manifest is None:
+        reporter.progress("putting the artifact together")
+        artifact = context.workspace / "artifact"
+        shutil.rmtree(artifact, ignore_errors=True)
+        artifact.mkdir()
+        provenance = _assemble(context, artifact, evaluation)
+        reporter.progress("uploading the artifact")
+        manifest = publish_directory(artifact, config.layout.artifact, provenance)
+    elif not _same_origin(manifest, config, trained, evaluated):
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION,
+            f"Another run has published to {config.layout.artifact} already; give this job another name or output.uri",
+        )
+    reporter.progress("removing what need not stay")
+    _clean(config)
+    return PublishResult(uri=config.layout.artifact, digest=manifest.digest, size=manifest.size)
+
+
+def _manifest(uri: str, stage: str) -> Manifest:
+    manifest = read_manifest(uri)
+    if manifest is None:
+        raise StageFailure(Reason.NOT_FOUND, f"There is nothing at {uri}; run the {stage} stage first")
+    return manifest
+
+
+def _check(config: StageConfig, evaluation: Evaluation, trained: Manifest, evaluated: Manifest) -> None:
+    if evaluated.provenance.get("trainedDigest") != trained.digest:
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION,
+            f"{config.layout.evaluated} is of other weights than {config.layout.trained}; run the evaluate stage again",
+        )
+    failed = [str(gate.metric) for gate in evaluation.gates if not gate.passed]
+    if failed:
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION,
+            f"Nothing is published because the gate on {', '.join(failed)} failed; look at "
+            f"{config.layout.evaluated}/{layout.REPORT}",
+        )
+
+
+def _same_origin(present: Manifest, config: StageConfig, trained: Manifest, evaluated: Manifest) -> bool:
+    origin = {
+        "specDigest": config.job.spec_digest,
+        "trainedDigest": trained.digest,
+        "evaluatedDigest": evaluated.digest,
+    }
+    return all(present.provenance.get(key) == value for key, value in origin.items())
+
+
+def _assemble(context: StageContext, artifact: Path, evaluation: Evaluation) -> dict[str, Any]:
+    """Fill ``artifact`` and return the provenance of its manifest, which holds no time and no host."""
+    config, workspace = context.config, context.workspace
+    trained, evaluated, prepared = workspace / "trained", workspace / "evaluated", workspace / "prepared"
+    trained_manifest = fetch_directory(config.layout.trained, trained)
+    evaluated_manifest = fetch_directory(config.layout.evaluated, evaluated)
+    prepared_manifest = _fetch_description(config.layout.prepared, prepared)
+    data = read_report(prepared)
+
+    history, training = _read(trained / layout.HISTORY), _read(trained / layout.TRAINING)
+    exports = [export_of(export) for export in config.spec.exports]
+    for export in exports:
+        export.write(ExportInputs(config.spec, data, trained), artifact)
+    shutil.copytree(prepared / layout.TOKENIZER_DIRECTORY, artifact, dirs_exist_ok=True)
+    task_of(config.spec.task.type).finish_artifact(artifact, data)
+    for name in (layout.EVALUATION, layout.REPORT):
+        shutil.copyfile(evaluated / name, artifact / name)
+    (artifact / layout.CURVES).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
+    card = render_card(
+        CardInputs(
+            job=config.job,
+            spec=config.spec,
+            data=data,
+            evaluation=evaluation,
+            training=training,
+            end_tokens=evaluated_manifest.provenance.get("baseline", {}).get("endTokens", ()),
+            export=exports[0],
+            chat_template=_has_chat_template(artifact),
+        )
+    )
+    (artifact / layout.MODEL_CARD).write_text(card, encoding="utf-8")
+    return {
+        "job": config.job.model_dump(mode="json"),
+        "spec": config.spec.model_dump(mode="json", exclude_none=True),
+        "specDigest": config.job.spec_digest,
+        "model": data.model.model_dump(mode="json"),
+        "data": _data_provenance(data, prepared_manifest.digest),
+        "trainedDigest": trained_manifest.digest,
+        "evaluatedDigest": evaluated_manifest.digest,
+        "evaluation": evaluation.model_dump(mode="json", exclude_none=True),
+        "baseline": evaluated_manifest.provenance.get("baseline", {}),
+        "training": training,
+    }
+
+
+def _fetch_description(uri: str, target: Path) -> Manifest:
+    """Fetch report and tokenizer of the prepared data, checked against its manifest; the examples are not fetched."""
+    manifest = _manifest(uri, "prepare")
+    wanted = {
+        entry.path: entry
+        for entry in manifest.files
+        if entry.path == layout.DATA_REPORT or entry.path.startswith(f"{layout.TOKENIZER_DIRECTORY}/")
+    }
+    for path in wanted:
+        storage.download_file(storage.join(uri, path), target / path)
+    for entry in hash_files(target, wanted):
+        if entry != wanted[entry.path]:
+            raise TornDirectory(uri, entry.path, "has other content than its manifest says")
+    return manifest
+
+
+def _data_provenance(data: DataReport, digest: str) -> dict[str, Any]:
+    return {
+        "preparedDigest": digest,
+        "sources": [source.model_dump(mode="json") for source in data.sources],
+        "examples": {name: split.examples for name, split in data.splits.items()},
+    }
+
+
+def _has_chat_template(artifact: Path) -> bool:
+    if (artifact / "chat_template.jinja").is_file():
+        return True
+    return bool(_read(artifact / "tokenizer_config.json").get("chat_template"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    document: dict[str, Any] = json.loads(path.read_bytes())
+    return document
+
+
+def _clean(config: StageConfig) -> None:
+    """Honour ``output.keep``: delete all but the newest complete checkpoints, and the prepared data."""
+    keep = config.spec.output.keep
+    found = stored_checkpoints(config.layout.checkpoints)
+    newest = sorted((step for step, complete in found.items() if complete), reverse=True)[: keep.checkpoints]
+    for step in found.keys() - newest:
+        storage.delete_tree(config.layout.checkpoint(step))
+    if not keep.prepared_data:
+        storage.delete_tree(config.layout.prepared)
+    _log.info("kept %d checkpoints", len(newest))

@@ -1,0 +1,50 @@
+"""Carries out *train* in one process of the gang: what needs no torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from finetune_api.stage import StageConfig, TrainResult
+from finetune_trainer.context import StageContext
+from finetune_trainer.host.inputs import wait_for_inputs
+from finetune_trainer.importing import heavy_imports
+from finetune_trainer.manifests import publish_directory, read_manifest
+
+
+def run(context: StageContext) -> TrainResult:
+    """Train, or answer at once when an earlier attempt had stored the result already.
+
+    Raises:
+        StageFailure: BadConfiguration, BadData, Diverged, OutOfMemory, Stopped, and what storage raises.
+    """
+    config = context.config
+    is_main = os.environ["RANK"] == "0"
+    done = read_manifest(config.layout.trained)
+    if done is not None and done.provenance.get("specDigest") == config.job.spec_digest:
+        return _result(done.provenance["result"], config, done.digest)
+    if is_main:
+        context.reporter.progress("importing torch, transformers and deepspeed")
+    # Slow to import: meanwhile the host fetches the inputs.
+    with heavy_imports():
+        from finetune_trainer.patches.deepspeed import import_without_compiler
+        from finetune_trainer.train.gang import train
+
+        import_without_compiler()
+    inputs = wait_for_inputs(Path(config.workspace))
+    trained = train(context, inputs)
+    if not is_main:
+        return _result(trained.summary, config, digest="")
+    context.reporter.progress("uploading the trained weights")
+    provenance = {
+        "specDigest": config.job.spec_digest,
+        "preparedDigest": inputs.prepared_digest,
+        "result": trained.summary,
+    }
+    manifest = publish_directory(trained.directory, config.layout.trained, provenance)
+    return _result(trained.summary, config, manifest.digest)
+
+
+def _result(summary: dict[str, Any], config: StageConfig, digest: str) -> TrainResult:
+    return TrainResult.model_validate({**summary, "uri": config.layout.trained, "digest": digest}, strict=False)

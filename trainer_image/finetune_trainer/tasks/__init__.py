@@ -1,0 +1,6 @@
+"""The tasks, one folder for each; `task_of` finds them."""
+
+from finetune_trainer.registry import Registry
+from finetune_trainer.tasks.base import Task
+
+task_of: Registry[Task] = Registry(Task, "finetune_trainer.tasks", "task")

@@ -1,0 +1,85 @@
+"""InstructionTuning: conversations, of which the assistant's answers are learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from finetune_trainer.prepared import IGNORED_LABEL, DataReport
+from finetune_trainer.tasks.base import CardParts, ModelClass
+from finetune_trainer.tasks.instruction_tuning.preparation import InstructionTuningPreparation
+
+if TYPE_CHECKING:
+    import torch
+    from jinja2 import Environment
+    from transformers import PreTrainedTokenizerFast
+
+    from finetune_api.spec import FineTuneJobSpec
+    from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
+    from finetune_trainer.publish.model_card import CardInputs
+    from finetune_trainer.report.page import ReportInputs
+    from finetune_trainer.train.data import Collator, TrainingDataset
+
+
+class InstructionTuning:
+    """The task; see `finetune_trainer.tasks.base.Task`."""
+
+    needs_chat_template = True
+    adapter_task = "CAUSAL_LM"
+    loss_over_rows = False
+
+    def preparation(
+        self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int
+    ) -> InstructionTuningPreparation:
+        return InstructionTuningPreparation(spec, tokenizer, max_length)
+
+    def dataset(self, table: pa.Table, spec: FineTuneJobSpec, data: DataReport) -> TrainingDataset:
+        from finetune_trainer.train.causal import CausalDataset
+
+        return CausalDataset(table, data.max_sequence_length if spec.packing else None)
+
+    def collator(self, pad_token_id: int) -> Collator:
+        from finetune_trainer.train.causal import CausalCollator
+
+        return CausalCollator(pad_token_id)
+
+    def model_class(self, data: DataReport) -> ModelClass:
+        from transformers import AutoModelForCausalLM
+
+        return ModelClass(AutoModelForCausalLM, {})
+
+    def head_modules(self, model: torch.nn.Module) -> Iterable[str]:
+        return ()
+
+    def learned(self, labels: torch.Tensor) -> int:
+        """Tokens with a label, but the first of a row, which nothing predicts."""
+        return int((labels[..., 1:] != IGNORED_LABEL).sum())
+
+    def compare(self, inputs: EvaluationInputs) -> Comparison:
+        from finetune_trainer.evaluate.generation import compare
+
+        return compare(inputs)
+
+    def baseline_note(self, details: Mapping[str, Any]) -> str:
+        from finetune_trainer.tasks.instruction_tuning.presentation import baseline_note
+
+        return baseline_note(details)
+
+    def report_section(self, inputs: ReportInputs, environment: Environment) -> str:
+        from finetune_trainer.tasks.instruction_tuning.presentation import report_section
+
+        return report_section(inputs, environment)
+
+    def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
+        from finetune_trainer.tasks.instruction_tuning.presentation import card
+
+        return card(inputs, environment)
+
+    def finish_artifact(self, directory: Path, data: DataReport) -> None:
+        """The files of a causal language model are complete as they are."""
+
+
+task = InstructionTuning()

@@ -1,0 +1,47 @@
+"""InstructionTuning in the prepare stage: conversations and their tokens."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.prepare.encoded import Encoded
+from finetune_trainer.prepare.rows import Example, RowSchema, check_headers
+from finetune_trainer.prepare.sources import DataFile
+from finetune_trainer.tasks.instruction_tuning.rows import schema_for
+from finetune_trainer.tasks.instruction_tuning.tokens import ChatTokeniser
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class InstructionTuningPreparation:
+    """Every data set is read by itself: its rows need nothing of the others."""
+
+    labels: tuple[str, ...] = ()
+
+    def __init__(self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
+        self._spec = spec
+        self._tokeniser = ChatTokeniser(tokenizer, max_length)
+
+    @property
+    def fields(self) -> list[pa.Field]:
+        return self._tokeniser.fields
+
+    def row_schema(self, files: Sequence[DataFile]) -> RowSchema:
+        schema = schema_for(self._spec, files)
+        check_headers(files, schema)
+        return schema
+
+    def encode(self, examples: Sequence[Example]) -> Encoded:
+        return self._tokeniser.encode(examples)
+
+    def end_data_set(self, uri: str) -> None:
+        """Nothing follows from all rows together."""
+
+    def finish(self, batch: pa.RecordBatch, label_counts: Counter[str]) -> pa.RecordBatch:
+        return batch

@@ -1,0 +1,58 @@
+"""InstructionTuning in report and model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.tables.metrics import Metric
+from finetune_trainer.evaluate.metrics import ANSWER_METRICS
+from finetune_trainer.report.changes import generation_changes
+from finetune_trainer.report.format import format_value
+from finetune_trainer.tasks.base import CardParts, template_of
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+    from finetune_trainer.publish.model_card import CardInputs
+    from finetune_trainer.report.page import ReportInputs
+
+
+def baseline_note(details: Mapping[str, Any]) -> str:
+    """How both models generated; empty when nothing was generated."""
+    if "maxNewTokens" not in details:
+        return ""
+    return f"Answers were decoded greedily, with at most {details['maxNewTokens']} new tokens."
+
+
+def report_section(inputs: ReportInputs, environment: Environment) -> str:
+    """The largest gains and losses by one metric."""
+    if not inputs.predictions:
+        return ""
+    metric = _sorting_metric(inputs.spec.metrics)
+    changes = generation_changes(inputs.predictions, str(metric), metric.higher_is_better)
+    render = template_of(__package__, "report.html.jinja", environment)
+    return render(changes=changes, metric_name=metric.row.title, format_value=format_value)
+
+
+def card(inputs: CardInputs, environment: Environment) -> CardParts:
+    """A program that answers one prompt."""
+    render = template_of(__package__, "usage.py.jinja", environment)
+    return CardParts(
+        purpose="following instructions",
+        usage=render(
+            **inputs.of_usage,
+            chat_template=inputs.chat_template,
+            max_new_tokens=inputs.spec.evaluation.generation.max_new_tokens,
+            end_tokens=list(inputs.end_tokens) or None,
+        ),
+        note="",
+        limitations=["Answers were judged by their likeness to one reference, not for truth or safety."],
+    )
+
+
+def _sorting_metric(metrics: tuple[Metric, ...]) -> Metric:
+    """The metric that examples are sorted by: one with degrees, if there is any."""
+    generated = [metric for metric in metrics if metric in ANSWER_METRICS]
+    graded = [metric for metric in generated if metric is not Metric.EXACT_MATCH]
+    return next(iter([*graded, *generated, *metrics]))

@@ -1,0 +1,105 @@
+"""TextClassification: one label for a text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from finetune_api import layout
+from finetune_trainer.prepared import DataReport
+from finetune_trainer.tasks.base import CardParts, ModelClass
+from finetune_trainer.tasks.text_classification.preparation import TextClassificationPreparation
+
+if TYPE_CHECKING:
+    import torch
+    from jinja2 import Environment
+    from transformers import PreTrainedTokenizerFast
+
+    from finetune_api.spec import FineTuneJobSpec
+    from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
+    from finetune_trainer.publish.model_card import CardInputs
+    from finetune_trainer.report.page import ReportInputs
+    from finetune_trainer.train.data import Collator, TrainingDataset
+
+
+class TextClassification:
+    """The task; see `finetune_trainer.tasks.base.Task`."""
+
+    needs_chat_template = False
+    adapter_task = "SEQ_CLS"
+    loss_over_rows = True
+
+    def preparation(
+        self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int
+    ) -> TextClassificationPreparation:
+        return TextClassificationPreparation(spec, tokenizer, max_length)
+
+    def dataset(self, table: pa.Table, spec: FineTuneJobSpec, data: DataReport) -> TrainingDataset:
+        from finetune_trainer.tasks.text_classification.training import ClassificationDataset
+
+        return ClassificationDataset(table)
+
+    def collator(self, pad_token_id: int) -> Collator:
+        from finetune_trainer.tasks.text_classification.training import ClassificationCollator
+
+        return ClassificationCollator(pad_token_id)
+
+    def model_class(self, data: DataReport) -> ModelClass:
+        from transformers import AutoModelForSequenceClassification
+
+        return ModelClass(
+            AutoModelForSequenceClassification,
+            {
+                "num_labels": len(data.labels),
+                "id2label": dict(enumerate(data.labels)),
+                "label2id": {label: index for index, label in enumerate(data.labels)},
+            },
+        )
+
+    def head_modules(self, model: torch.nn.Module) -> Iterable[str]:
+        """The pooler of an encoder: in models that embed sentences otherwise, nothing has trained it for its use."""
+        return [name for name, _ in model.named_modules() if name.rpartition(".")[2] == "pooler"]
+
+    def learned(self, labels: torch.Tensor) -> int:
+        return len(labels)
+
+    def compare(self, inputs: EvaluationInputs) -> Comparison:
+        from finetune_trainer.tasks.text_classification.evaluation import compare
+
+        return compare(inputs)
+
+    def baseline_note(self, details: Mapping[str, Any]) -> str:
+        from finetune_trainer.tasks.text_classification.presentation import baseline_note
+
+        return baseline_note(details)
+
+    def report_section(self, inputs: ReportInputs, environment: Environment) -> str:
+        from finetune_trainer.tasks.text_classification.presentation import report_section
+
+        return report_section(inputs, environment)
+
+    def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
+        from finetune_trainer.tasks.text_classification.presentation import card
+
+        return card(inputs, environment)
+
+    def finish_artifact(self, directory: Path, data: DataReport) -> None:
+        """Write ``labels.json``, the labels by index, and put them into ``config.json`` where there is one."""
+        _write(directory / layout.LABELS, list(data.labels))
+        config_path = directory / layout.MODEL_CONFIG
+        if config_path.is_file():
+            config = json.loads(config_path.read_bytes())
+            config["id2label"] = {str(index): label for index, label in enumerate(data.labels)}
+            config["label2id"] = {label: index for index, label in enumerate(data.labels)}
+            _write(config_path, config)
+
+
+def _write(path: Path, document: Any) -> None:
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+task = TextClassification()

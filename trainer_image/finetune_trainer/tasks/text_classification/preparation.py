@@ -1,0 +1,87 @@
+"""TextClassification in the prepare stage: rows, labels and tokens."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.prepare.arrays import int32s, integers
+from finetune_trainer.prepare.encoded import Encoded
+from finetune_trainer.prepare.rows import Example, check_headers
+from finetune_trainer.prepare.sources import DataFile
+from finetune_trainer.tasks.text_classification.rows import MOST_LABELS, LabelledRows, sorted_labels
+from finetune_trainer.tasks.text_classification.tokens import TextTokeniser
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class TextClassificationPreparation:
+    """The labels are those of ``task.labels``, or else those that the training data has."""
+
+    def __init__(self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
+        self._columns = spec.dataset.columns
+        self._given = spec.task.labels
+        self._derived: frozenset[str] | None = None
+        self._tokeniser = TextTokeniser(tokenizer, max_length)
+
+    @property
+    def fields(self) -> list[pa.Field]:
+        return self._tokeniser.fields
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return sorted_labels(self._tokeniser.labels) if self._given is None else self._given
+
+    def row_schema(self, files: Sequence[DataFile]) -> LabelledRows:
+        labels, origin = self._derived, "the training data"
+        if self._given is not None:
+            labels, origin = frozenset(self._given), "task.labels"
+        schema = LabelledRows(self._columns.name("text"), self._columns.name("label"), labels, origin)
+        check_headers(files, schema)
+        return schema
+
+    def encode(self, examples: Sequence[Example]) -> Encoded:
+        return self._tokeniser.encode(examples)
+
+    def end_data_set(self, uri: str) -> None:
+        if self._given is None and self._derived is None:
+            self._derived = _derived_labels(self._tokeniser, uri)
+
+    def finish(self, batch: pa.RecordBatch, label_counts: Counter[str]) -> pa.RecordBatch:
+        """Replace the place of each label in order of appearance by its index."""
+        labels = self.labels
+        place = batch.schema.get_field_index("label")
+        indices = self._index_of_place[int32s(batch.column(place))]
+        counts = np.bincount(indices, minlength=len(labels)).tolist()
+        label_counts.update(dict(zip(labels, counts, strict=True)))
+        return batch.set_column(place, batch.schema.field(place), integers(indices))
+
+    @cached_property
+    def _index_of_place(self) -> npt.NDArray[np.int32]:
+        index = {label: place for place, label in enumerate(self.labels)}
+        return np.asarray([index[label] for label in self._tokeniser.labels], np.int32)
+
+
+def _derived_labels(tokeniser: TextTokeniser, uri: str) -> frozenset[str]:
+    labels = frozenset(tokeniser.labels)
+    if len(labels) == 1:
+        raise StageFailure(
+            Reason.BAD_DATA,
+            f"Every row of {uri} has the label '{min(labels)}', so there is nothing to tell apart: add others",
+        )
+    if len(labels) > MOST_LABELS:
+        raise StageFailure(
+            Reason.BAD_DATA,
+            f"The label column of {uri} has {len(labels)} different values, more than {MOST_LABELS}: name the right "
+            "column in dataset.columns.label",
+        )
+    return labels

@@ -1,0 +1,86 @@
+"""Rows of TextClassification: a text and its label."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from finetune_trainer.prepare.problems import BadRow
+from finetune_trainer.prepare.readers import Values
+from finetune_trainer.prepare.rows import checked, text_of, value_of
+
+MOST_LABELS = 1024
+"""Labels that are read from data; more of them mean that the column holds something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A text with its label."""
+
+    text: str
+    label: str
+
+    @property
+    def characters(self) -> int:
+        return len(self.text)
+
+    @property
+    def content(self) -> tuple[str]:
+        """Without the label: one text with two labels is a contradiction, of which the first row is kept."""
+        return (self.text,)
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """TextClassification. ``labels`` are those that may occur; None admits every label."""
+
+    text: str
+    label: str
+    labels: frozenset[str] | None
+    label_origin: str = "task.labels"
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        return self.text, self.label
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return "text", "label"
+
+    def example(self, values: Values) -> Labelled:
+        text = text_of(values, self.text, "text")
+        label = _label(value_of(values, self.label, "label"), self.label)
+        if self.labels is not None and label not in self.labels:
+            raise BadRow(_unknown_label(label, self.labels, self.label_origin))
+        return Labelled(text, label)
+
+
+def sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
+    """Labels in order: by value when all are whole numbers, else by text."""
+    listed = list(labels)
+    if all(label.removeprefix("-").isdecimal() for label in listed):
+        return tuple(sorted(listed, key=lambda label: (int(label), label)))
+    return tuple(sorted(listed))
+
+
+def _label(value: object, column: str) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        raise BadRow(f"column '{column}' holds the number {value}, not a label; use text or a whole number")
+    return checked(value, f"column '{column}'").strip()
+
+
+def _unknown_label(label: str, labels: frozenset[str], origin: str) -> str:
+    near = difflib.get_close_matches(label, sorted(labels), n=1)
+    if not near:
+        near = [name for name in sorted(labels) if name.casefold() == label.casefold()]
+    if near:
+        hint = f"did you mean '{near[0]}'?"
+    else:
+        shown = [f"'{name}'" for name in sorted_labels(labels)[:8]]
+        hint = f"there is {', '.join(shown)}" + (", …" if len(labels) > 8 else "")
+    return f"label '{label[:80]}' is not in {origin}, {hint}"

@@ -1,0 +1,50 @@
+"""TextClassification: texts to tokens, cut to the sequence length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from finetune_trainer.prepare.arrays import TOKENS, integers, texts, token_lists
+from finetune_trainer.prepare.encoded import Encoded
+from finetune_trainer.prepare.rows import Example
+from finetune_trainer.tasks.text_classification.rows import Labelled
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class TextTokeniser:
+    """Adds the special tokens that the model was trained with.
+
+    ``label`` is the label's place in ``labels``, in order of appearance: the caller sorts them when all are known.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
+        # A copy: truncation is a state of the backend, and the tokenizer is saved as the model has it.
+        self._backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+        self._backend.no_padding()
+        self._backend.enable_truncation(max_length, direction=tokenizer.truncation_side)
+        self.labels: dict[str, int] = {}
+
+    @property
+    def fields(self) -> list[pa.Field]:
+        return [pa.field("input_ids", TOKENS), pa.field("label", pa.int32()), pa.field("text", pa.string())]
+
+    def encode(self, examples: Sequence[Example]) -> Encoded:
+        said, labels = [], []
+        for example in examples:
+            assert isinstance(example, Labelled)
+            said.append(example.text)
+            labels.append(self.labels.setdefault(example.label, len(self.labels)))
+        encodings = self._backend.encode_batch_fast(said)
+        columns = {
+            "input_ids": token_lists([encoding.ids for encoding in encodings]),
+            "label": integers(np.asarray(labels, np.int32)),
+            "text": texts(said),
+        }
+        truncated = np.fromiter((bool(encoding.overflowing) for encoding in encodings), np.bool_, len(encodings))
+        return Encoded(columns, truncated, {})
