@@ -45,7 +45,7 @@ _LINE = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) INFO finetune_train
 _LOG_LINES = {
     "host": "train, attempt 1",
     "imports": "importing torch, transformers and deepspeed",
-    "data": "model, data and checkpoint are here",
+    "data": "fetched model, data and checkpoint",
     "model": "loading the model",
     "deepspeed": "starting the training processes",
     "training": "training",

@@ -1,4 +1,4 @@
-"""Builders of objects for tests, with defaults for everything that a test does not set."""
+"""Builds objects for tests, with defaults for all that a test does not set."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def a_run(
     started_at: datetime | None = NOON,
     **facts: Any,
 ) -> ObservedRun:
-    """A run as observed by an executor that has read its progress from the start."""
-    facts = {"asked_since": started_at, **facts}
+    """An observed run that has been polled since its start."""
+    facts = {"polled_since": started_at, **facts}
     return ObservedRun(RunId(revision, stage, attempt), state, started_at=started_at, **facts)
 
 
@@ -92,7 +92,7 @@ def succeeded(
 
 
 def failed(stage: Stage, reason: Reason, attempt: int = 1, revision: int = 1, **facts: Any) -> ObservedRun:
-    """A run that failed and reported the reason."""
+    """A run that failed with a report."""
     code = reason.exit_code
     state = RunState.STOPPED if code is ExitCode.STOPPED else RunState.FAILED
     error = StageError(reason=reason, message=f"{stage} met {reason}.", exit_code=code)
@@ -111,7 +111,7 @@ def failed(stage: Stage, reason: Reason, attempt: int = 1, revision: int = 1, **
 
 
 def killed(stage: Stage, attempt: int = 1, **facts: Any) -> ObservedRun:
-    """A run that was killed by SIGKILL and left no report."""
+    """A run that ended by SIGKILL, without a report."""
     return a_run(stage, RunState.FAILED, attempt, **{"finished_at": after(seconds=10), "exit_code": 137, **facts})
 
 
@@ -170,7 +170,7 @@ def an_evaluation(*gates: GateResult, baseline: float = 0.79, tuned: float = 0.8
 
 
 def a_progress(stage: Stage = Stage.TRAIN, attempt: int = 1, updated_at: datetime = NOON, **facts: Any) -> Progress:
-    """The progress of a running stage."""
+    """The progress of a training stage."""
     return Progress(
         stage=stage,
         attempt=attempt,
@@ -184,10 +184,10 @@ def a_checkpoint(step: int) -> CheckpointRef:
 
 
 def condition(status: FineTuneJobStatus, type_: ConditionType) -> Condition:
-    """The condition of the given type."""
+    """The condition of a type."""
     return next(entry for entry in status.conditions if entry.type is type_)
 
 
 def stage_status(status: FineTuneJobStatus, stage: Stage) -> StageStatus:
-    """The entry of the given stage in ``status.stages``."""
+    """The status entry of a stage."""
     return next(entry for entry in status.stages if entry.name is stage)

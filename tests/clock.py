@@ -1,4 +1,4 @@
-"""An event loop with a simulated clock, so that tests of long waits finish at once."""
+"""An event loop with simulated time: timers fire at once."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
-    """Run ``work`` to completion with the simulated clock."""
+    """Run ``work`` to its end without waiting for timers."""
     with asyncio.Runner(loop_factory=_Loop) as runner:
         runner.run(work)

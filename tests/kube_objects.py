@@ -1,4 +1,4 @@
-"""Builders of Jobs and pods as the API server returns them."""
+"""Builds Jobs and pods as the API server returns them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from finetune_api.stage import Stage, StageError, StageReport
 from finetune_core import names
 from finetune_core.runs import RunId
 from finetune_core.times import to_text
-from finetune_kube.objects import JobFacts, PodFacts, job_facts, pod_facts
+from finetune_kube.objects import ChildJob, ChildPod, parse_job, parse_pod
 from tests.builders import NOON, a_report, manifest
 
 Object = dict[str, Any]
 
 
-def a_fine_tune_job(name: str = "intents", version: int = 1, uid: str = "uid-1", **facts: Any) -> Object:
+def a_fine_tune_job(name: str = "intents", version: int = 1, uid: str = "uid-1", **fields: Any) -> Object:
     document = manifest()
     metadata = {**document["metadata"], "name": name, "uid": uid, "resourceVersion": str(version), "generation": 1}
-    return {**document, "metadata": metadata, **facts}
+    return {**document, "metadata": metadata, **fields}
 
 
 def a_child(
@@ -97,10 +97,16 @@ def waiting(reason: str, message: str = "") -> Object:
     return {"phase": "Pending", "containerStatuses": [{"name": "trainer", "state": state}]}
 
 
-def ended(code: int, said: str = "", at: datetime = NOON, reason: str = "Error") -> Object:
+def ended(code: int, message: str = "", at: datetime = NOON, reason: str = "Error") -> Object:
     """The status of a terminated pod."""
     moment = to_text(at)
-    terminated = {"exitCode": code, "reason": reason, "message": said, "startedAt": to_text(NOON), "finishedAt": moment}
+    terminated = {
+        "exitCode": code,
+        "reason": reason,
+        "message": message,
+        "startedAt": to_text(NOON),
+        "finishedAt": moment,
+    }
     phase = "Failed" if code else "Succeeded"
     return {"phase": phase, "containerStatuses": [{"name": "trainer", "state": {"terminated": terminated}}]}
 
@@ -111,24 +117,24 @@ def true(type_: str, reason: str = "", message: str = "", status: str = "True") 
     return {"type": type_, "status": status, "reason": reason, "message": message, "lastTransitionTime": moment}
 
 
-def job_of(found: Mapping[str, Any]) -> JobFacts:
-    facts = job_facts(found)
-    assert facts is not None
-    return facts
+def job_of(obj: Mapping[str, Any]) -> ChildJob:
+    job = parse_job(obj)
+    assert job is not None
+    return job
 
 
-def pod_of(found: Mapping[str, Any], gone: bool = False) -> PodFacts:
-    facts = pod_facts(found, gone)
-    assert facts is not None
-    return facts
+def pod_of(obj: Mapping[str, Any], deleted: bool = False) -> ChildPod:
+    pod = parse_pod(obj, deleted)
+    assert pod is not None
+    return pod
 
 
-def said(stage: Stage = Stage.TRAIN, attempt: int = 1) -> str:
+def success(stage: Stage = Stage.TRAIN, attempt: int = 1) -> str:
     """The termination message of a stage that succeeded."""
     return a_report(stage, attempt).to_termination_message().decode()
 
 
-def complained(reason: Reason, stage: Stage = Stage.TRAIN, attempt: int = 1, rank: int | None = None) -> str:
+def failure(reason: Reason, stage: Stage = Stage.TRAIN, attempt: int = 1, rank: int | None = None) -> str:
     """The termination message of a stage that failed."""
     error = StageError(reason=reason, message=f"It met {reason}.", exit_code=reason.exit_code, rank=rank)
     report = StageReport(stage=stage, attempt=attempt, seconds=1.0, error=error)

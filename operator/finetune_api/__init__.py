@@ -1,1 +1,1 @@
-"""The contract of finetune-operator: what a user writes, what a stage is told and what it answers. Pydantic only."""
+"""The API types of finetune-operator: FineTuneJob, the configuration of a stage and its report. Needs only pydantic."""

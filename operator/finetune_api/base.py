@@ -1,4 +1,4 @@
-"""What all models of the API share: camelCase names, no unknown fields, rules that CEL and pydantic both hold."""
+"""The base class of all API models: camelCase names, no unknown fields, and validation rules for CEL and pydantic."""
 
 from __future__ import annotations
 
@@ -22,20 +22,19 @@ KIND = str(Kind.FINE_TUNE_JOB)
 
 @dataclass(frozen=True)
 class Rule:
-    """One cross-field rule, said once: as CEL for the API server and as a predicate for pydantic.
-
-    ``field`` is the camelCase path, below the model that carries the rule, of the field a person would change.
-    ``cel`` is None where the schema itself says it.
-    """
+    """One cross-field validation rule, for both the API server and pydantic."""
 
     cel: str | None
+    """The rule as a CEL expression for the API server; None when the schema already expresses it."""
     message: str
     field: str
+    """CamelCase path of the field to change, relative to the model that has the rule."""
     holds: Callable[[Any], bool]
+    """The rule as a predicate for pydantic: True for a valid model."""
 
 
 def _is_null_field(error: ErrorDetails) -> bool:
-    """Whether ``error`` is about a known field that is null; a null in a list and an unknown field stay errors."""
+    """Whether ``error`` reports a known field that is null; a null list item or unknown field remains an error."""
     location = error["loc"]
     return bool(
         error["input"] is None and location and isinstance(location[-1], str) and error["type"] != "extra_forbidden"
@@ -43,7 +42,7 @@ def _is_null_field(error: ErrorDetails) -> bool:
 
 
 class ApiModel(BaseModel):
-    """Base of every object that a user writes or that status shows."""
+    """Base class of all objects in spec and status."""
 
     model_config = ConfigDict(
         alias_generator=to_camel,
@@ -60,7 +59,11 @@ class ApiModel(BaseModel):
 
     @classmethod
     def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
-        """An object from JSON as the API server reads it: camelCase names only, a field that is null is left out."""
+        """Validate JSON as the API server does: only camelCase names are valid, and a null field counts as omitted.
+
+        Raises:
+            pydantic.ValidationError: The JSON is not a valid object.
+        """
         options = {"by_name": False, **options}
         try:
             return super().model_validate_json(json_data, **options)
@@ -71,12 +74,12 @@ class ApiModel(BaseModel):
         document = json.loads(json_data)
         for location in nulls:
             *parents, name = location
-            # Where a name stands twice, so does the error.
+            # A duplicate key is reported twice, but is present once.
             reduce(getitem, parents, document).pop(name, None)
         return super().model_validate_json(json.dumps(document), **options)
 
     @model_validator(mode="after")
-    def _hold_rules(self) -> Self:
+    def _check_rules(self) -> Self:
         for rule in self.rules:
             if not rule.holds(self):
                 raise PydanticCustomError("rule", "{message}", {"message": rule.message, "field": rule.field})

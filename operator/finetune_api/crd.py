@@ -1,9 +1,9 @@
 """The CustomResourceDefinition of FineTuneJob, generated from the models.
 
-``python -m finetune_api.crd > crds/finetunejobs.finetune.dev.yaml`` writes it, ``--check FILE`` compares.
+``python -m finetune_api.crd > crds/finetunejobs.finetune.dev.yaml`` writes it; ``--check FILE`` compares it.
 
-The schema is structural as apiextensions.k8s.io/v1 wants it: no references, no nulls (an optional field is one that is
-not required), rules as CEL. It holds no defaults, so that a stored object stays as it was written.
+The schema is structural, as apiextensions.k8s.io/v1 requires: it has no references and no nulls (an optional field is
+one that is not required), and its rules are CEL. It sets no defaults, so that the stored object is what the user wrote.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ HEADER = "# Generated from finetune_api by `python -m finetune_api.crd`. Do not 
 
 TEXT_WIDTH = 100
 
-# The API server takes 2.0 for an integer until a rule reads it. This rule reads each, so that all are refused alike and
-# at their own path. Who writes YAML does not meet it: on the way to JSON, 2.0 becomes 2.
+# The API server accepts 2.0 as an integer unless a CEL rule reads the field. This rule makes it reject 2.0 for every
+# integer, with the path of the field. It does not affect YAML manifests, because kubectl converts 2.0 to the JSON 2.
 _INTEGER = {"rule": "type(self) == int", "message": "must be a whole number, written without a decimal point"}
 
 
 class _StructuralSchema(GenerateJsonSchema):
-    """Pydantic's JSON Schema in the dialect of a CustomResourceDefinition, but for the references."""
+    """Generates JSON Schema in the dialect of a CustomResourceDefinition; `_finished` then resolves the references."""
 
     def sort(self, value: JsonSchemaValue, parent_key: str | None = None) -> JsonSchemaValue:
         return value
@@ -43,7 +43,7 @@ class _StructuralSchema(GenerateJsonSchema):
         return self.generate_inner(schema["schema"])
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        # The default stays a mark for _finished, which says it in the description and takes it out.
+        # _finished moves the default into the description.
         result = super().default_schema(schema)
         return result if _is_plain(result.get("default")) else {k: v for k, v in result.items() if k != "default"}
 
@@ -54,7 +54,7 @@ class _StructuralSchema(GenerateJsonSchema):
     def float_schema(self, schema: core_schema.FloatSchema) -> JsonSchemaValue:
         result = super().float_schema(schema) | {"format": "double"}
         for bound in ("Minimum", "Maximum"):
-            # OpenAPI 3.0 knows an exclusive bound as a flag beside the bound.
+            # In OpenAPI 3.0, an exclusive bound is a bound and a boolean flag.
             if (value := result.pop(f"exclusive{bound}", None)) is not None:
                 result |= {bound.lower(): value, f"exclusive{bound}": True}
         return result
@@ -78,7 +78,7 @@ class _StructuralSchema(GenerateJsonSchema):
 
 
 def open_api_schema(model: type[BaseModel]) -> Schema:
-    """The structural schema of one model."""
+    """The structural OpenAPI schema of a model."""
     schema = model.model_json_schema(schema_generator=_StructuralSchema)
     definitions = schema.pop("$defs", {})
     finished: Schema = _finished(schema, definitions)
@@ -86,13 +86,13 @@ def open_api_schema(model: type[BaseModel]) -> Schema:
 
 
 def custom_resource_definition(kind: Kind = Kind.FINE_TUNE_JOB) -> Schema:
-    """The whole CustomResourceDefinition of a kind."""
+    """The CustomResourceDefinition of a kind."""
     row = kind.row
     schema = open_api_schema(row.load())
     properties = schema["properties"]
     properties["apiVersion"] = {"type": "string", "description": properties["apiVersion"]["description"]}
     properties["kind"] = {"type": "string", "description": properties["kind"]["description"]}
-    # Of metadata, a schema may only restrict the name; everything else in it is Kubernetes' own.
+    # Kubernetes allows a schema to restrict only name and generateName in metadata.
     name = properties["metadata"]["properties"]["name"]
     properties["metadata"] = {"type": "object", "properties": {"name": name}}
     schema["required"] = ["spec"]
@@ -132,7 +132,7 @@ def custom_resource_definition(kind: Kind = Kind.FINE_TUNE_JOB) -> Schema:
 
 
 def to_yaml(document: Schema) -> str:
-    """YAML to read, the same bytes for the same document."""
+    """The document as readable YAML; equal documents give equal bytes."""
     from ruamel.yaml import YAML
 
     yaml = YAML()
@@ -143,7 +143,7 @@ def to_yaml(document: Schema) -> str:
 
 
 def _folded(node: Any) -> Any:
-    """``node`` with its long texts as folded blocks."""
+    """``node`` with long strings as folded block scalars."""
     from ruamel.yaml.scalarstring import FoldedScalarString
 
     if isinstance(node, list):
@@ -160,7 +160,7 @@ def _folded(node: Any) -> Any:
 
 
 def _finished(node: Any, definitions: Schema) -> Any:
-    """``node`` with its references put in place, without what a structural schema may not hold."""
+    """``node`` with references resolved, and without keywords that a structural schema must not contain."""
     if isinstance(node, list):
         return [_finished(item, definitions) for item in node]
     if not isinstance(node, dict):
@@ -178,14 +178,14 @@ def _finished(node: Any, definitions: Schema) -> Any:
         properties = {name: _finished(value, definitions) for name, value in node.pop("properties").items()}
         node["properties"] = properties
     result = {key: value if key == "properties" else _finished(value, definitions) for key, value in node.items()}
-    # What a person reads first comes first.
+    # Readers need these keys first.
     first = {key: result.pop(key) for key in ("description", "type", "format") if key in result}
     rules = {key: result.pop(key) for key in ("x-kubernetes-validations",) if key in result}
     return first | rules | result
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a default can be said in a few words."""
+    """Whether a default is short enough for the description: a scalar, or a list of scalars."""
     if isinstance(value, list | tuple):
         return bool(value) and all(_is_plain(item) for item in value)
     return isinstance(value, bool | int | float) or (isinstance(value, str) and value != "")

@@ -1,6 +1,6 @@
-"""The reference of the API, generated from the models.
+"""The API reference, generated from the models.
 
-``python -m finetune_api.docs > docs/api.md`` writes it, ``--check FILE`` compares.
+``python -m finetune_api.docs > docs/api.md`` writes it; ``--check FILE`` compares it.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ INTRODUCTION = f"""\
 <!-- Generated from finetune_api by `python -m finetune_api.docs`. Do not edit. -->
 # {KIND}, `{API_GROUP}/{API_VERSION}`
 
-Namespaced; short name `ftj`. `metadata.name` is at most 63 lower-case letters, digits and hyphens. Defaults are not
-written into the stored object. A field in **bold** must be given; in status it is always there. Below a table
-stand the rules across its fields. `kubectl explain finetunejob.spec` tells the same on a cluster.
+Namespaced; short name `ftj`. `metadata.name` has at most 63 characters: lower-case letters, digits and hyphens. The
+stored object does not contain defaults. A field in **bold** is required in spec and always present in status. Each
+table is followed by its cross-field rules. `kubectl explain finetunejob.spec` prints the same on a cluster.
 """
 
 _UNBOUNDED = 2**31 - 1
-"""A larger maximum is only what a number can hold."""
+"""A maximum of at least this is the range of the integer type, and not worth documenting."""
 
 
 def reference() -> str:
-    """The whole page."""
+    """The page as Markdown."""
     parts = [INTRODUCTION, "## spec", "", *_sections(FineTuneJobSpec, "spec"), "## status", ""]
     parts += _sections(FineTuneJobStatus, "status")
     return "\n".join(parts).rstrip() + "\n"
 
 
 def _sections(root: type[ApiModel], name: str) -> Iterator[str]:
-    """A section for each model below ``root``, once, under all the paths it stands at."""
+    """One section for each model in ``root``, with all paths at which it is used as the title."""
     places: dict[type[ApiModel], list[str]] = {}
     _collect(root, name, places)
     for model, paths in places.items():
@@ -79,10 +79,10 @@ def _table(model: type[ApiModel], places: dict[type[ApiModel], list[str]]) -> It
 
 
 def _split(info: FieldInfo) -> tuple[str, str]:
-    """Description and default of a field. A default that a sentence tells stands there."""
-    text, _, told = (info.description or "").partition(" Default: ")
-    if told:
-        return text, told.rstrip(".")
+    """Description and default of a field. ``Default: …`` in the description overrides the default of the model."""
+    text, _, described = (info.description or "").partition(" Default: ")
+    if described:
+        return text, described.rstrip(".")
     default = info.default
     if info.is_required() or default is None or isinstance(default, ApiModel) or default in ((), ""):
         return text, ""
@@ -142,7 +142,7 @@ def _bounds(schema: Schema) -> str:
 
 
 def _title(paths: list[str]) -> str:
-    """Where a model stands; only its name when that is all over the place."""
+    """The paths at which a model is used; with more than two, only the name of the field."""
     return ", ".join(paths) if len(paths) < 3 else paths[0].rpartition(".")[2]
 
 
@@ -173,7 +173,7 @@ def _model_in(annotation: Any) -> type[ApiModel] | None:
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:
-    """What an optional or annotated type is made of."""
+    """The type arguments of an optional, union or annotated type."""
     if get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
         return get_args(annotation)
     return ()

@@ -1,4 +1,4 @@
-"""``evaluation.json``: the tuned model beside its baseline."""
+"""``evaluation.json``: the tuned model compared with its baseline."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class BaselineKind(StrEnum):
 
 
 class Baseline(ApiModel):
-    """The baseline that was measured."""
+    """The baseline of the comparison."""
 
     kind: BaselineKind = Field(
-        description="BaseModel: the untouched model with the same prompt. LinearProbe: logistic regression on the "
-        "frozen model. MajorityClass: always the most frequent label."
+        description="BaseModel: the model before fine-tuning, with the same prompts. LinearProbe: logistic "
+        "regression on the frozen model. MajorityClass: always the most frequent label."
     )
 
 
 class MetricResult(ApiModel):
-    """One metric of baseline and tuned model on the same examples."""
+    """One metric of the baseline and the tuned model, on the same examples."""
 
     name: Metric = Field(description="The metric.")
     baseline: float = Field(description="Value of the baseline.")
@@ -46,18 +46,20 @@ class MetricResult(ApiModel):
 
 
 class GateResult(Gate):
-    """A gate and what became of it."""
+    """A gate and its result."""
 
-    value: float = Field(description="What was compared with the bound: the tuned value, or the improvement.")
-    passed: bool = Field(description="Whether the gate holds.")
+    value: float = Field(
+        description="Value compared with the bound: the metric of the tuned model, or its improvement."
+    )
+    passed: bool = Field(description="Whether the gate passed.")
 
 
 class Evaluation(ApiModel):
-    """The whole comparison."""
+    """The comparison of the tuned model with the baseline."""
 
     split: str = Field(max_length=64, description="Name of the split.")
     examples: int = Field(ge=1, le=2**53 - 1, description="Number of its examples.")
-    baseline: Baseline = Field(description="What was compared with.")
+    baseline: Baseline = Field(description="The baseline.")
     metrics: tuple[MetricResult, ...] = Field(max_length=16, description="Every metric; the first is the score.")
     gates: tuple[GateResult, ...] = Field(default=(), max_length=16, description="Every gate.")
 

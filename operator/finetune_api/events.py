@@ -1,4 +1,4 @@
-"""Worker events: what the worker processes of a stage tell their host, one JSON object a line."""
+"""Events that the worker processes of a stage send to their host process, as JSON Lines."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from finetune_api.stage import StageResult
 
 
 class _Event(BaseModel):
-    # A gradient norm may be infinite, as FP16 has it while the loss scale is found.
+    # The gradient norm can be infinite: with FP16, until the loss scaler has found a scale.
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 class ProgressEvent(_Event):
-    """What the stage is doing, and how far it is."""
+    """The current activity of the stage: ``done`` of ``total`` units."""
 
     event: Literal["progress"] = "progress"
     activity: str
@@ -36,15 +36,15 @@ class StepEvent(_Event):
     learning_rate: float
     gradient_norm: float | None
     tokens: int
-    """Tokens of the steps since the last event, all processes."""
+    """Tokens in the steps since the last event, summed over all processes."""
     seconds: float
-    """Mean duration of these steps."""
+    """Mean duration of these steps, in seconds."""
     memory: int
-    """Peak memory of rank 0, in bytes."""
+    """Peak memory of rank 0, in bytes: GPU memory if it has a GPU, otherwise resident memory."""
 
 
 class ValidationEvent(_Event):
-    """A measurement on the validation split."""
+    """The loss on the validation split."""
 
     event: Literal["validation"] = "validation"
     step: int
@@ -52,7 +52,7 @@ class ValidationEvent(_Event):
 
 
 class EvaluationEvent(_Event):
-    """One metric on the test split."""
+    """One metric of one model on the test split."""
 
     event: Literal["evaluation"] = "evaluation"
     model: Literal["baseline", "tuned"]
@@ -61,7 +61,7 @@ class EvaluationEvent(_Event):
 
 
 class CheckpointEvent(_Event):
-    """A rank has written its part of a checkpoint to local disk."""
+    """A rank has saved its part of a checkpoint to local disk."""
 
     event: Literal["checkpoint"] = "checkpoint"
     step: int
@@ -69,7 +69,7 @@ class CheckpointEvent(_Event):
     seconds: float
     provenance: dict[str, Any]
     keep_also: int | None
-    """Step of the best checkpoint so far, which is kept whatever its age; None without early stopping."""
+    """Step of the best checkpoint so far, which is kept regardless of its age; None without early stopping."""
 
 
 class ResultEvent(_Event):
@@ -80,13 +80,13 @@ class ResultEvent(_Event):
 
 
 class FailureEvent(_Event):
-    """Why a rank ends early."""
+    """Why a rank exits before it has finished."""
 
     event: Literal["failure"] = "failure"
     reason: Reason
     message: str
     hung: bool = False
-    """Whether the rank ended without waiting for the others."""
+    """Whether the rank exited without waiting for the other ranks."""
 
 
 Event = Annotated[
@@ -98,9 +98,9 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 
 
 def read_event(line: bytes) -> Event:
-    """The event in one line.
+    """Parse one line.
 
     Raises:
-        pydantic.ValidationError: It is none.
+        pydantic.ValidationError: The line is not an event.
     """
     return _EVENT.validate_json(line)

@@ -1,4 +1,4 @@
-"""How a stage fails: with a reason and one sentence."""
+"""The exception that ends a stage: a reason and a one-sentence message."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from finetune_api.tables.reasons import ExitCode, Fault, Reason
 
 
 class StageFailure(Exception):
-    """Ends a stage with one clear sentence: what is wrong, where, and what to do.
+    """Ends a stage with a reason and a sentence that states what is wrong, where, and what to do.
 
-    Raise it at the place that knows the sentence; it is caught once, at the top of the stage's process, and becomes the
-    exit code and the ``error`` of the StageReport.
+    Raise it where the cause is known. The entry point of the process catches it and turns it into the exit code and the
+    ``error`` of the StageReport.
     """
 
     def __init__(self, reason: Reason, message: str) -> None:

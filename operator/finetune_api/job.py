@@ -1,4 +1,4 @@
-"""FineTuneJob as a whole: metadata, spec and status."""
+"""The FineTuneJob object: metadata, spec and status."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from finetune_api.stage import STAGES, CheckpointRef, Stage
 from finetune_api.tables.methods import METHODS
 
 RESULT_FIELDS = ("model", "task", "dataset", "method", "training", "evaluation", "output")
-"""Fields of the spec that decide the result: a change of one starts the next revision."""
+"""Fields of the spec that determine the result; a change to any of them starts a new revision."""
 
 Model = TypeVar("Model", bound=ApiModel)
 
 _DEFAULT_EPOCHS = 3.0
 _DEFAULT_SETTINGS = {row.settings.field: row.settings.model() for row in METHODS.values() if row.settings}
 
-# The operator alone writes status, and always the whole of it: so the API server need not keep who owns which field of
-# it, which takes it a third of the time of a write.
+# Only the operator writes status, and it always writes the entire status. Atomic lists save the API server from
+# tracking field ownership, which takes a third of the time of a write.
 _ATOMIC_LIST: dict[str, JsonValue] = {"x-kubernetes-list-type": "atomic"}
 
 DnsLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
@@ -38,7 +38,7 @@ ShortText = Annotated[str, StringConstraints(max_length=256)]
 
 
 class ObjectMeta(ApiModel):
-    """The part of Kubernetes' metadata that the product reads; everything else passes untouched."""
+    """The fields of ``metadata`` that the operator and the CLI read; others are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -49,7 +49,7 @@ class ObjectMeta(ApiModel):
 
 
 class Phase(StrEnum):
-    """A summary for people, derived from the rest of status; no code reads it."""
+    """A summary for users, derived from the rest of status; no code depends on it."""
 
     PENDING = "Pending"
     PREPARING = "Preparing"
@@ -76,16 +76,16 @@ class ConditionType(StrEnum):
 
 
 class Condition(ApiModel):
-    """One of Kubernetes' conditions."""
+    """A Kubernetes condition."""
 
-    type: ConditionType = Field(description="What it is about.")
-    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds.")
+    type: ConditionType = Field(description="Type of the condition.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Status of the condition.")
     reason: str = Field(
         pattern="^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", max_length=1024, description="CamelCase reason."
     )
-    message: Sentence = Field(description="A sentence for people.")
-    observed_generation: int = Field(ge=0, description="Generation of the spec that it speaks of.")
-    last_transition_time: Timestamp = Field(description="When status last changed, RFC 3339.")
+    message: Sentence = Field(description="Human-readable message.")
+    observed_generation: int = Field(ge=0, description="metadata.generation that the condition was set for.")
+    last_transition_time: Timestamp = Field(description="When the status of the condition last changed, RFC 3339.")
 
 
 class StageState(StrEnum):
@@ -96,79 +96,81 @@ class StageState(StrEnum):
 
 
 class StageStatus(ApiModel):
-    """One stage of the current revision, from its first attempt on."""
+    """A stage of the current revision that has started."""
 
-    name: Stage = Field(description="Which stage.")
-    state: StageState = Field(description="Where it is.")
-    attempt: int = Field(ge=0, description="Tries so far.")
-    restarts: int = Field(default=0, ge=0, description="Tries that count against maxRestarts.")
-    start_time: Timestamp | None = Field(default=None, description="Start of the first try, RFC 3339.")
-    attempt_start_time: Timestamp | None = Field(default=None, description="Start of the newest try, RFC 3339.")
-    completion_time: Timestamp | None = Field(default=None, description="End, RFC 3339.")
-    waiting_for: Reason | None = Field(default=None, description="What keeps its pods from starting.")
-    message: Sentence = Field(default="", description="What came out, or what is wrong.")
+    name: Stage = Field(description="Name of the stage.")
+    state: StageState = Field(description="State of the stage.")
+    attempt: int = Field(ge=0, description="Number of attempts so far.")
+    restarts: int = Field(default=0, ge=0, description="Attempts that count towards maxRestarts.")
+    start_time: Timestamp | None = Field(default=None, description="Start of the first attempt, RFC 3339.")
+    attempt_start_time: Timestamp | None = Field(default=None, description="Start of the newest attempt, RFC 3339.")
+    completion_time: Timestamp | None = Field(default=None, description="End of the stage, RFC 3339.")
+    waiting_for: Reason | None = Field(default=None, description="Why its pods do not start.")
+    message: Sentence = Field(default="", description="Result of the stage, or what is wrong.")
 
 
 class ProgressStatus(ApiModel):
-    """The running stage, for people and printer columns."""
+    """Progress of the running stage, for users and printer columns."""
 
-    stage: Stage = Field(description="Which stage.")
-    text: ShortText = Field(description="Such as: train 40/120.")
-    percent: int | None = Field(default=None, ge=0, le=100, description="Share of the stage that is done.")
-    eta: ShortText | None = Field(default=None, description="Time until the stage's end, such as 3m20s.")
+    stage: Stage = Field(description="Name of the stage.")
+    text: ShortText = Field(description="Progress in words, such as train 40/120.")
+    percent: int | None = Field(default=None, ge=0, le=100, description="Percentage of the stage that is done.")
+    eta: ShortText | None = Field(default=None, description="Estimated time to the end of the stage, such as 3m20s.")
     loss: float | None = Field(default=None, description="Training loss.")
-    tokens_per_second: float | None = Field(default=None, description="Tokens trained on a second.")
+    tokens_per_second: float | None = Field(default=None, description="Training throughput of all processes.")
 
 
 class EvaluationStatus(Evaluation):
-    """The comparison, with the first metric as text for printer columns."""
+    """The comparison with the baseline, and the first metric as text for printer columns."""
 
     metric: ShortText = Field(description="Name of the first metric.")
-    baseline_score: ShortText = Field(description="Its value for the baseline.")
-    score: ShortText = Field(description="Its value for the tuned model.")
+    baseline_score: ShortText = Field(description="First metric of the baseline.")
+    score: ShortText = Field(description="First metric of the tuned model.")
 
 
 class ArtifactStatus(ApiModel):
-    """What was published."""
+    """The published artifact."""
 
     uri: Address = Field(description="Directory of the artifact.")
-    digest: Digest = Field(description="sha256 of its manifest.")
+    digest: Digest = Field(description="sha256 digest of the manifest of the artifact.")
 
 
 class FailureStatus(ApiModel):
-    """Why the job, or its last attempt, failed."""
+    """Why the job or its last attempt failed."""
 
     reason: Reason = Field(description="Machine-readable reason.")
     message: Sentence = Field(description="One sentence: what is wrong, where, and what to do.")
-    stage: Stage = Field(description="Which stage.")
-    attempt: int = Field(ge=1, description="Which try of it.")
+    stage: Stage = Field(description="Stage that failed.")
+    attempt: int = Field(ge=1, description="Attempt that failed.")
     rank: int | None = Field(default=None, description="Rank of the process that failed first.")
-    exit_code: int | None = Field(default=None, description="Exit code.")
+    exit_code: int | None = Field(default=None, description="Exit code of the process of the stage.")
     fault: Fault = Field(description="Who has to act: User, Cluster or Operator.")
-    retried: bool = Field(description="Whether another attempt follows.")
+    retried: bool = Field(description="Whether the operator starts another attempt.")
 
 
 class RevisionRecord(ApiModel):
-    """A former revision and what came of it."""
+    """A previous revision and its outcome."""
 
-    revision: int = Field(ge=1, description="Its number.")
-    phase: Phase = Field(description="How it ended.")
-    spec_digest: Digest = Field(description="Digest of what decided its result.")
-    artifact: ArtifactStatus | None = Field(default=None, description="What it published.")
-    score: ShortText | None = Field(default=None, description="Its score.")
+    revision: int = Field(ge=1, description="Number of the revision.")
+    phase: Phase = Field(description="Phase in which it ended.")
+    spec_digest: Digest = Field(description="Digest of the spec fields that determine the result.")
+    artifact: ArtifactStatus | None = Field(default=None, description="Artifact that it published.")
+    score: ShortText | None = Field(default=None, description="First metric of its tuned model.")
 
 
 class FineTuneJobStatus(ApiModel):
-    """What the operator says about a job."""
+    """The observed state of a job, written by the operator."""
 
-    observed_generation: int = Field(default=0, ge=0, description="Generation of the spec that this status speaks of.")
-    phase: Phase = Field(default=Phase.PENDING, description="Summary for people.")
-    revision: int = Field(default=0, ge=0, description="Number of the current run.")
-    spec_digest: Digest = Field(default="", description="Digest of the spec part that decides the result.")
+    observed_generation: int = Field(
+        default=0, ge=0, description="metadata.generation that this status was computed for."
+    )
+    phase: Phase = Field(default=Phase.PENDING, description="Summary for users.")
+    revision: int = Field(default=0, ge=0, description="Number of the current revision.")
+    spec_digest: Digest = Field(default="", description="Digest of the spec fields that determine the result.")
     conditions: tuple[Condition, ...] = Field(
         default=(),
         max_length=16,
-        description="What holds, for people and tools. That of a stage appears when the stage starts.",
+        description="Conditions of the job. The condition of a stage is added when the stage starts.",
         json_schema_extra=_ATOMIC_LIST,
     )
     stages: tuple[StageStatus, ...] = Field(
@@ -177,25 +179,27 @@ class FineTuneJobStatus(ApiModel):
         description="The stages of the current revision that have started.",
         json_schema_extra=_ATOMIC_LIST,
     )
-    progress: ProgressStatus | None = Field(default=None, description="The running stage.")
-    evaluation: EvaluationStatus | None = Field(default=None, description="Baseline and tuned model.")
-    artifact: ArtifactStatus | None = Field(default=None, description="What was published.")
+    progress: ProgressStatus | None = Field(default=None, description="Progress of the running stage.")
+    evaluation: EvaluationStatus | None = Field(
+        default=None, description="Comparison of the tuned model with the baseline."
+    )
+    artifact: ArtifactStatus | None = Field(default=None, description="The published artifact.")
     checkpoint: CheckpointRef | None = Field(default=None, description="Newest complete checkpoint.")
-    failure: FailureStatus | None = Field(default=None, description="Why it failed.")
+    failure: FailureStatus | None = Field(default=None, description="Why the job or its last attempt failed.")
     start_time: Timestamp | None = Field(default=None, description="Start of the current revision, RFC 3339.")
     suspend_time: Timestamp | None = Field(
-        default=None, description="Since when nothing of it runs, as spec.suspend asks for, RFC 3339."
+        default=None, description="When the job became suspended, with no pods left, RFC 3339."
     )
     resume_time: Timestamp | None = Field(
-        default=None, description="When it last went on after that, RFC 3339; activeDeadlineSeconds counts from here."
+        default=None, description="When the job was last resumed, RFC 3339; activeDeadlineSeconds counts from then."
     )
     completion_time: Timestamp | None = Field(default=None, description="End of the current revision, RFC 3339.")
     history: tuple[RevisionRecord, ...] = Field(
-        default=(), max_length=20, description="Former revisions, newest last.", json_schema_extra=_ATOMIC_LIST
+        default=(), max_length=20, description="Previous revisions, newest last.", json_schema_extra=_ATOMIC_LIST
     )
 
     def stage(self, name: Stage) -> StageStatus:
-        """The entry of a stage; that of one that has not started is made up."""
+        """The entry of a stage; Pending with attempt 0 when the stage has not started."""
         return next((stage for stage in self.stages if stage.name is name), _NOT_STARTED[name])
 
     def with_stage(self, entry: StageStatus) -> FineTuneJobStatus:
@@ -212,59 +216,61 @@ class FineTuneJob(ApiModel):
 
     api_version: Literal["finetune.dev/v1alpha1"] = Field(description="Version of the API.")
     kind: Literal["FineTuneJob"] = Field(description="FineTuneJob.")
-    metadata: ObjectMeta = Field(description="Name, namespace and what Kubernetes adds.")
-    spec: FineTuneJobSpec = Field(description="What is wanted.")
+    metadata: ObjectMeta = Field(description="Kubernetes metadata.")
+    spec: FineTuneJobSpec = Field(description="Desired state.")
     status: FineTuneJobStatus = Field(
-        default=FineTuneJobStatus(), description="What is.", json_schema_extra={"x-kubernetes-map-type": "atomic"}
+        default=FineTuneJobStatus(),
+        description="Observed state.",
+        json_schema_extra={"x-kubernetes-map-type": "atomic"},
     )
 
 
 def spec_digest(spec: FineTuneJobSpec) -> str:
-    """Digest of what decides the result.
+    """``sha256:<hex>`` over the fields of the spec that determine the result.
 
-    Fields at their default are left out, so writing a default down, or an upgrade that adds fields, starts no new run.
-    So are the names of Secrets.
+    Fields with their default value are excluded, so that neither an explicit default nor an upgrade that adds fields
+    starts a new revision. Secret names are also excluded.
     """
-    decisive = _silent(spec).model_dump(mode="json", exclude_defaults=True, include=set(RESULT_FIELDS))
+    decisive = _without_defaults(spec).model_dump(mode="json", exclude_defaults=True, include=set(RESULT_FIELDS))
     return "sha256:" + hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
-def _silent(spec: FineTuneJobSpec) -> FineTuneJobSpec:
-    """``spec`` without the values that only repeat a default which depends on other fields."""
+def _without_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
+    """``spec`` without Secret names, and without values equal to a default that depends on other fields."""
     training, method, dataset, evaluation = spec.training, spec.method, spec.dataset, spec.evaluation
     validation, test = dataset.validation, dataset.test
     unset = spec.model_copy(update={"training": training.model_copy(update={"learning_rate": None, "packing": None})})
-    repeated_in_training = {
+    training_defaults = {
         "epochs": _DEFAULT_EPOCHS,
         "learning_rate": unset.learning_rate,
         "packing": unset.packing,
     }
     return spec.model_copy(
         update={
-            "training": _without(training, repeated_in_training),
+            "training": _without(training, training_defaults),
             "method": _without(method, _DEFAULT_SETTINGS),
             "dataset": dataset.model_copy(
                 update={
-                    "train": _anonymous(dataset.train),
-                    "validation": _anonymous(validation),
-                    "test": _anonymous(test),
+                    "train": _without_secret(dataset.train),
+                    "validation": _without_secret(validation),
+                    "test": _without_secret(test),
                     "columns": _without(dataset.columns, DEFAULT_COLUMNS),
                 }
             ),
-            "model": _anonymous(spec.model),
-            "output": _anonymous(spec.output),
+            "model": _without_secret(spec.model),
+            "output": _without_secret(spec.output),
             "evaluation": _without(evaluation, {"metrics": spec.task.type.row.default_metrics}),
         }
     )
 
 
-def _anonymous(part: Model) -> Model:
-    """``part`` without the name of its Secret: who reads does not decide what is read."""
+def _without_secret(part: Model) -> Model:
+    """``part`` without the name of its Secret, because credentials do not affect the result."""
     return part.model_copy(update={"secret_ref": None})
 
 
-def _without(model: Model, repeated: dict[str, Any]) -> Model:
-    return model.model_copy(update={name: None for name, value in repeated.items() if getattr(model, name) == value})
+def _without(model: Model, defaults: dict[str, Any]) -> Model:
+    return model.model_copy(update={name: None for name, value in defaults.items() if getattr(model, name) == value})
 
 
 __all__ = ["API_GROUP", "API_VERSION", "KIND", "FineTuneJob", "FineTuneJobSpec", "FineTuneJobStatus", "spec_digest"]

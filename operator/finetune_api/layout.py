@@ -1,14 +1,14 @@
-"""Where the files of a revision lie in object storage, and how they are named.
+"""Addresses and file names of a revision in object storage.
 
 ::
 
     <output.uri>/<namespace>/<name>/r<revision>/
-        revision.json           who writes here
+        revision.json           lock of the run that writes here
         prepared/               data.json, train.arrow, validation.arrow, test.arrow, tokenizer/
         checkpoints/step-…/
         trained/                weights, history.json, training.json
         evaluated/              evaluation.json, predictions.jsonl, report.html
-        artifact/               what was published
+        artifact/               the published artifact
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from dataclasses import dataclass
 DATA_REPORT = "data.json"
 TOKENIZER_DIRECTORY = "tokenizer"
 HISTORY = "history.json"
-"""The curves of the training, by step."""
+"""Training curves: loss, learning rate and throughput by step."""
 TRAINING = "training.json"
-"""What the training reached, with which settings and versions."""
+"""Result, settings and library versions of the training."""
 EVALUATION = "evaluation.json"
 PREDICTIONS = "predictions.jsonl"
 REPORT = "report.html"
 MODEL_CARD = "README.md"
 CURVES = "curves.json"
-"""`HISTORY`, in the artifact."""
+"""The name of `HISTORY` in the artifact."""
 LABELS = "labels.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -39,27 +39,27 @@ _CHECKPOINT = re.compile(r"step-(\d{8})")
 
 
 def split_file(split: str) -> str:
-    """File of the prepared examples of ``split``."""
+    """File name of a split in the prepared data."""
     return f"{split}.arrow"
 
 
 def checkpoint_name(step: int) -> str:
-    """Directory of the checkpoint after ``step`` optimizer steps."""
+    """Directory name of the checkpoint after ``step`` optimizer steps."""
     return f"step-{step:08d}"
 
 
 def checkpoint_step(name: str) -> int | None:
-    """The step in the name of a checkpoint's directory; None when it is another name."""
+    """The step in the directory name of a checkpoint; None for any other name."""
     found = _CHECKPOINT.fullmatch(name)
     return int(found[1]) if found else None
 
 
 @dataclass(frozen=True)
 class RevisionLayout:
-    """Addresses of one revision of one job."""
+    """Addresses of one revision of a job."""
 
     uri: str
-    """Directory that belongs to this revision alone."""
+    """Directory of the revision."""
 
     @classmethod
     def of(cls, output_uri: str, namespace: str, name: str, revision: int) -> RevisionLayout:

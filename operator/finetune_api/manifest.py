@@ -1,4 +1,4 @@
-"""``manifest.json``: what makes a directory in object storage complete, and an artifact's digest."""
+"""``manifest.json``: marks a directory in object storage as complete, and defines the digest of an artifact."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MANIFEST_NAME = "manifest.json"
 
 
 def _inside(path: str) -> str:
-    """``path`` if it stays below the directory: a manifest is read from storage, and its paths become local files."""
+    """Return ``path`` if it is inside the directory, because paths of a stored manifest become local paths."""
     parts = PurePosixPath(path).parts
     if not parts or parts[0] == "/" or ".." in parts or "\\" in path or "\0" in path:
         raise ValueError(f"{path!r} is not a path inside the directory")
@@ -33,9 +33,10 @@ class FileEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The files of a complete directory, and where they come from.
+    """The files of a complete directory, and their provenance.
 
-    Written last and only if none is there, so a directory with a manifest is whole and belongs to one writer.
+    A manifest is written last, and only if none exists. A directory with a manifest is therefore complete and was
+    written by a single run.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,7 +47,7 @@ class Manifest(BaseModel):
     )
 
     def to_bytes(self) -> bytes:
-        """The bytes that are stored: sorted by path and key, so that equal content has an equal digest."""
+        """The bytes to store, sorted by path and key, so that equal content has an equal digest."""
         return _canonical({"files": self._entries(), "provenance": self.provenance})
 
     @property
@@ -56,12 +57,12 @@ class Manifest(BaseModel):
 
     @property
     def content_digest(self) -> str:
-        """``sha256:<hex>`` of the files alone: the same when somebody else, or another version, has made the same."""
+        """``sha256:<hex>`` of the files without provenance: independent of the run and the library versions."""
         return _digest(_canonical(self._entries()))
 
     @property
     def size(self) -> int:
-        """Bytes of all files together."""
+        """Total size of the files in bytes."""
         return sum(entry.size for entry in self.files)
 
     def _entries(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The settings of the methods: one model for each method that has some."""
+"""Settings of the fine-tuning methods, one model for each method with settings."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ class LoraSpec(ApiModel):
     """Low-rank adapters (Hu et al. 2021)."""
 
     rank: int = Field(default=16, ge=1, le=1024, description="Rank of the update.")
-    alpha: int = Field(default=32, ge=1, le=4096, description="Scale of the update; it is multiplied by alpha / rank.")
-    dropout: float = Field(default=0.05, ge=0, lt=1, description="Dropout before the adapter.")
+    alpha: int = Field(
+        default=32, ge=1, le=4096, description="Scale of the update, which is multiplied by alpha / rank."
+    )
+    dropout: float = Field(default=0.05, ge=0, lt=1, description="Dropout on the input of the adapter.")
     target_modules: Annotated[tuple[Label, ...], Field(min_length=1, max_length=64)] = Field(
         default=("all-linear",),
-        description="Names of the modules that get an adapter, or all-linear for every linear layer but the head.",
+        description="Names of the modules to adapt, or all-linear for every linear layer except the head.",
     )
     use_rslora: bool = Field(default=False, description="Scale by alpha / sqrt(rank) (Kalajdzievski 2023).")
 

@@ -1,6 +1,6 @@
-"""How credentials reach a stage: each key of a Secret as an environment variable, prefixed by what it is for.
+"""Credentials of a stage: each key of a Secret becomes an environment variable with the prefix of its role.
 
-So the data and the result may lie in two accounts, whose variables have the same names.
+The prefixes keep credentials for different accounts apart, for example for data and results.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from finetune_api.spec import DataSource, FineTuneJobSpec, ModelSpec, OutputSpec
 
 
 class SecretRole(StrEnum):
-    """What a Secret is for."""
+    """The role of a Secret in a job."""
 
     MODEL = "MODEL"
     TRAIN_DATA = "TRAIN_DATA"
@@ -21,17 +21,17 @@ class SecretRole(StrEnum):
 
     @property
     def prefix(self) -> str:
-        """What stands before the names of its variables: ``FINETUNE_SECRET_OUTPUT_AWS_ACCESS_KEY_ID``."""
+        """Prefix of the environment variables, as in ``FINETUNE_SECRET_OUTPUT_AWS_ACCESS_KEY_ID``."""
         return f"FINETUNE_SECRET_{self}_"
 
 
 def references(spec: FineTuneJobSpec) -> dict[SecretRole, str]:
-    """The names of the Secrets that a spec gives."""
+    """The names of the Secrets in a spec, by role."""
     return {role: part.secret_ref.name for role, part in _parts(spec).items() if part.secret_ref}
 
 
 def addresses(spec: FineTuneJobSpec) -> dict[SecretRole, str]:
-    """What each role's credentials are for."""
+    """The addresses in a spec that the credentials of each role give access to."""
     return {role: part.uri for role, part in _parts(spec).items() if part.uri}
 
 

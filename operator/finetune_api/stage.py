@@ -1,6 +1,6 @@
-"""What a stage is told (StageConfig), what it says meanwhile (Progress) and what it answers (StageReport).
+"""The interface of a stage: its configuration (StageConfig), progress (Progress) and result (StageReport).
 
-The same files are used by the operator's pods and by the local executor's processes.
+The pods of the operator and the processes of the local executor use the same files.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ TERMINATION_MESSAGE_LIMIT = 4096
 """Bytes that Kubernetes keeps of a container's termination message."""
 
 SIGNIFICANT_DIGITS = 6
-"""Of the numbers in a termination message; the files in storage hold them in full."""
+"""Precision of numbers in a termination message; the files in storage have full precision."""
 
 _LARGEST_COUNT = 2**53 - 1
-"""Every reader of JSON keeps whole numbers exact up to here."""
+"""The largest integer that every JSON parser reads exactly."""
 
 _LATEST_TIME = 32503680000.0
 """The year 3000 in Unix time."""
 
 
-def _measured(value: Any) -> Any:
+def _finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _speakable(text: Any) -> Any:
+def _encodable(text: Any) -> Any:
     return text.encode(errors="replace").decode() if isinstance(text, str) else text
 
 
-Measured = Annotated[float | None, BeforeValidator(_measured)]
-"""A measured number; NaN and infinity, which JSON does not know, become None."""
+Measured = Annotated[float | None, BeforeValidator(_finite_or_none)]
+"""A measured number; NaN and infinity become None, because JSON cannot represent them."""
 
-Speakable = Annotated[str, BeforeValidator(_speakable)]
-"""Text that may quote bytes which are no UTF-8 (a file name): what cannot be encoded becomes a question mark."""
+Encodable = Annotated[str, BeforeValidator(_encodable)]
+"""Text that may contain surrogates, such as from a file name that is not UTF-8; they become question marks."""
 
 
-# What a stage says is shown in status, whose schema has bounds: what exceeds them must not be taken for an answer.
+# The operator copies these values into status, whose schema has bounds. A report that exceeds them must be invalid.
 Count = Annotated[int, Field(ge=0, le=_LARGEST_COUNT)]
 Address = Annotated[str, Field(max_length=2048)]
 Digest = Annotated[str, Field(max_length=128)]
@@ -69,43 +69,44 @@ class Device(StrEnum):
 
 
 class JobIdentity(ApiModel):
-    """Which run of which job a stage belongs to."""
+    """The job and the revision that a stage belongs to."""
 
     namespace: str = Field(description="Namespace of the FineTuneJob.")
     name: str = Field(description="Name of the FineTuneJob.")
     uid: str = Field(description="Unique id of the FineTuneJob object.")
-    revision: int = Field(ge=1, description="Number of the run; a spec change that decides the result starts the next.")
-    spec_digest: str = Field(description="Digest of the part of the spec that decides the result.")
+    revision: int = Field(
+        ge=1, description="Number of the revision; a spec change that affects the result starts a new one."
+    )
+    spec_digest: str = Field(description="Digest of the spec fields that determine the result.")
 
 
 class World(ApiModel):
-    """The processes that a stage runs on."""
+    """The processes of a stage."""
 
-    workers: int = Field(ge=1, description="Pods.")
-    processes_per_worker: int = Field(ge=1, description="Processes of each pod.")
-    device: Device = Field(description="Where they compute.")
+    workers: int = Field(ge=1, description="Number of pods.")
+    processes_per_worker: int = Field(ge=1, description="Number of processes in each pod.")
+    device: Device = Field(description="Device that the processes compute on.")
 
     @property
     def size(self) -> int:
+        """The world size."""
         return self.workers * self.processes_per_worker
 
 
 class StageConfig(ApiModel):
-    """``stage.json``: everything that a stage needs to know."""
+    """``stage.json``: the configuration of a stage."""
 
-    job: JobIdentity = Field(description="Which run of which job.")
-    stage: Stage = Field(description="Which stage.")
-    attempt: int = Field(ge=1, description="Which try of it.")
+    job: JobIdentity = Field(description="Job and revision.")
+    stage: Stage = Field(description="Name of the stage.")
+    attempt: int = Field(ge=1, description="Number of the attempt, from 1.")
     spec: FineTuneJobSpec = Field(description="The spec that the revision started with.")
     world: World = Field(description="The processes of this stage.")
-    workspace: str = Field(default="/workspace", description="Scratch directory; empty at the start of a pod.")
-    termination_message_path: str = Field(
-        default="/dev/termination-log", description="Where the StageReport is written."
-    )
+    workspace: str = Field(default="/workspace", description="Scratch directory; empty when a pod starts.")
+    termination_message_path: str = Field(default="/dev/termination-log", description="File for the StageReport.")
     port: int = Field(default=9400, ge=1, le=65535, description="Port of /metrics and /progress.")
-    listen: str = Field(default="0.0.0.0", description="Address that the port is opened on.")
-    main_address: str = Field(default="127.0.0.1", description="Host of worker 0, where the processes meet.")
-    main_port: int = Field(default=29400, ge=1, le=65535, description="Port on worker 0 where the processes meet.")
+    listen: str = Field(default="0.0.0.0", description="Address to listen on.")
+    main_address: str = Field(default="127.0.0.1", description="MASTER_ADDR of torch.distributed: host of worker 0.")
+    main_port: int = Field(default=29400, ge=1, le=65535, description="MASTER_PORT of torch.distributed, on worker 0.")
 
     @property
     def layout(self) -> RevisionLayout:
@@ -118,117 +119,115 @@ class CheckpointRef(ApiModel):
     """A complete checkpoint in storage."""
 
     step: Count = Field(description="Optimizer steps done.")
-    uri: Address = Field(description="Its directory.")
+    uri: Address = Field(description="Directory of the checkpoint.")
 
 
 class Progress(ApiModel):
-    """``/progress``: where a stage is. Everything but stage, activity and time is None until known."""
+    """``/progress``: the progress of a stage. Values are None until they are known."""
 
-    stage: Stage = Field(description="Which stage.")
-    attempt: int = Field(ge=1, description="Which try of it.")
-    activity: str = Field(max_length=200, description="What it is doing, in words.")
+    stage: Stage = Field(description="Name of the stage.")
+    attempt: int = Field(ge=1, description="Number of the attempt, from 1.")
+    activity: str = Field(max_length=200, description="Current activity, in words.")
     updated_at: float = Field(
-        ge=0, le=_LATEST_TIME, description="Unix time of the last sign of life from the work itself, in seconds."
+        ge=0, le=_LATEST_TIME, description="Unix time of the last progress report of a worker process, in seconds."
     )
     done: Count | None = Field(default=None, description="Units of work done: optimizer steps, or examples.")
-    total: Count | None = Field(default=None, description="Units of work in all.")
+    total: Count | None = Field(default=None, description="Total units of work.")
     unit: str = Field(default="steps", max_length=32, description="Name of the unit.")
     eta_seconds: float | None = Field(
-        default=None, ge=0, le=_LARGEST_COUNT, description="Seconds until the stage's end."
+        default=None, ge=0, le=_LARGEST_COUNT, description="Estimated seconds to the end of the stage."
     )
     epoch: float | None = Field(default=None, ge=0, description="Epochs done.")
-    loss: Measured = Field(default=None, description="Training loss of the last step, nats per token or example.")
+    loss: Measured = Field(default=None, description="Training loss of the last step, in nats per token or example.")
     validation_loss: Measured = Field(default=None, description="Last loss on the validation split.")
     learning_rate: float | None = Field(default=None, description="Learning rate of the last step.")
-    tokens_per_second: float | None = Field(
-        default=None, ge=0, description="Tokens trained on a second, all processes."
-    )
+    tokens_per_second: float | None = Field(default=None, ge=0, description="Training throughput of all processes.")
     checkpoint: CheckpointRef | None = Field(default=None, description="Newest complete checkpoint.")
 
 
 class PrepareResult(ApiModel):
-    """What prepare found."""
+    """The result of prepare."""
 
-    stage: Literal[Stage.PREPARE] = Field(default=Stage.PREPARE, description="The stage that found it.")
+    stage: Literal[Stage.PREPARE] = Field(default=Stage.PREPARE, description="Name of the stage.")
     uri: Address = Field(description="Directory of the prepared data.")
-    digest: Digest = Field(description="Digest of its manifest.")
+    digest: Digest = Field(description="Digest of the manifest of the directory.")
     examples: dict[str, Count] = Field(description="Examples by split: train, validation, test.")
     tokens: Count = Field(description="Tokens of the train split.")
-    duplicates: Count = Field(description="Rows dropped because they were there already.")
-    invalid: Count = Field(description="Rows dropped because they were invalid.")
+    duplicates: Count = Field(description="Rows dropped as duplicates.")
+    invalid: Count = Field(description="Rows dropped as invalid.")
     labels: Count | None = Field(default=None, description="TextClassification: number of labels.")
     parameters: Count = Field(description="Parameters of the base model.")
 
 
 class TrainResult(ApiModel):
-    """What train reached."""
+    """The result of train."""
 
-    stage: Literal[Stage.TRAIN] = Field(default=Stage.TRAIN, description="The stage that found it.")
+    stage: Literal[Stage.TRAIN] = Field(default=Stage.TRAIN, description="Name of the stage.")
     uri: Address = Field(description="Directory of the trained weights.")
-    digest: Digest = Field(description="Digest of its manifest.")
-    steps: Count = Field(description="Optimizer steps.")
-    epochs: float = Field(ge=0, description="Epochs.")
+    digest: Digest = Field(description="Digest of the manifest of the directory.")
+    steps: Count = Field(description="Optimizer steps done.")
+    epochs: float = Field(ge=0, description="Epochs done.")
     loss: float = Field(description="Training loss over the last tenth of the steps.")
     validation_loss: Measured = Field(default=None, description="Loss on the validation split at the end.")
     tokens: Count = Field(description="Tokens trained on.")
-    tokens_per_second: float = Field(ge=0, description="Tokens trained on a second, all processes.")
-    stopped_early: bool = Field(description="Whether early stopping ended it.")
-    trainable_parameters: Count = Field(description="Parameters that were trained.")
+    tokens_per_second: float = Field(ge=0, description="Training throughput of all processes.")
+    stopped_early: bool = Field(description="Whether early stopping ended the training.")
+    trainable_parameters: Count = Field(description="Number of trained parameters.")
 
 
 class EvaluateResult(ApiModel):
-    """What evaluate measured."""
+    """The result of evaluate."""
 
-    stage: Literal[Stage.EVALUATE] = Field(default=Stage.EVALUATE, description="The stage that found it.")
+    stage: Literal[Stage.EVALUATE] = Field(default=Stage.EVALUATE, description="Name of the stage.")
     uri: Address = Field(description="Directory of evaluation.json, report.html and the predictions.")
-    digest: Digest = Field(description="Digest of its manifest.")
-    evaluation: Evaluation = Field(description="The comparison.")
+    digest: Digest = Field(description="Digest of the manifest of the directory.")
+    evaluation: Evaluation = Field(description="The comparison with the baseline.")
 
 
 class PublishResult(ApiModel):
-    """What publish stored."""
+    """The result of publish."""
 
-    stage: Literal[Stage.PUBLISH] = Field(default=Stage.PUBLISH, description="The stage that found it.")
+    stage: Literal[Stage.PUBLISH] = Field(default=Stage.PUBLISH, description="Name of the stage.")
     uri: Address = Field(description="Directory of the artifact.")
-    digest: Digest = Field(description="Digest of its manifest: the artifact's digest.")
-    size: Count = Field(description="Bytes.")
+    digest: Digest = Field(description="Digest of the artifact: that of its manifest.")
+    size: Count = Field(description="Size of the artifact in bytes.")
 
 
 StageResult = Annotated[
     PrepareResult | TrainResult | EvaluateResult | PublishResult,
     Field(discriminator="stage"),
 ]
-"""What came out of a stage."""
+"""The result of a stage."""
 
 
 class StageError(ApiModel):
-    """Why a stage ended early."""
+    """Why a stage failed or was stopped."""
 
     reason: Reason = Field(description="Machine-readable reason.")
-    message: Speakable = Field(description="One sentence: what is wrong, where, and what to do.")
-    exit_code: int = Field(ge=0, le=255, description="Exit code of the stage's process.")
+    message: Encodable = Field(description="One sentence: what is wrong, where, and what to do.")
+    exit_code: int = Field(ge=0, le=255, description="Exit code of the process of the stage.")
     rank: Count | None = Field(default=None, description="Rank of the process that failed first.")
 
 
 class StageReport(ApiModel):
-    """The termination message: one result, or an error."""
+    """The termination message of the container: a result or an error."""
 
-    stage: Stage = Field(description="Which stage.")
-    attempt: int = Field(ge=1, description="Which try of it.")
-    seconds: float = Field(ge=0, description="How long it ran.")
-    result: StageResult | None = Field(default=None, description="What came out of the stage.")
-    checkpoint: CheckpointRef | None = Field(default=None, description="Newest complete checkpoint, of train.")
-    error: StageError | None = Field(default=None, description="Why it ended early.")
+    stage: Stage = Field(description="Name of the stage.")
+    attempt: int = Field(ge=1, description="Number of the attempt, from 1.")
+    seconds: float = Field(ge=0, description="Duration in seconds.")
+    result: StageResult | None = Field(default=None, description="Result of the stage.")
+    checkpoint: CheckpointRef | None = Field(default=None, description="Newest complete checkpoint of train.")
+    error: StageError | None = Field(default=None, description="Why the stage failed or was stopped.")
 
     @property
     def exit_code(self) -> int:
         return self.error.exit_code if self.error else ExitCode.DONE
 
     def to_termination_message(self) -> bytes:
-        """Compact JSON of at most 4 KiB; an over-long error message is cut, never the structure."""
+        """The report as compact JSON of at most 4096 bytes; an error message that is too long is truncated."""
         encoded = self._encode()
         if self.error and (excess := len(encoded) - TERMINATION_MESSAGE_LIMIT) > 0:
-            # JSON escapes take up to six bytes a character, so cut by encoded length, not by characters.
+            # A character takes up to six bytes in JSON, so the encoded length decides how much to truncate.
             message = self.error.message
             while excess > 0 and message:
                 message = message[: -max(excess // 6, 1)]

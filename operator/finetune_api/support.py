@@ -1,7 +1,7 @@
 """The support matrix and the table of failure reasons, generated from the tables.
 
-``python -m finetune_api.support > docs/support.md`` writes the page, ``--check FILE`` compares. The table of reasons
-stands in ``docs/status.md``, where a test compares it.
+``python -m finetune_api.support > docs/support.md`` writes the page; ``--check FILE`` compares it. The table of
+reasons is part of ``docs/status.md``, where a test compares it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ INTRODUCTION = """\
 
 
 def support_matrix() -> str:
-    """The whole page."""
+    """The page as Markdown."""
     return "\n".join([INTRODUCTION, *_tasks(), *_methods(), *_exports(), *_metrics()]).rstrip() + "\n"
 
 
 def reasons() -> str:
-    """The rows of ``docs/status.md``, a Markdown table."""
+    """The table of failure reasons in ``docs/status.md``, as Markdown."""
     return "\n".join(
         _table(
             ("reason", "what happened", "whose fault", "tried again"),

@@ -1,4 +1,4 @@
-"""Types of single fields: enums that need no table, addresses and names."""
+"""Field types without a table: enums, addresses and names."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-# Not \s, which is another set of characters here than in the API server.
+# \s is avoided, because Python and the API server (RE2) define it differently.
 _PATH = r"[^\x00-\x20\x7f?#]+"
 
 Uri = Annotated[str, StringConstraints(pattern=f"^(file|s3|gs|az)://{_PATH}$", min_length=6, max_length=1024)]
 OutputUri = Annotated[str, StringConstraints(pattern=f"^(file|s3|gs|az)://{_PATH}$", min_length=6, max_length=320)]
-"""Shorter, because addresses below it must fit a stage's termination message."""
+"""Shorter than Uri, because addresses with this prefix must fit into a termination message."""
 ModelUri = Annotated[str, StringConstraints(pattern=f"^(hf|file|s3|gs|az)://{_PATH}$", min_length=6, max_length=1024)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 SecretName = Annotated[str, StringConstraints(pattern="^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]

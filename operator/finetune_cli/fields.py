@@ -1,4 +1,4 @@
-"""The fields of the API by name, to say what somebody may have meant."""
+"""Looks up API fields by name, to suggest corrections."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetune_api.job import FineTuneJob, FineTuneJobStatus
 
 
 def model_at(path: tuple[str | int, ...]) -> type[ApiModel] | None:
-    """The model whose fields stand at ``path`` of a FineTuneJob; None where there is none."""
+    """The model at ``path`` of a FineTuneJob; None if there is none."""
     model: type[ApiModel] | None = FineTuneJob
     for part in path:
         if isinstance(part, int):
@@ -24,7 +24,7 @@ def model_at(path: tuple[str | int, ...]) -> type[ApiModel] | None:
 
 
 def suggestion(path: tuple[str | int, ...]) -> str | None:
-    """The field that somebody may have meant who wrote the unknown one at ``path``: a name, or a whole path."""
+    """The field probably meant by the unknown one at ``path``: a name, or a full path."""
     parent, written = path[:-1], str(path[-1])
     model = model_at(parent)
     known = [str(info.alias) for info in model.model_fields.values()] if model else []
@@ -43,7 +43,7 @@ def suggestion(path: tuple[str | int, ...]) -> str | None:
 
 
 def nearest(written: str, known: list[str]) -> str | None:
-    """The word of ``known`` that is most like ``written``, if one is."""
+    """The word of ``known`` that is similar to ``written``, if there is one."""
     for word in known:
         if _same(word) == _same(written):
             return word

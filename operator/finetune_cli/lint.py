@@ -1,4 +1,4 @@
-"""``finetune lint``: what the API server would say of manifests, without one."""
+"""``finetune lint``: validates manifests as the API server would, without a cluster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from finetune_api.base import API_GROUP, KIND
 from finetune_api.failures import ExitCode
 from finetune_cli.manifest import ManifestError, Problem, Source, checked, documents_of, is_ours, read
-from finetune_cli.output import Output, complain, to_json, write
+from finetune_cli.output import Output, print_error, to_json, write
 from finetune_cli.source import Document
 
 _ENDINGS = (".yaml", ".yml", ".json")
@@ -18,17 +18,17 @@ _ENDINGS = (".yaml", ".yml", ".json")
 
 @dataclass
 class Findings:
-    """What was looked at and what is wrong."""
+    """The checked files and the problems in them."""
 
     problems: list[Problem] = field(default_factory=list)
     jobs: int = 0
     files: int = 0
     others: int = 0
-    """Documents of other kinds, which were skipped."""
+    """Skipped documents of other kinds."""
 
 
 def lint(paths: Sequence[str], output: Output) -> int:
-    """Check all FineTuneJobs of files and directories; returns the exit code."""
+    """Check the FineTuneJobs in files and directories; returns the exit code."""
     found = findings(paths)
     if output is Output.JSON:
         errors = [{"file": one.file, "line": one.line, "message": one.message} for one in found.problems]
@@ -36,35 +36,35 @@ def lint(paths: Sequence[str], output: Output) -> int:
     else:
         if found.problems:
             write("\n".join(map(str, found.problems)))
-        complain(summary(found, paths))
+        print_error(summary(found, paths))
     return ExitCode.BAD_CONFIGURATION if found.problems else ExitCode.DONE
 
 
 def summary(found: Findings, paths: Sequence[str]) -> str:
-    """One sentence over all."""
+    """One line about all files."""
     skipped = f"; {_counted(found.others, 'other object')} skipped" if found.others else ""
     if not found.jobs and not found.problems:
         return f"no {KIND} in {', '.join(paths)}{skipped}"
     what = f"{_counted(found.jobs, KIND)} in {_counted(found.files, 'file')}"
-    wrong = f"{_counted(len(found.problems), 'problem')} found" if found.problems else "nothing is wrong"
-    return f"{what} checked, {wrong}{skipped}"
+    result = f"{_counted(len(found.problems), 'problem')} found" if found.problems else "no problems found"
+    return f"{what} checked, {result}{skipped}"
 
 
 def findings(paths: Sequence[str]) -> Findings:
-    """Look at every file; a directory stands for the YAML and JSON files below it."""
+    """Check every file; in a directory, all YAML and JSON files."""
     found = Findings()
     for path in paths:
         if path != "-" and Path(path).is_dir():
             for file in _below(path):
-                _look(file, found, named=False)
+                _check(file, found, named=False)
         else:
-            _look(path, found, named=True)
+            _check(path, found, named=True)
     found.problems.sort(key=lambda problem: (problem.file, problem.line))
     return found
 
 
-def _look(path: str, found: Findings, named: bool) -> None:
-    """Check one file; one that nobody ``named`` may hold anything, such as a template."""
+def _check(path: str, found: Findings, named: bool) -> None:
+    """Check one file. A file that is not ``named`` on the command line may be anything, such as a template."""
     try:
         source = read(path)
     except ManifestError as error:

@@ -1,4 +1,4 @@
-"""``finetune logs``: what the pods of a job wrote."""
+"""``finetune logs``: prints the logs of a job's pods."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from finetune_api.failures import ExitCode
 from finetune_api.stage import STAGES, Stage
-from finetune_cli.output import complain
+from finetune_cli.output import print_error
 from finetune_cli.refusals import ClusterError
-from finetune_cli.stored import has_ended, read
+from finetune_cli.stored import has_finished, read
 from finetune_core.names import ATTEMPT_LABEL, CONTAINER, JOB_LABEL, STAGE_LABEL
-from finetune_kube.objects import PodFacts, pod_facts
+from finetune_kube.objects import ChildPod, parse_pod
 
 if TYPE_CHECKING:
     from finetune_cli.cluster import Cluster
@@ -28,7 +28,7 @@ _Order = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which pods a person means; None is the newest."""
+    """The run from the command line; None for the latest."""
 
     stage: Stage | None = None
     attempt: int | None = None
@@ -47,20 +47,20 @@ async def logs(cluster: Cluster, name: str, wanted: Wanted, follow: bool, tail: 
         pods = await _pods(cluster, name, wanted)
         pod = chosen(pods, wanted.worker, last)
         if pod is None or not pod.has_started:
-            over = last is not None and (wanted.is_one_run or has_ended(job))
-            if over:
+            finished = last is not None and (wanted.is_one_run or has_finished(job))
+            if finished:
                 return ExitCode.DONE
-            if not follow or has_ended(job):
-                complain(f"finetune: {_why_none(pods, pod, name, str(job.status.phase), wanted)}")
+            if not follow or has_finished(job):
+                print_error(f"finetune: {_why_none(pods, pod, name, str(job.status.phase), wanted)}")
                 return ExitCode.NOT_FOUND
             await asyncio.sleep(_POLL_SECONDS)
             continue
         if last is not None or (follow and not wanted.is_one_run):
-            complain(f"==> {pod.run.stage}, attempt {pod.run.attempt}")
+            print_error(f"==> {pod.run.stage}, attempt {pod.run.attempt}")
         try:
             await _print(cluster, pod, follow, tail if last is None else None)
         except ClusterError as error:
-            # The pod may be removed between two looks, which is no reason to end the following.
+            # The pod may be deleted between two requests; continue with the next one.
             if not follow or error.code != 404:
                 raise
         last = _order(pod)
@@ -68,7 +68,7 @@ async def logs(cluster: Cluster, name: str, wanted: Wanted, follow: bool, tail: 
             return ExitCode.DONE
 
 
-def chosen(pods: Iterable[PodFacts], worker: int, after: _Order | None = None) -> PodFacts | None:
+def chosen(pods: Iterable[ChildPod], worker: int, after: _Order | None = None) -> ChildPod | None:
     """The pod of the newest run, or of the first run after ``after``; None if there is none."""
     matching = [pod for pod in pods if pod.index == worker and (after is None or _order(pod) > after)]
     if not matching:
@@ -76,44 +76,44 @@ def chosen(pods: Iterable[PodFacts], worker: int, after: _Order | None = None) -
     return max(matching, key=_order) if after is None else min(matching, key=_order)
 
 
-def _order(pod: PodFacts) -> _Order:
+def _order(pod: ChildPod) -> _Order:
     """Greater for a later run."""
     return pod.run.revision, STAGES.index(pod.run.stage), pod.run.attempt
 
 
-async def _pods(cluster: Cluster, name: str, wanted: Wanted) -> list[PodFacts]:
+async def _pods(cluster: Cluster, name: str, wanted: Wanted) -> list[ChildPod]:
     labels = {JOB_LABEL: name}
     if wanted.stage:
         labels[STAGE_LABEL] = str(wanted.stage)
     if wanted.attempt:
         labels[ATTEMPT_LABEL] = str(wanted.attempt)
-    return [pod for found in await cluster.pods(labels) if (pod := pod_facts(found))]
+    return [pod for found in await cluster.pods(labels) if (pod := parse_pod(found))]
 
 
-async def _print(cluster: Cluster, pod: PodFacts, follow: bool, tail: int | None) -> None:
+async def _print(cluster: Cluster, pod: ChildPod, follow: bool, tail: int | None) -> None:
     try:
         async for piece in cluster.log(pod.key[1], CONTAINER, follow, tail):
             sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
     except BrokenPipeError:
-        # The reader is gone; without this the interpreter would complain at its end.
+        # The reader has closed the pipe; without this, the interpreter prints an error at exit.
         with contextlib.suppress(OSError):
             sys.stdout.close()
         raise asyncio.CancelledError from None
 
 
-def _why_none(pods: list[PodFacts], pod: PodFacts | None, name: str, phase: str, wanted: Wanted) -> str:
+def _why_none(pods: list[ChildPod], pod: ChildPod | None, name: str, phase: str, wanted: Wanted) -> str:
     if pod:
         return f"pod {pod.key[1]} has not started, so there is no log yet: {_why_not_started(pod)}"
     if pods:
         workers = sorted({one.index for one in pods})
-        return f"there is no worker {wanted.worker}; there are workers {workers[0]} to {workers[-1]}."
+        return f"there is no worker {wanted.worker}; the workers are {workers[0]} to {workers[-1]}."
     of = f" of stage {wanted.stage}" if wanted.stage else ""
     of += f" with attempt {wanted.attempt}" if wanted.attempt else ""
-    return f"{name} ({phase}) has no pods{of}: they have not been made yet, or are gone with their logs."
+    return f"{name} ({phase}) has no pods{of}: they were not created yet, or were deleted with their logs."
 
 
-def _why_not_started(pod: PodFacts) -> str:
+def _why_not_started(pod: ChildPod) -> str:
     if pod.waiting and (parts := [part for part in (pod.waiting.reason, pod.waiting.message) if part]):
         return ": ".join(parts)
-    return (pod.unscheduled.message if pod.unscheduled else "") or pod.phase
+    return (pod.not_scheduled.message if pod.not_scheduled else "") or pod.phase

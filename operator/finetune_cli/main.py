@@ -1,4 +1,4 @@
-"""The ``finetune`` command. Everything heavy is imported by the command that needs it."""
+"""The ``finetune`` command. Each command imports its heavy dependencies itself."""
 
 from __future__ import annotations
 
@@ -43,22 +43,20 @@ def finetune(
 @app.command()
 def run(
     manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="YAML file with a FineTuneJob, or - for stdin.")],
-    output: Annotated[
-        Literal["text", "json"], typer.Option("-o", "--output", help="text for people, json for one JSON document.")
-    ] = "text",
+    output: Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="Output format.")] = "text",
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start a new revision even if this spec has been run before.")
+        bool, typer.Option("--fresh", help="Start a new revision even if this spec was run before.")
     ] = False,
 ) -> None:
     """Run a FineTuneJob on this machine: prepare, train, evaluate, publish.
 
-    Ctrl-C stops after a checkpoint; the same command resumes. State and logs lie in $FINETUNE_HOME, or
-    ~/.local/state/finetune. Exit codes: 0 published, 1 refused by a gate, 64 bad manifest, 130 stopped, otherwise the
-    code of the stage that failed.
+    Ctrl-C stops after a checkpoint; the same command resumes. State and logs are in $FINETUNE_HOME, by default
+    ~/.local/state/finetune. Exit codes: 0 published, 1 rejected by a gate, 64 invalid manifest, 130 stopped, otherwise
+    that of the failed stage.
     """
-    from finetune_cli.run import run as carry_out
+    from finetune_cli.run import run as execute
 
-    raise typer.Exit(carry_out(manifest, Output(output), fresh))
+    raise typer.Exit(execute(manifest, Output(output), fresh))
 
 
 @app.command()
@@ -66,17 +64,15 @@ def lint(
     paths: Annotated[
         list[str], typer.Argument(metavar="FILE|DIRECTORY", help="YAML files, directories of them, or - for stdin.")
     ],
-    output: Annotated[
-        Literal["text", "json"], typer.Option("-o", "--output", help="text for people, json for one JSON document.")
-    ] = "text",
+    output: Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="Output format.")] = "text",
 ) -> None:
-    """Check FineTuneJobs without a cluster: what the API server would refuse, with file and line.
+    """Validate FineTuneJobs without a cluster: report what the API server would reject, with file and line.
 
-    Objects of other kinds are skipped. Exit codes: 0 nothing is wrong, 64 something is.
+    Objects of other kinds are skipped. Exit codes: 0 valid, 64 invalid.
     """
-    from finetune_cli.lint import lint as carry_out
+    from finetune_cli.lint import lint as execute
 
-    raise typer.Exit(carry_out(paths, Output(output)))
+    raise typer.Exit(execute(paths, Output(output)))
 
 
 commands.register(app)

@@ -1,4 +1,4 @@
-"""Reads a FineTuneJob from a YAML file, and says file, line and what to do for everything that is wrong with it."""
+"""Reads a FineTuneJob from a YAML file, and reports every problem with file, line and remedy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ADDRESSES = (
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a manifest."""
+    """One problem of a manifest."""
 
     file: str
     line: int
@@ -44,7 +44,7 @@ class Problem:
 
 
 class ManifestError(Exception):
-    """A manifest that cannot be run, with all that is wrong with it."""
+    """An invalid manifest, with all its problems."""
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -57,13 +57,13 @@ class Source:
 
     text: str
     file: str
-    """What it is called in sentences."""
+    """The name in messages."""
     directory: Path
-    """What its addresses are relative to."""
+    """The base of relative URIs."""
 
 
 def read(path: str) -> Source:
-    """The text of a file, or of standard input for ``-``.
+    """Read a file, or standard input for ``-``.
 
     Raises:
         ManifestError: It cannot be read.
@@ -83,7 +83,7 @@ def documents_of(source: Source) -> list[Document]:
     """The YAML documents of a file.
 
     Raises:
-        ManifestError: It is no YAML.
+        ManifestError: It is not valid YAML.
     """
     try:
         return read_documents(source.text)
@@ -92,7 +92,7 @@ def documents_of(source: Source) -> list[Document]:
 
 
 def load(path: str) -> FineTuneJob:
-    """The FineTuneJob in a file, or on standard input for ``-``, with relative ``file://./`` addresses made absolute.
+    """The FineTuneJob in a file, or on standard input for ``-``, with relative ``file://./`` URIs made absolute.
 
     Raises:
         ManifestError: It cannot be read, or is not exactly one valid FineTuneJob.
@@ -102,7 +102,7 @@ def load(path: str) -> FineTuneJob:
 
 
 def parse(text: str, file: str, directory: Path) -> FineTuneJob:
-    """The FineTuneJob in ``text``; ``file`` names it in errors, ``directory`` is what addresses are relative to.
+    """The FineTuneJob in ``text``; ``file`` is its name in messages, ``directory`` the base of relative URIs.
 
     Raises:
         ManifestError: It is not exactly one valid FineTuneJob.
@@ -112,7 +112,7 @@ def parse(text: str, file: str, directory: Path) -> FineTuneJob:
 
 
 def is_ours(document: Document) -> bool:
-    """Whether a document is a FineTuneJob, or was meant to be one."""
+    """Whether a document is a FineTuneJob, or is probably meant to be one."""
     data = document.data
     if not isinstance(data, dict):
         return False
@@ -120,10 +120,10 @@ def is_ours(document: Document) -> bool:
 
 
 def checked(document: Document, source: Source) -> FineTuneJob:
-    """The FineTuneJob that a document is, with relative addresses made absolute.
+    """Validate a document; returns the FineTuneJob with relative URIs made absolute.
 
     Raises:
-        ManifestError: It is not a valid one; everything that is wrong is said at once.
+        ManifestError: It is invalid; all problems are reported at once.
     """
     file = source.file
     if head := _head(document):
@@ -147,7 +147,7 @@ def checked(document: Document, source: Source) -> FineTuneJob:
 
 
 def address(data: Any, path: tuple[str, ...]) -> str | None:
-    """The address at ``path`` of a document's data; None where there is none."""
+    """The string at ``path`` of a document's data; None if there is none."""
     for part in path:
         data = data.get(part) if isinstance(data, dict) else None
     return data if isinstance(data, str) else None
@@ -155,7 +155,7 @@ def address(data: Any, path: tuple[str, ...]) -> str | None:
 
 def _decoded(content: bytes, file: str) -> str:
     if len(content) > _MOST_BYTES:
-        raise ManifestError([Problem(file, 1, "is larger than 1 MiB, which is no manifest")])
+        raise ManifestError([Problem(file, 1, "is larger than 1 MiB, too large for a manifest")])
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -164,36 +164,36 @@ def _decoded(content: bytes, file: str) -> str:
 
 
 def _chosen(documents: list[Document], file: str) -> Document:
-    """The one FineTuneJob among the documents."""
+    """The only FineTuneJob among the documents."""
     if not documents:
         raise ManifestError([Problem(file, 1, "is empty; a FineTuneJob starts with apiVersion, kind and metadata")])
     jobs = [document for document in documents if isinstance(document.data, dict) and document.data.get("kind") == KIND]
     if len(jobs) > 1:
         lines = " and ".join(str(job.line) for job in jobs)
-        message = f"holds {len(jobs)} FineTuneJobs, in lines {lines}; run them from files of their own"
+        message = f"contains {len(jobs)} FineTuneJobs, in lines {lines}; put each into its own file"
         raise ManifestError([Problem(file, jobs[1].line, message)])
     return jobs[0] if jobs else documents[0]
 
 
 def _head(document: Document) -> list[tuple[int, str]]:
-    """What is wrong with apiVersion and kind, without which nothing else can be judged."""
+    """Problems of apiVersion and kind, without which the rest cannot be validated."""
     data = document.data
     if not isinstance(data, dict):
-        return [(document.line, "is no FineTuneJob: it must be fields such as apiVersion, kind, metadata and spec")]
+        return [(document.line, "is not a FineTuneJob: it must be a mapping with apiVersion, kind, metadata and spec")]
     wanted = {"apiVersion": f"{API_GROUP}/{API_VERSION}", "kind": KIND}
     problems = []
     for name, value in wanted.items():
         if name not in data:
             meant = nearest(name, [str(key) for key in data])
-            written = f"; it is written {meant} here" if meant else f"; write {name}: {value}"
+            written = f"; it is spelled {meant} here" if meant else f"; write {name}: {value}"
             problems.append((document.line, f"{name} is missing{written}"))
         elif data[name] != value:
-            problems.append((document.line_of((name,)), f"{name} is {data[name]!r}, and must be {value}"))
+            problems.append((document.line_of((name,)), f"{name} is {data[name]!r}, but must be {value}"))
     return problems
 
 
 def _resolve(data: dict[str, Any], path: tuple[str, ...], directory: Path) -> list[str]:
-    """Make one relative address absolute, in place; what is wrong with it otherwise."""
+    """Make one relative URI absolute, in place; returns its problems."""
     uri = address(data, path)
     if uri is None or not uri.startswith("file://"):
         return []
@@ -208,7 +208,7 @@ def _resolve(data: dict[str, Any], path: tuple[str, ...], directory: Path) -> li
     if parts.netloc not in ("", "localhost"):
         rest = uri.removeprefix("file://")
         return [
-            f"{dotted(path)} is {uri!r}, which names the host {parts.netloc!r}; write file://./{rest} for a path "
-            f"beside the manifest, or file:///{rest} for an absolute one"
+            f"{dotted(path)} is {uri!r}, which has the host {parts.netloc!r}; write file://./{rest} for a path "
+            f"relative to the manifest, or file:///{rest} for an absolute path"
         ]
     return []

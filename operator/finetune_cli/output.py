@@ -1,4 +1,4 @@
-"""Standard output and standard error, and what this program is called there."""
+"""Writes to standard output and standard error."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Output(StrEnum):
 
 
 def program() -> str:
-    """What a person types to get here: ``finetune`` or ``kubectl finetune``."""
-    called = os.path.basename(sys.argv[0]).removesuffix(".exe")
-    return "kubectl finetune" if called.replace("_", "-") == "kubectl-finetune" else "finetune"
+    """The command that the user typed: ``finetune`` or ``kubectl finetune``."""
+    command = os.path.basename(sys.argv[0]).removesuffix(".exe")
+    return "kubectl finetune" if command.replace("_", "-") == "kubectl-finetune" else "finetune"
 
 
 def out() -> TextIO:
-    """Standard output, which never fails over a character that the terminal cannot show."""
+    """Standard output; characters that its encoding does not have are replaced."""
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure:
         reconfigure(errors="replace")
@@ -36,18 +36,18 @@ def out() -> TextIO:
 
 
 def write(text: str) -> None:
-    """Print a result."""
+    """Print a result to standard output."""
     stream: Any = out()
     try:
         print(text, file=stream, flush=True)
     except OSError:
-        # The reader is gone; without this the interpreter would complain at its end.
+        # The reader has closed the pipe; without this, the interpreter prints an error at exit.
         with contextlib.suppress(OSError, ValueError):
             stream.close()
 
 
-def complain(*lines: str) -> None:
-    """Print what is wrong, or what a person should know, to standard error."""
+def print_error(*lines: str) -> None:
+    """Print errors or notes to standard error."""
     with contextlib.suppress(OSError):
         print(*map(clean, lines), sep="\n", file=sys.stderr, flush=True)  # noqa: T201
 
@@ -58,7 +58,7 @@ def to_json(content: Any) -> str:
 
 
 def to_yaml(content: Any) -> str:
-    """One YAML document, as kubectl would print it."""
+    """One YAML document, formatted as by kubectl."""
     import io
 
     from ruamel.yaml import YAML
@@ -73,7 +73,7 @@ def to_yaml(content: Any) -> str:
 
 
 def columns(rows: Iterable[Iterable[str]]) -> list[str]:
-    """``rows`` as lines with aligned columns, three blanks between them as kubectl has."""
+    """``rows`` as lines with aligned columns, three spaces between them as in kubectl."""
     table = [[clean(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]

@@ -1,4 +1,4 @@
-"""One job in detail, as lines to read."""
+"""The detailed view of one job, as lines of text."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from finetune_api.job import ConditionType, FineTuneJob, StageState, StageStatus
 from finetune_api.stage import STAGES
 from finetune_cli.place import OnCluster
 from finetune_cli.result import comparison, failure_lines, gate_lines, report_uri
-from finetune_cli.stored import condition, is_seen, refused
+from finetune_cli.stored import condition, is_observed, rejection
 from finetune_cli.text import done_text, heading
 from finetune_cli.view import View, clean, of_job
 
 
 def page(job: FineTuneJob) -> list[str]:
-    """Heading, stages, what is in the way, comparison, artifact, former revisions."""
+    """Heading, problems, stages, comparison, artifact, failure, earlier revisions."""
     view, status = of_job(job), job.status
     first, second = heading(job, view.world)
-    lines = [f"{first}: {status.phase}", second, *_in_the_way(job, view)]
+    lines = [f"{first}: {status.phase}", second, *_problems(job, view)]
     if status.revision:
         lines += ["", *(_stage(status.stage(name), view) for name in STAGES)]
     if status.evaluation:
@@ -35,15 +35,15 @@ def page(job: FineTuneJob) -> list[str]:
     return [line if line.startswith(" ") else clean(line) for line in lines]
 
 
-def _in_the_way(job: FineTuneJob, view: View) -> list[str]:
-    """What keeps the job from going on, but for a failure, which is told at the end."""
+def _problems(job: FineTuneJob, view: View) -> list[str]:
+    """What blocks the job, except a failure, which is at the end."""
     lines = []
-    if not is_seen(job):
-        lines.append("! The operator has not looked at this spec yet; what follows is about the one before.")
-    if told := refused(job):
-        lines.append(f"! Not accepted: {told}")
-    if view.holding:
-        lines.append(f"! {view.holding}")
+    if not is_observed(job):
+        lines.append("! The operator has not reconciled this spec yet; the status below is that of the previous spec.")
+    if message := rejection(job):
+        lines.append(f"! Not accepted: {message}")
+    if view.suspension:
+        lines.append(f"! {view.suspension}")
     ready = condition(job, ConditionType.READY)
     if ready and ready.reason == "ReconcileError":
         lines.append(f"! {ready.message}")
@@ -63,7 +63,7 @@ def _stage(stage: StageStatus, view: View) -> str:
 
 
 def _history(job: FineTuneJob) -> list[str]:
-    lines = ["former revisions"]
+    lines = ["earlier revisions"]
     for record in reversed(job.status.history):
         score = f", score {record.score}" if record.score else ""
         where = f", {record.artifact.uri}" if record.artifact else ""

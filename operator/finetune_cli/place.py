@@ -1,4 +1,4 @@
-"""Where a job runs: what a person does there to read a log, to resume and to try again."""
+"""Where a job runs: how to read its logs, resume it and retry it there."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from finetune_core.runs import RunId
 
 
 class Place(Protocol):
-    """What the end of a job says about the place that it ran at."""
+    """The texts about a job that depend on where it runs."""
 
     resume: str
-    """How a job that was stopped goes on, as the end of a sentence."""
+    """How to resume a stopped job, as the end of a sentence."""
     again: str
-    """How a job that failed is tried again, as a sentence."""
+    """How to retry a failed job, as a sentence."""
 
     def whose(self, fault: Fault) -> str:
-        """Who has to act."""
+        """Who has to act, as a sentence."""
 
     def log(self, run: RunId) -> str | None:
-        """Where the log of a run is; None where there is none."""
+        """The path of a run's log, or the command that prints it; None if there is no log."""
 
 
 class ThisMachine:
-    """A job that runs as processes of this machine."""
+    """A job that runs as local processes."""
 
     resume = "run the same command to resume"
-    again = "Run the same command to try again from there."
+    again = "Run the same command to retry from the failed stage."
 
     def __init__(self, state: StateDirectory) -> None:
         self._state = state
 
     def whose(self, fault: Fault) -> str:
         return {
-            Fault.USER: "This is for you to change: the manifest, the data, or what this machine may read and write.",
+            Fault.USER: "To fix this, change the manifest, the data, or the permissions of this machine.",
             Fault.CLUSTER: "The cause is this machine or a service that it uses, not the job.",
-            Fault.OPERATOR: "This is a fault in finetune itself; please report it, with the log.",
+            Fault.OPERATOR: "This is a bug in finetune; please report it with the log.",
         }[fault]
 
     def log(self, run: RunId) -> str | None:
@@ -47,20 +47,20 @@ class ThisMachine:
 
 
 class OnCluster:
-    """A job that the operator runs."""
+    """A job that the operator runs on a cluster."""
 
     def __init__(self, namespace: str, name: str) -> None:
         self._job = f"{name} -n {namespace}"
-        self.resume = f"{program()} resume {self._job} lets it go on"
+        self.resume = f"resume it with {program()} resume {self._job}"
         self.again = (
-            "Submit a changed spec for the next revision, or delete the job and submit the same one to try it again."
+            "Submit a changed spec to start the next revision, or delete the job and submit the same spec to retry."
         )
 
     def whose(self, fault: Fault) -> str:
         return {
-            Fault.USER: "This is for you to change: the manifest, the data, or what its Secrets allow.",
+            Fault.USER: "To fix this, change the manifest, the data, or the permissions of its Secrets.",
             Fault.CLUSTER: "The cause is the cluster or a service that it uses, not the job.",
-            Fault.OPERATOR: "This is a fault in finetune itself; please report it, with the log.",
+            Fault.OPERATOR: "This is a bug in finetune; please report it with the log.",
         }[fault]
 
     def log(self, run: RunId) -> str | None:

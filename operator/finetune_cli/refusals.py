@@ -70,17 +70,17 @@ def refusal(error: ApiError, host: str, namespace: str | None, name: str | None)
 def _sentence(error: ApiError, namespace: str | None, name: str | None) -> str:
     match error.code:
         case 401:
-            return "The cluster does not accept these credentials; log in to it again, or choose another --context."
+            return "The cluster rejected the credentials; log in again, or choose another --context."
         case 403:
             return _forbidden(error.message, namespace)
         case 404:
             return _not_found(error, namespace, name)
         case 422:
             causes = "; ".join(f"{field}: {text}" if field else text for field, text in error.causes)
-            return f"The API server refuses {name or KIND}: {causes or error.message}"
+            return f"The API server rejected {name or KIND}: {causes or error.message}"
         case code if code == 429 or code >= 500:
-            return f"The API server answers {code}: {error.message.rstrip('.')}. Try again in a moment."
-    return f"The API server answers {error.code}: {error.message}"
+            return f"The API server returned {code}: {error.message.rstrip('.')}. Try again later."
+    return f"The API server returned {error.code}: {error.message}"
 
 
 def _connection_problem(error: ApiError) -> str:
@@ -88,7 +88,7 @@ def _connection_problem(error: ApiError) -> str:
     cause = error.__cause__
     number = getattr(getattr(cause, "os_error", cause), "errno", None)
     if isinstance(cause, TimeoutError):
-        return "it does not answer"
+        return "the request timed out"
     if number and number > 0:
         return os.strerror(number).lower()
     return str(cause).rstrip(".") or type(cause).__name__
@@ -97,23 +97,25 @@ def _connection_problem(error: ApiError) -> str:
 def _forbidden(message: str, namespace: str | None) -> str:
     match = _FORBIDDEN.search(message)
     if not match:
-        return f"Not allowed: {message}"
+        return f"Forbidden: {message}"
     where = f"in namespace {namespace}" if namespace else "in all namespaces"
     return (
-        f"{match['user']} may not {match['verb']} {match['resource']} {where}; ask who runs the cluster for the right, "
-        "or name another namespace with -n."
+        f"{match['user']} may not {match['verb']} {match['resource']} {where}; ask the cluster administrator for the "
+        "permission, or choose another namespace with -n."
     )
 
 
 def _not_found(error: ApiError, namespace: str | None, name: str | None) -> str:
     details = error.details
     if details.get("kind") == "namespaces":
-        return f"There is no namespace {details.get('name')}; make it with kubectl create namespace, or name another."
+        return (
+            f"There is no namespace {details.get('name')}; create it with kubectl create namespace, or choose another."
+        )
     if not details.get("name"):
         return (
-            f"This cluster does not know {KIND} of {API_GROUP}; install finetune-operator there first, or choose "
-            "another --context."
+            f"This cluster has no CRD for {KIND} of {API_GROUP}; install finetune-operator, or choose another "
+            "--context."
         )
     if name is None or details.get("kind") == "pods":
-        return f"It is gone: {error.message}."
-    return f"There is no FineTuneJob {name} in namespace {namespace}; name another with -n, or see all with get -A."
+        return f"The object no longer exists: {error.message}."
+    return f"There is no FineTuneJob {name} in namespace {namespace}; choose another with -n, or list all with get -A."

@@ -1,4 +1,4 @@
-"""``finetune run``: one job on this machine."""
+"""``finetune run``: runs one job on this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetune_api.secrets import references
 from finetune_api.spec import FineTuneJobSpec, ResilienceSpec
 from finetune_cli.local import Executor, LocalError, Machine, StateDirectory, home
 from finetune_cli.manifest import ManifestError, load
-from finetune_cli.output import Output, complain, out, to_json, write
+from finetune_cli.output import Output, out, print_error, to_json, write
 from finetune_cli.place import ThisMachine
 from finetune_cli.result import document, exit_code, result_lines
 from finetune_cli.screen import Screen, screen
@@ -21,12 +21,12 @@ from finetune_cli.view import of_run
 
 
 def run(manifest: str, output: Output, fresh: bool) -> int:
-    """Carry the job of a manifest out; returns the exit code."""
+    """Run the job of a manifest; returns the exit code."""
     try:
         wanted = load(manifest)
     except ManifestError as error:
         problems = error.problems
-        complain(*map(str, problems))
+        print_error(*map(str, problems))
         if output is Output.JSON:
             listed = [{"file": one.file, "line": one.line, "message": one.message} for one in problems]
             write(to_json({"exitCode": int(ExitCode.BAD_CONFIGURATION), "errors": listed}))
@@ -41,7 +41,7 @@ def run(manifest: str, output: Output, fresh: bool) -> int:
                 write("\n".join(result_lines(job, ThisMachine(state))))
             return code
     except LocalError as error:
-        complain(f"finetune: {error.message}")
+        print_error(f"finetune: {error.message}")
         if output is Output.JSON:
             write(to_json({"exitCode": int(error.exit_code), "errors": [{"message": error.message}]}))
         return error.exit_code
@@ -50,17 +50,17 @@ def run(manifest: str, output: Output, fresh: bool) -> int:
 def _run(state: StateDirectory, wanted: FineTuneJob, output: Output, fresh: bool) -> tuple[FineTuneJob, int]:
     stream = out() if output is Output.TEXT else sys.stderr
     with screen(stream, quiet=output is Output.JSON) as shown:
-        job, number = asyncio.run(_carry_out(state, wanted, shown, fresh))
+        job, number = asyncio.run(_execute(state, wanted, shown, fresh))
     code = exit_code(job)
     if job.status.completion_time is None and number:
         code = 128 + number
     return job, code
 
 
-async def _carry_out(
+async def _execute(
     state: StateDirectory, wanted: FineTuneJob, shown: Screen, fresh: bool
 ) -> tuple[FineTuneJob, int | None]:
-    """The job at its end, and the signal that asked for it, if one did."""
+    """The finished or stopped job, and the signal that stopped it."""
     notes = cluster_only(wanted.spec)
     executor = Executor(
         state,
@@ -83,23 +83,23 @@ async def _carry_out(
 
 
 def cluster_only(spec: FineTuneJobSpec) -> tuple[str, ...]:
-    """A note for each thing in a spec that has no meaning on one machine."""
+    """Notes about the parts of a spec that have no effect without a cluster."""
     notes = []
     if names := sorted(set(references(spec).values())):
         secrets = f"Secret {names[0]} is" if len(names) == 1 else f"Secrets {', '.join(names)} are"
-        notes.append(f"secretRef is for clusters: {secrets} not read; credentials come from the environment here.")
-    given, usual = spec.resilience, ResilienceSpec()
+        notes.append(f"secretRef works only on clusters: {secrets} not read; credentials come from the environment.")
+    given, default = spec.resilience, ResilienceSpec()
     waiting = {
-        "pendingTimeoutSeconds": given.pending_timeout_seconds != usual.pending_timeout_seconds,
+        "pendingTimeoutSeconds": given.pending_timeout_seconds != default.pending_timeout_seconds,
         "ttlSecondsAfterFinished": given.ttl_seconds_after_finished is not None,
     }
     if fields := [f"spec.resilience.{name}" for name, is_given in waiting.items() if is_given]:
-        notes.append(f"{' and '.join(fields)} {'is' if len(fields) == 1 else 'are'} for clusters, without effect here.")
+        notes.append(f"{' and '.join(fields)} {'has' if len(fields) == 1 else 'have'} an effect only on clusters.")
     return tuple(notes)
 
 
 def logs(job: FineTuneJob, state: StateDirectory) -> list[dict[str, Any]]:
-    """Where the logs of the current revision lie."""
+    """The log files of the current revision."""
     return [
         {"revision": run.id.revision, "stage": run.id.stage, "attempt": run.id.attempt, "path": str(run.log)}
         for run in state.runs()

@@ -1,4 +1,4 @@
-"""Shows a run while it goes on: live on a terminal, as lines everywhere else."""
+"""Shows a running job: a live view on a terminal, lines otherwise."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ if TYPE_CHECKING:
 
 
 class Screen:
-    """What `finetune run` and `finetune watch` write while a job runs."""
+    """The output of `finetune run` and `finetune watch` while a job runs."""
 
     def show(self, view: View) -> None:
-        """Show the state of things; nothing is shown by this one."""
+        """Show the current state; this class shows nothing."""
 
 
 class PlainScreen(Screen):
-    """One line for each change, without control characters."""
+    """Prints one line per change, without control characters."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._lines = PlainLines()
-        self._gone = False
+        self._closed = False
 
     def show(self, view: View) -> None:
         lines = self._lines.update(view, time.monotonic())
-        if not lines or self._gone:
+        if not lines or self._closed:
             return
         try:
             print(*lines, sep="\n", file=self._stream, flush=True)
         except OSError:
-            # Nobody reads any more; that is no reason to stop a training.
-            self._gone = True
+            # The reader has closed the pipe; the training continues.
+            self._closed = True
 
 
 class LiveScreen(Screen):
-    """Stage by stage, redrawn in place."""
+    """Redraws the stages in place."""
 
     def __init__(self, live: Live) -> None:
         self._live = live
@@ -57,7 +57,7 @@ class LiveScreen(Screen):
 
 @contextlib.contextmanager
 def screen(stream: TextIO, quiet: bool = False) -> Iterator[Screen]:
-    """The fitting screen for ``stream``; ``quiet`` shows nothing unless that is a terminal."""
+    """The screen for ``stream``; with ``quiet`` nothing is shown unless it is a terminal."""
     if not stream.isatty():
         yield Screen() if quiet else PlainScreen(stream)
         return
@@ -73,7 +73,7 @@ def screen(stream: TextIO, quiet: bool = False) -> Iterator[Screen]:
 
 
 def render(view: View) -> Group:
-    """The live view: heading, notes, a line for each stage."""
+    """The live view: heading, notes, and a line per stage."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -93,8 +93,8 @@ def render(view: View) -> Group:
     failure = status.failure
     if failure and failure.retried:
         parts.append(Text(f"! {failure.stage}: {retry_text(failure)}", style="yellow"))
-    if view.holding:
-        parts.append(Text(view.holding[:1].upper() + view.holding[1:], style="yellow"))
+    if view.suspension:
+        parts.append(Text(view.suspension[:1].upper() + view.suspension[1:], style="yellow"))
     return Group(*parts)
 
 
@@ -129,4 +129,4 @@ def _running(stage: StageStatus, running: Running) -> RenderableType:
 def _waiting(stage: StageStatus, status: FineTuneJobStatus) -> str:
     if stage.attempt == 0:
         return ""
-    return "starts again soon" if status.failure else "stopped"
+    return "retried soon" if status.failure else "stopped"

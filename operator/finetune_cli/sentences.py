@@ -1,4 +1,4 @@
-"""Says in one sentence what pydantic found wrong with a field."""
+"""Turns a pydantic error about a field into one sentence."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _BOUNDS = {
 
 
 def causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
-    """``errors`` without those that only follow from others: a list is too short because its entries are wrong."""
+    """``errors`` without consequences of others: a list is too short because its entries are invalid."""
     paths = [tuple(error["loc"]) for error in errors]
     return [
         error
@@ -51,7 +51,7 @@ def causes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
 
 
 def sentence(error: ErrorDetails) -> tuple[tuple[str | int, ...], str]:
-    """Where and what: the path of the field to change, and the sentence."""
+    """The path of the field to change, and the sentence."""
     path = tuple(error["loc"])
     context: dict[str, Any] = error.get("ctx") or {}
     if error["type"] == "rule":
@@ -105,14 +105,14 @@ def _not_one_of(value: Any, context: dict[str, Any]) -> str:
     known = re.findall(r"'([^']*)'", str(context["expected"]))
     meant = nearest(str(value), known) if isinstance(value, str) else None
     if (value is None and "None" in known) or isinstance(value, bool):
-        return f"must be one of {', '.join(known)}; write it in quotes"
+        return f"must be one of {', '.join(known)}; put it in quotes"
     guess = f"; did you mean {meant}?" if meant else ""
-    return f"is {value!r}, and must be one of {', '.join(known)}{guess}"
+    return f"is {value!r}, but must be one of {', '.join(known)}{guess}"
 
 
 def _described(value: Any, wanted: str) -> str:
     if value is None:
-        return "nothing; leave the field out, or give it a value"
+        return "null; omit the field, or give it a value"
     if wanted == "text" and isinstance(value, bool | int | float):
         return f"{_NOUN_OF[type(value)]}; put it in quotes"
     if isinstance(value, str):
@@ -136,8 +136,8 @@ def _pattern(pattern: str, value: str) -> str:
         if value.startswith(("/", "./", "../", "~")):
             return "write a path on this machine as file:///absolute/path or file://./relative/path"
         if any(value.startswith(scheme) for scheme in known):
-            return "an address has no blanks, '?' or '#', and something behind the scheme"
-        return f"an address starts with {', '.join(known)}"
+            return "a URI has a path after the scheme, and no spaces, '?' or '#'"
+        return f"a URI starts with {', '.join(known)}"
     if pattern.startswith("^[a-z0-9]"):
-        return "a name is made of lower-case letters, digits and hyphens, and neither starts nor ends with a hyphen"
+        return "a name has only lower-case letters, digits and hyphens, and neither starts nor ends with a hyphen"
     return f"it must match {pattern}"

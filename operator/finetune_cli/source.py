@@ -1,7 +1,7 @@
-"""YAML as kubectl reads it, with the line of everything.
+"""Parses YAML as kubectl does, and records the line of each field.
 
-A scalar means what it means to ``kubectl apply`` (YAML 1.1 with JSON's numbers): ``2e-4`` is a number, an unquoted
-``yes`` is true. So a manifest that runs here is the one that the API server gets.
+Scalars have the types that ``kubectl apply`` gives them (YAML 1.1 with JSON's numbers): ``2e-4`` is a number, an
+unquoted ``yes`` is true. So `finetune run` and the API server get the same manifest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9_]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)
 
 
 class SourceError(Exception):
-    """The text is no YAML, or none that can be read safely."""
+    """The text is not YAML, or not YAML that can be parsed safely."""
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(message)
@@ -37,27 +37,27 @@ class SourceError(Exception):
 
 @dataclass
 class Document:
-    """One YAML document as plain data, and where each part of it stands."""
+    """One YAML document as plain data, with line numbers."""
 
     data: Any
     line: int
     lines: dict[Path_, int] = field(default_factory=dict)
     """Line of each key and item, by path from the root; 1 is the first line."""
     problems: list[tuple[int, str]] = field(default_factory=list)
-    """What is wrong with the YAML itself, though it could be read: ``(line, sentence)``."""
+    """Problems of the YAML itself that did not prevent parsing: ``(line, sentence)``."""
 
     def line_of(self, path: Path_) -> int:
-        """The line of ``path``, or of the nearest part above it that is written down."""
+        """The line of ``path``, or of its nearest parent in the document."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path, self.line)
 
 
 def read_documents(text: str) -> list[Document]:
-    """Every document of ``text`` that is not empty.
+    """The non-empty documents of ``text``.
 
     Raises:
-        SourceError: It is no YAML.
+        SourceError: It is not valid YAML.
     """
     yaml = YAML(typ="safe", pure=True)
     try:
@@ -65,7 +65,7 @@ def read_documents(text: str) -> list[Document]:
     except MarkedYAMLError as error:
         raise _explained(error, text) from error
     except YAMLError as error:
-        raise SourceError(_line_in(str(error)), f"is not YAML: {_first_line(str(error))}") from error
+        raise SourceError(_line_in(str(error)), f"is not valid YAML: {_first_line(str(error))}") from error
     except RecursionError as error:
         raise SourceError(1, "is nested too deeply") from error
     documents = []
@@ -79,7 +79,7 @@ def read_documents(text: str) -> list[Document]:
 
 
 class _Reader:
-    """Turns nodes into plain data."""
+    """Converts YAML nodes to plain data."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
@@ -88,7 +88,7 @@ class _Reader:
     def read(self, node: Node, path: Path_) -> Any:
         self._count += 1
         if self._count > _MOST_NODES:
-            raise SourceError(_line(node), f"has more than {_MOST_NODES} values, aliases written out")
+            raise SourceError(_line(node), f"has more than {_MOST_NODES} values after aliases are expanded")
         self._document.lines.setdefault(path, _line(node))
         if isinstance(node, MappingNode):
             return self._mapping(node, path)
@@ -112,14 +112,17 @@ class _Reader:
                     merged = {**(part if isinstance(part, dict) else {}), **merged}
                 continue
             if not isinstance(key_node, ScalarNode):
-                self._document.problems.append((_line(key_node), "a key must be a word"))
+                self._document.problems.append((_line(key_node), "a key must be a scalar"))
                 continue
             key = str(key_node.value)
             where = (*path, key)
             if key in data:
                 first = self._document.lines[where]
                 self._document.problems.append(
-                    (_line(key_node), f"{'.'.join(map(str, where))} is given twice, first in line {first}")
+                    (
+                        _line(key_node),
+                        f"{'.'.join(map(str, where))} is a duplicate key; the first one is in line {first}",
+                    )
                 )
                 continue
             self._document.lines[where] = _line(key_node)
@@ -128,7 +131,7 @@ class _Reader:
 
 
 def scalar(text: str, plain: bool) -> Any:
-    """The value of a scalar; ``plain`` is one that is not quoted."""
+    """The value of a scalar; ``plain`` means not quoted."""
     if not plain:
         return text
     if text in _NULL:
@@ -139,7 +142,7 @@ def scalar(text: str, plain: bool) -> Any:
 
 
 def _number(text: str) -> Any:
-    """The number that ``text`` is, or ``text`` itself."""
+    """``text`` as a number if it is one."""
     digits = text.replace("_", "")
     if _INT.fullmatch(text):
         return int(digits)
@@ -148,7 +151,7 @@ def _number(text: str) -> Any:
     if not _FLOAT.fullmatch(text):
         return text
     value = float(digits)
-    # On the way to JSON, kubectl writes 2.0 and 1e3 as 2 and 1000.
+    # kubectl converts 2.0 and 1e3 to 2 and 1000 in JSON.
     return int(value) if value.is_integer() else value
 
 
@@ -159,7 +162,7 @@ def _other_base(text: str) -> int:
 
 
 def _is_tagged(node: ScalarNode) -> bool:
-    """Whether a tag such as !!str stands before the value: only then YAML 1.2 takes such a value for text."""
+    """Whether the value has a tag such as !!str: only then a value like this is text in YAML 1.2."""
     other = (
         _INT.fullmatch(node.value) or _FLOAT.fullmatch(node.value) or node.value.lower() in ("true", "false", "null")
     )
@@ -176,8 +179,8 @@ def _explained(error: MarkedYAMLError, text: str) -> SourceError:
     content = text.splitlines()[line - 1] if 0 < line <= len(text.splitlines()) else ""
     problem = _first_line(str(error.problem or error.context or error))
     if "\t" in content[: len(content) - len(content.lstrip())] or "'\\t'" in problem:
-        return SourceError(line, "is indented with a tab; YAML wants spaces")
-    return SourceError(line, f"is not YAML: {problem}")
+        return SourceError(line, "is indented with a tab; YAML requires spaces")
+    return SourceError(line, f"is not valid YAML: {problem}")
 
 
 def _first_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""FineTuneJobs as the API server holds them."""
+"""Parses FineTuneJobs from the API server."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from finetune_cli.refusals import ClusterError
 from finetune_cli.sentences import sentence
 
 RESOURCE = f"{KIND.lower()}.{API_GROUP}"
-ENDED = ("Succeeded", "Rejected", "Failed")
+FINISHED_PHASES = ("Succeeded", "Rejected", "Failed")
 
 
 def read(stored: Mapping[str, Any]) -> FineTuneJob:
-    """The job. Fields that a newer operator knows are left out: what is known is still worth showing.
+    """Parse a FineTuneJob. Unknown fields, which a newer operator may write, are ignored.
 
     Raises:
-        ClusterError: It makes no sense to this program.
+        ClusterError: A known field has an unknown value.
     """
     document = json.loads(json.dumps(stored))
     try:
@@ -36,24 +36,24 @@ def read(stored: Mapping[str, Any]) -> FineTuneJob:
     try:
         return FineTuneJob.model_validate_json(json.dumps(document))
     except ValidationError as error:
-        _, told = sentence(error.errors(include_url=False)[0])
+        _, problem = sentence(error.errors(include_url=False)[0])
         name = stored["metadata"]["name"]
-        message = f"FineTuneJob {name} is of another version than this program ({told}); see it with -o yaml."
+        message = f"This version of finetune cannot read FineTuneJob {name} ({problem}); print it with -o yaml."
         raise ClusterError(message, code=422) from error
 
 
-def is_seen(job: FineTuneJob) -> bool:
-    """Whether the status speaks of the spec as it is now."""
+def is_observed(job: FineTuneJob) -> bool:
+    """Whether the operator has reconciled the current spec."""
     return job.status.observed_generation >= job.metadata.generation
 
 
-def has_ended(job: FineTuneJob) -> bool:
-    """Whether nothing more happens unless somebody changes the spec."""
-    return is_seen(job) and (job.status.completion_time is not None or refused(job) is not None)
+def has_finished(job: FineTuneJob) -> bool:
+    """Whether the job changes only if its spec does."""
+    return is_observed(job) and (job.status.completion_time is not None or rejection(job) is not None)
 
 
-def refused(job: FineTuneJob) -> str | None:
-    """Why the operator does not accept the spec; None when it does, or has not looked yet."""
+def rejection(job: FineTuneJob) -> str | None:
+    """Why the operator does not accept the spec; None if it does, or has not reconciled it yet."""
     accepted = condition(job, ConditionType.ACCEPTED)
     return accepted.message if accepted and accepted.status == "False" else None
 

@@ -1,4 +1,4 @@
-"""``finetune submit``: FineTuneJobs of files, checked and applied to a cluster."""
+"""``finetune submit``: validates the FineTuneJobs in files and applies them to a cluster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from finetune_cli.manifest import (
     is_ours,
     read,
 )
-from finetune_cli.output import Output, complain, program, to_json, to_yaml, write
+from finetune_cli.output import Output, print_error, program, to_json, to_yaml, write
 from finetune_cli.refusals import FIELD_MANAGER, ClusterError
 from finetune_cli.sentences import dotted
 from finetune_cli.source import Document
@@ -30,12 +30,12 @@ from finetune_cli.stored import RESOURCE
 if TYPE_CHECKING:
     from finetune_cli.cluster import Cluster
 
-_OF_THE_SERVER = ("managedFields", "resourceVersion", "uid", "generation", "creationTimestamp", "selfLink")
+_SERVER_FIELDS = ("managedFields", "resourceVersion", "uid", "generation", "creationTimestamp", "selfLink")
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A FineTuneJob to apply, and where it is written."""
+    """A FineTuneJob to apply, and its position in a file."""
 
     manifest: dict[str, Any]
     document: Document
@@ -47,39 +47,41 @@ class Submission:
 
 
 async def submit(cluster: Cluster, paths: Sequence[str], output: Output, watch: bool, force: bool) -> int:
-    """Apply every FineTuneJob of some files; returns the exit code."""
+    """Apply every FineTuneJob in the files; returns the exit code."""
     try:
         found = submissions(paths, cluster.namespace, cluster.namespace_is_given)
     except ManifestError as error:
-        complain(*map(str, error.problems))
+        print_error(*map(str, error.problems))
         return ExitCode.BAD_CONFIGURATION
     if watch and len(found) > 1:
-        complain(f"finetune: --watch follows one job, and there are {len(found)} here; watch one with watch NAME.")
+        print_error(
+            f"finetune: --watch needs exactly one FineTuneJob, but there are {len(found)}; use finetune watch NAME."
+        )
         return ExitCode.BAD_CONFIGURATION
     code, applied = 0, []
     for submission in found:
         try:
             applied.append(await _apply(cluster, submission, output, force))
         except ClusterError as error:
-            complain(*_explained(error, submission))
+            print_error(*_error_lines(error, submission))
             code = code or error.exit_code
     if output in (Output.JSON, Output.YAML) and applied:
         shown = applied[0] if len(applied) == 1 else {"apiVersion": "v1", "kind": "List", "items": applied}
         write(to_json(shown) if output is Output.JSON else to_yaml(shown))
     if code or not watch:
         return code
-    from finetune_cli.watch import watch as follow
+    from finetune_cli.watch import watch as watch_job
 
     meta = applied[0]["metadata"]
     cluster.namespace = meta["namespace"]
-    return await follow(cluster, meta["name"], Output.TEXT)
+    return await watch_job(cluster, meta["name"], Output.TEXT)
 
 
 def submissions(paths: Sequence[str], namespace: str, is_given: bool) -> list[Submission]:
-    """Every FineTuneJob of the files, as it is written but for its namespace.
+    """Every FineTuneJob in the files, with a namespace.
 
     Raises:
-        ManifestError: Something is wrong with one of them; then none may be applied.
+        ManifestError: One of them is invalid; then none may be applied.
     """
     problems: list[Problem] = []
     found: list[Submission] = []
@@ -92,10 +94,12 @@ def submissions(paths: Sequence[str], namespace: str, is_given: bool) -> list[Su
             continue
         jobs = [document for document in documents if is_ours(document)]
         if not jobs:
-            problems.append(Problem(source.file, 1, f"holds no {KIND}"))
+            problems.append(Problem(source.file, 1, f"contains no {KIND}"))
         for other in documents:
             if other not in jobs:
-                complain(f"note: {source.file}:{other.line}: {_named(other)} is not submitted; kubectl apply does that")
+                print_error(
+                    f"note: {source.file}:{other.line}: {_named(other)} is not submitted; apply it with kubectl apply"
+                )
         for document in jobs:
             wrong = _problems(document, source, namespace if is_given else None)
             problems += wrong
@@ -107,7 +111,7 @@ def submissions(paths: Sequence[str], namespace: str, is_given: bool) -> list[Su
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> bool:
-    """Whether two states of an object differ in what a person writes."""
+    """Whether two versions of an object differ in spec, labels, annotations or finalizers."""
 
     def written(found: dict[str, Any]) -> tuple[Any, ...]:
         meta = found["metadata"]
@@ -127,23 +131,25 @@ async def _apply(cluster: Cluster, submission: Submission, output: Output, force
     try:
         after, is_new = await cluster.apply(manifest, force)
     except ClusterError as error:
-        # What `suspend` and `resume` set is this program's own: it may be set anew.
+        # The field manager of `suspend` and `resume` is this program, so it may take over the field.
         if error.code != 409 or set(error.field_managers) != {FIELD_MANAGER}:
             raise
         after, is_new = await cluster.apply(manifest, force=True)
-    did = "created" if is_new else "unchanged" if before and not changed(before, after) else "configured"
+    result = "created" if is_new else "unchanged" if before and not changed(before, after) else "configured"
     name, where = f"{RESOURCE}/{submission.name}", manifest["metadata"]["namespace"]
     if output is Output.TEXT:
-        write(f"{name} {did} in namespace {where}")
+        write(f"{name} {result} in namespace {where}")
     elif output is Output.NAME:
         write(name)
     if after["spec"].get("suspend") and not manifest["spec"].get("suspend"):
-        complain(f"note: {submission.name} is suspended; {program()} resume {submission.name} -n {where} lets it go on")
+        print_error(
+            f"note: {submission.name} is suspended; resume it with {program()} resume {submission.name} -n {where}"
+        )
     return after
 
 
 def _problems(document: Document, source: Source, namespace: str | None) -> list[Problem]:
-    """Why a document cannot be applied to a cluster; ``namespace`` is that of the command line."""
+    """Why a document cannot be applied; ``namespace`` is that of the command line."""
     try:
         checked(document, source)
     except ManifestError as error:
@@ -154,34 +160,34 @@ def _problems(document: Document, source: Source, namespace: str | None) -> list
         uri = address(document.data, path)
         if uri and uri.startswith("file://"):
             message = (
-                f"{dotted(path)} is {uri!r}, which no pod can read; put it into s3://, gs:// or az://, or run the job "
-                "on this machine with: finetune run"
+                f"{dotted(path)} is {uri!r}, which pods cannot read; copy it to s3://, gs:// or az://, or run the job "
+                "on this machine with finetune run"
             )
             problems.append(Problem(source.file, document.line_of(path), message))
     written = address(document.data, ("metadata", "namespace"))
     if namespace and written and written != namespace:
-        message = f"metadata.namespace is {written!r}, and -n says {namespace!r}; leave one of them out"
+        message = f"metadata.namespace is {written!r}, but -n is {namespace!r}; omit one of them"
         problems.append(Problem(source.file, document.line_of(("metadata", "namespace")), message))
     return sorted(problems, key=lambda problem: problem.line)
 
 
 def _manifest(data: dict[str, Any], namespace: str) -> dict[str, Any]:
-    """What is sent: the document without what only the API server may write, so `get -o yaml` can be submitted."""
+    """The document without fields that only the API server sets, so that output of `get -o yaml` can be submitted."""
     manifest = _without_nulls(copy.deepcopy(data))
     manifest.pop("status", None)
-    metadata = {name: value for name, value in manifest["metadata"].items() if name not in _OF_THE_SERVER}
+    metadata = {name: value for name, value in manifest["metadata"].items() if name not in _SERVER_FIELDS}
     return {**manifest, "metadata": {"namespace": namespace, **metadata}}
 
 
 def _without_nulls(node: Any) -> Any:
-    """``node`` without the fields that are null: they mean the same as fields left out."""
+    """``node`` without null fields, which mean the same as missing ones."""
     if isinstance(node, dict):
         return {name: _without_nulls(value) for name, value in node.items() if value is not None}
     return [_without_nulls(item) for item in node] if isinstance(node, list) else node
 
 
-def _explained(error: ClusterError, submission: Submission) -> list[str]:
-    """What the API server said, with the lines that it speaks of."""
+def _error_lines(error: ClusterError, submission: Submission) -> list[str]:
+    """The error of the API server, with the lines that it is about."""
     document, file = submission.document, submission.file
     if error.code == 409 and error.field_managers:
         return [
@@ -195,7 +201,7 @@ def _explained(error: ClusterError, submission: Submission) -> list[str]:
             f"{file}:{document.line_of(_path(field))}: {field}: {message}" if field else f"{file}:1: {message}"
             for field, message in error.causes
         ]
-    return [f"{file}:{document.line}: {submission.name} is not submitted: {error.message}"]
+    return [f"{file}:{document.line}: {submission.name} was not submitted: {error.message}"]
 
 
 def _path(field: str) -> tuple[str | int, ...]:

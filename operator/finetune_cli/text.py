@@ -1,4 +1,4 @@
-"""What a run shows, in words: no terminal, no time and no input, so that a test can read it."""
+"""The text of the views. Pure: no terminal, no clock, no input."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from dataclasses import dataclass
 from finetune_api.job import FailureStatus, FineTuneJob, StageState, StageStatus
 from finetune_api.spec import FineTuneJobSpec, LoraSpec
 from finetune_api.stage import Stage, World
-from finetune_cli.local.machine import named
+from finetune_cli.local.machine import describe_world
 from finetune_cli.view import View, clean
 from finetune_core.times import duration, from_text
 
-_EACH_PERCENT = 5
-_EACH_SECONDS = 10.0
-_EACH_SECONDS_LATER = 60.0
-_LATER = 600.0
+_INTERVAL_PERCENT = 5
+_INTERVAL_SECONDS = 10.0
+_SLOW_INTERVAL_SECONDS = 60.0
+_SLOW_AFTER_SECONDS = 600.0
 
 
 def heading(job: FineTuneJob, world: World) -> tuple[str, str]:
-    """Which job this is, and what it does."""
+    """Name and revision of the job; its model, task, method and world."""
     meta, spec = job.metadata, job.spec
     revision = f", revision {job.status.revision}" if job.status.revision else ""
     return (
         clean(f"{meta.namespace}/{meta.name}{revision}"),
-        clean(f"{spec.model.uri}, {spec.task.type}, {_method(spec)}, {named(world)}"),
+        clean(f"{spec.model.uri}, {spec.task.type}, {_method(spec)}, {describe_world(world)}"),
     )
 
 
-def took(stage: StageStatus) -> str:
-    """How long a stage took, with all its tries: ``12s``; empty when that is not known."""
+def elapsed(stage: StageStatus) -> str:
+    """The duration of a stage with all its attempts: ``12s``; empty if unknown."""
     if not stage.start_time or not stage.completion_time:
         return ""
     return duration((from_text(stage.completion_time) - from_text(stage.start_time)).total_seconds())
@@ -36,18 +36,18 @@ def took(stage: StageStatus) -> str:
 
 def done_text(stage: StageStatus) -> str:
     """``done in 12s: 4,967 training … examples``."""
-    tries = f", {stage.attempt} attempts" if stage.attempt > 1 else ""
-    return clean(f"done in {took(stage)}{tries}: {stage.message}")
+    attempts = f", {stage.attempt} attempts" if stage.attempt > 1 else ""
+    return clean(f"done in {elapsed(stage)}{attempts}: {stage.message}")
 
 
 def retry_text(failure: FailureStatus) -> str:
-    """Why another attempt follows."""
-    return clean(f"attempt {failure.attempt} ended: {failure.message.rstrip('.')}; trying again")
+    """Why a stage is retried."""
+    return clean(f"attempt {failure.attempt} ended: {failure.message.rstrip('.')}; retrying")
 
 
 @dataclass
-class _Said:
-    """What the last progress line said."""
+class _PrintedProgress:
+    """The last printed progress line."""
 
     stage: Stage
     attempt: int
@@ -57,33 +57,33 @@ class _Said:
 
 
 class PlainLines:
-    """Lines for a log: one for each change, and progress every 5 % or 10 s, after ten minutes every 60 s."""
+    """Lines for a log: one per change, and progress every 5 % or 10 s; after ten minutes every 60 s."""
 
     def __init__(self) -> None:
         self._revision = 0
         self._notes = 0
         self._states: dict[Stage, StageStatus] = {}
         self._retried: tuple[Stage, int] | None = None
-        self._said: _Said | None = None
-        self._holding = ""
-        self._began: float | None = None
+        self._printed: _PrintedProgress | None = None
+        self._suspension = ""
+        self._started_at: float | None = None
 
     def update(self, view: View, now: float) -> list[str]:
-        """The lines that are new. ``now`` is in seconds, of any clock."""
-        if self._began is None:
-            self._began = now
+        """The new lines. ``now`` is in seconds, from any clock."""
+        if self._started_at is None:
+            self._started_at = now
         lines: list[str] = []
         revision = view.job.status.revision
         if revision != self._revision:
-            # Of a job that is watched, the spec may change meanwhile: then all begins anew.
-            self._revision, self._states, self._retried, self._said = revision, {}, None, None
+            # The spec of a watched job may change: the lines start again with the new revision.
+            self._revision, self._states, self._retried, self._printed = revision, {}, None, None
             lines += heading(view.job, view.world)
         lines += [f"note: {clean(note)}" for note in view.notes[self._notes :]]
         self._notes = len(view.notes)
         lines += self._changes(view)
-        if view.holding and view.holding != self._holding:
-            lines.append(view.holding)
-        self._holding = view.holding
+        if view.suspension and view.suspension != self._suspension:
+            lines.append(view.suspension)
+        self._suspension = view.suspension
         lines += self._progress(view, now)
         return lines
 
@@ -107,21 +107,23 @@ class PlainLines:
         running = view.running
         if running is None or not running.text:
             return []
-        said, percent = self._said, -1 if running.percent is None else running.percent
-        new = _Said(running.stage, running.attempt, running.activity, percent, now)
-        same = said is not None and (said.stage, said.attempt) == (new.stage, new.attempt)
-        if said is not None and same and not self._worth_saying(said, new):
+        printed, percent = self._printed, -1 if running.percent is None else running.percent
+        new = _PrintedProgress(running.stage, running.attempt, running.activity, percent, now)
+        same = printed is not None and (printed.stage, printed.attempt) == (new.stage, new.attempt)
+        if printed is not None and same and not self._is_worth_printing(printed, new):
             return []
-        self._said = new
+        self._printed = new
         return [f"{running.stage}: {running.text}"]
 
-    def _worth_saying(self, said: _Said, new: _Said) -> bool:
+    def _is_worth_printing(self, printed: _PrintedProgress, new: _PrintedProgress) -> bool:
         if new.percent < 0:
-            return new.activity != said.activity
-        if said.percent < 0 or new.percent >= said.percent + _EACH_PERCENT:
+            return new.activity != printed.activity
+        if printed.percent < 0 or new.percent >= printed.percent + _INTERVAL_PERCENT:
             return True
-        interval = _EACH_SECONDS if new.at - (self._began or 0.0) < _LATER else _EACH_SECONDS_LATER
-        return new.at - said.at >= interval and new.percent != said.percent
+        interval = (
+            _INTERVAL_SECONDS if new.at - (self._started_at or 0.0) < _SLOW_AFTER_SECONDS else _SLOW_INTERVAL_SECONDS
+        )
+        return new.at - printed.at >= interval and new.percent != printed.percent
 
 
 def _method(spec: FineTuneJobSpec) -> str:

@@ -1,4 +1,4 @@
-"""What a view shows of a job, whether it runs on this machine or on a cluster."""
+"""The data that a view shows of a job, on this machine or on a cluster."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from finetune_core.policies.world import world_of
 from finetune_core.status import current_stage
 from finetune_core.times import duration
 
-STOPPING = "stopping as soon as a checkpoint is written; Ctrl-C again stops at once"
+STOPPING = "stopping after a checkpoint; press Ctrl-C again to stop at once"
 
-_NOTHING_YET = "starting"
+_STARTING = "starting"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 def clean(text: str) -> str:
-    """``text`` on one line and without control characters: it may come from data or from a model."""
+    """``text`` on one line and without control characters, as it may come from data or a model."""
     return _CONTROL.sub(" ", text).strip()
 
 
 @dataclass(frozen=True)
 class Running:
-    """The stage that is going on."""
+    """The running stage."""
 
     stage: Stage
     attempt: int
     text: str = ""
-    """What it does and how far it is; empty when nothing is known yet."""
+    """Activity and progress; empty if unknown."""
     activity: str = ""
-    """What it does: a change of this is said at once."""
+    """Activity; a change is printed at once."""
     done: int | None = None
     total: int | None = None
 
@@ -43,58 +43,63 @@ class Running:
 
 @dataclass(frozen=True)
 class View:
-    """One moment of a job."""
+    """The state of a job at one time."""
 
     job: FineTuneJob
     world: World
-    """What train runs on."""
+    """The world of the train stage."""
     running: Running | None
-    holding: str = ""
-    """Why it is about to stop, or holds; empty when it goes on."""
+    suspension: str = ""
+    """Why the job is stopping or suspended; empty otherwise."""
     notes: tuple[str, ...] = ()
-    """What a person should know that no status says; the list only grows."""
+    """Notes that are not in the status; the list only grows."""
 
 
 def of_run(snapshot: Snapshot, notes: tuple[str, ...] = ()) -> View:
-    """The view of a job that runs on this machine; ``notes`` stand before those of the executor."""
+    """The view of a local job; ``notes`` come before those of the executor."""
     run = snapshot.run
     running = None
     if run:
-        said = run.progress
+        progress = run.progress
         running = Running(run.id.stage, run.id.attempt)
-        if said and said.activity != _NOTHING_YET:
+        if progress and progress.activity != _STARTING:
             running = Running(
-                said.stage, said.attempt, progress_text(said), said.activity, done=said.done, total=said.total
+                progress.stage,
+                progress.attempt,
+                progress_text(progress),
+                progress.activity,
+                done=progress.done,
+                total=progress.total,
             )
     stopping = snapshot.stopping and run is not None and not snapshot.job.status.completion_time
     return View(snapshot.job, snapshot.world, running, STOPPING if stopping else "", (*notes, *snapshot.notes))
 
 
 def of_job(job: FineTuneJob, notes: tuple[str, ...] = ()) -> View:
-    """The view of a job on a cluster: all of it comes from its status."""
+    """The view of a job on a cluster, from its status."""
     world = world_of(Stage.TRAIN, job.spec.distributed)
-    return View(job, world, _running(job), _holding(job), notes)
+    return View(job, world, _running(job), _suspension(job), notes)
 
 
 def progress_text(progress: Progress) -> str:
-    """``40/120 steps (33 %), loss 0.5124, 1,234 tokens/s, 3m20s left``; what it does, while nothing is counted."""
+    """``40/120 steps (33 %), loss 0.5124, 1,234 tokens/s, 3m20s left``; the activity if there are no counts."""
     counted = None
     if progress.done is not None and progress.total:
         percent = min(100, 100 * progress.done // progress.total)
         counted = f"{progress.done:,}/{progress.total:,} {progress.unit} ({percent} %)"
     eta = None if progress.eta_seconds is None else duration(progress.eta_seconds)
-    return _told(counted or progress.activity, progress.loss, progress.tokens_per_second, eta)
+    return _joined(counted or progress.activity, progress.loss, progress.tokens_per_second, eta)
 
 
 def status_text(progress: ProgressStatus) -> str:
-    """The same from the status of a job."""
+    """The same for the status of a job."""
     text = progress.text.removeprefix(progress.stage).lstrip(": ")
     if progress.percent is not None:
         text += f" ({progress.percent} %)"
-    return _told(text, progress.loss, progress.tokens_per_second, progress.eta)
+    return _joined(text, progress.loss, progress.tokens_per_second, progress.eta)
 
 
-def _told(what: str, loss: float | None, tokens_per_second: float | None, eta: str | None) -> str:
+def _joined(what: str, loss: float | None, tokens_per_second: float | None, eta: str | None) -> str:
     parts = [what]
     if loss is not None:
         parts.append(f"loss {loss:.4f}")
@@ -111,25 +116,25 @@ def _running(job: FineTuneJob) -> Running | None:
         return None
     running = Running(stage.name, stage.attempt)
     if stage.waiting_for:
-        text = _waits(stage)
+        text = _waiting(stage)
         return Running(stage.name, stage.attempt, text, activity=text)
-    said = job.status.progress
-    if said is None or said.stage is not stage.name:
+    progress = job.status.progress
+    if progress is None or progress.stage is not stage.name:
         return running
-    percent = said.percent
+    percent = progress.percent
     total = None if percent is None else 100
-    activity = stage.message or said.text
-    if percent is None and said.text.endswith(f": {_NOTHING_YET}"):
+    activity = stage.message or progress.text
+    if percent is None and progress.text.endswith(f": {_STARTING}"):
         return running
-    return Running(stage.name, stage.attempt, status_text(said), activity, done=percent, total=total)
+    return Running(stage.name, stage.attempt, status_text(progress), activity, done=percent, total=total)
 
 
-def _waits(stage: StageStatus) -> str:
-    return clean(f"waits ({stage.waiting_for}): {stage.message}")
+def _waiting(stage: StageStatus) -> str:
+    return clean(f"waiting ({stage.waiting_for}): {stage.message}")
 
 
-def _holding(job: FineTuneJob) -> str:
+def _suspension(job: FineTuneJob) -> str:
     if job.status.phase not in (Phase.SUSPENDING, Phase.SUSPENDED):
         return ""
-    told = next((entry.message for entry in job.status.conditions if entry.type == "Reconciling"), "")
-    return clean(f"{job.status.phase}: {told}" if told else str(job.status.phase))
+    message = next((entry.message for entry in job.status.conditions if entry.type == "Reconciling"), "")
+    return clean(message or str(job.status.phase))

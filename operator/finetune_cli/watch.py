@@ -1,4 +1,4 @@
-"""``finetune watch``: the live view of a job on a cluster."""
+"""``finetune watch``: shows a job on a cluster until it finishes."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_api.failures import ExitCode
 from finetune_api.job import FineTuneJob
-from finetune_cli.output import Output, complain, out, program, to_json, write
+from finetune_cli.output import Output, out, print_error, program, to_json, write
 from finetune_cli.place import OnCluster
 from finetune_cli.refusals import ClusterError
 from finetune_cli.result import INTERRUPTED, document, exit_code, result_lines
 from finetune_cli.screen import Screen, screen
-from finetune_cli.stored import has_ended, is_seen, read, refused
+from finetune_cli.stored import has_finished, is_observed, read, rejection
 from finetune_cli.view import of_job
 
 if TYPE_CHECKING:
     from finetune_cli.cluster import Cluster
 
-_UNSEEN_SECONDS = 20.0
-_AGAIN_SECONDS = 3.0
+_OBSERVE_TIMEOUT_SECONDS = 20.0
+_RECONNECT_SECONDS = 3.0
 
 
 async def watch(cluster: Cluster, name: str, output: Output) -> int:
-    """Show a job until it ends or Ctrl-C is pressed; returns the exit code."""
+    """Show a job until it finishes or Ctrl-C is pressed; returns the exit code."""
     stream = out() if output is Output.TEXT else sys.stderr
     with screen(stream, quiet=output is Output.JSON) as shown:
         watcher = Watcher(cluster, name, shown)
@@ -35,16 +35,18 @@ async def watch(cluster: Cluster, name: str, output: Output) -> int:
     where = f"{name} -n {cluster.namespace}"
     if job is None:
         if watcher.deleted:
-            complain(f"finetune: {name} was deleted in namespace {cluster.namespace}; what was published stays.")
+            print_error(
+                f"finetune: {name} was deleted from namespace {cluster.namespace}; a published artifact is kept."
+            )
             return ExitCode.NOT_FOUND
-        complain(f"The job goes on without being watched; {program()} watch {where} comes back to it.")
+        print_error(f"The job keeps running; watch it again with {program()} watch {where}.")
         return INTERRUPTED
-    told = refused(job)
-    code = ExitCode.BAD_CONFIGURATION if told and job.status.completion_time is None else exit_code(job)
+    rejected = rejection(job)
+    code = ExitCode.BAD_CONFIGURATION if rejected and job.status.completion_time is None else exit_code(job)
     if output is Output.JSON:
         write(to_json(document(job, [], int(code))))
-    elif told and job.status.completion_time is None:
-        write(f"\nNot accepted: {told}")
+    elif rejected and job.status.completion_time is None:
+        write(f"\nNot accepted: {rejected}")
     else:
         write("\n".join(result_lines(job, OnCluster(job.metadata.namespace, job.metadata.name))))
     return code
@@ -52,7 +54,7 @@ async def watch(cluster: Cluster, name: str, output: Output) -> int:
 
 @dataclass
 class Watcher:
-    """Follows one job and shows what changes."""
+    """Watches one job and shows its changes."""
 
     cluster: Cluster
     name: str
@@ -62,49 +64,47 @@ class Watcher:
     _job: FineTuneJob | None = None
 
     async def run(self) -> FineTuneJob | None:
-        """The job at its end; None when it is deleted.
+        """The finished job; None if it is deleted.
 
         Raises:
-            ClusterError: It cannot be watched, and trying again would not help.
+            ClusterError: The job cannot be watched, and a retry would not help.
         """
-        unseen = asyncio.create_task(self._wonder())
+        warning = asyncio.create_task(self._warn_if_not_observed())
         try:
             while True:
                 try:
-                    if await self._follow():
+                    if await self._show_changes():
                         return None if self.deleted else self._job
                 except ClusterError as error:
                     if not error.transient or self._job is None:
                         raise
-                    self._note(
-                        "The connection to the cluster was lost; it is taken up again as soon as there is an answer."
-                    )
-                    await asyncio.sleep(_AGAIN_SECONDS)
+                    self._note("The connection to the cluster was lost; reconnecting.")
+                    await asyncio.sleep(_RECONNECT_SECONDS)
         finally:
-            unseen.cancel()
+            warning.cancel()
 
-    async def _follow(self) -> bool:
-        """Show changes as long as the connection lasts; returns whether that was all."""
+    async def _show_changes(self) -> bool:
+        """Show changes until the watch ends; returns whether the job is finished or deleted."""
         async for stored in self.cluster.watch(self.name):
             if stored is None and self._job is None:
-                await self.cluster.get(self.name)  # Says what is wrong: no such job, namespace or kind.
+                await self.cluster.get(self.name)  # Raises the error: no such job, namespace or kind.
                 return False
             if stored is None:
                 self.deleted = True
                 return True
             self._job = read(stored)
             self._show()
-            if has_ended(self._job):
+            if has_finished(self._job):
                 return True
         return False
 
-    async def _wonder(self) -> None:
-        """Say so when the operator does not look at the job."""
-        await asyncio.sleep(_UNSEEN_SECONDS)
-        while self._job and is_seen(self._job):
-            await asyncio.sleep(_UNSEEN_SECONDS)
+    async def _warn_if_not_observed(self) -> None:
+        """Add a note if the operator does not reconcile the job."""
+        await asyncio.sleep(_OBSERVE_TIMEOUT_SECONDS)
+        while self._job and is_observed(self._job):
+            await asyncio.sleep(_OBSERVE_TIMEOUT_SECONDS)
         self._note(
-            "The operator has not looked at this spec yet; see that it runs and serves namespace "
+            "The operator has not reconciled this spec yet; check that it runs and watches namespace "
             f"{self.cluster.namespace}."
         )
 
@@ -114,20 +114,20 @@ class Watcher:
             self._show()
 
     def _show(self) -> None:
-        # The status of an old spec would be taken for that of the new one.
-        if self._job and (is_seen(self._job) or not self._job.status.completion_time):
+        # Do not show the status of the previous spec as that of the new one.
+        if self._job and (is_observed(self._job) or not self._job.status.completion_time):
             self.shown.show(of_job(self._job, tuple(self._notes)))
         elif self._job:
-            self.shown.show(of_job(_forgotten(self._job), tuple(self._notes)))
+            self.shown.show(of_job(_without_status(self._job), tuple(self._notes)))
 
 
-def _forgotten(job: FineTuneJob) -> FineTuneJob:
-    """``job`` before anything was done for its spec."""
+def _without_status(job: FineTuneJob) -> FineTuneJob:
+    """``job`` with an empty status."""
     return job.model_copy(update={"status": type(job.status)()})
 
 
 async def _until_interrupted(work: Coroutine[Any, Any, FineTuneJob | None]) -> FineTuneJob | None:
-    """The result of ``work``, or None after a signal that ends the watching."""
+    """The result of ``work``; None after SIGINT, SIGTERM or SIGHUP."""
     task = asyncio.create_task(work)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -1,4 +1,4 @@
-"""Names that several parts share."""
+"""Constants that several modules share."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ CONDITION_OF = {
     Stage.EVALUATE: ConditionType.EVALUATED,
     Stage.PUBLISH: ConditionType.PUBLISHED,
 }
-"""The condition that tells of a stage."""
+"""The condition of each stage."""

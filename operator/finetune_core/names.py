@@ -1,4 +1,4 @@
-"""Names and labels of what belongs to a job. A run's identity decides its name, so nothing can be started twice."""
+"""Names, labels and annotations of child objects. The identity of a run determines its name: no run starts twice."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ SPEC_DIGEST_ANNOTATION = f"{API_GROUP}/spec-digest"
 STAGE_ANNOTATION = f"{API_GROUP}/stage-config"
 """On a pod: ``stage.json``."""
 STOP_ANNOTATION = f"{API_GROUP}/stop"
-"""On a Job that the operator is ending, or has ended."""
+"""On a child Job that the operator stops, or has stopped."""
 
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 
 CONTAINER = "trainer"
 """Name of the container of a stage."""
 
-_LONGEST_NAME = 63
-_LONGEST_SUFFIX = len("-r99999-evaluate-9999-1023")
-"""Of a pod's host name, which must be a DNS label: revision, stage, attempt and worker."""
+_MAX_NAME_LENGTH = 63
+_MAX_SUFFIX_LENGTH = len("-r99999-evaluate-9999-1023")
+"""Of a pod's host name, which must be a DNS label: revision, stage, attempt and worker index."""
 
 
 def run_name(job: str, run: RunId) -> str:
     """Name of the child Job of a run: ``support-intents-r1-train-1``."""
-    return f"{_stem(job, _LONGEST_SUFFIX)}-r{run.revision}-{run.stage}-{run.attempt}"
+    return f"{_stem(job, _MAX_SUFFIX_LENGTH)}-r{run.revision}-{run.stage}-{run.attempt}"
 
 
 def service_name(job: str) -> str:
-    """Name of the headless Service that the training pods of a job find each other by."""
+    """Name of the headless Service through which the training pods of a job resolve each other."""
     return f"{_stem(job, len('-workers'))}-workers"
 
 
@@ -57,7 +57,7 @@ def labels(job: str, run: RunId) -> dict[str, str]:
 
 
 def run_of(found: Mapping[str, Any]) -> tuple[str, RunId] | None:
-    """The name of the FineTuneJob and the run that an object's labels name; None when they name none."""
+    """The FineTuneJob name and the run in the labels of an object; None if the labels are missing or invalid."""
     try:
         run = RunId(_number(found[REVISION_LABEL]), Stage(found[STAGE_LABEL]), _number(found[ATTEMPT_LABEL]))
         return str(found[JOB_LABEL]), run
@@ -66,7 +66,7 @@ def run_of(found: Mapping[str, Any]) -> tuple[str, RunId] | None:
 
 
 def index_of(annotations: Mapping[str, Any]) -> int:
-    """The index of a pod in its Job; 0 when it says none, as a pod that somebody made by hand."""
+    """The completion index of a pod; 0 if its annotation is missing or invalid, as in a pod created by hand."""
     try:
         return _number(annotations[INDEX_ANNOTATION])
     except (KeyError, ValueError):
@@ -74,15 +74,15 @@ def index_of(annotations: Mapping[str, Any]) -> int:
 
 
 def _number(text: str) -> int:
-    """A number as the operator writes it: anybody who may create a pod can write something else there."""
+    """A number as the operator writes it. Labels are not trusted: anyone who may create pods can set them."""
     if not re.fullmatch("[0-9]{1,9}", text):
-        raise ValueError(f"{text!r} is not such a number")
+        raise ValueError(f"{text!r} is not a number of at most nine digits")
     return int(text)
 
 
-def _stem(job: str, room: int) -> str:
-    """``job``, or its beginning and a hash where a name of it would be too long."""
-    longest = _LONGEST_NAME - room
+def _stem(job: str, suffix_length: int) -> str:
+    """``job``, or its beginning and a hash if a name with it would be too long."""
+    longest = _MAX_NAME_LENGTH - suffix_length
     if len(job) <= longest:
         return job
     digest = hashlib.sha256(job.encode()).hexdigest()[:6]

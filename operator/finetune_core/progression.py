@@ -1,4 +1,4 @@
-"""How a revision's stages have come along: the runs that are seen, folded into the status."""
+"""The progression of a revision: folds the observed runs into the status, stage by stage."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from finetune_core.summaries import evaluation_status, progress_status, summary
 from finetune_core.times import from_text, to_text
 
 APPEARS_WITHIN = timedelta(seconds=30)
-"""A run that was started and is not seen after so long is lost."""
+"""A run that was started and is not observed after this time is lost."""
 
-_LONGEST_MESSAGE = 2000
+_MAX_MESSAGE_LENGTH = 2000
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class _End:
 
 
 @dataclass(frozen=True)
-class _Moment:
-    """When, and whether the job shall hold."""
+class _Context:
+    """The time, and whether the job shall be suspended."""
 
     now: datetime
     stop_requested: bool
@@ -49,37 +49,37 @@ class _Moment:
 
 @dataclass(frozen=True)
 class Progression:
-    """Where a revision stands."""
+    """The state of a revision after the observed runs."""
 
     status: FineTuneJobStatus
-    over: bool = False
-    """Nothing more is started: every stage succeeded, or one failed for good."""
+    finished: bool = False
+    """No more run is started: every stage succeeded, or one failed without another attempt."""
     expected: RunId | None = None
-    """The run that is going on, or was started and is not seen yet."""
-    ending: dict[RunId, timedelta] = field(default_factory=dict)
-    """Runs to be ended for a fault of theirs, with the time they have for it."""
-    wake: tuple[datetime, ...] = ()
-    """When time alone would change something."""
+    """The run that is alive, or was started and is not observed yet."""
+    to_stop: dict[RunId, timedelta] = field(default_factory=dict)
+    """Runs to stop because they failed, with their grace periods."""
+    wake_at: tuple[datetime, ...] = ()
+    """Times at which the progression changes without an event."""
 
 
 def advance(status: FineTuneJobStatus, spec: FineTuneJobSpec, observed: Observed, now: datetime) -> Progression:
-    """The status after all that is seen, without conditions and phase, which follow from it."""
+    """The progression after the observed runs. Conditions and phase of its status are not updated yet."""
     progress = Progression(status.model_copy(update={"progress": None}))
     for name in STAGES:
         stage = progress.status.stage(name)
         if stage.state is StageState.SUCCEEDED:
             continue
         if stage.state is StageState.FAILED:
-            return replace(progress, over=True)
+            return replace(progress, finished=True)
         progress = _advance_stage(progress, stage, spec, observed, now)
         stage = progress.status.stage(name)
         if stage.state is not StageState.SUCCEEDED:
-            return replace(progress, over=stage.state is StageState.FAILED)
-    return replace(progress, over=True)
+            return replace(progress, finished=stage.state is StageState.FAILED)
+    return replace(progress, finished=True)
 
 
-def ordered(status: FineTuneJobStatus, stage: StageStatus, now: datetime) -> FineTuneJobStatus:
-    """``status`` as it is when the next attempt of ``stage`` is started: what a look at that run will find."""
+def with_next_attempt(status: FineTuneJobStatus, stage: StageStatus, now: datetime) -> FineTuneJobStatus:
+    """``status`` when the next attempt of ``stage`` is started."""
     started = stage.model_copy(
         update={
             "attempt": stage.attempt + 1,
@@ -89,7 +89,7 @@ def ordered(status: FineTuneJobStatus, stage: StageStatus, now: datetime) -> Fin
             "message": _starting(stage.attempt + 1),
         }
     )
-    return status.with_stage(started).model_copy(update={"progress": _nothing_yet(started)})
+    return status.with_stage(started).model_copy(update={"progress": _initial_progress(started)})
 
 
 def failure_status(
@@ -99,7 +99,7 @@ def failure_status(
     retried: bool,
     error: StageError | None = None,
 ) -> FailureStatus:
-    """A failure as status shows it."""
+    """A failure for ``status.failure``."""
     return FailureStatus(
         reason=reason,
         message=message,
@@ -115,36 +115,36 @@ def failure_status(
 def _advance_stage(
     progress: Progression, stage: StageStatus, spec: FineTuneJobSpec, observed: Observed, now: datetime
 ) -> Progression:
-    """Account for every attempt of ``stage`` that was not accounted for, oldest first."""
+    """Record every attempt of ``stage`` that is not in the status yet, oldest first."""
     revision = progress.status.revision
     runs = {run.id.attempt: run for run in observed.runs if (run.id.revision, run.id.stage) == (revision, stage.name)}
-    if _open(stage) and not any(attempt >= stage.attempt for attempt in runs):
-        return _unseen(progress, stage, spec, now)
+    if _is_active(stage) and not any(attempt >= stage.attempt for attempt in runs):
+        return _without_run(progress, stage, spec, now)
     for attempt in sorted(runs):
-        accounted = attempt < stage.attempt or (attempt == stage.attempt and not _open(stage))
+        recorded = attempt < stage.attempt or (attempt == stage.attempt and not _is_active(stage))
         superseded = runs[attempt].alive and attempt != max(runs)
-        if accounted or superseded:
+        if recorded or superseded:
             continue
         run = runs[attempt]
-        stage = _opened(stage, run, now)
+        stage = _with_attempt(stage, run, now)
         progress = replace(progress, status=progress.status.with_stage(stage))
         if run.alive:
-            return _watch(progress, stage, run, spec, now)
-        progress = _account(progress, stage, run, spec, _Moment(now, observed.stop_requested))
+            return _record_live_run(progress, stage, run, spec, now)
+        progress = _record_ended_run(progress, stage, run, spec, _Context(now, observed.stop_requested))
         stage = progress.status.stage(stage.name)
         if stage.state in (StageState.SUCCEEDED, StageState.FAILED):
             return progress
     return progress
 
 
-def _open(stage: StageStatus) -> bool:
-    """Whether the newest attempt has not ended, as far as is recorded."""
+def _is_active(stage: StageStatus) -> bool:
+    """Whether the latest attempt has not ended, according to the status."""
     return stage.attempt > 0 and stage.completion_time is None
 
 
-def _opened(stage: StageStatus, run: ObservedRun, now: datetime) -> StageStatus:
-    known = stage.attempt_start_time if stage.attempt == run.id.attempt else None
-    since = known or to_text(run.started_at or now)
+def _with_attempt(stage: StageStatus, run: ObservedRun, now: datetime) -> StageStatus:
+    recorded = stage.attempt_start_time if stage.attempt == run.id.attempt else None
+    since = recorded or to_text(run.started_at or now)
     return stage.model_copy(
         update={
             "attempt": run.id.attempt,
@@ -156,63 +156,64 @@ def _opened(stage: StageStatus, run: ObservedRun, now: datetime) -> StageStatus:
     )
 
 
-def _unseen(progress: Progression, stage: StageStatus, spec: FineTuneJobSpec, now: datetime) -> Progression:
-    """A run was started and is not there: not yet, or no longer."""
+def _without_run(progress: Progression, stage: StageStatus, spec: FineTuneJobSpec, now: datetime) -> Progression:
+    """The progression when the active attempt has no observed run: it does not exist yet, or no longer."""
     run = RunId(progress.status.revision, stage.name, stage.attempt)
     if stage.state is StageState.PENDING and stage.attempt_start_time:
         appears_by = from_text(stage.attempt_start_time) + APPEARS_WITHIN
         if now < appears_by:
-            awaited = progress.status.model_copy(update={"progress": _nothing_yet(stage)})
-            return replace(progress, status=awaited, expected=run, wake=(*progress.wake, appears_by))
-    error = _verdict(progress.status, run) or failures.lost(stage.name, stage.attempt)
+            status = progress.status.model_copy(update={"progress": _initial_progress(stage)})
+            return replace(progress, status=status, expected=run, wake_at=(*progress.wake_at, appears_by))
+    error = _recorded_error(progress.status, run) or failures.lost(stage.name, stage.attempt)
     return _failed(progress, stage, _End(error, to_text(now)), spec)
 
 
-def _watch(
+def _record_live_run(
     progress: Progression, stage: StageStatus, run: ObservedRun, spec: FineTuneJobSpec, now: datetime
 ) -> Progression:
-    """Record what a live run says, and end it when it hangs."""
+    """Record the progress of a live run, and stop the run if it stalls or stays Pending for too long."""
     running = run.state is RunState.RUNNING
-    said = run.progress
-    if said and (said.stage, said.attempt) != (run.id.stage, run.id.attempt):
-        said = None
+    reported = run.progress
+    if reported and (reported.stage, reported.attempt) != (run.id.stage, run.id.attempt):
+        reported = None
     stage = stage.model_copy(
         update={
             "state": StageState.RUNNING if running else StageState.PENDING,
-            "waiting_for": run.trouble.reason if run.trouble and not running else None,
-            "message": _doing(run, said),
+            "waiting_for": run.pending_cause.reason if run.pending_cause and not running else None,
+            "message": _activity(run, reported),
         }
     )
     status = progress.status.with_stage(stage)
     changes: dict[str, Any] = {
-        "progress": progress_status(said) if said and not stage.waiting_for else _nothing_yet(stage)
+        "progress": progress_status(reported) if reported and not stage.waiting_for else _initial_progress(stage)
     }
-    if said and said.checkpoint and (status.checkpoint is None or said.checkpoint.step >= status.checkpoint.step):
-        changes["checkpoint"] = said.checkpoint
+    checkpoint = reported.checkpoint if reported else None
+    if checkpoint and (status.checkpoint is None or checkpoint.step >= status.checkpoint.step):
+        changes["checkpoint"] = checkpoint
     status = status.model_copy(update=changes)
     progress = replace(progress, status=status, expected=run.id)
-    if _verdict(status, run.id):
-        return replace(progress, ending={run.id: stall.GRACE})
-    if stage.waiting_for and run.trouble:
-        due: datetime | None = pending.gives_up_at(run.trouble, spec.resilience)
-        error = pending.given_up(run.trouble, now)
+    if _recorded_error(status, run.id):
+        return replace(progress, to_stop={run.id: stall.GRACE})
+    if stage.waiting_for and run.pending_cause:
+        due: datetime | None = pending.times_out_at(run.pending_cause, spec.resilience)
+        error = pending.timed_out(run.pending_cause, now)
     else:
         due, error = stall.stalls_at(run, spec.resilience), stall.stalled(run, spec.resilience)
     if due is None:
         return progress
     if now < due:
-        return replace(progress, wake=(*progress.wake, due))
+        return replace(progress, wake_at=(*progress.wake_at, due))
     decision = restart.decide(error.reason, run.disrupted, stage.restarts, spec.resilience.max_restarts)
     failure = failure_status(run.id, error.reason, error.message, decision.retried, error)
-    return replace(progress, status=status.model_copy(update={"failure": failure}), ending={run.id: stall.GRACE})
+    return replace(progress, status=status.model_copy(update={"failure": failure}), to_stop={run.id: stall.GRACE})
 
 
-def _doing(run: ObservedRun, said: Progress | None) -> str:
-    """What a live run is doing, as a sentence; what keeps it from that, whatever a part of it says, or said before."""
-    if run.trouble and run.state is RunState.PENDING:
-        return run.trouble.message
-    if said and said.activity:
-        return f"{said.activity[:1].upper()}{said.activity[1:]}."
+def _activity(run: ObservedRun, reported: Progress | None) -> str:
+    """What a live run does, as a sentence. The cause of a Pending run takes precedence over reported progress."""
+    if run.pending_cause and run.state is RunState.PENDING:
+        return run.pending_cause.message
+    if reported and reported.activity:
+        return f"{reported.activity[:1].upper()}{reported.activity[1:]}."
     return _starting(run.id.attempt)
 
 
@@ -220,14 +221,14 @@ def _starting(attempt: int) -> str:
     return "Starting." if attempt == 1 else f"Starting attempt {attempt}."
 
 
-def _nothing_yet(stage: StageStatus) -> ProgressStatus:
-    """The progress of a run that has told none."""
-    waits = f"waiting: {stage.waiting_for}" if stage.waiting_for else "starting"
-    return ProgressStatus(stage=stage.name, text=f"{stage.name}: {waits}")
+def _initial_progress(stage: StageStatus) -> ProgressStatus:
+    """The progress of a run that has not reported any."""
+    waiting = f"waiting: {stage.waiting_for}" if stage.waiting_for else "starting"
+    return ProgressStatus(stage=stage.name, text=f"{stage.name}: {waiting}")
 
 
-def _verdict(status: FineTuneJobStatus, run: RunId) -> StageError | None:
-    """Why a run is being ended, when that was decided before its end."""
+def _recorded_error(status: FineTuneJobStatus, run: RunId) -> StageError | None:
+    """Why a run is being stopped, if an earlier reconcile decided so."""
     failure = status.failure
     if failure is None or (failure.stage, failure.attempt) != (run.stage, run.attempt):
         return None
@@ -239,11 +240,11 @@ def _verdict(status: FineTuneJobStatus, run: RunId) -> StageError | None:
     )
 
 
-def _account(
-    progress: Progression, stage: StageStatus, run: ObservedRun, spec: FineTuneJobSpec, moment: _Moment
+def _record_ended_run(
+    progress: Progression, stage: StageStatus, run: ObservedRun, spec: FineTuneJobSpec, context: _Context
 ) -> Progression:
     """Record how a run ended."""
-    ended_at = to_text(run.finished_at or moment.now)
+    ended_at = to_text(run.finished_at or context.now)
     report = failures.own_report(run)
     status = progress.status
     if report and report.checkpoint and (status.checkpoint is None or report.checkpoint.step >= status.checkpoint.step):
@@ -256,16 +257,16 @@ def _account(
         results = _results(report)
         return replace(progress, status=status.with_stage(stage).model_copy(update={"failure": None, **results}))
     progress = replace(progress, status=status)
-    verdict = _verdict(status, run.id)
-    if verdict and verdict.reason is Reason.STALLED and run.disrupted:
-        verdict = None  # It was silent because its node was gone.
-    if verdict is None and moment.stop_requested and error and error.reason is Reason.STOPPED:
+    recorded = _recorded_error(status, run.id)
+    if recorded and recorded.reason is Reason.STALLED and run.disrupted:
+        recorded = None  # The run reported nothing because its node had failed.
+    if recorded is None and context.stop_requested and error and error.reason is Reason.STOPPED:
         stage = stage.model_copy(
             update={"state": StageState.PENDING, "completion_time": ended_at, "message": "Stopped on request."}
         )
         return replace(progress, status=status.with_stage(stage))
-    cause = verdict or error or failures.lost(stage.name, stage.attempt)
-    return _failed(progress, stage, _End(cause, ended_at, run.disrupted and verdict is None), spec)
+    cause = recorded or error or failures.lost(stage.name, stage.attempt)
+    return _failed(progress, stage, _End(cause, ended_at, run.disrupted and recorded is None), spec)
 
 
 def _results(report: StageReport) -> dict[str, Any]:
@@ -278,14 +279,14 @@ def _results(report: StageReport) -> dict[str, Any]:
 
 
 def _failed(progress: Progression, stage: StageStatus, end: _End, spec: FineTuneJobSpec) -> Progression:
-    """Record a failure and what follows from it."""
+    """Record a failure, and whether the stage is retried."""
     error = end.error
     run = RunId(progress.status.revision, stage.name, stage.attempt)
     decision = restart.decide(error.reason, end.disrupted, stage.restarts, spec.resilience.max_restarts)
-    message = clipped(error.message, _LONGEST_MESSAGE)
+    message = clipped(error.message, _MAX_MESSAGE_LENGTH)
     if decision.exhausted:
         times = f"{stage.restarts} restart{'' if stage.restarts == 1 else 's'}"
-        message = f"{sentence(message)} Given up after {times} (resilience.maxRestarts)."
+        message = f"{sentence(message)} Not retried after {times} (resilience.maxRestarts)."
     stage = stage.model_copy(
         update={
             "state": StageState.PENDING if decision.retried else StageState.FAILED,

@@ -1,6 +1,7 @@
-"""Runs of stages: what the plan asks for, and what an executor sees of it.
+"""Runs of stages: what the plan starts and stops, and what an executor observes.
 
-A run is one attempt of one stage of one revision. Its identity decides its name, so an executor cannot start one twice.
+A run is one attempt of one stage of one revision. Its identity determines its name, so an executor cannot start a run
+twice.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class RunId(NamedTuple):
 
 
 class RunState(StrEnum):
-    """Where a run is. A run that was started and does not compute yet, such as an unschedulable pod, is Pending."""
+    """State of a run. A run is Pending until all its workers run; for example, while a pod is unschedulable."""
 
     PENDING = "Pending"
     RUNNING = "Running"
@@ -35,49 +36,49 @@ class RunState(StrEnum):
 
 
 @dataclass(frozen=True)
-class Trouble:
-    """Why a run that was started does not compute yet. It may pass by itself."""
+class PendingCause:
+    """Why a run is Pending. The cause may resolve without intervention."""
 
     reason: Reason
     message: str
-    """One sentence: what is in the way, and what to do."""
+    """One sentence: what blocks the run, and what to do."""
     since: datetime
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What a run that computes has said of itself."""
+class PolledProgress:
+    """What polling ``/progress`` of a run has returned."""
 
     progress: Progress | None = None
-    """Its last answer."""
-    asked_since: datetime | None = None
-    """Since when it is asked without a break; None while nobody asks."""
+    """The latest valid response."""
+    polled_since: datetime | None = None
+    """Start of the current period of uninterrupted polling; None if the run is not polled."""
 
 
 @dataclass(frozen=True)
 class ObservedRun:
-    """What an executor knows about a run that exists."""
+    """The observed state of one run."""
 
     id: RunId
     state: RunState
     spec_digest: str = ""
-    """Digest of the spec it was started for; empty when that is not known, and then it is taken to fit."""
+    """Digest of the spec that the run was started for; empty if unknown, which matches every spec."""
     started_at: datetime | None = None
     finished_at: datetime | None = None
     exit_code: int | None = None
     report: StageReport | None = None
-    """The termination message; None until the end, or when there was none that can be read."""
+    """The termination message; None before the run ends, and if there is no valid one."""
     progress: Progress | None = None
-    """The last answer of ``/progress``."""
-    asked_since: datetime | None = None
-    """Since when it is asked for that without a break; None while nobody asks."""
+    """The latest response of ``/progress``."""
+    polled_since: datetime | None = None
+    """Start of the current period of uninterrupted polling; None if the run is not polled."""
     disrupted: bool = False
-    """Ended by what runs it and not by its own doing: preemption, a drained node, the end of the local executor."""
+    """Ended by its environment: preemption, a node drain, the exit of the local executor."""
     error: StageError | None = None
-    """What the executor knows of a failure that the stage could not tell itself, such as OOMKilled."""
+    """A failure that only the executor can observe, such as OOMKilled."""
 
-    trouble: Trouble | None = None
-    """What keeps a Pending run from computing, if that is known."""
+    pending_cause: PendingCause | None = None
+    """Why the run is Pending, if that is known."""
 
     @property
     def alive(self) -> bool:
@@ -88,13 +89,12 @@ class ObservedRun:
 class Observed:
     """All runs of a job that exist.
 
-    It must be true, though it may be late to show a run that was just started: a run that was seen once and is not
-    there is taken for lost.
+    A run that was just started may be missing. A run that was observed before and is missing now counts as lost.
     """
 
     runs: tuple[ObservedRun, ...] = ()
     stop_requested: bool = False
-    """Somebody wants the job to hold; it goes on when this is False again."""
+    """The job shall be suspended; it resumes when this is False again."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ class StageRun:
     world: World
     spec: FineTuneJobSpec
 
-    def config(self, **places: Any) -> StageConfig:
-        """``stage.json`` of this run; ``places`` are the fields that only the executor knows: paths, ports."""
+    def config(self, **local: Any) -> StageConfig:
+        """``stage.json`` of this run; ``local`` has the fields that the executor decides: paths and ports."""
         return StageConfig(
             **{
                 "job": self.job,
@@ -115,14 +115,14 @@ class StageRun:
                 "attempt": self.id.attempt,
                 "spec": self.spec,
                 "world": self.world,
-                **places,
+                **local,
             }
         )
 
 
 @dataclass(frozen=True)
 class StopRun:
-    """A run to stop: asked to, so that it can write a checkpoint, and killed after ``grace``."""
+    """A run to stop: SIGTERM, so that it can write a checkpoint, and SIGKILL after ``grace``."""
 
     id: RunId
     grace: timedelta
@@ -130,13 +130,14 @@ class StopRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """What shall happen now.
+    """The actions of one reconcile.
 
-    An executor stops, then starts, then writes the status: a crash in between is put right by the next pass.
+    An executor stops runs, then starts runs, then writes the status. After a crash in between, the next reconcile
+    continues.
     """
 
     start: tuple[StageRun, ...]
     stop: tuple[StopRun, ...]
     status: FineTuneJobStatus
-    look_again: timedelta | None
-    """When to plan again even if nothing is seen to happen; None when only an event can change anything."""
+    requeue_after: timedelta | None
+    """When to reconcile again without an event; None if only an event can change the plan."""

@@ -1,10 +1,10 @@
-"""Sentences put together from what others have said."""
+"""Builds sentences that quote other messages."""
 
 from __future__ import annotations
 
 
 def clipped(text: str, longest: int) -> str:
-    """``text`` in at most ``longest`` characters; an ellipsis stands for what was cut."""
+    """``text`` in at most ``longest`` characters; an ellipsis replaces the rest."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
@@ -13,5 +13,5 @@ def one_line(text: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """``text`` with its full stop, so that another sentence may follow."""
+    """``text`` with a full stop, so that another sentence can follow."""
     return text if text.endswith((".", "…")) else f"{text}."

@@ -1,4 +1,4 @@
-"""Conditions and phase: what a status says, derived from what happened to its stages."""
+"""Conditions and phase, derived from the other fields of the status."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from finetune_core.times import to_text
 Truth = Literal["True", "False", "Unknown"]
 
 SUSPENDING, SUSPENDED = str(Phase.SUSPENDING), str(Phase.SUSPENDED)
-"""Reasons of the overall conditions while a job is asked to hold."""
+"""Reasons of Ready, Reconciling and Stalled while ``spec.suspend`` is true."""
 
 _PHASE_OF = {
     Stage.PREPARE: Phase.PREPARING,
@@ -35,20 +35,20 @@ _PHASE_OF = {
 }
 
 
-class Hold(Enum):
-    """Whether somebody wants the job to hold."""
+class Suspension(Enum):
+    """How far the suspension of a job has come."""
 
-    NO = "it goes on"
-    ASKED = "what runs is being stopped"
-    DONE = "nothing runs"
+    NONE = "not suspended"
+    REQUESTED = "runs are being stopped"
+    COMPLETE = "no run is left"
 
 
 _RUNNING_REASON = {StageState.RUNNING: "Running", StageState.PENDING: "Starting"}
 
 
 @dataclass(frozen=True)
-class _Said:
-    """A condition without its times."""
+class _Condition:
+    """A condition without generation and time."""
 
     type: ConditionType
     status: Truth
@@ -56,66 +56,66 @@ class _Said:
     message: str
 
 
-def described(status: FineTuneJobStatus, generation: int, hold: Hold, now: datetime) -> FineTuneJobStatus:
-    """``status`` with the conditions and the phase that follow from its other fields.
-
-    ``hold`` says whether the job holds on request.
-    """
+def with_conditions(
+    status: FineTuneJobStatus, generation: int, suspension: Suspension, now: datetime
+) -> FineTuneJobStatus:
+    """``status`` with the conditions and the phase that follow from its other fields."""
     before = {condition.type: condition for condition in status.conditions}
     conditions = tuple(
-        _condition(said, before, generation, now) for said in (*_stages(status), *_overall(status, hold))
+        _condition(new, before, generation, now)
+        for new in (*_stage_conditions(status), *_overall_conditions(status, suspension))
     )
     return status.model_copy(
-        update={"observed_generation": generation, "conditions": conditions, "phase": phase_of(status, hold)}
+        update={"observed_generation": generation, "conditions": conditions, "phase": phase_of(status, suspension)}
     )
 
 
-def refused(status: FineTuneJobStatus, generation: int, sentence: str, now: datetime) -> FineTuneJobStatus:
-    """``status`` of a job whose spec the operator cannot understand; everything else in it stays."""
-    told = [
-        _Said(ConditionType.ACCEPTED, "False", "Invalid", sentence),
-        _Said(ConditionType.READY, "False", "Invalid", sentence),
-        _Said(ConditionType.RECONCILING, "False", "Invalid", "Nothing is done before the spec is corrected."),
-        _Said(ConditionType.STALLED, "True", "Invalid", sentence),
+def invalid_spec(status: FineTuneJobStatus, generation: int, message: str, now: datetime) -> FineTuneJobStatus:
+    """``status`` of a job whose spec the operator cannot parse; all other fields stay."""
+    new = [
+        _Condition(ConditionType.ACCEPTED, "False", "Invalid", message),
+        _Condition(ConditionType.READY, "False", "Invalid", message),
+        _Condition(ConditionType.RECONCILING, "False", "Invalid", "The operator waits for a corrected spec."),
+        _Condition(ConditionType.STALLED, "True", "Invalid", message),
     ]
     changes = {"observed_generation": generation, "phase": Phase.FAILED}
-    return _with_conditions(status, told, generation, now).model_copy(update=changes)
+    return _updated(status, new, generation, now).model_copy(update=changes)
 
 
-def troubled(status: FineTuneJobStatus, generation: int, sentence: str, now: datetime) -> FineTuneJobStatus:
-    """``status`` of a job that the operator fails to look after, through a fault of its own."""
-    told = [
-        _Said(ConditionType.READY, "Unknown", "ReconcileError", sentence),
-        _Said(ConditionType.RECONCILING, "True", "ReconcileError", sentence),
+def reconcile_error(status: FineTuneJobStatus, generation: int, message: str, now: datetime) -> FineTuneJobStatus:
+    """``status`` of a job that the operator fails to reconcile because of a bug."""
+    new = [
+        _Condition(ConditionType.READY, "Unknown", "ReconcileError", message),
+        _Condition(ConditionType.RECONCILING, "True", "ReconcileError", message),
     ]
-    return _with_conditions(status, told, generation, now)
+    return _updated(status, new, generation, now)
 
 
-def _with_conditions(status: FineTuneJobStatus, told: list[_Said], generation: int, now: datetime) -> FineTuneJobStatus:
+def _updated(status: FineTuneJobStatus, new: list[_Condition], generation: int, now: datetime) -> FineTuneJobStatus:
     before = {condition.type: condition for condition in status.conditions}
-    changed = {said.type: _condition(said, before, generation, now) for said in told}
+    changed = {condition.type: _condition(condition, before, generation, now) for condition in new}
     return status.model_copy(update={"conditions": tuple({**before, **changed}.values())})
 
 
-def _condition(said: _Said, before: dict[ConditionType, Condition], generation: int, now: datetime) -> Condition:
+def _condition(new: _Condition, before: dict[ConditionType, Condition], generation: int, now: datetime) -> Condition:
     return Condition(
-        type=said.type,
-        status=said.status,
-        reason=said.reason,
-        message=said.message,
+        type=new.type,
+        status=new.status,
+        reason=new.reason,
+        message=new.message,
         observed_generation=generation,
-        last_transition_time=_since(said, before.get(said.type), now),
+        last_transition_time=_transition_time(new, before.get(new.type), now),
     )
 
 
-def phase_of(status: FineTuneJobStatus, hold: Hold) -> Phase:
-    """The summary of ``status`` for people; ``hold`` says whether the job holds on request."""
+def phase_of(status: FineTuneJobStatus, suspension: Suspension) -> Phase:
+    """The one-word summary of ``status`` for people."""
     if status.completion_time and status.failure is None:
         return Phase.SUCCEEDED
     if status.completion_time and status.failure:
         return Phase.REJECTED if status.failure.reason is Reason.GATE_FAILED else Phase.FAILED
-    if hold is not Hold.NO:
-        return Phase.SUSPENDING if hold is Hold.ASKED else Phase.SUSPENDED
+    if suspension is not Suspension.NONE:
+        return Phase.SUSPENDING if suspension is Suspension.REQUESTED else Phase.SUSPENDED
     started = [stage.name for stage in status.stages if stage.attempt]
     return _PHASE_OF[started[-1]] if started else Phase.PENDING
 
@@ -125,69 +125,69 @@ def current_stage(status: FineTuneJobStatus) -> StageStatus | None:
     return next((stage for name in STAGES if (stage := status.stage(name)).state is not StageState.SUCCEEDED), None)
 
 
-def _since(said: _Said, before: Condition | None, now: datetime) -> str:
-    return before.last_transition_time if before and before.status == said.status else to_text(now)
+def _transition_time(new: _Condition, before: Condition | None, now: datetime) -> str:
+    return before.last_transition_time if before and before.status == new.status else to_text(now)
 
 
-def _stages(status: FineTuneJobStatus) -> Iterator[_Said]:
-    yield _Said(ConditionType.ACCEPTED, "True", "Accepted", "The spec is valid.")
-    yield from (_stage(stage, status.failure) for stage in status.stages if stage.attempt or stage.completion_time)
+def _stage_conditions(status: FineTuneJobStatus) -> Iterator[_Condition]:
+    yield _Condition(ConditionType.ACCEPTED, "True", "Accepted", "The spec is valid.")
+    yield from (_of_stage(stage, status.failure) for stage in status.stages if stage.attempt or stage.completion_time)
     if status.failure and status.failure.reason is Reason.GATE_FAILED:
-        told = f"Not published: {status.failure.message}"
-        yield _Said(ConditionType.PUBLISHED, "False", Reason.GATE_FAILED, told)
+        message = f"Not published: {status.failure.message}"
+        yield _Condition(ConditionType.PUBLISHED, "False", Reason.GATE_FAILED, message)
 
 
-def _stage(stage: StageStatus, failure: FailureStatus | None) -> _Said:
+def _of_stage(stage: StageStatus, failure: FailureStatus | None) -> _Condition:
     type_ = CONDITION_OF[stage.name]
     if stage.state is StageState.SUCCEEDED:
-        return _Said(type_, "True", "Succeeded", f"{stage.message}.")
+        return _Condition(type_, "True", "Succeeded", f"{stage.message}.")
     if stage.completion_time is None:
-        return _Said(type_, "Unknown", stage.waiting_for or _RUNNING_REASON[stage.state], stage.message)
+        return _Condition(type_, "Unknown", stage.waiting_for or _RUNNING_REASON[stage.state], stage.message)
     if failure and failure.stage is stage.name:
-        return _Said(type_, "False", failure.reason, failure.message)
-    return _Said(type_, "False", SUSPENDED, stage.message)
+        return _Condition(type_, "False", failure.reason, failure.message)
+    return _Condition(type_, "False", SUSPENDED, stage.message)
 
 
-def _how_to_try_again(status: FineTuneJobStatus) -> str:
-    whence = f", from its checkpoint of step {status.checkpoint.step}" if status.checkpoint else ""
+def _retry_instructions(status: FineTuneJobStatus) -> str:
+    resume = f" from the checkpoint at step {status.checkpoint.step}" if status.checkpoint else ""
     return (
-        "No further attempt is made: apply a changed spec for the next revision, or delete the job and apply the same "
-        f"one to try it again{whence}."
+        "There are no more attempts. Apply a changed spec to start the next revision, or delete the job and apply the "
+        f"same spec to retry{resume}."
     )
 
 
-def _overall(status: FineTuneJobStatus, hold: Hold) -> Iterator[_Said]:
+def _overall_conditions(status: FineTuneJobStatus, suspension: Suspension) -> Iterator[_Condition]:
     failure, current = status.failure, current_stage(status)
     if status.completion_time and failure is None:
-        done = f"Published {status.artifact.uri}." if status.artifact else "Published."
-        yield _Said(ConditionType.READY, "True", "Published", done)
-        yield _Said(ConditionType.RECONCILING, "False", "Done", "Nothing is left to do.")
-        yield _Said(ConditionType.STALLED, "False", "Done", "Nothing is in the way.")
+        published = f"Published {status.artifact.uri}." if status.artifact else "Published."
+        yield _Condition(ConditionType.READY, "True", "Published", published)
+        yield _Condition(ConditionType.RECONCILING, "False", "Done", "All stages succeeded.")
+        yield _Condition(ConditionType.STALLED, "False", "Done", "Nothing blocks the job.")
     elif status.completion_time and failure:
-        yield _Said(ConditionType.READY, "False", failure.reason, failure.message)
-        yield _Said(ConditionType.RECONCILING, "False", failure.reason, _how_to_try_again(status))
-        yield _Said(ConditionType.STALLED, "True", failure.reason, failure.message)
-    elif hold is not Hold.NO:
+        yield _Condition(ConditionType.READY, "False", failure.reason, failure.message)
+        yield _Condition(ConditionType.RECONCILING, "False", failure.reason, _retry_instructions(status))
+        yield _Condition(ConditionType.STALLED, "True", failure.reason, failure.message)
+    elif suspension is not Suspension.NONE:
         stage = current.name if current else Stage.PUBLISH
-        truth: Truth = "True" if hold is Hold.ASKED else "False"
-        reason, told = SUSPENDED, f"Holds in stage {stage}; it goes on when it is resumed."
-        if hold is Hold.ASKED:
-            reason, told = SUSPENDING, f"Stage {stage} is being stopped, after a checkpoint if it trains."
-        yield _Said(ConditionType.READY, "Unknown", reason, told)
-        yield _Said(ConditionType.RECONCILING, truth, reason, told)
-        yield _Said(ConditionType.STALLED, "False", reason, "Nothing is in the way.")
+        truth: Truth = "True" if suspension is Suspension.REQUESTED else "False"
+        reason, message = SUSPENDED, f"Suspended in stage {stage}; set spec.suspend to false to resume."
+        if suspension is Suspension.REQUESTED:
+            reason, message = SUSPENDING, f"Stage {stage} is stopping; if it trains, it writes a checkpoint first."
+        yield _Condition(ConditionType.READY, "Unknown", reason, message)
+        yield _Condition(ConditionType.RECONCILING, truth, reason, message)
+        yield _Condition(ConditionType.STALLED, "False", reason, "Nothing blocks the job.")
     else:
-        reason, told = "Progressing", "The job has not started yet."
+        reason, message = "Progressing", "The job has not started yet."
         failed_now = failure and current and (failure.stage, failure.attempt) == (current.name, current.attempt)
         if current and current.waiting_for and not failed_now:
-            reason, told = current.waiting_for, current.message
+            reason, message = current.waiting_for, current.message
         elif failure and failure.retried:
-            reason, told = "Retrying", f"{failure.stage} is tried again: {failure.message}"
+            reason, message = "Retrying", f"Stage {failure.stage} is retried: {failure.message}"
         elif failure:
-            reason, told = "Ending", f"What runs is being ended: {failure.message}"
+            reason, message = "Ending", f"The running stage is being stopped: {failure.message}"
         elif current and (current.attempt or current.name is not Stage.PREPARE):
-            told = f"In stage {current.name}."
-        yield _Said(ConditionType.READY, "Unknown", reason, told)
-        yield _Said(ConditionType.RECONCILING, "True", reason, told)
+            message = f"In stage {current.name}."
+        yield _Condition(ConditionType.READY, "Unknown", reason, message)
+        yield _Condition(ConditionType.RECONCILING, "True", reason, message)
         clear = reason == "Progressing"
-        yield _Said(ConditionType.STALLED, "False", reason, "Nothing is in the way." if clear else told)
+        yield _Condition(ConditionType.STALLED, "False", reason, "Nothing blocks the job." if clear else message)

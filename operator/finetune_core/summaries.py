@@ -1,4 +1,4 @@
-"""What a stage found, and how far it is, in sentences for people."""
+"""Results and progress of a stage as text for people."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BASELINE_NAMES = {
 
 
 def summary(report: StageReport) -> str:
-    """What came out of a stage: ``4967 training, 621 validation and 621 test examples; 34 duplicates dropped``."""
+    """The result of a stage: ``4967 training, 621 validation and 621 test examples; 34 duplicates dropped``."""
     match report.result:
         case PrepareResult():
             return _prepared(report.result)
@@ -37,7 +37,7 @@ def summary(report: StageReport) -> str:
 
 
 def progress_status(progress: Progress) -> ProgressStatus:
-    """``progress`` for printer columns: its ETA in whole steps, so that status does not change for nothing."""
+    """``progress`` for printer columns: its ETA is rounded, so that the status changes less often."""
     done, total = progress.done, progress.total
     counted = done is not None and total is not None
     return ProgressStatus(
@@ -62,7 +62,7 @@ def evaluation_status(evaluation: Evaluation) -> EvaluationStatus:
 
 
 def score(value: float) -> str:
-    """A metric's value for people: four digits after the point, or in all where it is huge."""
+    """A metric's value for people: four decimals, or four significant digits if it is huge."""
     return f"{value:.4f}" if abs(value) < 1e9 else f"{value:.4g}"
 
 
@@ -105,7 +105,7 @@ def _evaluated(result: EvaluateResult) -> str:
     evaluation = result.evaluation
     baseline = BASELINE_NAMES[evaluation.baseline.kind]
     if not evaluation.metrics:
-        return f"nothing was measured on {evaluation.examples:,} examples"
+        return f"no metrics for {evaluation.examples:,} examples"
     first = evaluation.metrics[0]
     return (
         f"{first.name} {score(first.tuned)}, {baseline} {score(first.baseline)} ({first.change:+.4f}), "

@@ -6,15 +6,15 @@ from datetime import UTC, datetime
 
 
 def to_text(moment: datetime) -> str:
-    """``moment`` as ``2026-01-31T12:00:00Z``; parts of a second are cut."""
+    """``moment`` as ``2026-01-31T12:00:00Z``; fractions of a second are cut."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def from_text(text: str) -> datetime:
-    """The moment that ``text`` names.
+    """The time in ``text``.
 
     Raises:
-        ValueError: It is not RFC 3339 with a time zone.
+        ValueError: ``text`` is not RFC 3339 with a time zone.
     """
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
@@ -23,7 +23,7 @@ def from_text(text: str) -> datetime:
 
 
 def duration(seconds: float) -> str:
-    """A time for people: ``9s``, ``3m20s``, ``2h05m``, ``1d03h``."""
+    """A duration for people: ``9s``, ``3m20s``, ``2h05m``, ``1d03h``."""
     whole = max(round(seconds), 0)
     if whole < 60:
         return f"{whole}s"

@@ -1,7 +1,7 @@
 """HTTP requests to one API server.
 
-The ``kubernetes`` package reads the kubeconfig or the pod's service account, sets up TLS and refreshes the token. The
-requests go straight to aiohttp: the package's own request path copies every body and costs as much CPU again.
+The ``kubernetes`` package reads the kubeconfig or the service account, sets up TLS and refreshes the token. Requests
+use aiohttp directly: the request path of that package copies every body and doubles the CPU time.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 _ESCAPED_IN_YAML = re.compile("[\x7f-\x9f\ufeff\ufffe\uffff]")
-"""Characters that JSON does not escape and that YAML accepts only when they are escaped."""
+"""Characters that JSON does not escape, and that YAML accepts only as escapes."""
 _READ_BUFFER_BYTES = 2**21
-"""One line of a watch is one object, and may be larger than aiohttp's default buffer."""
+"""One line of a watch is one object, which may exceed aiohttp's default buffer."""
 
 
 class Connection:
-    """A pool of connections to one API server. Use it in an ``async with``."""
+    """A connection pool for one API server; an async context manager."""
 
     def __init__(self, configuration: Configuration, user_agent: str) -> None:
         self._configuration = configuration
@@ -44,8 +44,8 @@ class Connection:
 
     async def __aenter__(self) -> Connection:
         configuration = self._configuration
-        tls = RESTClientObject(configuration)  # It opens no connection before its first request, which never comes.
-        # aiohttp would read the environment and ~/.netrc in a thread for each request; here they are read once.
+        tls = RESTClientObject(configuration)  # Used for its TLS context only; it opens no connection.
+        # With trust_env, aiohttp reads the environment and ~/.netrc in a thread for each request; here it is read once.
         self._options["proxy"] = configuration.proxy or proxy_of_environment(self.host)
         if configuration.proxy_headers:
             self._options["proxy_headers"] = configuration.proxy_headers
@@ -74,15 +74,15 @@ class Connection:
         accept: str = JSON,
         allow_redirects: bool = True,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send one request; the body of the response can be read until the end of the block.
+        """Send one request; the response body can be read inside the context.
 
         ``path`` is percent-encoded, as `path_of` returns it.
 
         Raises:
-            aiohttp.ClientError, TimeoutError, OSError: The API server cannot be reached, or stops to answer.
+            aiohttp.ClientError, TimeoutError, OSError: The API server cannot be reached, or does not respond in time.
         """
         headers = {"Accept": accept}
-        # A service account's token is replaced every hour: the configuration reads it again.
+        # The token of a service account changes every hour; the configuration reloads it.
         token = await self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
         if token:
             headers["Authorization"] = token
@@ -103,22 +103,22 @@ class Connection:
 
 
 def encoded(body: Mapping[str, Any]) -> bytes:
-    """``body`` as JSON that is valid YAML too.
+    """``body`` as JSON that is also valid YAML.
 
-    The API server parses a server-side apply as YAML, which refuses a pair of ``\\uXXXX`` escapes, JSON's form of an
-    emoji. So characters are sent as they are, and only those that YAML wants escaped are escaped.
+    The API server parses a server-side apply as YAML, which rejects surrogate pairs of ``\\uXXXX`` escapes, JSON's form
+    of an emoji. So characters are not escaped, except those that YAML requires to be.
     """
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    return _ESCAPED_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode(errors="replace")
+    return _ESCAPED_IN_YAML.sub(lambda match: f"\\u{ord(match[0]):04x}", text).encode(errors="replace")
 
 
 def path_of(group: str, resource: str, namespace: str | None, name: str | None = None) -> str:
-    """The path of a resource, or with ``name`` of an object, in one namespace or in all.
+    """The URL path of a resource, or with ``name`` of an object, in one namespace or in all.
 
-    ``group`` is the prefix with the version, such as ``/apis/batch/v1``.
+    ``group`` is the API prefix with version, such as ``/apis/batch/v1``.
     """
-    place = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
-    return f"{group}{place}/{resource}" + (f"/{quote(name, safe=':')}" if name else "")
+    scope = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
+    return f"{group}{scope}/{resource}" + (f"/{quote(name, safe=':')}" if name else "")
 
 
 def proxy_of_environment(url: str) -> str | None:

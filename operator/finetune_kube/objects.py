@@ -1,4 +1,4 @@
-"""The few facts that matter of a Job and of a pod: whole objects are ten times their size."""
+"""Parses Jobs and pods into small records with the fields that matter: whole objects are ten times their size."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """A reason and a message, as Kubernetes gives them, and since when they hold."""
+class StatusDetail:
+    """Reason and message of a condition or a container state, and its last transition."""
 
     reason: str
     message: str
@@ -25,8 +25,8 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class JobFacts:
-    """A child Job."""
+class ChildJob:
+    """A child Job of a FineTuneJob."""
 
     key: Key
     uid: str
@@ -38,27 +38,27 @@ class JobFacts:
     created_at: datetime
     started_at: datetime | None
     workers: int
-    ended_pods: int
-    """How many of its pods have ended, as the Job controller counts them."""
-    complete: Said | None
-    failed: Said | None
-    suspended: Said | None
+    finished_pods: int
+    """Number of succeeded and failed pods, as the Job controller counts them."""
+    complete: StatusDetail | None
+    failed: StatusDetail | None
+    suspended: StatusDetail | None
     resumed_at: datetime | None
-    """When it went on, after somebody or a queue had suspended it."""
-    stopped: bool
-    """The operator has ended it, or is about to."""
+    """When the Job was last resumed after a suspension, by a person or a queue."""
+    stop_requested: bool
+    """The operator has stopped the Job."""
     deleting: bool
 
-    def has(self, pod: PodFacts) -> bool:
-        """Whether ``pod`` is one of its own, and not of those that went as it was suspended and were replaced."""
-        asked = pod.delete_asked if pod.finished else None
-        replaced = asked is not None and self.resumed_at is not None and asked <= self.resumed_at
+    def owns(self, pod: ChildPod) -> bool:
+        """Whether ``pod`` belongs to this Job and was not replaced after a suspension of the Job."""
+        deleted_at = pod.deletion_requested_at if pod.finished else None
+        replaced = deleted_at is not None and self.resumed_at is not None and deleted_at <= self.resumed_at
         return pod.job_uid == self.uid and not replaced
 
 
 @dataclass(frozen=True, slots=True)
-class ContainerEnd:
-    """How the container of a stage ended."""
+class ContainerTermination:
+    """How the container of a stage terminated."""
 
     exit_code: int
     reason: str
@@ -67,7 +67,7 @@ class ContainerEnd:
 
 
 @dataclass(frozen=True, slots=True)
-class PodFacts:
+class ChildPod:
     """A pod of a child Job."""
 
     key: Key
@@ -78,62 +78,61 @@ class PodFacts:
     run: RunId
     index: int
     phase: str
-    failed: Said
-    """Why the pod as a whole failed, such as Evicted."""
+    failure: StatusDetail
+    """Why the pod as a whole failed, such as Evicted; empty otherwise."""
     node: str
-    """Where it is; empty until it is scheduled."""
+    """Its node; empty until the pod is scheduled."""
     address: str
     created_at: datetime
-    unscheduled: Said | None
-    disrupted: Said | None
-    waiting: Said | None
+    not_scheduled: StatusDetail | None
+    disruption: StatusDetail | None
+    waiting: StatusDetail | None
     image: str
     memory_limit: str
     started_at: datetime | None
-    ended: ContainerEnd | None
-    delete_asked: datetime | None
-    """When its deletion was asked for."""
-    delete_by: datetime | None
-    """When it must be gone, once its deletion was asked for."""
-    gone: bool = False
-    """It was deleted; this is what was last seen of it."""
+    terminated: ContainerTermination | None
+    deletion_requested_at: datetime | None
+    deletion_deadline: datetime | None
+    """When the grace period of its deletion ends."""
+    deleted: bool = False
+    """The pod no longer exists; this is its last observed state."""
 
     @property
     def finished(self) -> bool:
-        return self.gone or self.phase in ("Succeeded", "Failed")
+        return self.deleted or self.phase in ("Succeeded", "Failed")
 
     @property
     def has_started(self) -> bool:
         """Whether the container runs or ran, so that it has a log."""
-        return self.started_at is not None or self.ended is not None
+        return self.started_at is not None or self.terminated is not None
 
 
-def key_of(found: Mapping[str, Any]) -> Key:
+def key_of(obj: Mapping[str, Any]) -> Key:
     """Namespace and name of any object."""
-    metadata = found["metadata"]
+    metadata = obj["metadata"]
     return metadata.get("namespace", ""), metadata["name"]
 
 
-def version_of(found: Mapping[str, Any]) -> int:
-    """Resource version of any object or list; they grow."""
-    text = found["metadata"].get("resourceVersion", "0")
+def version_of(obj: Mapping[str, Any]) -> int:
+    """Resource version of any object or list. A newer object has a greater one."""
+    text = obj["metadata"].get("resourceVersion", "0")
     return int(text) if text.isdigit() else 0
 
 
-def job_facts(found: Mapping[str, Any]) -> JobFacts | None:
-    """The facts of a Job; None when it is none of ours."""
-    metadata, spec, status = found["metadata"], found["spec"], found.get("status") or {}
+def parse_job(obj: Mapping[str, Any]) -> ChildJob | None:
+    """The child Job in ``obj``; None if it is not a child of a FineTuneJob."""
+    metadata, spec, status = obj["metadata"], obj["spec"], obj.get("status") or {}
     named = names.run_of(metadata.get("labels") or {})
     owner = _controller(metadata)
     if named is None or owner is None:
         return None
-    conditions = {(c["type"], c["status"]): _said(c) for c in status.get("conditions") or ()}
+    conditions = {(c["type"], c["status"]): _detail(c) for c in status.get("conditions") or ()}
     suspended, resumed = (conditions.get(("Suspended", truth)) for truth in ("True", "False"))
     annotations = metadata.get("annotations") or {}
-    return JobFacts(
-        key=key_of(found),
+    return ChildJob(
+        key=key_of(obj),
         uid=metadata["uid"],
-        version=version_of(found),
+        version=version_of(obj),
         owner=(metadata["namespace"], named[0]),
         owner_uid=owner["uid"],
         run=named[1],
@@ -141,54 +140,54 @@ def job_facts(found: Mapping[str, Any]) -> JobFacts | None:
         created_at=from_text(metadata["creationTimestamp"]),
         started_at=_time(status.get("startTime")),
         workers=spec.get("completions") or 1,
-        ended_pods=(status.get("succeeded") or 0) + (status.get("failed") or 0),
+        finished_pods=(status.get("succeeded") or 0) + (status.get("failed") or 0),
         complete=conditions.get(("Complete", "True")),
         failed=conditions.get(("Failed", "True")),
         suspended=suspended if spec.get("suspend") else None,
         resumed_at=resumed.since if resumed else None,
-        stopped=names.STOP_ANNOTATION in annotations,
+        stop_requested=names.STOP_ANNOTATION in annotations,
         deleting="deletionTimestamp" in metadata,
     )
 
 
-def pod_facts(found: Mapping[str, Any], gone: bool = False) -> PodFacts | None:
-    """The facts of a pod; None when it is none of ours."""
-    metadata, spec, status = found["metadata"], found["spec"], found.get("status") or {}
+def parse_pod(obj: Mapping[str, Any], deleted: bool = False) -> ChildPod | None:
+    """The pod in ``obj``; None if it is not a pod of a child Job."""
+    metadata, spec, status = obj["metadata"], obj["spec"], obj.get("status") or {}
     named = names.run_of(metadata.get("labels") or {})
     job = _controller(metadata)
     if named is None or job is None:
         return None
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
-    unscheduled = conditions.get("PodScheduled", {})
-    disrupted = conditions.get("DisruptionTarget", {})
+    scheduled = conditions.get("PodScheduled", {})
+    disruption = conditions.get("DisruptionTarget", {})
     state = _named(status.get("containerStatuses"), names.CONTAINER).get("state") or {}
     running, terminated, waiting = (state.get(name) or {} for name in ("running", "terminated", "waiting"))
     container = _named(spec["containers"], names.CONTAINER)
-    delete_by = _time(metadata.get("deletionTimestamp"))
+    deletion_deadline = _time(metadata.get("deletionTimestamp"))
     grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)
-    return PodFacts(
-        key=key_of(found),
+    return ChildPod(
+        key=key_of(obj),
         uid=metadata["uid"],
-        version=version_of(found),
+        version=version_of(obj),
         owner=(metadata["namespace"], named[0]),
         job_uid=job["uid"],
         run=named[1],
         index=names.index_of(metadata.get("annotations") or {}),
         phase=status.get("phase", "Pending"),
-        failed=Said(status.get("reason", ""), status.get("message", "")),
+        failure=StatusDetail(status.get("reason", ""), status.get("message", "")),
         node=spec.get("nodeName", ""),
         address=status.get("podIP", ""),
         created_at=from_text(metadata["creationTimestamp"]),
-        unscheduled=_said(unscheduled) if unscheduled.get("status") == "False" else None,
-        disrupted=_said(disrupted) if disrupted.get("status") == "True" else None,
-        waiting=Said(waiting.get("reason", ""), waiting.get("message", "")) if waiting else None,
+        not_scheduled=_detail(scheduled) if scheduled.get("status") == "False" else None,
+        disruption=_detail(disruption) if disruption.get("status") == "True" else None,
+        waiting=StatusDetail(waiting.get("reason", ""), waiting.get("message", "")) if waiting else None,
         image=container.get("image", ""),
         memory_limit=str(((container.get("resources") or {}).get("limits") or {}).get("memory", "")),
         started_at=_time(running.get("startedAt") or terminated.get("startedAt")),
-        ended=_end(terminated) if "exitCode" in terminated else None,
-        delete_asked=delete_by - grace if delete_by else None,
-        delete_by=delete_by,
-        gone=gone,
+        terminated=_termination(terminated) if "exitCode" in terminated else None,
+        deletion_requested_at=deletion_deadline - grace if deletion_deadline else None,
+        deletion_deadline=deletion_deadline,
+        deleted=deleted,
     )
 
 
@@ -196,8 +195,8 @@ def _named(entries: Sequence[Mapping[str, Any]] | None, name: str) -> Mapping[st
     return next((entry for entry in entries or () if entry["name"] == name), {})
 
 
-def _end(terminated: Mapping[str, Any]) -> ContainerEnd:
-    return ContainerEnd(
+def _termination(terminated: Mapping[str, Any]) -> ContainerTermination:
+    return ContainerTermination(
         exit_code=terminated["exitCode"],
         reason=terminated.get("reason", ""),
         message=terminated.get("message", ""),
@@ -209,8 +208,10 @@ def _controller(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return next((owner for owner in metadata.get("ownerReferences") or () if owner.get("controller")), None)
 
 
-def _said(condition: Mapping[str, Any]) -> Said:
-    return Said(condition.get("reason", ""), condition.get("message", ""), _time(condition.get("lastTransitionTime")))
+def _detail(condition: Mapping[str, Any]) -> StatusDetail:
+    return StatusDetail(
+        condition.get("reason", ""), condition.get("message", ""), _time(condition.get("lastTransitionTime"))
+    )
 
 
 def _time(text: str | None) -> datetime | None:

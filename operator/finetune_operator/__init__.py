@@ -1,1 +1,1 @@
-"""Carries FineTuneJobs out: a pure plan, and the executors that do what it says."""
+"""The Kubernetes operator for FineTuneJobs."""

@@ -15,10 +15,10 @@ from finetune_operator.settings import SettingsError, load
 
 def main() -> int:
     """Run the operator; returns the exit code."""
-    # Process 1 of a container does not hear SIGTERM until it has a handler, and importing takes a second.
+    # PID 1 of a container ignores SIGTERM until it has a handler, and the imports take a second.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     parser = argparse.ArgumentParser(prog="finetune_operator", description=__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="path of the settings, as the chart writes them")
+    parser.add_argument("--config", type=Path, required=True, help="settings file, as the chart writes it")
     options = parser.parse_args()
     try:
         settings = load(options.config)
@@ -26,7 +26,7 @@ def main() -> int:
         print(f"finetune_operator: {error}", file=sys.stderr)  # noqa: T201
         return 64
     configure(settings.log_level)
-    # Kopf is slow to import, and a wrong setting should be told at once.
+    # Kopf is slow to import; invalid settings should fail at once.
     import uvloop
 
     from finetune_operator.app import run

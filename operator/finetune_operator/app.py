@@ -1,6 +1,6 @@
-"""The operator: Kopf's watches, each handed to the engine, and nothing else.
+"""Kopf's watches, whose events go to the engine.
 
-Only ``on.event`` handlers: so Kopf adds no finalizer and no annotation, and deleting a job or uninstalling never hangs.
+With ``on.event`` handlers only, Kopf adds no finalizer and no annotation, so neither a deletion nor an uninstall hangs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import kopf
 from finetune_api.base import API_GROUP, API_VERSION, KIND
 from finetune_core import names
 from finetune_kube.connection import proxy_of_environment
-from finetune_operator.cluster import PAGE, connected
+from finetune_operator.cluster import PAGE_SIZE, connect
 from finetune_operator.engine import Engine
 from finetune_operator.metrics import Metrics
 from finetune_operator.server import serving
@@ -25,31 +25,31 @@ from finetune_operator.settings import Settings
 
 
 async def run(settings: Settings) -> None:
-    """Run the operator until it is told to stop, or until a watch fails in a way that only a restart mends.
+    """Run the operator until SIGTERM, or until a watch fails in a way that requires a restart.
 
     Raises:
-        asyncio.CancelledError: SIGTERM or SIGINT came before there was anything to end in order.
+        asyncio.CancelledError: SIGTERM or SIGINT arrived before Kopf was started.
     """
     task = asyncio.current_task()
     assert task
     for number in (signal.SIGTERM, signal.SIGINT):
-        # Until Kopf puts its own in their place: the cluster may be kept waiting for long.
+        # Kopf replaces these handlers when it starts, which may take long if the cluster is unreachable.
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     metrics = Metrics()
-    async with connected(metrics) as cluster, aiohttp.ClientSession() as session:
+    async with connect(metrics) as cluster, aiohttp.ClientSession() as session:
         engine = Engine(settings, cluster, session, metrics)
         async with (
             serving(settings.listen, settings.port, metrics.registry, engine.unhealthy, engine.unready),
             engine.running(),
         ):
-            # Kopf looks once which resources there are: the definition of ours may come after the operator.
+            # Kopf discovers resources once, when it starts; the CRD may be installed after the operator.
             await engine.synced.wait()
             identity: Any = socket.gethostname()
             await kopf.operator(
                 registry=handlers(engine),
                 settings=kopf_settings(),
                 standalone=True,
-                # Kopf would make one of the user's name, and the user of a container often has none.
+                # By default Kopf uses the user name, which many containers do not have.
                 identity=identity,
                 clusterwide=not settings.namespaces,
                 namespaces=settings.namespaces,
@@ -57,33 +57,33 @@ async def run(settings: Settings) -> None:
 
 
 def handlers(engine: Engine) -> kopf.OperatorRegistry:
-    """What Kopf calls, on its event loop: a plain function would be called on a thread."""
+    """The handlers of Kopf; coroutines, as Kopf runs plain functions in threads."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
-    async def login(**facts: Any) -> kopf.ConnectionInfo | None:
-        found = kopf.login_with_service_account(**facts) or kopf.login_with_kubeconfig(**facts)
-        if found is None or found.proxy_url:
-            return found
-        return replace(found, proxy_url=proxy_of_environment(found.server))
+    async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+        connection = kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+        if connection is None or connection.proxy_url:
+            return connection
+        return replace(connection, proxy_url=proxy_of_environment(connection.server))
 
     @kopf.on.event(API_GROUP, API_VERSION, f"{KIND.lower()}s", registry=registry)
     async def on_job(event: kopf.RawEvent, **_: Any) -> None:
-        engine.see(KIND, event["object"], deleted=event["type"] == "DELETED")
+        engine.handle(KIND, event["object"], deleted=event["type"] == "DELETED")
 
     @kopf.on.event("batch", "v1", "jobs", registry=registry)
     async def on_child(event: kopf.RawEvent, **_: Any) -> None:
-        engine.see("Job", event["object"], deleted=event["type"] == "DELETED")
+        engine.handle("Job", event["object"], deleted=event["type"] == "DELETED")
 
     @kopf.on.event("", "v1", "pods", registry=registry)
     async def on_pod(event: kopf.RawEvent, **_: Any) -> None:
-        engine.see("Pod", event["object"], deleted=event["type"] == "DELETED")
+        engine.handle("Pod", event["object"], deleted=event["type"] == "DELETED")
 
     return registry
 
 
 class _NoDiffBase(kopf.DiffBaseStorage):
-    """Kopf's memory of what an object was like, which only handlers of changes need: it copies every object it sees."""
+    """Disables Kopf's copy of the last state of each object, which only change handlers need."""
 
     def build(self, *, body: kopf.Body, extra_fields: Any = None) -> kopf.BodyEssence:
         return kopf.BodyEssence()
@@ -92,23 +92,23 @@ class _NoDiffBase(kopf.DiffBaseStorage):
         return None
 
     def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
-        """Nothing is written."""
+        """Store nothing."""
 
 
 def kopf_settings() -> kopf.OperatorSettings:
-    """Kopf watches what is ours, and writes nothing."""
+    """Settings with which Kopf only watches FineTuneJobs and their children, and writes nothing."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.persistence.diffbase_storage = _NoDiffBase()
-    # Resources do not come and go while it runs: so it need not watch definitions and namespaces.
+    # The set of resources is fixed, so Kopf does not watch CRDs and namespaces.
     settings.scanning.disabled = True
-    settings.watching.chunk_size = PAGE
-    # Kopf keeps a task, and in it the whole object, for so long after each event: 5 s by default.
+    settings.watching.chunk_size = PAGE_SIZE
+    # After each event Kopf keeps a task with the whole object for this time; the default is 5 s.
     settings.queueing.idle_timeout = 0.1
-    # After these it ends and is started anew; until then the full look at everything stands in.
+    # After these the process exits and is restarted; until then the resync replaces the watch.
     settings.networking.error_backoffs = (1, 2, 4, 8)
-    # Kopf 1.45 hangs at its end when another watch waits for a login by then: so the process is killed, which is safe
-    # at any moment. Less than the grace period of a pod, more than the 5 s that it leaves its own tasks.
+    # Kopf 1.45 hangs at exit while another watch waits for a login. So the process is killed, which is always safe:
+    # earlier than the grace period of a pod, later than the 5 s that Kopf gives its own tasks.
     settings.process.ultimate_exiting_timeout = 15
     for resource in ("jobs", "pods"):
         settings.watching.label_selectors[resource] = names.JOB_LABEL

@@ -1,6 +1,6 @@
-"""What is known of the cluster: fed by watches, by the answers to our own writes, and by a full look now and then.
+"""The informer cache: updated by watches, by the responses to the operator's own writes, and by the resync.
 
-Every object has a version that grows, so whatever arrives late or twice changes nothing.
+Resource versions grow, so an object that arrives late or twice does not change the cache.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from finetune_api.base import API_GROUP, API_VERSION, KIND
 from finetune_api.job import Phase
-from finetune_kube.objects import JobFacts, Key, PodFacts, job_facts, key_of, pod_facts, version_of
+from finetune_kube.objects import ChildJob, ChildPod, Key, key_of, parse_job, parse_pod, version_of
 
 _METADATA = ("name", "namespace", "uid", "generation")
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """A FineTuneJob. It is kept as text, which is a tenth of the size of its objects."""
+class CachedJob:
+    """A FineTuneJob, kept as text: that needs a tenth of the memory of its objects."""
 
     key: Key
     uid: str
     version: int
     phase: str
     deleting: bool
-    ended: bool
+    finished: bool
     text: bytes
-    """The object as JSON, with the metadata that the product reads."""
+    """The object as JSON, with the metadata fields that the operator reads."""
 
 
 class _Versioned(Protocol):
@@ -43,7 +43,7 @@ Entry = TypeVar("Entry", bound=_Versioned)
 
 
 class Store(Generic[Entry]):
-    """Objects of one kind by namespace and name; a newer version takes the place of an older one."""
+    """Objects of one kind by namespace and name; a newer version replaces an older one."""
 
     def __init__(self) -> None:
         self._entries: dict[Key, Entry] = {}
@@ -58,7 +58,7 @@ class Store(Generic[Entry]):
         return self._entries.get(key)
 
     def put(self, entry: Entry) -> bool:
-        """Whether ``entry`` was news."""
+        """Store ``entry`` if it is newer; returns whether it is."""
         known = self._entries.get(entry.key)
         if known is not None and known.version >= entry.version:
             return False
@@ -66,7 +66,7 @@ class Store(Generic[Entry]):
         return True
 
     def remove(self, key: Key, version: int) -> Entry | None:
-        """Take out what is there, unless it is newer than ``version``."""
+        """Remove and return the entry, unless it is newer than ``version``."""
         known = self._entries.get(key)
         if known is None or known.version > version:
             return None
@@ -74,56 +74,59 @@ class Store(Generic[Entry]):
 
 
 class Cache:
-    """FineTuneJobs, their child Jobs and pods."""
+    """FineTuneJobs with their child Jobs and pods."""
 
     def __init__(self) -> None:
-        self.jobs: Store[Stored] = Store()
-        self.children: Store[JobFacts] = Store()
-        self.pods: Store[PodFacts] = Store()
+        self.jobs: Store[CachedJob] = Store()
+        self.children: Store[ChildJob] = Store()
+        self.pods: Store[ChildPod] = Store()
         self._children_of: defaultdict[Key, set[Key]] = defaultdict(set)
         self._pods_of: defaultdict[Key, set[Key]] = defaultdict(set)
         self._phases: Counter[str] = Counter()
 
-    def see(self, kind: str, found: Mapping[str, Any], deleted: bool = False) -> Key | None:
-        """Take note of an object; the key of the FineTuneJob that it concerns, None when it is no news or not ours."""
-        return {KIND: self._see_job, "Job": self._see_child, "Pod": self._see_pod}[kind](found, deleted)
+    def update(self, kind: str, obj: Mapping[str, Any], deleted: bool = False) -> Key | None:
+        """Add, replace or remove an object.
 
-    def forget_others(self, kind: str, present: Set[Key], version: int, namespace: str | None) -> set[Key]:
-        """Forget what a list of ``version`` does not show; whom that concerns."""
+        Returns the key of the FineTuneJob to reconcile; None if the object is not newer or not related to one.
+        """
+        return {KIND: self._update_job, "Job": self._update_child, "Pod": self._update_pod}[kind](obj, deleted)
+
+    def remove_missing(self, kind: str, present: Set[Key], version: int, namespace: str | None) -> set[Key]:
+        """Remove what a list of ``version`` does not contain; returns the keys of the FineTuneJobs to reconcile."""
         stores: dict[str, Store[Any]] = {KIND: self.jobs, "Job": self.children, "Pod": self.pods}
-        concerned = set()
+        affected = set()
         for entry in stores[kind]:
             listed = namespace is None or entry.key[0] == namespace
-            kept = isinstance(entry, PodFacts) and entry.gone
+            kept = isinstance(entry, ChildPod) and entry.deleted
             if listed and not kept and entry.key not in present and entry.version <= version:
-                concerned.add(self._forget(kind, entry, version))
-        return concerned
+                affected.add(self._remove(kind, entry, version))
+        return affected
 
-    def runs_of(self, key: Key, uid: str) -> list[tuple[JobFacts, list[PodFacts]]]:
-        """The child Jobs of a FineTuneJob, each with its pods, those that are gone among them."""
+    def runs_of(self, key: Key, uid: str) -> list[tuple[ChildJob, list[ChildPod]]]:
+        """The child Jobs of a FineTuneJob, each with its pods, deleted pods included."""
         children = [child for name in self._children_of.get(key, ()) if (child := self.children.get(name))]
         pods = [pod for name in self._pods_of.get(key, ()) if (pod := self.pods.get(name))]
-        return [(child, [pod for pod in pods if child.has(pod)]) for child in children if child.owner_uid == uid]
+        return [(child, [pod for pod in pods if child.owns(pod)]) for child in children if child.owner_uid == uid]
 
-    def awaits_child(self, key: Key) -> bool:
-        """Whether a FineTuneJob has no child Job that goes on, as one whose next stage must be started."""
+    def needs_child(self, key: Key) -> bool:
+        """Whether a FineTuneJob has no active child Job, so that its next stage has to be started."""
         job = self.jobs.get(key)
-        if job is None or job.ended or job.deleting:
+        if job is None or job.finished or job.deleting:
             return False
-        return all(_is_over(child, pods) for child, pods in self.runs_of(key, job.uid))
+        return all(_is_finished(child, pods) for child, pods in self.runs_of(key, job.uid))
 
     def phases(self) -> dict[str, int]:
-        """How many FineTuneJobs are in each phase."""
+        """The number of FineTuneJobs in each phase."""
         return {phase: self._phases[phase] for phase in Phase}
 
-    def _see_job(self, found: Mapping[str, Any], deleted: bool) -> Key | None:
-        known = self.jobs.get(key_of(found))
-        if known and not deleted and known.version >= version_of(found):
-            # Most often the watch's echo of the operator's own write.
+    def _update_job(self, obj: Mapping[str, Any], deleted: bool) -> Key | None:
+        known = self.jobs.get(key_of(obj))
+        if known and not deleted and known.version >= version_of(obj):
+            # Usually the watch event of the operator's own write.
             return None
-        entry = stored(found)
+        entry = cached_job(obj)
         if deleted:
-            return self._forget(KIND, entry, entry.version)
+            return self._remove(KIND, entry, entry.version)
         if not self.jobs.put(entry):
             return None
         if known:
@@ -131,32 +134,33 @@ class Cache:
         self._phases[entry.phase] += 1
         return entry.key
 
-    def _see_child(self, found: Mapping[str, Any], deleted: bool) -> Key | None:
-        entry = job_facts(found)
+    def _update_child(self, obj: Mapping[str, Any], deleted: bool) -> Key | None:
+        entry = parse_job(obj)
         if entry is None:
             return None
         if deleted:
-            return self._forget("Job", entry, entry.version)
+            return self._remove("Job", entry, entry.version)
         if not self.children.put(entry):
             return None
         self._children_of[entry.owner].add(entry.key)
         return entry.owner
 
-    def _see_pod(self, found: Mapping[str, Any], deleted: bool) -> Key | None:
-        entry = pod_facts(found, gone=deleted)
+    def _update_pod(self, obj: Mapping[str, Any], deleted: bool) -> Key | None:
+        entry = parse_pod(obj, deleted=deleted)
         if entry is None:
             return None
         if deleted and not self._has_child(entry.owner, entry.job_uid):
             self.pods.remove(entry.key, entry.version)
             self._drop(self._pods_of, entry.owner, entry.key)
             return None
-        # Kubernetes takes the pods away that it stops, and with them what they said at their end: kept with their Job.
+        # Kubernetes deletes the pods that it stops, and their termination messages with them: so deleted pods are kept
+        # as long as their Job.
         if not self.pods.put(entry):
             return None
         self._pods_of[entry.owner].add(entry.key)
         return entry.owner
 
-    def _forget(self, kind: str, entry: Any, version: int) -> Key:
+    def _remove(self, kind: str, entry: Any, version: int) -> Key:
         if kind == KIND:
             removed = self.jobs.remove(entry.key, version)
             if removed:
@@ -164,7 +168,7 @@ class Cache:
             key: Key = entry.key
             return key
         if kind == "Pod":
-            self.pods.put(replace(entry, gone=True, version=version))
+            self.pods.put(replace(entry, deleted=True, version=version))
             return self._owner(entry)
         if self.children.remove(entry.key, version):
             self._drop(self._children_of, entry.owner, entry.key)
@@ -180,7 +184,7 @@ class Cache:
         return any(child.uid == uid for child in children if child)
 
     @staticmethod
-    def _owner(entry: JobFacts | PodFacts) -> Key:
+    def _owner(entry: ChildJob | ChildPod) -> Key:
         return entry.owner
 
     @staticmethod
@@ -190,29 +194,29 @@ class Cache:
             del index[owner]
 
 
-def _is_over(child: JobFacts, pods: list[PodFacts]) -> bool:
+def _is_finished(child: ChildJob, pods: list[ChildPod]) -> bool:
     if child.complete or child.failed:
         return True
-    # The Job controller says so of the Job a second after the pods.
+    # The condition of the Job follows a second after its pods.
     return len(pods) >= child.workers and all(pod.finished for pod in pods)
 
 
-def stored(found: Mapping[str, Any]) -> Stored:
-    """A FineTuneJob as it is kept."""
-    metadata, status = found["metadata"], found.get("status") or {}
+def cached_job(obj: Mapping[str, Any]) -> CachedJob:
+    """The cache entry of a FineTuneJob."""
+    metadata, status = obj["metadata"], obj.get("status") or {}
     document = {
         "apiVersion": f"{API_GROUP}/{API_VERSION}",
         "kind": KIND,
         "metadata": {name: metadata[name] for name in _METADATA if name in metadata},
-        "spec": found.get("spec") or {},
+        "spec": obj.get("spec") or {},
         "status": status,
     }
-    return Stored(
-        key=key_of(found),
+    return CachedJob(
+        key=key_of(obj),
         uid=metadata["uid"],
-        version=version_of(found),
+        version=version_of(obj),
         phase=status.get("phase", Phase.PENDING),
         deleting="deletionTimestamp" in metadata,
-        ended="completionTime" in status,
+        finished="completionTime" in status,
         text=json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode(errors="replace"),
     )

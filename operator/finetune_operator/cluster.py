@@ -1,4 +1,4 @@
-"""The Kubernetes API: everything that the operator reads and writes there, beside Kopf's watches."""
+"""The requests of the operator to the Kubernetes API, except Kopf's watches."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from finetune_kube.errors import ApiError
 from finetune_kube.objects import Key, version_of
 from finetune_operator.metrics import Metrics
 
-PAGE = 100
-"""Objects that are read at a time: whole pods are large, and a process does not give memory back."""
+PAGE_SIZE = 100
+"""Limit of a list request. Whole pods are large, and the process does not return the memory of a larger page."""
 _TIMEOUT = aiohttp.ClientTimeout(total=30)
 PROXY_TIMEOUT = aiohttp.ClientTimeout(total=5)
 
 WATCHED = (KIND, "Job", "Pod")
-"""What the operator keeps in its cache."""
+"""The kinds in the cache."""
 
 
 class NoCluster(Exception):
-    """There is no API server to ask; the message says why."""
+    """No cluster is configured; the message says why."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """Some of the objects of a kind at one moment."""
+    """One page of a list, with the resource version of the list."""
 
     items: list[dict[str, Any]]
     version: int
 
 
 @asynccontextmanager
-async def connected(metrics: Metrics) -> AsyncIterator[Cluster]:
-    """The cluster that this pod runs in, or that the kubeconfig names.
+async def connect(metrics: Metrics) -> AsyncIterator[Cluster]:
+    """Connect to the cluster that this pod runs in, or to that of the kubeconfig.
 
     Raises:
-        NoCluster: There is neither.
+        NoCluster: There is neither a service account nor a usable kubeconfig.
     """
     try:
         configuration = from_service_account()
@@ -53,7 +53,7 @@ async def connected(metrics: Metrics) -> AsyncIterator[Cluster]:
         try:
             configuration, _ = await from_kubeconfig()
         except ConfigurationError as error:
-            raise NoCluster(f"this is not a pod of a cluster, and there is no usable kubeconfig: {error}") from error
+            raise NoCluster(f"no service account of a pod was found, and no usable kubeconfig: {error}") from error
     async with Connection(configuration, names.FIELD_MANAGER) as connection:
         yield Cluster(connection, metrics)
 
@@ -65,8 +65,8 @@ class Cluster:
         self._client = Client(connection, _TIMEOUT, metrics.count_api_request)
 
     async def pages(self, kind: str, namespace: str | None) -> AsyncIterator[Page]:
-        """Every object of a watched kind, some at a time; of Jobs and pods those that are ours."""
-        query: dict[str, str] = {"limit": str(PAGE)}
+        """List a watched kind page by page; only Jobs and pods with the label of a FineTuneJob."""
+        query: dict[str, str] = {"limit": str(PAGE_SIZE)}
         if kind != KIND:
             query["labelSelector"] = names.JOB_LABEL
         while True:
@@ -78,7 +78,7 @@ class Cluster:
             query["continue"] = following
 
     async def list_pods(self, job: Key) -> list[dict[str, Any]]:
-        """Every pod of one child Job, as it is now."""
+        """List the pods of one child Job."""
         query = {"labelSelector": f"batch.kubernetes.io/job-name={job[1]}"}
         listed = await self._request("GET", "Pod", job[0], query=query)
         return list(listed["items"])
@@ -87,7 +87,7 @@ class Cluster:
         return await self._request("GET", kind, key[0], key[1])
 
     async def apply(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """Create an object, or find that it is as it should be. A field that somebody else set otherwise is a 409."""
+        """Server-side apply without force: a field that another field manager set to another value is a 409."""
         metadata = manifest["metadata"]
         return await self._request(
             "PATCH",
@@ -100,13 +100,13 @@ class Cluster:
         )
 
     async def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """Create an object, which costs the API server half of what `apply` does; one that is there is a 409."""
+        """Create an object, at half of the cost of `apply`; an existing one is a 409."""
         namespace = manifest["metadata"]["namespace"]
         query = {"fieldManager": names.FIELD_MANAGER}
         return await self._request("POST", manifest["kind"], namespace, query=query, body=manifest)
 
     async def write_status(self, key: Key, uid: str, version: int, status: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the status of a FineTuneJob, if it is still at ``version``; otherwise a 409."""
+        """Write the status of a FineTuneJob; another resource version than ``version`` is a 409."""
         manifest = {
             "apiVersion": f"{API_GROUP}/{API_VERSION}",
             "kind": KIND,
@@ -118,8 +118,8 @@ class Cluster:
             "PATCH", KIND, key[0], key[1], "status", query=query, body=manifest, content_type=APPLY_PATCH
         )
 
-    async def stop(self, job: Key) -> dict[str, Any]:
-        """End a child Job for good: its pods are asked to stop, and nothing, not even a queue, starts them again."""
+    async def stop_job(self, job: Key) -> dict[str, Any]:
+        """Stop a child Job through its active deadline: its pods are deleted, and no queue can resume it."""
         body = {
             "metadata": {"annotations": {names.STOP_ANNOTATION: "true"}},
             "spec": {"activeDeadlineSeconds": 1},
@@ -128,34 +128,34 @@ class Cluster:
         return await self._request("PATCH", "Job", *job, query=query, body=body, content_type=MERGE_PATCH)
 
     async def delete_pod(self, pod: Key, uid: str, grace: timedelta) -> None:
-        """Have a pod deleted in ``grace``. Gone already is fine."""
+        """Delete a pod with a grace period; ignore a pod that no longer exists."""
         await self._delete("Pod", pod, uid, gracePeriodSeconds=int(grace.total_seconds()))
 
     async def delete(self, kind: str, key: Key, uid: str) -> None:
-        """Delete an object, if it is still the one with ``uid``, and then what belongs to it."""
+        """Delete an object if it still has ``uid``; its dependents are deleted in the background."""
         await self._delete(kind, key, uid, propagationPolicy="Background")
 
     async def create_event(self, event: Mapping[str, Any]) -> None:
-        """Create an Event; that it exists already is fine: its name says what it tells."""
+        """Create an Event; ignore an existing one, as the name identifies the content."""
         try:
             await self._client.send("POST", "Event", event["metadata"]["namespace"], body=event)
         except ApiError as error:
             if error.code != 409:
                 raise
 
-    async def warnings(self, namespace: str) -> AsyncIterator[dict[str, Any]]:
-        """The Warning events of a namespace, but those of the scheduler: a pod's own conditions tell the same."""
-        query = {"fieldSelector": "type=Warning,reason!=FailedScheduling", "limit": str(PAGE)}
+    async def warning_events(self, namespace: str) -> AsyncIterator[dict[str, Any]]:
+        """List the Warning Events of a namespace, without those of the scheduler, which repeat conditions of pods."""
+        query = {"fieldSelector": "type=Warning,reason!=FailedScheduling", "limit": str(PAGE_SIZE)}
         while True:
             page = await self._request("GET", "Event", namespace, query=query)
-            for found in page["items"]:
-                yield found
+            for event in page["items"]:
+                yield event
             if not (following := page["metadata"].get("continue")):
                 return
             query["continue"] = following
 
     async def read_through_proxy(self, pod: Key, port: int, path: str, limit: int) -> bytes:
-        """What a pod answers, asked by the API server; at most ``limit`` bytes."""
+        """At most ``limit`` bytes of a pod's response, read through the proxy of the API server."""
         return await self._client.get_through_proxy(pod, port, path, limit=limit, timeout=PROXY_TIMEOUT)
 
     async def _delete(self, kind: str, key: Key, uid: str, **options: Any) -> None:

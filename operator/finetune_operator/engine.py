@@ -1,7 +1,7 @@
-"""Keeps every job looked after: the queue and its workers, and a full look at all that exists now and then.
+"""Runs the controller: the queue with its workers, and a periodic resync.
 
-Watches may miss a deletion while they are renewed, and an operator that was away has missed everything; so nothing
-depends on an event having been seen.
+A watch may miss a deletion while it reconnects, and an operator that restarts has missed every event. So no logic
+depends on an event being received.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ import aiohttp
 from finetune_api.stage import StageConfig
 from finetune_core.progress import MAX_PROGRESS_BYTES
 from finetune_kube.errors import ApiError
-from finetune_kube.objects import Key, PodFacts, key_of
+from finetune_kube.objects import ChildPod, Key, key_of
 from finetune_operator.cache import Cache
 from finetune_operator.cluster import WATCHED, Cluster
-from finetune_operator.controller import Controller, Readers
-from finetune_operator.logs import about
+from finetune_operator.controller import Controller, Pollers
+from finetune_operator.logs import log_context
 from finetune_operator.metrics import Metrics
-from finetune_operator.notices import Notices
-from finetune_operator.progress import ProgressReader, by_address
+from finetune_operator.progress_poller import ProgressPoller, read_directly
+from finetune_operator.queue import WorkQueue
 from finetune_operator.settings import Settings
-from finetune_operator.workqueue import WorkQueue
+from finetune_operator.warning_events import WarningEvents
 
 _PROGRESS_PORT: int = StageConfig.model_fields["port"].default
 _STUCK_SECONDS = 600.0
-"""Longer than any look can take, as every request has a time limit."""
-_CONFESS_AFTER = 3
-"""Failures in a row, before a person is told."""
+"""Longer than any reconcile can take, as every request has a timeout."""
+_REPORT_AFTER_FAILURES = 3
+"""Consecutive failures before the error is written to the status of the job."""
 
 log = logging.getLogger(__name__)
 
@@ -46,45 +46,50 @@ class Engine:
         self._cluster = cluster
         self._metrics = metrics
         self._cache = Cache()
-        self._queue: WorkQueue[Key] = WorkQueue(self._cache.awaits_child)
-        read = by_address(session, _PROGRESS_PORT) if settings.progress_via == "PodAddress" else self._by_proxy
-        self._progress = ProgressReader(read, settings.progress_seconds, self._queue.add)
-        self._notices = Notices(cluster.warnings, self._queue.add)
-        readers = Readers(self._progress, self._notices)
+        self._queue: WorkQueue[Key] = WorkQueue(self._cache.needs_child)
+        direct = settings.progress_via == "PodAddress"
+        read = read_directly(session, _PROGRESS_PORT) if direct else self._read_through_proxy
+        self._progress = ProgressPoller(read, settings.progress_seconds, self._queue.add)
+        self._warnings = WarningEvents(cluster.warning_events, self._queue.add)
         self._controller = Controller(
-            cluster, self._cache, readers, metrics, settings.trainer, others_wait=lambda: self._queue.urgent > 0
+            cluster,
+            self._cache,
+            Pollers(self._progress, self._warnings),
+            metrics,
+            settings.trainer,
+            urgent_waiting=lambda: self._queue.urgent > 0,
         )
-        self._in_work: dict[Key, float] = {}
+        self._processing: dict[Key, float] = {}
         self._synced_at: float | None = None
         self.synced = asyncio.Event()
-        """Set when all that exists was seen for the first time."""
-        metrics.gauge(self._cache.phases, lambda: len(self._queue))
+        """Set after the first complete list of all kinds."""
+        metrics.register_gauges(self._cache.phases, lambda: len(self._queue))
 
-    def see(self, kind: str, found: Mapping[str, Any], deleted: bool) -> None:
-        """Take note of what a watch shows."""
-        key = self._cache.see(kind, found, deleted)
+    def handle(self, kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
+        """Update the cache with an object from a watch, and enqueue its FineTuneJob."""
+        key = self._cache.update(kind, obj, deleted)
         if key and self._synced_at is not None:
             self._queue.add(key)
 
     def unhealthy(self) -> str | None:
-        """What is wrong that only a restart would mend."""
+        """A problem that only a restart solves."""
         now = asyncio.get_running_loop().time()
-        stuck = [key for key, since in self._in_work.items() if now - since > _STUCK_SECONDS]
-        return f"stuck on {'/'.join(stuck[0])}" if stuck else None
+        stuck = [key for key, since in self._processing.items() if now - since > _STUCK_SECONDS]
+        return f"the reconcile of {'/'.join(stuck[0])} hangs" if stuck else None
 
     def unready(self) -> str | None:
-        """Why jobs are not looked after."""
+        """Why jobs are not reconciled."""
         if self._synced_at is None:
-            return "has not seen what exists yet"
-        away = asyncio.get_running_loop().time() - self._synced_at
-        if away > 3 * self._settings.resync_seconds + 60:
-            return f"has not seen all that exists for {away:.0f} s"
+            return "the first sync has not finished"
+        age = asyncio.get_running_loop().time() - self._synced_at
+        if age > 3 * self._settings.resync_seconds + 60:
+            return f"the last successful resync was {age:.0f} s ago"
         return None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Look after all jobs until the end of the block."""
-        tasks = [asyncio.create_task(self._resync_always())]
+        """Reconcile all jobs while the context is open."""
+        tasks = [asyncio.create_task(self._resync_loop())]
         tasks += [asyncio.create_task(self._work()) for _ in range(self._settings.workers)]
         try:
             yield
@@ -95,83 +100,85 @@ class Engine:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
             await self._progress.close()
-            await self._notices.close()
+            await self._warnings.close()
 
-    async def _resync_always(self) -> None:
+    async def _resync_loop(self) -> None:
         delay = 0.2
         while True:
             try:
                 await self._resync()
                 delay = self._settings.resync_seconds
             except ApiError as error:
-                log.warning("cannot see what exists: %s", error)
+                log.warning("resync failed: %s", error)
                 delay = min(delay * 2, 30.0)
             await asyncio.sleep(delay)
 
     async def _resync(self) -> None:
-        """Look at everything. Children come after their jobs: a job without a child that it had would look robbed."""
-        concerned: set[Key] = set()
+        """List all objects. Children come after their jobs: a listed job without its child would look lost."""
+        affected: set[Key] = set()
         for namespace in self._settings.namespaces or (None,):
             for kind in WATCHED:
-                concerned |= await self._look_at_all(kind, namespace)
+                affected |= await self._list(kind, namespace)
         first, self._synced_at = self._synced_at is None, asyncio.get_running_loop().time()
         self.synced.set()
         self._metrics.last_resync.set_to_current_time()
         for job in self._cache.jobs:
-            if first or not job.ended:
-                concerned.add(job.key)
-        for key in concerned:
+            if first or not job.finished:
+                affected.add(job.key)
+        for key in affected:
             self._queue.add(key)
 
-    async def _look_at_all(self, kind: str, namespace: str | None) -> set[Key]:
-        concerned, present, version = set(), set(), 0
+    async def _list(self, kind: str, namespace: str | None) -> set[Key]:
+        """Update the cache with all objects of a kind; returns the FineTuneJobs that are affected."""
+        affected, present, version = set(), set(), 0
         async for page in self._cluster.pages(kind, namespace):
             version = page.version
             for item in page.items:
                 present.add(key_of(item))
-                if key := self._cache.see(kind, item):
-                    concerned.add(key)
-        return concerned | self._cache.forget_others(kind, present, version, namespace)
+                if key := self._cache.update(kind, item):
+                    affected.add(key)
+        return affected | self._cache.remove_missing(kind, present, version, namespace)
 
     async def _work(self) -> None:
         while True:
             key = await self._queue.get()
-            self._in_work[key] = asyncio.get_running_loop().time()
+            self._processing[key] = asyncio.get_running_loop().time()
             try:
-                with about(namespace=key[0], job=key[1]), self._metrics.reconcile_seconds.time():
-                    await self._look(key)
+                with log_context(namespace=key[0], job=key[1]), self._metrics.reconcile_seconds.time():
+                    await self._reconcile(key)
             finally:
-                del self._in_work[key]
+                del self._processing[key]
 
-    async def _look(self, key: Key) -> None:
+    async def _reconcile(self, key: Key) -> None:
         try:
-            again = await self._controller.look(key)
+            requeue_after = await self._controller.reconcile(key)
         except ApiError as error:
             if error.code == 409:
-                # Somebody else wrote meanwhile; that is nobody's fault.
+                # Another client wrote the object in the meantime; this is not an error.
                 self._queue.done(key)
                 self._queue.add(key)
                 return
             self._metrics.reconcile_errors.inc()
             count = self._queue.failed(key, error.retry_after)
-            log.log(logging.WARNING if count > 1 else logging.INFO, "will be tried again: %s", error)
+            log.log(logging.WARNING if count > 1 else logging.INFO, "reconcile failed, retrying: %s", error)
         except Exception as error:
             self._metrics.reconcile_errors.inc()
-            log.exception("looking after this job failed; it will be tried again")
-            if self._queue.failed(key) >= _CONFESS_AFTER:
-                await self._confess(key, f"The operator fails at this job, and tries again: {error!r}"[:1000])
+            log.exception("reconcile failed, retrying")
+            if self._queue.failed(key) >= _REPORT_AFTER_FAILURES:
+                message = f"The operator fails to reconcile this job and retries: {error!r}"
+                await self._report_error(key, message[:1000])
         else:
             self._queue.done(key)
-            if again is not None:
-                self._queue.add_later(key, again.total_seconds())
+            if requeue_after is not None:
+                self._queue.add_after(key, requeue_after.total_seconds())
 
-    async def _confess(self, key: Key, sentence: str) -> None:
+    async def _report_error(self, key: Key, message: str) -> None:
         try:
-            await self._controller.confess(key, sentence)
+            await self._controller.report_error(key, message)
         except Exception:
-            log.exception("nor can that be said in its status")
+            log.exception("cannot write the reconcile error to the status")
 
-    async def _by_proxy(self, pod: PodFacts) -> bytes:
+    async def _read_through_proxy(self, pod: ChildPod) -> bytes:
         try:
             return await self._cluster.read_through_proxy(pod.key, _PROGRESS_PORT, "/progress", MAX_PROGRESS_BYTES)
         except aiohttp.ClientConnectorError as error:

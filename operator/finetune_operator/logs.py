@@ -1,4 +1,4 @@
-"""Logs as one JSON object a line, each with the job that it is about."""
+"""Structured logs: one JSON object per line, with the job that it is about."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-_about: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar("about", default=None)
+_fields: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar("fields", default=None)
 
 
 @contextlib.contextmanager
-def about(**fields: Any) -> Iterator[None]:
-    """Put ``fields`` (namespace, job, revision, stage) into every line that is logged within."""
-    token = _about.set({**(_about.get() or {}), **fields})
+def log_context(**fields: Any) -> Iterator[None]:
+    """Add ``fields`` (namespace, job, revision, stage) to every line that is logged in this context."""
+    token = _fields.set({**(_fields.get() or {}), **fields})
     try:
         yield
     finally:
-        _about.reset(token)
+        _fields.reset(token)
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """Formats a record as one JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -33,7 +33,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **(_about.get() or {}),
+            **(_fields.get() or {}),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -41,7 +41,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(level: str) -> None:
-    """Log to standard error; of Kopf only what is wrong, as it tells of every event it sees."""
+    """Log to standard error; from Kopf only warnings, as it logs every event."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -1,4 +1,4 @@
-"""The operator's own signals. No job names as labels: their number has no bound."""
+"""Prometheus metrics of the operator. Job names are not labels, as their number is unbounded."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ _WAITING_SECONDS = (1, 5, 15, 60, 300, 900, 3600, 14400, 86400)
 
 
 class Metrics:
-    """Counters and histograms; the gauges are read when they are asked for."""
+    """Counters and histograms; gauges are computed at each scrape."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.reconcile_seconds = Histogram(
             "finetune_reconcile_seconds",
-            "Duration of one look at a job and of what follows from it.",
+            "Duration of one reconcile of a FineTuneJob.",
             buckets=_RECONCILE_SECONDS,
             registry=self.registry,
         )
         self.reconcile_errors = Counter(
-            "finetune_reconcile_errors", "Looks at a job that failed and are tried again.", registry=self.registry
+            "finetune_reconcile_errors", "Reconciles that failed and are retried.", registry=self.registry
         )
         self.api_requests = Counter(
             "finetune_api_requests",
-            "Requests to the Kubernetes API; code is 0 where no answer came.",
+            "Requests to the Kubernetes API; code is 0 if there was no response.",
             ["method", "resource", "code"],
             registry=self.registry,
         )
         self.stage_outcomes = Counter(
             "finetune_stage_outcomes",
-            "Attempts of stages that ended; reason is Succeeded or that of the failure.",
+            "Ended attempts of stages; reason is Succeeded or that of the failure.",
             ["stage", "reason"],
             registry=self.registry,
         )
         self.waiting_seconds = Histogram(
             "finetune_stage_waiting_seconds",
-            "Time from the creation of an attempt until it computes.",
+            "Time from the creation of an attempt until all its pods run.",
             ["stage"],
             buckets=_WAITING_SECONDS,
             registry=self.registry,
         )
         self.last_resync = Gauge(
             "finetune_last_resync_timestamp_seconds",
-            "Unix time of the last full look at all that exists.",
+            "Unix time of the last resync.",
             registry=self.registry,
         )
 
@@ -55,8 +55,8 @@ class Metrics:
         """Count one request to the Kubernetes API; ``code`` is 0 if there was no response."""
         self.api_requests.labels(method, resource, str(code)).inc()
 
-    def gauge(self, jobs_by_phase: Callable[[], Mapping[str, int]], queue_depth: Callable[[], int]) -> None:
-        """Say where the gauges are read."""
+    def register_gauges(self, jobs_by_phase: Callable[[], Mapping[str, int]], queue_depth: Callable[[], int]) -> None:
+        """Register the functions that compute the gauges."""
         self.registry.register(_State(jobs_by_phase, queue_depth))
 
 
@@ -71,5 +71,5 @@ class _State(Collector):
             jobs.add_metric([phase], count)
         yield jobs
         yield GaugeMetricFamily(
-            "finetune_queue_depth", "FineTuneJobs that wait to be looked at.", value=self._queue_depth()
+            "finetune_queue_depth", "FineTuneJobs that are queued for a reconcile.", value=self._queue_depth()
         )

@@ -1,4 +1,4 @@
-"""Counts how attempts of stages ended, and how long they waited."""
+"""Counts in the metrics how attempts of stages ended, and how long they were pending."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime
 
 from finetune_api.job import FineTuneJobStatus, StageState
 from finetune_core.runs import RunId
-from finetune_kube.objects import JobFacts
+from finetune_kube.objects import ChildJob
 from finetune_operator.metrics import Metrics
 
 
@@ -15,10 +15,10 @@ def count_outcomes(
     metrics: Metrics,
     before: FineTuneJobStatus,
     after: FineTuneJobStatus,
-    runs: Mapping[RunId, JobFacts],
+    runs: Mapping[RunId, ChildJob],
     now: datetime,
 ) -> None:
-    """Count what happened between two statuses of one job."""
+    """Count the changes between two statuses of one job."""
     known = {stage.name: stage for stage in before.stages} if before.revision == after.revision else {}
     for stage in after.stages:
         was = known[stage.name].state if stage.name in known else StageState.PENDING

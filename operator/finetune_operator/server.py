@@ -10,17 +10,17 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 Check = Callable[[], str | None]
-"""What is wrong, or None."""
+"""Returns the problem, or None."""
 
 
 @asynccontextmanager
 async def serving(
     listen: str, port: int, registry: CollectorRegistry, healthy: Check, ready: Check
 ) -> AsyncIterator[None]:
-    """Serve until the end of the block. That an answer comes says that the event loop is alive.
+    """Serve while the context is open. A response shows that the event loop is alive.
 
     Raises:
-        OSError: The port is taken.
+        OSError: The port is in use.
     """
 
     async def metrics(request: web.Request) -> web.Response:
@@ -29,8 +29,8 @@ async def serving(
 
     def answer(check: Check) -> Callable[[web.Request], web.Response]:
         def handle(_: web.Request) -> web.Response:
-            wrong = check()
-            return web.Response(status=503 if wrong else 200, text=f"{wrong or 'ok'}\n")
+            problem = check()
+            return web.Response(status=503 if problem else 200, text=f"{problem or 'ok'}\n")
 
         return handle
 

@@ -1,4 +1,4 @@
-"""What an administrator sets: a JSON file, which the chart writes from its values."""
+"""The operator's settings: a JSON file, which the chart writes from its values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from finetune_api.stage import Stage
 
 
 class SettingsError(Exception):
-    """The settings cannot be used; the message says which and why."""
+    """The settings file is missing or invalid; the message says which field and why."""
 
 
 class _Model(BaseModel):
@@ -20,34 +20,34 @@ class _Model(BaseModel):
 
 
 class StagePod(_Model):
-    """How the pods of one stage look, beyond what the job decides. Fields are those of a Kubernetes pod."""
+    """Pod settings of one stage, in addition to those of the job. Fields are those of a Kubernetes pod."""
 
     resources: dict[str, dict[str, str | int]] = Field(
         default={}, description="Requests and limits of the container. GPUs are added from the job."
     )
-    node_selector: dict[str, str] = Field(default={}, description="Labels of the nodes it may run on.")
-    tolerations: tuple[dict[str, Any], ...] = Field(default=(), description="Taints that it tolerates.")
-    affinity: dict[str, Any] = Field(default={}, description="Affinity to nodes and pods.")
-    labels: dict[str, str] = Field(default={}, description="More labels.")
-    annotations: dict[str, str] = Field(default={}, description="More annotations.")
-    env: tuple[dict[str, Any], ...] = Field(default=(), description="More environment, such as an S3 endpoint.")
-    priority_class_name: str | None = Field(default=None, description="Its priority class.")
-    runtime_class_name: str | None = Field(default=None, description="Its runtime class.")
+    node_selector: dict[str, str] = Field(default={}, description="Labels of the nodes that the pod may run on.")
+    tolerations: tuple[dict[str, Any], ...] = Field(default=(), description="Taints that the pod tolerates.")
+    affinity: dict[str, Any] = Field(default={}, description="Affinity of the pod.")
+    labels: dict[str, str] = Field(default={}, description="Additional labels.")
+    annotations: dict[str, str] = Field(default={}, description="Additional annotations.")
+    env: tuple[dict[str, Any], ...] = Field(default=(), description="Additional variables, such as an S3 endpoint.")
+    priority_class_name: str | None = Field(default=None, description="Priority class.")
+    runtime_class_name: str | None = Field(default=None, description="Runtime class.")
     shared_memory: str = Field(default="8Gi", description="Size of /dev/shm, which counts as memory.")
     workspace: str = Field(default="50Gi", description="Size of the scratch volume.")
 
 
 class TrainerSettings(_Model):
-    """What stages run in."""
+    """The image and the pods of stages."""
 
     image: str = Field(description="Image of the trainer.")
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = Field(default=(), description="Names of Secrets in the jobs' namespaces.")
     service_account_name: str | None = Field(
-        default=None, description="Service account of the stages' pods, for workload identity; it gets no token."
+        default=None, description="Service account of the pods, for workload identity; its token is not mounted."
     )
-    gpu_resource: str = Field(default="nvidia.com/gpu", description="Name of the resource that a GPU is asked by.")
-    stages: dict[Stage, StagePod] = Field(default={}, description="How the pods of each stage look.")
+    gpu_resource: str = Field(default="nvidia.com/gpu", description="Resource name of a GPU.")
+    stages: dict[Stage, StagePod] = Field(default={}, description="Pod settings of each stage.")
 
     def pod(self, stage: Stage) -> StagePod:
         return self.stages.get(stage, StagePod())
@@ -57,28 +57,28 @@ class Settings(_Model):
     """All settings of the operator."""
 
     trainer: TrainerSettings
-    namespaces: tuple[str, ...] = Field(default=(), description="Namespaces to serve; all of them when there is none.")
+    namespaces: tuple[str, ...] = Field(default=(), description="Namespaces to watch; empty for all.")
     listen: str = Field(default="0.0.0.0", description="Address of /metrics, /healthz and /readyz.")
     port: int = Field(default=8080, ge=1, le=65535, description="Port of /metrics, /healthz and /readyz.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     progress_via: Literal["PodAddress", "ApiServer"] = Field(
-        default="PodAddress", description="How /progress of a pod is reached; ApiServer works from outside the cluster."
+        default="PodAddress", description="Route to /progress of a pod; ApiServer also works from outside the cluster."
     )
-    progress_seconds: float = Field(default=15, gt=0, description="Seconds between two looks at the progress of a run.")
-    resync_seconds: float = Field(default=300, gt=0, description="Seconds between two full looks at all that exists.")
-    workers: int = Field(default=16, ge=1, description="Jobs that are reconciled at a time.")
+    progress_seconds: float = Field(default=15, gt=0, description="Interval in which the progress of a run is polled.")
+    resync_seconds: float = Field(default=300, gt=0, description="Interval of the resync.")
+    workers: int = Field(default=16, ge=1, description="Maximum number of concurrent reconciles.")
 
 
 def load(path: Path) -> Settings:
-    """The settings in a JSON file.
+    """Load the settings from a JSON file.
 
     Raises:
-        SettingsError: It cannot be read, or a value is wrong.
+        SettingsError: The file cannot be read, or a value is invalid.
     """
     try:
         return Settings.model_validate_json(path.read_bytes(), by_name=False)
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors(include_url=False))
+        problems = (f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors(include_url=False))
         raise SettingsError(f"{path}: {'; '.join(problems)}") from error

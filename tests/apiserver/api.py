@@ -1,4 +1,4 @@
-"""A small synchronous client of the API server, for tests: raw objects in, raw objects out."""
+"""A small synchronous Kubernetes client for tests; objects are plain dictionaries."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ APPLY, MERGE, JSON = "application/apply-patch+yaml", "application/merge-patch+js
 
 
 class Refused(Exception):
-    """An answer of the API server that is no success."""
+    """A response of the API server that is not a success."""
 
     def __init__(self, code: int, status: Mapping[str, Any]) -> None:
         self.code = code
@@ -44,7 +44,7 @@ class Refused(Exception):
 
 
 class Api:
-    """One user of the API server. Threads have connections of their own."""
+    """One user of the API server. Each thread has its own connection."""
 
     def __init__(self, url: str, ca: Path, token: str) -> None:
         self._host, self._port = urlsplit(url).hostname or "", urlsplit(url).port
@@ -57,7 +57,7 @@ class Api:
         return self.request("GET", self.path(kind, namespace, name))
 
     def find(self, kind: str, name: str, namespace: str = "") -> dict[str, Any] | None:
-        """The object, or None when there is none."""
+        """The object; None if it does not exist."""
         try:
             return self.get(kind, name, namespace)
         except Refused as error:
@@ -111,7 +111,7 @@ class Api:
         *,
         accept: str = JSON,
     ) -> dict[str, Any]:
-        """One request; a connection that the server has closed meanwhile is opened again.
+        """One request; a connection that the server has closed is reopened.
 
         Raises:
             Refused: The answer is no success.
@@ -129,7 +129,7 @@ class Api:
         content_type: str = APPLY,
         accept: str = JSON,
     ) -> dict[str, Any]:
-        """One request with a body as it is, such as YAML."""
+        """One request with a raw body, such as YAML."""
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": content_type, "Accept": accept}
         url = path + (f"?{urlencode(query)}" if query else "")
         encoded = None if content is None else content.encode()

@@ -56,7 +56,7 @@ def admin(api_server: ControlPlane) -> Api:
 
 @pytest.fixture(scope="session")
 def operator_token(admin: Api) -> str:
-    """A token of the chart's service account, which has the chart's rights and no others."""
+    """A token of the chart's service account, with exactly the permissions of the chart."""
     admin.create("Namespace", {"metadata": {"name": helm.NAMESPACE}})
     for document in helm.rendered("crds.install=false"):
         if document["kind"] in ("ServiceAccount", "ClusterRole", "ClusterRoleBinding"):
@@ -71,7 +71,7 @@ def operator_kubeconfig(api_server: ControlPlane, operator_token: str) -> Path:
 
 @pytest.fixture
 def desk(admin: Api) -> Iterator[Desk]:
-    """A namespace of the test's own."""
+    """A namespace for one test."""
     name = f"team-{next(_numbers)}"
     admin.create("Namespace", {"metadata": {"name": name}})
     found = Desk(admin, name)
@@ -84,7 +84,7 @@ def desk(admin: Api) -> Iterator[Desk]:
 def office(
     operator_kubeconfig: Path, admin: Api, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[tuple[Desk, Operator]]:
-    """A namespace and a running operator for a whole module, whose tests take job names of their own.
+    """A namespace and a running operator for a whole module; each test uses its own job names.
 
     The module may have SETTINGS for it.
     """
@@ -103,7 +103,7 @@ def office(
 def start_operator(
     api_server: ControlPlane, operator_kubeconfig: Path, desk: Desk, tmp_path: Path
 ) -> Iterator[Callable[..., Operator]]:
-    """Starts operators for the test's namespace, which end with the test."""
+    """Starts operators for the test's namespace and stops them at the end of the test."""
     started: list[Operator] = []
 
     def start(wait: bool = True, admin: bool = False, **settings: Any) -> Operator:

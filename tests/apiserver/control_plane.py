@@ -1,4 +1,4 @@
-"""A real etcd and kube-apiserver on free ports of loopback, with RBAC, and nobody behind them who runs anything."""
+"""A real etcd and kube-apiserver on free loopback ports, with RBAC and without controllers or kubelets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STARTS_WITHIN_SECONDS = 120.0
 
 
 class NotStarted(Exception):
-    """A program did not get ready; the message has the end of its log."""
+    """A program did not become ready; the message has the end of its log."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Program:
     log: Path
 
     def stop(self) -> None:
-        """End it by its process id, and wait for that."""
+        """Terminate it by its process id, and wait."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -45,7 +45,7 @@ class Program:
         self.process.wait()
 
     def kill(self) -> None:
-        """End it at once, by SIGKILL."""
+        """Kill it with SIGKILL."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
@@ -62,7 +62,7 @@ def start(arguments: list[str], log: Path, env: dict[str, str] | None = None) ->
 
 
 def wait_until(holds: Callable[[], Any], what: str, seconds: float = 30.0, every: float = 0.05) -> Any:
-    """The first true value of ``holds``; fails with ``what`` was waited for."""
+    """The first true result of ``holds``; fails after a timeout with ``what`` was awaited."""
     deadline = time.monotonic() + seconds
     while True:
         value = holds()
@@ -75,7 +75,7 @@ def wait_until(holds: Callable[[], Any], what: str, seconds: float = 30.0, every
 
 @functools.cache
 def signing_key() -> bytes:
-    """A private key for service account tokens, made by the program that Go brings for that."""
+    """A private key for service account tokens, created with a program of the Go distribution."""
     root = subprocess.run(["go", "env", "GOROOT"], check=True, capture_output=True, text=True).stdout.strip()
     with tempfile.TemporaryDirectory() as folder:
         program = str(Path(root, "src", "crypto", "tls", "generate_cert.go"))
@@ -100,7 +100,7 @@ class ControlPlane:
 
     @property
     def pids(self) -> dict[str, int]:
-        """The process of each program that runs."""
+        """The process of each running program."""
         return {name: program.process.pid for name, program in self._programs.items()}
 
     @property
@@ -149,7 +149,7 @@ class ControlPlane:
                 f"--service-account-key-file={self._directory / 'sa.key'}",
                 f"--service-account-signing-key-file={self._directory / 'sa.key'}",
                 "--service-cluster-ip-range=10.99.0.0/24",
-                # Nobody makes the default service accounts here.
+                # There is no controller that creates default service accounts.
                 "--disable-admission-plugins=ServiceAccount",
                 "--allow-privileged=true",
                 "--v=0",
@@ -167,7 +167,7 @@ class ControlPlane:
                 self._programs.pop(name).kill()
 
     def write_kubeconfig(self, user: str, token: str, namespace: str = "default", url: str | None = None) -> Path:
-        """A kubeconfig of a user; returns its path. ``url`` is that of a proxy before the API server."""
+        """Path of a kubeconfig for a user; ``url`` is that of a proxy in front of the API server."""
         ca = base64.b64encode(self.ca.read_bytes()).decode()
         cluster = {"server": url} if url else {"server": self.url, "certificate-authority-data": ca}
         document = {
@@ -220,6 +220,6 @@ class ControlPlane:
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """This environment without anything that names a cluster."""
+    """The environment without variables that refer to a cluster."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("KUBE", "FINETUNE_"))}
     return kept | more

@@ -1,4 +1,4 @@
-"""What a test does: apply jobs in a namespace of its own, run the operator, and look at what comes of it."""
+"""The actions of a test: apply jobs in a namespace, run the operator, read the results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROGRESS_SECONDS = 0.3
 
 
 class Operator:
-    """The operator as a process, of the checkout that ``python`` belongs to."""
+    """The operator as a process, from the checkout that ``python`` belongs to."""
 
     def __init__(self, kubeconfig: Path, directory: Path, *, python: str = sys.executable, **settings: Any) -> None:
         self._kubeconfig = kubeconfig
@@ -43,7 +43,7 @@ class Operator:
 
     def start(self, wait: bool = True) -> Operator:
         arguments = [self._python, "-m", "finetune_operator", "--config", str(self._directory / "settings.json")]
-        # A kubeconfig's keys lie in temporary files while it runs: one that is killed leaves them.
+        # The keys of a kubeconfig are in temporary files while it runs; a killed process leaves them.
         environment = clean_environment(KUBECONFIG=str(self._kubeconfig), TMPDIR=str(self._directory))
         self._program = start(arguments, self._directory / "operator.log", environment)
         if wait:
@@ -60,7 +60,7 @@ class Operator:
             return 0, ""
 
     def metric(self, name: str) -> float:
-        """The value of a metric that has no labels."""
+        """The value of a metric without labels."""
         lines = self.http("/metrics")[1].splitlines()
         return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
@@ -75,7 +75,7 @@ class Operator:
             self._program.kill()
 
     def end(self) -> None:
-        """SIGTERM, and SIGKILL if it does not hear: what is killed at once tells nothing of the lines that it ran."""
+        """SIGTERM, then SIGKILL; a process that is killed at once writes no coverage data."""
         if self._program:
             self._program.stop()
 
@@ -93,7 +93,7 @@ class Operator:
         return self._program.process.wait(30)
 
     def wait(self) -> int:
-        """The exit code of an operator that ends by itself."""
+        """The exit code of an operator that exits by itself."""
         assert self._program
         return self._program.process.wait(60)
 
@@ -103,7 +103,7 @@ class Operator:
 
 
 class Desk:
-    """One namespace of a running API server, with somebody who plays the nodes."""
+    """One namespace of a running API server, with simulated nodes."""
 
     def __init__(self, api: Api, namespace: str) -> None:
         self.api = api
@@ -127,7 +127,7 @@ class Desk:
         return self.api.list("Job", self.namespace)
 
     def child(self, stage: str, attempt: int = 1, revision: int = 1, name: str = "intents") -> dict[str, Any]:
-        """The child Job of a run, as soon as it is there."""
+        """Wait for the child Job of a run."""
         wanted = f"{name}-r{revision}-{stage}-{attempt}"
         found = wait_until(lambda: self.api.find("Job", wanted, self.namespace), f"Job {wanted} is there")
         return dict(found)
@@ -135,7 +135,7 @@ class Desk:
     def until(
         self, holds: Callable[[dict[str, Any]], Any], what: str, name: str = "intents", seconds: float = 30.0
     ) -> dict[str, Any]:
-        """The status for which ``holds`` is true, as soon as there is one."""
+        """Wait for a status for which ``holds`` is true."""
         last: dict[str, Any] = {}
 
         def check() -> Any:
@@ -153,7 +153,7 @@ class Desk:
         return self.until(lambda status: status.get("phase") == phase, f"phase is {phase}", name, seconds)
 
     def being_ended(self, child: Mapping[str, Any]) -> dict[str, Any]:
-        """A child Job, as soon as the operator has told Kubernetes to end it."""
+        """Wait until the operator has requested the stop of a child Job."""
 
         def find() -> Any:
             found = self.api.get("Job", child["metadata"]["name"], self.namespace)
@@ -162,7 +162,7 @@ class Desk:
         return dict(wait_until(find, f"Job {child['metadata']['name']} is being ended"))
 
     def run_to(self, stage: str, name: str = "intents", attempt: int = 1) -> dict[str, Any]:
-        """Have all stages before ``stage`` succeed; returns the child Job of ``stage``."""
+        """Let all stages before ``stage`` succeed; returns the child Job of ``stage``."""
         for before in ("prepare", "train", "evaluate", "publish"):
             if before == stage:
                 break
@@ -183,6 +183,6 @@ def condition(status: Mapping[str, Any], type_: str) -> dict[str, Any]:
 
 
 def stage(status: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The entry of a stage; that of one that has not started is made up."""
+    """The status entry of a stage; a default one if the stage has not started."""
     none = {"name": name, "state": "Pending", "attempt": 0, "restarts": 0}
     return next((dict(entry) for entry in status.get("stages", ()) if entry["name"] == name), none)

@@ -1,4 +1,4 @@
-"""Plays the Job controller and the kubelet: makes the pods of a Job and says how they fare, as these two would."""
+"""Simulates the Job controller and the kubelet: creates the pods of a Job and sets their status."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def now() -> str:
 
 
 class Kubelet:
-    """All nodes of the cluster, and the controller of its Jobs."""
+    """All nodes of the cluster, and the Job controller."""
 
     def __init__(self, api: Api, address: str = LOOPBACK) -> None:
         self._api = api
         self._address = address
 
     def create_pods(self, job: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The pods of a Job, on a node and still without a container."""
+        """The pods of a Job, scheduled but without a container status."""
         return [self.create_pod(job, index) for index in range(job["spec"]["completions"])]
 
     def create_pod(self, job: Mapping[str, Any], index: int, **spec: Any) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class Kubelet:
         return self._api.create("Pod", pod)
 
     def run(self, job: Mapping[str, Any], since: str = "") -> list[dict[str, Any]]:
-        """Pods that compute."""
+        """Set pods to running."""
         return [self.started(pod, since) for pod in self.create_pods(job)]
 
     def started(self, pod: Mapping[str, Any], since: str = "") -> dict[str, Any]:
@@ -68,12 +68,12 @@ class Kubelet:
         )
 
     def waiting(self, pod: Mapping[str, Any], reason: str, message: str = "") -> dict[str, Any]:
-        """A container that does not start."""
+        """Set the container of a pod to waiting."""
         state = {"waiting": {"reason": reason, "message": message}}
         return self._status(pod, phase="Pending", containerStatuses=[self._container(pod, state)])
 
     def unschedulable(self, job: Mapping[str, Any], message: str) -> dict[str, Any]:
-        """A pod that no node takes."""
+        """Make a pod unschedulable."""
         pod = self.create_pod(job, 0, nodeName=None)
         condition = {
             "type": "PodScheduled",
@@ -93,7 +93,7 @@ class Kubelet:
         disrupted: str = "",
         **status: Any,
     ) -> dict[str, Any]:
-        """A pod whose container has ended."""
+        """Terminate the container of a pod."""
         if disrupted:
             condition = {"type": "DisruptionTarget", "status": "True", "reason": disrupted, "lastTransitionTime": now()}
             status["conditions"] = [condition | {"message": f"{disrupted} took the pod"}]
@@ -105,7 +105,7 @@ class Kubelet:
         )
 
     def evicted(self, pod: Mapping[str, Any], reason: str, text: str, code: int | None = None) -> dict[str, Any]:
-        """A pod that its kubelet did not even start, or ended, and its container with ``code`` in the same breath."""
+        """Fail a pod as a whole; with ``code``, its container terminates in the same update."""
         containers = {} if code is None else {"containerStatuses": [self._terminated(pod, code)]}
         return self._status(pod, phase="Failed", reason=reason, message=text, **containers)
 
@@ -120,18 +120,18 @@ class Kubelet:
         return self._container(pod, {"terminated": terminated})
 
     def lost(self, pod: Mapping[str, Any]) -> dict[str, Any]:
-        """A pod on a node that nobody hears of any more."""
-        gone = {
+        """A pod on a node that does not respond."""
+        disruption = {
             "type": "DisruptionTarget",
             "status": "True",
             "reason": "DeletionByTaintManager",
             "message": "Taint manager: deleting due to NoExecute taint",
             "lastTransitionTime": now(),
         }
-        return self._status(pod, phase="Failed", conditions=[gone])
+        return self._status(pod, phase="Failed", conditions=[disruption])
 
     def complete(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        """A Job all of whose pods succeeded."""
+        """Set the Complete condition of a Job whose pods all succeeded."""
         conditions = [
             _condition("SuccessCriteriaMet", "CompletionsReached"),
             _condition("Complete", "CompletionsReached"),
@@ -143,12 +143,12 @@ class Kubelet:
         )
 
     def fail(self, job: Mapping[str, Any], reason: str = "BackoffLimitExceeded") -> dict[str, Any]:
-        """A Job that will not be tried again."""
+        """Set the Failed condition of a Job."""
         conditions = [_condition("FailureTarget", reason), _condition("Failed", reason)]
         return self._job_status(job, conditions=conditions, failed=job["spec"]["completions"])
 
     def succeed(self, job: Mapping[str, Any], report: StageReport | None = None) -> None:
-        """A Job whose pods all do their work, from the start to the end; one that has, did."""
+        """Let all pods of a Job run and succeed; does nothing if they have."""
         meta = job["metadata"]
         if "completionTime" in self._api.get("Job", meta["name"], meta["namespace"]).get("status", {}):
             return
@@ -158,19 +158,19 @@ class Kubelet:
         self.complete(job)
 
     def break_(self, job: Mapping[str, Any], code: int, error: StageError | None = None, **facts: Any) -> None:
-        """A Job whose pods all end with ``code``."""
+        """Let all pods of a Job end with ``code``."""
         stage, attempt = stage_of(job)
-        said = message(StageReport(stage=stage, attempt=attempt, seconds=1.0, error=error)) if error else ""
+        text = message(StageReport(stage=stage, attempt=attempt, seconds=1.0, error=error)) if error else ""
         for pod in self.pods(job) or self.run(job):
-            self.ended(pod, code, **{"message": said, **facts})
+            self.ended(pod, code, **{"message": text, **facts})
         self.fail(job)
 
     def stopped(self, job: Mapping[str, Any], code: int, error: StageError | None = None) -> None:
-        """What becomes of a Job whose deadline the operator has set: its pods end and are taken away."""
+        """Execute the deadline that the operator has set on a Job: its pods end and are deleted."""
         stage, attempt = stage_of(job)
-        said = message(StageReport(stage=stage, attempt=attempt, seconds=1.0, error=error)) if error else ""
+        text = message(StageReport(stage=stage, attempt=attempt, seconds=1.0, error=error)) if error else ""
         for pod in self.pods(job):
-            self.ended(pod, code, said)
+            self.ended(pod, code, text)
             self.remove(pod)
         self.fail(job, "DeadlineExceeded")
 
@@ -180,11 +180,11 @@ class Kubelet:
         return self._api.list("Pod", meta["namespace"], labelSelector=selector)
 
     def remove(self, pod: Mapping[str, Any]) -> None:
-        """What a kubelet does at the end of a pod that is being deleted."""
+        """Remove a terminating pod, as the kubelet does at its end."""
         self._api.delete("Pod", pod["metadata"]["name"], pod["metadata"]["namespace"], gracePeriodSeconds=0)
 
     def warn(self, about: Mapping[str, Any], reason: str, text: str) -> None:
-        """A Warning event about a Job or a pod."""
+        """Create a Warning Event about a Job or a pod."""
         meta = about["metadata"]
         involved = {"kind": about["kind"], "name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"]}
         event = {
@@ -230,7 +230,7 @@ def stage_of(job: Mapping[str, Any]) -> tuple[Stage, int]:
 
 
 def report_of(job: Mapping[str, Any]) -> StageReport:
-    """What a stage says that did its work."""
+    """The report of a stage that succeeded."""
     return a_report(*stage_of(job))
 
 

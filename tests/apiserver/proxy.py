@@ -1,4 +1,4 @@
-"""A proxy before the API server that does to the operator what networks and busy API servers do."""
+"""A proxy in front of the API server that simulates failures of the network and of a busy API server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.ports import free_port
 
 @dataclass(frozen=True)
 class Request:
-    """A request that passes."""
+    """A request that passes through the proxy."""
 
     method: str
     path: str
@@ -32,7 +32,7 @@ class Request:
 
     @property
     def name(self) -> str:
-        """The object that it names: one that is created is named in the body alone."""
+        """The object of the request; a create request names it only in the body."""
         if self.method == "POST":
             return str(json.loads(self.body)["metadata"]["name"])
         return self.path.partition("?")[0].removesuffix("/status").rpartition("/")[2]
@@ -40,14 +40,14 @@ class Request:
 
 @dataclass
 class Faults:
-    """What the proxy does; may be changed while it runs, from any thread."""
+    """The behaviour of the proxy; may be changed while it runs, from any thread."""
 
     answer: Callable[[Request], web.Response | None] = lambda _: None
-    """An answer in place of the API server's; None passes the request on."""
+    """A response instead of the API server's; None forwards the request."""
     answered: Callable[[Request], None] = lambda _: None
-    """Called when the API server has answered, before the operator hears of it."""
+    """Called after the API server has responded, before the operator receives the response."""
     hold_watches: threading.Event = field(default_factory=threading.Event)
-    """While it is set, watches tell nothing new."""
+    """While it is set, watches deliver no events."""
 
 
 class Proxy:
@@ -67,7 +67,7 @@ class Proxy:
         return f"http://127.0.0.1:{self.port}"
 
     def drop_watches(self, of: str = "") -> None:
-        """Break every open watch off whose path has this in it."""
+        """Close every open watch with this in its path."""
 
         def drop() -> None:
             for watch, path in tuple(self._watches.items()):
@@ -134,7 +134,7 @@ class Proxy:
 
 @contextmanager
 def proxied(plane: ControlPlane, faults: Faults | None = None) -> Iterator[Proxy]:
-    """A proxy that ends with the block."""
+    """A proxy that is closed at the end of the context."""
     proxy = Proxy(plane, faults or Faults())
     started, stop = threading.Event(), asyncio.Event()
 
@@ -155,7 +155,7 @@ def proxied(plane: ControlPlane, faults: Faults | None = None) -> Iterator[Proxy
 
 
 def refusal(code: int, reason: str, message: str, retry_after: int | None = None) -> web.Response:
-    """An error as the API server writes it."""
+    """An error in the format of the API server."""
     status = {"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": message}
     headers = {"Retry-After": str(retry_after)} if retry_after is not None else {}
     return web.json_response(status, status=code, headers=headers)

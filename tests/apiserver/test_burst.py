@@ -1,4 +1,4 @@
-"""Many jobs at once: what they compute comes before what is told of them, and waiting costs few requests."""
+"""Many jobs at once: runs are started before status and Events are written, and waiting needs few requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ JOBS, WORKERS = 40, 4
 
 @pytest.fixture
 def names(desk: Desk) -> list[str]:
-    """Jobs that are there before the operator."""
+    """Jobs that exist before the operator starts."""
     found = [f"job-{number}" for number in range(JOBS)]
     for name in found:
         desk.apply(name)
@@ -26,7 +26,7 @@ def settled(desk: Desk, names: list[str]) -> bool:
     return all(desk.status(name).get("phase") == "Preparing" for name in names)
 
 
-def test_every_child_job_is_created_before_what_is_told_of_others(
+def test_all_child_jobs_are_created_before_events_and_status_of_others(
     api_server: ControlPlane, operator_token: str, desk: Desk, names: list[str], tmp_path: Path
 ) -> None:
     with proxied(api_server) as proxy:
@@ -38,19 +38,19 @@ def test_every_child_job_is_created_before_what_is_told_of_others(
         finally:
             operator.kill()
         writes = [request for request in proxy.requests if request.writes]
-    order = ["job" if "/jobs" in request.path else "told" for request in writes]
+    order = ["job" if "/jobs" in request.path else "report" for request in writes]
     assert order.count("job") == JOBS
-    # A worker that finds no other job without a child tells of its own: at the end each may.
-    assert order.index("told") > JOBS - WORKERS
-    assert [name for name in names if len(told_of(desk, name)) != 1] == []
-    assert order.count("told") == 2 * JOBS  # An Event and a status for each.
+    # A worker that finds no other job without a child writes the status of its own: at the end each may.
+    assert order.index("report") > JOBS - WORKERS
+    assert [name for name in names if len(reports_of(desk, name)) != 1] == []
+    assert order.count("report") == 2 * JOBS  # An Event and a status for each.
 
 
-def told_of(desk: Desk, name: str) -> list[str]:
+def reports_of(desk: Desk, name: str) -> list[str]:
     return [event["reason"] for event in desk.events(name)]
 
 
-def test_jobs_that_wait_ask_for_the_events_of_their_namespace_together(
+def test_pending_jobs_of_a_namespace_share_one_events_request(
     api_server: ControlPlane,
     operator_token: str,
     desk: Desk,
@@ -66,7 +66,11 @@ def test_jobs_that_wait_ask_for_the_events_of_their_namespace_together(
             for name in names:
                 desk.kubelet.warn({**desk.child("prepare", name=name), "kind": "Job"}, "FailedCreate", "exceeded quota")
             for name in names:
-                desk.until(lambda status: condition(status, "Ready")["reason"] == "QuotaExceeded", "it says why", name)
+                desk.until(
+                    lambda status: condition(status, "Ready")["reason"] == "QuotaExceeded",
+                    "the cause is reported",
+                    name,
+                )
         finally:
             operator.kill()
         lists = [request for request in proxy.requests if not request.writes and "/events" in request.path]

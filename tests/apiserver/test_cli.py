@@ -1,4 +1,4 @@
-"""``finetune`` against a real API server, as a person types it."""
+"""``finetune`` against a real API server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TIMEOUT_SECONDS = 180
 
 
 class Shell:
-    """Types ``finetune`` commands in the namespace of a test."""
+    """Runs ``finetune`` commands in the namespace of a test."""
 
     def __init__(self, kubeconfig: Path, directory: Path) -> None:
         self.directory = directory
@@ -64,13 +64,13 @@ def shell(api_server: ControlPlane, desk: Desk, tmp_path: Path) -> Shell:
 
 
 def a_manifest(desk: Desk, **spec: Any) -> dict[str, Any]:
-    """A manifest that names no namespace."""
+    """A manifest without a namespace."""
     document = desk.manifest(**spec)
     return {**document, "metadata": {"name": "intents"}}
 
 
 class TestSubmit:
-    def test_says_what_became_of_the_job(self, shell: Shell, desk: Desk) -> None:
+    def test_prints_created_configured_or_unchanged(self, shell: Shell, desk: Desk) -> None:
         file = shell.write(a_manifest(desk))
         name = "finetunejob.finetune.dev/intents"
         assert shell.out("submit", file) == f"{name} created in namespace {desk.namespace}\n"
@@ -79,16 +79,16 @@ class TestSubmit:
         assert shell.out("submit", file) == f"{name} configured in namespace {desk.namespace}\n"
         assert desk.job()["spec"]["training"] == {"epochs": 2}
 
-    def test_stores_what_is_written_and_no_defaults(self, shell: Shell, desk: Desk) -> None:
+    def test_stores_the_manifest_without_defaults(self, shell: Shell, desk: Desk) -> None:
         shell.out("submit", shell.write(a_manifest(desk, training={"epochs": None})))
         assert desk.job()["spec"] == {**a_manifest(desk)["spec"], "training": {}}
 
-    def test_takes_what_get_prints(self, shell: Shell, desk: Desk) -> None:
+    def test_accepts_the_output_of_get(self, shell: Shell, desk: Desk) -> None:
         shell.out("submit", shell.write(a_manifest(desk)))
         (shell.directory / "again.yaml").write_text(shell.out("get", "intents", "-o", "yaml"))
         assert "unchanged" in shell.out("submit", "again.yaml")
 
-    def test_names_who_else_has_set_a_field(self, shell: Shell, desk: Desk) -> None:
+    def test_names_the_field_manager_of_a_conflict(self, shell: Shell, desk: Desk) -> None:
         desk.apply(manager="argocd", training={"epochs": 5})
         file = shell.write(a_manifest(desk, training={"epochs": 2}))
         code, _, err = shell.run("submit", file)
@@ -96,29 +96,29 @@ class TestSubmit:
         assert "spec.training.epochs was set by argocd" in err
         assert "configured" in shell.out("submit", "--force-conflicts", file)
 
-    def test_may_set_anew_what_suspend_has_set(self, shell: Shell, desk: Desk) -> None:
+    def test_takes_over_fields_set_by_suspend(self, shell: Shell, desk: Desk) -> None:
         file = shell.write(a_manifest(desk, suspend=False))
         shell.out("submit", file)
         shell.out("suspend", "intents")
         assert "configured" in shell.out("submit", file)
         assert desk.job()["spec"]["suspend"] is False
 
-    def test_sends_nothing_when_one_file_is_wrong(self, shell: Shell, desk: Desk) -> None:
+    def test_sends_nothing_if_one_file_is_invalid(self, shell: Shell, desk: Desk) -> None:
         good = shell.write(a_manifest(desk))
         wrong = shell.write(a_manifest(desk, dataset={"train": {"uri": "file://./data.jsonl"}}), "wrong.yaml")
         code, _, err = shell.run("submit", good, wrong)
         assert code == 64
-        assert err.startswith("wrong.yaml:12: spec.dataset.train.uri is 'file://./data.jsonl', which no pod can read;")
+        assert err.startswith("wrong.yaml:12: spec.dataset.train.uri is 'file://./data.jsonl', which pods cannot read;")
         assert desk.api.list("FineTuneJob", desk.namespace) == []
 
-    def test_of_a_namespace_that_is_not_there(self, shell: Shell, desk: Desk) -> None:
+    def test_reports_a_missing_namespace(self, shell: Shell, desk: Desk) -> None:
         code, _, err = shell.run("submit", shell.write(a_manifest(desk)), "-n", "nowhere")
         assert code == 66
         assert "There is no namespace nowhere" in err
 
 
 class TestGet:
-    def test_lists_what_kubectl_lists(self, shell: Shell, desk: Desk) -> None:
+    def test_prints_the_columns_of_kubectl(self, shell: Shell, desk: Desk) -> None:
         desk.apply()
         heading, row = shell.out("get").splitlines()
         assert heading.split() == ["NAME", "STATUS", "PROGRESS", "ETA", "BASELINE", "SCORE", "AGE"]
@@ -127,14 +127,14 @@ class TestGet:
         assert shell.out("get", "-o", "name") == "finetunejob.finetune.dev/intents\n"
         assert json.loads(shell.out("get", "-o", "json"))["items"][0]["metadata"]["name"] == "intents"
 
-    def test_says_when_there_is_none(self, shell: Shell, desk: Desk) -> None:
+    def test_reports_an_empty_list(self, shell: Shell, desk: Desk) -> None:
         assert shell.run("get") == (0, "", f"No FineTuneJobs in namespace {desk.namespace}.\n")
         code, _, err = shell.run("get", "other")
         assert code == 66
         assert err.startswith(f"finetune: There is no FineTuneJob other in namespace {desk.namespace};")
 
     @pytest.mark.usefixtures("operator")
-    def test_of_a_finished_job_shows_all_that_came_out(self, shell: Shell, desk: Desk) -> None:
+    def test_shows_all_results_of_a_finished_job(self, shell: Shell, desk: Desk) -> None:
         desk.apply()
         desk.run_all()
         shown = shell.out("get", "intents")
@@ -146,7 +146,7 @@ class TestGet:
 
 class TestWatch:
     @pytest.mark.usefixtures("operator")
-    def test_ends_with_the_job(self, shell: Shell, desk: Desk) -> None:
+    def test_ends_when_the_job_finishes(self, shell: Shell, desk: Desk) -> None:
         file = shell.write(a_manifest(desk))
         with shell.start("submit", "--watch", file) as process:
             desk.run_all()
@@ -159,14 +159,14 @@ class TestWatch:
         assert "artifact  s3://adapters/team-a/intents/r1/artifact" in lines
 
     @pytest.mark.usefixtures("operator")
-    def test_has_the_exit_code_of_what_failed(self, shell: Shell, desk: Desk) -> None:
+    def test_exit_code_is_that_of_the_failure(self, shell: Shell, desk: Desk) -> None:
         desk.apply()
         error = StageError(reason=Reason.BAD_DATA, message="intents.jsonl:3 has no label.", exit_code=65)
         desk.kubelet.break_(desk.child("prepare"), 65, error)
         desk.until_phase("Failed")
         code, out, _ = shell.run("watch", "intents")
         assert code == 65
-        assert "This is for you to change: the manifest, the data, or what its Secrets allow." in out
+        assert "To fix this, change the manifest, the data, or the permissions of its Secrets." in out
         assert f"finetune logs intents -n {desk.namespace} --stage prepare --attempt 1" in out
 
     @staticmethod
@@ -176,16 +176,14 @@ class TestWatch:
         assert process.stdout.readline()
 
     @pytest.mark.usefixtures("operator")
-    def test_ctrl_c_leaves_the_job_alone(self, shell: Shell, desk: Desk) -> None:
+    def test_ctrl_c_does_not_stop_the_job(self, shell: Shell, desk: Desk) -> None:
         desk.apply()
         with shell.start("watch", "intents") as process:
             self.watches(process)
             os.kill(process.pid, signal.SIGINT)
             _, err = process.communicate(timeout=TIMEOUT_SECONDS)
         assert process.returncode == 130
-        assert err == (
-            f"The job goes on without being watched; finetune watch intents -n {desk.namespace} comes back to it.\n"
-        )
+        assert err == f"The job keeps running; watch it again with finetune watch intents -n {desk.namespace}.\n"
         assert "deletionTimestamp" not in desk.job()["metadata"]
 
     @pytest.mark.usefixtures("operator")
@@ -204,17 +202,17 @@ class TestChange:
         desk.apply()
         assert shell.out("suspend", "intents") == "finetunejob.finetune.dev/intents suspended\n"
         assert desk.job()["spec"]["suspend"] is True
-        assert shell.out("suspend", "intents") == "finetunejob.finetune.dev/intents is suspended already\n"
+        assert shell.out("suspend", "intents") == "finetunejob.finetune.dev/intents is already suspended\n"
         assert shell.out("resume", "intents", "-o", "name") == "finetunejob.finetune.dev/intents\n"
         assert desk.job()["spec"]["suspend"] is False
 
     @pytest.mark.usefixtures("operator")
-    def test_cancel_deletes_what_has_not_ended(self, shell: Shell, desk: Desk) -> None:
+    def test_cancel_deletes_an_unfinished_job(self, shell: Shell, desk: Desk) -> None:
         desk.apply()
         desk.child("prepare")
         out = shell.out("cancel", "intents")
-        assert "deleted; its pods end, and what it stored stays below s3://adapters/" in out
-        wait_until(lambda: desk.api.find("FineTuneJob", "intents", desk.namespace) is None, "the job is gone")
+        assert "deleted; its pods are stopped, and its files are kept under s3://adapters/" in out
+        wait_until(lambda: desk.api.find("FineTuneJob", "intents", desk.namespace) is None, "the job is deleted")
 
     @pytest.mark.usefixtures("operator")
     def test_cancel_keeps_the_record_of_a_finished_job(self, shell: Shell, desk: Desk) -> None:
@@ -222,28 +220,28 @@ class TestChange:
         desk.run_all()
         code, _, err = shell.run("cancel", "intents")
         assert code == 64
-        assert "intents has ended (Succeeded), so there is nothing to cancel" in err
-        assert "what was published stays at s3://adapters" in shell.out("cancel", "intents", "--force")
+        assert "intents has finished (Succeeded), so there is nothing to cancel" in err
+        assert "its artifact is kept at s3://adapters" in shell.out("cancel", "intents", "--force")
 
 
 class TestLogs:
     @pytest.mark.usefixtures("operator")
-    def test_of_a_pod_that_has_not_started_say_why(self, shell: Shell, desk: Desk) -> None:
+    def test_of_a_pending_pod_print_the_cause(self, shell: Shell, desk: Desk) -> None:
         desk.apply()
         desk.kubelet.unschedulable(desk.child("prepare"), "0/3 nodes are available.")
         code, _, err = shell.run("logs", "intents")
         assert code == 66
         assert "has not started, so there is no log yet: 0/3 nodes are available." in err
 
-    def test_without_pods_say_so(self, shell: Shell, desk: Desk) -> None:
+    def test_without_pods_are_reported(self, shell: Shell, desk: Desk) -> None:
         desk.apply()
         code, _, err = shell.run("logs", "intents", "--stage", "train")
         assert code == 66
         assert "intents (Pending) has no pods of stage train" in err
 
 
-class TestTrouble:
-    def test_what_one_may_not_do_is_said(self, shell: Shell, desk: Desk, api_server: ControlPlane) -> None:
+class TestErrors:
+    def test_forbidden_request_is_reported(self, shell: Shell, desk: Desk, api_server: ControlPlane) -> None:
         desk.api.create("ServiceAccount", {"metadata": {"name": "jane", "namespace": desk.namespace}})
         path = desk.api.path("ServiceAccount", desk.namespace, "jane")
         token = desk.api.request("POST", f"{path}/token", {"spec": {}})["status"]["token"]
@@ -252,23 +250,24 @@ class TestTrouble:
         assert code == 77
         assert err == (
             f"finetune: system:serviceaccount:{desk.namespace}:jane may not list finetunejobs in namespace "
-            f"{desk.namespace}; ask who runs the cluster for the right, or name another namespace with -n.\n"
+            f"{desk.namespace}; ask the cluster administrator for the permission, or choose another namespace "
+            "with -n.\n"
         )
 
-    def test_credentials_that_are_not_accepted_are_said(self, shell: Shell, api_server: ControlPlane) -> None:
+    def test_rejected_credentials_are_reported(self, shell: Shell, api_server: ControlPlane) -> None:
         shell.environment["KUBECONFIG"] = str(api_server.write_kubeconfig("nobody", "wrong"))
         code, _, err = shell.run("get")
         assert code == 77
-        assert "does not accept these credentials" in err
+        assert "rejected the credentials" in err
 
-    def test_a_field_that_only_the_server_refuses_is_named(self, shell: Shell, desk: Desk) -> None:
+    def test_field_that_only_the_server_rejects_is_named(self, shell: Shell, desk: Desk) -> None:
         document = a_manifest(desk)
         document["metadata"]["labels"] = {"team": "not a label!"}
         code, _, err = shell.run("submit", shell.write(document))
         assert code == 64
         assert err.startswith("job.yaml:5: metadata.labels: Invalid value")
 
-    def test_a_cluster_that_does_not_answer_is_named(self, shell: Shell, api_server: ControlPlane) -> None:
+    def test_unreachable_cluster_is_named(self, shell: Shell, api_server: ControlPlane) -> None:
         kubeconfig = api_server.write_kubeconfig("admin", "x", url="http://127.0.0.1:1")
         code, _, err = shell.run("get", "--kubeconfig", str(kubeconfig))
         assert code == 69

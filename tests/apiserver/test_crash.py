@@ -1,4 +1,4 @@
-"""The operator killed after every single thing it does, and two of them at once: nothing twice, nothing lost."""
+"""The operator killed after each of its requests, and two operators at once: nothing happens twice, nothing is lost."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.apiserver.kubelet import message
 from tests.apiserver.proxy import Proxy, Request, proxied, refusal
 
 WRITES_OF_A_LIFE = 6
-"""At least: four Jobs, a Service and a status; how many more, of Events and statuses, is a matter of speed."""
+"""The minimum: four Jobs, a Service and a status; the number of Events and status writes depends on timing."""
 
 
 class Nodes(threading.Thread):
-    """Nodes on which every Job succeeds as soon as it is there, whoever made it and whenever."""
+    """Nodes on which every Job succeeds as soon as it exists."""
 
     def __init__(self, desk: Desk) -> None:
         super().__init__(name="nodes", daemon=True)
@@ -69,7 +69,7 @@ def nodes(desk: Desk) -> Iterator[Nodes]:
 def operators(
     api_server: ControlPlane, operator_token: str, desk: Desk, proxy: Proxy, tmp_path: Path
 ) -> Iterator[Callable[[], Operator]]:
-    """Makes operators that reach the API server through the proxy."""
+    """Creates operators that reach the API server through the proxy."""
     kubeconfig = api_server.write_kubeconfig("finetune-operator", operator_token, url=proxy.url)
     made: list[Operator] = []
 
@@ -83,26 +83,26 @@ def operators(
 
 
 def assert_one_life(desk: Desk, nodes: Nodes) -> None:
-    """Every stage ran once, the job is published, and every Event is there once."""
+    """Every stage ran once, the job is published, and every Event exists once."""
     status = desk.until_phase("Succeeded")
     stages = ("prepare", "train", "evaluate", "publish")
     assert nodes.started == Counter({f"intents-r1-{stage}-1": 1 for stage in stages})
     assert [entry["restarts"] for entry in status["stages"]] == [0, 0, 0, 0]
     assert "failure" not in status
-    told = Counter(event["reason"] for event in desk.events())
+    reasons = Counter(event["reason"] for event in desk.events())
     started = [f"{stage.capitalize()}Started" for stage in stages]
     succeeded = [f"{stage.capitalize()}Succeeded" for stage in stages]
-    assert told == Counter([*started, *succeeded, "Published"])
+    assert reasons == Counter([*started, *succeeded, "Published"])
 
 
 def test_killed_after_each_request(desk: Desk, proxy: Proxy, nodes: Nodes, operators: Callable[[], Operator]) -> None:
-    """One life, in which every write is the last thing that an operator does: it never hears the answer."""
+    """One job; each write is the last action of an operator, which never receives the response."""
     running: list[Operator] = []
     done: set[str] = set()
     crashed = threading.Event()
 
     def crash(request: Request) -> None:
-        # Said again, after a crash, is not done again: only what is new ends this operator too.
+        # A repeated write after a crash has no effect: only new writes end this operator too.
         what = f"{request.path} {request.name}"
         if request.writes and ("/status" in request.path or what not in done) and running:
             done.add(what)
@@ -127,20 +127,20 @@ def test_killed_after_each_request(desk: Desk, proxy: Proxy, nodes: Nodes, opera
     assert_one_life(desk, nodes)
 
 
-def test_two_at_once(desk: Desk, nodes: Nodes, operators: Callable[[], Operator]) -> None:
+def test_two_operators_at_once(desk: Desk, nodes: Nodes, operators: Callable[[], Operator]) -> None:
     for _ in range(2):
         operators().start()
     for number in range(5):
         desk.apply("intents" if number == 0 else f"intents-{number}")
     for number in range(5):
-        # All go on at the same time: whoever waits for the first waits for nearly all of them.
+        # All start at the same time, so the wait for the first covers nearly all of them.
         desk.until_phase("Succeeded", "intents" if number == 0 else f"intents-{number}", 120)
     assert set(nodes.started.values()) == {1}
     assert len(nodes.started) == 20
 
 
 class TestRestart:
-    def test_while_a_stage_runs_leaves_it_alone(
+    def test_does_not_disturb_a_running_stage(
         self, desk: Desk, operators: Callable[[], Operator], proxy: Proxy
     ) -> None:
         first = operators().start()
@@ -159,7 +159,9 @@ class TestRestart:
         desk.kubelet.succeed(child)
         desk.child("evaluate")
 
-    def test_sees_what_happened_while_it_was_away(self, desk: Desk, operators: Callable[[], Operator]) -> None:
+    def test_records_what_ended_while_the_operator_was_down(
+        self, desk: Desk, operators: Callable[[], Operator]
+    ) -> None:
         first = operators().start()
         desk.apply()
         child = desk.run_to("train")
@@ -170,10 +172,10 @@ class TestRestart:
         desk.child("evaluate")
         desk.child("prepare", name="born-meanwhile")
 
-    def test_does_not_count_the_echo_of_what_ended_while_it_was_away(
+    def test_does_not_count_a_consequence_of_an_unobserved_end(
         self, desk: Desk, operators: Callable[[], Operator]
     ) -> None:
-        """As when it was on the node that was rebooted: Kubernetes has taken the pod away that was there too."""
+        """As if it ran on the rebooted node: Kubernetes has also deleted the pod that was there."""
         first = operators().start()
         desk.apply(distributed={"workers": 2, "gpusPerWorker": 0})
         child = desk.run_to("train")
@@ -190,7 +192,7 @@ class TestRestart:
         status = desk.until(lambda status: stage(status, "train")["attempt"] == 2, "the next attempt")
         assert stage(status, "train")["restarts"] == 0
 
-    def test_a_job_that_was_deleted_meanwhile_gets_nothing_more(
+    def test_does_not_touch_a_job_that_was_deleted_meanwhile(
         self, desk: Desk, operators: Callable[[], Operator]
     ) -> None:
         first = operators().start()
@@ -205,26 +207,24 @@ class TestRestart:
         left = {found["metadata"]["name"] for found in desk.children()}
         assert left == {"intents-r1-prepare-1", "other-r1-prepare-1"}
 
-    def test_a_clean_stop_is_exit_code_0(self, operators: Callable[[], Operator]) -> None:
+    def test_sigterm_exits_with_code_0(self, operators: Callable[[], Operator]) -> None:
         assert operators().start().stop() == 0
 
-    def test_a_stop_is_heard_before_the_cluster_was_seen(self, proxy: Proxy, operators: Callable[[], Operator]) -> None:
+    def test_sigterm_is_handled_before_the_first_sync(self, proxy: Proxy, operators: Callable[[], Operator]) -> None:
         proxy.faults.answer = lambda _: refusal(503, "ServiceUnavailable", "not yet")
         operator = operators().start(wait=False)
         wait_until(lambda: operator.http("/readyz")[0] == 503, "it serves", 60)
         assert operator.stop() == 0
 
-    def test_a_stop_is_heard_before_anything_was_imported(self, operators: Callable[[], Operator]) -> None:
+    def test_sigterm_is_handled_before_the_imports(self, operators: Callable[[], Operator]) -> None:
         operator = operators().start(wait=False)
         wait_until(operator.hears_stops, "it hears stops", 60, 0.005)
         assert operator.http("/readyz")[0] == 0
         assert operator.stop() == 0
 
 
-def test_no_request_but_what_is_needed(
-    desk: Desk, proxy: Proxy, nodes: Nodes, operators: Callable[[], Operator]
-) -> None:
-    """A life costs four Jobs, nine Events and one write of status for each thing that changes."""
+def test_no_unnecessary_requests(desk: Desk, proxy: Proxy, nodes: Nodes, operators: Callable[[], Operator]) -> None:
+    """One job costs four Jobs, nine Events and one status write per change."""
     operators().start()
     desk.apply()
     assert_one_life(desk, nodes)

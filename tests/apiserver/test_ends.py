@@ -1,4 +1,4 @@
-"""How stages end and what a person is told of it: exit codes, pods that are taken away, pods that never start."""
+"""How stages end and how that is reported: exit codes, deleted pods, pods that never start."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Job = dict[str, Any]
 
 @dataclass(frozen=True)
 class End:
-    """One way in which the first attempt of a stage ends, and what is told of it."""
+    """One way in which the first attempt of a stage ends, and the expected report."""
 
     name: str
     play: Callable[[Desk, Job], None]
     reason: Reason
     retried: bool
-    says: str
+    expected: str
     counted: bool = True
     stage: str = "prepare"
     exit_code: int | None = None
@@ -53,24 +53,24 @@ RETRIED = {
     Reason.INTERNAL_ERROR: True,
     Reason.KILLED: True,
 }
-"""What is tried again, and whether that counts."""
+"""Reasons that are retried, and whether that counts."""
 
 
-def told(job: Job, reason: Reason, sentence: str, code: int, rank: int | None = None) -> str:
+def error_message(job: Job, reason: Reason, sentence: str, code: int, rank: int | None = None) -> str:
     """The termination message of a stage that failed."""
     name, attempt = stage_of(job)
     error = StageError(reason=reason, message=sentence, exit_code=code, rank=rank)
     return message(StageReport(stage=name, attempt=attempt, seconds=1.0, error=error))
 
 
-def with_code(name: str, play: Callable[[Desk, Job], None], reason: Reason, says: str, code: int) -> End:
-    """An end of which nothing but its reason decides whether the stage is tried again."""
+def with_code(name: str, play: Callable[[Desk, Job], None], reason: Reason, expected: str, code: int) -> End:
+    """An end whose reason alone decides whether the stage is retried."""
     counted = RETRIED.get(reason, True)
-    return End(name, play, reason, reason in RETRIED, says, counted, exit_code=code)
+    return End(name, play, reason, reason in RETRIED, expected, counted, exit_code=code)
 
 
-def silent(code: int, reason: Reason, says: str) -> End:
-    """A container that ends without a word."""
+def without_report(code: int, reason: Reason, expected: str) -> End:
+    """A container that ends without a report."""
 
     def play(desk: Desk, job: Job) -> None:
         (pod,) = desk.kubelet.run(job)
@@ -80,11 +80,11 @@ def silent(code: int, reason: Reason, says: str) -> End:
         else:
             desk.kubelet.complete(job)
 
-    return with_code(f"silent-{code}", play, reason, says, code)
+    return with_code(f"without-report-{code}", play, reason, expected, code)
 
 
 def spoken(reason: Reason) -> End:
-    """A stage that says why it ends."""
+    """A stage that reports why it ends."""
     code = reason.exit_code
     sentence = f"intents.jsonl:7 met {reason}."
 
@@ -95,44 +95,48 @@ def spoken(reason: Reason) -> End:
 
 
 def pod_end(
-    name: str, end: Callable[[Desk, Job], object], reason: Reason, says: str, *, retried: bool, **more: Any
+    name: str, end: Callable[[Desk, Job], object], reason: Reason, expected: str, *, retried: bool, **more: Any
 ) -> End:
-    """A pod that something befalls while it runs."""
+    """A pod that is disrupted while it runs."""
 
     def play(desk: Desk, job: Job) -> None:
         (pod,) = desk.kubelet.run(job)
         end(desk, pod)
         desk.kubelet.fail(job)
 
-    return End(name=name, play=play, reason=reason, retried=retried, says=says, **more)
+    return End(name=name, play=play, reason=reason, retried=retried, expected=expected, **more)
 
 
-def gang(ends_in: tuple[str, str], reason: Reason, says: str, *, retried: bool, **more: Any) -> End:
-    """Two workers of which the second ends first and the first for want of it: what the two die of."""
+def gang(ends_in: tuple[str, str], reason: Reason, expected: str, *, retried: bool, **more: Any) -> End:
+    """Two workers, of which the second ends first and the other one as a consequence."""
     first, echo = ends_in
 
     def play(desk: Desk, job: Job) -> None:
         main, other = desk.kubelet.run(job)
         ends: dict[str, Callable[[Mapping[str, Any], int], object]] = {
             "diverged": lambda pod, rank: desk.kubelet.ended(
-                pod, 76, told(job, Reason.DIVERGED, "The loss is NaN at step 12.", 76, rank)
+                pod, 76, error_message(job, Reason.DIVERGED, "The loss is NaN at step 12.", 76, rank)
             ),
             "oom": lambda pod, _: desk.kubelet.ended(pod, 137, reason="OOMKilled"),
             "lost": lambda pod, _: desk.kubelet.lost(pod),
             "broken connection": lambda pod, rank: desk.kubelet.ended(
-                pod, 70, told(job, Reason.INTERNAL_ERROR, "Connection closed by peer.", 70, rank)
+                pod, 70, error_message(job, Reason.INTERNAL_ERROR, "Connection closed by peer.", 70, rank)
             ),
-            "stopped": lambda pod, rank: desk.kubelet.ended(pod, 75, told(job, Reason.STOPPED, "Stopped.", 75, rank)),
+            "stopped": lambda pod, rank: desk.kubelet.ended(
+                pod, 75, error_message(job, Reason.STOPPED, "Stopped.", 75, rank)
+            ),
             "killed": lambda pod, _: desk.kubelet.ended(pod, 143),
         }
-        # The kubelet of the other may be the later one to tell.
+        # The kubelet of the other worker may report later.
         ends[echo](main, 0)
         ends[first](other, 1)
         desk.kubelet.fail(job)
 
     spec = {"distributed": {"workers": 2, "gpusPerWorker": 0}}
     name = f"gang-{first}-{echo}".replace(" ", "-")
-    return End(name=name, play=play, reason=reason, retried=retried, says=says, stage="train", spec=spec, **more)
+    return End(
+        name=name, play=play, reason=reason, retried=retried, expected=expected, stage="train", spec=spec, **more
+    )
 
 
 def refused_by_its_node(desk: Desk, job: Job) -> None:
@@ -143,22 +147,24 @@ def refused_by_its_node(desk: Desk, job: Job) -> None:
 
 
 ENDS = (
-    silent(0, Reason.INTERNAL_ERROR, "prepare ended without saying what came out; its log may tell more."),
-    silent(64, Reason.BAD_CONFIGURATION, "prepare ended with exit code 64; its log may tell more."),
-    silent(65, Reason.BAD_DATA, "exit code 65"),
-    silent(66, Reason.NOT_FOUND, "exit code 66"),
-    silent(69, Reason.UNAVAILABLE, "exit code 69"),
-    silent(70, Reason.INTERNAL_ERROR, "exit code 70"),
-    silent(75, Reason.STOPPED, "prepare was stopped."),
-    silent(76, Reason.DIVERGED, "exit code 76"),
-    silent(77, Reason.PERMISSION_DENIED, "exit code 77"),
-    silent(78, Reason.OUT_OF_MEMORY, "exit code 78"),
-    silent(1, Reason.INTERNAL_ERROR, "prepare ended with exit code 1; see its log."),
-    silent(137, Reason.KILLED, "prepare was killed by SIGKILL; when nobody did that, the memory did not suffice."),
-    silent(139, Reason.INTERNAL_ERROR, "prepare crashed with SIGSEGV; see its log."),
-    silent(143, Reason.KILLED, "prepare was killed by SIGTERM"),
-    silent(255, Reason.INTERNAL_ERROR, "exit code 255"),
-    # One is not an end: where the place in storage is taken, the job goes on in the next (test_suspend.py).
+    without_report(0, Reason.INTERNAL_ERROR, "prepare exited with code 0 but reported no result; see its log."),
+    without_report(64, Reason.BAD_CONFIGURATION, "prepare ended with exit code 64; see its log."),
+    without_report(65, Reason.BAD_DATA, "exit code 65"),
+    without_report(66, Reason.NOT_FOUND, "exit code 66"),
+    without_report(69, Reason.UNAVAILABLE, "exit code 69"),
+    without_report(70, Reason.INTERNAL_ERROR, "exit code 70"),
+    without_report(75, Reason.STOPPED, "prepare was stopped."),
+    without_report(76, Reason.DIVERGED, "exit code 76"),
+    without_report(77, Reason.PERMISSION_DENIED, "exit code 77"),
+    without_report(78, Reason.OUT_OF_MEMORY, "exit code 78"),
+    without_report(1, Reason.INTERNAL_ERROR, "prepare ended with exit code 1; see its log."),
+    without_report(
+        137, Reason.KILLED, "prepare was killed by SIGKILL; if no one killed it, the memory was probably exhausted."
+    ),
+    without_report(139, Reason.INTERNAL_ERROR, "prepare crashed with SIGSEGV; see its log."),
+    without_report(143, Reason.KILLED, "prepare was killed by SIGTERM"),
+    without_report(255, Reason.INTERNAL_ERROR, "exit code 255"),
+    # RevisionTaken is not an end: the job continues as the next revision (test_suspend.py).
     *(spoken(reason) for reason, row in REASONS.items() if row.exit_code and reason is not Reason.REVISION_TAKEN),
     pod_end(
         "last-words",
@@ -166,7 +172,7 @@ ENDS = (
             pod, 2, "Traceback:\n  File x\nModuleNotFoundError: No module named 'a'\n"
         ),
         Reason.INTERNAL_ERROR,
-        "Worker 0 ended with exit code 2; its last words: ModuleNotFoundError: No module named 'a'.",
+        "Worker 0 ended with exit code 2; last log line: ModuleNotFoundError: No module named 'a'.",
         retried=True,
         exit_code=2,
     ),
@@ -185,7 +191,7 @@ ENDS = (
             pod, "Evicted", "The node was low on resource: memory. Threshold quantity: 100Mi.", code=137
         ),
         Reason.STOPPED,
-        "Worker 0 was taken off its node: The node was low on resource: memory. Threshold quantity: 100Mi.",
+        "Worker 0 was disrupted: The node was low on resource: memory. Threshold quantity: 100Mi.",
         retried=True,
         counted=False,
         exit_code=137,
@@ -212,7 +218,7 @@ ENDS = (
         "preempted",
         lambda desk, pod: desk.kubelet.ended(pod, 143, disrupted="PreemptionByScheduler"),
         Reason.STOPPED,
-        "Worker 0 was taken off its node: PreemptionByScheduler took the pod.",
+        "Worker 0 was disrupted: PreemptionByScheduler took the pod.",
         retried=True,
         counted=False,
         exit_code=143,
@@ -222,7 +228,7 @@ ENDS = (
         "node-lost",
         lambda desk, pod: desk.kubelet.lost(pod),
         Reason.STOPPED,
-        "Worker 0 was taken off its node: Taint manager: deleting due to NoExecute taint.",
+        "Worker 0 was disrupted: Taint manager: deleting due to NoExecute taint.",
         retried=True,
         counted=False,
         exit_code=70,
@@ -234,7 +240,7 @@ ENDS = (
             pod, "Terminated", "Pod was terminated in response to imminent node shutdown.", code=143
         ),
         Reason.STOPPED,
-        "Worker 0 was taken off its node: Pod was terminated in response to imminent node shutdown.",
+        "Worker 0 was disrupted: Pod was terminated in response to imminent node shutdown.",
         retried=True,
         counted=False,
         exit_code=143,
@@ -244,8 +250,7 @@ ENDS = (
         play=refused_by_its_node,
         reason=Reason.KILLED,
         retried=True,
-        says="Worker 0 was refused by its node (UnexpectedAdmissionError): Pod was rejected: Allocate failed due to no "
-        "healthy devices present.",
+        expected="Worker 0 was rejected by its node (UnexpectedAdmissionError): Pod was rejected: Allocate failed",
         exit_code=70,
     ),
     gang(
@@ -266,7 +271,7 @@ ENDS = (
     gang(
         ("lost", "broken connection"),
         Reason.STOPPED,
-        "Worker 1 was taken off its node",
+        "Worker 1 was disrupted",
         retried=True,
         counted=False,
         exit_code=70,
@@ -285,7 +290,7 @@ ENDS = (
 
 @pytest.fixture(scope="module")
 def desk_of_all(office: tuple[Desk, Operator]) -> tuple[Desk, dict[str, Exception]]:
-    """A desk on which everything has happened, each to a job of its own; what went wrong in playing it, by name."""
+    """A desk with one job for each end; errors of the simulation by name."""
     desk, _ = office
     wrong: dict[str, Exception] = {}
     for end in ENDS:
@@ -298,15 +303,15 @@ def desk_of_all(office: tuple[Desk, Operator]) -> tuple[Desk, dict[str, Exceptio
     return desk, wrong
 
 
-class TestTheFirstAttemptOfAStage:
+class TestFirstAttemptOfAStage:
     @pytest.mark.parametrize("end", ENDS, ids=lambda end: end.name)
-    def test_ends_and_a_person_is_told_why(self, desk_of_all: tuple[Desk, dict[str, Exception]], end: End) -> None:
+    def test_end_is_reported_with_its_cause(self, desk_of_all: tuple[Desk, dict[str, Exception]], end: End) -> None:
         desk, wrong = desk_of_all
         if end.name in wrong:
             raise wrong[end.name]
         status = desk.until(lambda status: status.get("failure"), "it failed", end.name)
         failure = status["failure"]
-        assert end.says in failure["message"]
+        assert end.expected in failure["message"]
         assert (failure["reason"], failure["fault"]) == (end.reason, end.reason.row.fault)
         assert (failure["stage"], failure["attempt"], failure["retried"]) == (end.stage, 1, end.retried)
         assert (failure.get("exitCode"), failure.get("rank")) == (end.exit_code, end.rank)
@@ -323,12 +328,12 @@ class TestTheFirstAttemptOfAStage:
         assert condition(status, "Ready")["status"] == "Unknown"
         assert condition(status, "Stalled")["status"] == "False"
         assert condition(status, "Reconciling")["reason"] == "Retrying"
-        assert end.says in condition(status, "Reconciling")["message"]
+        assert end.expected in condition(status, "Reconciling")["message"]
         kind = ("Normal", "Disrupted") if end.reason is Reason.STOPPED else ("Warning", end.reason)
         assert any(
             (event["type"], event["reason"]) == kind
-            and end.says in event["message"]
-            and "will be tried again" in event["message"]
+            and end.expected in event["message"]
+            and "is retried" in event["message"]
             for event in desk.events(end.name)
         )
 
@@ -338,9 +343,9 @@ class TestTheFirstAttemptOfAStage:
         assert status["completionTime"]
         assert stage(status, end.stage)["state"] == "Failed"
         for type_, truth in ((CONDITION_OF[end.stage], "False"), ("Ready", "False"), ("Stalled", "True")):
-            told = condition(status, type_)
-            assert (told["status"], told["reason"]) == (truth, end.reason)
-            assert end.says in told["message"]
+            found = condition(status, type_)
+            assert (found["status"], found["reason"]) == (truth, end.reason)
+            assert end.expected in found["message"]
         assert condition(status, "Reconciling")["status"] == "False"
         reasons = {event["reason"] for event in desk.events(end.name) if event["type"] == "Warning"}
         assert reasons == {end.reason}
@@ -348,14 +353,14 @@ class TestTheFirstAttemptOfAStage:
         assert all({"Complete", "Failed"} & set(conditions(job)) for job in left)
 
 
-class TestTheWholeJob:
-    def test_is_over_at_its_deadline(self, office: tuple[Desk, Operator]) -> None:
+class TestWholeJob:
+    def test_fails_at_its_deadline(self, office: tuple[Desk, Operator]) -> None:
         desk, _ = office
         desk.apply("late", resilience={"activeDeadlineSeconds": 1})
         job = desk.child("prepare", name="late")
         desk.kubelet.run(job)
         desk.being_ended(job)
-        status = desk.until(lambda status: status.get("failure"), "it is said", "late")
+        status = desk.until(lambda status: status.get("failure"), "it is reported", "late")
         assert condition(status, "Reconciling")["reason"] == "Ending"
         assert "completionTime" not in status
         desk.kubelet.stopped(job, 143)
@@ -363,13 +368,13 @@ class TestTheWholeJob:
         failure = status["failure"]
         assert (failure["reason"], failure["fault"], failure["retried"]) == ("DeadlineExceeded", "User", False)
         assert failure["message"] == (
-            "The job was not done after resilience.activeDeadlineSeconds, 1 s; it was in stage prepare. Raise it, or "
-            "make the job smaller."
+            "The job did not finish within resilience.activeDeadlineSeconds (1 s); it was in stage prepare. Raise the "
+            "limit, or make the job smaller."
         )
         assert "DeadlineExceeded" in {event["reason"] for event in desk.events("late")}
         assert stage(status, "prepare")["attempt"] == 1
 
-    def test_is_over_when_its_restarts_are_used_up(self, office: tuple[Desk, Operator]) -> None:
+    def test_fails_when_its_restarts_are_used_up(self, office: tuple[Desk, Operator]) -> None:
         desk, _ = office
         desk.apply("unlucky", resilience={"maxRestarts": 1})
         desk.kubelet.break_(desk.child("prepare", name="unlucky"), 137)
@@ -377,20 +382,20 @@ class TestTheWholeJob:
         status = desk.until_phase("Failed", "unlucky")
         failure = status["failure"]
         assert (failure["reason"], failure["attempt"], failure["retried"]) == ("Killed", 2, False)
-        assert failure["message"].endswith("Given up after 1 restart (resilience.maxRestarts).")
+        assert failure["message"].endswith("Not retried after 1 restart (resilience.maxRestarts).")
         assert stage(status, "prepare")["restarts"] == 1
         names = [job["metadata"]["name"] for job in desk.children() if "unlucky" in job["metadata"]["name"]]
         assert sorted(names) == ["unlucky-r1-prepare-1", "unlucky-r1-prepare-2"]
 
-    def test_goes_on_when_somebody_deletes_what_runs(self, office: tuple[Desk, Operator]) -> None:
+    def test_continues_when_its_pods_are_deleted(self, office: tuple[Desk, Operator]) -> None:
         desk, _ = office
         desk.apply("robbed")
         job = desk.child("prepare", name="robbed")
         desk.kubelet.run(job)
         desk.until(lambda status: stage(status, "prepare")["state"] == "Running", "it runs", "robbed")
         desk.api.delete("Job", "robbed-r1-prepare-1", desk.namespace, propagationPolicy="Background")
-        status = desk.until(lambda status: status.get("failure"), "it is said", "robbed")
+        status = desk.until(lambda status: status.get("failure"), "it is reported", "robbed")
         assert status["failure"]["message"] == (
-            "prepare, attempt 1, disappeared before it ended; somebody or something removed it."
+            "prepare, attempt 1, disappeared before it ended: its Job or process was removed."
         )
         desk.child("prepare", attempt=2, name="robbed")

@@ -1,4 +1,4 @@
-"""Pods say what they like, in their termination message and at /progress: neither a job nor the operator may suffer."""
+"""Termination messages and /progress are not trusted: invalid ones must not harm the job or the operator."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETTINGS = {"progressSeconds": 0.1, "resyncSeconds": 1}
 Changes = dict[str, Any]
 HUGE = 10**30
 _numbers = itertools.count(1)
-UNEXPLAINED = "prepare ended without saying what came out; its log may tell more."
+UNEXPLAINED = "prepare exited with code 0 but reported no result; see its log."
 SILENT = "prepare ended with exit code 1; see its log."
 
 
@@ -34,8 +34,8 @@ def report(name: Stage = Stage.PREPARE, attempt: int = 1, **changes: Any) -> str
 
 def failure(code: int = 65, text: str = "bad", reason: Reason = Reason.BAD_DATA, **changes: Any) -> str:
     error = StageError(reason=reason, message=text, exit_code=code)
-    said = StageReport(stage=Stage.PREPARE, attempt=1, seconds=1.0, error=error)
-    return changed(said.model_dump(mode="json", exclude_none=True), changes)
+    result = StageReport(stage=Stage.PREPARE, attempt=1, seconds=1.0, error=error)
+    return changed(result.model_dump(mode="json", exclude_none=True), changes)
 
 
 def changed(document: dict[str, Any], changes: Changes) -> str:
@@ -50,11 +50,11 @@ def changed(document: dict[str, Any], changes: Changes) -> str:
 
 @dataclass(frozen=True)
 class Message:
-    """A termination message that no honest stage leaves; ``says`` is a part of what a person is told of it."""
+    """A termination message that no real stage writes; ``expected`` is a part of the expected report."""
 
     name: str
     text: str
-    says: str = UNEXPLAINED
+    expected: str = UNEXPLAINED
     code: int = 0
     reason: Reason = Reason.INTERNAL_ERROR
 
@@ -84,43 +84,43 @@ MESSAGES = (
     Message("the report of another stage", report(Stage.TRAIN)),
     Message("the report of another attempt", report(attempt=2)),
     Message("success without a result", json.dumps({"stage": "prepare", "attempt": 1, "seconds": 1.0})),
-    Message("success of a process that failed", report(), code=1, says=SILENT),
-    Message("a failure with a rank beyond numbers", failure(65, error__rank=HUGE), code=65, says="exit code 65"),
-    Message("a failure of an unknown reason", failure(65, error__reason="Bored"), code=65, says="exit code 65"),
-    Message("a failure of a process that succeeded", failure(65, "It says so."), says="It says so."),
-    Message("a long sentence", failure(65, "a" * 12_000), code=65, says="a" * 1999 + "…"),
-    Message("control characters", failure(65, "a\u0000b\u001b[31m\r\n\tc"), code=65, says="a\u0000b\u001b[31m"),
+    Message("success of a process that failed", report(), code=1, expected=SILENT),
+    Message("a failure with a rank beyond numbers", failure(65, error__rank=HUGE), code=65, expected="exit code 65"),
+    Message("a failure of an unknown reason", failure(65, error__reason="Bored"), code=65, expected="exit code 65"),
+    Message("a failure of a process that succeeded", failure(65, "It expected so."), expected="It expected so."),
+    Message("a long sentence", failure(65, "a" * 12_000), code=65, expected="a" * 1999 + "…"),
+    Message("control characters", failure(65, "a\u0000b\u001b[31m\r\n\tc"), code=65, expected="a\u0000b\u001b[31m"),
     Message(
         "pictures",
         failure(65, "GLHF! \U0001f3d6\ufe0f \x7f\x85\ufeff\uffff"),
         code=65,
-        says="GLHF! \U0001f3d6\ufe0f \x7f\x85",
+        expected="GLHF! \U0001f3d6\ufe0f \x7f\x85",
     ),
-    Message("the reason of the operator", failure(65, reason=Reason.GATE_FAILED), code=65, says="bad"),
+    Message("the reason of the operator", failure(65, reason=Reason.GATE_FAILED), code=65, expected="bad"),
 )
 
 
 @pytest.fixture(scope="module")
 def desk_of_messages(office: tuple[Desk, Operator]) -> Desk:
-    """A desk with a job for every message, each already said."""
+    """A desk with a job for each message."""
     desk, _ = office
     for number in range(len(MESSAGES)):
         desk.apply(f"message-{number}", resilience={"maxRestarts": 0})
-    for number, said in enumerate(MESSAGES):
+    for number, case in enumerate(MESSAGES):
         job = desk.child("prepare", name=f"message-{number}")
         for pod in desk.kubelet.run(job):
-            desk.kubelet.ended(pod, said.code, said.text)
-        (desk.kubelet.fail if said.code else desk.kubelet.complete)(job)
+            desk.kubelet.ended(pod, case.code, case.text)
+        (desk.kubelet.fail if case.code else desk.kubelet.complete)(job)
     return desk
 
 
-class TestATerminationMessage:
-    @pytest.mark.parametrize("number", range(len(MESSAGES)), ids=[said.name for said in MESSAGES])
-    def test_that_is_none_fails_the_stage_and_says_so(self, desk_of_messages: Desk, number: int) -> None:
-        desk, said = desk_of_messages, MESSAGES[number]
+class TestTerminationMessage:
+    @pytest.mark.parametrize("number", range(len(MESSAGES)), ids=[case.name for case in MESSAGES])
+    def test_invalid_message_fails_the_stage_and_is_reported(self, desk_of_messages: Desk, number: int) -> None:
+        desk, case = desk_of_messages, MESSAGES[number]
         status = desk.until(lambda status: status.get("completionTime"), "it has failed", f"message-{number}")
         assert status["phase"] in ("Failed", "Rejected")
-        assert said.says in status["failure"]["message"]
+        assert case.expected in status["failure"]["message"]
         assert condition(status, "Stalled")["status"] == "True"
         assert stage(status, "train")["attempt"] == 0
 
@@ -135,8 +135,8 @@ A_METRIC = {
 }
 
 
-class TestAReportOfALaterStage:
-    """Its numbers and addresses are shown in status, whose bounds they must not break."""
+class TestReportOfALaterStage:
+    """Its numbers and URIs are in the status, whose bounds they must not exceed."""
 
     @pytest.mark.parametrize(
         ("of", "changes"),
@@ -153,16 +153,14 @@ class TestAReportOfALaterStage:
         ],
         ids=lambda value: str(value)[:48],
     )
-    def test_ends_the_stage_in_one_way_or_the_other(
-        self, office: tuple[Desk, Operator], of: Stage, changes: Changes
-    ) -> None:
+    def test_ends_the_stage(self, office: tuple[Desk, Operator], of: Stage, changes: Changes) -> None:
         desk, _ = office
         name = f"later-{next(_numbers)}"
         desk.apply(name, resilience={"maxRestarts": 0})
         job = desk.run_to(of, name)
-        said = json.loads(message(a_report(of)))
+        content = json.loads(message(a_report(of)))
         for pod in desk.kubelet.run(job):
-            desk.kubelet.ended(pod, 0, changed(said, changes))
+            desk.kubelet.ended(pod, 0, changed(content, changes))
         desk.kubelet.complete(job)
         status = desk.until(
             lambda status: stage(status, of)["state"] in ("Succeeded", "Failed"), "the stage has ended", name
@@ -170,8 +168,8 @@ class TestAReportOfALaterStage:
         assert condition(status, "Ready")["reason"] != "ReconcileError"
 
 
-class TestObjectsThatSomebodyElseMade:
-    """Whoever may create pods or Jobs can give them the labels of a job."""
+class TestForeignObjects:
+    """Anyone who may create pods or Jobs can give them the labels of a job."""
 
     def forged(self, desk: Desk, kind: str, name: str, owner: dict[str, Any], **labels: str) -> dict[str, Any]:
         meta = {
@@ -203,8 +201,8 @@ class TestObjectsThatSomebodyElseMade:
                     desk.api.create(kind, self.forged(desk, kind, name, {**owner, "controller": True}, **labels))
         assert len(desk.api.list("Pod", desk.namespace, labelSelector="finetune.dev/job=forged")) >= 3
         synced = operator.metric("finetune_last_resync_timestamp_seconds")
-        # It has looked at everything anew, and goes on with what is honest.
-        wait_until(lambda: operator.metric("finetune_last_resync_timestamp_seconds") > synced, "the next full look")
+        # A resync is complete, and the valid job continues.
+        wait_until(lambda: operator.metric("finetune_last_resync_timestamp_seconds") > synced, "the next resync")
         assert operator.http("/readyz")[0] == 200
         desk.apply("honest")
         desk.run_to("train", "honest")

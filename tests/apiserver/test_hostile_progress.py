@@ -1,4 +1,4 @@
-"""What answers at /progress may be anything: neither its job, nor another, nor the operator may suffer."""
+"""Responses of /progress are not trusted: invalid ones must not harm their job, other jobs or the operator."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def garbage(request: BaseHTTPRequestHandler) -> None:
 
 
 def progress(**facts: Any) -> bytes:
-    said = a_progress(Stage.PREPARE).model_dump(mode="json", exclude_none=True)
-    return json.dumps({**said, "updatedAt": time.time(), **facts}).encode()
+    progress = a_progress(Stage.PREPARE).model_dump(mode="json", exclude_none=True)
+    return json.dumps({**progress, "updatedAt": time.time(), **facts}).encode()
 
 
 ANSWERS: dict[str, Answer] = {
@@ -97,7 +97,7 @@ ANSWERS: dict[str, Answer] = {
     "another attempt": body(progress(attempt=2, activity="lying")),
     "compressed": body(b"\x1f\x8b" + b"\x00" * 1000, **{"Content-Encoding": "gzip"}),
 }
-"""What a pod may answer and no honest stage does: none of it may be shown."""
+"""Responses that no real stage sends; none may be shown."""
 
 TAKEN: dict[str, tuple[Answer, str]] = {
     "the largest numbers": (
@@ -113,20 +113,20 @@ TAKEN: dict[str, tuple[Answer, str]] = {
     "a huge loss": (body(progress(loss=1e308, tokensPerSecond=1.7e308)), "prepare 40/120"),
     "a time far in the future": (body(progress(updatedAt=4e9)), "prepare 40/120"),
 }
-"""What is odd and still a progress, and the text that status shows."""
+"""Odd but valid progress, and the text that the status shows."""
 
 
 class Speaker:
-    """Listens where a pod's /progress is asked, and answers as it is told."""
+    """Serves /progress of a pod, with the response of the test."""
 
     def __init__(self, port: int = 9400) -> None:
         self.answer: Answer = body(b"")
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         speaker = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                speaker.asked.append(self.path)
+                speaker.requests.append(self.path)
                 try:
                     speaker.answer(self)
                 except OSError:
@@ -144,9 +144,9 @@ class Speaker:
         return int(self._server.server_address[1])
 
     def until_asked(self, times: int = 2) -> None:
-        """Wait until it was asked again, so that an answer has been dealt with."""
-        before = len(self.asked)
-        wait_until(lambda: len(self.asked) >= before + times, "the progress is asked for", 30)
+        """Wait for the next request, so that the previous response has been processed."""
+        before = len(self.requests)
+        wait_until(lambda: len(self.requests) >= before + times, "the progress is polled", 30)
 
     def close(self) -> None:
         self._server.shutdown()
@@ -165,7 +165,7 @@ def speaker() -> Iterator[Speaker]:
 
 @pytest.fixture(scope="module")
 def job(office: tuple[Desk, Operator]) -> str:
-    """A job that runs as long as it is talked about."""
+    """A job that runs as long as the tests of this module."""
     desk, _ = office
     desk.apply("talkative")
     desk.kubelet.run(desk.child("prepare", name="talkative"))
@@ -174,14 +174,14 @@ def job(office: tuple[Desk, Operator]) -> str:
 
 class TestProgress:
     @pytest.mark.parametrize("name", ANSWERS)
-    def test_that_is_none_is_not_shown(
+    def test_invalid_response_is_not_shown(
         self, office: tuple[Desk, Operator], job: str, speaker: Speaker, name: str
     ) -> None:
         desk, operator = office
         before = self.tell(desk, job, speaker)
         errors = self.errors(operator)
         speaker.answer = ANSWERS[name]
-        # A pod that keeps silent is waited for as long as any.
+        # A pod without a response is waited for until the timeout.
         speaker.until_asked(1 if name in ("silence", "a byte at a time") else 4)
         status = desk.status(job)
         assert "lying" not in json.dumps(status)
@@ -193,7 +193,7 @@ class TestProgress:
         assert operator.http("/healthz")[0] == 200
 
     @pytest.mark.parametrize("name", TAKEN)
-    def test_that_is_odd_is_shown_within_bounds(
+    def test_odd_values_are_shown_within_bounds(
         self, office: tuple[Desk, Operator], job: str, speaker: Speaker, name: str
     ) -> None:
         desk, _ = office
@@ -201,18 +201,18 @@ class TestProgress:
         speaker.answer, text = TAKEN[name]
         desk.until(lambda status: status.get("progress", {}).get("text") == text, f"{text} is shown", job)
 
-    def test_is_not_fetched_from_elsewhere(self, office: tuple[Desk, Operator], job: str, speaker: Speaker) -> None:
+    def test_redirects_are_not_followed(self, office: tuple[Desk, Operator], job: str, speaker: Speaker) -> None:
         desk, _ = office
         self.tell(desk, job, speaker)
         elsewhere = Speaker(0)
         elsewhere.answer = body(progress(activity="lying", done=None))
         speaker.answer = body(b"", 302, Location=f"http://{LOOPBACK}:{elsewhere.port}/progress")
         speaker.until_asked(3)
-        assert elsewhere.asked == []
+        assert elsewhere.requests == []
         assert "lying" not in json.dumps(desk.status(job))
         elsewhere.close()
 
-    def test_of_a_silent_pod_holds_nobody_else_up(
+    def test_unresponsive_pod_does_not_delay_other_jobs(
         self, office: tuple[Desk, Operator], job: str, speaker: Speaker
     ) -> None:
         desk, _ = office
@@ -221,7 +221,7 @@ class TestProgress:
         desk.apply("beside")
         desk.run_all("beside")
 
-    def test_does_not_keep_the_job_from_its_end(
+    def test_unresponsive_pod_does_not_delay_the_end_of_its_job(
         self, office: tuple[Desk, Operator], job: str, speaker: Speaker
     ) -> None:
         desk, _ = office
@@ -232,12 +232,12 @@ class TestProgress:
 
     @staticmethod
     def errors(operator: Operator) -> float:
-        """How often the operator has failed at a job."""
+        """The number of failed reconciles."""
         return operator.metric("finetune_reconcile_errors_total")
 
     @staticmethod
     def tell(desk: Desk, job: str, speaker: Speaker) -> str:
-        """Have an honest progress shown; returns its text."""
+        """Have a valid progress shown; returns its text."""
         activity = f"honest {next(_numbers)}"
         speaker.answer = body(progress(activity=activity, done=None, total=None))
         text = f"prepare: {activity}"

@@ -1,4 +1,4 @@
-"""The life of a job on a real API server."""
+"""The life cycle of a job on a real API server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.apiserver.desk import Desk, condition, stage
 
 
 @pytest.mark.usefixtures("operator")
-def test_a_job_goes_through_all_stages(desk: Desk) -> None:
+def test_job_passes_through_all_stages(desk: Desk) -> None:
     desk.apply()
     status = desk.run_all()
     assert [entry["state"] for entry in status["stages"]] == ["Succeeded"] * 4
@@ -18,8 +18,8 @@ def test_a_job_goes_through_all_stages(desk: Desk) -> None:
 
 
 @pytest.mark.usefixtures("operator")
-def test_every_pod_meets_the_restricted_standard(desk: Desk) -> None:
-    """By the word of the API server's own admission, which refuses pods that do not."""
+def test_every_pod_meets_the_restricted_pod_security_standard(desk: Desk) -> None:
+    """Checked by the API server's own admission, which rejects other pods."""
     label = {"pod-security.kubernetes.io/enforce": "restricted"}
     desk.api.request(
         "PATCH",
@@ -35,7 +35,7 @@ def test_every_pod_meets_the_restricted_standard(desk: Desk) -> None:
 
 
 @pytest.mark.usefixtures("operator")
-def test_gpus_are_asked_for_only_where_something_computes(desk: Desk) -> None:
+def test_gpus_are_requested_by_train_and_evaluate_only(desk: Desk) -> None:
     desk.apply(distributed={"workers": 2, "gpusPerWorker": 4}, training={"batchSize": 32})
     desk.run_all()
     gpus = {

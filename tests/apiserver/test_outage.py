@@ -1,4 +1,4 @@
-"""An API server that is away, busy or slow to tell, and others who write to the same objects."""
+"""An API server that is unavailable, busy or late, and other clients that write to the same objects."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def operator(
 
 
 @pytest.mark.usefixtures("operator")
-class TestRefusals:
+class TestFailedRequests:
     @pytest.mark.parametrize(
         ("code", "reason"),
         [(409, "Conflict"), (429, "TooManyRequests"), (500, "InternalError"), (503, "ServiceUnavailable")],
     )
-    def test_every_other_write_fails(self, desk: Desk, proxy: Proxy, code: int, reason: str) -> None:
+    def test_job_succeeds_if_every_second_write_fails(self, desk: Desk, proxy: Proxy, code: int, reason: str) -> None:
         numbers = itertools.count()
 
         def answer(request: Request) -> web.Response | None:
-            # A conflict over a Job is somebody else's Job; over a status it is news.
+            # A conflict over a Job means another owner's Job; a conflict over a status means an outdated cache.
             hit = request.writes and (code != 409 or "/status" in request.path)
             return refusal(code, reason, "not now", 0) if hit and next(numbers) % 2 == 0 else None
 
@@ -51,7 +51,7 @@ class TestRefusals:
         assert [entry["restarts"] for entry in status["stages"]] == [0, 0, 0, 0]
         assert [entry["attempt"] for entry in status["stages"]] == [1, 1, 1, 1]
 
-    def test_an_answer_that_never_comes_is_asked_for_again(self, desk: Desk, proxy: Proxy) -> None:
+    def test_request_without_response_is_retried(self, desk: Desk, proxy: Proxy) -> None:
         lost: list[str] = []
 
         def answered(request: Request) -> None:
@@ -68,15 +68,15 @@ class TestRefusals:
 
 @pytest.mark.usefixtures("operator")
 class TestWatches:
-    def test_that_break_off_are_taken_up_again(self, desk: Desk, proxy: Proxy) -> None:
+    def test_broken_watches_are_restarted(self, desk: Desk, proxy: Proxy) -> None:
         desk.apply()
         for name in ("prepare", "train", "evaluate", "publish"):
             proxy.drop_watches()
             desk.kubelet.succeed(desk.child(name))
         desk.until_phase("Succeeded")
 
-    def test_that_tell_late_start_nothing_twice(self, desk: Desk, proxy: Proxy) -> None:
-        """The operator knows what it wrote itself before any watch tells it."""
+    def test_late_watch_events_start_nothing_twice(self, desk: Desk, proxy: Proxy) -> None:
+        """The operator puts the responses to its own writes into its cache before watches deliver them."""
         desk.apply()
         child = desk.run_to("train")
         proxy.faults.hold_watches.set()
@@ -87,8 +87,8 @@ class TestWatches:
         assert [entry["attempt"] for entry in status["stages"]] == [1, 1, 1, 1]
 
 
-class TestAway:
-    def test_the_api_server_goes_and_comes_back(self, tmp_path: Path) -> None:
+class TestOutage:
+    def test_api_server_stops_and_returns(self, tmp_path: Path) -> None:
         plane = ControlPlane(tmp_path / "plane")
         plane.start()
         try:
@@ -111,7 +111,7 @@ class TestAway:
         desk.kubelet.run(child)
         desk.until(lambda status: stage(status, "train")["state"] == "Running", "train runs")
         plane.stop_apiserver()
-        wait_until(lambda: 'code="0"' in operator.http("/metrics")[1], "the operator notices", 60)
+        wait_until(lambda: 'code="0"' in operator.http("/metrics")[1], "the operator counts a failed request", 60)
         assert operator.http("/healthz")[0] == 200
         plane.start_apiserver()
         desk.kubelet.succeed(child)
@@ -120,7 +120,7 @@ class TestAway:
         status = desk.until_phase("Succeeded")
         assert stage(status, "train")["attempt"] == 1
 
-    def test_the_operator_starts_before_the_api_server(self, tmp_path: Path) -> None:
+    def test_operator_starts_before_the_api_server(self, tmp_path: Path) -> None:
         plane = ControlPlane(tmp_path / "plane")
         plane.start()
         try:
@@ -141,7 +141,7 @@ class TestAway:
 
 @pytest.mark.usefixtures("operator")
 class TestFieldManagers:
-    def test_kubectl_a_gitops_tool_and_the_operator_do_not_fight(self, desk: Desk) -> None:
+    def test_kubectl_gitops_tool_and_operator_do_not_conflict(self, desk: Desk) -> None:
         desk.apply(manager="argocd-controller")
         first = desk.child("prepare")
         desk.api.merge(
@@ -150,7 +150,7 @@ class TestFieldManagers:
         desk.until_phase("Suspending")
         desk.kubelet.fail(first, "DeadlineExceeded")
         desk.until_phase("Suspended")
-        # The tool knows nothing of suspend, and what it applies leaves that alone.
+        # The tool does not set suspend, so its apply keeps the value.
         desk.apply(manager="argocd-controller")
         assert desk.job()["spec"]["suspend"] is True
         desk.api.merge(
@@ -165,7 +165,7 @@ class TestFieldManagers:
         owners = {(entry["manager"], entry.get("subresource", "")) for entry in found["metadata"]["managedFields"]}
         assert owners == {("argocd-controller", ""), ("finetune-operator", "status")}
 
-    def test_who_changes_a_child_is_left_alone(self, desk: Desk) -> None:
+    def test_changes_of_a_child_by_others_are_kept(self, desk: Desk) -> None:
         desk.apply()
         child = desk.child("prepare")
         name = child["metadata"]["name"]
@@ -174,15 +174,15 @@ class TestFieldManagers:
         desk.child("train")
         assert desk.api.get("Job", name, desk.namespace)["metadata"]["labels"]["team"] == "blue"
 
-    def test_status_that_somebody_else_writes_is_put_right(self, desk: Desk) -> None:
+    def test_status_written_by_others_is_repaired(self, desk: Desk) -> None:
         desk.apply()
         desk.child("prepare")
         desk.api.merge_status("FineTuneJob", "intents", desk.namespace, {"phase": "Failed"})
         desk.until_phase("Preparing")
 
 
-class TestSignals:
-    def test_metrics_tell_of_jobs_and_requests(self, desk: Desk, operator: Operator) -> None:
+class TestObservability:
+    def test_metrics_count_jobs_and_requests(self, desk: Desk, operator: Operator) -> None:
         desk.apply()
         desk.run_all()
         desk.apply("held", suspend=True)
@@ -200,7 +200,7 @@ class TestSignals:
         assert values["finetune_queue_depth"] == 0
         assert "intents" not in text
 
-    def test_logs_are_json_with_the_job_they_are_about(self, desk: Desk, operator: Operator) -> None:
+    def test_logs_are_json_with_the_job(self, desk: Desk, operator: Operator) -> None:
         import json
 
         desk.api.create(
@@ -212,13 +212,13 @@ class TestSignals:
         status = desk.until(lambda status: stage(status, "prepare").get("waitingFor"), "it waits")
         assert "exceeded quota" in condition(status, "DataPrepared")["message"]
         lines = [json.loads(line) for line in operator.log().splitlines()]
-        (line, *_) = [line for line in lines if "not started" in line["message"]]
+        (line, *_) = [line for line in lines if "cannot start" in line["message"]]
         assert (line["namespace"], line["job"], line["level"]) == (desk.namespace, "intents", "warning")
         assert (line["revision"], line["stage"]) == (1, "prepare")
 
     @staticmethod
     def _quota_counts(desk: Desk) -> None:
-        """Nobody computes quotas here; admission takes what the status says."""
+        """There is no quota controller; admission uses the status as written."""
         desk.api.merge_status(
             "ResourceQuota",
             "none",
@@ -227,10 +227,10 @@ class TestSignals:
         )
 
 
-def test_the_operator_ends_when_its_watches_cannot_go_on(
+def test_operator_exits_when_its_watches_cannot_continue(
     desk: Desk, proxy: Proxy, operator: Operator, start_operator: Callable[..., Operator]
 ) -> None:
-    """Kopf gives up at errors that are not of the network; then a new process is the cure.
+    """Kopf stops at errors that are not network errors; then the process is restarted.
 
     One watch fails before the others do: they then wait for a login that Kopf no longer makes, and hold its end up.
     """
@@ -255,8 +255,8 @@ def test_the_operator_ends_when_its_watches_cannot_go_on(
     desk.run_all()
 
 
-class TestDefinition:
-    def test_may_come_after_the_operator(self, tmp_path: Path) -> None:
+class TestCrd:
+    def test_may_be_installed_after_the_operator(self, tmp_path: Path) -> None:
         plane = ControlPlane(tmp_path / "plane")
         plane.start()
         try:
@@ -276,7 +276,7 @@ class TestDefinition:
             plane.stop()
 
 
-def test_without_a_cluster_there_is_one_sentence(tmp_path: Path) -> None:
+def test_without_a_cluster_the_error_is_one_sentence(tmp_path: Path) -> None:
     operator = Operator(tmp_path / "none", tmp_path / "operator").start(wait=False)
     assert operator.wait() == 64
-    assert "\nfinetune_operator: this is not a pod of a cluster, and there is no usable kubeconfig: " in operator.log()
+    assert "\nfinetune_operator: no service account of a pod was found, and no usable kubeconfig: " in operator.log()

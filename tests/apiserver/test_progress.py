@@ -1,4 +1,4 @@
-"""What a running stage says of itself, read from its pod: directly, and through the API server."""
+"""Progress of a running stage, polled from its pod: directly, and through the API server."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ PORT: int = StageConfig.model_fields["port"].default
 
 @contextmanager
 def pod_that_answers(address: str, redirect: str = "") -> Iterator[list[str]]:
-    """A pod at ``address``; yields the paths that it was asked for."""
-    asked: list[str] = []
+    """A pod at ``address``; yields the requested paths."""
+    requests: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requests.append(self.path)
             if redirect and self.path == "/progress":
                 self.send_response(302)
                 self.send_header("Location", redirect)
                 self.end_headers()
                 return
             facts = {"eta_seconds": 75.0, "tokens_per_second": 1234.5}
-            said = builders.a_progress(Stage.TRAIN, updated_at=datetime.now(UTC), **facts)
-            body = said.model_dump_json(exclude_none=True).encode()
+            progress = builders.a_progress(Stage.TRAIN, updated_at=datetime.now(UTC), **facts)
+            body = progress.model_dump_json(exclude_none=True).encode()
             self.send_response(200)
             self.end_headers()
-            # In pieces: what comes first is not all of it.
+            # In pieces: the first part is not the whole response.
             self.wfile.write(body[:20])
             self.wfile.flush()
             self.wfile.write(body[20:])
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Nobody reads it."""
+            """Discard the log."""
 
     server = http.server.ThreadingHTTPServer((address, PORT), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield asked
+        yield requests
     finally:
         server.shutdown()
         server.server_close()
 
 
 def own_address() -> str:
-    """An address of this machine that is not loopback: the API server passes nothing on to loopback."""
+    """An address of this machine that is not loopback, to which the API server does not proxy."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(("192.0.2.1", 9))
         return str(probe.getsockname()[0])
@@ -77,14 +77,14 @@ class TestProgress:
             desk.kubelet = Kubelet(desk.api, address)
             desk.apply()
             desk.kubelet.run(desk.run_to("train"))
-            status = desk.until(lambda status: status.get("progress", {}).get("eta"), "the progress is told")
+            status = desk.until(lambda status: status.get("progress", {}).get("eta"), "the progress is in the status")
         assert (status["progress"]["text"], status["progress"]["eta"]) == ("train 40/120", "1m15s")
         assert status["progress"]["tokensPerSecond"] == 1234.5
 
-    def test_of_a_training_of_yesterday_is_heard_before_it_is_called_silent(
+    def test_run_from_before_a_restart_is_polled_before_it_counts_as_stalled(
         self, desk: Desk, start_operator: Callable[..., Operator], via: str, address: str
     ) -> None:
-        """An operator that is started anew, or upgraded, must not end every training that is older than the timeout."""
+        """A restarted or upgraded operator must not stop every run that is older than the timeout."""
         first = start_operator(admin=True, progressVia=via)
         desk.kubelet = Kubelet(desk.api, address)
         desk.apply(resilience={"stallTimeoutSeconds": 60})
@@ -93,21 +93,21 @@ class TestProgress:
         desk.kubelet.run(child, since="2026-01-01T00:00:00Z")
         with pod_that_answers(address):
             start_operator(admin=True, progressVia=via)
-            status = desk.until(lambda status: status.get("progress", {}).get("eta"), "the progress is told")
+            status = desk.until(lambda status: status.get("progress", {}).get("eta"), "the progress is in the status")
         assert "failure" not in status
         assert stage(status, "train")["state"] == "Running"
 
-    def test_of_a_pod_that_sends_elsewhere_is_not_followed(
+    def test_redirect_by_a_pod_is_not_followed(
         self, desk: Desk, start_operator: Callable[..., Operator], via: str, address: str
     ) -> None:
         operator = start_operator(admin=True, progressVia=via)
-        with pod_that_answers(address, redirect=f"http://{address}:{PORT}/elsewhere") as asked:
+        with pod_that_answers(address, redirect=f"http://{address}:{PORT}/elsewhere") as requests:
             desk.kubelet = Kubelet(desk.api, address)
             desk.apply()
             child = desk.run_to("train")
             desk.kubelet.run(child)
-            wait_until(lambda: len(asked) >= 2, "it was asked twice")
+            wait_until(lambda: len(requests) >= 2, "it was polled twice")
             desk.kubelet.succeed(child)
             desk.child("evaluate")
-        assert set(asked) == {"/progress"}
+        assert set(requests) == {"/progress"}
         assert operator.http("/healthz")[0] == 200

@@ -1,4 +1,4 @@
-"""What the API server takes, refuses and shows of a FineTuneJob, beside what pydantic says of the same manifest."""
+"""What the API server accepts, rejects and shows of a FineTuneJob, compared with pydantic."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def a_manifest(spec: Any, name: str = "") -> dict[str, Any]:
 
 
 def refusal(api: Api, document: Mapping[str, Any]) -> str:
-    """What the API server has against a manifest; nothing is stored."""
+    """The errors of the API server for a manifest, with a dry run."""
     try:
         api.create("FineTuneJob", document, dryRun="All", fieldValidation="Strict")
     except Refused as error:
@@ -49,35 +49,35 @@ def label(value: Any) -> str:
 
 class TestEveryRule:
     @pytest.mark.parametrize("case", RULE_CASES, ids=lambda case: case.name)
-    def test_is_kept_with_its_sentence(self, admin: Api, case: Case) -> None:
-        said = refusal(admin, a_manifest(case.build()))
+    def test_is_enforced_with_its_message(self, admin: Api, case: Case) -> None:
+        message = refusal(admin, a_manifest(case.build()))
         if case.sentence is None:
-            assert said == ""
+            assert message == ""
         else:
-            assert (case.server or case.sentence) in said
+            assert (case.server or case.sentence) in message
 
-    def test_has_refused_something(self, admin: Api) -> None:
+    def test_is_covered_by_a_rejected_manifest(self, admin: Api) -> None:
         manifests = [case.build() for case in RULE_CASES if case.sentence]
         manifests += [Case("", {path: value}).build() for path, value in REFUSED]
-        said = [refusal(admin, a_manifest(spec)) for spec in manifests]
+        messages = [refusal(admin, a_manifest(spec)) for spec in manifests]
         rules = [rule for _, node in nodes(SPEC_SCHEMA) for rule in node.get("x-kubernetes-validations", ())]
-        untold = {rule["message"] for rule in rules if not any(rule["message"] in one for one in said)}
+        untold = {rule["message"] for rule in rules if not any(rule["message"] in one for one in messages)}
         assert untold == set()
 
     @pytest.mark.parametrize(("path", "value"), ACCEPTED, ids=label)
-    def test_takes_a_value_at_its_bound(self, admin: Api, path: str, value: Any) -> None:
+    def test_accepts_a_value_at_its_bound(self, admin: Api, path: str, value: Any) -> None:
         assert refusal(admin, a_manifest(Case("", {path: value}).build())) == ""
 
     @pytest.mark.parametrize(("path", "value"), REFUSED, ids=label)
-    def test_refuses_a_value_out_of_bounds_where_it_stands(self, admin: Api, path: str, value: Any) -> None:
-        said = refusal(admin, a_manifest(Case("", {path: value}).build()))
-        assert f"spec.{path}" in said.replace("[", ".")
+    def test_rejects_a_value_out_of_bounds_at_its_field(self, admin: Api, path: str, value: Any) -> None:
+        message = refusal(admin, a_manifest(Case("", {path: value}).build()))
+        assert f"spec.{path}" in message.replace("[", ".")
 
     @pytest.mark.parametrize("name", ["A", "a.b", "a_b", "a" * 64, "-a"])
-    def test_refuses_a_name_that_is_no_dns_label(self, admin: Api, name: str) -> None:
+    def test_rejects_a_name_that_is_not_a_dns_label(self, admin: Api, name: str) -> None:
         assert refusal(admin, a_manifest(CLASSIFICATION, name))
 
-    def test_refuses_a_status_beyond_its_bounds(self, desk: Desk) -> None:
+    def test_rejects_a_status_beyond_its_bounds(self, desk: Desk) -> None:
         desk.apply()
         beyond = {"checkpoint": {"step": 2**53, "uri": "s3://adapters/checkpoint"}}
         with pytest.raises(Refused, match=r"checkpoint\.step"):
@@ -85,7 +85,7 @@ class TestEveryRule:
 
 
 def leaves(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths of everything in a spec, its parts and its values."""
+    """The paths of all parts and values of a spec."""
     if path:
         yield path
     if isinstance(node, dict):
@@ -217,7 +217,7 @@ FIELDS = sorted({part for path in PATHS for part in path if isinstance(part, str
 
 @st.composite
 def specs(draw: st.DrawFn) -> dict[str, Any]:
-    """A spec in which something was left out, added or replaced by something odd."""
+    """A spec in which a part was removed, added or replaced by an odd value."""
     spec = copy.deepcopy(draw(st.sampled_from([FULL, CLASSIFICATION, INSTRUCTION])))
     for _ in range(draw(st.sampled_from([1, 1, 2]))):
         *parents, last = draw(st.sampled_from(PATHS))
@@ -254,17 +254,17 @@ def change_object(draw: st.DrawFn, node: dict[str, Any], name: str, action: str)
 
 
 INTEGERS = [(path.removeprefix("."), node["minimum"]) for path, node in nodes(SPEC_SCHEMA) if node["type"] == "integer"]
-"""The fields that are integers, each with the least that it may be."""
+"""The integer fields, each with its minimum."""
 
 
 class TestPydanticAndTheApiServer:
     @pytest.mark.parametrize(("path", "least"), INTEGERS)
-    def test_take_no_decimal_point_in_an_integer(self, admin: Api, path: str, least: int) -> None:
-        """Only a client of its own sends one: kubectl and YAML make 64.0 to 64."""
+    def test_reject_a_decimal_point_in_an_integer(self, admin: Api, path: str, least: int) -> None:
+        """Only custom clients send one: kubectl and YAML convert 64.0 to 64."""
         document = a_manifest(Case("", {path: float(least)}).build())
-        said = refusal(admin, document)
-        assert f"spec.{path}: Invalid value" in said
-        assert "must be a whole number, written without a decimal point" in said
+        message = refusal(admin, document)
+        assert f"spec.{path}: Invalid value" in message
+        assert "must be a whole number, written without a decimal point" in message
         with pytest.raises(ValidationError, match="valid integer"):
             FineTuneJob.model_validate_json(json.dumps(document))
 
@@ -289,7 +289,7 @@ class TestPydanticAndTheApiServer:
         )
 
 
-class TestAManifestInYaml:
+class TestYamlManifest:
     TEXT = """
         apiVersion: finetune.dev/v1alpha1
         kind: FineTuneJob
@@ -302,20 +302,20 @@ class TestAManifestInYaml:
           output: {uri: s3://adapters}
     """
 
-    def test_may_write_a_number_without_its_point(self, desk: Desk) -> None:
-        """`kubectl apply --server-side` sends the text as it is."""
+    def test_number_without_decimal_point_is_accepted(self, desk: Desk) -> None:
+        """`kubectl apply --server-side` sends the text unchanged."""
         path = desk.api.path("FineTuneJob", desk.namespace, "yaml")
         found = desk.api.request_text("PATCH", path, self.TEXT, {"fieldManager": "kubectl"})
         assert found["spec"]["training"] == {"learningRate": 0.0002, "batchSize": 64}
         assert FineTuneJob.model_validate_json(json.dumps(found)).spec.training.batch_size == 64
 
-    def test_applied_again_changes_nothing(self, desk: Desk) -> None:
+    def test_applying_it_again_changes_nothing(self, desk: Desk) -> None:
         first = desk.apply(training={"batchSize": 64.0, "learningRate": 1})
         second = desk.apply(training={"batchSize": 64.0, "learningRate": 1})
         assert second["metadata"]["generation"] == 1
         assert second["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"]
 
-    def test_is_stored_as_it_was_written(self, desk: Desk) -> None:
+    def test_is_stored_as_written(self, desk: Desk) -> None:
         assert desk.apply()["spec"] == manifest()["spec"]
 
 
@@ -337,7 +337,7 @@ A_STATUS = {
 
 
 class TestKubectlGet:
-    def test_shows_how_far_a_job_is(self, desk: Desk) -> None:
+    def test_shows_the_progress_of_a_job(self, desk: Desk) -> None:
         desk.apply()
         desk.api.merge_status("FineTuneJob", "intents", desk.namespace, A_STATUS)
         table = desk.api.request("GET", desk.api.path("FineTuneJob", desk.namespace), accept=TABLE)
@@ -357,12 +357,12 @@ class TestKubectlGet:
             "ARTIFACT": "s3://adapters/team-a/intents/r1/artifact",
         }
 
-    def test_of_a_new_job_has_empty_cells(self, desk: Desk) -> None:
+    def test_new_job_has_empty_cells(self, desk: Desk) -> None:
         desk.apply()
         table = desk.api.request("GET", desk.api.path("FineTuneJob", desk.namespace), accept=TABLE)
         assert [cell for cell in table["rows"][0]["cells"][1:-1] if cell] == []
 
-    def test_knows_the_short_name_and_the_category(self, admin: Api) -> None:
+    def test_short_name_and_category_work(self, admin: Api) -> None:
         resources = admin.request("GET", "/apis/finetune.dev/v1alpha1")["resources"]
         (job,) = (resource for resource in resources if resource["name"] == "finetunejobs")
         assert (job["shortNames"], job["categories"], job["namespaced"]) == (["ftj"], ["finetune"], True)

@@ -22,7 +22,7 @@ def suspend(desk: Desk, value: bool = True) -> None:
 
 class TestSuspend:
     @pytest.mark.parametrize("in_stage", STAGES)
-    def test_ends_what_runs_and_goes_on_later(self, desk: Desk, in_stage: str) -> None:
+    def test_stops_the_run_and_resumes_it_later(self, desk: Desk, in_stage: str) -> None:
         desk.apply()
         child = desk.run_to(in_stage)
         desk.kubelet.run(child)
@@ -53,7 +53,7 @@ class TestSuspend:
         suspend(desk, False)
         desk.run_all()
 
-    def test_a_run_that_was_killed_meanwhile_is_no_failure(self, desk: Desk) -> None:
+    def test_run_killed_while_suspending_is_not_a_failure(self, desk: Desk) -> None:
         desk.apply()
         child = desk.run_to("train")
         desk.kubelet.run(child)
@@ -61,7 +61,7 @@ class TestSuspend:
         desk.kubelet.stopped(desk.being_ended(child), 137)
         assert "failure" not in desk.until_phase("Suspended")
 
-    def test_a_stage_that_was_done_before_it_was_ended_is_done(self, desk: Desk) -> None:
+    def test_stage_that_succeeds_while_suspending_has_succeeded(self, desk: Desk) -> None:
         desk.apply()
         child = desk.run_to("train")
         desk.kubelet.run(child)
@@ -75,7 +75,7 @@ class TestSuspend:
         desk.apply()
         desk.run_all()
         suspend(desk)
-        status = desk.until(lambda status: status["observedGeneration"] == 2, "the change is seen")
+        status = desk.until(lambda status: status["observedGeneration"] == 2, "the change is observed")
         assert status["phase"] == "Succeeded"
 
 
@@ -98,7 +98,7 @@ class TestSpecChange:
         assert (status["revision"], status["observedGeneration"]) == (2, 2)
         assert [(entry["revision"], entry["phase"]) for entry in status["history"]] == [(1, "Superseded")]
 
-    def test_of_a_finished_job_keeps_the_old_result_in_history(self, desk: Desk) -> None:
+    def test_of_a_finished_job_keeps_the_old_result_in_the_history(self, desk: Desk) -> None:
         desk.apply()
         desk.run_all()
         desk.apply(training={"epochs": 1})
@@ -107,14 +107,14 @@ class TestSpecChange:
         assert (record["phase"], record["score"]) == ("Succeeded", "0.8400")
         assert record["artifact"]["uri"].startswith("s3://adapters/")
 
-    def test_that_does_not_decide_the_result_goes_on(self, desk: Desk) -> None:
+    def test_that_does_not_affect_the_result_continues(self, desk: Desk) -> None:
         desk.apply()
         desk.kubelet.run(desk.run_to("train"))
         desk.apply(resilience={"maxRestarts": 7}, training={"epochs": 3}, output={"uri": "s3://adapters"})
-        status = desk.until(lambda status: status["observedGeneration"] == 2, "the change is seen")
+        status = desk.until(lambda status: status["observedGeneration"] == 2, "the change is observed")
         assert (status["revision"], status["phase"]) == (1, "Training")
 
-    def test_applying_the_same_again_changes_nothing(self, desk: Desk) -> None:
+    def test_applying_the_same_spec_changes_nothing(self, desk: Desk) -> None:
         desk.apply()
         desk.run_all()
         before = desk.job()
@@ -124,8 +124,8 @@ class TestSpecChange:
 
 class TestDeletion:
     @pytest.mark.parametrize("in_stage", STAGES)
-    def test_leaves_nothing_that_would_stay(self, desk: Desk, in_stage: str) -> None:
-        """Children go with their owner: here nobody collects garbage, so the tie is what can be seen."""
+    def test_leaves_no_objects(self, desk: Desk, in_stage: str) -> None:
+        """There is no garbage collector here, so the test checks the owner references."""
         desk.apply(distributed={"workers": 2})
         child = desk.run_to(in_stage)
         desk.kubelet.run(child)
@@ -140,7 +140,7 @@ class TestDeletion:
                 (owner,) = left["metadata"]["ownerReferences"]
                 assert (owner["kind"], owner["uid"]) == ("FineTuneJob", found["metadata"]["uid"])
 
-    def test_and_the_same_name_again_is_another_job(self, desk: Desk) -> None:
+    def test_same_name_again_is_another_job(self, desk: Desk) -> None:
         desk.apply()
         old = desk.run_to("train")
         desk.api.delete("FineTuneJob", "intents", desk.namespace)
@@ -151,7 +151,7 @@ class TestDeletion:
         assert first["metadata"]["ownerReferences"][0]["uid"] != old["metadata"]["ownerReferences"][0]["uid"]
         desk.run_all()
 
-    def test_and_the_same_name_with_another_spec_takes_the_next_place_in_storage(self, desk: Desk) -> None:
+    def test_same_name_with_another_spec_uses_the_next_storage_directory(self, desk: Desk) -> None:
         desk.apply()
         taken = StageError(reason=Reason.REVISION_TAKEN, message="…/r1 is that of another spec", exit_code=64)
         desk.kubelet.break_(desk.child("prepare"), 64, taken)
@@ -160,12 +160,14 @@ class TestDeletion:
             desk.kubelet.succeed(desk.child(following, revision=2))
         status = desk.until_phase("Succeeded")
         assert (status["revision"], status["history"]) == (2, [])
-        said = [event["message"] for event in desk.events() if event["reason"] == "NewRevision"]
-        assert said == ["Revision 1 is that of an earlier job: this one goes on as 2."]
+        messages = [event["message"] for event in desk.events() if event["reason"] == "NewRevision"]
+        assert messages == [
+            "The storage of revision 1 belongs to an earlier job of the same name; continuing as revision 2."
+        ]
 
 
 class TestChildren:
-    def test_a_child_that_somebody_removes_is_started_again(self, desk: Desk) -> None:
+    def test_deleted_child_is_restarted(self, desk: Desk) -> None:
         desk.apply()
         child = desk.run_to("train")
         desk.kubelet.run(child)
@@ -174,20 +176,20 @@ class TestChildren:
         again = desk.child("train", attempt=2)
         status = desk.status()
         assert status["failure"]["retried"]
-        assert "removed it" in status["failure"]["message"]
+        assert "was removed" in status["failure"]["message"]
         desk.kubelet.succeed(again)
 
-    def test_a_child_that_somebody_suspends_waits_and_says_so(self, desk: Desk) -> None:
+    def test_suspended_child_is_pending_with_a_cause(self, desk: Desk) -> None:
         desk.apply()
         child = desk.child("prepare")
         name = child["metadata"]["name"]
         desk.api.merge("Job", name, desk.namespace, {"spec": {"suspend": True}})
-        told = {"type": "Suspended", "status": "True", "reason": "JobSuspended"}
-        desk.api.merge_status("Job", name, desk.namespace, {"conditions": [told]})
-        status = desk.until(lambda status: stage(status, "prepare").get("waitingFor"), "it says that it waits")
+        condition_ = {"type": "Suspended", "status": "True", "reason": "JobSuspended"}
+        desk.api.merge_status("Job", name, desk.namespace, {"conditions": [condition_]})
+        status = desk.until(lambda status: stage(status, "prepare").get("waitingFor"), "it is pending")
         assert "is suspended" in condition(status, "DataPrepared")["message"]
 
-    def test_finished_children_that_go_start_nothing_again(self, desk: Desk) -> None:
+    def test_deleted_finished_children_restart_nothing(self, desk: Desk) -> None:
         desk.apply()
         before = desk.run_all()
         for child in desk.children():
@@ -201,12 +203,12 @@ class TestChildren:
 
 
 class TestEndOfLife:
-    def test_the_job_goes_after_its_time_and_is_not_started_again(self, desk: Desk) -> None:
+    def test_job_is_deleted_after_its_ttl_and_not_restarted(self, desk: Desk) -> None:
         desk.apply(resilience={"ttlSecondsAfterFinished": 1})
         desk.kubelet.succeed(desk.run_to("publish"))
-        wait_until(lambda: desk.api.find("FineTuneJob", "intents", desk.namespace) is None, "the job is gone")
+        wait_until(lambda: desk.api.find("FineTuneJob", "intents", desk.namespace) is None, "the job is deleted")
 
-    def test_a_deadline_ends_the_job_and_what_runs(self, desk: Desk) -> None:
+    def test_deadline_stops_the_run_and_fails_the_job(self, desk: Desk) -> None:
         desk.apply(resilience={"activeDeadlineSeconds": 2})
         child = desk.child("prepare")
         desk.kubelet.run(child)
@@ -215,7 +217,7 @@ class TestEndOfLife:
         assert status["failure"]["reason"] == "DeadlineExceeded"
         assert "activeDeadlineSeconds" in condition(status, "Ready")["message"]
 
-    def test_a_refused_result_is_rejected(self, desk: Desk) -> None:
+    def test_result_below_a_gate_is_rejected(self, desk: Desk) -> None:
         desk.apply(evaluation={"gates": [{"metric": "accuracy", "minimum": 0.9}]})
         desk.kubelet.succeed(desk.run_to("evaluate"))
         status = desk.until_phase("Rejected")

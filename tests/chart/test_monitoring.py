@@ -37,7 +37,7 @@ DASHBOARD = json.loads((CHART / "dashboards" / "finetune.json").read_text())
 def series() -> set[str]:
     """The names of all series that the operator and the stages export."""
     operator, stage = Metrics(), StageMetrics()
-    operator.gauge(lambda: {"Pending": 1}, lambda: 0)
+    operator.register_gauges(lambda: {"Pending": 1}, lambda: 0)
     return {"up", *_names(operator.registry), *_names(stage.registry)}
 
 

@@ -36,7 +36,7 @@ class Fault:
     def _names_the_cause(status: Status) -> bool:
         waits = any(one.get("waitingFor") for one in status["stages"])
         # On a busy machine, a kubelet may notice the missing Secret late and try again.
-        again = "Its node tries again." in condition_message(status)
+        again = "The kubelet retries." in condition_message(status)
         return (waits and not again) or "failure" in status
 
     @property

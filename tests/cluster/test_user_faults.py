@@ -65,4 +65,4 @@ def test_the_next_attempt_avoids_a_node_whose_gpus_torch_does_not_find(make_tena
     assert sorted(node_of_attempt.values()) == sorted(node.name for node in NODES), node_of_attempt
     assert (failure["reason"], failure["attempt"]) == ("GpuUnavailable", 2)
     assert "was given 1 GPU but torch finds none" in failure["message"]
-    assert "Given up after 1 restart (resilience.maxRestarts)." in failure["message"]
+    assert "Not retried after 1 restart (resilience.maxRestarts)." in failure["message"]

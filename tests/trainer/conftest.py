@@ -1,4 +1,4 @@
-"""Jobs on tiny models, prepared once by the real stage."""
+"""Jobs with tiny models, prepared once by the real prepare stage."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.trainer.forks.client import close_fork_server
 from tests.trainer.stages import TinyJob, classification_job, instruction_job
 
 if sys.dont_write_bytecode:
-    # Importing torch and its like takes twice as long without bytecode, and the tests' processes do it again and again.
+    # Imports of torch take twice as long without bytecode caches, and many test processes import it.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "finetune-operator", "bytecode")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = str(cache)
@@ -22,7 +22,7 @@ if sys.dont_write_bytecode:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _the_fork_server_ends() -> Iterator[None]:
+def _close_fork_server() -> Iterator[None]:
     yield
     close_fork_server()
 

@@ -1,4 +1,4 @@
-"""A job up to the end of training, made by hand: tiny real models, prepared data, and trained weights in storage."""
+"""A job after training, built without running the stages: tiny models, prepared data and trained weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.trainer.tiny_models import LABELS, STRONG_INIT, make_texts, save_bert
 
 @dataclass(frozen=True)
 class Job:
-    """A job whose training is done."""
+    """A job after the train stage."""
 
     root: Path
     spec: FineTuneJobSpec
@@ -87,7 +87,7 @@ def classification_job(root: Path, full: bool = False, steps: int = 80, pooler: 
 
 
 def instruction_job(root: Path, full: bool = False, steps: int = 80) -> Job:
-    """A tiny Llama that learns to answer with the kind of thing that a sentence names."""
+    """A tiny Llama that learns to answer with the category of the key word of a sentence."""
     base = root / "base"
     tokenizer = save_llama(base, STRONG_INIT)
     tables = {

@@ -1,4 +1,4 @@
-"""Jobs for whole runs of the prepare stage: real files, a real store, real tokenizers."""
+"""Jobs for the prepare stage with real files, storage and tokenizers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ THINKING_TEMPLATE = (
     "{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
 )
-"""As of models that think first: only the newest answer has a (here empty) thought."""
+"""A template as of reasoning models: only the last answer has a thinking block, which is empty here."""
 
 
 def a_chat_model(
@@ -64,14 +64,14 @@ def a_chat_model(
 
 
 def json_lines(path: Path, rows: Iterable[object]) -> str:
-    """Write ``rows`` as JSON lines; the file's address."""
+    """Write ``rows`` as JSON Lines and return the address of the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return path.as_uri()
 
 
 def a_context(root: Path, model: str, task: dict[str, Any], dataset: dict[str, Any], **spec: Any) -> StageContext:
-    """A prepare stage that stores to ``root``/store and works in a fresh directory below ``root``."""
+    """The context of a prepare stage that stores to ``root``/store, with a new workspace in ``root``."""
     document = {
         "model": {"uri": model},
         "task": task,
@@ -93,18 +93,18 @@ def a_context(root: Path, model: str, task: dict[str, Any], dataset: dict[str, A
 
 
 def stored(context: StageContext) -> Path:
-    """Where the prepared data lie in the store."""
+    """The directory of the prepared data in storage."""
     return Path(context.config.layout.prepared.removeprefix("file://"))
 
 
 def prepared(context: StageContext) -> tuple[PrepareResult, DataReport]:
-    """Run the stage; its result and the report that it stored."""
+    """Run the stage, and return its result and the stored report."""
     result = run(context)
     return result, read_report(stored(context))
 
 
 def refused(context: StageContext) -> StageFailure:
-    """Run the stage, which must fail; the failure. Nothing may look complete afterwards."""
+    """Run the stage, check that it fails and leaves no complete data, and return the failure."""
     try:
         run(context)
     except StageFailure as failure:

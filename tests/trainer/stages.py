@@ -1,4 +1,4 @@
-"""Runs real stages as processes on tiny real models."""
+"""Runs stages as processes with tiny real models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SPEC_DIGEST = "sha256:" + "d" * 64
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a stage's process ended."""
+    """The outcome of a stage process."""
 
     code: int
     report: StageReport
@@ -41,21 +41,21 @@ class Outcome:
 
 @dataclass
 class TinyJob:
-    """A job on a tiny model whose data is prepared; each name has a place of its own in storage."""
+    """A job with a tiny model and prepared data; each name has a separate directory in storage."""
 
     root: Path
     spec: dict[str, Any]
     name: str = "tiny"
 
     def named(self, name: str, **changes: Any) -> TinyJob:
-        """The same job under another name, with parts of its spec replaced and the prepared data at hand."""
+        """The same job with another name, changes to its spec, and a copy of the prepared data."""
         job = TinyJob(self.root, merged(self.spec, changes), name)
         job.revision.mkdir(parents=True, exist_ok=True)
         shutil.copytree(self.revision / "prepared", job.revision / "prepared")
         return job
 
     def changed(self, **changes: Any) -> TinyJob:
-        """The same job, same place in storage, with parts of its spec replaced."""
+        """The same job and storage with changes to its spec."""
         return TinyJob(self.root, merged(self.spec, changes), self.name)
 
     @property
@@ -110,7 +110,7 @@ class TinyJob:
 
     @contextmanager
     def start(self, stage: Stage, forked: bool = True, **settings: Any) -> Iterator[Running]:
-        """Start a stage; whatever is left of it is killed at the end.
+        """Start a stage; its remaining processes are killed at the end.
 
         On CPUs it is forked from a process that has imported its libraries, unless a test is about the start itself.
         """
@@ -135,7 +135,7 @@ class TinyJob:
 
 @dataclass
 class Running:
-    """A stage that runs."""
+    """A running stage."""
 
     process: subprocess.Popen[bytes] | ForkedProcess
     config: dict[str, Any]
@@ -148,7 +148,7 @@ class Running:
         return Outcome(code, StageReport.model_validate_json(termination.read_bytes()), log)
 
     def progress(self) -> Progress | None:
-        """What /progress answers; None before it does."""
+        """The response of /progress; None before the server has started."""
         try:
             return Progress.model_validate_json(self._get("/progress"))
         except OSError:
@@ -170,7 +170,7 @@ class Running:
             time.sleep(0.02)
 
     def worker_pids(self) -> list[int]:
-        """Process ids of the ranks, in their order."""
+        """Process ids of the ranks, in order."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return sorted(int(child) for child in children)
 
@@ -199,7 +199,7 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
 
 
 def classification_job(root: Path, examples: int = 240) -> TinyJob:
-    """A tiny BERT and sentences with one telling word; not yet prepared."""
+    """A job with a tiny BERT and sentences with one key word; not prepared."""
     save_bert(root / "base")
     rows = [{"text": text, "label": LABELS[label]} for text, label in make_texts(examples, 1)]
     return TinyJob(
@@ -216,7 +216,7 @@ def classification_job(root: Path, examples: int = 240) -> TinyJob:
 
 
 def instruction_job(root: Path, examples: int = 240) -> TinyJob:
-    """A tiny Llama and short conversations; not yet prepared."""
+    """A job with a tiny Llama and short conversations; not prepared."""
     save_llama(root / "base")
     rows = [
         {

@@ -1,4 +1,4 @@
-"""``finetune run`` as a person uses it: the command, the real trainer, a tiny model, a file:// store."""
+"""``finetune run`` from end to end: the command, the real trainer, a tiny model, file:// storage."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ spec:
 
 
 class Desk:
-    """A directory with a manifest, a model and data, and a home for the state of its own."""
+    """A directory with a manifest, a model, data and a state directory."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -84,18 +84,18 @@ def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
 
 
-def read_until(process: subprocess.Popen[str], seen: Callable[[str], bool]) -> list[str]:
-    """The lines of standard output up to the one that was waited for."""
+def read_until(process: subprocess.Popen[str], found: Callable[[str], bool]) -> list[str]:
+    """The lines of standard output up to the one that was awaited."""
     lines: list[str] = []
     assert process.stdout is not None
     for line in process.stdout:
         lines.append(line)
-        if seen(line):
+        if found(line):
             return lines
     raise AssertionError("".join(lines))
 
 
-def test_a_result_below_its_gate_is_not_published(desk: Desk) -> None:
+def test_result_below_its_gate_is_not_published(desk: Desk) -> None:
     code, out, _ = desk.write(steps=4, minimum=1.1).run()
     assert code == 1, out
     assert "Not published: accuracy is " in out
@@ -105,12 +105,12 @@ def test_a_result_below_its_gate_is_not_published(desk: Desk) -> None:
     assert not (report.parents[1] / "artifact").exists()
 
 
-def test_from_a_manifest_to_a_published_adapter_with_ctrl_c_in_between(desk: Desk) -> None:
+def test_manifest_to_published_adapter_with_ctrl_c_in_between(desk: Desk) -> None:
     with desk.write(steps=400, every=100, workers=2).start() as process:
-        said = read_until(process, lambda line: line.startswith("train: ") and "/400 steps" in line)
+        lines = read_until(process, lambda line: line.startswith("train: ") and "/400 steps" in line)
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=TIMEOUT_SECONDS)
-    assert said[0] == "default/tiny, revision 1\n"
+    assert lines[0] == "default/tiny, revision 1\n"
     assert process.returncode == 130, out
     step = desk.job()["status"]["checkpoint"]["step"]
     assert out.splitlines()[-1] == f"Stopped after step {step}; run the same command to resume."
@@ -135,7 +135,7 @@ def test_from_a_manifest_to_a_published_adapter_with_ctrl_c_in_between(desk: Des
     assert all(Path(log["path"]).exists() for log in document["logs"])
 
 
-def test_a_bad_manifest_is_told_by_file_and_line(desk: Desk) -> None:
+def test_invalid_manifest_is_reported_with_file_and_line(desk: Desk) -> None:
     manifest = desk.write().root / "job.yaml"
     manifest.write_text(manifest.read_text().replace("learningRate", "learningrate"))
     code, out, err = desk.run()
@@ -145,16 +145,16 @@ def test_a_bad_manifest_is_told_by_file_and_line(desk: Desk) -> None:
     assert json.loads(out)["errors"][0]["line"] == 13
 
 
-def test_bad_data_is_told_with_the_exit_code_of_the_stage(desk: Desk) -> None:
+def test_bad_data_has_the_exit_code_of_the_stage(desk: Desk) -> None:
     data = desk.write().root / "train.jsonl"
     data.write_text(data.read_text() + "{broken\n")
     code, out, _ = desk.run()
     assert code == 65, out
     assert "Failed in prepare, attempt 1 (BadData): " in out
-    assert "This is for you to change" in out
+    assert "To fix this, change" in out
 
 
-def test_a_state_directory_that_cannot_be_written(desk: Desk) -> None:
+def test_state_directory_that_is_not_writable(desk: Desk) -> None:
     desk.write().environment["FINETUNE_HOME"] = str(desk.root / "job.yaml" / "home")
     code, out, err = desk.run()
     assert (code, out) == (77, "")

@@ -1,4 +1,4 @@
-"""Evaluate with real tiny models: scores, baselines, what is stored, and what is refused."""
+"""The evaluate stage with tiny real models: scores, baselines, stored files and invalid inputs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def instructed(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 
 def _copy(job: Job, target: Path) -> Job:
-    """The same job with a storage of its own."""
+    """The same job with a separate storage directory."""
     document = job.spec.model_dump(mode="json", exclude_none=True)
     shutil.copytree(job.root / "storage", target / "storage")
     document["output"]["uri"] = (target / "storage").as_uri()
@@ -50,7 +50,7 @@ def _copy(job: Job, target: Path) -> Job:
 
 
 def _rewrite_trained(job: Job, change: object) -> None:
-    """Replace the trained directory by a changed copy, manifest and all."""
+    """Replace the trained weights, including their manifest, by a modified copy."""
     uri = job.config(Stage.EVALUATE).layout.trained
     local = job.root / "changed"
     fetch_directory(uri, local)
@@ -65,7 +65,7 @@ def _predictions(job: Job) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_classifier_is_scored_beside_a_probe(classified: Job, tmp_path: Path) -> None:
+def test_classifier_is_compared_with_a_linear_probe(classified: Job, tmp_path: Path) -> None:
     job = _copy(classified, tmp_path)
     result = run(job.context(Stage.EVALUATE))
     evaluation = result.evaluation
@@ -75,8 +75,8 @@ def test_classifier_is_scored_beside_a_probe(classified: Job, tmp_path: Path) ->
     rows = _predictions(job)
     gold = [row["label"] for row in rows]
     for model in ("baseline", "tuned"):
-        said = [row[model] for row in rows]
-        expected = accuracy_score(gold, said), f1_score(gold, said, average="macro")
+        predicted = [row[model] for row in rows]
+        expected = accuracy_score(gold, predicted), f1_score(gold, predicted, average="macro")
         assert [getattr(metric, model) for metric in evaluation.metrics] == pytest.approx(list(expected))
     assert evaluation.metrics[0].tuned > 0.85
     assert 0.5 < evaluation.metrics[0].baseline < evaluation.metrics[0].tuned
@@ -104,7 +104,7 @@ def test_second_attempt_reuses_the_first_and_reports_its_metrics(classified: Job
     assert list(context.workspace.iterdir()) == []
 
 
-def test_result_is_the_same_each_time_and_made_anew_for_other_weights(classified: Job, tmp_path: Path) -> None:
+def test_result_is_reproducible_and_recomputed_for_other_weights(classified: Job, tmp_path: Path) -> None:
     job = _copy(classified, tmp_path)
     first = run(job.context(Stage.EVALUATE))
     delete_tree(first.uri)
@@ -120,22 +120,22 @@ def test_result_is_the_same_each_time_and_made_anew_for_other_weights(classified
     assert second.evaluation.metrics[0].tuned < first.evaluation.metrics[0].tuned
 
 
-def test_failed_gate_is_a_result_with_its_report(classified: Job, tmp_path: Path) -> None:
+def test_a_failed_gate_is_a_result_with_a_report(classified: Job, tmp_path: Path) -> None:
     job = _copy(classified, tmp_path)
     gates = [{"metric": "weighted_f1", "minimumImprovement": 0.99}, {"metric": "accuracy", "minimum": 0.1}]
     result = run(job.context(Stage.EVALUATE, job.with_spec(evaluation={"gates": gates})))
     assert [gate.passed for gate in result.evaluation.gates] == [False, True]
     assert not result.evaluation.passed
     assert [metric.name for metric in result.evaluation.metrics][-1] is Metric.WEIGHTED_F1
-    assert "Refused: 1 of 2 gates failed" in (tmp_path / "storage/team-a/tiny/r1/evaluated/report.html").read_text()
+    assert "Rejected: 1 of 2 gates failed" in (tmp_path / "storage/team-a/tiny/r1/evaluated/report.html").read_text()
 
 
-def test_full_classifier(tmp_path: Path) -> None:
+def test_a_fully_tuned_classifier_is_evaluated(tmp_path: Path) -> None:
     job = classification_job(tmp_path, full=True)
     assert run(job.context(Stage.EVALUATE)).evaluation.metrics[0].tuned > 0.9
 
 
-def test_generator_is_scored_beside_the_base_model(instructed: Job, tmp_path: Path) -> None:
+def test_generator_is_compared_with_the_base_model(instructed: Job, tmp_path: Path) -> None:
     job = _copy(instructed, tmp_path)
     metrics = ["rouge_l", "exact_match", "loss", "token_accuracy", "chrf"]
     spec = job.with_spec(evaluation={"metrics": metrics, "generation": {"maxNewTokens": 8}})
@@ -145,7 +145,7 @@ def test_generator_is_scored_beside_the_base_model(instructed: Job, tmp_path: Pa
     assert list(results) == metrics
     assert all(result.improvement > 0 for result in results.values())
 
-    # Plainly, one example at a time, unpadded.
+    # Recomputed for one example at a time, without padding.
     tokenizer = AutoTokenizer.from_pretrained(instructed.root / "base")
     base = AutoModelForCausalLM.from_pretrained(instructed.root / "base")
     tuned = PeftModel.from_pretrained(base, instructed.root / "trained").eval()
@@ -169,7 +169,7 @@ def test_generator_is_scored_beside_the_base_model(instructed: Job, tmp_path: Pa
     assert results["exact_match"].tuned == pytest.approx(exact)
 
 
-def test_nothing_is_generated_for_a_loss(instructed: Job, tmp_path: Path) -> None:
+def test_no_answers_are_generated_for_the_loss_metric(instructed: Job, tmp_path: Path) -> None:
     job = _copy(instructed, tmp_path)
     result = run(job.context(Stage.EVALUATE, job.with_spec(evaluation={"metrics": ["loss"]})))
     assert [metric.name for metric in result.evaluation.metrics] == [Metric.LOSS]
@@ -177,13 +177,13 @@ def test_nothing_is_generated_for_a_loss(instructed: Job, tmp_path: Path) -> Non
     assert (tmp_path / "storage/team-a/tiny/r1/evaluated/report.html").stat().st_size > 5000
 
 
-def test_full_generator(tmp_path: Path) -> None:
+def test_a_fully_tuned_generator_is_evaluated(tmp_path: Path) -> None:
     job = instruction_job(tmp_path, full=True)
     metrics = run(job.context(Stage.EVALUATE)).evaluation.metrics
     assert all(metric.improvement > 0 for metric in metrics)
 
 
-def test_answers_end_where_the_template_ends_a_turn(instructed: Job) -> None:
+def test_answers_end_at_the_end_of_turn_token_of_the_template(instructed: Job) -> None:
     tokenizer = AutoTokenizer.from_pretrained(instructed.root / "base")
     model = AutoModelForCausalLM.from_pretrained(instructed.root / "base")
     eos, turn, word = (
@@ -232,30 +232,30 @@ def _missing_tensor(job: Job) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "reason", "said"),
+    ("damage", "reason", "message"),
     [
         (_no_trained, Reason.NOT_FOUND, "run the train stage first"),
-        (_no_prepared, Reason.NOT_FOUND, "is incomplete or was deleted"),
+        (_no_prepared, Reason.NOT_FOUND, "it has no manifest.json"),
         (_no_weights, Reason.NOT_FOUND, "adapter cannot be read"),
-        (_no_adapter_config, Reason.NOT_FOUND, "The trained directory has no adapter_config.json"),
+        (_no_adapter_config, Reason.NOT_FOUND, "lack the file adapter_config.json"),
         (_not_finite, Reason.DIVERGED, "tuned model's output on the test split is not finite"),
-        (_missing_tensor, Reason.INTERNAL_ERROR, "1 tensors are on one side only"),
+        (_missing_tensor, Reason.INTERNAL_ERROR, "1 tensors are missing or unexpected"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(
-    classified: Job, tmp_path: Path, damage: object, reason: Reason, said: str
+def test_a_damaged_input_is_reported_in_one_sentence(
+    classified: Job, tmp_path: Path, damage: object, reason: Reason, message: str
 ) -> None:
     job = _copy(classified, tmp_path)
     damage(job)  # type: ignore[operator]
     with pytest.raises(StageFailure) as failure:
         run(job.context(Stage.EVALUATE))
     assert failure.value.reason is reason
-    assert said in failure.value.message
+    assert message in failure.value.message
     assert "\n" not in failure.value.message
     assert read_manifest(job.config(Stage.EVALUATE).layout.evaluated) is None
 
 
-def test_loss_that_is_not_finite(instructed: Job, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_is_reported_as_diverged(instructed: Job, tmp_path: Path) -> None:
     job = _copy(instructed, tmp_path)
     _not_finite(job)
     with pytest.raises(StageFailure, match="tuned model's loss on the test split is not finite") as failure:
@@ -263,7 +263,7 @@ def test_loss_that_is_not_finite(instructed: Job, tmp_path: Path) -> None:
     assert failure.value.reason is Reason.DIVERGED
 
 
-def test_tokens_that_the_model_does_not_know(classified: Job, tmp_path: Path) -> None:
+def test_token_ids_outside_the_vocabulary_are_rejected(classified: Job, tmp_path: Path) -> None:
     job = _copy(classified, tmp_path)
     uri = job.config(Stage.EVALUATE).layout.prepared
     local = tmp_path / "changed"
@@ -277,19 +277,19 @@ def test_tokens_that_the_model_does_not_know(classified: Job, tmp_path: Path) ->
         writer.write_table(table)
     delete_tree(uri)
     publish_directory(local, uri, {})
-    with pytest.raises(StageFailure, match="The tokenizer made token 5000 but the model knows") as failure:
+    with pytest.raises(StageFailure, match="The data contains token id 5000, but the vocabulary") as failure:
         run(job.context(Stage.EVALUATE))
     assert failure.value.reason is Reason.BAD_CONFIGURATION
 
 
-def test_layer_that_was_random_in_training_is_not_evaluated(tmp_path: Path) -> None:
-    # Of a base without pooler, training makes one at random, and PEFT by itself stores the head only.
+def test_an_adapter_without_its_randomly_initialised_layer_is_rejected(tmp_path: Path) -> None:
+    # If the base model has no pooler, training initialises one randomly, and PEFT stores only the head by default.
     job = classification_job(tmp_path, steps=1, pooler=False)
-    with pytest.raises(StageFailure, match=r"trained beside bert\.pooler\.dense\.bias"):
+    with pytest.raises(StageFailure, match=r"randomly initialised parameter bert\.pooler\.dense\.bias"):
         run(job.context(Stage.EVALUATE))
 
 
-def test_batches_hold_every_row_once_and_keep_their_limits() -> None:
+def test_batches_contain_every_row_once_and_respect_their_limits() -> None:
     lengths = np.random.default_rng(1).integers(1, 40, 200)
     batches = length_sorted(lengths, BatchLimits(examples=16, tokens=128))
     assert sorted(np.concatenate(batches)) == list(range(200))
@@ -297,7 +297,7 @@ def test_batches_hold_every_row_once_and_keep_their_limits() -> None:
     assert [len(batch) for batch in length_sorted(np.array([500, 2, 2]), BatchLimits(8, 128))] == [1, 2]
 
 
-def test_batch_that_does_not_fit_is_halved() -> None:
+def test_a_batch_that_does_not_fit_is_halved() -> None:
     done: list[int] = []
 
     def work(batch: np.ndarray) -> None:
@@ -316,7 +316,7 @@ def test_batch_that_does_not_fit_is_halved() -> None:
     assert failure.value.reason is Reason.OUT_OF_MEMORY
 
 
-def test_padding_goes_to_the_asked_side() -> None:
+def test_padding_is_on_the_requested_side() -> None:
     rows = TokenRows.of_column(
         pa.chunked_array([pa.array([[1, 2, 3], [4]]), pa.array([[5, 6]])]).cast(pa.list_(pa.int32()))
     )

@@ -1,4 +1,4 @@
-"""That forked stages are the processes that started ones are, and leave nothing behind."""
+"""Forked stages have the same processes as started ones, and leave none behind."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ time.sleep(1000)
         ({"OMP_NUM_THREADS": "2"}, False),
     ],
 )
-def test_what_libraries_read_at_their_import_decides_who_is_forked(changes: dict[str, str], alike: bool) -> None:
+def test_only_processes_with_the_same_import_environment_are_forked(changes: dict[str, str], alike: bool) -> None:
     imported_under = importing_environment({"HOME": "/home/ada"})
     assert imports_alike(imported_under | changes, imported_under) is alike
     assert imports_alike(imported_under, imported_under | changes) is alike
 
 
-def test_a_rank_is_a_child_of_its_host_with_a_session_and_an_output_of_its_own(classification: TinyJob) -> None:
+def test_a_forked_rank_is_a_child_of_its_host_with_its_own_session_and_output(classification: TinyJob) -> None:
     job = classification.named("forked", training={"maxSteps": 2000, "checkpoint": {"everySteps": 2000}})
     with job.start(Stage.TRAIN, processes=2) as running:
         running.wait_for_step(1)
@@ -59,7 +59,7 @@ def test_a_rank_is_a_child_of_its_host_with_a_session_and_an_output_of_its_own(c
 
 
 def opened(pid: int) -> dict[str, str]:
-    """What the descriptors of a process are of."""
+    """The open file descriptors of a process and their targets."""
     return {entry.name: str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
 
 
@@ -67,7 +67,7 @@ def sockets(descriptors: dict[str, str]) -> set[str]:
     return {target for target in descriptors.values() if target.startswith("socket:")}
 
 
-def test_what_is_no_configuration_is_said_by_the_product(tmp_path: Path) -> None:
+def test_an_invalid_configuration_is_reported_by_the_stage_itself(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log:
         host = fork_server().start(["train", "--config", str(tmp_path / "none.json")], os.environ, log.fileno())
     assert host.wait(ENDS_SECONDS) == ExitCode.BAD_CONFIGURATION
@@ -76,9 +76,9 @@ def test_what_is_no_configuration_is_said_by_the_product(tmp_path: Path) -> None
     )
 
 
-def test_server_and_stages_end_with_tests_that_are_killed(tmp_path: Path) -> None:
+def test_server_and_stages_end_when_pytest_is_killed(tmp_path: Path) -> None:
     config = tmp_path / "stage.json"
-    os.mkfifo(config)  # A host waits for somebody who writes.
+    os.mkfifo(config)  # The host blocks until the FIFO has a writer.
     command = [sys.executable, "-c", TESTS_THAT_ARE_KILLED, str(config)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as tests:
         assert tests.stdout is not None

@@ -1,4 +1,4 @@
-"""The local executor, driving real processes that obey a stage's contract."""
+"""The local executor with real processes that implement the contract of a stage."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def _stages_find_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Say what each stage does: ``stages(train=["crash", "done"])``."""
+    """Set the behaviour of each attempt of a stage: ``stages(train=["crash", "done"])``."""
     return lambda **words: monkeypatch.setenv("FAKE_STAGES", json.dumps(words))
 
 
 class Session:
-    """One `finetune run`: what it showed and what came out."""
+    """One `finetune run`, with its snapshots and its result."""
 
     def __init__(self, home: Path, job: FineTuneJob, **options: Any) -> None:
         self.home = home
@@ -53,9 +53,9 @@ class Session:
         self.shown: list[Snapshot] = []
         self.acts: list[tuple[Callable[[Snapshot], bool], Callable[[Executor], None]]] = []
 
-    def when(self, seen: Callable[[Snapshot], bool], act: Callable[[Executor], None]) -> Session:
-        """Do something once, as soon as something is seen; in the order in which they are said."""
-        self.acts.append((seen, act))
+    def when(self, condition: Callable[[Snapshot], bool], act: Callable[[Executor], None]) -> Session:
+        """Call a function once, when a condition is first true; in the order of the calls."""
+        self.acts.append((condition, act))
         return self
 
     def run(self) -> FineTuneJob:
@@ -103,21 +103,21 @@ def is_running(pid: int) -> bool:
         return False
 
 
-class TestAWholeJob:
-    def test_goes_through_all_stages(self, tmp_path: Path) -> None:
+class TestWholeJob:
+    def test_passes_through_all_stages(self, tmp_path: Path) -> None:
         session = Session(tmp_path, a_job())
         job = session.run()
         assert job.status.phase is Phase.SUCCEEDED
         assert attempts(job) == dict.fromkeys(STAGES, 1)
         assert next(shown.run.id.stage for shown in session.shown if shown.run) is Stage.PREPARE
 
-    def test_leaves_logs_and_no_scratch(self, tmp_path: Path) -> None:
+    def test_keeps_logs_and_deletes_workspaces(self, tmp_path: Path) -> None:
         Session(tmp_path, a_job()).run()
         train = directory(tmp_path, Stage.TRAIN)
         assert (train / "log.txt").read_text() == "train attempt 1\n"
         assert not (train / "workspace").exists()
 
-    def test_tells_each_stage_its_place_on_this_machine(self, tmp_path: Path) -> None:
+    def test_gives_each_stage_its_local_config(self, tmp_path: Path) -> None:
         job = Session(tmp_path, a_job(distributed={"workers": 4}), machine=Machine(gpus=0, cores=2)).run()
         config = StageConfig.model_validate_json((directory(tmp_path, Stage.TRAIN) / "stage.json").read_bytes())
         assert (config.world.workers, config.world.processes_per_worker, config.world.device) == (1, 2, Device.CPU)
@@ -133,37 +133,37 @@ class TestAWholeJob:
         assert (progress.loss, progress.tokens_per_second) == (1.0, 100.0)
 
 
-class TestTheSameCommandAgain:
-    def test_gives_the_result_at_once(self, tmp_path: Path) -> None:
+class TestRepeatedCommand:
+    def test_shows_the_result_at_once(self, tmp_path: Path) -> None:
         first = Session(tmp_path, a_job()).run()
         session = Session(tmp_path, a_job())
         assert session.run().status == first.status
         assert not any(shown.run for shown in session.shown)
-        assert session.notes == ("This spec has been run before, and this is its result; --fresh runs it again.",)
+        assert session.notes == ("This spec was run before; showing its result. Use --fresh to run it again.",)
 
-    def test_with_a_changed_spec_is_the_next_revision(self, tmp_path: Path) -> None:
+    def test_with_a_changed_spec_starts_the_next_revision(self, tmp_path: Path) -> None:
         first = Session(tmp_path, a_job()).run()
         session = Session(tmp_path, a_job(training={"learningRate": 1e-3}))
         second = session.run()
         assert (second.status.revision, second.metadata.generation) == (2, 2)
         assert second.metadata.uid == first.metadata.uid
         assert second.status.history[0].artifact == first.status.artifact
-        assert session.notes == ("The spec has changed: this is revision 2.",)
+        assert session.notes == ("The spec has changed; starting revision 2.",)
 
-    def test_fresh_is_the_next_revision_of_the_same_spec(self, tmp_path: Path) -> None:
+    def test_fresh_starts_the_next_revision_of_the_same_spec(self, tmp_path: Path) -> None:
         Session(tmp_path, a_job()).run()
         assert Session(tmp_path, a_job(), fresh=True).run().status.revision == 2
 
-    def test_after_a_failure_tries_what_failed_again(self, tmp_path: Path, stages: Callable[..., None]) -> None:
+    def test_after_a_failure_retries_the_failed_stage(self, tmp_path: Path, stages: Callable[..., None]) -> None:
         stages(train=["BadData", "done"])
         assert Session(tmp_path, a_job()).run().status.phase is Phase.FAILED
         session = Session(tmp_path, a_job())
         job = session.run()
         assert job.status.phase is Phase.SUCCEEDED
         assert (attempts(job)["prepare"], attempts(job)["train"], job.status.revision) == (1, 2, 1)
-        assert session.notes == ("The last try failed in train; trying that again.",)
+        assert session.notes == ("The last run failed in stage train; retrying that stage.",)
 
-    def test_runs_again_when_the_artifact_was_removed(self, tmp_path: Path) -> None:
+    def test_runs_again_if_the_artifact_was_deleted(self, tmp_path: Path) -> None:
         job = Session(tmp_path, a_job()).run()
         with StateDirectory.locked(tmp_path, "team-a", "intents") as state:
             assert job.status.artifact is not None
@@ -171,41 +171,41 @@ class TestTheSameCommandAgain:
             state.save(job.model_copy(update={"status": job.status.model_copy(update={"artifact": artifact})}))
         session = Session(tmp_path, a_job())
         assert session.run().status.revision == 2
-        assert "no longer there" in session.notes[0]
+        assert "no longer exists" in session.notes[0]
 
 
 class TestFailures:
-    def test_a_crash_is_tried_again(self, tmp_path: Path, stages: Callable[..., None]) -> None:
+    def test_crash_is_retried(self, tmp_path: Path, stages: Callable[..., None]) -> None:
         stages(train=["crash", "done"])
         job = Session(tmp_path, a_job()).run()
         assert job.status.phase is Phase.SUCCEEDED
         assert (attempts(job)["train"], stage_status(job.status, Stage.TRAIN).restarts) == (2, 1)
 
-    def test_an_unreachable_service_is_tried_again_uncounted(self, tmp_path: Path, stages: Callable[..., None]) -> None:
+    def test_unreachable_service_is_retried_uncounted(self, tmp_path: Path, stages: Callable[..., None]) -> None:
         stages(prepare=["Unavailable", "done"])
         job = Session(tmp_path, a_job(resilience={"maxRestarts": 0})).run()
         assert (attempts(job)["prepare"], stage_status(job.status, Stage.PREPARE).restarts) == (2, 0)
         assert job.status.phase is Phase.SUCCEEDED
 
-    def test_a_stage_that_asks_to_be_run_again_is(self, tmp_path: Path, stages: Callable[..., None]) -> None:
+    def test_stopped_stage_is_retried(self, tmp_path: Path, stages: Callable[..., None]) -> None:
         stages(train=["Stopped", "done"])
         job = Session(tmp_path, a_job(resilience={"maxRestarts": 0})).run()
         assert (job.status.phase, attempts(job)["train"]) == (Phase.SUCCEEDED, 2)
 
-    def test_bad_data_ends_the_job(self, tmp_path: Path, stages: Callable[..., None]) -> None:
+    def test_bad_data_fails_the_job(self, tmp_path: Path, stages: Callable[..., None]) -> None:
         stages(prepare=["BadData"])
         job = Session(tmp_path, a_job()).run()
         assert job.status.phase is Phase.FAILED
         assert job.status.failure is not None
         assert (job.status.failure.exit_code, job.status.failure.message) == (65, "met BadData.")
 
-    def test_a_stage_that_says_nothing_failed(self, tmp_path: Path, stages: Callable[..., None]) -> None:
+    def test_stage_without_a_report_has_failed(self, tmp_path: Path, stages: Callable[..., None]) -> None:
         stages(prepare=["silent"])
         job = Session(tmp_path, a_job(resilience={"maxRestarts": 0})).run()
         assert job.status.failure is not None
         assert job.status.failure.reason is Reason.INTERNAL_ERROR
 
-    def test_a_stage_that_breaks_early_is_quoted(self, tmp_path: Path, stages: Callable[..., None]) -> None:
+    def test_early_crash_quotes_the_log(self, tmp_path: Path, stages: Callable[..., None]) -> None:
         stages(prepare=["break"])
         job = Session(tmp_path, a_job(resilience={"maxRestarts": 0})).run()
         assert job.status.failure is not None
@@ -213,44 +213,42 @@ class TestFailures:
             "prepare ended with exit code 1: ModuleNotFoundError: No module named 'torch'"
         )
 
-    def test_a_stage_that_hangs_is_ended_and_tried_again(self, tmp_path: Path, stages: Callable[..., None]) -> None:
+    def test_stalled_stage_is_stopped_and_retried(self, tmp_path: Path, stages: Callable[..., None]) -> None:
         stages(train=["hang", "done"])
         ahead = timedelta(0)
 
-        def seen(shown: Snapshot) -> bool:
+        def condition(shown: Snapshot) -> bool:
             return shown.run is not None and shown.run.id.stage is Stage.TRAIN and shown.run.progress is not None
 
         def wait_an_hour(_: Executor) -> None:
             nonlocal ahead
             ahead = timedelta(hours=1)
 
-        session = Session(tmp_path, a_job(), clock=lambda: datetime.now(UTC) + ahead).when(seen, wait_an_hour)
+        session = Session(tmp_path, a_job(), clock=lambda: datetime.now(UTC) + ahead).when(condition, wait_an_hour)
         job = session.run()
         assert (job.status.phase, attempts(job)["train"]) == (Phase.SUCCEEDED, 2)
         reasons = {shown.job.status.failure.reason for shown in session.shown if shown.job.status.failure}
         assert reasons == {Reason.STALLED}
 
-    def test_the_deadline_ends_the_job(self, tmp_path: Path, stages: Callable[..., None]) -> None:
+    def test_deadline_fails_the_job(self, tmp_path: Path, stages: Callable[..., None]) -> None:
         stages(train=["work"])
         job = Session(tmp_path, a_job(resilience={"activeDeadlineSeconds": 3})).run()
         assert job.status.failure is not None
         assert job.status.failure.reason is Reason.DEADLINE_EXCEEDED
 
-    def test_nothing_of_a_run_outlives_it(
+    def test_no_process_outlives_its_run(
         self, tmp_path: Path, stages: Callable[..., None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("FAKE_CHILD", str(tmp_path / "child"))
         stages(train=["leave-a-child"])
         Session(tmp_path / "home", a_job()).when(works_in(Stage.TRAIN), Executor.request_stop).run()
         child = int((tmp_path / "child").read_text())
-        # It has been killed; when it is gone is the kernel's affair.
+        # It was killed; the kernel decides when it disappears.
         wait_until(lambda: not is_running(child), "its child has ended")
 
 
-class TestStopping:
-    def test_stops_after_a_checkpoint_and_goes_on_the_next_time(
-        self, tmp_path: Path, stages: Callable[..., None]
-    ) -> None:
+class TestStop:
+    def test_stops_after_a_checkpoint_and_resumes_next_time(self, tmp_path: Path, stages: Callable[..., None]) -> None:
         stages(train=["work", "done"])
         job = Session(tmp_path, a_job()).when(works_in(Stage.TRAIN), Executor.request_stop).run()
         assert job.status.phase is Phase.SUSPENDED
@@ -261,7 +259,7 @@ class TestStopping:
         assert (attempts(again)["train"], again.status.revision) == (2, 1)
         assert stage_status(again.status, Stage.TRAIN).restarts == 0
 
-    def test_the_second_time_kills(self, tmp_path: Path, stages: Callable[..., None]) -> None:
+    def test_second_request_kills(self, tmp_path: Path, stages: Callable[..., None]) -> None:
         stages(train=["deaf"])
         session = Session(tmp_path, a_job())
         session.when(works_in(Stage.TRAIN), Executor.request_stop)
@@ -269,7 +267,7 @@ class TestStopping:
         job = session.run()
         assert (job.status.phase, job.status.failure) == (Phase.SUSPENDED, None)
 
-    def test_before_anything_started(self, tmp_path: Path) -> None:
+    def test_before_the_first_stage_started(self, tmp_path: Path) -> None:
         session = Session(tmp_path, a_job()).when(lambda _: True, Executor.request_stop)
         assert session.run().status.phase is Phase.SUSPENDED
 
@@ -291,7 +289,7 @@ with StateDirectory.locked(Path(sys.argv[1]), "team-a", "intents") as state:
 
 class TestAfterTheExecutorWasKilled:
     def run_and_kill(self, home: Path) -> int:
-        """SIGKILL an executor while train works; returns the pid of the train stage, which lives on."""
+        """SIGKILL an executor while train runs; returns the pid of the train stage, which survives."""
         runner = subprocess.Popen([sys.executable, "-c", RUNNER, str(home)], cwd=ROOT)
         record = directory(home, Stage.TRAIN) / "run.json"
         try:
@@ -301,7 +299,7 @@ class TestAfterTheExecutorWasKilled:
             runner.wait()
         return int(json.loads(record.read_text())["pid"])
 
-    def test_what_it_left_is_ended_and_the_job_goes_on(self, tmp_path: Path, stages: Callable[..., None]) -> None:
+    def test_orphaned_stage_is_stopped_and_the_job_continues(self, tmp_path: Path, stages: Callable[..., None]) -> None:
         stages(train=["work", "done"])
         pid = self.run_and_kill(tmp_path)
         assert is_running(pid)
@@ -311,9 +309,11 @@ class TestAfterTheExecutorWasKilled:
         assert job.status.phase is Phase.SUCCEEDED
         assert attempts(job) == {"prepare": 1, "train": 2, "evaluate": 1, "publish": 1}
         assert stage_status(job.status, Stage.TRAIN).restarts == 0
-        assert "left train running" in session.notes[0]
+        assert "left stage train running" in session.notes[0]
 
-    def test_what_does_not_hear_is_killed_by_a_second_stop(self, tmp_path: Path, stages: Callable[..., None]) -> None:
+    def test_orphan_that_ignores_sigterm_is_killed_by_a_second_stop(
+        self, tmp_path: Path, stages: Callable[..., None]
+    ) -> None:
         stages(train=["deaf"])
         pid = self.run_and_kill(tmp_path)
 
@@ -325,9 +325,7 @@ class TestAfterTheExecutorWasKilled:
         assert not is_running(pid)
         assert job.status.phase is Phase.SUSPENDED
 
-    def test_a_stage_that_finished_meanwhile_is_not_run_again(
-        self, tmp_path: Path, stages: Callable[..., None]
-    ) -> None:
+    def test_stage_that_succeeded_meanwhile_is_not_repeated(self, tmp_path: Path, stages: Callable[..., None]) -> None:
         stages(train=["work", "BadData"])
         pid = self.run_and_kill(tmp_path)
         os.kill(pid, signal.SIGKILL)
@@ -339,8 +337,8 @@ class TestAfterTheExecutorWasKilled:
         assert stage_status(job.status, Stage.TRAIN).state is StageState.SUCCEEDED
 
 
-class TestTheStateDirectory:
-    def test_lets_only_one_run_in(self, tmp_path: Path) -> None:
+class TestStateDirectory:
+    def test_is_locked_by_one_executor(self, tmp_path: Path) -> None:
         with (
             StateDirectory.locked(tmp_path, "team-a", "intents"),
             pytest.raises(LocalError, match=rf"already running on this machine \(process {os.getpid()}\)"),
@@ -348,7 +346,7 @@ class TestTheStateDirectory:
         ):
             pass
 
-    def test_that_cannot_be_written_is_told_in_one_sentence(self, tmp_path: Path) -> None:
+    def test_that_is_not_writable_is_one_sentence(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         with (
             pytest.raises(LocalError, match=r"Cannot write to .*set FINETUNE_HOME") as caught,
@@ -357,25 +355,25 @@ class TestTheStateDirectory:
             pass
         assert caught.value.exit_code is ExitCode.PERMISSION_DENIED
 
-    def test_on_a_full_disk_is_told_in_one_sentence(self) -> None:
+    def test_on_a_full_disk_is_one_sentence(self) -> None:
         error = cannot_write(Path("/state"), OSError(errno.ENOSPC, "No space left on device"))
         assert error.message.startswith("The disk of /state is full")
         assert error.exit_code is ExitCode.DOES_NOT_FIT
 
-    def test_of_another_version_is_told_in_one_sentence(self, tmp_path: Path) -> None:
+    def test_of_another_version_is_one_sentence(self, tmp_path: Path) -> None:
         with StateDirectory.locked(tmp_path, "team-a", "intents") as state:
             (state.path / "job.json").write_text('{"kind": "FineTuneJob"}')
-            with pytest.raises(LocalError, match="cannot be understood"):
+            with pytest.raises(LocalError, match="is not valid"):
                 state.load()
 
 
-def test_a_stage_program_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_stage_command(tmp_path: Path) -> None:
     with pytest.raises(LocalError, match="Cannot start /no/such/program"):
         Session(tmp_path, a_job(), stage_command=("/no/such/program",)).run()
 
 
 def wait_for(happened: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait until something has happened."""
+    """Wait until a condition is true."""
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, "it did not happen"

@@ -1,4 +1,4 @@
-"""The whole prepare stage on real files with the real MiniLM tokenizer, into a ``file://`` store."""
+"""The prepare stage with real files, the MiniLM tokenizer and ``file://`` storage."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def texts(context: StageContext) -> dict[str, list[str]]:
     return {split: open_split(stored(context), split)["text"].to_pylist() for split in ("train", "validation", "test")}
 
 
-def test_tokens_labels_and_sources_are_those_of_the_rows(tmp_path: Path) -> None:
+def test_tokens_labels_and_sources_match_the_rows(tmp_path: Path) -> None:
     rows = intents(200)
     context = classification(tmp_path, {"train": {"uri": json_lines(tmp_path / "intents.jsonl", rows)}})
     result, report = prepared(context)
@@ -81,7 +81,7 @@ def test_tokens_labels_and_sources_are_those_of_the_rows(tmp_path: Path) -> None
     assert result.tokens == report.splits["train"].tokens
 
 
-def test_the_directory_is_complete_and_says_where_it_comes_from(tmp_path: Path) -> None:
+def test_the_directory_is_complete_and_has_provenance(tmp_path: Path) -> None:
     context = classification(tmp_path, {"train": {"uri": json_lines(tmp_path / "a.jsonl", intents(50))}})
     result, report = prepared(context)
     manifest = fetch_directory(context.config.layout.prepared, tmp_path / "copy")
@@ -110,7 +110,7 @@ def test_two_runs_give_the_same_digest_and_another_order_the_same_splits(tmp_pat
     assert set(texts(other_seed)["test"]) != set(texts(first)["test"])
 
 
-def test_what_is_complete_is_used_again_until_data_change(tmp_path: Path) -> None:
+def test_prepared_data_is_reused_until_the_data_changes(tmp_path: Path) -> None:
     dataset = {"train": {"uri": json_lines(tmp_path / "a.jsonl", intents(50))}}
     result, _ = prepared(classification(tmp_path, dataset))
     arrow = stored(classification(tmp_path, dataset)) / "train.arrow"
@@ -162,7 +162,7 @@ def test_nothing_is_removed_without_deduplication(tmp_path: Path) -> None:
     assert not set(found["train"]) & set(found["test"])
 
 
-def test_long_texts_are_cut_and_counted(tmp_path: Path) -> None:
+def test_long_texts_are_truncated_and_counted(tmp_path: Path) -> None:
     rows = [*intents(30), {"text": "word " * 1000, "label": "refund"}]
     dataset = {"train": {"uri": json_lines(tmp_path / "a.jsonl", rows)}}
     context = classification(tmp_path, dataset, training={"maxSequenceLength": 32})
@@ -193,7 +193,7 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, kind: str) -> None:
     assert {text for found in texts(context).values() for text in found} == {row["text"] for row in rows}
 
 
-def test_a_directory_of_files_and_other_column_names(tmp_path: Path) -> None:
+def test_a_directory_of_files_with_custom_column_names_is_read(tmp_path: Path) -> None:
     for name, seed in (("b.jsonl", 1), ("a.jsonl", 2)):
         json_lines(tmp_path / "data" / name, [{"message": r["text"], "intent": r["label"]} for r in intents(20, seed)])
     dataset = {
@@ -206,7 +206,7 @@ def test_a_directory_of_files_and_other_column_names(tmp_path: Path) -> None:
     assert [source.uri.rpartition("/")[2] for source in report.sources] == ["a.jsonl", "b.jsonl"]
 
 
-def test_invalid_rows_are_dropped_and_reported_up_to_the_share(tmp_path: Path) -> None:
+def test_invalid_rows_are_dropped_and_reported_up_to_the_allowed_fraction(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     json_lines(path, intents(98))
     with path.open("a") as file:
@@ -219,12 +219,13 @@ def test_invalid_rows_are_dropped_and_reported_up_to_the_share(tmp_path: Path) -
     failure = refused(classification(tmp_path / "2", dataset))
     assert failure.reason is Reason.BAD_DATA
     assert failure.message == (
-        f"{path.as_uri()}:99: column 'label' holds the number 1.5, not a label; use text or a whole number (2 of 100 "
+        f"{path.as_uri()}:99: column 'label' contains the number 1.5, which is not a valid label; use text or an "
+        "integer (2 of 100 "
         "rows are invalid, 2 %; dataset.cleaning.dropInvalid allows 1 %)"
     )
 
 
-def test_given_labels_keep_their_order_and_may_lack_examples(tmp_path: Path) -> None:
+def test_labels_of_the_spec_keep_their_order_and_may_have_no_examples(tmp_path: Path) -> None:
     rows = [{"text": f"text {number}", "label": number % 2} for number in range(20)]
     dataset = {"train": {"uri": json_lines(tmp_path / "a.jsonl", rows)}}
     context = classification(tmp_path, dataset, task={"type": "TextClassification", "labels": ["2", "1", "0"]})
@@ -243,26 +244,27 @@ def test_given_labels_keep_their_order_and_may_lack_examples(tmp_path: Path) -> 
             [{"text": f"t{number}", "label": "one"} for number in range(9)],
             {},
             Reason.BAD_DATA,
-            "Every row of {uri} has the label 'one', so there is nothing to tell apart: add others",
+            "All rows of {uri} have the label 'one', but classification needs two labels or more: add rows with other "
+            "labels",
         ),
         (
             [{"text": f"t{number}", "label": number} for number in range(1025)],
             {},
             Reason.BAD_DATA,
-            "The label column of {uri} has 1025 different values, more than 1024: name the right column in "
-            "dataset.columns.label",
+            "The label column of {uri} has 1025 different values, more than 1024: set dataset.columns.label to "
+            "the right column",
         ),
         (
             intents(20),
             {"training": {"maxSequenceLength": 1024}},
             Reason.BAD_CONFIGURATION,
-            "training.maxSequenceLength is 1024, but {model} knows at most 512 positions: lower it to 512",
+            "training.maxSequenceLength is 1024, but {model} supports at most 512 positions: lower it to 512",
         ),
         (
             [*intents(6), {"text": "x", "label": "refnud"}],
             {"task": {"type": "TextClassification", "labels": list(LABELS)}},
             Reason.BAD_DATA,
-            "{uri}:7: label 'refnud' is not in task.labels, did you mean 'refund'? (1 of 7 rows is invalid, 14.3 %; "
+            "{uri}:7: label 'refnud' is not in task.labels; did you mean 'refund'? (1 of 7 rows is invalid, 14.3 %; "
             "dataset.cleaning.dropInvalid allows 0 %)",
         ),
         (
@@ -274,7 +276,7 @@ def test_given_labels_keep_their_order_and_may_lack_examples(tmp_path: Path) -> 
         ),
     ],
 )
-def test_what_cannot_be_prepared_is_refused(
+def test_unusable_data_is_rejected_with_a_message(
     tmp_path: Path, rows: list[object], options: dict[str, Any], reason: Reason, sentence: str
 ) -> None:
     uri = json_lines(tmp_path / "a.jsonl", rows)
@@ -282,18 +284,18 @@ def test_what_cannot_be_prepared_is_refused(
     assert (failure.reason, failure.message) == (reason, sentence.format(uri=uri, model=MODEL))
 
 
-def test_a_label_that_only_test_has_is_refused(tmp_path: Path) -> None:
+def test_a_label_that_occurs_only_in_test_is_rejected(tmp_path: Path) -> None:
     dataset = {
         "train": {"uri": json_lines(tmp_path / "train.jsonl", intents(20))},
         "test": {"uri": json_lines(tmp_path / "test.jsonl", [{"text": "x", "label": "refunds"}])},
     }
     assert refused(classification(tmp_path, dataset)).message == (
-        f"{dataset['test']['uri']}:1: label 'refunds' is not in the training data, did you mean 'refund'? (1 of 1 rows "
+        f"{dataset['test']['uri']}:1: label 'refunds' is not in the training data; did you mean 'refund'? (1 of 1 rows "
         "is invalid, 100 %; dataset.cleaning.dropInvalid allows 0 %)"
     )
 
 
-def test_missing_data(tmp_path: Path) -> None:
+def test_missing_data_is_not_found(tmp_path: Path) -> None:
     missing = f"{tmp_path.as_uri()}/none.jsonl"
     failure = refused(classification(tmp_path, {"train": {"uri": missing}}))
     assert (failure.reason, failure.message) == (
@@ -304,7 +306,7 @@ def test_missing_data(tmp_path: Path) -> None:
 
 @pytest.fixture
 def nobody() -> Iterator[Path]:
-    """An open directory, and a user who may not read what root alone may."""
+    """A world-readable directory, while the process runs as a user without root permissions."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory).chmod(0o755)
         user = os.geteuid()
@@ -314,7 +316,7 @@ def nobody() -> Iterator[Path]:
         os.seteuid(user)
 
 
-def test_forbidden_data(tmp_path: Path, nobody: Path) -> None:
+def test_unreadable_data_is_permission_denied(tmp_path: Path, nobody: Path) -> None:
     path = nobody / "a.jsonl"
     user = os.geteuid()
     os.seteuid(os.getuid())
@@ -327,7 +329,7 @@ def test_forbidden_data(tmp_path: Path, nobody: Path) -> None:
     assert str(path) in failure.value.message
 
 
-def test_prepare_needs_no_torch_and_no_pandas(tmp_path: Path) -> None:
+def test_prepare_does_not_import_torch_or_pandas(tmp_path: Path) -> None:
     context = classification(tmp_path, {"train": {"uri": json_lines(tmp_path / "a.jsonl", intents(50))}})
     program = (
         "import sys\n"

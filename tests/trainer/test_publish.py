@@ -1,4 +1,4 @@
-"""Publish: what the artifact holds, that plain libraries load it and score what was measured, and retries."""
+"""The publish stage: content of the artifact, loading it with transformers and PEFT, and retries."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 
 def _copy(job: Job, target: Path, **output: Any) -> Job:
-    """The same job with a storage of its own."""
+    """The same job with a separate storage directory."""
     shutil.copytree(job.root / "storage", target / "storage")
     return Job(target, job.with_spec(output={"uri": (target / "storage").as_uri(), **output}), job.data)
 
@@ -68,20 +68,20 @@ def _checkpoints(job: Job) -> None:
 
 
 def _snippet(artifact: Path) -> str:
-    """The program of the artifact's README, with something to say to the tiny model."""
+    """The program in the README of the artifact, with an input for the tiny model."""
     code = (artifact / "README.md").read_text().split("```python\n")[1].split("```")[0]
     return code.replace("A text to classify", "the apple in snow").replace("What the user says", "what is it the iron")
 
 
 def _run_snippet(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the program prints; it runs here, where its libraries are imported already."""
+    """The output of the program, which runs in this process to save imports."""
     monkeypatch.chdir(artifact)
-    with contextlib.redirect_stdout(io.StringIO()) as said:
+    with contextlib.redirect_stdout(io.StringIO()) as output:
         exec(compile(_snippet(artifact), "README.md", "exec"), {"__name__": "__main__"})
-    return said.getvalue().strip()
+    return output.getvalue().strip()
 
 
-def test_published_classifier_scores_what_was_measured(
+def test_published_classifier_reproduces_the_measured_scores(
     classified: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = _copy(classified, tmp_path)
@@ -111,13 +111,15 @@ def test_published_classifier_scores_what_was_measured(
     assert _run_snippet(artifact, monkeypatch) in ("['fruit']", "['weather']")
 
 
-def test_published_generator_answers(instructed: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_generator_generates_an_answer(
+    instructed: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = _copy(instructed, tmp_path)
     run(job.context(Stage.PUBLISH))
     assert _run_snippet(_directory(job), monkeypatch).startswith("it is")
 
 
-def test_published_model_needs_nothing_of_ours(evaluated: Job, tmp_path: Path) -> None:
+def test_published_model_loads_without_this_package(evaluated: Job, tmp_path: Path) -> None:
     job = _copy(evaluated, tmp_path)
     run(job.context(Stage.PUBLISH))
     artifact = _directory(job)
@@ -128,7 +130,7 @@ def test_published_model_needs_nothing_of_ours(evaluated: Job, tmp_path: Path) -
     assert ran.stdout.strip() in {f"['{label}']" for label in LABELS}
 
 
-def test_artifact_says_where_it_comes_from(evaluated: Job, tmp_path: Path) -> None:
+def test_artifact_has_provenance(evaluated: Job, tmp_path: Path) -> None:
     job = _copy(evaluated, tmp_path)
     result = run(job.context(Stage.PUBLISH))
     manifest = read_manifest(result.uri)
@@ -156,7 +158,7 @@ def test_artifact_says_where_it_comes_from(evaluated: Job, tmp_path: Path) -> No
         present = read_manifest(_directory(job, name).as_uri())
         assert present is not None
         assert provenance[digest] == present.digest
-    # No scratch path may reach a reader.
+    # The artifact must not contain scratch paths.
     text = "".join(path.read_text() for path in _directory(job).iterdir() if path.suffix in (".json", ".md", ".html"))
     assert "work-" not in text
     card = ModelCard.load(_directory(job) / "README.md")
@@ -164,14 +166,14 @@ def test_artifact_says_where_it_comes_from(evaluated: Job, tmp_path: Path) -> No
     assert json.loads((_directory(job) / "curves.json").read_text())["validation"][0]["loss"] == 0.4
 
 
-def test_again_is_the_same_also_when_the_data_is_gone(evaluated: Job, tmp_path: Path) -> None:
+def test_publish_is_idempotent_even_after_the_data_is_deleted(evaluated: Job, tmp_path: Path) -> None:
     job = _copy(evaluated, tmp_path)
     first = run(job.context(Stage.PUBLISH))
     assert storage.list_files(job.config(Stage.PUBLISH).layout.prepared) == []
     assert run(job.context(Stage.PUBLISH)) == first
 
 
-def test_digest_does_not_depend_on_when_and_where(evaluated: Job, tmp_path: Path) -> None:
+def test_digest_does_not_depend_on_time_and_host(evaluated: Job, tmp_path: Path) -> None:
     job = _copy(evaluated, tmp_path, keep={"preparedData": True})
     first = run(job.context(Stage.PUBLISH))
     storage.delete_tree(first.uri)
@@ -179,7 +181,9 @@ def test_digest_does_not_depend_on_when_and_where(evaluated: Job, tmp_path: Path
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(0, []), (2, ["step-00000040", "step-00000060"])])
-def test_what_need_not_stay_is_removed(evaluated: Job, tmp_path: Path, keep: int, kept: list[str]) -> None:
+def test_data_and_checkpoints_are_deleted_as_output_keep_specifies(
+    evaluated: Job, tmp_path: Path, keep: int, kept: list[str]
+) -> None:
     job = _copy(evaluated, tmp_path, keep={"checkpoints": keep, "preparedData": bool(keep)})
     _checkpoints(job)
     run(job.context(Stage.PUBLISH))
@@ -189,30 +193,32 @@ def test_what_need_not_stay_is_removed(evaluated: Job, tmp_path: Path, keep: int
     assert _directory(job, "trained").exists()
 
 
-def test_artifact_of_another_run_is_not_touched(evaluated: Job, tmp_path: Path) -> None:
+def test_artifact_of_another_run_is_not_overwritten(evaluated: Job, tmp_path: Path) -> None:
     job = _copy(evaluated, tmp_path)
     other = tmp_path / "other"
     other.mkdir()
     (other / "README.md").write_text("another")
     before = publish_directory(other, job.config(Stage.PUBLISH).layout.artifact, {"trainedDigest": "sha256:other"})
-    with pytest.raises(StageFailure, match="Another run has published to") as failure:
+    with pytest.raises(StageFailure, match="Another run has already published to") as failure:
         run(job.context(Stage.PUBLISH))
     assert failure.value.reason is Reason.BAD_CONFIGURATION
     assert read_manifest(job.config(Stage.PUBLISH).layout.artifact) == before
     assert storage.list_files(job.config(Stage.PUBLISH).layout.prepared) != []
 
 
-def test_refused_result_is_not_published(tmp_path: Path) -> None:
+def test_a_model_with_a_failed_gate_is_not_published(tmp_path: Path) -> None:
     job = classification_job(tmp_path, steps=1)
     spec = job.with_spec(evaluation={"gates": [{"metric": "accuracy", "minimumImprovement": 0.99}]})
     evaluate(job.context(Stage.EVALUATE, spec))
-    with pytest.raises(StageFailure, match="the gate on accuracy failed"):
+    with pytest.raises(StageFailure, match="its gate on accuracy failed"):
         run(job.context(Stage.PUBLISH, spec))
     assert read_manifest(job.config(Stage.PUBLISH).layout.artifact) is None
 
 
 @pytest.mark.parametrize(("name", "stage"), [("trained", "train"), ("evaluated", "evaluate"), ("prepared", "prepare")])
-def test_missing_input_is_one_sentence(evaluated: Job, tmp_path: Path, name: str, stage: str) -> None:
+def test_a_missing_input_is_reported_with_the_stage_to_run(
+    evaluated: Job, tmp_path: Path, name: str, stage: str
+) -> None:
     job = _copy(evaluated, tmp_path)
     storage.delete_tree(_directory(job, name).as_uri())
     with pytest.raises(StageFailure, match=f"run the {stage} stage first") as failure:
@@ -220,12 +226,12 @@ def test_missing_input_is_one_sentence(evaluated: Job, tmp_path: Path, name: str
     assert failure.value.reason is Reason.NOT_FOUND
 
 
-def test_other_weights_than_evaluated_are_not_published(evaluated: Job, tmp_path: Path) -> None:
+def test_weights_that_were_not_evaluated_are_not_published(evaluated: Job, tmp_path: Path) -> None:
     job = _copy(evaluated, tmp_path)
     uri = job.config(Stage.PUBLISH).layout.trained
     storage.delete_tree(uri)
     publish_directory(evaluated.root / "trained", uri, {"another": "attempt"})
     result: PublishResult | None = None
-    with pytest.raises(StageFailure, match="is of other weights than"):
+    with pytest.raises(StageFailure, match="evaluates other weights than"):
         result = run(job.context(Stage.PUBLISH))
     assert result is None

@@ -1,4 +1,4 @@
-"""SIGTERM while there is nothing to save: a stage ends at once, and runs again as if nothing had been."""
+"""SIGTERM while there is no state to save: a stage stops at once and can run again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.apiserver.control_plane import wait_until
 from tests.trainer.stages import Running, TinyJob
 
 SOON_SECONDS = 30
-"""Far less than a pod is given to end, or than names and other workers are waited for."""
+"""Much shorter than the grace period of a pod and the timeouts for DNS and other ranks."""
 GANG = {"world": {"workers": 2, "processesPerWorker": 1, "device": "cpu"}, "attempt": 3}
 
 
@@ -29,7 +29,7 @@ def trained(classification: TinyJob) -> TinyJob:
 
 
 @pytest.mark.parametrize("stage", [Stage.PREPARE, Stage.EVALUATE, Stage.PUBLISH])
-def test_a_stop_ends_the_stage_and_it_can_be_run_again(trained: TinyJob, stage: Stage) -> None:
+def test_sigterm_stops_the_stage_and_it_can_run_again(trained: TinyJob, stage: Stage) -> None:
     job = TinyJob(trained.root, trained.spec, "stopped-prepare") if stage is Stage.PREPARE else trained
     # A stage that need not import anything could be done by then.
     with job.start(stage, forked=False) as running:
@@ -39,13 +39,13 @@ def test_a_stop_ends_the_stage_and_it_can_be_run_again(trained: TinyJob, stage: 
     assert stopped.code == ExitCode.STOPPED, stopped.log
     assert stopped.report.error is not None
     assert stopped.report.error.reason is Reason.STOPPED
-    assert stopped.message == "stopped on request, it starts anew when the job runs again"
+    assert stopped.message == "stopped on request, and starts over when the job resumes"
     again = job.run(stage, attempt=2)
     assert again.code == 0, again.log
 
 
-def test_a_stop_is_heard_before_the_stage_begins(tmp_path: Path) -> None:
-    """Of the first process of a container, the kernel keeps away whatever it has no handler for."""
+def test_sigterm_is_handled_before_the_stage_starts(tmp_path: Path) -> None:
+    """The kernel does not deliver signals without a handler to the first process of a container."""
     config = tmp_path / "stage.json"
     os.mkfifo(config)
     rights = () if os.geteuid() == 0 else ("--user", "--map-root-user")
@@ -63,7 +63,7 @@ def test_a_stop_is_heard_before_the_stage_begins(tmp_path: Path) -> None:
 
 
 def opened(fifo: Path) -> int:
-    """A descriptor to write to it, once somebody reads from it; 0 before."""
+    """A descriptor to write to the FIFO once it has a reader; 0 before."""
     try:
         return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
     except OSError:
@@ -77,17 +77,15 @@ def assert_stops_soon(running: Running) -> None:
     assert (stopped.code, stopped.message) == (ExitCode.STOPPED, "stopped on request, before the first step")
 
 
-def test_a_worker_that_waits_for_the_others_ends_at_once(classification: TinyJob) -> None:
-    """Its main thread is in a library then, where no handler that is written in Python can run."""
+def test_a_worker_that_waits_for_other_ranks_stops_at_once(classification: TinyJob) -> None:
+    """The main thread is blocked in a library, so that a Python signal handler cannot run."""
     job = classification.named("alone")
     with job.start(Stage.TRAIN, **GANG) as running:
         running.wait_until(lambda: is_open(running.config["mainPort"]))
         assert_stops_soon(running)
 
 
-def test_a_worker_that_waits_for_an_address_ends_at_once(
-    classification: TinyJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_waits_for_dns_stops_at_once(classification: TinyJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOB_COMPLETION_INDEX", "1")
     job = classification.named("lost")
     with job.start(Stage.TRAIN, **GANG, mainAddress="worker-0.gang.invalid") as running:
@@ -96,6 +94,6 @@ def test_a_worker_that_waits_for_an_address_ends_at_once(
 
 
 def is_open(port: int) -> bool:
-    """Whether somebody listens there: rank 0, which then waits for the other ranks."""
+    """Whether rank 0 listens on the port, where it waits for the other ranks."""
     with socket.socket() as caller:
         return caller.connect_ex(("127.0.0.1", port)) == 0

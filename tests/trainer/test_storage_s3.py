@@ -304,7 +304,7 @@ class TestProfiles:
         monkeypatch.setenv("AWS_PROFILE", "other")
         storage.check_writable("s3://bucket/profiles")
 
-    def test_a_profile_without_keys_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_profile_without_keys_is_rejected(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_PROFILE", "sso")
         with pytest.raises(StageFailure) as caught:
             storage.check_writable("s3://bucket/profiles")

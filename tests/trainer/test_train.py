@@ -1,4 +1,4 @@
-"""Training as processes: what comes out, at every ZeRO stage."""
+"""The train stage as processes, at every ZeRO stage."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def assert_lean(log: str) -> None:
     assert "deepspeed_shm_comm" not in log, "a minute for an op that nobody uses"
 
 
-def test_a_stage_that_is_really_started_imports_what_it_needs(
+def test_a_stage_in_a_new_process_imports_what_it_needs(
     classification: TinyJob, one_process: TinyJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the others here only the host's and the ranks' work is real: they are forked with all libraries imported."""
+    """The other tests fork host and ranks from a process that has imported all libraries."""
     monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     job = classification.named("started", distributed={"zero": {"stage": 0}})
     outcome = job.run(TRAIN, forked=False)
@@ -46,7 +46,7 @@ def test_a_stage_that_is_really_started_imports_what_it_needs(
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_two_processes_learn_what_one_does_at_every_zero_stage(
+def test_two_processes_train_like_one_at_every_zero_stage(
     classification: TinyJob, one_process: TinyJob, stage: int
 ) -> None:
     job = classification.named(f"zero{stage}", distributed={"zero": {"stage": stage}})
@@ -57,11 +57,11 @@ def test_two_processes_learn_what_one_does_at_every_zero_stage(
     result = outcome.report.result
     assert isinstance(result, TrainResult)
     assert result.steps == 12
-    # Dropout of the adapter draws other numbers on two ranks; the first step, before any update, is exact without it.
+    # Adapter dropout differs on two ranks. In the first step it has no effect, because the adapter is still zero.
     assert job.losses()[0] == pytest.approx(one_process.losses()[0], rel=0.05)
     assert np.mean(job.losses()[-3:]) == pytest.approx(np.mean(one_process.losses()[-3:]), rel=0.25)
     assert result.tokens == sum(point["tokens"] for point in one_process.history())
-    # Two are kept. While an upload is under way a checkpoint is left out, but the last never is.
+    # Two checkpoints are kept. Checkpoints during an upload are skipped, except the last.
     assert job.steps_stored in ([8, 12], [4, 12])
     base = AutoModelForSequenceClassification.from_pretrained(job.root / "base", num_labels=3)
     adapter = PeftModel.from_pretrained(base, job.revision / "trained")
@@ -79,7 +79,7 @@ def test_a_seed_reproduces_the_loss(classification: TinyJob, one_process: TinyJo
     assert other.losses() != one_process.losses()
 
 
-def test_the_curves_are_those_of_the_metrics_page(classification: TinyJob) -> None:
+def test_the_history_matches_the_prometheus_metrics(classification: TinyJob) -> None:
     job = classification.named("metrics", training={"maxSteps": 40})
     with job.start(TRAIN) as running:
         running.wait_for_step(5)
@@ -106,7 +106,7 @@ def test_the_curves_are_those_of_the_metrics_page(classification: TinyJob) -> No
     assert progress.loss == pytest.approx(job.losses()[(progress.done or 1) - 1])
 
 
-def test_full_finetuning_under_zero3_stores_whole_weights(instruction: TinyJob) -> None:
+def test_full_finetuning_with_zero3_stores_complete_weights(instruction: TinyJob) -> None:
     job = instruction.named("full", method={"type": "Full"}, distributed={"zero": {"stage": 3}})
     outcome = job.run(TRAIN, processes=2)
     assert outcome.code == 0, outcome.log
@@ -133,7 +133,7 @@ def test_a_causal_model_learns_packed_rows_in_bf16(instruction: TinyJob) -> None
     outcome = job.run(TRAIN, processes=2)
     assert outcome.code == 0, outcome.log
     losses = job.losses()
-    # A mean over learned tokens: about the entropy of guessing at first, whatever processes and accumulation are.
+    # The mean over answer tokens: initially about that of a uniform guess, for any world size and accumulation.
     assert losses[0] == pytest.approx(math.log(50), rel=0.25)
     assert losses[-1] < losses[0] * 0.8
     history = json.loads((job.revision / "trained" / "history.json").read_text())
@@ -141,7 +141,7 @@ def test_a_causal_model_learns_packed_rows_in_bf16(instruction: TinyJob) -> None
 
 
 def test_early_stopping_keeps_the_best_weights(classification: TinyJob) -> None:
-    # A learning rate at which the loss cannot keep falling.
+    # With this learning rate the loss cannot continue to decrease.
     job = classification.named(
         "early",
         training={
@@ -164,11 +164,12 @@ def test_early_stopping_keeps_the_best_weights(classification: TinyJob) -> None:
     assert json.loads((job.revision / "trained" / "training.json").read_text())["weightsOfStep"] == best
 
 
-def test_target_modules_that_do_not_exist_are_named(classification: TinyJob) -> None:
+def test_missing_target_modules_are_named(classification: TinyJob) -> None:
     job = classification.named("targets", method={"type": "LoRA", "lora": {"targetModules": ["q_proj", "query"]}})
     outcome = job.run(TRAIN)
     assert outcome.code == ExitCode.BAD_CONFIGURATION
     assert (
-        "method.lora.targetModules names q_proj, which BertForSequenceClassification does not have" in outcome.message
+        "method.lora.targetModules contains q_proj, which BertForSequenceClassification does not have"
+        in outcome.message
     )
-    assert "use all-linear or some of classifier, dense, key, query, value" in outcome.message
+    assert "use all-linear or names from classifier, dense, key, query, value" in outcome.message

@@ -1,4 +1,4 @@
-"""What a training survives, and what it refuses."""
+"""Training with faults: crashes, SIGTERM, damaged checkpoints and invalid inputs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def undisturbed(classification: TinyJob) -> TinyJob:
 
 
 def assert_same_end(job: TinyJob, reference: TinyJob) -> None:
-    """The same curve, the same weights: as if nothing had happened."""
+    """Curve and weights equal those of an undisturbed run."""
     assert job.losses() == pytest.approx(reference.losses(), rel=1e-4)
     mine = load_file(job.revision / "trained" / "adapter_model.safetensors")
     theirs = load_file(reference.revision / "trained" / "adapter_model.safetensors")
@@ -38,7 +38,7 @@ def assert_same_end(job: TinyJob, reference: TinyJob) -> None:
         torch.testing.assert_close(mine[name], weight, rtol=1e-3, atol=1e-5)
 
 
-def test_a_stop_is_agreed_on_stored_and_resumed_to_the_same_end(classification: TinyJob, undisturbed: TinyJob) -> None:
+def test_training_stopped_by_sigterm_resumes_to_the_same_weights(classification: TinyJob, undisturbed: TinyJob) -> None:
     job = classification.named("stopped", training={"maxSteps": 20, "checkpoint": {"everySteps": 100}})
     with job.start(TRAIN, processes=2) as running:
         running.wait_for_step(3)
@@ -92,14 +92,14 @@ def test_no_worker_outlives_a_killed_host(classification: TinyJob) -> None:
         assert len(workers) == 2
         descriptors = [os.pidfd_open(pid) for pid in workers]
         for pid in workers:
-            os.kill(pid, signal.SIGSTOP)  # One that goes on fails as soon as it has something to say.
+            os.kill(pid, signal.SIGSTOP)  # A running worker would fail when it sends its next event.
         running.process.kill()
         ended = [_ends(descriptor) for descriptor in descriptors]
         assert all(ended), "a worker went on without its host"
 
 
 def _ends(descriptor: int) -> bool:
-    """Wait for a process that is not a child of this one; one that does not end is killed."""
+    """Wait for the end of a process that is not a child; kill it after a timeout."""
     ready, _, _ = select.select([descriptor], [], [], 60)
     if not ready:
         signal.pidfd_send_signal(descriptor, signal.SIGKILL)
@@ -117,7 +117,7 @@ def test_a_stop_before_the_first_step_ends_at_once(classification: TinyJob) -> N
     assert outcome.message == "stopped on request, before the first step"
 
 
-def test_a_torn_checkpoint_is_passed_over(classification: TinyJob, undisturbed: TinyJob) -> None:
+def test_an_incomplete_checkpoint_is_skipped(classification: TinyJob, undisturbed: TinyJob) -> None:
     job = classification.named("torn", training={"maxSteps": 20})
     shutil.copytree(undisturbed.revision / "checkpoints", job.revision / "checkpoints")
     weights = next(job.checkpoints[-1].glob("*/mp_rank_00_model_states.pt"))
@@ -132,7 +132,9 @@ def test_a_torn_checkpoint_is_passed_over(classification: TinyJob, undisturbed: 
     assert_same_end(job, undisturbed)
 
 
-def test_not_a_step_is_trained_after_the_checkpoint_of_the_last(classification: TinyJob, undisturbed: TinyJob) -> None:
+def test_no_step_is_trained_after_the_checkpoint_of_the_last_step(
+    classification: TinyJob, undisturbed: TinyJob
+) -> None:
     job = classification.named("done", training={"maxSteps": 20})
     shutil.copytree(undisturbed.revision / "checkpoints", job.revision / "checkpoints")
     assert job.steps_stored[-1] == 20
@@ -141,7 +143,7 @@ def test_not_a_step_is_trained_after_the_checkpoint_of_the_last(classification: 
     assert_same_end(job, undisturbed)
 
 
-def test_goes_on_when_a_job_that_is_applied_again_has_prepared_the_same_data(
+def test_training_resumes_when_a_reapplied_job_has_prepared_the_same_data(
     classification: TinyJob, undisturbed: TinyJob
 ) -> None:
     job = classification.named("again", training={"maxSteps": 20})
@@ -156,7 +158,7 @@ def test_goes_on_when_a_job_that_is_applied_again_has_prepared_the_same_data(
     assert_same_end(job, undisturbed)
 
 
-def test_a_checkpoint_of_another_model_is_refused(classification: TinyJob, undisturbed: TinyJob) -> None:
+def test_a_checkpoint_of_another_model_is_rejected(classification: TinyJob, undisturbed: TinyJob) -> None:
     job = classification.named("foreign")
     shutil.copytree(undisturbed.revision / "checkpoints", job.revision / "checkpoints")
     manifest = job.checkpoints[-1] / "manifest.json"
@@ -165,11 +167,11 @@ def test_a_checkpoint_of_another_model_is_refused(classification: TinyJob, undis
     manifest.write_text(json.dumps(content))
     outcome = job.run(TRAIN, processes=2)
     assert outcome.code == ExitCode.BAD_CONFIGURATION
-    assert f"{manifest.parent.as_uri()} is of another base model" in outcome.message
-    assert "remove it, or change metadata.name or spec.output.uri" in outcome.message
+    assert f"{manifest.parent.as_uri()} was saved with another base model" in outcome.message
+    assert "delete it, or change metadata.name or spec.output.uri" in outcome.message
 
 
-def test_two_runs_with_one_address_do_not_meet(classification: TinyJob) -> None:
+def test_a_second_run_with_the_same_address_is_rejected(classification: TinyJob) -> None:
     job = classification.named("shared", training={"maxSteps": 2000, "checkpoint": {"everySteps": 2000}})
     with job.start(TRAIN) as running:
         running.wait_until(lambda: running.progress() is not None and (job.revision / "revision.json").exists())
@@ -184,7 +186,7 @@ def test_two_runs_with_one_address_do_not_meet(classification: TinyJob) -> None:
     assert f"{job.revision.as_uri()} belongs to another spec" in third.message
 
 
-def test_a_result_that_is_stored_is_not_trained_again(undisturbed: TinyJob) -> None:
+def test_a_stored_result_is_not_trained_again(undisturbed: TinyJob) -> None:
     before = (undisturbed.revision / "trained" / "manifest.json").read_bytes()
     outcome = undisturbed.run(TRAIN, attempt=2, processes=2)
     assert outcome.code == 0, outcome.log
@@ -193,7 +195,7 @@ def test_a_result_that_is_stored_is_not_trained_again(undisturbed: TinyJob) -> N
     assert (undisturbed.revision / "trained" / "manifest.json").read_bytes() == before
 
 
-def test_a_full_disk_under_the_checkpoints_is_said(classification: TinyJob, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(classification: TinyJob, tmp_path: Path) -> None:
     job = classification.named("full-disk")
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160k", "tmpfs", str(tmp_path)], check=True)
     try:
@@ -205,7 +207,7 @@ def test_a_full_disk_under_the_checkpoints_is_said(classification: TinyJob, tmp_
     assert outcome.report.error.reason is Reason.DISK_FULL
 
 
-def test_output_that_cannot_be_written_is_said(classification: TinyJob, tmp_path: Path) -> None:
+def test_an_unwritable_output_address_is_reported(classification: TinyJob, tmp_path: Path) -> None:
     job = classification.changed(output={"uri": tmp_path.as_uri()})
     subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(tmp_path)], check=True)
     try:
@@ -229,7 +231,7 @@ def test_broken_weights_diverge_at_the_first_step(classification: TinyJob, tmp_p
     assert "the loss became nan in step 1" in outcome.message
 
 
-def test_gpus_that_torch_does_not_find_are_said(classification: TinyJob) -> None:
+def test_gpus_that_torch_does_not_find_are_reported(classification: TinyJob) -> None:
     job = classification.named("no-gpus", distributed={"gpusPerWorker": 2})
     outcome = job.run(TRAIN, world={"workers": 1, "processesPerWorker": 2, "device": "gpu"})
     assert outcome.code == ExitCode.UNAVAILABLE, outcome.log

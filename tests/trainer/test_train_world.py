@@ -1,4 +1,4 @@
-"""Training that goes on with another number of processes than its checkpoint was written by."""
+"""Training that resumes from a checkpoint of another world size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ References = Callable[[str, int], TinyJob]
 
 
 def job_of(instruction: TinyJob, name: str, method: str, stage: int) -> TinyJob:
-    """A job with settings of its own for weights with and without decay, and without dropout.
+    """A job with separate settings for weights with and without decay, and without dropout.
 
     Dropout draws other numbers with other processes, so only without it are curves the same.
     """
@@ -40,7 +40,7 @@ def job_of(instruction: TinyJob, name: str, method: str, stage: int) -> TinyJob:
 
 @pytest.fixture(scope="module")
 def undisturbed(instruction: TinyJob) -> References:
-    """The run of a method and ZeRO stage with two processes from start to end; each is run once."""
+    """Uninterrupted runs with two processes by method and ZeRO stage; each runs once."""
     made: dict[tuple[str, int], TinyJob] = {}
 
     def reference(method: str, stage: int) -> TinyJob:
@@ -55,7 +55,7 @@ def undisturbed(instruction: TinyJob) -> References:
 
 
 def begun(job: TinyJob, earlier: TinyJob, step: int) -> TinyJob:
-    """``job`` as if ``earlier`` had been its first attempt and had ended after the checkpoint of ``step``."""
+    """``job`` after a first attempt, copied from ``earlier``, that ended after the checkpoint of ``step``."""
     name = f"step-{step:08d}"
     shutil.copytree(earlier.revision / "checkpoints" / name, job.revision / "checkpoints" / name)
     return job
@@ -69,7 +69,7 @@ def resume(job: TinyJob, processes: int) -> str:
 
 
 def assert_same_end(job: TinyJob, reference: TinyJob) -> None:
-    """Every step once, the same curves, the same weights: as if nothing had happened."""
+    """Every step ran once, and curves and weights equal those of an uninterrupted run."""
     assert [point["step"] for point in job.history()] == list(range(1, STEPS + 1))
     assert job.losses() == pytest.approx(reference.losses(), rel=1e-5)
     curves, expected = (
@@ -90,21 +90,23 @@ def assert_same_end(job: TinyJob, reference: TinyJob) -> None:
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_an_adapter_goes_on_with_fewer_and_then_again_with_more_processes(
+def test_an_adapter_resumes_with_fewer_and_then_with_more_processes(
     instruction: TinyJob, undisturbed: References, stage: int
 ) -> None:
     reference = undisturbed("LoRA", stage)
     fewer = begun(job_of(instruction, f"fewer-{stage}", "LoRA", stage), reference, 4)
     resume(fewer, processes=1)
     assert_same_end(fewer, reference)
-    # From a checkpoint that was written after a conversion.
+    # Resumes from a checkpoint that was saved after a conversion.
     more = begun(job_of(instruction, f"more-{stage}", "LoRA", stage), fewer, 8)
     resume(more, processes=2)
     assert_same_end(more, reference)
 
 
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_all_weights_go_on_with_fewer_processes(instruction: TinyJob, undisturbed: References, stage: int) -> None:
+def test_full_finetuning_resumes_with_fewer_processes(
+    instruction: TinyJob, undisturbed: References, stage: int
+) -> None:
     reference = undisturbed("Full", stage)
     job = begun(job_of(instruction, f"full-{stage}", "Full", stage), reference, 4)
     resume(job, processes=1)
@@ -112,14 +114,16 @@ def test_all_weights_go_on_with_fewer_processes(instruction: TinyJob, undisturbe
 
 
 @pytest.mark.parametrize(("written", "now"), [(2, 3), (3, 1)])
-def test_another_zero_stage_goes_on_too(instruction: TinyJob, undisturbed: References, written: int, now: int) -> None:
+def test_training_resumes_with_another_zero_stage(
+    instruction: TinyJob, undisturbed: References, written: int, now: int
+) -> None:
     reference = undisturbed("Full", written)
     job = begun(job_of(instruction, f"stage-{written}-{now}", "Full", now), reference, 4)
     resume(job, processes=1)
     assert_same_end(job, reference)
 
 
-def test_each_of_several_pods_converts_for_itself(
+def test_each_pod_converts_the_checkpoint_itself(
     instruction: TinyJob, undisturbed: References, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = undisturbed("LoRA", 3)
@@ -129,7 +133,7 @@ def test_each_of_several_pods_converts_for_itself(
         pods = []
         for index in (0, 1):
             monkeypatch.setenv("JOB_COMPLETION_INDEX", str(index))
-            # The number of the attempt gives each a directory of its own.
+            # Different attempt numbers give separate directories.
             pods.append(stack.enter_context(job.start(TRAIN, attempt=2 + index, **gang)))
         for pod in pods:
             outcome = pod.wait()
@@ -138,14 +142,14 @@ def test_each_of_several_pods_converts_for_itself(
     assert json.loads((job.checkpoints[-1] / "manifest.json").read_text())["provenance"]["world"]["workers"] == 2
 
 
-def test_early_stopping_counts_on_and_keeps_its_best_weights(instruction: TinyJob) -> None:
-    # No validation is better than the first by so much: the fourth ends the training, at step 8.
+def test_early_stopping_continues_after_a_resume_and_keeps_the_best_weights(instruction: TinyJob) -> None:
+    # No later validation improves on the first by min_delta, so the fourth ends the training at step 8.
     rule = {"evaluateEverySteps": 2, "earlyStopping": {"patience": 3, "minDelta": 10}}
     reference, job = (
         job_of(instruction, name, "LoRA", 2).changed(training=rule) for name in ("stopping", "stopping-fewer")
     )
     resume(reference, processes=2)
-    # While an upload is under way a checkpoint is left out: on a busy machine there may be none between.
+    # Checkpoints during an upload are skipped, so that a slow machine may save none in between.
     for step in sorted({2, max(step for step in reference.steps_stored if step < 8)}):
         begun(job, reference, step)
     resume(job, processes=1)
@@ -157,26 +161,26 @@ def test_early_stopping_counts_on_and_keeps_its_best_weights(instruction: TinyJo
     assert (job.revision / "trained" / name).read_bytes() == kept
 
 
-def test_state_without_zero_is_not_taken_for_zeros(instruction: TinyJob, undisturbed: References) -> None:
+def test_a_checkpoint_without_zero_is_not_loaded_with_zero(instruction: TinyJob, undisturbed: References) -> None:
     job = begun(job_of(instruction, "unsharded", "LoRA", 2), undisturbed("LoRA", 0), 4)
     outcome = job.run(TRAIN)
     assert outcome.code == ExitCode.BAD_CONFIGURATION
     assert (
-        f"{job.checkpoints[0].as_uri()} was written with ZeRO stage 0, which stage 2 cannot go on from: set "
-        "distributed.zero.stage to 0, or remove the checkpoint"
+        f"{job.checkpoints[0].as_uri()} was saved with ZeRO stage 0, from which stage 2 cannot resume: set "
+        "distributed.zero.stage to 0, or delete the checkpoint"
     ) in outcome.message
 
 
 def local_checkpoint(reference: TinyJob, directory: Path, stage: int) -> CheckpointInput:
-    """What the host hands to the workers for the checkpoint of step 4."""
+    """The checkpoint of step 4 as the host passes it to the workers."""
     source = reference.revision / "checkpoints" / "step-00000004"
     shutil.copytree(source, directory)
     ref = CheckpointRef(step=4, uri=source.as_uri())
     return CheckpointInput(ref=ref, directory=str(directory), processes=2, zero_stage=stage)
 
 
-class Told(Reporter):
-    """Remembers what it is told to say."""
+class RecordingReporter(Reporter):
+    """Records the reported activities."""
 
     def __init__(self) -> None:
         super().__init__(None)
@@ -186,23 +190,23 @@ class Told(Reporter):
         self.activities.append(activity)
 
 
-def test_the_same_processes_load_the_checkpoint_as_it_is(
+def test_a_checkpoint_of_the_same_world_size_is_not_converted(
     undisturbed: References, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = undisturbed("LoRA", 2)
     monkeypatch.setenv("LOCAL_RANK", "0")
     checkpoint = local_checkpoint(reference, tmp_path / "step", 2)
     before = sorted(tmp_path.rglob("*"))
-    # One pod of two processes has written it.
+    # One pod with two processes has saved it.
     world = {"workers": 2, "processesPerWorker": 1, "device": "cpu"}
     config = StageConfig.model_validate(reference.config(TRAIN, attempt=9, world=world), strict=False)
-    told = Told()
-    assert make_loadable(checkpoint, config, told) == LoadableCheckpoint(tmp_path / "step", universal=False)
+    reporter = RecordingReporter()
+    assert make_loadable(checkpoint, config, reporter) == LoadableCheckpoint(tmp_path / "step", universal=False)
     assert sorted(tmp_path.rglob("*")) == before
-    assert told.activities == []
+    assert reporter.activities == []
 
 
-def test_state_that_cannot_be_converted_is_said(
+def test_a_checkpoint_that_cannot_be_converted_is_reported(
     undisturbed: References, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reference = undisturbed("LoRA", 3)
@@ -213,13 +217,13 @@ def test_state_that_cannot_be_converted_is_said(
         del state["param_shapes"]
         torch.save(state, path)
     config = StageConfig.model_validate(reference.config(TRAIN, attempt=9), strict=False)
-    told = Told()
+    reporter = RecordingReporter()
     with pytest.raises(StageFailure) as caught:
-        make_loadable(checkpoint, config, told)
+        make_loadable(checkpoint, config, reporter)
     assert caught.value.reason is Reason.BAD_CONFIGURATION
     assert (
-        f"the checkpoint {checkpoint.ref.uri} was written by 2 processes at ZeRO stage 3 and cannot be converted to 1 "
-        "at stage 3 (KeyError: 'param_shapes'): restore the former number of processes and ZeRO stage, or delete the "
+        f"the checkpoint {checkpoint.ref.uri} was saved by 2 processes at ZeRO stage 3 and cannot be converted to 1 "
+        "at stage 3 (KeyError: 'param_shapes'): restore the previous number of processes and ZeRO stage, or delete the "
         "checkpoint to train from the start"
     ) == caught.value.message
-    assert told.activities == ["converting the checkpoint to 1 process"]
+    assert reporter.activities == ["converting the checkpoint to 1 process"]

@@ -1,4 +1,4 @@
-"""Tiny real models of each task, their tokenizer, and sentences with one telling word for them to read."""
+"""Tiny real models for each task, their tokenizer, and sentences with one key word."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEMPLATE = (
     "{% endif %}{% endfor %}{% if add_generation_prompt %}<bot> {% endif %}"
 )
 STRONG_INIT = 0.15
-"""Weights so large that a frozen model's features already tell sentences apart."""
+"""Initial weights that are large enough for the features of the frozen model to separate the classes."""
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -44,7 +44,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_texts(count: int, seed: int) -> list[tuple[str, int]]:
-    """Sentences of filler with one word that tells the label."""
+    """Sentences of filler words with one key word, which determines the label."""
     generator = np.random.default_rng(seed)
     made = []
     for _ in range(count):

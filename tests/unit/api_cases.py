@@ -1,4 +1,4 @@
-"""Specs that the API takes and refuses, each with the sentence: for pydantic here, for the API server elsewhere."""
+"""Specs that validation accepts or rejects, for the tests of pydantic and of the API server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INSTRUCTION: dict[str, Any] = CLASSIFICATION | {"task": {"type": "InstructionTun
 
 @dataclass(frozen=True)
 class Case:
-    """A change of the spec; ``sentence`` is a part of the rule's message, None where the spec is taken.
+    """A change of the spec; ``sentence`` is a part of the rule's message, None if the spec is valid.
 
     ``server`` is what the API server says instead, where the schema holds the rule and not CEL.
     """
@@ -184,7 +184,7 @@ ACCEPTED: tuple[tuple[str, Any], ...] = (
     ("task.labels", None),
     ("evaluation.gates", None),
 )
-"""Values at their bounds, and numbers as people write them."""
+"""Valid values at their bounds, and valid notations of numbers."""
 
 REFUSED: tuple[tuple[str, Any], ...] = (
     ("training.maxSteps", "3"),
@@ -257,4 +257,4 @@ REFUSED: tuple[tuple[str, Any], ...] = (
     ("resilience.maxRestarts", -1),
     ("resilience.stallTimeoutSeconds", 29),
 )
-"""Values that are no such type, out of bounds or unknown."""
+"""Values of the wrong type, out of bounds or unknown."""

@@ -1,4 +1,4 @@
-"""The generated CustomResourceDefinition: what is stored is what the models say, structural and bounded."""
+"""The generated CustomResourceDefinition: up to date, structural and bounded."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ KEYS = {
 NODES = dict(nodes(SCHEMA))
 
 
-def test_the_stored_file_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_committed_crd_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
     assert crd.main(["--check", str(FILE)]) == 0, capsys.readouterr().err
 
 
-def test_a_file_that_is_out_of_date_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_names_an_outdated_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert crd.main(["--check", str(tmp_path / "old.yaml")]) == 1
     assert "old.yaml is out of date" in capsys.readouterr().err
 
 
-def test_the_yaml_says_what_the_definition_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_yaml_parses_to_the_definition(capsys: pytest.CaptureFixture[str]) -> None:
     from ruamel.yaml import YAML
 
     assert crd.main([]) == 0
@@ -58,7 +58,7 @@ def test_the_yaml_says_what_the_definition_says(capsys: pytest.CaptureFixture[st
     assert not [line for line in text.splitlines() if line != line.rstrip()]
 
 
-def test_it_is_structural_and_holds_no_defaults() -> None:
+def test_the_schema_is_structural_and_has_no_defaults() -> None:
     for path, node in NODES.items():
         assert set(node) <= KEYS, path
         assert isinstance(node["type"], str), path
@@ -103,13 +103,13 @@ def test_every_field_is_described() -> None:
         (".spec.training.learningRate", "Default: 2e-5 for Full, 2e-4 for LoRA."),
     ],
 )
-def test_a_default_is_said_once(path: str, text: str) -> None:
+def test_a_description_states_the_default_once(path: str, text: str) -> None:
     description = NODES[path]["description"]
     assert description.endswith(text)
     assert description.count("Default:") == 1
 
 
-def test_every_rule_points_at_a_field() -> None:
+def test_every_rule_has_the_path_of_a_field() -> None:
     objects = {path: node for path, node in NODES.items() if node["type"] == "object"}
     rules = [(path, rule) for path, node in objects.items() for rule in node.get("x-kubernetes-validations", ())]
     assert len(rules) > 15
@@ -118,29 +118,29 @@ def test_every_rule_points_at_a_field() -> None:
         assert path + rule["fieldPath"] in NODES, (path, rule)
 
 
-def test_required_is_what_has_no_default() -> None:
+def test_fields_without_default_are_required() -> None:
     assert SCHEMA["required"] == ["spec"]
     assert NODES[".spec"]["required"] == ["model", "task", "dataset", "output"]
     assert "required" not in NODES[".spec.training"]
 
 
-def test_exclusive_bounds() -> None:
+def test_exclusive_bounds_have_a_flag_as_in_openapi_3_0() -> None:
     rate = NODES[".spec.training.learningRate"]
     assert (rate["minimum"], rate["exclusiveMinimum"], rate["maximum"]) == (0, True, 1)
 
 
-def test_status_has_one_owner() -> None:
+def test_lists_and_maps_in_status_are_atomic() -> None:
     assert NODES[".status"]["x-kubernetes-map-type"] == "atomic"
     types = {path: node.get("x-kubernetes-list-type") for path, node in NODES.items() if path.startswith(".status.")}
     for name in ("conditions", "stages", "history"):
         assert types[f".status.{name}"] == "atomic"
 
 
-def test_a_list_that_several_may_add_to_is_a_set() -> None:
+def test_labels_have_list_type_set() -> None:
     assert NODES[".spec.task.labels"]["x-kubernetes-list-type"] == "set"
 
 
-def test_names_and_columns() -> None:
+def test_the_crd_has_names_and_printer_columns() -> None:
     names = DEFINITION["spec"]["names"]
     assert (names["plural"], names["shortNames"], names["categories"]) == ("finetunejobs", ["ftj"], ["finetune"])
     assert VERSION["subresources"] == {"status": {}}

@@ -1,4 +1,4 @@
-"""The digest of what decides a result: equal for equal work, different for different work."""
+"""The spec digest: it depends on all fields that affect the result, and only on these."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def with_fields(changes: dict[str, Any]) -> str:
     return digest(Case("", changes).build())
 
 
-def test_it_never_changes_for_a_stored_job() -> None:
+def test_the_digest_of_a_stored_job_never_changes() -> None:
     assert digest(CLASSIFICATION) == "sha256:87069e9e9ce9ca31aa64590c4d6072ebe610ea4d2ff8068fd854767e9e7ec311"
 
 
@@ -44,7 +44,7 @@ def test_it_never_changes_for_a_stored_job() -> None:
     ],
     ids=str,
 )
-def test_writing_a_default_down_changes_nothing(changes: dict[str, Any]) -> None:
+def test_an_explicit_default_does_not_change_the_digest(changes: dict[str, Any]) -> None:
     assert with_fields(changes) == digest(CLASSIFICATION)
 
 
@@ -58,7 +58,7 @@ def test_writing_a_default_down_changes_nothing(changes: dict[str, Any]) -> None
     ],
     ids=str,
 )
-def test_what_only_decides_how_it_runs_changes_nothing(changes: dict[str, Any]) -> None:
+def test_fields_that_do_not_affect_the_result_do_not_change_the_digest(changes: dict[str, Any]) -> None:
     assert with_fields(changes) == digest(CLASSIFICATION)
 
 
@@ -83,16 +83,16 @@ def test_what_only_decides_how_it_runs_changes_nothing(changes: dict[str, Any]) 
     ],
     ids=str,
 )
-def test_what_decides_the_result_changes_it(changes: dict[str, Any]) -> None:
+def test_fields_that_affect_the_result_change_the_digest(changes: dict[str, Any]) -> None:
     assert with_fields(changes) != digest(CLASSIFICATION)
 
 
-def test_all_changes_differ_from_each_other() -> None:
+def test_different_changes_give_different_digests() -> None:
     digests = [with_fields({"training.seed": seed}) for seed in range(50)]
     assert len(set(digests)) == 50
 
 
-def test_defaults_follow_task_and_method() -> None:
+def test_defaults_depend_on_task_and_method() -> None:
     full = {"method.type": "Full"}
     assert with_fields(full | {"training.learningRate": 2e-5}) == with_fields(full)
     assert with_fields(full | {"training.learningRate": 2e-4}) != with_fields(full)
@@ -110,5 +110,5 @@ def test_the_order_of_keys_is_irrelevant() -> None:
     assert digest(reversed_keys(spec)) == digest(spec)
 
 
-def test_3_and_3_0_are_one_number() -> None:
+def test_3_and_3_0_give_the_same_digest() -> None:
     assert with_fields({"training.epochs": 2}) == with_fields({"training.epochs": 2.0})

@@ -1,4 +1,4 @@
-"""The contract of a stage: its configuration, its termination message, its exit code."""
+"""The interface of a stage: its configuration, termination message and exit code."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def failed(message: str) -> StageReport:
 
 @pytest.mark.parametrize("character", ["a", "é", "語", "🙂", '"', "\\", "\x01", "\n"])
 @pytest.mark.parametrize("length", [1, 600, 3000, 4096, 4097, 100_000])
-def test_a_message_of_any_length_fits_and_is_valid(character: str, length: int) -> None:
+def test_a_termination_message_of_any_length_fits_and_is_valid_json(character: str, length: int) -> None:
     report = failed(character * length)
     encoded = report.to_termination_message()
     assert len(encoded) <= TERMINATION_MESSAGE_LIMIT
@@ -49,12 +49,12 @@ def test_a_message_of_any_length_fits_and_is_valid(character: str, length: int) 
     assert read.exit_code == ExitCode.BAD_DATA
 
 
-def test_a_message_is_cut_no_more_than_needed() -> None:
+def test_a_message_is_truncated_no_more_than_needed() -> None:
     assert len(failed("é" * 100_000).to_termination_message()) > TERMINATION_MESSAGE_LIMIT - 16
     assert failed("short").to_termination_message().count("…".encode()) == 0
 
 
-def test_a_message_may_quote_bytes_that_are_no_utf_8() -> None:
+def test_a_message_may_contain_bytes_that_are_not_utf_8() -> None:
     name = b"caf\xe9.csv".decode("utf-8", "surrogateescape")
     read = StageReport.model_validate_json(failed(f"cannot read {name}").to_termination_message())
     assert read.error
@@ -64,7 +64,7 @@ def test_a_message_may_quote_bytes_that_are_no_utf_8() -> None:
 LONGEST_URI = "s3://" + "🙂" * 315 + "/" + "n" * 63 + "/" + "j" * 63 + "/r99999/"
 
 
-def test_the_longest_results_fit() -> None:
+def test_the_longest_results_fit_into_a_termination_message() -> None:
     metric = MetricResult(
         name=Metric.TOKEN_ACCURACY,
         baseline=THIRD,
@@ -103,18 +103,18 @@ def test_the_longest_results_fit() -> None:
     assert len(report.to_termination_message()) <= TERMINATION_MESSAGE_LIMIT
 
 
-def test_a_report_says_its_numbers_to_six_digits() -> None:
+def test_a_report_rounds_numbers_to_six_significant_digits() -> None:
     report = StageReport(stage=Stage.PREPARE, attempt=1, seconds=1234.56789)
     assert json.loads(report.to_termination_message()) == {"stage": "prepare", "attempt": 1, "seconds": 1234.57}
 
 
-def test_a_loss_that_is_no_number_is_left_out_of_progress() -> None:
+def test_a_loss_that_is_not_finite_is_omitted_from_progress() -> None:
     progress = Progress(stage=Stage.TRAIN, attempt=1, activity="x", updated_at=1.0, loss=float("nan"))
     assert progress.loss is None
     assert Progress.model_validate_json(progress.model_dump_json()) == progress
 
 
-def test_a_configuration_says_where_each_stage_writes() -> None:
+def test_a_configuration_has_the_address_of_each_stage() -> None:
     config = StageConfig(
         job=JobIdentity(namespace="team-a", name="intents", uid="u", revision=2, spec_digest="d"),
         stage=Stage.TRAIN,

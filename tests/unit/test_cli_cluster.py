@@ -1,4 +1,4 @@
-"""What a person reads of a cluster, without one: refusals, the page of a job, the choice of a log."""
+"""The text of the cluster commands, without a cluster: errors, the page of a job, the choice of a log."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from finetune_cli.main import app
 from finetune_cli.output import Output, columns, program
 from finetune_cli.page import page
 from finetune_cli.refusals import ClusterError, refusal
-from finetune_cli.stored import has_ended, read
+from finetune_cli.stored import has_finished, read
 from finetune_cli.submit import changed
 from finetune_cli.text import PlainLines
 from finetune_cli.view import of_job
 from finetune_cli.watch import watch
 from finetune_core.reconcile import plan
-from finetune_core.runs import Observed, ObservedRun, RunState, Trouble
-from finetune_core.status import refused
+from finetune_core.runs import Observed, ObservedRun, PendingCause, RunState
+from finetune_core.status import invalid_spec
 from finetune_core.times import to_text
 from finetune_kube.errors import ApiError, decode
-from finetune_kube.objects import pod_facts
+from finetune_kube.objects import parse_pod
 from tests import kube_objects
 from tests.builders import (
     NOON,
@@ -56,29 +56,29 @@ def stored(job: FineTuneJob) -> dict[str, Any]:
     return document
 
 
-class TestTheView:
+class TestView:
     def test_shows_progress_from_the_status(self) -> None:
         run = a_run(Stage.TRAIN, progress=a_progress(loss=0.51239, tokens_per_second=1234.4, eta_seconds=200))
         lines = PlainLines().update(of_job(a_job_after(succeeded(Stage.PREPARE), run)), 0)
         assert lines[-1] == "train: 40/120 (33 %), loss 0.5124, 1,234 tokens/s, 3m20s left"
 
-    def test_says_what_a_stage_waits_for_once(self) -> None:
-        trouble = Trouble(Reason.UNSCHEDULABLE, "No node takes pod x: 0/3 nodes are available.", NOON)
-        view = of_job(a_job_after(a_run(Stage.PREPARE, RunState.PENDING, trouble=trouble)))
+    def test_prints_a_pending_cause_once(self) -> None:
+        cause = PendingCause(Reason.UNSCHEDULABLE, "No node takes pod x: 0/3 nodes are available.", NOON)
+        view = of_job(a_job_after(a_run(Stage.PREPARE, RunState.PENDING, pending_cause=cause)))
         lines = PlainLines()
         assert lines.update(view, 0)[-1] == (
-            "prepare: waits (Unschedulable): No node takes pod x: 0/3 nodes are available."
+            "prepare: waiting (Unschedulable): No node takes pod x: 0/3 nodes are available."
         )
         assert lines.update(view, 60) == []
 
-    def test_says_that_a_job_holds(self) -> None:
+    def test_prints_a_suspension_once(self) -> None:
         job = a_job(suspend=True)
         job = job.model_copy(update={"status": plan(job, Observed(stop_requested=True), NOON).status})
         lines = PlainLines()
-        assert lines.update(of_job(job), 0)[-1].startswith("Suspended: Holds in stage prepare")
+        assert lines.update(of_job(job), 0)[-1].startswith("Suspended in stage prepare")
         assert lines.update(of_job(job), 1) == []
 
-    def test_begins_anew_with_a_revision(self) -> None:
+    def test_starts_again_with_a_new_revision(self) -> None:
         lines = PlainLines()
         job = a_job_after(succeeded(Stage.PREPARE))
         lines.update(of_job(job), 0)
@@ -86,7 +86,7 @@ class TestTheView:
         assert lines.update(of_job(again), 1)[0] == "team-a/intents, revision 2"
 
 
-class TestThePage:
+class TestDetailPage:
     def test_of_a_running_job(self) -> None:
         run = a_run(Stage.TRAIN, attempt=1, progress=a_progress())
         assert page(a_job_after(succeeded(Stage.PREPARE), run)) == [
@@ -100,15 +100,15 @@ class TestThePage:
             "· publish",
         ]
 
-    def test_of_a_failed_job_says_whose_fault_it_is_and_where_the_log_is(self) -> None:
+    def test_of_a_failed_job_names_the_fault_and_the_logs_command(self) -> None:
         assert page(a_job_after(failed(Stage.PREPARE, Reason.BAD_DATA)))[-4:] == [
             "Failed in prepare, attempt 1 (BadData): prepare met BadData.",
-            "This is for you to change: the manifest, the data, or what its Secrets allow.",
+            "To fix this, change the manifest, the data, or the permissions of its Secrets.",
             "log       finetune logs intents -n team-a --stage prepare --attempt 1",
-            "Submit a changed spec for the next revision, or delete the job and submit the same one to try it again.",
+            "Submit a changed spec to start the next revision, or delete the job and submit the same spec to retry.",
         ]
 
-    def test_of_a_failure_that_is_retried_says_so(self) -> None:
+    def test_of_a_retried_failure_announces_another_attempt(self) -> None:
         assert page(a_job_after(failed(Stage.PREPARE, Reason.UNAVAILABLE)))[-1] == "Another attempt follows."
 
     def test_of_a_published_job(self) -> None:
@@ -121,35 +121,37 @@ class TestThePage:
             "report      s3://adapters/team-a/intents/r1/artifact/report.html",
         ]
 
-    def test_of_a_job_that_is_not_accepted(self) -> None:
+    def test_of_a_job_with_an_invalid_spec(self) -> None:
         job = a_job()
-        job = job.model_copy(update={"status": refused(job.status, 1, "spec.model.uri is empty", NOON)})
+        job = job.model_copy(update={"status": invalid_spec(job.status, 1, "spec.model.uri is empty", NOON)})
         assert "! Not accepted: spec.model.uri is empty" in page(job)
-        assert has_ended(job)
+        assert has_finished(job)
 
-    def test_says_when_the_operator_has_not_looked_yet(self) -> None:
-        assert page(a_job(generation=2))[2].startswith("! The operator has not looked at this spec yet")
+    def test_warns_if_the_spec_is_not_reconciled_yet(self) -> None:
+        assert page(a_job(generation=2))[2].startswith("! The operator has not reconciled this spec yet")
 
 
-class TestAStoredJob:
-    def test_of_a_newer_operator_is_shown_as_far_as_it_is_known(self) -> None:
+class TestStoredJob:
+    def test_with_unknown_fields_of_a_newer_operator_can_be_read(self) -> None:
         document = stored(a_job_after(*[succeeded(stage, evaluation=an_evaluation()) for stage in STAGES]))
         document["status"]["queue"] = {"position": 3}
         document["status"]["stages"][0]["node"] = "a"
         assert read(document).status.evaluation is not None
 
-    def test_that_makes_no_sense_is_said_to_be_of_another_version(self) -> None:
+    def test_with_an_unknown_value_is_reported_as_unreadable(self) -> None:
         document = stored(a_job())
         document["spec"]["task"]["type"] = "Divination"
-        with pytest.raises(ClusterError, match=r"another version .*spec\.task\.type is 'Divination'.* -o yaml"):
+        with pytest.raises(
+            ClusterError, match=r"cannot read FineTuneJob intents .*spec\.task\.type is 'Divination'.* -o yaml"
+        ):
             read(document)
 
-    def test_of_a_changed_spec_has_not_ended(self) -> None:
+    def test_with_a_changed_spec_is_not_finished(self) -> None:
         job = a_job_after(*[succeeded(stage) for stage in STAGES])
         newer = job.model_copy(update={"metadata": job.metadata.model_copy(update={"generation": 2})})
-        assert (has_ended(job), has_ended(newer)) == (True, False)
+        assert (has_finished(job), has_finished(newer)) == (True, False)
 
-    def test_is_changed_by_a_label_and_not_by_its_status(self) -> None:
+    def test_differs_after_a_label_change_but_not_after_a_status_change(self) -> None:
         before = stored(a_job())
         assert not changed(before, {**before, "status": {"phase": "Pending"}})
         assert changed(before, {**before, "metadata": {**before["metadata"], "labels": {"team": "a"}}})
@@ -159,61 +161,63 @@ def refused_request(code: int, content: bytes) -> ClusterError:
     return refusal(decode(code, "", content), "https://10.0.0.1", "team-a", "intents")
 
 
-class TestARefusal:
+class TestClusterError:
     @pytest.mark.parametrize(
-        ("code", "status", "told", "exit_code"),
+        ("code", "status", "expected", "exit_code"),
         [
-            (401, {}, "does not accept these credentials", 77),
+            (401, {}, "rejected the credentials", 77),
             (
                 403,
                 {"message": 'x is forbidden: User "jane" cannot patch resource "finetunejobs" in API group "y"'},
-                "jane may not patch finetunejobs in namespace team-a; ask who runs the cluster",
+                "jane may not patch finetunejobs in namespace team-a; ask the cluster administrator",
                 77,
             ),
-            (403, {"message": "denied by policy"}, "Not allowed: denied by policy", 77),
+            (403, {"message": "denied by policy"}, "Forbidden: denied by policy", 77),
             (404, {"details": {"kind": "namespaces", "name": "team-a"}}, "There is no namespace team-a", 66),
-            (404, {"message": "404 page not found"}, "does not know FineTuneJob of finetune.dev; install", 66),
+            (404, {"message": "404 page not found"}, "has no CRD for FineTuneJob of finetune.dev; install", 66),
             (404, {"details": {"name": "intents", "kind": "finetunejobs"}}, "There is no FineTuneJob intents", 66),
             (
                 422,
                 {"details": {"causes": [{"field": "spec.task", "message": "must be so"}]}},
-                "The API server refuses intents: spec.task: must be so",
+                "The API server rejected intents: spec.task: must be so",
                 64,
             ),
-            (503, {"message": "starting."}, "The API server answers 503: starting. Try again in a moment.", 69),
+            (503, {"message": "starting."}, "The API server returned 503: starting. Try again later.", 69),
         ],
     )
-    def test_is_one_sentence(self, code: int, status: Mapping[str, Any], told: str, exit_code: int) -> None:
+    def test_message_and_exit_code_for_each_status_code(
+        self, code: int, status: Mapping[str, Any], expected: str, exit_code: int
+    ) -> None:
         error = refused_request(code, json.dumps(status).encode())
-        assert told in error.message
+        assert expected in error.message
         assert error.exit_code == exit_code
 
-    def test_that_is_no_json_is_shown(self) -> None:
+    def test_shows_a_response_that_is_not_json(self) -> None:
         assert "<html>" in refused_request(502, b"<html>").message
 
-    def test_of_a_conflict_names_who_holds_what(self) -> None:
+    def test_of_a_conflict_names_field_manager_and_field(self) -> None:
         cause = {"message": 'conflict with "argocd" using finetune.dev/v1alpha1', "field": ".spec.suspend"}
         error = refused_request(409, json.dumps({"details": {"causes": [cause]}}).encode())
         assert error.field_managers == {"argocd": ["spec.suspend"]}
 
-    def test_of_an_unreachable_cluster_says_why(self) -> None:
+    def test_of_a_failed_connection_names_host_and_cause(self) -> None:
         error = ApiError(0, "Unreachable", "")
         error.__cause__ = ConnectionRefusedError(111, "")
         message = refusal(error, "https://10.0.0.1", None, None).message
         assert message == "The cluster at https://10.0.0.1 cannot be reached: connection refused."
 
 
-class TestTheTable:
+class TestTable:
     TABLE: Mapping[str, Any] = {
         "columnDefinitions": [{"name": "Name"}, {"name": "STATUS"}, {"name": "ARTIFACT", "priority": 1}],
         "rows": [{"cells": ["intents", None, "s3://a"], "object": {"metadata": {"namespace": "team-a"}}}],
     }
 
-    def test_leaves_out_wide_columns(self) -> None:
-        assert list(rows(dict(self.TABLE), everywhere=False, wide=False)) == [["NAME", "STATUS"], ["intents", ""]]
+    def test_omits_wide_columns_by_default(self) -> None:
+        assert list(rows(dict(self.TABLE), all_namespaces=False, wide=False)) == [["NAME", "STATUS"], ["intents", ""]]
 
-    def test_names_namespaces_and_wide_columns_when_asked(self) -> None:
-        assert columns(rows(dict(self.TABLE), everywhere=True, wide=True)) == [
+    def test_shows_namespaces_and_wide_columns_on_request(self) -> None:
+        assert columns(rows(dict(self.TABLE), all_namespaces=True, wide=True)) == [
             "NAMESPACE   NAME      STATUS   ARTIFACT",
             "team-a      intents            s3://a",
         ]
@@ -229,14 +233,14 @@ def a_pod(stage: Stage, attempt: int = 1, worker: int = 0, state: str = "running
 
 
 class FakeCluster:
-    """A cluster of one job, whose pods come and go as a test says."""
+    """A cluster with one job, whose pods are those of the test."""
 
     namespace = "team-a"
 
-    def __init__(self, job: FineTuneJob, *looks: list[dict[str, Any]]) -> None:
+    def __init__(self, job: FineTuneJob, *pod_lists: list[dict[str, Any]]) -> None:
         self.job = job
-        self.looks = list(looks)
-        self.asked: list[Mapping[str, str]] = []
+        self.pod_lists = list(pod_lists)
+        self.label_queries: list[Mapping[str, str]] = []
 
     async def get(self, name: str) -> dict[str, Any]:
         return stored(self.job)
@@ -245,8 +249,8 @@ class FakeCluster:
         yield stored(self.job)
 
     async def pods(self, wanted: Mapping[str, str]) -> list[dict[str, Any]]:
-        self.asked.append(wanted)
-        return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+        self.label_queries.append(wanted)
+        return self.pod_lists.pop(0) if len(self.pod_lists) > 1 else self.pod_lists[0]
 
     async def log(self, pod: str, container: str, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
         yield f"log of {pod}\n".encode()
@@ -259,17 +263,17 @@ def printed(cluster: FakeCluster, capfd: pytest.CaptureFixture[str], follow: boo
 
 
 class TestLogs:
-    def test_are_those_of_the_newest_run(self, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_prints_the_log_of_the_latest_run(self, capfd: pytest.CaptureFixture[str]) -> None:
         cluster = FakeCluster(a_job(), [a_pod(Stage.PREPARE, state="terminated"), a_pod(Stage.TRAIN, 2)])
         assert printed(cluster, capfd) == (0, "log of intents-r1-train-2-0\n", "")
 
-    def test_are_those_that_were_asked_for(self, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_prints_the_log_of_the_requested_stage_attempt_and_worker(self, capfd: pytest.CaptureFixture[str]) -> None:
         cluster = FakeCluster(a_job(), [a_pod(Stage.TRAIN, worker=0), a_pod(Stage.TRAIN, worker=1)])
         assert printed(cluster, capfd, stage=Stage.TRAIN, attempt=1, worker=1)[1] == "log of intents-r1-train-1-1\n"
-        assert cluster.asked[0]["finetune.dev/stage"] == "train"
-        assert cluster.asked[0]["finetune.dev/attempt"] == "1"
+        assert cluster.label_queries[0]["finetune.dev/stage"] == "train"
+        assert cluster.label_queries[0]["finetune.dev/attempt"] == "1"
 
-    def test_are_followed_from_stage_to_stage(
+    def test_follow_continues_from_stage_to_stage(
         self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("finetune_cli.logs._POLL_SECONDS", 0.0)
@@ -283,13 +287,13 @@ class TestLogs:
         assert err == "==> prepare, attempt 1\n==> train, attempt 1\n"
         assert printed(FakeCluster(a_job(), [waiting], [done]), capfd, follow=True, stage=Stage.PREPARE)[0] == 0
 
-    def test_of_a_worker_that_is_not_there_say_which_are(self, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_of_a_missing_worker_lists_the_existing_ones(self, capfd: pytest.CaptureFixture[str]) -> None:
         code, _, err = printed(
             FakeCluster(a_job(), [a_pod(Stage.TRAIN), a_pod(Stage.TRAIN, worker=1)]), capfd, worker=7
         )
-        assert (code, err) == (66, "finetune: there is no worker 7; there are workers 0 to 1.\n")
+        assert (code, err) == (66, "finetune: there is no worker 7; the workers are 0 to 1.\n")
 
-    def test_of_a_container_that_waits_say_why(self, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_of_a_waiting_container_prints_the_reason(self, capfd: pytest.CaptureFixture[str]) -> None:
         waits = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
         pod = a_pod(Stage.TRAIN, containerStatuses=[{"name": "trainer", "state": waits}])
         code, _, err = printed(FakeCluster(a_job(), [pod]), capfd)
@@ -299,15 +303,15 @@ class TestLogs:
             "ImagePullBackOff: no such image\n"
         )
 
-    def test_ignore_pods_that_are_not_of_a_run(self) -> None:
+    def test_ignores_pods_without_run_labels(self) -> None:
         pod = a_pod(Stage.TRAIN)
         pod["metadata"]["labels"] = {"finetune.dev/job": "intents"}
-        assert pod_facts(pod) is None
+        assert parse_pod(pod) is None
         assert chosen([], 0) is None
 
 
 class TestWatch:
-    def test_as_json_prints_one_document_at_the_end(self, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_json_output_is_one_document_at_the_end(self, capfd: pytest.CaptureFixture[str]) -> None:
         cluster = FakeCluster(a_job_after(failed(Stage.PREPARE, Reason.BAD_DATA)))
         assert asyncio.run(watch(cluster, "intents", Output.JSON)) == 65  # type: ignore[arg-type]
         printed = json.loads(capfd.readouterr().out)
@@ -328,12 +332,14 @@ class TestOutputOption:
     ("called", "name"),
     [("/usr/bin/finetune", "finetune"), ("/x/kubectl-finetune", "kubectl finetune"), ("main.py", "finetune")],
 )
-def test_the_program_is_called_as_it_was_typed(called: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_name_is_the_command_that_the_user_typed(
+    called: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.argv", [called])
     assert program() == name
 
 
-def test_a_rejected_job_is_told_as_such() -> None:
+def test_page_of_a_rejected_job_names_the_gate() -> None:
     gate = {"metric": Metric.ACCURACY, "minimum": 0.9, "value": 0.84, "passed": False}
     from finetune_api.evaluation import GateResult
 

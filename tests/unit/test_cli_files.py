@@ -1,4 +1,4 @@
-"""What is said of manifest files before a cluster sees them: lint, submit, and what has no meaning on one machine."""
+"""Manifest files before they reach a cluster: lint, submit, and notes of `finetune run`."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def problems(*paths: str) -> list[str]:
 
 
 class TestLint:
-    def test_names_file_and_line_of_everything_in_every_document(self, folder: Path) -> None:
+    def test_reports_file_and_line_of_every_problem_in_every_document(self, folder: Path) -> None:
         bad = GOOD.replace("epochs: ~", "epochs: 0").replace("task: {type: Text", "task: {type: Tetx")
         (folder / "jobs.yaml").write_text(f"{SECRET}---\n{GOOD}---\n{bad}")
         assert problems("jobs.yaml") == [
-            "jobs.yaml:20: spec.task.type is 'TetxClassification', and must be one of TextClassification, "
+            "jobs.yaml:20: spec.task.type is 'TetxClassification', but must be one of TextClassification, "
             "InstructionTuning; did you mean TextClassification?",
             "jobs.yaml:22: spec.training.epochs must be above 0; it is 0",
         ]
 
-    def test_looks_through_directories_and_leaves_alone_what_holds_no_job(self, folder: Path) -> None:
+    def test_searches_directories_and_ignores_files_without_a_job(self, folder: Path) -> None:
         (folder / "team" / ".git").mkdir(parents=True)
         (folder / "team" / "job.yml").write_text(GOOD.replace("hf://", "hff://"))
         (folder / "team" / "template.yaml").write_text("a: {{ .Values.b }}\n")
@@ -58,30 +58,30 @@ class TestLint:
         (folder / "team" / "notes.txt").write_text("kind: FineTuneJob")
         assert [line.partition(":")[0] for line in problems("team")] == ["team/job.yml"]
 
-    def test_of_a_misspelt_kind_says_so(self, folder: Path) -> None:
+    def test_reports_a_misspelled_kind(self, folder: Path) -> None:
         (folder / "job.yaml").write_text(GOOD.replace("FineTuneJob", "FinetuneJob"))
-        assert problems("job.yaml") == ["job.yaml:2: kind is 'FinetuneJob', and must be FineTuneJob"]
+        assert problems("job.yaml") == ["job.yaml:2: kind is 'FinetuneJob', but must be FineTuneJob"]
 
-    def test_of_a_file_that_cannot_be_read_says_so(self, folder: Path) -> None:
+    def test_reports_an_unreadable_file(self, folder: Path) -> None:
         (folder / "job.yaml").write_text("a: [")
         assert problems("other.yaml") == ["other.yaml:1: cannot be read: no such file or directory"]
-        assert problems("job.yaml")[0].startswith("job.yaml:1: is not YAML: ")
+        assert problems("job.yaml")[0].startswith("job.yaml:1: is not valid YAML: ")
 
-    def test_takes_addresses_of_this_machine(self, folder: Path) -> None:
+    def test_accepts_file_uris(self, folder: Path) -> None:
         (folder / "job.yaml").write_text(GOOD.replace("s3://adapters", "file://./out"))
         assert problems("job.yaml") == []
 
-    def test_says_how_much_it_has_looked_at(self, folder: Path) -> None:
+    def test_summary_counts_jobs_files_and_skipped_objects(self, folder: Path) -> None:
         (folder / "job.yaml").write_text(f"{GOOD}---\n{SECRET}")
         (folder / "secret.yaml").write_text(SECRET)
         assert summary(findings(["job.yaml"]), ["job.yaml"]) == (
-            "1 FineTuneJob in 1 file checked, nothing is wrong; 1 other object skipped"
+            "1 FineTuneJob in 1 file checked, no problems found; 1 other object skipped"
         )
         assert summary(findings(["secret.yaml"]), ["secret.yaml"]) == (
             "no FineTuneJob in secret.yaml; 1 other object skipped"
         )
 
-    def test_as_json(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_json_output(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (folder / "job.yaml").write_text(GOOD.replace("epochs", "epoch"))
         assert lint(["job.yaml"], Output.JSON) == 64
         assert json.loads(capsys.readouterr().out) == {
@@ -99,7 +99,7 @@ class TestLint:
 
 
 class TestSubmit:
-    def test_sends_what_is_written_but_nulls_and_what_only_the_server_writes(self, folder: Path) -> None:
+    def test_sends_the_manifest_without_nulls_and_server_fields(self, folder: Path) -> None:
         text = GOOD.replace("name: intents,", "name: intents, uid: x, resourceVersion: '7', managedFields: [],")
         (folder / "job.yaml").write_text(text + "status: {phase: Failed}\n")
         (found,) = submissions(["job.yaml"], "team-a", is_given=False)
@@ -107,54 +107,54 @@ class TestSubmit:
         assert found.manifest["spec"]["training"] == {"learningRate": 2e-4}
         assert "status" not in found.manifest
 
-    def test_keeps_the_namespace_that_is_written(self, folder: Path) -> None:
+    def test_keeps_the_namespace_of_the_manifest(self, folder: Path) -> None:
         (folder / "job.yaml").write_text(GOOD.replace("name: intents,", "name: intents, namespace: team-b,"))
         (found,) = submissions(["job.yaml"], "team-a", is_given=False)
         assert found.manifest["metadata"]["namespace"] == "team-b"
-        with pytest.raises(ManifestError, match=r"job\.yaml:3: metadata\.namespace is 'team-b', and -n says 'team-a'"):
+        with pytest.raises(ManifestError, match=r"job\.yaml:3: metadata\.namespace is 'team-b', but -n is 'team-a'"):
             submissions(["job.yaml"], "team-a", is_given=True)
 
-    def test_takes_every_job_and_says_what_it_leaves_out(
+    def test_takes_every_job_and_reports_skipped_objects(
         self, folder: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         (folder / "a.yaml").write_text(f"{SECRET}---\n{GOOD}---\n{GOOD.replace('name: intents', 'name: topics')}")
         (folder / "b.yaml").write_text(GOOD.replace("name: intents", "name: tones"))
         found = submissions(["a.yaml", "b.yaml"], "team-a", is_given=False)
         assert [one.name for one in found] == ["intents", "topics", "tones"]
-        assert capsys.readouterr().err == "note: a.yaml:1: Secret s3 is not submitted; kubectl apply does that\n"
+        assert capsys.readouterr().err == "note: a.yaml:1: Secret s3 is not submitted; apply it with kubectl apply\n"
 
     @pytest.mark.parametrize("uri", ["file:///data/x.jsonl", "file://./x.jsonl"])
-    def test_refuses_addresses_that_no_pod_can_read(self, folder: Path, uri: str) -> None:
+    def test_rejects_file_uris(self, folder: Path, uri: str) -> None:
         (folder / "job.yaml").write_text(GOOD.replace("s3://data/intents.jsonl", uri))
         with pytest.raises(ManifestError) as caught:
             submissions(["job.yaml"], "team-a", is_given=False)
         assert str(caught.value) == (
-            f"job.yaml:7: spec.dataset.train.uri is '{uri}', which no pod can read; put it into s3://, gs:// or az://, "
-            "or run the job on this machine with: finetune run"
+            f"job.yaml:7: spec.dataset.train.uri is '{uri}', which pods cannot read; copy it to s3://, gs:// or az://, "
+            "or run the job on this machine with finetune run"
         )
 
-    def test_refuses_a_file_without_a_job(self, folder: Path) -> None:
+    def test_rejects_a_file_without_a_job(self, folder: Path) -> None:
         (folder / "job.yaml").write_text(SECRET)
-        with pytest.raises(ManifestError, match=r"job\.yaml:1: holds no FineTuneJob"):
+        with pytest.raises(ManifestError, match=r"job\.yaml:1: contains no FineTuneJob"):
             submissions(["job.yaml"], "team-a", is_given=False)
 
 
-class TestOnOneMachine:
-    def test_secrets_are_said_not_to_be_read(self) -> None:
+class TestLocalRunNotes:
+    def test_secrets_are_reported_as_not_read(self) -> None:
         spec = a_job(
             model={"uri": "hf://o/m", "secretRef": {"name": "hf"}},
             output={"uri": "s3://adapters", "secretRef": {"name": "s3"}},
         ).spec
         assert cluster_only(spec) == (
-            "secretRef is for clusters: Secrets hf, s3 are not read; credentials come from the environment here.",
+            "secretRef works only on clusters: Secrets hf, s3 are not read; credentials come from the environment.",
         )
 
-    def test_limits_of_a_cluster_are_said_to_have_no_effect(self) -> None:
+    def test_cluster_only_limits_are_reported_as_without_effect(self) -> None:
         assert cluster_only(a_job(resilience={"ttlSecondsAfterFinished": 60}).spec) == (
-            "spec.resilience.ttlSecondsAfterFinished is for clusters, without effect here.",
+            "spec.resilience.ttlSecondsAfterFinished has an effect only on clusters.",
         )
 
-    def test_nothing_is_said_of_a_job_without_either(self) -> None:
+    def test_no_notes_for_a_job_without_either(self) -> None:
         assert cluster_only(a_job().spec) == ()
 
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run: line by line, at the end, and as JSON."""
+"""The text of a run: lines, result and JSON."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def state(tmp_path: Path) -> StateDirectory:
     return StateDirectory(tmp_path)
 
 
-class TestLines:
-    def test_begin_with_the_job_and_what_it_does(self) -> None:
+class TestPlainLines:
+    def test_start_with_a_heading(self) -> None:
         job = a_job_after(a_run(Stage.PREPARE))
         assert PlainLines().update(a_snapshot(job, notes=("This machine has no GPU.",)), 0) == [
             "team-a/intents, revision 1",
@@ -74,68 +74,68 @@ class TestLines:
             "prepare: started",
         ]
 
-    def test_say_each_thing_once(self) -> None:
+    def test_print_each_change_once(self) -> None:
         lines = PlainLines()
         shown = a_snapshot(a_job_after(a_run(Stage.PREPARE)), notes=("Note.",))
         assert lines.update(shown, 0)
         assert lines.update(shown, 1) == []
 
-    def test_say_what_came_out_of_a_stage(self) -> None:
+    def test_print_the_result_of_a_stage(self) -> None:
         lines = PlainLines()
         lines.update(a_snapshot(a_job_after(a_run(Stage.PREPARE))), 0)
-        said = lines.update(a_snapshot(a_job_after(succeeded(Stage.PREPARE))), 1)
-        assert said == [
+        printed = lines.update(a_snapshot(a_job_after(succeeded(Stage.PREPARE))), 1)
+        assert printed == [
             "prepare: done in 10s: 4,967 training, 621 validation and 621 test examples, 9 labels; "
             "34 duplicates dropped",
             "train: started",
         ]
 
-    def test_say_progress_every_five_percent_or_ten_seconds(self) -> None:
+    def test_print_progress_every_five_percent_or_ten_seconds(self) -> None:
         lines = PlainLines()
-        said = [
+        printed = [
             bool(lines.update(training(done=done, total=100), at)[-1:])
             for done, at in [(1, 0), (2, 1), (5, 2), (6, 3), (7, 11.9), (8, 13), (8, 30)]
         ]
-        assert said == [True, False, False, True, False, True, False]
+        assert printed == [True, False, False, True, False, True, False]
 
-    def test_say_progress_less_often_in_a_long_run(self) -> None:
+    def test_print_progress_less_often_in_a_long_run(self) -> None:
         lines = PlainLines()
-        said = [
+        printed = [
             bool(lines.update(training(done=done, total=1000), at))
             for done, at in [(1, 0), (20, 700), (30, 720), (40, 765)]
         ]
-        assert said == [True, True, False, True]
+        assert printed == [True, True, False, True]
 
-    def test_say_what_is_done_while_nothing_is_counted(self) -> None:
+    def test_print_the_activity_if_there_are_no_counts(self) -> None:
         lines = PlainLines()
         lines.update(training(done=None, activity="loading the model"), 0)
         assert lines.update(training(done=None, activity="building ops"), 1) == ["train: building ops"]
         assert lines.update(training(done=None, activity="building ops"), 60) == []
 
-    def test_say_why_a_stage_is_tried_again(self) -> None:
+    def test_print_why_a_stage_is_retried(self) -> None:
         lines = PlainLines()
         lines.update(training(), 0)
-        said = lines.update(a_snapshot(a_job_after(succeeded(Stage.PREPARE), killed(Stage.TRAIN))), 1)
-        assert said == [
-            "train: attempt 1 ended: train was killed by SIGKILL; when nobody did that, the memory did not suffice; "
-            "trying again"
+        printed = lines.update(a_snapshot(a_job_after(succeeded(Stage.PREPARE), killed(Stage.TRAIN))), 1)
+        assert printed == [
+            "train: attempt 1 ended: train was killed by SIGKILL; if no one killed it, the memory was probably "
+            "exhausted; retrying"
         ]
 
-    def test_say_how_to_stop_at_once(self) -> None:
-        said = PlainLines().update(training(stopping=True), 0)
-        assert "stopping as soon as a checkpoint is written; Ctrl-C again stops at once" in said
+    def test_print_how_to_stop_at_once(self) -> None:
+        printed = PlainLines().update(training(stopping=True), 0)
+        assert "stopping after a checkpoint; press Ctrl-C again to stop at once" in printed
 
 
-def test_progress_in_words() -> None:
-    said = a_progress(loss=0.51239, tokens_per_second=1234.4, eta_seconds=200)
-    assert progress_text(said) == "40/120 steps (33 %), loss 0.5124, 1,234 tokens/s, 3m20s left"
+def test_progress_text() -> None:
+    progress = a_progress(loss=0.51239, tokens_per_second=1234.4, eta_seconds=200)
+    assert progress_text(progress) == "40/120 steps (33 %), loss 0.5124, 1,234 tokens/s, 3m20s left"
 
 
-def test_control_characters_are_taken_out() -> None:
+def test_clean_removes_control_characters() -> None:
     assert clean("\x1b[31mred\x07\nnext\x9b") == "[31mred next"
 
 
-class TestTheEnd:
+class TestResult:
     def test_of_a_published_job(self, state: StateDirectory) -> None:
         job = a_job_after(*[succeeded(stage) for stage in STAGES])
         assert exit_code(job) == 0
@@ -180,18 +180,18 @@ class TestTheEnd:
         assert exit_code(job) == 65
         assert result_lines(job, ThisMachine(state))[1:] == [
             "Failed in prepare, attempt 1 (BadData): prepare met BadData.",
-            "This is for you to change: the manifest, the data, or what this machine may read and write.",
+            "To fix this, change the manifest, the data, or the permissions of this machine.",
             f"log       {log}",
-            "Run the same command to try again from there.",
+            "Run the same command to retry from the failed stage.",
         ]
 
     @pytest.mark.parametrize(
         ("reason", "code"), [(Reason.NOT_FOUND, 66), (Reason.DIVERGED, 76), (Reason.PERMISSION_DENIED, 77)]
     )
-    def test_has_the_exit_code_of_the_stage(self, reason: Reason, code: int) -> None:
+    def test_exit_code_is_that_of_the_failed_stage(self, reason: Reason, code: int) -> None:
         assert exit_code(a_job_after(failed(Stage.PREPARE, reason))) == code
 
-    def test_of_a_killed_stage_has_its_exit_code(self) -> None:
+    def test_exit_code_of_a_killed_stage(self) -> None:
         job = a_job_after(succeeded(Stage.PREPARE), killed(Stage.TRAIN), resilience={"maxRestarts": 0})
         assert exit_code(job) == 137
 
@@ -202,11 +202,11 @@ class TestTheEnd:
         assert exit_code(job) == 130
         assert result_lines(job, ThisMachine(state)) == ["", "Stopped after step 240; run the same command to resume."]
 
-    def test_of_a_job_that_was_stopped_before_a_checkpoint(self, state: StateDirectory) -> None:
+    def test_of_a_job_stopped_before_its_first_checkpoint(self, state: StateDirectory) -> None:
         job = a_job_after(failed(Stage.PREPARE, Reason.STOPPED), stop=True)
         assert result_lines(job, ThisMachine(state))[-1] == "Stopped in prepare; run the same command to resume."
 
-    def test_as_json(self, state: StateDirectory) -> None:
+    def test_json_document(self, state: StateDirectory) -> None:
         job = a_job_after(*[succeeded(stage) for stage in STAGES])
         read = json.loads(to_json(document(job, logs(job, state), exit_code(job))))
         assert (read["phase"], read["exitCode"], read["failure"]) == ("Succeeded", 0, None)
@@ -224,20 +224,20 @@ class TestScreens:
         assert "\x1b" not in stream.getvalue()
         assert "train: 40/120 steps (33 %)" in stream.getvalue()
 
-    def test_json_output_stays_silent_without_a_terminal(self) -> None:
+    def test_json_output_prints_nothing_without_a_terminal(self) -> None:
         stream = io.StringIO()
         with screen(stream, quiet=True) as shown:
             shown.show(training())
         assert stream.getvalue() == ""
 
-    def test_a_reader_that_went_away_does_not_stop_a_training(self) -> None:
+    def test_closed_output_does_not_stop_the_job(self) -> None:
         class Closed(io.StringIO):
             def write(self, _: str) -> int:
                 raise BrokenPipeError
 
         PlainScreen(Closed()).show(training())
 
-    def test_the_live_view_shows_every_stage(self) -> None:
+    def test_live_view_shows_every_stage(self) -> None:
         from rich.console import Console
 
         console = Console(width=100, record=True, file=io.StringIO())
@@ -248,7 +248,7 @@ class TestScreens:
         assert "· publish" in shown
 
 
-class TestTheMachine:
+class TestMachine:
     @pytest.mark.parametrize(
         ("gpus", "cores", "wanted", "batch", "got"),
         [
@@ -261,7 +261,7 @@ class TestTheMachine:
             (0, 7, (6, 1, Device.CPU), 9, (3, Device.CPU)),
         ],
     )
-    def test_runs_on_what_there_is(
+    def test_fits_the_world_to_the_hardware(
         self, gpus: int, cores: int, wanted: tuple[int, int, Device], batch: int, got: tuple[int, Device]
     ) -> None:
         world = World(workers=wanted[0], processes_per_worker=wanted[1], device=wanted[2])
@@ -272,18 +272,18 @@ class TestTheMachine:
         ("gpus", "note"),
         [
             (8, None),
-            (2, "The spec asks for 8 GPUs; this machine has 2 GPUs, so training runs on 2 GPUs."),
-            (0, "The spec asks for 8 GPUs; this machine has no GPU and 4 cores, so training runs on 4 CPU processes."),
+            (2, "The spec requests 8 GPUs; this machine has 2 GPUs, so training runs on 2 GPUs."),
+            (0, "The spec requests 8 GPUs; this machine has no GPU and 4 cores, so training runs on 4 CPU processes."),
         ],
     )
-    def test_says_so(self, gpus: int, note: str | None) -> None:
+    def test_notes_a_reduced_world(self, gpus: int, note: str | None) -> None:
         wanted = World(workers=2, processes_per_worker=4, device=Device.GPU)
         assert Machine(gpus=gpus, cores=4).note(wanted, 32) == note
 
     @pytest.mark.parametrize(
         ("visible", "count"), [(None, 2), ("", 0), ("-1", 0), ("0", 1), ("1,0", 2), ("0,-1,1", 1), ("0,1,2,3", 2)]
     )
-    def test_sees_the_gpus_that_cuda_may_see(self, visible: str | None, count: int) -> None:
+    def test_counts_gpus_as_cuda_visible_devices_does(self, visible: str | None, count: int) -> None:
         from finetune_cli.local.machine import visible_gpus
 
         assert visible_gpus(2, visible) == count

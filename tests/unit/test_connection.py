@@ -1,4 +1,4 @@
-"""How the operator reaches the API server: directly, or by the proxy that the environment names."""
+"""The connection to the API server: proxies of the environment, and the encoding of bodies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_kube.connection import encoded, proxy_of_environment
-from finetune_operator.cluster import connected
+from finetune_operator.cluster import connect
 from finetune_operator.metrics import Metrics
 
 SERVER = "http://kubernetes.test"
@@ -22,7 +22,7 @@ SERVER = "http://kubernetes.test"
 
 @pytest.fixture(autouse=True)
 def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of this machine do not count."""
+    """Ignore the proxies of this machine."""
     for name in tuple(os.environ):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
@@ -41,7 +41,7 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": "10.0.0.2"}, "https://10.0.0.1", "http://proxy:3128"),
     ],
 )
-def test_a_proxy_is_that_of_the_environment(
+def test_proxy_is_taken_from_the_environment(
     environment: Mapping[str, str], url: str, proxy: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
@@ -49,7 +49,7 @@ def test_a_proxy_is_that_of_the_environment(
     assert proxy_of_environment(url) == proxy
 
 
-def test_requests_go_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_use_the_proxy_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(
         yaml.safe_dump(
@@ -61,13 +61,13 @@ def test_requests_go_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             }
         )
     )
-    # The client reads KUBECONFIG when it is imported.
+    # The kubernetes package reads KUBECONFIG at import.
     monkeypatch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(kubeconfig))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    asked = []
+    requests = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.append((await reader.readuntil(b"\r\n\r\n")).splitlines()[0].decode())
+        requests.append((await reader.readuntil(b"\r\n\r\n")).splitlines()[0].decode())
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n")
         writer.write(b'{"kind": "Job"}')
         await writer.drain()
@@ -77,19 +77,19 @@ def test_requests_go_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         async with await asyncio.start_server(answer, "127.0.0.1", 0) as proxy:
             host, port = proxy.sockets[0].getsockname()
             monkeypatch.setenv("HTTP_PROXY", f"http://{host}:{port}")
-            async with connected(Metrics()) as cluster:
+            async with connect(Metrics()) as cluster:
                 assert await cluster.get("Job", ("team-a", "intents")) == {"kind": "Job"}
 
     asyncio.run(work())
-    assert asked == [f"GET {SERVER}/apis/batch/v1/namespaces/team-a/jobs/intents HTTP/1.1"]
+    assert requests == [f"GET {SERVER}/apis/batch/v1/namespaces/team-a/jobs/intents HTTP/1.1"]
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_a_body_is_the_same_as_json_and_as_yaml(text: str) -> None:
+def test_encoded_body_is_equal_as_json_and_as_yaml(text: str) -> None:
     sent = encoded({"text": text})
     assert json.loads(sent) == yaml.safe_load(sent) == {"text": text}
     assert "\\ud" not in sent.decode() or "\\ud" in text, "YAML refuses an escaped surrogate"
 
 
-def test_half_a_surrogate_pair_is_replaced() -> None:
+def test_lone_surrogate_is_replaced() -> None:
     assert encoded({"text": "a\ud83d"}) == b'{"text":"a?"}'

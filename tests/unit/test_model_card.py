@@ -1,4 +1,4 @@
-"""The model card: front matter that the hub reads, Python that parses, and no markup of users."""
+"""The model card: valid front matter, a valid usage program, and escaped text."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _card(
 @pytest.mark.parametrize("method", ["LoRA", "Full"])
 @pytest.mark.parametrize("model", ["hf://acme/tiny", "file:///models/a%20model", "s3://models/tiny"])
 @pytest.mark.parametrize("chat_template", [True, False])
-def test_snippet_is_python(task: str, method: str, model: str, chat_template: bool) -> None:
+def test_the_usage_program_is_valid_python(task: str, method: str, model: str, chat_template: bool) -> None:
     adapter = method == "LoRA"
     card = _card(task, model=model, method=method, chat_template=chat_template)
     code = card.split("```python\n")[1].split("```")[0]
@@ -56,7 +56,7 @@ def test_snippet_is_python(task: str, method: str, model: str, chat_template: bo
         assert ('"c0ffee"' in code) is model.startswith("hf://")
 
 
-def test_front_matter_is_what_the_hub_reads() -> None:
+def test_front_matter_has_the_fields_of_the_hub() -> None:
     data = ModelCard(_card()).data
     assert (data.base_model, data.library_name, data.pipeline_tag) == ("acme/tiny", "peft", "text-classification")
     assert data.tags == ["finetune-operator", "lora", "base_model:adapter:acme/tiny"]
@@ -67,7 +67,7 @@ def test_front_matter_is_what_the_hub_reads() -> None:
     ]
 
 
-def test_local_base_and_license() -> None:
+def test_a_local_base_model_is_not_in_the_front_matter_but_its_license_is() -> None:
     report = report_inputs()
     model = report.data.model.model_copy(update={"license": "apache-2.0"})
     data = report.data.model_copy(update={"model": model})
@@ -76,20 +76,20 @@ def test_local_base_and_license() -> None:
     assert read.tags == ["finetune-operator"]
 
 
-def test_scores_stand_beside_the_baseline() -> None:
+def test_the_card_shows_scores_of_baseline_and_tuned_model() -> None:
     assert "| 0.800 | 0.900 | +0.100 | +0.050 to +0.150 |" in _card()
     assert "| 2.000 | 1.000 | −1.000 | −1.200 to −0.800 |" in _card("InstructionTuning")
 
 
-def test_labels_of_users_stay_texts() -> None:
+def test_labels_from_users_are_escaped() -> None:
     card = _card(text="`a` <script>alert(1)</script> | b\n# heading")
     assert "`` `a` <script>alert(1)</script> \\| b # heading ``" in card
     outside = card.replace("`` `a` <script>alert(1)</script> \\| b # heading ``", "")
     assert "<script>" not in outside
 
 
-def test_small_labels_are_a_limitation() -> None:
-    assert "The label `other` had 1 training examples only." in _card()
+def test_labels_with_few_examples_are_listed_as_a_limitation() -> None:
+    assert "The label `other` had only 1 training examples." in _card()
 
 
 @pytest.mark.parametrize(
@@ -114,5 +114,5 @@ def test_escaping(text: str, cell: str, code: str) -> None:
         ("s3://bucket/model", "s3://bucket/model"),
     ],
 )
-def test_base_model_is_named_for_people(uri: str, name: str) -> None:
+def test_the_base_model_has_a_readable_name(uri: str, name: str) -> None:
     assert published_base(uri) == name

@@ -1,4 +1,4 @@
-"""The guard of this folder's conftest."""
+"""The conftest of the unit tests blocks imports of torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ import pytest
 
 
 @pytest.mark.parametrize("name", ["accelerate", "deepspeed", "peft", "torch", "torch.nn", "transformers"])
-def test_nothing_here_can_import_it(name: str) -> None:
+def test_unit_tests_cannot_import_torch(name: str) -> None:
     with pytest.raises(ModuleNotFoundError, match="is not for unit tests"):
         importlib.import_module(name)

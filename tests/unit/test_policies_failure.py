@@ -1,4 +1,4 @@
-"""Why a run ended, from whatever is known of it."""
+"""The error of an ended run, from its report, the observation or the exit code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from finetune_core.runs import RunState
 from tests.builders import a_report, a_run, failed, killed, succeeded
 
 
-def test_a_run_with_a_result_did_not_fail() -> None:
+def test_run_with_a_result_has_no_error() -> None:
     assert error_of(succeeded(Stage.TRAIN)) is None
 
 
@@ -37,43 +37,43 @@ def test_a_run_with_a_result_did_not_fail() -> None:
         (None, Reason.KILLED),
     ],
 )
-def test_of_a_silent_run_the_exit_code_tells(code: int | None, reason: Reason) -> None:
+def test_run_without_report_gets_its_reason_from_the_exit_code(code: int | None, reason: Reason) -> None:
     error = error_of(a_run(Stage.TRAIN, RunState.FAILED, exit_code=code))
     assert error is not None
     assert error.reason is reason
     assert 0 < error.exit_code <= 255
 
 
-def test_the_stages_own_word_comes_first() -> None:
+def test_report_of_the_stage_takes_precedence() -> None:
     error = error_of(failed(Stage.TRAIN, Reason.DIVERGED, exit_code=1, disrupted=True))
     assert error is not None
     assert error.message == "train met Diverged."
 
 
-def test_then_what_the_executor_saw() -> None:
-    seen = StageError(reason=Reason.OUT_OF_MEMORY, message="OOMKilled.", exit_code=137)
-    error = error_of(killed(Stage.TRAIN, error=seen))
-    assert error == seen
+def test_observation_of_the_executor_comes_second() -> None:
+    observed = StageError(reason=Reason.OUT_OF_MEMORY, message="OOMKilled.", exit_code=137)
+    error = error_of(killed(Stage.TRAIN, error=observed))
+    assert error == observed
 
 
-def test_a_report_of_another_attempt_is_not_believed() -> None:
+def test_report_of_another_attempt_is_ignored() -> None:
     error = error_of(succeeded(Stage.TRAIN, attempt=2, report=a_report(Stage.TRAIN, attempt=1)))
     assert error is not None
     assert error.reason is Reason.INTERNAL_ERROR
 
 
-def test_a_report_without_the_stages_result_is_no_success() -> None:
+def test_report_without_the_result_of_its_stage_is_a_failure() -> None:
     hollow = a_report(Stage.TRAIN).model_copy(update={"result": None})
     error = error_of(succeeded(Stage.TRAIN, report=hollow))
     assert error is not None
 
 
-def test_a_report_with_the_result_of_another_stage_is_no_success() -> None:
+def test_report_with_the_result_of_another_stage_is_a_failure() -> None:
     other = a_report(Stage.TRAIN).model_copy(update={"result": a_report(Stage.PREPARE).result})
     assert error_of(succeeded(Stage.TRAIN, report=other)) is not None
 
 
-def test_what_its_machine_ended_was_stopped() -> None:
+def test_run_that_its_environment_ended_was_stopped() -> None:
     error = error_of(killed(Stage.TRAIN, disrupted=True))
     assert error is not None
     assert error.reason is Reason.STOPPED

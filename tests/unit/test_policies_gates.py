@@ -1,4 +1,4 @@
-"""What a refusal says: which gate, and by how much."""
+"""The message of a rejection: which gate, and by how much."""
 
 from __future__ import annotations
 

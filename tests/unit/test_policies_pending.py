@@ -1,4 +1,4 @@
-"""How long a run may wait before it computes."""
+"""How long a run may stay pending."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pytest
 
 from finetune_api.failures import Reason
 from finetune_api.spec import ResilienceSpec
-from finetune_core.policies.pending import given_up, gives_up_at
-from finetune_core.runs import Trouble
+from finetune_core.policies.pending import timed_out, times_out_at
+from finetune_core.runs import PendingCause
 from tests.builders import NOON, after
 
-TROUBLES = (
+REASONS = (
     Reason.UNSCHEDULABLE,
     Reason.QUOTA_EXCEEDED,
     Reason.IMAGE_UNAVAILABLE,
@@ -21,24 +21,24 @@ TROUBLES = (
 )
 
 
-def trouble(reason: Reason) -> Trouble:
-    return Trouble(reason, "No node takes it.", NOON)
+def cause(reason: Reason) -> PendingCause:
+    return PendingCause(reason, "No node takes it.", NOON)
 
 
 @pytest.mark.parametrize("reason", [Reason.UNSCHEDULABLE, Reason.QUOTA_EXCEEDED])
-def test_a_queue_may_take_as_long_as_the_job_allows(reason: Reason) -> None:
+def test_queued_run_may_wait_for_the_whole_pending_timeout(reason: Reason) -> None:
     resilience = ResilienceSpec(pending_timeout_seconds=7200)
-    assert gives_up_at(trouble(reason), resilience) == after(hours=2)
+    assert times_out_at(cause(reason), resilience) == after(hours=2)
 
 
 @pytest.mark.parametrize("reason", [Reason.IMAGE_UNAVAILABLE, Reason.SETUP_FAILED, Reason.FORBIDDEN])
-def test_what_seldom_passes_is_given_up_after_minutes(reason: Reason) -> None:
-    assert gives_up_at(trouble(reason), ResilienceSpec()) == after(minutes=5)
+def test_other_causes_time_out_after_minutes(reason: Reason) -> None:
+    assert times_out_at(cause(reason), ResilienceSpec()) == after(minutes=5)
 
 
-@pytest.mark.parametrize("reason", TROUBLES)
-def test_never_longer_than_the_job_allows(reason: Reason) -> None:
-    assert gives_up_at(trouble(reason), ResilienceSpec(pending_timeout_seconds=10)) == after(seconds=10)
+@pytest.mark.parametrize("reason", REASONS)
+def test_no_cause_exceeds_the_pending_timeout(reason: Reason) -> None:
+    assert times_out_at(cause(reason), ResilienceSpec(pending_timeout_seconds=10)) == after(seconds=10)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_never_longer_than_the_job_allows(reason: Reason) -> None:
         (timedelta(hours=24), "24 hours"),
     ],
 )
-def test_the_error_says_why_and_how_long(waited: timedelta, words: str) -> None:
-    error = given_up(trouble(Reason.UNSCHEDULABLE), NOON + waited)
+def test_error_contains_cause_and_waiting_time(waited: timedelta, words: str) -> None:
+    error = timed_out(cause(Reason.UNSCHEDULABLE), NOON + waited)
     assert error.reason is Reason.UNSCHEDULABLE
-    assert error.message == f"No node takes it. Given up after {words}."
+    assert error.message == f"No node takes it. Not started within {words}."

@@ -1,4 +1,4 @@
-"""What is taken away, and when."""
+"""Which ended runs and finished jobs are deleted, and when."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from tests.builders import NOON, a_job, a_run, after, failed, run_id, succeeded
 
 
 class TestEndedRuns:
-    def test_of_the_newest_three_attempts_stay(self) -> None:
+    def test_latest_three_attempts_are_kept(self) -> None:
         runs = [failed(Stage.TRAIN, Reason.KILLED, attempt=attempt) for attempt in range(1, 6)]
         assert obsolete(1, runs) == [run_id(Stage.TRAIN, 1), run_id(Stage.TRAIN, 2)]
 
-    def test_are_counted_for_each_stage(self) -> None:
+    def test_attempts_are_counted_per_stage(self) -> None:
         runs = [succeeded(stage) for stage in Stage]
         assert obsolete(1, runs) == []
 
-    def test_of_former_revisions_go(self) -> None:
+    def test_runs_of_earlier_revisions_are_deleted(self) -> None:
         runs = [succeeded(Stage.TRAIN, revision=1), succeeded(Stage.TRAIN, revision=2)]
         assert obsolete(2, runs) == [run_id(Stage.TRAIN, revision=1)]
 
-    def test_of_a_revision_that_was_never_recorded_stay(self) -> None:
+    def test_runs_of_an_unrecorded_later_revision_are_kept(self) -> None:
         assert obsolete(1, [succeeded(Stage.TRAIN, revision=2)]) == []
 
-    def test_make_no_room_by_taking_what_runs(self) -> None:
+    def test_live_runs_are_never_deleted(self) -> None:
         runs = [a_run(Stage.TRAIN, attempt=1), a_run(Stage.TRAIN, revision=1, attempt=9)]
         assert obsolete(2, runs) == []
 
 
-class TestTheJob:
+class TestExpiry:
     @staticmethod
     def ended(**resilience: Any) -> Any:
         status = FineTuneJobStatus(completion_time=to_text(NOON))
         return expires_at(a_job(status, resilience=resilience))
 
-    def test_stays_unless_it_says_otherwise(self) -> None:
+    def test_job_without_ttl_is_kept(self) -> None:
         assert self.ended() is None
 
     @pytest.mark.parametrize("seconds", [0, 60, 604800])
-    def test_goes_so_long_after_its_end(self, seconds: int) -> None:
+    def test_job_expires_after_its_ttl(self, seconds: int) -> None:
         assert self.ended(ttlSecondsAfterFinished=seconds) == after(seconds=seconds)
 
-    def test_stays_until_it_has_ended(self) -> None:
+    def test_unfinished_job_is_kept(self) -> None:
         assert expires_at(a_job(resilience={"ttlSecondsAfterFinished": 0})) is None

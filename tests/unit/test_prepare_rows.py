@@ -1,4 +1,4 @@
-"""From rows to examples: what is understood, and the sentence for each thing that is wrong."""
+"""Conversion of rows to examples, and the message for each kind of invalid row."""
 
 from __future__ import annotations
 
@@ -32,43 +32,43 @@ def test_labels_may_be_text_booleans_and_whole_numbers(value: object, label: str
     [
         (
             {"message": "a", "label": "refund"},
-            "column 'text' is missing, there is 'message', 'label'; name the right column in dataset.columns.text",
+            "column 'text' is missing (columns: 'message', 'label'); set dataset.columns.text to the right column",
         ),
         (
             {"text": "a"},
-            "column 'label' is missing, there is 'text'; name the right column in dataset.columns.label",
+            "column 'label' is missing (columns: 'text'); set dataset.columns.label to the right column",
         ),
-        ({}, "column 'text' is missing, there is no column at all; name the right column in dataset.columns.text"),
-        ({"text": 7, "label": "refund"}, "column 'text' holds a number, not text; correct it"),
-        ({"text": None, "label": "refund"}, "column 'text' holds null, not text; correct it"),
-        ({"text": ["a"], "label": "refund"}, "column 'text' holds a list, not text; correct it"),
+        ({}, "column 'text' is missing (columns: none); set dataset.columns.text to the right column"),
+        ({"text": 7, "label": "refund"}, "column 'text' contains a number, not text; correct the row"),
+        ({"text": None, "label": "refund"}, "column 'text' contains null, not text; correct the row"),
+        ({"text": ["a"], "label": "refund"}, "column 'text' contains a list, not text; correct the row"),
         ({"text": "", "label": "refund"}, "column 'text' is empty; fill it in or remove the row"),
         ({"text": " \n", "label": "refund"}, "column 'text' is empty; fill it in or remove the row"),
         (
             {"text": "\ud83d", "label": "refund"},
-            "column 'text' holds half of a surrogate pair (such as \\ud83d alone); correct it",
+            "column 'text' contains an unpaired surrogate, such as \\ud83d; correct the row",
         ),
         ({"text": "a", "label": ""}, "column 'label' is empty; fill it in or remove the row"),
-        ({"text": "a", "label": None}, "column 'label' holds null, not text; correct it"),
+        ({"text": "a", "label": None}, "column 'label' contains null, not text; correct the row"),
         (
             {"text": "a", "label": 1.5},
-            "column 'label' holds the number 1.5, not a label; use text or a whole number",
+            "column 'label' contains the number 1.5, which is not a valid label; use text or an integer",
         ),
-        ({"text": "a", "label": "refnud"}, "label 'refnud' is not in task.labels, did you mean 'refund'?"),
-        ({"text": "a", "label": "REFUND"}, "label 'REFUND' is not in task.labels, did you mean 'refund'?"),
+        ({"text": "a", "label": "refnud"}, "label 'refnud' is not in task.labels; did you mean 'refund'?"),
+        ({"text": "a", "label": "REFUND"}, "label 'REFUND' is not in task.labels; did you mean 'refund'?"),
         (
             {"text": "a", "label": "x"},
-            "label 'x' is not in task.labels, there is 'other', 'refund', 'shipping'",
+            "label 'x' is not in task.labels; use one of 'other', 'refund', 'shipping'",
         ),
     ],
 )
-def test_what_is_wrong_with_a_labelled_row(row: dict[str, Any], sentence: str) -> None:
+def test_an_invalid_labelled_row_is_rejected_with_a_message(row: dict[str, Any], sentence: str) -> None:
     with pytest.raises(BadRow) as problem:
         INTENTS.example(row)
     assert str(problem.value) == sentence
 
 
-def test_a_conversation() -> None:
+def test_messages_become_a_conversation() -> None:
     turns = (("system", "Be brief."), ("user", "2+2?"), ("assistant", "4"), ("user", "+1?"), ("assistant", "5"))
     assert CHAT.example({"messages": a_chat(*turns)}) == Conversation(a_chat(*turns))
 
@@ -76,24 +76,24 @@ def test_a_conversation() -> None:
 @pytest.mark.parametrize(
     ("messages", "sentence"),
     [
-        ("hello", "column 'messages' holds a string, not a list of messages; correct it"),
+        ("hello", "column 'messages' contains a string, not a list of messages; correct the row"),
         ([], "column 'messages' is an empty list; remove the row"),
-        (["hello"], "message 1 is a string, not an object with role and content; correct it"),
+        (["hello"], "message 1 is a string, not an object with role and content; correct the row"),
         (
             a_chat(("user", "a"), ("robot", "b")),
             "message 2 has the unknown role 'robot'; use one of system, user, assistant",
         ),
         ([{"content": "a"}], "message 1 has no role; use one of system, user, assistant"),
-        (a_chat(("user", "a")), "no message is from the assistant, so nothing can be learned; add the answer"),
+        (a_chat(("user", "a")), "no message is from the assistant, so there is nothing to learn; add the answer"),
         (
             a_chat(("user", "a"), ("assistant", "b"), ("user", "c")),
             "the last message is from the user, not from the assistant; add the answer or remove the message",
         ),
         (
             [{"role": "user", "content": [{"type": "text"}]}],
-            "the content of message 1 holds a list, not text; correct it",
+            "the content of message 1 contains a list, not text; correct the row",
         ),
-        ([{"role": "user"}], "the content of message 1 holds null, not text; correct it"),
+        ([{"role": "user"}], "the content of message 1 contains null, not text; correct the row"),
         (
             a_chat(("user", "a"), ("assistant", " ")),
             "the content of message 2 is empty; fill it in or remove the row",
@@ -104,7 +104,7 @@ def test_a_conversation() -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_a_conversation(messages: object, sentence: str) -> None:
+def test_an_invalid_conversation_is_rejected_with_a_message(messages: object, sentence: str) -> None:
     with pytest.raises(BadRow) as problem:
         CHAT.example({"messages": messages})
     assert str(problem.value) == sentence
@@ -112,11 +112,11 @@ def test_what_is_wrong_with_a_conversation(messages: object, sentence: str) -> N
 
 def test_prompt_and_completion_are_a_conversation_of_two() -> None:
     assert PromptRows("q", "a").example({"q": "2+2?", "a": "4"}) == Conversation(a_chat())
-    with pytest.raises(BadRow, match=r"^column 'a' is missing, there is 'q'; name .* dataset\.columns\.completion$"):
+    with pytest.raises(BadRow, match=r"^column 'a' is missing \(columns: 'q'\); set dataset\.columns\.completion to"):
         PromptRows("q", "a").example({"q": "2+2?"})
 
 
-def test_the_first_row_says_whether_it_is_a_chat(tmp_path: Path) -> None:
+def test_the_first_row_decides_between_messages_and_prompts(tmp_path: Path) -> None:
     chat = a_file(tmp_path / "chat.jsonl", '{"messages": []}\n')
     pairs = a_file(tmp_path / "pairs.jsonl", '{"prompt": "a", "completion": "b"}\n')
     spec = a_spec("InstructionTuning")
@@ -124,23 +124,23 @@ def test_the_first_row_says_whether_it_is_a_chat(tmp_path: Path) -> None:
     assert schema_for(spec, [pairs]) == PromptRows("prompt", "completion")
     named = a_spec("InstructionTuning", dataset={"columns": {"messages": "turns"}})
     assert schema_for(named, [pairs]) == ChatRows("turns")
-    told = a_spec("InstructionTuning", dataset={"format": "OpenAIChat"})
-    assert schema_for(told, [pairs]) == ChatRows("messages")
+    chat_format = a_spec("InstructionTuning", dataset={"format": "OpenAIChat"})
+    assert schema_for(chat_format, [pairs]) == ChatRows("messages")
     other = a_spec("InstructionTuning", dataset={"columns": {"prompt": "q"}})
     assert schema_for(other, [chat]) == PromptRows("q", "completion")
 
 
-def test_a_header_without_the_column_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_header_without_a_needed_column_is_rejected(tmp_path: Path) -> None:
     file = a_file(tmp_path / "a.csv", "message,label\na,b\n")
     with pytest.raises(StageFailure) as failure:
         check_headers([file], ANY_LABEL)
     assert failure.value.message == (
-        "s3://data/a.csv:1: column 'text' is missing, there is 'message', 'label'; name the right column in "
-        "dataset.columns.text"
+        "s3://data/a.csv:1: column 'text' is missing (columns: 'message', 'label'); set "
+        "dataset.columns.text to the right column"
     )
 
 
-def test_labels_that_are_numbers_are_in_order_of_value() -> None:
+def test_integer_labels_are_sorted_by_value() -> None:
     assert sorted_labels(["10", "9", "-1"]) == ("-1", "9", "10")
     assert sorted_labels(["10", "9", "b"]) == ("10", "9", "b")
 
@@ -153,13 +153,13 @@ def a_tally(share: float, rows: int, *invalid: int) -> Tally:
     return tally
 
 
-def test_an_empty_data_set_is_refused() -> None:
+def test_an_empty_dataset_is_rejected() -> None:
     with pytest.raises(StageFailure) as failure:
         a_tally(0.5, 0).check()
     assert failure.value.message == "s3://data/a.jsonl has no rows: add examples or correct the address"
 
 
-def test_invalid_rows_are_dropped_up_to_the_share_and_refused_above() -> None:
+def test_invalid_rows_are_dropped_up_to_the_allowed_fraction_and_rejected_above() -> None:
     a_tally(0.0, 10).check()
     a_tally(0.2, 10, 3, 7).check()
     with pytest.raises(StageFailure) as failure:
@@ -174,7 +174,7 @@ def test_invalid_rows_are_dropped_up_to_the_share_and_refused_above() -> None:
     )
 
 
-def test_the_most_frequent_problem_is_told_when_the_first_row_has_another() -> None:
+def test_the_most_frequent_problem_is_reported_if_it_differs_from_the_first() -> None:
     tally = a_tally(0.1, 10, 2)
     for row in (5, 6):
         tally.reject(row, f"s3://data/a.jsonl:{row}", InvalidRow(file="a.jsonl", line=row, problem="it has no label"))

@@ -1,4 +1,4 @@
-"""What the plan does when something goes wrong."""
+"""The plan after failures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pass_(job: FineTuneJob, *runs: ObservedRun, stop: bool = False, at: float = 
 
 
 def in_training(**spec: Any) -> FineTuneJob:
-    """A job whose train stage runs since noon."""
+    """A job whose train stage has been running since noon."""
     job, _ = pass_(a_job(**spec), succeeded(Stage.PREPARE), at=0)
     job, _ = pass_(job, a_run(Stage.TRAIN), at=0)
     return job
@@ -46,12 +46,12 @@ def started(made: Plan) -> list[tuple[Stage, int]]:
     return [(run.id.stage, run.id.attempt) for run in made.start]
 
 
-class TestAFailureThatMayPass:
+class TestRetriableFailure:
     @pytest.mark.parametrize("reason", [Reason.INTERNAL_ERROR, Reason.KILLED])
-    def test_is_tried_again_and_counted(self, reason: Reason) -> None:
+    def test_is_retried_and_counted(self, reason: Reason) -> None:
         run = failed(Stage.TRAIN, reason)
         job, made = pass_(in_training(), run)
-        assert (made.start, made.look_again) == ((), timedelta(seconds=2))
+        assert (made.start, made.requeue_after) == ((), timedelta(seconds=2))
         assert stage_status(job.status, Stage.TRAIN).restarts == 1
         assert job.status.failure is not None
         assert job.status.failure.retried
@@ -59,62 +59,62 @@ class TestAFailureThatMayPass:
         assert started(made) == [(Stage.TRAIN, 2)]
 
     @pytest.mark.parametrize("reason", [Reason.UNAVAILABLE, Reason.STOPPED])
-    def test_of_what_lies_around_the_job_is_not_counted(self, reason: Reason) -> None:
+    def test_of_the_environment_is_not_counted(self, reason: Reason) -> None:
         job = in_training(resilience={"maxRestarts": 0})
         job, first = pass_(job, failed(Stage.TRAIN, reason))
         job, second = pass_(job, failed(Stage.TRAIN, reason), at=12)
         assert started(first) + started(second) == [(Stage.TRAIN, 2)]
         assert stage_status(job.status, Stage.TRAIN).restarts == 0
 
-    def test_a_disruption_is_not_counted(self) -> None:
+    def test_disruption_is_not_counted(self) -> None:
         job, _ = pass_(in_training(resilience={"maxRestarts": 0}), killed(Stage.TRAIN, disrupted=True))
         assert job.status.failure is not None
         assert (job.status.failure.reason, job.status.failure.retried) == (Reason.STOPPED, True)
 
-    def test_maxrestarts_used_up_ends_the_job(self) -> None:
+    def test_job_fails_when_restarts_are_used_up(self) -> None:
         job = in_training(resilience={"maxRestarts": 1})
         job, _ = pass_(job, killed(Stage.TRAIN))
         job, made = pass_(job, killed(Stage.TRAIN, attempt=2), at=20)
         assert made.start == ()
         assert job.status.phase is Phase.FAILED
         assert job.status.failure is not None
-        assert job.status.failure.message.endswith(". Given up after 1 restart (resilience.maxRestarts).")
+        assert job.status.failure.message.endswith(". Not retried after 1 restart (resilience.maxRestarts).")
         assert not job.status.failure.retried
 
-    def test_giving_up_is_a_sentence_of_its_own(self) -> None:
+    def test_exhausted_restarts_are_a_separate_sentence(self) -> None:
         error = StageError(reason=Reason.GPU_UNAVAILABLE, message="no GPU", exit_code=ExitCode.UNAVAILABLE)
         report = StageReport(stage=Stage.TRAIN, attempt=1, seconds=1.0, error=error)
         run = failed(Stage.TRAIN, Reason.GPU_UNAVAILABLE, report=report)
         job, _ = pass_(in_training(resilience={"maxRestarts": 0}), run)
         assert job.status.failure is not None
-        assert job.status.failure.message == "no GPU. Given up after 0 restarts (resilience.maxRestarts)."
+        assert job.status.failure.message == "no GPU. Not retried after 0 restarts (resilience.maxRestarts)."
 
-    def test_waits_longer_each_time(self) -> None:
+    def test_back_off_grows(self) -> None:
         job = in_training(resilience={"maxRestarts": 10})
         waits = []
         for attempt in range(1, 5):
             job, made = pass_(job, killed(Stage.TRAIN, attempt=attempt))
-            waits.append(made.look_again)
+            waits.append(made.requeue_after)
         assert waits == [timedelta(seconds=seconds) for seconds in (2, 4, 8, 16)]
 
-    def test_is_counted_once_however_often_it_is_seen(self) -> None:
+    def test_is_counted_once_if_observed_repeatedly(self) -> None:
         job, _ = pass_(in_training(), killed(Stage.TRAIN))
         for _ in range(5):
             job, _ = pass_(job, killed(Stage.TRAIN))
         assert stage_status(job.status, Stage.TRAIN).restarts == 1
 
-    def test_is_forgotten_when_the_stage_succeeds(self) -> None:
+    def test_is_cleared_when_the_stage_succeeds(self) -> None:
         job, _ = pass_(in_training(), killed(Stage.TRAIN))
         job, _ = pass_(job, killed(Stage.TRAIN), succeeded(Stage.TRAIN, attempt=2), at=20)
         assert job.status.failure is None
 
-    def test_the_operator_being_away_does_not_lengthen_the_wait(self) -> None:
+    def test_operator_downtime_counts_as_back_off(self) -> None:
         job, _ = pass_(in_training(), killed(Stage.TRAIN))
         _, made = pass_(job, at=3600)
         assert started(made) == [(Stage.TRAIN, 2)]
 
 
-class TestAFailureThatNeedsAPerson:
+class TestFinalFailure:
     @pytest.mark.parametrize(
         "reason",
         [
@@ -127,16 +127,16 @@ class TestAFailureThatNeedsAPerson:
             Reason.DISK_FULL,
         ],
     )
-    def test_ends_the_job_at_once(self, reason: Reason) -> None:
+    def test_fails_the_job_at_once(self, reason: Reason) -> None:
         job, made = pass_(in_training(), failed(Stage.TRAIN, reason))
-        assert (made.start, made.look_again) == ((), None)
+        assert (made.start, made.requeue_after) == ((), None)
         assert job.status.phase is Phase.FAILED
         assert stage_status(job.status, Stage.TRAIN).state is StageState.FAILED
         failure = job.status.failure
         assert failure is not None
         assert (failure.reason, failure.stage, failure.retried) == (reason, Stage.TRAIN, False)
 
-    def test_says_whose_fault_it_is(self) -> None:
+    def test_names_the_fault(self) -> None:
         faults = {}
         for reason in (Reason.BAD_DATA, Reason.DISK_FULL, Reason.INTERNAL_ERROR):
             job, _ = pass_(in_training(resilience={"maxRestarts": 0}), failed(Stage.TRAIN, reason))
@@ -148,7 +148,7 @@ class TestAFailureThatNeedsAPerson:
             Reason.INTERNAL_ERROR: Fault.OPERATOR,
         }
 
-    def test_is_said_only_when_nothing_runs_any_more(self) -> None:
+    def test_is_reported_only_after_all_runs_have_ended(self) -> None:
         job, made = pass_(in_training(), failed(Stage.TRAIN, Reason.BAD_DATA), a_run(Stage.PREPARE, attempt=2))
         assert [run.id for run in made.stop] == [run_id(Stage.PREPARE, 2)]
         assert job.status.completion_time is None
@@ -156,50 +156,50 @@ class TestAFailureThatNeedsAPerson:
         job, _ = pass_(job, failed(Stage.TRAIN, Reason.BAD_DATA))
         assert job.status.phase is Phase.FAILED
 
-    def test_a_preempted_pod_with_bad_data_has_bad_data(self) -> None:
+    def test_bad_data_counts_despite_a_preemption(self) -> None:
         job, _ = pass_(in_training(), failed(Stage.TRAIN, Reason.BAD_DATA, disrupted=True))
         assert job.status.phase is Phase.FAILED
 
 
-class TestAStall:
-    def test_ends_the_attempt_and_tries_again(self) -> None:
+class TestStall:
+    def test_stops_and_retries_the_attempt(self) -> None:
         job = in_training(resilience={"stallTimeoutSeconds": 60})
         live = a_run(Stage.TRAIN, progress=a_progress(updated_at=after(seconds=100)))
         job, made = pass_(job, live, at=159)
-        assert (made.stop, made.look_again) == ((), timedelta(seconds=1))
+        assert (made.stop, made.requeue_after) == ((), timedelta(seconds=1))
         job, made = pass_(job, live, at=160)
         assert [run.id for run in made.stop] == [run_id(Stage.TRAIN)]
         assert job.status.failure is not None
         assert (job.status.failure.reason, job.status.failure.retried) == (Reason.STALLED, True)
-        # It answers the stop like any other, but it was a stall.
+        # It handles SIGTERM and reports a stop, but the recorded reason is the stall.
         job, _ = pass_(job, failed(Stage.TRAIN, Reason.STOPPED), at=170)
         assert job.status.failure is not None
         assert job.status.failure.reason is Reason.STALLED
         assert stage_status(job.status, Stage.TRAIN).restarts == 1
 
-    def test_counts_from_the_start_while_nothing_was_said(self) -> None:
+    def test_timeout_counts_from_the_start_without_progress(self) -> None:
         job = in_training(resilience={"stallTimeoutSeconds": 60})
         _, made = pass_(job, a_run(Stage.TRAIN), at=60)
         assert [run.id for run in made.stop] == [run_id(Stage.TRAIN)]
 
-    def test_counts_from_when_somebody_listened_while_nothing_was_said(self) -> None:
-        """An operator that was started anew has heard nothing yet of trainings that run for hours."""
+    def test_timeout_counts_from_the_first_poll_without_progress(self) -> None:
+        """A restarted operator has no progress yet of runs that are hours old."""
         job = in_training(resilience={"stallTimeoutSeconds": 60})
-        _, made = pass_(job, a_run(Stage.TRAIN, asked_since=None), at=7200)
+        _, made = pass_(job, a_run(Stage.TRAIN, polled_since=None), at=7200)
         assert made.stop == ()
-        late = a_run(Stage.TRAIN, asked_since=after(seconds=7200))
+        late = a_run(Stage.TRAIN, polled_since=after(seconds=7200))
         job, made = pass_(job, late, at=7259)
-        assert (made.stop, made.look_again) == ((), timedelta(seconds=1))
+        assert (made.stop, made.requeue_after) == ((), timedelta(seconds=1))
         _, made = pass_(job, late, at=7260)
         assert [run.id for run in made.stop] == [run_id(Stage.TRAIN)]
 
-    def test_is_not_seen_in_a_pod_that_waits_for_a_node(self) -> None:
+    def test_does_not_apply_to_a_pending_run(self) -> None:
         job = in_training(resilience={"stallTimeoutSeconds": 60})
         _, made = pass_(job, a_run(Stage.TRAIN, RunState.PENDING, started_at=None), at=1e6)
         assert made.stop == ()
-        assert made.look_again is not None
+        assert made.requeue_after is not None
 
-    def test_of_what_was_on_a_node_that_went_is_none(self) -> None:
+    def test_of_a_run_on_a_lost_node_is_a_disruption(self) -> None:
         job = in_training(resilience={"stallTimeoutSeconds": 60, "maxRestarts": 0})
         job, _ = pass_(job, a_run(Stage.TRAIN), at=61)
         job, _ = pass_(job, failed(Stage.TRAIN, Reason.STOPPED, disrupted=True), at=170)
@@ -207,7 +207,7 @@ class TestAStall:
         assert (job.status.failure.reason, job.status.failure.retried) == (Reason.STOPPED, True)
         assert stage_status(job.status, Stage.TRAIN).restarts == 0
 
-    def test_success_at_the_last_moment_is_success(self) -> None:
+    def test_success_before_the_stop_is_a_success(self) -> None:
         job = in_training(resilience={"stallTimeoutSeconds": 60})
         job, _ = pass_(job, a_run(Stage.TRAIN), at=61)
         job, made = pass_(job, succeeded(Stage.TRAIN), at=62)
@@ -215,11 +215,11 @@ class TestAStall:
         assert job.status.failure is None
 
 
-class TestTheDeadline:
-    def test_ends_what_runs_and_then_the_job(self) -> None:
+class TestDeadline:
+    def test_stops_the_run_and_then_fails_the_job(self) -> None:
         job = in_training(resilience={"activeDeadlineSeconds": 100})
         job, made = pass_(job, a_run(Stage.TRAIN), at=99)
-        assert made.look_again == timedelta(seconds=1)
+        assert made.requeue_after == timedelta(seconds=1)
         job, made = pass_(job, a_run(Stage.TRAIN), at=100)
         assert [(run.id, run.grace) for run in made.stop] == [(run_id(Stage.TRAIN), timedelta(minutes=2))]
         assert job.status.completion_time is None
@@ -229,13 +229,13 @@ class TestTheDeadline:
         assert job.status.failure.reason is Reason.DEADLINE_EXCEEDED
         assert made.start == ()
 
-    def test_holds_while_a_retry_is_waited_for(self) -> None:
+    def test_applies_during_back_off(self) -> None:
         job = in_training(resilience={"activeDeadlineSeconds": 11})
         job, _ = pass_(job, failed(Stage.TRAIN, Reason.UNAVAILABLE), at=10)
         job, made = pass_(job, failed(Stage.TRAIN, Reason.UNAVAILABLE), at=11)
         assert (made.start, job.status.phase) == ((), Phase.FAILED)
 
-    def test_does_not_count_the_time_in_which_the_job_held_on_request(self) -> None:
+    def test_does_not_count_suspended_time(self) -> None:
         job = in_training(resilience={"activeDeadlineSeconds": 100})
         stopped = failed(Stage.TRAIN, Reason.STOPPED)
         job, _ = pass_(job, stopped, stop=True, at=20)
@@ -247,8 +247,8 @@ class TestTheDeadline:
         _, made = pass_(job, stopped, again, at=5100)
         assert [run.id for run in made.stop] == [run_id(Stage.TRAIN, 2)]
 
-    def test_counts_from_the_start_when_the_job_never_held(self) -> None:
-        """Asked to hold, and told to go on before anything had stopped."""
+    def test_counts_from_the_start_of_a_job_that_was_never_suspended(self) -> None:
+        """Suspended and resumed before the run had stopped."""
         job = in_training(resilience={"activeDeadlineSeconds": 100})
         job, _ = pass_(job, a_run(Stage.TRAIN), stop=True, at=50)
         _, made = pass_(job, a_run(Stage.TRAIN), at=100)
@@ -268,9 +268,9 @@ class TestGates:
         evaluated = succeeded(Stage.EVALUATE, evaluation=an_evaluation(*results))
         return pass_(job, succeeded(Stage.PREPARE), succeeded(Stage.TRAIN), evaluated)
 
-    def test_a_result_below_a_gate_is_not_published(self) -> None:
+    def test_result_below_a_gate_is_not_published(self) -> None:
         job, made = self.judged(self.REFUSED, self.HELD)
-        assert (made.start, made.look_again) == ((), None)
+        assert (made.start, made.requeue_after) == ((), None)
         assert job.status.phase is Phase.REJECTED
         assert job.status.artifact is None
         assert job.status.failure is not None
@@ -279,23 +279,23 @@ class TestGates:
         assert condition(job.status, ConditionType.EVALUATED).status == "True"
         assert condition(job.status, ConditionType.PUBLISHED).reason == "GateFailed"
 
-    def test_a_gate_that_was_not_measured_does_not_hold(self) -> None:
+    def test_gate_without_a_measurement_fails(self) -> None:
         job, _ = self.judged(self.HELD)
         assert job.status.failure is not None
         assert job.status.failure.message == "the gate on macro_f1 was not measured."
 
-    def test_a_result_that_passes_is_published(self) -> None:
+    def test_result_that_passes_is_published(self) -> None:
         held = self.REFUSED.model_copy(update={"value": 0.91, "passed": True})
         _, made = self.judged(held, self.HELD)
         assert started(made) == [(Stage.PUBLISH, 1)]
 
-    def test_a_refusal_is_final(self) -> None:
+    def test_rejection_is_final(self) -> None:
         job, _ = self.judged(self.REFUSED, self.HELD)
         again, made = pass_(job, at=1e6)
         assert (made.start, again.status) == ((), job.status)
 
 
-class TestAChangedSpec:
+class TestChangedSpec:
     CHANGE: dict[str, Any] = {"training": {"learningRate": 1e-3}}  # noqa: RUF012
 
     def test_stops_the_running_attempt_before_the_next_revision_starts(self) -> None:
@@ -307,7 +307,7 @@ class TestAChangedSpec:
         job, made = pass_(job, failed(Stage.TRAIN, Reason.STOPPED))
         assert [run.id for run in made.start] == [run_id(Stage.PREPARE, 1, revision=2)]
 
-    def test_moves_the_old_result_to_history(self) -> None:
+    def test_moves_the_old_result_to_the_history(self) -> None:
         done, _ = pass_(a_job(), *[succeeded(stage) for stage in STAGES])
         job, made = pass_(a_job(done.status, generation=2, **self.CHANGE), *[succeeded(stage) for stage in STAGES])
         assert [run.id for run in made.start] == [run_id(Stage.PREPARE, 1, revision=2)]
@@ -316,7 +316,7 @@ class TestAChangedSpec:
         assert record.artifact == done.status.artifact
         assert (job.status.artifact, job.status.evaluation, job.status.completion_time) == (None, None, None)
 
-    def test_starts_a_failed_job_anew(self) -> None:
+    def test_restarts_a_failed_job(self) -> None:
         dead, _ = pass_(in_training(), failed(Stage.TRAIN, Reason.BAD_DATA))
         job, made = pass_(a_job(dead.status, generation=2, **self.CHANGE))
         assert started(made) == [(Stage.PREPARE, 1)]
@@ -324,25 +324,25 @@ class TestAChangedSpec:
         assert job.status.history[0].phase is Phase.FAILED
 
     @pytest.mark.parametrize("change", [{"resilience": {"maxRestarts": 9}}, {"distributed": {"workers": 2}}])
-    def test_that_only_decides_how_it_runs_starts_no_revision(self, change: dict[str, Any]) -> None:
+    def test_that_does_not_affect_the_result_starts_no_revision(self, change: dict[str, Any]) -> None:
         job, made = pass_(a_job(in_training().status, generation=2, **change), a_run(Stage.TRAIN))
         assert (made.stop, job.status.revision) == ((), 1)
 
-    def test_writing_a_default_down_starts_no_revision(self) -> None:
+    def test_adding_a_default_starts_no_revision(self) -> None:
         job, _ = pass_(a_job(in_training().status, training={"batchSize": 32}), a_run(Stage.TRAIN))
         assert job.status.revision == 1
 
 
-def test_a_run_that_says_nothing_did_not_succeed() -> None:
+def test_exit_code_0_without_report_is_a_failure() -> None:
     job, _ = pass_(in_training(), a_run(Stage.TRAIN, RunState.SUCCEEDED, exit_code=0, finished_at=NOON))
     assert job.status.failure is not None
     assert job.status.failure.reason is Reason.INTERNAL_ERROR
 
 
-class TestAPlaceInStorageThatIsAnothers:
-    """A job that was deleted and applied again, with another spec, finds its first revision's directory taken."""
+class TestStorageConflict:
+    """A job that was deleted and applied again with another spec finds its first revision's directory in use."""
 
-    def test_is_left_to_it_and_the_next_one_is_taken(self) -> None:
+    def test_continues_as_the_next_revision(self) -> None:
         job, _ = pass_(a_job())
         job, made = pass_(job, failed(Stage.PREPARE, Reason.REVISION_TAKEN))
         assert job.status.revision == 2
@@ -351,14 +351,14 @@ class TestAPlaceInStorageThatIsAnothers:
         assert (job.status.failure, job.status.history) == (None, ())
         assert job.status.phase is Phase.PREPARING
 
-    def test_as_often_as_it_takes(self) -> None:
+    def test_continues_as_often_as_there_is_a_conflict(self) -> None:
         job, _ = pass_(a_job())
         old = [failed(Stage.PREPARE, Reason.REVISION_TAKEN, revision=number) for number in (1, 2, 3)]
         for number in (1, 2, 3):
             job, _ = pass_(job, *old[:number])
         assert job.status.revision == 4
 
-    def test_is_nothing_to_a_job_that_has_ended(self) -> None:
+    def test_does_not_change_a_finished_job(self) -> None:
         job, _ = pass_(a_job(), failed(Stage.PREPARE, Reason.BAD_DATA))
         before = job.status
         job, made = pass_(job, failed(Stage.PREPARE, Reason.BAD_DATA))

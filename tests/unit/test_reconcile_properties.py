@@ -1,4 +1,4 @@
-"""What holds of the plan whatever happens: checked on random worlds."""
+"""Invariants of the plan, checked with random clusters."""
 
 from __future__ import annotations
 
@@ -38,32 +38,32 @@ ENDINGS: tuple[Ending, ...] = (
 
 
 class World:
-    """A cluster that does what the plan says, and in which things break.
+    """A cluster that executes the plan, and in which failures happen.
 
-    A run that was started is seen late: not before time passes, or until the operator lists everything after a crash.
+    A started run is observed late: after some time, or when the operator lists everything after a crash.
     """
 
     def __init__(self) -> None:
         self.job: FineTuneJob = SPECS[0]
         self.runs: dict[RunId, ObservedRun] = {}
-        self.unseen: set[RunId] = set()
+        self.unobserved: set[RunId] = set()
         self.unrecorded: set[RunId] = set()
         self.started: set[RunId] = set()
         self.stop_requested = False
         self.now: datetime = NOON
 
     def observed(self) -> Observed:
-        seen = tuple(run for id_, run in self.runs.items() if id_ not in self.unseen)
-        return Observed(seen, stop_requested=self.stop_requested)
+        observed = tuple(run for id_, run in self.runs.items() if id_ not in self.unobserved)
+        return Observed(observed, stop_requested=self.stop_requested)
 
     def pass_(self, crash: bool) -> None:
-        """One pass; a crash comes between its starts and its write of the status."""
+        """One reconcile; a crash may happen between its starts and its status write."""
         before, observed = self.job.status, self.observed()
         made = plan(self.job, observed, self.now)
         for run in made.start:
             self._start(run, before)
         if crash:
-            self.unseen.clear()
+            self.unobserved.clear()
             self.unrecorded |= {run.id for run in made.start}
             return
         self.unrecorded = {id_ for id_ in self.unrecorded if id_.revision > made.status.revision}
@@ -75,22 +75,22 @@ class World:
         assert id_ not in self.started, f"{id_} was started twice"
         assert not (before.completion_time and before.revision == id_.revision), "started after the end"
         for other in self.runs.values():
-            # A run of a superseded revision that nobody has seen yet is stopped as soon as it is seen.
-            superseded = other.id in self.unseen and other.id.revision != id_.revision
+            # An unobserved run of a superseded revision is stopped as soon as it is observed.
+            superseded = other.id in self.unobserved and other.id.revision != id_.revision
             assert not other.alive or superseded, f"{id_} was started beside {other.id}"
         self.started.add(id_)
-        self.unseen.add(id_)
+        self.unobserved.add(id_)
         self.runs[id_] = ObservedRun(id_, RunState.PENDING, run.job.spec_digest, started_at=self.now)
 
     def _check_status(self, made: Plan, observed: Observed, before: FineTuneJobStatus) -> None:
         status = made.status
         assert FineTuneJobStatus.model_validate_json(status.model_dump_json(exclude_none=True)) == status
-        assert made.look_again is not None or status.completion_time or self.stop_requested, "would sleep for ever"
+        assert made.requeue_after is not None or status.completion_time or self.stop_requested, "would sleep for ever"
         if status.completion_time:
             assert not made.start
             live = any(run.alive for run in observed.runs)
-            assert before.completion_time or not live, "the end was told before everything was down"
-        # Neither a second look writes anything, nor one that finds what was started.
+            assert before.completion_time or not live, "the job finished before all runs had ended"
+        # A second reconcile changes nothing, neither before nor after the started run is observed.
         found = tuple(ObservedRun(run.id, RunState.PENDING, run.job.spec_digest) for run in made.start)
         for runs in (observed.runs, (*observed.runs, *found)):
             job = self.job.model_copy(update={"status": status})
@@ -117,13 +117,13 @@ def _end(which: int) -> Event:
 def _progress(world: World) -> None:
     for id_, run in world.runs.items():
         if run.alive:
-            said = a_progress(id_.stage, id_.attempt, updated_at=world.now)
-            world.runs[id_] = replace(run, state=RunState.RUNNING, progress=said)
+            progress = a_progress(id_.stage, id_.attempt, updated_at=world.now)
+            world.runs[id_] = replace(run, state=RunState.RUNNING, progress=progress)
 
 
 def _vanish(world: World) -> None:
     world.runs.clear()
-    # Nobody can tell a run that was never recorded and is gone from one that was never started.
+    # An unrecorded run that was deleted cannot be distinguished from one that was never started.
     world.started -= world.unrecorded
 
 
@@ -139,7 +139,7 @@ def _hold(world: World) -> None:
 def _wait(seconds: int) -> Event:
     def event(world: World) -> None:
         world.now += timedelta(seconds=seconds)
-        world.unseen.clear()
+        world.unobserved.clear()
 
     return event
 
@@ -153,7 +153,7 @@ EVENTS = st.one_of(
 
 @settings(max_examples=150)
 @given(st.lists(st.tuples(EVENTS, st.booleans() | st.just(False)), max_size=30))
-def test_whatever_happens(history: list[tuple[Event, bool]]) -> None:
+def test_invariants_hold_for_any_sequence_of_observations(history: list[tuple[Event, bool]]) -> None:
     world = World()
     world.pass_(crash=False)
     for event, crash in history:
@@ -163,13 +163,13 @@ def test_whatever_happens(history: list[tuple[Event, bool]]) -> None:
 
 
 def _comes_to_an_end(world: World) -> None:
-    """Left alone, with every run succeeding, the job ends: no state is a dead end."""
+    """If every run succeeds from now on, the job finishes: no state is a dead end."""
     world.stop_requested = False
     for _ in range(80):
         world.pass_(crash=False)
         if world.job.status.completion_time:
             return
         _end(0)(world)
-        world.unseen.clear()
-        world.now += plan(world.job, world.observed(), world.now).look_again or timedelta(0)
+        world.unobserved.clear()
+        world.now += plan(world.job, world.observed(), world.now).requeue_after or timedelta(0)
     raise AssertionError(f"does not end: {world.job.status}")

@@ -1,4 +1,4 @@
-"""The report: what it says, that it loads nothing, and that texts of users stay texts."""
+"""The report: its content, no external resources, and escaped text."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class _Elements(HTMLParser):
 
 
 @pytest.mark.parametrize("task", ["TextClassification", "InstructionTuning"])
-def test_texts_of_users_stay_texts(task: str) -> None:
+def test_text_from_users_is_escaped(task: str) -> None:
     page = render(report_inputs(task, ATTACK))
     elements = _Elements(page).found
     assert not {"script", "img", "iframe", "object", "link"} & {tag for tag, _ in elements}
@@ -153,7 +153,7 @@ def test_texts_of_users_stay_texts(task: str) -> None:
 
 
 @pytest.mark.parametrize("task", ["TextClassification", "InstructionTuning"])
-def test_nothing_is_loaded_and_nothing_runs(task: str) -> None:
+def test_the_page_has_no_external_resources_and_no_scripts(task: str) -> None:
     page = render(report_inputs(task))
     for tag, attributes in _Elements(page).found:
         assert not {"src", "srcset", "xlink:href", "style"} & attributes.keys(), tag
@@ -162,19 +162,19 @@ def test_nothing_is_loaded_and_nothing_runs(task: str) -> None:
     assert 'content="default-src &#39;none&#39;; style-src &#39;unsafe-inline&#39;"' in page
 
 
-def test_page_says_verdict_scores_data_and_provenance() -> None:
+def test_page_shows_verdict_scores_data_and_provenance() -> None:
     page = re.sub(r"<[^>]+>", " ", render(report_inputs()))
     text = " ".join(page.split())
-    for said in (
+    for expected in (
         "Better than a linear probe",
         "Accuracy 0.900 instead of 0.800 on 4 test examples: +0.100",
         "Chosen by accuracy on the validation split",
-        "5 duplicates, 2 rows that a held-out split has too, 1 invalid rows",
+        "5 duplicates, 2 rows that are also in a held-out split, 1 invalid rows",
         "c0ffee",
         "torch 2.15.0",
         "The job has no gates",
     ):
-        assert said in text
+        assert expected in text
 
 
 def test_classification_changes_per_example_label_and_confusion() -> None:
@@ -205,31 +205,31 @@ def test_generation_changes_are_sorted_by_size(higher: bool, gain: int, loss: in
         (Metric.LOSS, (0.1, 0.3), False),
     ],
 )
-def test_improvement_goes_by_interval_and_direction(
+def test_improvement_depends_on_interval_and_direction(
     name: Metric, interval: tuple[float, float], expected: bool | None
 ) -> None:
     assert improves(_metric(name, 1.0, sum(interval) / 2 + 1.0, interval)) is expected
 
 
-def test_page_says_which_weights_early_stopping_kept() -> None:
+def test_page_shows_which_weights_early_stopping_kept() -> None:
     training = {"steps": 49, "weightsOfStep": 25, "stoppedEarly": True}
-    assert ("Weights are those of step", "25") in training_facts(training)
+    assert ("Step of the published weights", "25") in training_facts(training)
 
 
-def test_failed_gate_is_the_verdict() -> None:
+def test_a_failed_gate_determines_the_verdict() -> None:
     failed = GateResult(metric=Metric.ACCURACY, minimum=0.95, value=0.9, passed=False)
     kept = GateResult(metric=Metric.ACCURACY, minimum_improvement=0.02, value=0.1, passed=True)
     inputs = report_inputs()
     evaluation = inputs.evaluation.model_copy(update={"gates": (failed, kept)})
-    said = verdict(evaluation)
-    assert (said.tone, said.headline) == ("worse", "Refused: 1 of 2 gates failed")
+    summary = verdict(evaluation)
+    assert (summary.tone, summary.headline) == ("worse", "Rejected: 1 of 2 gates failed")
     assert gate_text(failed) == "Accuracy at least 0.95: 0.9"
     assert gate_text(kept) == "Accuracy better by at least 0.02: +0.1"
     page = render(report_inputs(evaluation=evaluation))
     assert "✗ failed · Accuracy at least 0.95: 0.9" in page
 
 
-def test_page_without_history_predictions_and_training_is_whole() -> None:
+def test_page_is_complete_without_history_predictions_and_training() -> None:
     page = render(report_inputs("InstructionTuning", history={}, training={}, predictions=[]))
     assert "<svg" in page
     _Elements(page)

@@ -1,4 +1,4 @@
-"""The Jobs, pods and Services that are made: restricted, named within bounds, and with no more than they need."""
+"""The child Jobs, pods and Services: restricted, with valid names, and with no more permissions than they need."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.builders import a_job
 SETTINGS = TrainerSettings(image="finetune-trainer:test")
 DNS_LABEL = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _LETTER = st.sampled_from(string.ascii_lowercase + string.digits)
-# What DNS_LABEL matches; hypothesis makes it from an alphabet in less than half the time that a pattern takes.
+# Strings that match DNS_LABEL; hypothesis generates them from an alphabet twice as fast as from a pattern.
 job_names = _LETTER | st.tuples(
     _LETTER, st.text(f"{string.ascii_lowercase}{string.digits}-", max_size=61), _LETTER
 ).map("".join)
@@ -74,10 +74,10 @@ class TestEveryStage:
         assert {kind for volume in pod["volumes"] for kind in volume if kind != "name"} <= {"downwardAPI", "emptyDir"}
         assert not any("hostPort" in port for port in container["ports"])
 
-    def test_holds_no_kubernetes_credentials(self, stage: Stage) -> None:
+    def test_has_no_kubernetes_credentials(self, stage: Stage) -> None:
         assert pod_of(made(stage))["automountServiceAccountToken"] is False
 
-    def test_writes_only_where_it_has_a_volume(self, stage: Stage) -> None:
+    def test_mounts_a_volume_for_every_path_that_it_writes(self, stage: Stage) -> None:
         job = made(stage)
         container = container_of(job)
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
@@ -85,16 +85,16 @@ class TestEveryStage:
         assert mounted == {volume["name"] for volume in pod_of(job)["volumes"]}
         assert {"/tmp", "/workspace"} <= {mount["mountPath"] for mount in container["volumeMounts"]}
 
-    def test_is_tried_once_by_kubernetes(self, stage: Stage) -> None:
+    def test_is_not_retried_by_kubernetes(self, stage: Stage) -> None:
         job = made(stage)
         assert (job["spec"]["backoffLimit"], pod_of(job)["restartPolicy"]) == (0, "Never")
 
-    def test_belongs_to_the_job_and_does_not_hold_up_its_deletion(self, stage: Stage) -> None:
+    def test_is_owned_by_the_job_without_blocking_its_deletion(self, stage: Stage) -> None:
         (owner,) = made(stage)["metadata"]["ownerReferences"]
         assert (owner["kind"], owner["uid"], owner["controller"]) == ("FineTuneJob", "uid-1", True)
         assert owner["blockOwnerDeletion"] is False
 
-    def test_is_told_what_to_do(self, stage: Stage) -> None:
+    def test_gets_its_stage_config(self, stage: Stage) -> None:
         job = made(stage)
         config = stage_json(job)
         assert (config.stage, config.attempt, config.job.name) == (stage, 1, "intents")
@@ -102,33 +102,33 @@ class TestEveryStage:
         assert container_of(job)["terminationMessagePath"] == config.termination_message_path
         assert container_of(job)["ports"][0]["containerPort"] == config.port
 
-    def test_can_be_found_by_what_it_is(self, stage: Stage) -> None:
+    def test_has_identifying_labels(self, stage: Stage) -> None:
         job = made(stage)
         for metadata in (job["metadata"], job["spec"]["template"]["metadata"]):
             assert names.run_of(metadata["labels"]) == ("intents", RunId(1, stage, 1))
 
-    def test_is_the_same_each_time_it_is_built(self, stage: Stage) -> None:
+    def test_manifest_is_deterministic(self, stage: Stage) -> None:
         assert json.dumps(made(stage)) == json.dumps(made(stage))
 
 
 class TestGpus:
-    def test_are_asked_for_where_they_compute(self) -> None:
-        asked = {
+    def test_are_requested_by_train_and_evaluate_only(self) -> None:
+        requested = {
             stage: container_of(made(stage, distributed={"gpusPerWorker": 4}))["resources"].get("limits", {})
             for stage in STAGES
         }
-        assert asked == {
+        assert requested == {
             Stage.PREPARE: {},
             Stage.TRAIN: {"nvidia.com/gpu": "4"},
             Stage.EVALUATE: {"nvidia.com/gpu": "1"},
             Stage.PUBLISH: {},
         }
 
-    def test_are_not_asked_for_on_cpu(self) -> None:
+    def test_are_not_requested_on_cpu(self) -> None:
         assert container_of(made(distributed={"gpusPerWorker": 0}))["resources"] == {}
 
-    def test_are_looked_for_elsewhere_than_where_none_was_found(self) -> None:
-        """Only preferred: where no other node is free, the same one may work again."""
+    def test_nodes_without_gpus_are_avoided(self) -> None:
+        """A preference only: if no other node is free, the same one may be used again."""
         zone = {"weight": 1, "preference": {"matchExpressions": [{"key": "zone", "operator": "Exists"}]}}
         kind = "preferredDuringSchedulingIgnoredDuringExecution"
         configured = {"podAffinity": {}, "nodeAffinity": {kind: [zone]}}
@@ -144,14 +144,14 @@ class TestGpus:
             Stage.PUBLISH: configured,
         }
 
-    def test_may_have_another_name_and_come_beside_other_resources(self) -> None:
+    def test_resource_name_is_configurable_and_other_resources_are_kept(self) -> None:
         stages = {Stage.TRAIN: StagePod(resources={"limits": {"memory": "64Gi"}})}
         settings = TrainerSettings(image="x", gpu_resource="amd.com/gpu", stages=stages)
         assert container_of(made(settings=settings))["resources"]["limits"] == {"memory": "64Gi", "amd.com/gpu": "1"}
         assert settings.pod(Stage.TRAIN).resources == {"limits": {"memory": "64Gi"}}
 
 
-class TestAGang:
+class TestGang:
     SPEC: dict[str, Any] = {"distributed": {"workers": 4, "gpusPerWorker": 2}}  # noqa: RUF012
 
     def test_is_one_indexed_job(self) -> None:
@@ -159,19 +159,19 @@ class TestAGang:
         assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 4, 4)
         assert spec["podReplacementPolicy"] == "Failed"
 
-    def test_meets_at_worker_0_by_its_name_in_the_service(self) -> None:
+    def test_rendezvous_uses_the_service_name_of_worker_0(self) -> None:
         job = made(**self.SPEC)
         service = workers_service(a_stage_run(**self.SPEC).job)
         assert pod_of(job)["subdomain"] == service["metadata"]["name"]
         assert stage_json(job).main_address == f"{job['metadata']['name']}-0.{service['metadata']['name']}"
 
-    def test_is_found_before_any_of_it_is_ready(self) -> None:
+    def test_service_publishes_addresses_before_pods_are_ready(self) -> None:
         spec = workers_service(a_stage_run(**self.SPEC).job)["spec"]
         assert (spec["clusterIP"], spec["publishNotReadyAddresses"]) == ("None", True)
         labels = made(**self.SPEC)["spec"]["template"]["metadata"]["labels"]
         assert spec["selector"].items() <= labels.items()
 
-    def test_is_none_with_one_worker(self) -> None:
+    def test_single_worker_has_no_service(self) -> None:
         assert "subdomain" not in pod_of(made())
         assert stage_json(made()).main_address == "127.0.0.1"
 
@@ -197,11 +197,11 @@ class TestSecrets:
         assert {source["secretRef"]["name"] for source in sources} == given
         assert all(source["prefix"].startswith("FINETUNE_SECRET_") for source in sources)
 
-    def test_are_not_there_when_none_is_named(self) -> None:
+    def test_no_secret_reference_means_no_env_from(self) -> None:
         assert "envFrom" not in container_of(made())
 
 
-def test_an_administrator_shapes_the_pods_of_a_stage() -> None:
+def test_settings_apply_to_the_pods_of_a_stage() -> None:
     pod = StagePod(
         node_selector={"pool": "gpu"},
         tolerations=({"key": "gpu"},),
@@ -229,7 +229,7 @@ class TestNames:
         attempt=st.integers(1, 9999),
         worker=st.integers(0, 1023),
     )
-    def test_are_dns_labels_for_every_job(
+    def test_are_dns_labels_for_every_job_name(
         self, name: str, stage: Stage, revision: int, attempt: int, worker: int
     ) -> None:
         run = names.run_name(name, RunId(revision, stage, attempt))
@@ -251,7 +251,7 @@ class TestNames:
         assert (names.run_name(name, one) == names.run_name(name, other)) == (one == other)
 
     @given(name=job_names, stage=st.sampled_from(STAGES), revision=st.integers(1, 99999), attempt=st.integers(1, 9999))
-    def test_are_read_back_from_labels(self, name: str, stage: Stage, revision: int, attempt: int) -> None:
+    def test_run_is_parsed_back_from_labels(self, name: str, stage: Stage, revision: int, attempt: int) -> None:
         run = RunId(revision, stage, attempt)
         labels = names.labels(name, run)
         assert names.run_of(labels) == (name, run)

@@ -1,4 +1,4 @@
-"""Conditions as tools read them: kstatus (Flux, Argo CD, kubectl wait) in every state of a job."""
+"""Conditions in every state of a job, as kstatus (Flux, Argo CD, kubectl wait) reads them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from finetune_api.job import ConditionType, FineTuneJob, FineTuneJobStatus, Phas
 from finetune_api.spec import Metric
 from finetune_api.stage import STAGES, Stage
 from finetune_core.reconcile import plan
-from finetune_core.runs import Observed, ObservedRun, RunState, Trouble
+from finetune_core.runs import Observed, ObservedRun, PendingCause, RunState
 from tests.builders import (
     a_checkpoint,
     a_job,
@@ -56,12 +56,14 @@ REJECTED = status_after(succeeded(Stage.PREPARE), succeeded(Stage.TRAIN), succee
     ],
     ids=["held", "waiting", "training", "retrying", "stopped", "succeeded", "failed", "rejected"],
 )
-def test_what_tools_read(status: FineTuneJobStatus, ready: str, reconciling: str, stalled: str, phase: Phase) -> None:
-    said = [
+def test_kstatus_conditions_in_each_state(
+    status: FineTuneJobStatus, ready: str, reconciling: str, stalled: str, phase: Phase
+) -> None:
+    statuses = [
         condition(status, type_).status
         for type_ in (ConditionType.READY, ConditionType.RECONCILING, ConditionType.STALLED)
     ]
-    assert said == [ready, reconciling, stalled]
+    assert statuses == [ready, reconciling, stalled]
     assert status.phase is phase
 
 
@@ -79,22 +81,22 @@ OVERALL = {ConditionType.ACCEPTED, ConditionType.READY, ConditionType.RECONCILIN
     ],
     ids=["held", "waiting", "training", "failed", "succeeded"],
 )
-def test_a_stage_and_its_condition_appear_when_it_starts(
+def test_stage_and_its_condition_appear_when_the_stage_starts(
     status: FineTuneJobStatus, stages: list[Stage], conditions: set[ConditionType]
 ) -> None:
     assert [stage.name for stage in status.stages] == stages
-    said = [entry.type for entry in status.conditions]
-    assert said == [type_ for type_ in ConditionType if type_ in OVERALL | conditions]
+    types = [entry.type for entry in status.conditions]
+    assert types == [type_ for type_ in ConditionType if type_ in OVERALL | conditions]
 
 
-def test_a_refusal_is_said_of_the_stage_that_it_keeps_from_starting() -> None:
+def test_rejected_result_sets_the_published_condition() -> None:
     published = condition(REJECTED, ConditionType.PUBLISHED)
     assert (published.status, published.reason) == ("False", "GateFailed")
     assert published.message.startswith("Not published: ")
 
 
-def test_the_status_of_an_older_operator_is_understood() -> None:
-    """It listed every stage from the first second."""
+def test_status_of_an_older_operator_can_be_read() -> None:
+    """Older operators listed every stage from the start."""
     listed = tuple(WAITING.stage(name) for name in STAGES)
     job = a_job(WAITING.model_copy(update={"stages": listed}))
     status = plan(job, Observed((a_run(Stage.PREPARE),)), after(seconds=12)).status
@@ -102,37 +104,37 @@ def test_the_status_of_an_older_operator_is_understood() -> None:
     assert {entry.type for entry in status.conditions} == OVERALL | {ConditionType.DATA_PREPARED}
 
 
-def test_a_retry_says_why() -> None:
+def test_retry_message_contains_the_cause() -> None:
     ready = condition(RETRYING, ConditionType.READY)
     assert ready.reason == "Retrying"
     assert ready.message == (
-        "train is tried again: train was killed by SIGKILL; when nobody did that, the memory did not suffice."
+        "Stage train is retried: train was killed by SIGKILL; if no one killed it, the memory was probably exhausted."
     )
     assert condition(RETRYING, ConditionType.TRAINED).reason == "Killed"
     assert condition(RETRYING, ConditionType.STALLED).message == ready.message
 
 
-def test_a_retry_that_cannot_begin_says_what_is_in_its_way_now() -> None:
-    full = Trouble(Reason.QUOTA_EXCEEDED, "The quota has no room for it.", after(seconds=20))
-    again = a_run(Stage.TRAIN, RunState.PENDING, attempt=2, trouble=full)
+def test_pending_retry_shows_its_current_cause() -> None:
+    full = PendingCause(Reason.QUOTA_EXCEEDED, "The quota has no room for it.", after(seconds=20))
+    again = a_run(Stage.TRAIN, RunState.PENDING, attempt=2, pending_cause=full)
     status = status_after(succeeded(Stage.PREPARE), killed(Stage.TRAIN), again)
     for type_ in (ConditionType.READY, ConditionType.TRAINED, ConditionType.STALLED):
         assert (condition(status, type_).reason, condition(status, type_).message) == (full.reason, full.message)
 
 
-def test_failure_says_what_is_wrong() -> None:
+def test_failure_message_is_in_the_conditions() -> None:
     assert condition(FAILED, ConditionType.READY).message == "prepare met BadData."
     assert condition(FAILED, ConditionType.DATA_PREPARED).reason == "BadData"
 
 
-def test_failure_says_how_to_try_again() -> None:
-    remedy = "apply a changed spec for the next revision, or delete the job and apply the same one to try it again"
-    assert condition(FAILED, ConditionType.RECONCILING).message == f"No further attempt is made: {remedy}."
+def test_failure_message_explains_how_to_retry() -> None:
+    remedy = "Apply a changed spec to start the next revision, or delete the job and apply the same spec to retry"
+    assert condition(FAILED, ConditionType.RECONCILING).message == f"There are no more attempts. {remedy}."
     refused = failed(Stage.TRAIN, Reason.PERMISSION_DENIED)
     assert refused.report
     refused = replace(refused, report=refused.report.model_copy(update={"checkpoint": a_checkpoint(30)}))
-    told = condition(status_after(succeeded(Stage.PREPARE), refused), ConditionType.RECONCILING).message
-    assert told.endswith("to try it again, from its checkpoint of step 30.")
+    message = condition(status_after(succeeded(Stage.PREPARE), refused), ConditionType.RECONCILING).message
+    assert message.endswith("to retry from the checkpoint at step 30.")
 
 
 def test_transition_time_changes_only_with_the_status() -> None:
@@ -144,7 +146,7 @@ def test_transition_time_changes_only_with_the_status() -> None:
     assert condition(second, ConditionType.DATA_PREPARED).last_transition_time == "2026-03-01T12:01:00Z"
 
 
-def test_conditions_speak_of_the_generation_they_saw() -> None:
+def test_conditions_have_the_observed_generation() -> None:
     status = status_after(job=a_job(generation=7))
     assert status.observed_generation == 7
     assert {entry.observed_generation for entry in status.conditions} == {7}

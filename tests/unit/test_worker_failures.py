@@ -1,4 +1,4 @@
-"""What a person is told of an exception that no stage foresaw."""
+"""Messages for unexpected exceptions."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ NCCL = "NCCL error in: ProcessGroupNCCL.cpp:2005, remote process exited or there
 
 
 @pytest.mark.parametrize(
-    ("said", "words"), [(GLOO, "Connection reset by peer"), (NCCL, "remote process exited")], ids=["gloo", "nccl"]
+    ("error", "quoted"), [(GLOO, "Connection reset by peer"), (NCCL, "remote process exited")], ids=["gloo", "nccl"]
 )
-def test_a_broken_connection_is_not_told_in_the_words_of_a_library(tmp_path: Path, said: str, words: str) -> None:
-    failure = failure_of(RuntimeError(said), tmp_path)
+def test_a_broken_connection_has_a_readable_message(tmp_path: Path, error: str, quoted: str) -> None:
+    failure = failure_of(RuntimeError(error), tmp_path)
     assert failure.reason is Reason.INTERNAL_ERROR
-    assert failure.message.startswith(f"the connection to another rank broke ({words})")
+    assert failure.message.startswith(f"the connection to another rank broke ({quoted})")
 
 
-def test_others_are_quoted_by_their_first_line(tmp_path: Path) -> None:
+def test_other_exceptions_are_quoted_by_their_first_line(tmp_path: Path) -> None:
     failure = failure_of(KeyError("labels\nmore"), tmp_path)
     assert failure.message.startswith("KeyError: 'labels")
-    assert failure.message.endswith("(the log has the traceback)")
+    assert failure.message.endswith("(see the log for the traceback)")

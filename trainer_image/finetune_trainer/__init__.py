@@ -1,1 +1,1 @@
-"""The trainer: the four stages of a job as processes, the same on a laptop and in a pod."""
+"""The trainer: runs the stages of a job as processes, in a pod or on a single machine."""

@@ -1,4 +1,4 @@
-"""``python -m finetune_trainer``: what `finetune_trainer.command` says, and a stop is heard before that is imported."""
+"""``python -m finetune_trainer``: runs `finetune_trainer.command`, and handles SIGTERM while it is imported."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import sys
 from types import FrameType
 
 
-def _end(number: int, _frame: FrameType | None) -> None:
-    """Die of a signal. The kernel spares the first process of a container what it has no handler for."""
+def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
+    """Exit as by the default action, which the kernel does not apply to the first process of a container."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     os._exit(128 + number)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, _exit_on_signal)
     from finetune_trainer.command import main
 
     sys.exit(main())

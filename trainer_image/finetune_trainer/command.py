@@ -1,4 +1,4 @@
-"""``finetune_trainer prepare|train|evaluate|publish --config stage.json``: carry one stage out, say how it ended."""
+"""``finetune_trainer prepare|train|evaluate|publish --config stage.json``: run one stage and report its result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from finetune_trainer.host.host import Host
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one stage; returns its exit code."""
+    """Run one stage.
+
+    Returns:
+        The exit code.
+    """
     parser = argparse.ArgumentParser(prog="finetune_trainer", description=__doc__)
     parser.add_argument("stage", choices=[str(stage) for stage in STAGES])
     parser.add_argument("--config", type=Path, required=True, help="path of stage.json")
@@ -25,9 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"finetune_trainer: cannot read {parsed.config}: {error.strerror}", file=sys.stderr)  # noqa: T201
         return ExitCode.BAD_CONFIGURATION
     except ValidationError as error:
-        print(f"finetune_trainer: {parsed.config} is no StageConfig: {error}", file=sys.stderr)  # noqa: T201
+        print(f"finetune_trainer: {parsed.config} is not a valid StageConfig: {error}", file=sys.stderr)  # noqa: T201
         return ExitCode.BAD_CONFIGURATION
     if config.stage != parsed.stage:
-        print(f"finetune_trainer: {parsed.config} is for {config.stage}, not {parsed.stage}", file=sys.stderr)  # noqa: T201
+        print(f"finetune_trainer: {parsed.config} is for stage {config.stage}, not {parsed.stage}", file=sys.stderr)  # noqa: T201
         return ExitCode.BAD_CONFIGURATION
     return Host(config).run()

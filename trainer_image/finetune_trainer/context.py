@@ -1,8 +1,8 @@
-"""What a stage runs with: its configuration, scratch space and the reporter of its events.
+"""The context of a stage: its configuration, scratch directory and event reporter.
 
-The work of a stage runs in worker processes below one host process (`finetune_trainer.host`), which serves /metrics and
-/progress, uploads checkpoints and writes the termination message. Workers send it events as JSON lines over a pipe, so
-that it can report the end of the stage even when they crash.
+A stage runs in worker processes. They are children of a host process (`finetune_trainer.host`), which serves /metrics
+and /progress, uploads checkpoints and writes the termination message. Workers send events to it as JSON Lines over a
+pipe, so that the host can report the result of the stage even if a worker crashes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EVENTS_FD_VARIABLE = "FINETUNE_EVENTS_FD"
 
 
 class Reporter:
-    """Sends events to the host; does nothing where there is no host (in a test, or on a rank that stays silent)."""
+    """Sends events to the host process; does nothing if the descriptor is None, as in tests."""
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
@@ -31,7 +31,7 @@ class Reporter:
         return cls(int(descriptor) if descriptor else None)
 
     def send(self, event: Event) -> None:
-        """Send one event."""
+        """Send an event; thread-safe."""
         if self._descriptor is None:
             return
         line = event.model_dump_json().encode(errors="replace") + b"\n"
@@ -40,15 +40,15 @@ class Reporter:
                 line = line[os.write(self._descriptor, line) :]
 
     def progress(self, activity: str, done: int | None = None, total: int | None = None, unit: str = "steps") -> None:
-        """Report what the stage is doing, and how far it is: ``done`` of ``total`` units."""
+        """Report the current activity, and that ``done`` of ``total`` units are complete."""
         self.send(ProgressEvent(activity=activity, done=done, total=total, unit=unit))
 
 
 @dataclass(frozen=True)
 class StageContext:
-    """What ``run(context)`` of every stage is given."""
+    """The argument of ``run(context)`` of every stage."""
 
     config: StageConfig
     workspace: Path
-    """Scratch directory of this attempt; exists, private to this worker process."""
+    """Scratch directory of this attempt, private to this worker process; it exists."""
     reporter: Reporter

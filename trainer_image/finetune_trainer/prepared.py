@@ -1,18 +1,18 @@
-"""The prepared data: what prepare writes and train and evaluate read.
+"""The prepared data, which prepare writes and train and evaluate read.
 
-A directory with
-- ``data.json``: the data report (`DataReport`),
+It is a directory with
+- ``data.json``: the report about the data (`DataReport`),
 - ``train.arrow``, ``validation.arrow``, ``test.arrow``: Arrow IPC files, uncompressed so that they can be
   memory-mapped,
-- ``tokenizer/``: the tokenizer with the chat template that was used.
+- ``tokenizer/``: the tokenizer, including the chat template.
 
-Columns, one row an example:
+Each row is one example, with the columns:
 - TextClassification: ``input_ids`` list<int32>, ``label`` int32 (index into DataReport.labels), ``text`` string,
   ``source`` string (``file:line``).
-- InstructionTuning: ``input_ids`` list<int32>, ``labels`` list<int32> of the same length (-100 where nothing is
-  learned: everything that the assistant did not say), ``prompt_length`` int32 (tokens before the last answer,
-  generation prompt included), ``reference`` string (the last answer), ``prompt`` string (what a person reads before
-  it), ``source`` string.
+- InstructionTuning: ``input_ids`` list<int32>, ``labels`` list<int32> of the same length (-100 for tokens
+  outside the answers of the assistant, which have no loss), ``prompt_length`` int32 (tokens before the last answer,
+  including the generation prompt), ``reference`` string (the last answer), ``prompt`` string (the conversation before
+  it, in readable form), ``source`` string.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from finetune_api.layout import DATA_REPORT
 
 IGNORED_LABEL = -100
-"""Label of a token that no loss is taken of, as torch's cross entropy has it."""
+"""Label of a token without loss; the default ``ignore_index`` of torch.nn.functional.cross_entropy."""
 
 
 class _Record(BaseModel):
@@ -32,11 +32,11 @@ class _Record(BaseModel):
 
 
 class SplitReport(_Record):
-    """One split in numbers."""
+    """Statistics of one split."""
 
     examples: int
     tokens: int
-    truncated: int = Field(description="Examples cut to the sequence length.")
+    truncated: int = Field(description="Examples truncated to the sequence length.")
     length_quantiles: dict[str, int] = Field(description="Tokens at p50, p90, p99 and max.")
     label_counts: dict[str, int] = Field(default_factory=dict, description="TextClassification: examples by label.")
 
@@ -58,13 +58,15 @@ class SourceFile(_Record):
 
 
 class ModelIdentity(_Record):
-    """Exactly which base model this is."""
+    """The identity of the base model."""
 
     uri: str
-    revision: str = Field(description="Commit of an hf:// model; sha256:<hex> over the files of any other.")
+    revision: str = Field(description="Commit of an hf:// model; for other models, sha256:<hex> over their files.")
     architecture: str = Field(description="Class name in config.json, such as LlamaForCausalLM.")
-    parameters: int = Field(description="Parameters in the safetensors files.")
-    max_positions: int | None = Field(description="Longest sequence the model knows.")
+    parameters: int = Field(description="Number of parameters in the safetensors files.")
+    max_positions: int | None = Field(
+        description="Longest sequence that the model supports, in tokens; None if unknown."
+    )
     license: str | None = None
 
 
@@ -75,13 +77,14 @@ class DataReport(_Record):
     labels: tuple[str, ...] = Field(default=(), description="TextClassification: labels in order of their index.")
     max_sequence_length: int
     splits: dict[str, SplitReport]
-    duplicates: int = Field(description="Rows dropped because an earlier row of the split says the same.")
-    leaked: int = Field(description="Train or validation rows dropped because test (or validation) has them too.")
+    duplicates: int = Field(description="Rows dropped because an earlier row has the same content.")
+    leaked: int = Field(description="Train and validation rows dropped because they are also in test or validation.")
     invalid: int
-    invalid_rows: tuple[InvalidRow, ...] = Field(default=(), description="The first hundred.")
+    invalid_rows: tuple[InvalidRow, ...] = Field(default=(), description="The first 100 invalid rows.")
     sources: tuple[SourceFile, ...]
     model: ModelIdentity
 
 
 def read_report(directory: Path) -> DataReport:
+    """Read ``data.json`` of the prepared data in ``directory``."""
     return DataReport.model_validate_json((directory / DATA_REPORT).read_bytes())

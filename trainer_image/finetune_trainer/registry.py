@@ -1,6 +1,6 @@
-"""Plugins of a table: the code that belongs to a member of an enum, imported when it is first needed.
+"""Plugins: the implementation of each member of an enum, imported on first use.
 
-The module of a member is named like the member: ``TaskType.TEXT_CLASSIFICATION`` is
+The module has the name of the member: ``TaskType.TEXT_CLASSIFICATION`` is
 ``finetune_trainer.tasks.text_classification``.
 """
 
@@ -14,7 +14,7 @@ Plugin = TypeVar("Plugin")
 
 
 class Registry(Generic[Plugin]):
-    """The plugins in one package, each checked against their protocol when it is loaded."""
+    """The plugins in a package; each is checked against the protocol when it is loaded."""
 
     def __init__(self, protocol: type, package: str, attribute: str) -> None:
         self._protocol = protocol
@@ -23,15 +23,15 @@ class Registry(Generic[Plugin]):
         self._loaded: dict[StrEnum, Plugin] = {}
 
     def address(self, member: StrEnum) -> str:
-        """``module:attribute`` of a member's plugin."""
+        """``module:attribute`` of the plugin of ``member``."""
         return f"{self._package}.{member.name.lower()}:{self._attribute}"
 
     def __call__(self, member: StrEnum) -> Plugin:
         """The plugin of ``member``.
 
         Raises:
-            ImportError: There is no such module or attribute.
-            TypeError: The plugin lacks something of its protocol.
+            ImportError: The module or attribute does not exist.
+            TypeError: The plugin lacks a member of the protocol.
         """
         if member not in self._loaded:
             self._loaded[member] = self._load(member)

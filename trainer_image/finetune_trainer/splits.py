@@ -1,6 +1,6 @@
-"""The rows of the prepared data; `finetune_trainer.prepared` says what is in them.
+"""Reads the rows of the prepared data, whose columns are documented in `finetune_trainer.prepared`.
 
-They are read here, so that what only reads the report about them, such as a stage's host, needs no Arrow.
+It is a separate module, so that the host process, which reads only the report, does not import Arrow.
 """
 
 from __future__ import annotations
@@ -13,5 +13,5 @@ from finetune_api import layout
 
 
 def open_split(directory: Path, split: str) -> pa.Table:
-    """Memory-map one split; rows are read from disk as they are touched."""
+    """Memory-map one split; the operating system reads rows from disk on access."""
     return pa.ipc.open_file(pa.memory_map(str(directory / layout.split_file(split)))).read_all()

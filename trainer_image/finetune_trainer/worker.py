@@ -1,4 +1,4 @@
-"""A worker process: runs the work of one stage and turns whatever happens into events and an exit code."""
+"""A worker process: runs a stage, and reports its result or failure as an event and an exit code."""
 
 from __future__ import annotations
 
@@ -25,36 +25,37 @@ _PR_SET_PDEATHSIG = 1
 _BROKEN_CONNECTION = re.compile(
     r"(?:gloo|nccl).*?(connection (?:reset|closed|refused)[\w ]*|broken pipe|remote process exited)", re.I | re.S
 )
-"""In the words of Gloo and NCCL."""
+"""Error messages of Gloo and NCCL for a broken connection."""
 STAGE_MODULE = "finetune_trainer.stages.{stage}"
 
 
 def failure_of(error: BaseException, workspace: Path) -> StageFailure:
-    """What to tell the user of an exception that no stage turned into a sentence itself.
+    """Convert any exception into a StageFailure with a reason and a message.
 
-    Libraries turn a full disk into errors of many kinds, so the disk below ``workspace`` is asked itself.
+    Libraries report a full disk with many different errors. Therefore this function also checks the free space of the
+    disk that contains ``workspace``.
     """
     if isinstance(error, StageFailure):
         return error
     if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or _is_full(workspace):
         return StageFailure(
             Reason.DISK_FULL,
-            f"the disk below {workspace} is full: give it more space, or keep fewer and smaller checkpoints",
+            f"the disk that contains {workspace} is full: increase the size of its volume",
         )
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return StageFailure(
             Reason.OUT_OF_MEMORY,
-            f"the memory is used up ({_first_line(error)}): lower training.maxBatchSizePerDevice or "
-            "training.maxSequenceLength, raise distributed.zero.stage, or turn on training.activationCheckpointing",
+            f"out of memory ({_first_line(error)}): lower training.maxBatchSizePerDevice or "
+            "training.maxSequenceLength, raise distributed.zero.stage, or enable training.activationCheckpointing",
         )
     if broken := _BROKEN_CONNECTION.search(str(error)):
         return StageFailure(
             Reason.INTERNAL_ERROR,
-            f"the connection to another rank broke ({broken[1]}), as it does when that one or its node goes; the log "
-            "of the other worker may tell why",
+            f"the connection to another rank broke ({broken[1]}), usually because that rank or its node failed: see "
+            "the logs of the other workers",
         )
     return StageFailure(
-        Reason.INTERNAL_ERROR, f"{type(error).__name__}: {_first_line(error)} (the log has the traceback)"
+        Reason.INTERNAL_ERROR, f"{type(error).__name__}: {_first_line(error)} (see the log for the traceback)"
     )
 
 
@@ -70,18 +71,22 @@ def _first_line(error: BaseException) -> str:
 
 
 def _die_with_host() -> None:
-    """Have the kernel end this process when the host is gone, so that nothing trains on unseen."""
+    """Let the kernel kill this process when the host process ends, so that no orphan continues to train."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main(config_path: str) -> int:
-    """Run the stage that ``config_path`` names; returns the exit code."""
+    """Run the stage with the StageConfig in the file ``config_path``.
+
+    Returns:
+        The exit code.
+    """
     _die_with_host()
-    # Nothing to save yet; train handles it once there is. A handler in Python would have to wait for the main thread,
-    # which may be in a library that waits for other ranks.
+    # There is no state to save yet; train installs its own handler later. A Python handler could only run on the main
+    # thread, which may be blocked in a library that waits for other ranks.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The host forwards a Ctrl-C of the terminal as SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The host receives Ctrl-C too, and sends SIGTERM.
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     config = StageConfig.model_validate_json(Path(config_path).read_bytes())
     use_secrets(config.spec, os.environ)
@@ -106,5 +111,5 @@ def main(config_path: str) -> int:
 if __name__ == "__main__":
     code = main(sys.argv[1])
     sys.stderr.flush()
-    # Skip the interpreter's teardown: collectives of a rank that ended early would hang in it.
+    # Skip the shutdown of the interpreter, which hangs in collectives if another rank has exited early.
     os._exit(code)

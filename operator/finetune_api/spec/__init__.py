@@ -1,7 +1,7 @@
-"""The spec of a FineTuneJob: what a person writes.
+"""The spec of a FineTuneJob.
 
-Defaults live here and not in the CRD, so that a field left out stays left out in the stored object: a GitOps tool sees
-no drift, and a later profile can fill in what the job is silent about.
+Defaults are defined here and not in the CRD, so that the stored object does not contain fields that the user omitted:
+GitOps tools see no drift.
 """
 
 from finetune_api.method_settings import LoraSpec

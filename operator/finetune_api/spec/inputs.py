@@ -1,4 +1,4 @@
-"""What a job starts from: model, task and data."""
+"""Model, task and dataset of a job."""
 
 from __future__ import annotations
 
@@ -59,19 +59,19 @@ class ModelSpec(ApiModel):
 
 
 class TaskSpec(ApiModel):
-    """What the model is to learn."""
+    """The task that the model learns."""
 
-    type: TaskType = Field(description="The task; it decides columns, model head and metrics.")
+    type: TaskType = Field(description="The task; it determines columns, model head and metrics.")
     labels: Annotated[tuple[Label, ...], Field(min_length=2, max_length=1024)] | None = Field(
         default=None,
         json_schema_extra={"x-kubernetes-list-type": "set"},
-        description="TextClassification: every label that may occur. Left out, they are read from the training data.",
+        description="TextClassification: all labels. If omitted, they are read from the training data.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         *task_setting_rules(),
         Rule(
-            cel=None,  # A list of type set. In CEL it is quadratic, beyond the cost that the API server allows.
+            cel=None,  # The list has type set. In CEL the rule would be quadratic and exceed the cost limit.
             message="labels must be different from each other",
             field="labels",
             holds=lambda task: task.labels is None or len(set(task.labels)) == len(task.labels),
@@ -80,7 +80,7 @@ class TaskSpec(ApiModel):
 
 
 class DataSource(ApiModel):
-    """A data set in object storage."""
+    """A dataset in object storage."""
 
     uri: Uri = Field(description="Address of one file, or of a directory whose data files are read in order of name.")
     secret_ref: SecretRef | None = Field(
@@ -91,9 +91,9 @@ class DataSource(ApiModel):
 
 
 class SplitSource(ApiModel):
-    """A data set of its own, or a share of the training data."""
+    """A separate dataset, or a fraction of the training data."""
 
-    uri: Uri | None = Field(default=None, description="Address of the split's own data.")
+    uri: Uri | None = Field(default=None, description="Address of a separate dataset for this split.")
     fraction: float | None = Field(
         default=None, gt=0, le=0.5, description="Share of the training data to hold out instead; above 0, at most 0.5."
     )
@@ -140,53 +140,54 @@ else:
 
 
 class Columns(_ColumnFields):
-    """Names of the columns (JSON keys) that hold what the task needs."""
+    """Names of the columns (JSON keys) with the data of the task."""
 
     rules: ClassVar[tuple[Rule, ...]] = (*column_form_rules(),)
 
     def given(self, field: str) -> str | None:
-        """The name of a column as the job gives it."""
+        """The column name that the job sets for ``field``; None if it sets none."""
         name: str | None = getattr(self, field)
         return name
 
     def name(self, field: str) -> str:
-        """The name of a column: as the job gives it, or its default."""
+        """The column name for ``field``: the one that the job sets, or the default."""
         return self.given(field) or field
 
 
 class CleaningSpec(ApiModel):
-    """What is removed before training."""
+    """Rows to remove before training."""
 
     deduplicate: Deduplication = Field(
         default=Deduplication.EXACT,
-        description="Exact removes rows that say the same as an earlier one, and training rows that also stand in "
+        description="Exact removes rows with the same content as an earlier row, and training rows that are also in "
         "validation or test.",
     )
     drop_invalid: float = Field(
         default=0.0,
         ge=0,
         lt=1,
-        description="Share of invalid rows that is dropped and reported; above it the job fails, naming file and line.",
+        description="Largest fraction of invalid rows to drop and report; above it the job fails.",
     )
 
 
 class DatasetSpec(ApiModel):
-    """The data to train, validate and test on."""
+    """Training, validation and test data."""
 
     train: DataSource = Field(description="The training data.")
     validation: SplitSource = Field(
         default=SplitSource(fraction=0.1),
-        description="What early stopping and the curves are measured on. Default: fraction 0.1.",
+        description="Data for validation curves and early stopping. Default: fraction 0.1.",
     )
     test: SplitSource = Field(
         default=SplitSource(fraction=0.1),
-        description="What baseline and tuned model are compared on; never trained on. Default: fraction 0.1.",
+        description="Data to compare the tuned model with the baseline; never used in training. Default: fraction 0.1.",
     )
     format: DataFormat = Field(
-        default=DataFormat.AUTO, description="Format of the files. Auto goes by file name and first row."
+        default=DataFormat.AUTO,
+        description="Format of the files. Auto detects it from the file name and the first row.",
     )
-    columns: Columns = Field(default=Columns(), description="Where the columns have other names.")
-    cleaning: CleaningSpec = Field(default=CleaningSpec(), description="What is removed before training.")
+    columns: Columns = Field(default=Columns(), description="Column names that differ from the defaults.")
+    cleaning: CleaningSpec = Field(default=CleaningSpec(), description="Rows to remove before training.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -1,4 +1,4 @@
-"""The spec of a FineTuneJob as a whole, with the rules across its parts."""
+"""The spec of a FineTuneJob, with the validation rules across its parts."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from finetune_api.tables.metrics import Metric
 
 
 class FineTuneJobSpec(ApiModel):
-    """What shall be tuned, on what, how, and where the result goes."""
+    """Desired state of a fine-tuning job: model, data, method, hardware and output."""
 
     model: ModelSpec = Field(description="The pretrained model to start from.")
-    task: TaskSpec = Field(description="What the model is to learn.")
-    dataset: DatasetSpec = Field(description="The data to train, validate and test on.")
-    method: MethodSpec = Field(default=MethodSpec(), description="How the model is changed. Default: LoRA.")
-    training: TrainingSpec = Field(default=TrainingSpec(), description="The optimisation.")
-    distributed: DistributedSpec = Field(default=DistributedSpec(), description="On how much hardware it runs.")
-    evaluation: EvaluationSpec = Field(default=EvaluationSpec(), description="How the result is measured.")
-    output: OutputSpec = Field(description="Where the result goes.")
-    resilience: ResilienceSpec = Field(default=ResilienceSpec(), description="What happens when something fails.")
+    task: TaskSpec = Field(description="The task that the model learns.")
+    dataset: DatasetSpec = Field(description="Training, validation and test data.")
+    method: MethodSpec = Field(default=MethodSpec(), description="The fine-tuning method. Default: LoRA.")
+    training: TrainingSpec = Field(default=TrainingSpec(), description="Hyperparameters and checkpoints.")
+    distributed: DistributedSpec = Field(default=DistributedSpec(), description="Workers, GPUs and ZeRO stage.")
+    evaluation: EvaluationSpec = Field(default=EvaluationSpec(), description="Metrics and gates.")
+    output: OutputSpec = Field(description="Address of the results.")
+    resilience: ResilienceSpec = Field(default=ResilienceSpec(), description="Restarts and timeouts.")
     suspend: bool = Field(
         default=False,
-        description="Hold the job: what runs writes a checkpoint and ends, and GPUs are free. With false it goes on.",
+        description="Suspend the job: the running stage saves a checkpoint and ends, which frees the GPUs. Set it to "
+        "false to resume.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -48,7 +49,7 @@ class FineTuneJobSpec(ApiModel):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """What is measured: the metrics asked for, or the task's, and then those that only a gate names."""
+        """The metrics to measure: evaluation.metrics or the defaults of the task, then those that only gates use."""
         asked = self.evaluation.metrics or self.task.type.row.default_metrics
         return tuple(dict.fromkeys((*asked, *(gate.metric for gate in self.evaluation.gates))))
 
@@ -64,10 +65,10 @@ class FineTuneJobSpec(ApiModel):
 
     @property
     def max_sequence_length(self) -> int:
-        """Tokens of the longest example, before the model's limit."""
+        """Maximum number of tokens of an example, before the limit of the model is applied."""
         return self.training.max_sequence_length or self.task.type.row.default_length
 
     @property
     def exports(self) -> tuple[Export, ...]:
-        """The forms in which the result is published."""
+        """The exports that publish writes."""
         return exports_of(self.method.type.row.result)

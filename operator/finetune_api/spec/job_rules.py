@@ -1,4 +1,4 @@
-"""Cross-field rules between the parts of the spec that follow from the tables of tasks and methods."""
+"""Validation rules across the parts of the spec, generated from the tables of tasks and methods."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def job_rules() -> tuple[Rule, ...]:
-    """Rules between the task and the rest of the spec."""
+    """Rules that depend on the task or the method."""
     return (
         _packing_rule(),
         *(_metrics_rule(task, row.metrics) for task, row in TASKS.items()),

@@ -1,4 +1,4 @@
-"""How the result is measured, where it goes, and what happens when something fails."""
+"""Evaluation, output and resilience of a job."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _DEFAULT_METRICS = "; ".join(f"{', '.join(row.default_metrics)} for {task}" for 
 
 
 class Gate(ApiModel):
-    """What the tuned model must reach on the test split, or it is not published."""
+    """A condition on a metric of the test split; the model is published only if all gates pass."""
 
-    metric: Metric = Field(description="A metric of the task.")
-    minimum: float | None = Field(default=None, description="The tuned model's value must be at least this.")
-    maximum: float | None = Field(default=None, description="The tuned model's value may be at most this.")
+    metric: Metric = Field(description="Metric of the task.")
+    minimum: float | None = Field(default=None, description="Smallest accepted value of the tuned model.")
+    maximum: float | None = Field(default=None, description="Largest accepted value of the tuned model.")
     minimum_improvement: float | None = Field(
         default=None,
-        description="The tuned model must be better than the baseline by at least this, in the metric's own unit.",
+        description="Smallest accepted improvement over the baseline, in the unit of the metric.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -39,66 +39,68 @@ class Gate(ApiModel):
 
 
 class GenerationSpec(ApiModel):
-    """How answers are generated, greedily, for metrics that need them."""
+    """Settings of greedy generation, for metrics on generated answers."""
 
-    max_new_tokens: int = Field(default=128, ge=1, le=8192, description="Most tokens of an answer.")
+    max_new_tokens: int = Field(default=128, ge=1, le=8192, description="Maximum number of tokens of an answer.")
 
 
 class EvaluationSpec(ApiModel):
-    """How the result is measured beside the base model."""
+    """How the tuned model is compared with the baseline."""
 
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1, max_length=8)] | None = Field(
         default=None,
-        description=f"What is measured; the first is the score that status shows. Default: {_DEFAULT_METRICS}.",
+        description=f"Metrics to measure; the first is the score in status. Default: {_DEFAULT_METRICS}.",
     )
     gates: Annotated[tuple[Gate, ...], Field(max_length=16)] = Field(
-        default=(), description="All must hold, or the result is not published."
+        default=(), description="Conditions for publication; all must pass."
     )
-    generation: GenerationSpec = Field(default=GenerationSpec(), description="Settings of generated answers.")
+    generation: GenerationSpec = Field(default=GenerationSpec(), description="Settings of generation.")
 
 
 class KeepSpec(ApiModel):
-    """What stays beside the artifact after it is published."""
+    """Files to keep after publication, besides the artifact."""
 
-    checkpoints: int = Field(default=0, ge=0, le=100, description="Newest checkpoints that stay.")
-    prepared_data: bool = Field(default=False, description="Whether the tokenised data stays.")
+    checkpoints: int = Field(default=0, ge=0, le=100, description="Number of newest checkpoints to keep.")
+    prepared_data: bool = Field(default=False, description="Whether to keep the tokenised data.")
 
 
 class OutputSpec(ApiModel):
-    """Where the result goes."""
+    """Address of the results."""
 
     uri: OutputUri = Field(
-        description="Prefix in object storage. The result lies at <uri>/<namespace>/<name>/r<revision>/artifact."
+        description="Prefix in object storage. The artifact is at <uri>/<namespace>/<name>/r<revision>/artifact."
     )
     secret_ref: SecretRef | None = Field(
         default=None,
         description="Secret with the credentials for writing there. On one machine they come from the environment "
         "instead.",
     )
-    keep: KeepSpec = Field(default=KeepSpec(), description="What stays beside the artifact after it is published.")
+    keep: KeepSpec = Field(default=KeepSpec(), description="Files to keep after publication.")
 
 
 class ResilienceSpec(ApiModel):
-    """What happens when something fails."""
+    """Restarts and timeouts."""
 
     max_restarts: int = Field(
-        default=3, ge=0, le=100, description="New attempts after a failure that may pass; preemption is not counted."
+        default=3, ge=0, le=100, description="Restarts after failures that may be transient; preemptions do not count."
     )
     stall_timeout_seconds: int = Field(
         default=900,
         ge=30,
         le=86400,
-        description="An attempt that shows no progress for so long is ended and tried again.",
+        description="An attempt without progress for this long is stopped and restarted.",
     )
     pending_timeout_seconds: Seconds = Field(
         default=86400,
-        description="The job fails when pods that are to run find no node or no quota for so long.",
+        description="The job fails if its pods stay unschedulable or without quota for this long.",
     )
-    active_deadline_seconds: Seconds | None = Field(default=None, description="The whole job is ended after so long.")
+    active_deadline_seconds: Seconds | None = Field(
+        default=None, description="The job fails if it runs longer than this."
+    )
     ttl_seconds_after_finished: int | None = Field(
         default=None,
         ge=0,
         le=2147483647,
-        description="The FineTuneJob and its pods are deleted so long after the end; what was published stays. Leave "
-        "it out for a job that a GitOps tool would create again.",
+        description="The FineTuneJob and its pods are deleted this long after the job has finished; the artifact is "
+        "kept. Omit it for a job that a GitOps tool would create again.",
     )

@@ -1,4 +1,4 @@
-"""Cross-field rules within a part of the spec that follow from the tables of tasks and methods."""
+"""Validation rules within one part of the spec, generated from the tables of tasks and methods."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ if TYPE_CHECKING:
     from finetune_api.spec.training import MethodSpec
 
 COLUMN_FIELDS = tuple(dict.fromkeys(field for row in TASKS.values() for field in row.column_fields))
-"""Fields of dataset.columns of all tasks."""
+"""All fields of dataset.columns."""
 
 DEFAULT_COLUMNS = {field: field for row in TASKS.values() if len(row.columns) == 1 for field in row.column_fields}
-"""Columns whose name, written down, says no more than the default. Where a task's data has several forms, naming a
-column says which form it is."""
+"""Columns for which an explicit default name has no effect. For tasks with several forms of data, it selects a form."""
 
 
 def task_setting_rules() -> Iterator[Rule]:
-    """Settings of spec.task that belong to some tasks only."""
+    """Each setting of spec.task is valid only for its tasks."""
     for setting in dict.fromkeys(name for row in TASKS.values() for name in row.settings):
         owners = [task for task, row in TASKS.items() if setting in row.settings]
 
@@ -40,7 +39,7 @@ def task_setting_rules() -> Iterator[Rule]:
 
 
 def method_setting_rules() -> Iterator[Rule]:
-    """Settings of spec.method, each of which belongs to one method."""
+    """Each settings field of spec.method is valid only for its method."""
     for method, row in METHODS.items():
         if row.settings is None:
             continue
@@ -49,18 +48,18 @@ def method_setting_rules() -> Iterator[Rule]:
         def holds(spec: MethodSpec, method: MethodType = method, field: str = field) -> bool:
             return getattr(spec, field) is None or spec.type is method
 
-        written = to_camel(field)
-        left_out = "!has(self.type) ||" if method is DEFAULT_METHOD else "has(self.type) &&"
+        alias = to_camel(field)
+        omitted = "!has(self.type) ||" if method is DEFAULT_METHOD else "has(self.type) &&"
         yield Rule(
-            cel=f"!has(self.{written}) || {left_out} self.type == '{method}'",
-            message=f"{written} belongs to type {method} only",
-            field=written,
+            cel=f"!has(self.{alias}) || {omitted} self.type == '{method}'",
+            message=f"{alias} belongs to type {method} only",
+            field=alias,
             holds=holds,
         )
 
 
 def column_form_rules() -> Iterator[Rule]:
-    """Columns of two forms of the same task's data exclude each other."""
+    """Columns of different forms of the data of a task are mutually exclusive."""
     for row in TASKS.values():
         for index, form in enumerate(row.columns):
             for other in row.columns[index + 1 :]:
@@ -71,9 +70,9 @@ def _exclusive(form: list[str], other: list[str]) -> Rule:
     def holds(columns: Columns) -> bool:
         return not (any_of(columns, form) and any_of(columns, other))
 
-    neither = (" && ".join(f"!has(self.{field})" for field in fields) for fields in (form, other))
+    absent = (" && ".join(f"!has(self.{field})" for field in fields) for fields in (form, other))
     return Rule(
-        cel=" || ".join(neither),
+        cel=" || ".join(absent),
         message=f"give {_columns_in_words(form)}, or {_columns_in_words(other)}, not both",
         field=form[0],
         holds=holds,
@@ -81,7 +80,7 @@ def _exclusive(form: list[str], other: list[str]) -> Rule:
 
 
 def _value(model: Any, alias: str) -> Any:
-    """The field of ``model`` that is written ``alias``."""
+    """The value of the field with the camelCase name ``alias``."""
     name = next(name for name in type(model).model_fields if to_camel(name) == alias)
     return getattr(model, name)
 
@@ -95,5 +94,5 @@ def _columns_in_words(form: Iterable[str]) -> str:
 
 
 def listed(values: Iterable[str]) -> str:
-    """A list in CEL."""
+    """``values`` as a CEL list."""
     return str([str(value) for value in values])

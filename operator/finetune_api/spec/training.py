@@ -1,4 +1,4 @@
-"""How the model is changed, and on how much hardware."""
+"""Method, hyperparameters and hardware of the training."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ else:
 
 
 class MethodSpec(_MethodFields):
-    """How the model is changed."""
+    """The fine-tuning method."""
 
     rules: ClassVar[tuple[Rule, ...]] = (*method_setting_rules(),)
 
     @property
     def settings(self) -> ApiModel | None:
-        """The settings of the method, with their defaults; None where it has none."""
+        """The settings of the method, including defaults; None if the method has no settings."""
         settings = self.type.row.settings
         if settings is None:
             return None
@@ -59,30 +59,34 @@ class MethodSpec(_MethodFields):
 
 
 class EarlyStoppingSpec(ApiModel):
-    """Stop when validation no longer improves."""
+    """Stop when the validation loss no longer improves."""
 
-    patience: int = Field(default=3, ge=1, le=100, description="Validations without improvement before the stop.")
-    min_delta: float = Field(default=0.0, ge=0, description="A smaller fall of the validation loss is no improvement.")
+    patience: int = Field(
+        default=3, ge=1, le=100, description="Consecutive validations without improvement before training stops."
+    )
+    min_delta: float = Field(
+        default=0.0, ge=0, description="Smallest decrease of the validation loss that counts as an improvement."
+    )
 
 
 class CheckpointSpec(ApiModel):
-    """When training state is stored, to resume from."""
+    """When to save checkpoints of the training state."""
 
-    every_steps: Steps = Field(default=200, description="Optimizer steps between two checkpoints.")
-    keep: int = Field(default=2, ge=1, le=100, description="Newest complete checkpoints that are kept in storage.")
+    every_steps: Steps = Field(default=200, description="Optimizer steps between checkpoints.")
+    keep: int = Field(default=2, ge=1, le=100, description="Number of newest complete checkpoints to keep in storage.")
 
 
 class TrainingSpec(ApiModel):
-    """The optimisation."""
+    """Hyperparameters and checkpoints of the training."""
 
     epochs: float | None = Field(
         default=None, gt=0, le=1000, description="Passes over the training data. Default: 3, unless maxSteps is given."
     )
-    max_steps: Steps | None = Field(default=None, description="Optimizer steps, instead of epochs.")
+    max_steps: Steps | None = Field(default=None, description="Number of optimizer steps, instead of epochs.")
     learning_rate: float | None = Field(
         default=None, gt=0, le=1, description=f"Peak learning rate. Default: {_LEARNING_RATES}."
     )
-    schedule: Schedule = Field(default=Schedule.COSINE, description="Course of the learning rate after warm-up.")
+    schedule: Schedule = Field(default=Schedule.COSINE, description="Learning rate schedule after warm-up.")
     warmup_steps: int | None = Field(
         default=None,
         ge=0,
@@ -90,44 +94,50 @@ class TrainingSpec(ApiModel):
         description="Steps from 0 to the peak learning rate. Default: 3 % of all steps.",
     )
     weight_decay: float = Field(default=0.01, ge=0, le=1, description="Decoupled weight decay of AdamW.")
-    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="Maximum gradient norm; larger gradients are clipped.")
     batch_size: int = Field(
         default=32,
         ge=1,
         le=65536,
-        description="Sequences an optimizer step sees, over all GPUs: with packing, packed rows. Per-device size and "
-        "accumulation follow from it.",
+        description="Sequences in an optimizer step, over all GPUs; with packing, packed rows. Per-device batch size "
+        "and gradient accumulation are derived from it.",
     )
     max_batch_size_per_device: int = Field(
-        default=8, ge=1, le=1024, description="Most sequences on one device at a time; the rest is accumulated."
+        default=8,
+        ge=1,
+        le=1024,
+        description="Maximum number of sequences on a device at a time; gradients of the rest are accumulated.",
     )
     max_sequence_length: int | None = Field(
         default=None,
         ge=8,
         le=1048576,
-        description="Tokens of a sequence; longer text is cut (classification) or refused as invalid (chat). Default: "
-        f"the model's limit, at most {_LENGTHS}.",
+        description="Maximum number of tokens of a sequence; longer text is truncated (classification) or an invalid "
+        f"row (chat). Default: the limit of the model, at most {_LENGTHS}.",
     )
     packing: bool | None = Field(
         default=None,
-        description=f"{names_of(packs=True)}: put several examples into one row, without attention between them. "
+        description=f"{names_of(packs=True)}: put several examples into one row, without attention across examples. "
         "Default: true.",
     )
     precision: Precision = Field(
-        default=Precision.AUTO, description="Auto is BF16 where the GPU computes it, FP32 otherwise."
+        default=Precision.AUTO, description="Auto is BF16 if the GPU supports it, otherwise FP32."
     )
     activation_checkpointing: bool = Field(
-        default=False, description="Recompute activations in the backward pass: less memory, about a third slower."
+        default=False,
+        description="Recompute activations in the backward pass: uses less memory and is about a third slower.",
     )
-    seed: int = Field(default=17, ge=0, le=2147483647, description="Seed of splits, order, initialisation and dropout.")
+    seed: int = Field(
+        default=17, ge=0, le=2147483647, description="Random seed of splits, data order, initialisation and dropout."
+    )
     evaluate_every_steps: Steps | None = Field(
         default=None,
-        description="Steps between two measurements on the validation split. Default: one an epoch.",
+        description="Optimizer steps between validations. Default: one validation per epoch.",
     )
     early_stopping: EarlyStoppingSpec | None = Field(
-        default=None, description="Stop when the validation loss no longer falls, and keep the best weights."
+        default=None, description="Stop when the validation loss no longer decreases, and keep the best weights."
     )
-    checkpoint: CheckpointSpec = Field(default=CheckpointSpec(), description="When training state is stored.")
+    checkpoint: CheckpointSpec = Field(default=CheckpointSpec(), description="When to save checkpoints.")
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -146,19 +156,22 @@ class ZeroSpec(ApiModel):
         default=2,
         ge=0,
         le=3,
-        description="0 copies everything to each GPU; 1 shares out optimizer state, 2 also gradients, 3 also weights.",
+        description="0 replicates everything; 1 partitions the optimizer state, 2 also gradients, 3 also weights.",
     )
 
 
 class DistributedSpec(ApiModel):
-    """On how much hardware the training runs."""
+    """The hardware of the training."""
 
-    workers: int = Field(default=1, ge=1, le=1024, description="Training pods.")
+    workers: int = Field(default=1, ge=1, le=1024, description="Number of training pods.")
     gpus_per_worker: int = Field(
-        default=1, ge=0, le=16, description="GPUs, and so processes, of each; 0 trains on CPU with one process."
+        default=1,
+        ge=0,
+        le=16,
+        description="GPUs of each pod, with one process per GPU; 0 trains on the CPU with one process.",
     )
     zero: ZeroSpec = Field(
-        default=ZeroSpec(), description="How optimizer state, gradients and parameters are shared out."
+        default=ZeroSpec(), description="How optimizer state, gradients and weights are partitioned."
     )
 
     @property

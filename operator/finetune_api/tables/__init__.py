@@ -1,5 +1,5 @@
-"""One table for each thing that the product grows by: tasks, metrics, methods, exports, reasons and kinds.
+"""Tables of everything that can be added to the product: tasks, metrics, methods, exports, reasons and kinds.
 
-A table pairs an enum with one row for each of its members. The CRD and its rules, the validators, the references in
-``docs/`` and the stages read the rows, so a new member needs a row and nothing else in this package.
+A table has one row for each member of an enum. The CRD and its rules, the validators, the references in ``docs/`` and
+the stages are driven by the rows, so that a new member needs only a row in this package.
 """

@@ -1,4 +1,4 @@
-"""The exports: the forms in which a result is published."""
+"""Exports: the formats in which publish writes the tuned model."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class ExportRow:
     """One export."""
 
     source: Result
-    """The result that it can be made of."""
+    """The method result that the export needs."""
     summary: str
     default: bool
-    """Whether it is written without being asked for."""
+    """Whether publish writes it by default."""
 
 
 EXPORTS = table(
@@ -41,5 +41,5 @@ EXPORTS = table(
 
 
 def exports_of(result: Result) -> tuple[Export, ...]:
-    """What is published of ``result`` when the job asks for nothing else."""
+    """The default exports of ``result``."""
     return tuple(export for export, row in EXPORTS.items() if row.default and row.source is result)

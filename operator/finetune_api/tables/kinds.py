@@ -1,4 +1,4 @@
-"""The kinds of the API."""
+"""The Kubernetes kinds of the API."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Column:
-    """One column of ``kubectl get``."""
+    """A printer column of ``kubectl get``."""
 
     name: str
     path: str
     description: str
     wide: bool = False
-    """Whether it is shown with ``-o wide`` only."""
+    """Whether the column is shown only with ``-o wide``."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class KindRow:
     """One kind."""
 
     model: str
-    """``module:class`` of the object; imported late, as the model itself reads tables."""
+    """``module:class`` of the object, imported lazily because the module imports the tables."""
     short_name: str
     scope: str
     """Namespaced or Cluster."""
@@ -61,12 +61,12 @@ KINDS = table(
             short_name="ftj",
             scope="Namespaced",
             columns=(
-                Column("STATUS", ".status.phase", "What the job is doing."),
-                Column("PROGRESS", ".status.progress.text", "How far the running stage is."),
-                Column("ETA", ".status.progress.eta", "Time until the running stage ends."),
+                Column("STATUS", ".status.phase", "Phase of the job."),
+                Column("PROGRESS", ".status.progress.text", "Progress of the running stage."),
+                Column("ETA", ".status.progress.eta", "Estimated time to the end of the running stage."),
                 Column("BASELINE", ".status.evaluation.baselineScore", "First metric of the baseline."),
                 Column("SCORE", ".status.evaluation.score", "First metric of the tuned model."),
-                Column("ARTIFACT", ".status.artifact.uri", "Where the published result lies.", wide=True),
+                Column("ARTIFACT", ".status.artifact.uri", "Address of the published artifact.", wide=True),
             ),
         ),
     },

@@ -1,4 +1,4 @@
-"""The methods: how each changes the model and what it leaves behind."""
+"""Fine-tuning methods: their settings, defaults and results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MethodType(StrEnum):
 
 
 class Result(StrEnum):
-    """What a method leaves behind."""
+    """What a method produces."""
 
     ADAPTER = "adapter"
     MODEL = "model"
@@ -31,17 +31,17 @@ DEFAULT_METHOD = MethodType.LORA
 
 
 class Quantization(StrEnum):
-    """How the weights of the base model are stored while a method runs."""
+    """How the weights of the base model are stored during training."""
 
     NONE = "None"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a method."""
+    """The settings of a method in the spec."""
 
     field: str
-    """Field of spec.method."""
+    """Name of the field in spec.method."""
     model: type[ApiModel]
 
 
@@ -50,7 +50,7 @@ class MethodRow:
     """One method."""
 
     summary: str
-    """For the reference: ``trains …``."""
+    """Predicate for the reference, such as ``trains every weight``."""
     result: Result
     learning_rate: float
     """Default peak learning rate."""
@@ -71,5 +71,5 @@ METHODS = table(
 
 
 def rate_in_words(rate: float) -> str:
-    """A learning rate as a person writes it, such as ``2e-5``."""
+    """A learning rate in short form, such as ``2e-5``."""
     return f"{rate:.0e}".replace("e-0", "e-")

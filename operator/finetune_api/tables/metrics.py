@@ -1,4 +1,4 @@
-"""The metrics: how evaluation names, compares and prints each."""
+"""Metrics: their names, direction and number format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from finetune_api.tables.table import table
 
 
 class Metric(StrEnum):
-    """What evaluation measures on the test split."""
+    """A metric on the test split."""
 
     ACCURACY = "accuracy"
     MACRO_F1 = "macro_f1"
@@ -35,12 +35,12 @@ class MetricRow:
 
     title: str
     meaning: str
-    """For report and model card: what the number is."""
+    """Explanation of the number in the report and the model card."""
     hub_name: str
     """Name of the metric on the Hugging Face Hub."""
     higher_is_better: bool = True
     unit_scale: bool = True
-    """Whether the values lie in 0 … 1, so that changes of several metrics can be compared by eye."""
+    """Whether values are in 0 … 1; charts show the changes of such metrics on a common scale."""
     digits: int = 3
     """Digits after the decimal point."""
 
@@ -53,7 +53,7 @@ METRICS = table(
         Metric.WEIGHTED_F1: MetricRow("Weighted F1", "mean of every label's F1, weighted by its examples", "f1"),
         Metric.LOSS: MetricRow(
             "Loss",
-            "nats a token of the reference answers; lower is better",
+            "nats per token of the reference answers; lower is better",
             "loss",
             higher_is_better=False,
             unit_scale=False,

@@ -1,7 +1,6 @@
-"""The reasons of a failure: the exit code, who has to act, whether the stage is tried again.
+"""Failure reasons: the exit code, who must act, and whether the operator retries the stage.
 
-Exit codes follow BSD ``sysexits.h`` where one fits, so that a person who sees only the code of a container can look
-it up.
+Exit codes follow BSD ``sysexits.h`` where possible, so that users can look up the exit code of a container.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class ExitCode(IntEnum):
 
 
 class Fault(StrEnum):
-    """Who has to act on a failure."""
+    """Who must act on a failure."""
 
     USER = "User"
     CLUSTER = "Cluster"
@@ -36,16 +35,16 @@ class Fault(StrEnum):
 
 
 class Retry(StrEnum):
-    """Whether a failed stage is tried again; the value is the text of ``docs/status.md``."""
+    """Whether the operator retries a failed stage; the value is the text in ``docs/status.md``."""
 
     NEVER = "no"
     FREE = "yes, not counted"
-    """It does not use up resilience.maxRestarts."""
+    """The retry does not count towards resilience.maxRestarts."""
     COUNTED = "yes, counted"
 
 
 class Reason(StrEnum):
-    """The machine-readable reason of a failure, CamelCase as Kubernetes conditions want it."""
+    """The machine-readable reason of a failure, in CamelCase as in Kubernetes conditions."""
 
     BAD_CONFIGURATION = "BadConfiguration"
     REVISION_TAKEN = "RevisionTaken"
@@ -75,7 +74,7 @@ class Reason(StrEnum):
 
     @property
     def exit_code(self) -> ExitCode:
-        """Exit code of a stage, or of ``finetune run``, that fails for this reason."""
+        """The exit code of a stage or of ``finetune run`` that fails for this reason."""
         return self.row.exit_code or ExitCode.INTERNAL
 
 
@@ -86,84 +85,86 @@ class ReasonRow:
     meaning: str
     """What happened, for ``docs/status.md``."""
     fault: Fault
-    """Who has to act."""
+    """Who must act."""
     retry: Retry
     exit_code: ExitCode | None
-    """Exit code of a stage that fails for this reason; None where only the operator finds it."""
+    """The exit code of a stage that fails for this reason; None for reasons that only the operator detects."""
 
 
 REASONS = table(
     Reason,
     {
         Reason.BAD_CONFIGURATION: ReasonRow(
-            "fields that do not go together with this model or data, or a place in storage where another run writes",
+            "fields that do not fit the model or the data, or an output address that another run writes to",
             Fault.USER,
             Retry.NEVER,
             ExitCode.BAD_CONFIGURATION,
         ),
         Reason.REVISION_TAKEN: ReasonRow(
-            "an earlier job of that name, with another spec, left its result there; the job goes on as the next "
-            "revision",
+            "an earlier job of the same name, with another spec, stored its result there; the job continues as the "
+            "next revision",
             Fault.USER,
             Retry.NEVER,
             ExitCode.BAD_CONFIGURATION,
         ),
         Reason.BAD_DATA: ReasonRow(
-            "the data cannot be used; file and line are named", Fault.USER, Retry.NEVER, ExitCode.BAD_DATA
+            "the data is invalid; the message names file and line", Fault.USER, Retry.NEVER, ExitCode.BAD_DATA
         ),
         Reason.NOT_FOUND: ReasonRow(
-            "model, revision or data is not there", Fault.USER, Retry.NEVER, ExitCode.NOT_FOUND
+            "the model, its revision or the data does not exist", Fault.USER, Retry.NEVER, ExitCode.NOT_FOUND
         ),
         Reason.PERMISSION_DENIED: ReasonRow(
-            "the credentials do not reach it, or do not exist", Fault.USER, Retry.NEVER, ExitCode.PERMISSION_DENIED
+            "the credentials are missing or do not grant access", Fault.USER, Retry.NEVER, ExitCode.PERMISSION_DENIED
         ),
         Reason.DIVERGED: ReasonRow(
             "the loss became infinite or NaN; try a lower learning rate", Fault.USER, Retry.NEVER, ExitCode.DIVERGED
         ),
         Reason.OUT_OF_MEMORY: ReasonRow(
-            "it does not fit the GPUs or the memory; more workers, a higher ZeRO stage, smaller batches per device",
+            "the job needs more GPU or pod memory; add workers, raise the ZeRO stage or use smaller batches per device",
             Fault.USER,
             Retry.NEVER,
             ExitCode.DOES_NOT_FIT,
         ),
         Reason.DEADLINE_EXCEEDED: ReasonRow(
-            "longer than `resilience.activeDeadlineSeconds`", Fault.USER, Retry.NEVER, None
+            "the job ran longer than `resilience.activeDeadlineSeconds`", Fault.USER, Retry.NEVER, None
         ),
-        Reason.GATE_FAILED: ReasonRow("the result is not good enough to publish", Fault.USER, Retry.NEVER, None),
+        Reason.GATE_FAILED: ReasonRow("the tuned model did not pass every gate", Fault.USER, Retry.NEVER, None),
         Reason.SETUP_FAILED: ReasonRow(
-            "a pod cannot be set up, such as for a Secret that does not exist", Fault.USER, Retry.NEVER, None
+            "a pod cannot be set up, for example because a Secret does not exist", Fault.USER, Retry.NEVER, None
         ),
         Reason.DISK_FULL: ReasonRow(
             "the scratch space is too small", Fault.CLUSTER, Retry.NEVER, ExitCode.DOES_NOT_FIT
         ),
         Reason.UNSCHEDULABLE: ReasonRow(
-            "no node took the pods for `resilience.pendingTimeoutSeconds`", Fault.CLUSTER, Retry.NEVER, None
+            "the pods were unschedulable for `resilience.pendingTimeoutSeconds`", Fault.CLUSTER, Retry.NEVER, None
         ),
         Reason.QUOTA_EXCEEDED: ReasonRow(
-            "no room in the namespace's quota for as long", Fault.CLUSTER, Retry.NEVER, None
+            "the namespace had no quota left for `resilience.pendingTimeoutSeconds`", Fault.CLUSTER, Retry.NEVER, None
         ),
         Reason.IMAGE_UNAVAILABLE: ReasonRow("the trainer image cannot be pulled", Fault.CLUSTER, Retry.NEVER, None),
         Reason.FORBIDDEN: ReasonRow(
-            "the cluster denies the pods, such as by Pod Security", Fault.CLUSTER, Retry.NEVER, None
+            "the cluster rejects the pods, for example because of Pod Security", Fault.CLUSTER, Retry.NEVER, None
         ),
-        Reason.UNAVAILABLE: ReasonRow("storage or hub did not answer", Fault.CLUSTER, Retry.FREE, ExitCode.UNAVAILABLE),
+        Reason.UNAVAILABLE: ReasonRow(
+            "object storage or the Hugging Face Hub is unreachable", Fault.CLUSTER, Retry.FREE, ExitCode.UNAVAILABLE
+        ),
         Reason.STOPPED: ReasonRow(
-            "preempted, drained or asked to stop, after a checkpoint", Fault.CLUSTER, Retry.FREE, ExitCode.STOPPED
+            "preempted, drained or stopped on request, after a checkpoint", Fault.CLUSTER, Retry.FREE, ExitCode.STOPPED
         ),
         Reason.GPU_UNAVAILABLE: ReasonRow(
-            "torch does not find the pod's GPUs: the node's driver or device plugin, or an image without CUDA",
+            "torch does not find the GPUs of the pod; check driver, device plugin, and CUDA support of the image",
             Fault.CLUSTER,
             Retry.COUNTED,
             ExitCode.UNAVAILABLE,
         ),
         Reason.KILLED: ReasonRow(
-            "ended by a signal or lost without a word", Fault.CLUSTER, Retry.COUNTED, ExitCode.INTERNAL
+            "killed by a signal, or lost without a report", Fault.CLUSTER, Retry.COUNTED, ExitCode.INTERNAL
         ),
         Reason.STALLED: ReasonRow(
             "no progress for `resilience.stallTimeoutSeconds`", Fault.CLUSTER, Retry.COUNTED, None
         ),
         Reason.INTERNAL_ERROR: ReasonRow(
-            "a fault in finetune; please report it", Fault.OPERATOR, Retry.COUNTED, ExitCode.INTERNAL
+            "a bug in finetune; please report it", Fault.OPERATOR, Retry.COUNTED, ExitCode.INTERNAL
         ),
     },
 )

@@ -1,4 +1,4 @@
-"""What all tables have in common."""
+"""A table with one row for each member of an enum."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Row = TypeVar("Row")
 
 
 def table(members: type[Member], rows: Mapping[Member, Row]) -> Mapping[Member, Row]:
-    """``rows``, complete and read-only, in the order of ``members``.
+    """A read-only table with the rows in the order of ``members``.
 
     Raises:
-        ImportError: A member has no row. It is raised while the table's module is imported.
+        ImportError: A member has no row; raised when the module of the table is imported.
     """
     for member in members:
         if member not in rows:

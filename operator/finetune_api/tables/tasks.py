@@ -1,4 +1,4 @@
-"""The tasks: which rows of data each reads, on which models it runs and how its result is measured."""
+"""Tasks: their columns, data formats, metrics and model families."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class ModelFamily(StrEnum):
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the task's data."""
+    """A column of the data of a task."""
 
     field: str
-    """Field of dataset.columns, which is also the default name of the column."""
+    """Field of dataset.columns, and default name of the column."""
     meaning: str
 
 
@@ -38,19 +38,19 @@ class TaskRow:
     """One task."""
 
     columns: tuple[tuple[Column, ...], ...]
-    """Columns that make up a row. Each entry is one form that the data may have."""
+    """The supported forms of a row; each is a tuple of columns."""
     formats: tuple[DataFormat, ...]
     metrics: tuple[Metric, ...]
-    """Every metric that the task can be measured by."""
+    """All metrics of the task."""
     default_metrics: tuple[Metric, ...]
-    """What is measured by default; the first is the job's score."""
+    """Default metrics; the first is the score of the job."""
     families: tuple[ModelFamily, ...]
     default_length: int
-    """Tokens of the longest example, where neither the job nor the model says less."""
+    """Default maximum number of tokens of an example; the limit of the model may reduce it."""
     hub_task: str
     """Name of the task on the Hugging Face Hub."""
     settings: tuple[str, ...] = ()
-    """Fields of spec.task that belong to this task, camelCase."""
+    """Fields of spec.task that are valid for this task, in camelCase."""
     packs: bool = False
     """Whether several examples can share a row of a batch (training.packing)."""
     generates: bool = False
@@ -58,7 +58,7 @@ class TaskRow:
 
     @property
     def column_fields(self) -> tuple[str, ...]:
-        """Fields of dataset.columns of all forms, each once."""
+        """The fields of dataset.columns for all forms, without duplicates."""
         return tuple(dict.fromkeys(column.field for form in self.columns for column in form))
 
     @property
@@ -84,7 +84,7 @@ TASKS = table(
         TaskType.INSTRUCTION_TUNING: TaskRow(
             columns=(
                 (Column("messages", "the list of messages of a conversation"),),
-                (Column("prompt", "what the user says"), Column("completion", "what the model shall answer")),
+                (Column("prompt", "the message of the user"), Column("completion", "the answer that the model learns")),
             ),
             formats=(*_TABULAR, DataFormat.OPENAI_CHAT),
             metrics=(Metric.LOSS, Metric.TOKEN_ACCURACY, Metric.EXACT_MATCH, Metric.ROUGE_L, Metric.CHRF),
@@ -100,6 +100,6 @@ TASKS = table(
 
 
 def names_of(**wanted: bool) -> str:
-    """Tasks whose row has these values, such as ``names_of(packs=True)``, listed for a sentence."""
+    """A comma-separated list of the tasks whose rows have these values, such as ``names_of(packs=True)``."""
     found = [task for task, row in TASKS.items() if all(getattr(row, name) is value for name, value in wanted.items())]
     return ", ".join(found)

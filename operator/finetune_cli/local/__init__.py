@@ -1,4 +1,4 @@
-"""The local executor: carries the plan out as processes on this machine."""
+"""The local executor: runs the stages of a plan as processes on this machine."""
 
 from finetune_cli.local.errors import LocalError
 from finetune_cli.local.executor import Executor, Snapshot

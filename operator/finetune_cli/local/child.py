@@ -1,4 +1,4 @@
-"""One run as a process of this machine."""
+"""One run as a local process."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from finetune_core.times import from_text
 _POLL_SECONDS = 0.5
 
 
-class Child:
-    """A run that this executor started, until and after its end."""
+class StageProcess:
+    """A run that this executor started; also after its end."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Child:
         self._tasks: list[asyncio.Task[None]] = []
         self._killer: asyncio.TimerHandle | None = None
         self._kill_at = float("inf")
-        self._told_to_stop = False
+        self._stop_sent = False
         self._disrupted = False
 
     @property
@@ -55,7 +55,7 @@ class Child:
 
     @property
     def observed(self) -> ObservedRun:
-        """The run as the plan wants to see it."""
+        """The observed run, as the plan needs it."""
         if self._record is None:
             return ObservedRun(self._run.id, RunState.PENDING, self._run.job.spec_digest)
         return observed_run(self._directory, self._record, self._progress)
@@ -64,7 +64,7 @@ class Child:
         """Start the process: ``<command> <stage> --config <stage.json>``.
 
         Raises:
-            LocalError: The directory cannot be written, or the process cannot be started.
+            LocalError: The directory is not writable, or the process cannot be started.
         """
         directory = self._directory
         port, main_port = free_ports(2)
@@ -98,14 +98,14 @@ class Child:
         self._tasks = [asyncio.create_task(self._wait()), asyncio.create_task(self._poll(port))]
 
     def stop(self, grace: timedelta, on_request: bool) -> None:
-        """Ask the run to stop, once, and kill it after ``grace``; a shorter grace overrules a longer one.
+        """Send SIGTERM once, and SIGKILL after ``grace``; a shorter grace period replaces a longer one.
 
-        ``on_request`` says that somebody wants the job to hold: what then ends badly is no failure of the run.
+        With ``on_request`` the job is being suspended: if the process then ends badly, the run has not failed.
         """
         self._disrupted = self._disrupted or on_request
         loop = asyncio.get_running_loop()
-        if self._process is not None and not self._told_to_stop:
-            self._told_to_stop = True
+        if self._process is not None and not self._stop_sent:
+            self._stop_sent = True
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM)
         kill_at = loop.time() + grace.total_seconds()
@@ -116,17 +116,17 @@ class Child:
             self._killer = loop.call_at(kill_at, self.kill)
 
     def kill(self) -> None:
-        """End the run and all it started, at once."""
+        """Kill the process and all its descendants."""
         if self.alive and self._process is not None:
             processes.kill_group(self._process.pid)
-            processes.kill(processes.living(self._directory.path))
+            processes.kill(processes.alive(self._directory.path))
 
     async def ended(self) -> None:
-        """Wait for the end of the run. Errors while its end was written down are not raised."""
+        """Wait for the end of the run. Errors in recording its end are not raised."""
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         elif self._process is not None:
-            # Its start could not be written down.
+            # Its start could not be recorded.
             self.kill()
             await self._process.wait()
 
@@ -149,9 +149,9 @@ class Child:
         code = await self._process.wait()
         if self._killer:
             self._killer.cancel()
-        # Whatever the process has left behind would hold memory and ports.
+        # Descendants that are still alive would keep memory and ports.
         processes.kill_group(self._process.pid)
-        processes.kill(processes.living(self._directory.path))
+        processes.kill(processes.alive(self._directory.path))
         self._tasks[1].cancel()
         await asyncio.to_thread(remove_workspace, self._directory.workspace)
         self._record = self._record.model_copy(
@@ -185,19 +185,19 @@ class Child:
 
 
 def observed_run(directory: RunDirectory, record: RunRecord, progress: Progress | None = None) -> ObservedRun:
-    """A run as its files tell of it."""
-    facts = ObservedRun(
+    """The observed run, from the files of its directory."""
+    running = ObservedRun(
         directory.id,
         RunState.RUNNING,
         record.spec_digest,
         started_at=from_text(record.started_at),
         exit_code=record.exit_code,
         progress=progress,
-        asked_since=from_text(record.started_at),
+        polled_since=from_text(record.started_at),
         disrupted=record.disrupted,
     )
     if record.finished_at is None:
-        return facts
+        return running
     report = directory.report()
     code = record.exit_code
     if code is None and report is not None:
@@ -208,21 +208,21 @@ def observed_run(directory: RunDirectory, record: RunRecord, progress: Progress 
         directory.id,
         state,
         record.spec_digest,
-        started_at=facts.started_at,
+        started_at=running.started_at,
         finished_at=from_text(record.finished_at),
         exit_code=code,
         report=report,
         progress=progress,
         disrupted=record.disrupted,
-        error=_unsaid(directory, code) if report is None and not record.disrupted else None,
+        error=_crash_error(directory, code) if report is None and not record.disrupted else None,
     )
 
 
-def _unsaid(directory: RunDirectory, code: int | None) -> StageError | None:
-    """The error of a stage that broke before it could say why: the end of its log."""
+def _crash_error(directory: RunDirectory, code: int | None) -> StageError | None:
+    """The error of a stage that crashed without a report: the last line of its log."""
     if code is None or code <= 0 or code in set(ExitCode) or code > 128:
         return None
-    last = directory.last_words()
+    last = directory.last_log_line()
     return StageError(
         reason=Reason.INTERNAL_ERROR,
         message=f"{directory.id.stage} ended with exit code {code}" + (f": {last}" if last else "; its log is empty."),
@@ -231,5 +231,5 @@ def _unsaid(directory: RunDirectory, code: int | None) -> StageError | None:
 
 
 def remove_workspace(workspace: Path) -> None:
-    """Free the scratch space of a run that has ended, as the end of a pod does."""
+    """Delete the scratch space of an ended run, as Kubernetes does with an emptyDir."""
     shutil.rmtree(workspace, ignore_errors=True)

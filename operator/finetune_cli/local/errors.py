@@ -1,4 +1,4 @@
-"""What can go wrong with the local executor itself, rather than with a stage."""
+"""Errors of the local executor itself, rather than of a stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from finetune_api.failures import ExitCode
 
 
 class LocalError(Exception):
-    """Ends `finetune run` with one sentence."""
+    """Makes `finetune run` exit with one sentence."""
 
     def __init__(self, message: str, exit_code: ExitCode) -> None:
         super().__init__(message)
@@ -18,13 +18,13 @@ class LocalError(Exception):
 
 
 def cannot_write(path: Path, error: OSError) -> LocalError:
-    """The sentence for a state directory that cannot be written."""
+    """The error for a state directory that is not writable."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return LocalError(
             f"The disk of {path} is full; free some space, or set FINETUNE_HOME to a directory on another disk.",
             ExitCode.DOES_NOT_FIT,
         )
     return LocalError(
-        f"Cannot write to {path}: {error.strerror or error}; set FINETUNE_HOME to a directory that you may write to.",
+        f"Cannot write to {path}: {error.strerror or error}; set FINETUNE_HOME to a writable directory.",
         ExitCode.PERMISSION_DENIED,
     )

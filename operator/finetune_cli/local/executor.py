@@ -1,4 +1,4 @@
-"""Carries the plan of one job out as processes of this machine, until it ends or is asked to stop."""
+"""Reconciles one job on this machine until it finishes or is stopped; runs are local processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finetune_api.failures import ExitCode
 from finetune_api.job import FineTuneJob, FineTuneJobStatus, spec_digest
 from finetune_api.manifest import MANIFEST_NAME
 from finetune_api.stage import Stage, World
-from finetune_cli.local.child import Child
+from finetune_cli.local.child import StageProcess
 from finetune_cli.local.errors import LocalError
 from finetune_cli.local.history import earlier_runs
 from finetune_cli.local.machine import Machine
@@ -32,25 +32,25 @@ _GRACE_AFTER_ERROR = timedelta(seconds=30)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a view shows."""
+    """The state that a view shows."""
 
     job: FineTuneJob
     world: World
-    """What train runs on here."""
+    """The world of the train stage on this machine."""
     run: ObservedRun | None
-    """The run that is going on."""
+    """The run that is alive."""
     stopping: bool
     notes: tuple[str, ...]
-    """What a person should know that no status says; the list only grows."""
+    """Notes that are not in the status; the list only grows."""
 
 
 class Executor:
-    """One job on this machine. `run` carries it out; `request_stop` may be called meanwhile, from the same loop."""
+    """One job on this machine. `request_stop` may be called while `run` runs, from the same event loop."""
 
     def __init__(
         self,
         state: StateDirectory,
-        wanted: FineTuneJob,
+        desired: FineTuneJob,
         on_change: Callable[[Snapshot], None],
         *,
         machine: Machine,
@@ -61,10 +61,10 @@ class Executor:
         """
         Args:
             state: The job's directory, locked by this process.
-            wanted: The job as its manifest says, with addresses that do not depend on a working directory.
-            on_change: Called with what a view shows, whenever that changes.
-            machine: What stages may use.
-            stage_command: What runs a stage; ``finetune_trainer`` unless a test says otherwise.
+            desired: The job of the manifest, with absolute URIs.
+            on_change: Called with a snapshot after each change.
+            machine: The hardware that stages may use.
+            stage_command: The command that runs a stage; default: ``finetune_trainer``.
             fresh: Start a new revision even if the spec has not changed.
             clock: The time, with a time zone.
 
@@ -72,26 +72,26 @@ class Executor:
             LocalError: The trainer is not installed.
         """
         self._state = state
-        self._wanted = wanted
+        self._desired = desired
         self._on_change = on_change
         self._machine = machine
         self._command = list(stage_command or _trainer())
         self._fresh = fresh
         self._now = clock
-        self._children: dict[RunId, Child] = {}
+        self._children: dict[RunId, StageProcess] = {}
         self._earlier: dict[RunId, ObservedRun] = {}
         self._stop_requests = 0
         self._wake = asyncio.Event()
         self._notes: list[str] = []
         self._saved: FineTuneJobStatus | None = None
         self._saved_at = float("-inf")
-        world = world_of(Stage.TRAIN, wanted.spec.distributed)
-        self._world = machine.fit(world, wanted.spec.training.batch_size)
-        if note := machine.note(world, wanted.spec.training.batch_size):
+        world = world_of(Stage.TRAIN, desired.spec.distributed)
+        self._world = machine.fit(world, desired.spec.training.batch_size)
+        if note := machine.note(world, desired.spec.training.batch_size):
             self._notes.append(note)
-        if wanted.spec.suspend:
-            self._notes.append("spec.suspend is true, so nothing is run; set it to false.")
-        self._job = wanted
+        if desired.spec.suspend:
+            self._notes.append("spec.suspend is true, so no stage runs; set it to false.")
+        self._job = desired
 
     def request_stop(self) -> None:
         """Stop after a checkpoint; the second time, at once."""
@@ -102,14 +102,14 @@ class Executor:
         self._wake.set()
 
     async def run(self) -> FineTuneJob:
-        """Carry the job out; returns it with the status at the end, which is also stored.
+        """Run the job; returns it with its last status, which is also saved.
 
         Raises:
-            LocalError: The state directory fails; what ran was ended.
+            LocalError: The state directory cannot be read or written; running stages were stopped.
         """
         try:
-            await self._take_up()
-            while not await self._pass():
+            await self._restore()
+            while not await self._reconcile():
                 pass
             return self._job
         finally:
@@ -118,17 +118,17 @@ class Executor:
                     child.stop(_GRACE_AFTER_ERROR, on_request=True)
                 await child.ended()
 
-    async def _take_up(self) -> None:
-        """Go on where the last executor ended, however it ended."""
+    async def _restore(self) -> None:
+        """Restore the job from the state directory, whether the last executor exited or was killed."""
         stored = self._state.load()
         status = stored.status if stored else FineTuneJobStatus()
         generation = 1
         if stored:
-            generation = stored.metadata.generation + (stored.spec != self._wanted.spec)
-        metadata = self._wanted.metadata.model_copy(
+            generation = stored.metadata.generation + (stored.spec != self._desired.spec)
+        metadata = self._desired.metadata.model_copy(
             update={"uid": stored.metadata.uid if stored else str(uuid4()), "generation": generation}
         )
-        self._job = self._wanted.model_copy(update={"metadata": metadata, "status": status})
+        self._job = self._desired.model_copy(update={"metadata": metadata, "status": status})
         loop = asyncio.get_running_loop()
 
         def note(sentence: str) -> None:
@@ -138,52 +138,52 @@ class Executor:
             earlier_runs,
             self._state,
             note=note,
-            hurry=lambda: self._stop_requests > 1,
+            force=lambda: self._stop_requests > 1,
         )
-        if stored and not status.completion_time and spec_digest(self._wanted.spec) == status.spec_digest:
-            # The executor was away: to the job that is the same as a stop on request.
-            held = plan(self._job, Observed(tuple(self._earlier.values()), stop_requested=True), self._now())
-            status = held.status
-        self._job = self._job.model_copy(update={"status": self._reconsidered(status)})
+        if stored and not status.completion_time and spec_digest(self._desired.spec) == status.spec_digest:
+            # For the job, an executor that did not run is the same as a suspension.
+            suspended = plan(self._job, Observed(tuple(self._earlier.values()), stop_requested=True), self._now())
+            status = suspended.status
+        self._job = self._job.model_copy(update={"status": self._rerun(status)})
         self._save(now=True)
 
-    def _reconsidered(self, status: FineTuneJobStatus) -> FineTuneJobStatus:
-        """What running the same command again means for a revision that has ended."""
-        digest = spec_digest(self._wanted.spec)
+    def _rerun(self, status: FineTuneJobStatus) -> FineTuneJobStatus:
+        """The status after `finetune run` is repeated: resume, retry, or start a new revision."""
+        digest = spec_digest(self._desired.spec)
         if status.spec_digest != digest:
             if status.revision:
-                self._note(f"The spec has changed: this is revision {status.revision + 1}.")
+                self._note(f"The spec has changed; starting revision {status.revision + 1}.")
             return status
         if self._fresh:
             return next_revision(status, digest, self._now())
-        if status.artifact and _is_gone(status.artifact.uri):
-            self._note(f"{status.artifact.uri} is no longer there: running again, as revision {status.revision + 1}.")
+        if status.artifact and _is_missing(status.artifact.uri):
+            self._note(f"{status.artifact.uri} no longer exists; running again as revision {status.revision + 1}.")
             return next_revision(status, digest, self._now())
-        again = reopened(status, self._now())
-        if again is not status and status.failure:
-            self._note(f"The last try failed in {status.failure.stage}; trying that again.")
+        retried = reopened(status, self._now())
+        if retried is not status and status.failure:
+            self._note(f"The last run failed in stage {status.failure.stage}; retrying that stage.")
         elif status.completion_time:
-            self._note("This spec has been run before, and this is its result; --fresh runs it again.")
-        return again
+            self._note("This spec was run before; showing its result. Use --fresh to run it again.")
+        return retried
 
-    async def _pass(self) -> bool:
-        """Look, plan, do, write down, wait. Returns whether that was all."""
+    async def _reconcile(self) -> bool:
+        """Observe, plan, execute, save the status, wait. Returns whether the job needs no other reconcile."""
         self._wake.clear()
         observed = self._observe()
-        made = plan(self._job, observed, self._now())
-        for stop in made.stop:
+        next_plan = plan(self._job, observed, self._now())
+        for stop in next_plan.stop:
             self._children[stop.id].stop(stop.grace, on_request=observed.stop_requested)
-        for run in made.start:
+        for run in next_plan.start:
             await self._start(run)
-        self._job = self._job.model_copy(update={"status": made.status})
-        self._save(now=bool(made.start) or made.look_again is None)
+        self._job = self._job.model_copy(update={"status": next_plan.status})
+        self._save(now=bool(next_plan.start) or next_plan.requeue_after is None)
         self._show()
-        if made.start:
+        if next_plan.start:
             return False
-        if not self._alive() and (made.look_again is None):
+        if not self._alive() and (next_plan.requeue_after is None):
             return True
         try:
-            timeout = None if made.look_again is None else made.look_again.total_seconds()
+            timeout = None if next_plan.requeue_after is None else next_plan.requeue_after.total_seconds()
             await asyncio.wait_for(self._wake.wait(), timeout)
         except TimeoutError:
             pass
@@ -191,10 +191,10 @@ class Executor:
 
     def _observe(self) -> Observed:
         runs = {**self._earlier, **{id_: child.observed for id_, child in self._children.items()}}
-        return Observed(tuple(runs.values()), stop_requested=self._stop_requests > 0 or self._wanted.spec.suspend)
+        return Observed(tuple(runs.values()), stop_requested=self._stop_requests > 0 or self._desired.spec.suspend)
 
     async def _start(self, run: StageRun) -> None:
-        child = Child(run, self._state.run(run.id), self._wake.set, self._now)
+        child = StageProcess(run, self._state.run(run.id), self._wake.set, self._now)
         self._children[run.id] = child
         await child.start(self._command, self._machine.fit(run.world, run.spec.training.batch_size))
 
@@ -209,7 +209,7 @@ class Executor:
         self._on_change(Snapshot(self._job, self._world, self._alive(), self._stop_requests > 0, tuple(self._notes)))
 
     def _save(self, now: bool) -> None:
-        """Store the job, at once when more than progress has changed."""
+        """Save the job; if only its progress has changed, at most every few seconds."""
         status = self._job.status.model_copy(update={"progress": None})
         time = asyncio.get_running_loop().time()
         if not now and status == self._saved and time < self._saved_at + _SAVE_PROGRESS_SECONDS:
@@ -222,16 +222,15 @@ def _trainer() -> tuple[str, ...]:
     for module in ("finetune_trainer", "torch"):
         if find_spec(module) is None:
             raise LocalError(
-                "Running a job on this machine needs the trainer; install it with: pip install "
-                "'finetune-operator[cli,trainer]'.",
+                "finetune run needs the trainer; install it with pip install 'finetune-operator[cli,trainer]'.",
                 ExitCode.BAD_CONFIGURATION,
             )
-    # -P: a file of the working directory must not take the place of a library.
+    # -P: a file in the working directory must not shadow a library.
     return (sys.executable, "-P", "-m", "finetune_trainer")
 
 
-def _is_gone(uri: str) -> bool:
-    """Whether an artifact that lay on this machine has been removed."""
+def _is_missing(uri: str) -> bool:
+    """Whether an artifact on this machine was deleted."""
     if not uri.startswith("file:///"):
         return False
     return not (Path(unquote(urlsplit(uri).path)) / MANIFEST_NAME).exists()

@@ -1,4 +1,4 @@
-"""What earlier executors left: runs that ended, and runs whose executor was killed."""
+"""Runs of earlier executors, including those whose executor was killed."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ _GRACE_SECONDS = 60.0
 
 
 def earlier_runs(
-    state: StateDirectory, note: Callable[[str], None], hurry: Callable[[], bool]
+    state: StateDirectory, note: Callable[[str], None], force: Callable[[], bool]
 ) -> dict[RunId, ObservedRun]:
-    """Every run there was, after those that still live were ended. Blocks while they end; ``hurry`` kills them."""
+    """All earlier runs. Stops those that are alive and blocks until they have ended; ``force`` kills them."""
     for directory in state.runs():
         if directory.record() is None:
-            # It was being started when the executor was killed.
-            processes.kill(processes.living(directory.path))
+            # The executor was killed while it started the process.
+            processes.kill(processes.alive(directory.path))
     return {
-        directory.id: _settled(directory, record, note, hurry)
+        directory.id: _ended_run(directory, record, note, force)
         for directory in state.runs()
         if (record := directory.record())
     }
 
 
-def _settled(
-    directory: RunDirectory, record: RunRecord, note: Callable[[str], None], hurry: Callable[[], bool]
+def _ended_run(
+    directory: RunDirectory, record: RunRecord, note: Callable[[str], None], force: Callable[[], bool]
 ) -> ObservedRun:
     if record.finished_at is None:
-        if processes.living(directory.path, record.pid, record.identity):
+        if processes.alive(directory.path, record.pid, record.identity):
             note(
-                f"An earlier finetune run was killed and left {directory.id.stage} running (process {record.pid}); "
-                "ending it."
+                f"An earlier finetune run was killed and left stage {directory.id.stage} running "
+                f"(process {record.pid}); stopping it."
             )
-            processes.end_orphans(directory.path, record.pid, record.identity, _GRACE_SECONDS, hurry)
+            processes.stop_orphans(directory.path, record.pid, record.identity, _GRACE_SECONDS, force)
         record = record.model_copy(update={"finished_at": datetime.now(UTC).isoformat(), "disrupted": True})
         try:
             directory.write_record(record)

@@ -1,4 +1,4 @@
-"""What this machine has, and how a job that asks for more is made to fit."""
+"""The hardware of this machine, and how the world of a job is reduced to it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Machine:
 
     @classmethod
     def detect(cls) -> Machine:
-        """This machine, as far as CUDA_VISIBLE_DEVICES and the CPU affinity let it be used."""
+        """This machine, within CUDA_VISIBLE_DEVICES and the CPU affinity."""
         nodes = [node for node in Path("/dev").glob("nvidia*") if re.fullmatch(r"nvidia[0-9]+", node.name)]
         return cls(gpus=visible_gpus(len(nodes), os.environ.get("CUDA_VISIBLE_DEVICES")), cores=_cores())
 
     def fit(self, world: World, batch_size: int) -> World:
-        """``world`` as one worker with as many processes as this machine can run at once.
+        """``world`` reduced to one worker with as many processes as this machine can run.
 
-        A batch is shared out evenly, so the number of processes divides ``batch_size``.
+        The number of processes divides ``batch_size``, so that each rank gets the same number of examples.
         """
         device = world.device if self.gpus else Device.CPU
         most = min(world.size, self.gpus if device is Device.GPU else self.cores)
@@ -36,27 +36,30 @@ class Machine:
         return World(workers=1, processes_per_worker=processes, device=device)
 
     def note(self, wanted: World, batch_size: int) -> str | None:
-        """One sentence when training runs on something else than the spec asks for."""
-        got = self.fit(wanted, batch_size)
-        if (got.size, got.device) == (wanted.size, wanted.device):
+        """A sentence if training runs with another world than the spec requests."""
+        actual = self.fit(wanted, batch_size)
+        if (actual.size, actual.device) == (wanted.size, wanted.device):
             return None
         cores = f"{self.cores} {_plural('core', self.cores)}"
         if wanted.device is Device.CPU:
             has = cores
         else:
             has = f"{self.gpus} {_plural('GPU', self.gpus)}" if self.gpus else f"no GPU and {cores}"
-        return f"The spec asks for {named(wanted)}; this machine has {has}, so training runs on {named(got)}."
+        return (
+            f"The spec requests {describe_world(wanted)}; this machine has {has}, so training runs on "
+            f"{describe_world(actual)}."
+        )
 
 
-def named(world: World) -> str:
-    """A world in words: ``8 GPUs``, ``2 CPU processes``."""
+def describe_world(world: World) -> str:
+    """A world as text: ``8 GPUs``, ``2 CPU processes``."""
     if world.device is Device.GPU:
         return f"{world.size} {_plural('GPU', world.size)}"
     return f"{world.size} CPU {'process' if world.size == 1 else 'processes'}"
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on now, all different."""
+    """Different free ports of 127.0.0.1."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:
@@ -68,11 +71,11 @@ def free_ports(count: int) -> list[int]:
 
 
 def visible_gpus(present: int, chosen: str | None) -> int:
-    """How many of ``present`` GPUs CUDA_VISIBLE_DEVICES lets be used; None when it is not set."""
+    """How many of ``present`` GPUs are visible; ``chosen`` is CUDA_VISIBLE_DEVICES, None if it is not set."""
     if chosen is None:
         return present
     devices = [entry.strip() for entry in chosen.split(",")]
-    # As CUDA reads it: what stands behind an entry that is no device is not visible.
+    # As in CUDA, devices after an invalid entry are not visible.
     listed = len(list(itertools.takewhile(lambda entry: entry not in ("", "-1"), devices)))
     return listed if devices[0].startswith("MIG-") else min(listed, present)
 

@@ -1,4 +1,4 @@
-"""Stage processes of this machine: told apart, found again after a crash, and ended with all they started."""
+"""Stage processes: identified, found again after a crash of the executor, and killed with their descendants."""
 
 from __future__ import annotations
 
@@ -12,60 +12,62 @@ from collections.abc import Callable
 from pathlib import Path
 
 MARK = "FINETUNE_RUN_DIRECTORY"
-"""Environment variable that every process of a run inherits, wherever it moves."""
+"""Environment variable that every descendant of a run inherits, also in another session."""
 
 _POLL_SECONDS = 0.05
 
 
 def identity(pid: int) -> str:
-    """What tells a process from a later one with the same pid: its start time. Empty when there is no such process."""
+    """The start time of a process, to distinguish it from a later one with the same pid; empty if there is none."""
     if sys.platform == "linux":
         try:
-            # The name in parentheses may hold blanks; the start time is field 22.
+            # The name in parentheses may contain spaces; the start time is field 22.
             return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
         except (OSError, IndexError):
             return ""
-    told = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return told.stdout.strip()
+    output = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return output.stdout.strip()
 
 
-def living(directory: Path, pid: int | None = None, known_as: str = "") -> list[int]:
-    """Pids of the processes of the run in ``directory``; ``pid`` is its first one, if it is still ``known_as``."""
+def alive(directory: Path, pid: int | None = None, expected_identity: str = "") -> list[int]:
+    """Pids of the run in ``directory``; ``pid`` is its first process, if it still has ``expected_identity``."""
     found = set(_marked(directory))
-    if pid is not None and known_as and identity(pid) == known_as and not _is_zombie(pid):
+    if pid is not None and expected_identity and identity(pid) == expected_identity and not _is_zombie(pid):
         found.add(pid)
     return sorted(found)
 
 
 def kill(pids: list[int]) -> None:
-    """SIGKILL to each that still is there."""
+    """Send SIGKILL to each process that still exists."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
 
 
 def kill_group(leader: int) -> None:
-    """SIGKILL to every process of the group that ``leader`` led."""
+    """Send SIGKILL to the process group of ``leader``."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
 
 
-def end_orphans(
-    directory: Path, pid: int, known_as: str, grace_seconds: float, hurry: Callable[[], bool] = lambda: False
+def stop_orphans(
+    directory: Path, pid: int, expected_identity: str, grace_seconds: float, force: Callable[[], bool] = lambda: False
 ) -> None:
-    """End a run whose executor is gone: asked first, so that it can write a checkpoint, unless there is a ``hurry``.
+    """Stop a run whose executor was killed: SIGTERM, so that it can checkpoint, then SIGKILL.
 
-    It blocks until nothing of the run is left.
+    SIGKILL follows after ``grace_seconds``, or when ``force`` returns True.
+
+    Blocks until no process of the run is left.
     """
-    left = living(directory, pid, known_as)
+    left = alive(directory, pid, expected_identity)
     if pid in left:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + grace_seconds
-        while pid in left and time.monotonic() < deadline and not hurry():
+        while pid in left and time.monotonic() < deadline and not force():
             time.sleep(_POLL_SECONDS)
-            left = living(directory, pid, known_as)
-    while left := living(directory, pid, known_as):
+            left = alive(directory, pid, expected_identity)
+    while left := alive(directory, pid, expected_identity):
         kill(left)
         time.sleep(_POLL_SECONDS)
 

@@ -1,4 +1,4 @@
-"""What the local executor keeps on disk, so that it can go on after anything: one directory a job.
+"""The state of the local executor on disk, one directory per job, from which it resumes after a crash.
 
 <home>/<namespace>/<name>/lock
                           job.json                    the FineTuneJob with its status
@@ -25,24 +25,24 @@ from finetune_api.stage import Stage, StageReport
 from finetune_cli.local.errors import LocalError, cannot_write
 from finetune_core.runs import RunId
 
-_MOST_REPORT_BYTES = 65536
+_MAX_REPORT_BYTES = 65536
 _LAST_BYTES = 4096
-_LONGEST_LINE = 300
+_MAX_LINE_LENGTH = 300
 
 
 class RunRecord(BaseModel):
-    """``run.json``: what must be known of a run's process after the executor itself was killed."""
+    """``run.json``: identifies the process of a run after the executor was killed."""
 
     model_config = ConfigDict(frozen=True)
 
     pid: int
     identity: str
-    """Tells the process from a later one with the same pid."""
+    """Distinguishes the process from a later one with the same pid."""
     spec_digest: str
     started_at: str
     finished_at: str | None = None
     exit_code: int | None = None
-    """As the operating system gives it: negative for a signal; None when nobody saw it end."""
+    """As returned by wait: negative for a signal; None if no executor observed the exit."""
     disrupted: bool = False
 
 
@@ -74,7 +74,7 @@ class RunDirectory:
         return self.config.exists()
 
     def record(self) -> RunRecord | None:
-        """What is known of the process; None when it was never started, or was being started at a crash."""
+        """The record of the process; None if it was not started, or the executor crashed while starting it."""
         try:
             return RunRecord.model_validate_json((self.path / "run.json").read_bytes())
         except (OSError, ValidationError):
@@ -84,22 +84,22 @@ class RunDirectory:
         write_atomic(self.path / "run.json", record.model_dump_json().encode())
 
     def report(self) -> StageReport | None:
-        """The termination message, if there is one that can be read."""
+        """The termination message, if there is a valid one."""
         try:
             with self.termination.open("rb") as file:
-                return StageReport.model_validate_json(file.read(_MOST_REPORT_BYTES))
+                return StageReport.model_validate_json(file.read(_MAX_REPORT_BYTES))
         except (OSError, ValidationError):
             return None
 
-    def last_words(self) -> str:
-        """The last line of the log that is not empty."""
+    def last_log_line(self) -> str:
+        """The last non-empty line of the log."""
         try:
             with self.log.open("rb") as file:
                 file.seek(max(file.seek(0, os.SEEK_END) - _LAST_BYTES, 0))
                 lines = file.read().decode(errors="replace").splitlines()
         except OSError:
             return ""
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")[:_LONGEST_LINE]
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")[:_MAX_LINE_LENGTH]
 
 
 @dataclass(frozen=True)
@@ -111,10 +111,10 @@ class StateDirectory:
     @classmethod
     @contextlib.contextmanager
     def locked(cls, root: Path, namespace: str, name: str) -> Iterator[StateDirectory]:
-        """The directory of a job, held by this process alone.
+        """The directory of a job, locked by this process.
 
         Raises:
-            LocalError: Another process holds it, or it cannot be written.
+            LocalError: Another process has locked it, or it is not writable.
         """
         path = root / namespace / name
         try:
@@ -130,7 +130,7 @@ class StateDirectory:
                 holder = lock.read(32).strip()
                 who = f" (process {holder})" if holder.isdigit() else ""
                 raise LocalError(
-                    f"{namespace}/{name} is already running on this machine{who}; wait until it has ended, or stop it "
+                    f"{namespace}/{name} is already running on this machine{who}; wait until it ends, or stop it "
                     "with Ctrl-C there.",
                     ExitCode.STOPPED,
                 ) from None
@@ -143,10 +143,10 @@ class StateDirectory:
             yield cls(path)
 
     def load(self) -> FineTuneJob | None:
-        """The job as it was left; None for a new one.
+        """The saved job; None for a new one.
 
         Raises:
-            LocalError: The file cannot be read, or was written by another version of this program.
+            LocalError: The file cannot be read, or was written by another version of finetune.
         """
         file = self.path / "job.json"
         try:
@@ -157,16 +157,16 @@ class StateDirectory:
             raise LocalError(f"Cannot read {file}: {error.strerror}.", ExitCode.PERMISSION_DENIED) from error
         except ValidationError as error:
             raise LocalError(
-                f"{file} cannot be understood; another version of finetune may have written it. Move {self.path} away "
-                "to start anew.",
+                f"{file} is not valid; another version of finetune may have written it. Move {self.path} away to start "
+                "over.",
                 ExitCode.BAD_CONFIGURATION,
             ) from error
 
     def save(self, job: FineTuneJob) -> None:
-        """Store the job.
+        """Save the job.
 
         Raises:
-            LocalError: The disk is full, or the directory cannot be written.
+            LocalError: The disk is full, or the directory is not writable.
         """
         try:
             write_atomic(self.path / "job.json", job.model_dump_json(exclude_none=True).encode())
@@ -174,11 +174,11 @@ class StateDirectory:
             raise cannot_write(self.path, error) from error
 
     def run(self, id_: RunId) -> RunDirectory:
-        """The directory of one run, whether it exists or not."""
+        """The directory of one run, which may not exist."""
         return RunDirectory(id_, self.path / f"r{id_.revision}" / f"{id_.stage}-{id_.attempt}")
 
     def runs(self) -> list[RunDirectory]:
-        """Every run that there is, oldest first."""
+        """The existing runs, oldest first."""
         found = []
         for path in self.path.glob("r*/*-*"):
             match = re.fullmatch(r"r(\d+)/(\w+)-(\d+)", str(path.relative_to(self.path)))
@@ -189,7 +189,7 @@ class StateDirectory:
 
 
 def home() -> Path:
-    """Where all jobs are kept: ``$FINETUNE_HOME``, else ``$XDG_STATE_HOME/finetune`` or ``~/.local/state/finetune``."""
+    """$FINETUNE_HOME, else ``$XDG_STATE_HOME/finetune`` or ``~/.local/state/finetune``: the directory of all jobs."""
     chosen = os.environ.get("FINETUNE_HOME")
     if chosen:
         return Path(chosen).expanduser().absolute()
@@ -199,7 +199,7 @@ def home() -> Path:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Replace the file at ``path``: a reader sees the old content or the new, never a part."""
+    """Replace the file at ``path`` atomically: readers get the old or the new content."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:

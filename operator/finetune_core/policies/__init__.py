@@ -1,1 +1,1 @@
-"""The rules of a job's life, one small file each; all pure."""
+"""The rules of a job's life cycle, one file each."""

@@ -1,4 +1,4 @@
-"""When the whole job has taken too long."""
+"""The active deadline of a job."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GRACE = timedelta(minutes=2)
 
 
 def deadline(status: FineTuneJobStatus, resilience: ResilienceSpec, now: datetime) -> datetime | None:
-    """When the revision must have ended, counted from its start, or from when it was last resumed after a stop."""
+    """When the revision must have ended, counted from its start or from its last resume."""
     if resilience.active_deadline_seconds is None:
         return None
     began = status.resume_time or status.start_time
@@ -23,10 +23,10 @@ def deadline(status: FineTuneJobStatus, resilience: ResilienceSpec, now: datetim
 
 
 def exceeded(stage: Stage, resilience: ResilienceSpec) -> StageError:
-    """The error of a job that took too long, found in ``stage``."""
+    """The error of a job that was in ``stage`` at its deadline."""
     return StageError(
         reason=Reason.DEADLINE_EXCEEDED,
-        message=f"The job was not done after resilience.activeDeadlineSeconds, {resilience.active_deadline_seconds} s; "
-        f"it was in stage {stage}. Raise it, or make the job smaller.",
+        message="The job did not finish within resilience.activeDeadlineSeconds "
+        f"({resilience.active_deadline_seconds} s); it was in stage {stage}. Raise the limit, or make the job smaller.",
         exit_code=ExitCode.INTERNAL,
     )

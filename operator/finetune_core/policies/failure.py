@@ -1,4 +1,4 @@
-"""Why a run ended: the stage's own word first, then what the executor saw, then the exit code."""
+"""Why a run failed: from the report of the stage, else from the executor's observation, else from the exit code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _REASON_OF_EXIT_CODE = {
 
 
 def own_report(run: ObservedRun) -> StageReport | None:
-    """The run's report, unless it speaks of another run."""
+    """The report of the run, unless it is about another run."""
     report = run.report
     if report is None or (report.stage, report.attempt) != (run.id.stage, run.id.attempt):
         return None
@@ -30,7 +30,7 @@ def own_report(run: ObservedRun) -> StageReport | None:
 
 
 def has_result(report: StageReport) -> bool:
-    """Whether the report holds what its stage is there to find."""
+    """Whether the report has the result of its stage."""
     return report.error is None and report.result is not None and report.result.stage is report.stage
 
 
@@ -45,29 +45,29 @@ def error_of(run: ObservedRun) -> StageError | None:
         return _unexplained(run)
     if report and has_result(report):
         return None
-    return _error(run, Reason.INTERNAL_ERROR, "ended without saying what came out; its log may tell more")
+    return _error(run, Reason.INTERNAL_ERROR, "exited with code 0 but reported no result; see its log")
 
 
 def lost(run_stage: Stage, attempt: int) -> StageError:
-    """The error of a run that was there and is gone."""
+    """The error of a run that was observed and no longer exists."""
     return StageError(
         reason=Reason.KILLED,
-        message=f"{run_stage}, attempt {attempt}, disappeared before it ended; somebody or something removed it.",
+        message=f"{run_stage}, attempt {attempt}, disappeared before it ended: its Job or process was removed.",
         exit_code=ExitCode.INTERNAL,
     )
 
 
 def _unexplained(run: ObservedRun) -> StageError:
-    """The error of a run that failed and left no word."""
+    """The error of a run that failed without a report."""
     code = run.exit_code
     if run.state is RunState.STOPPED or code == ExitCode.STOPPED:
         return _error(run, Reason.STOPPED, "was stopped")
     if run.disrupted:
-        return _error(run, Reason.STOPPED, "was ended together with what it ran on")
+        return _error(run, Reason.STOPPED, "was stopped together with its node or executor")
     if code is None:
-        return _error(run, Reason.KILLED, "ended, and nobody knows how; its log may tell more")
+        return _error(run, Reason.KILLED, "ended with an unknown exit code; see its log")
     if code in _REASON_OF_EXIT_CODE:
-        return _error(run, _REASON_OF_EXIT_CODE[ExitCode(code)], f"ended with exit code {code}; its log may tell more")
+        return _error(run, _REASON_OF_EXIT_CODE[ExitCode(code)], f"ended with exit code {code}; see its log")
     return _from_exit_status(run, code)
 
 
@@ -75,7 +75,9 @@ def _from_exit_status(run: ObservedRun, code: int) -> StageError:
     number = -code if code < 0 else code - 128
     if number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         name = signal.Signals(number).name
-        return _error(run, Reason.KILLED, f"was killed by {name}; when nobody did that, the memory did not suffice")
+        return _error(
+            run, Reason.KILLED, f"was killed by {name}; if no one killed it, the memory was probably exhausted"
+        )
     if number in set(signal.Signals):
         return _error(run, Reason.INTERNAL_ERROR, f"crashed with {signal.Signals(number).name}; see its log")
     return _error(run, Reason.INTERNAL_ERROR, f"ended with exit code {code}; see its log")

@@ -1,4 +1,4 @@
-"""When a run that does not get to compute is given up."""
+"""How long a run may stay Pending."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from datetime import datetime, timedelta
 from finetune_api.failures import ExitCode, Reason
 from finetune_api.spec import ResilienceSpec
 from finetune_api.stage import StageError
-from finetune_core.runs import Trouble
+from finetune_core.runs import PendingCause
 
-_PATIENCE = timedelta(minutes=5)
-"""For what seldom passes by itself: time for a registry to come back, or for a Secret to be applied after the job."""
+_SHORT_TIMEOUT = timedelta(minutes=5)
+"""For causes that rarely resolve without intervention: a registry recovers, a missing Secret is applied."""
 
-_MAY_TAKE_LONG = (Reason.UNSCHEDULABLE, Reason.QUOTA_EXCEEDED)
-"""Somebody else's pods end, or a node is added: that is waiting in a queue."""
+_QUEUED = (Reason.UNSCHEDULABLE, Reason.QUOTA_EXCEEDED)
+"""Causes that resolve when other pods end or a node is added: the run waits, as in a queue."""
 
 
-def gives_up_at(trouble: Trouble, resilience: ResilienceSpec) -> datetime:
-    """When a run in ``trouble`` is ended and its job fails."""
+def times_out_at(cause: PendingCause, resilience: ResilienceSpec) -> datetime:
+    """When a run that is Pending because of ``cause`` is stopped and its job fails."""
     limit = timedelta(seconds=resilience.pending_timeout_seconds)
-    return trouble.since + (limit if trouble.reason in _MAY_TAKE_LONG else min(limit, _PATIENCE))
+    return cause.since + (limit if cause.reason in _QUEUED else min(limit, _SHORT_TIMEOUT))
 
 
-def given_up(trouble: Trouble, now: datetime) -> StageError:
-    """The error of a run that never got to compute."""
-    minutes = max(int((now - trouble.since).total_seconds()) // 60, 1)
+def timed_out(cause: PendingCause, now: datetime) -> StageError:
+    """The error of a run that stayed Pending for too long."""
+    minutes = max(int((now - cause.since).total_seconds()) // 60, 1)
     waited = f"{minutes} minute{'' if minutes == 1 else 's'}"
     if minutes >= 120:
         waited = f"{minutes // 60} hours"
     return StageError(
-        reason=trouble.reason, message=f"{trouble.message} Given up after {waited}.", exit_code=ExitCode.INTERNAL
+        reason=cause.reason, message=f"{cause.message} Not started within {waited}.", exit_code=ExitCode.INTERNAL
     )

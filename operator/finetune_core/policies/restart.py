@@ -1,4 +1,4 @@
-"""Whether a failed stage is tried again, and when."""
+"""Whether and when a failed stage is retried."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _DELAY_AFTER_MANY_STOPS = timedelta(seconds=10)
 
 @dataclass(frozen=True)
 class Decision:
-    """What follows a failure."""
+    """Whether a failure is retried."""
 
     retried: bool
     counted: bool
     exhausted: bool = False
-    """It would be retried, had there not been maxRestarts restarts already."""
+    """Not retried only because maxRestarts restarts are used up."""
 
 
 def decide(reason: Reason, disrupted: bool, restarts: int, max_restarts: int) -> Decision:
-    """What follows a failure for ``reason`` after ``restarts`` counted ones."""
+    """Whether a failure for ``reason`` is retried after ``restarts`` counted restarts."""
     retry = reason.row.retry
     if retry is Retry.NEVER:
         return Decision(retried=False, counted=False)
@@ -36,9 +36,9 @@ def decide(reason: Reason, disrupted: bool, restarts: int, max_restarts: int) ->
 
 
 def delay(reason: Reason | None, attempt: int, restarts: int) -> timedelta:
-    """How long after the end of ``attempt`` the next one starts: 2 s, 4 s, 8 s … 5 min.
+    """Back-off after the end of ``attempt``: 2 s, 4 s, 8 s … 5 min.
 
-    A stop, which is nobody's failure, is followed at once; a little later when it comes again and again.
+    After a stop the next attempt starts at once; after many stops a little later.
     """
     if reason is None or reason is Reason.STOPPED:
         return timedelta(0) if attempt <= 3 else _DELAY_AFTER_MANY_STOPS

@@ -1,4 +1,4 @@
-"""Which ended runs are taken away, and when the job itself is."""
+"""Which ended runs are deleted, and when a finished job is."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from finetune_core.runs import ObservedRun, RunId
 from finetune_core.times import from_text
 
 _ATTEMPTS_KEPT = 3
-"""Of each stage, for who wants to read their logs."""
+"""Attempts of each stage whose Jobs, and so logs, are kept."""
 
 
 def obsolete(revision: int, runs: Iterable[ObservedRun]) -> list[RunId]:
-    """Ended runs that nobody needs: those of former revisions, and all but the newest few of a stage."""
+    """Ended runs to delete: those of earlier revisions, and all but the latest few of each stage."""
     ended = [run.id for run in runs if not run.alive]
     newest: dict[Stage, int] = {}
     for id_ in ended:
@@ -29,6 +29,6 @@ def obsolete(revision: int, runs: Iterable[ObservedRun]) -> list[RunId]:
 
 
 def expires_at(job: FineTuneJob) -> datetime | None:
-    """When a finished job is deleted; None when it stays."""
+    """When a finished job is deleted; None if it is kept."""
     ttl, ended = job.spec.resilience.ttl_seconds_after_finished, job.status.completion_time
     return None if ttl is None or ended is None else from_text(ended) + timedelta(seconds=ttl)

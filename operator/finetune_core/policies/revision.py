@@ -1,4 +1,4 @@
-"""When a job starts over: a changed spec is a new revision with its own place in storage; the old one is history."""
+"""Revisions: a changed spec starts a new one with its own storage directory; the old one goes to the history."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from finetune_core.runs import Observed
 from finetune_core.times import to_text
 
 HISTORY_LIMIT = 20
-"""Former revisions that status keeps."""
+"""Earlier revisions that the status keeps."""
 
 
 def current_revision(
     spec: FineTuneJobSpec, status: FineTuneJobStatus, observed: Observed, now: datetime
 ) -> FineTuneJobStatus:
-    """``status`` itself, or that of the next revision when what decides the result has changed."""
+    """``status``, or the status of the next revision if the spec digest has changed."""
     digest = spec_digest(spec)
     if status.revision and status.spec_digest == digest:
         return status
-    # After a crash there may be runs of a revision that was never recorded: its number belongs to their spec.
+    # After a crash there may be runs of a revision that is not in the status: its number is taken.
     taken = max((run.id.revision for run in observed.runs if run.spec_digest not in ("", digest)), default=0)
     return next_revision(status, digest, now, number=max(status.revision, taken) + 1)
 
@@ -36,7 +36,7 @@ def current_revision(
 def next_revision(
     status: FineTuneJobStatus, digest: str, now: datetime, number: int | None = None
 ) -> FineTuneJobStatus:
-    """The status of a revision that has done nothing yet; ``number`` is the next one, unless it is given."""
+    """The initial status of a revision; its number is the next one, unless ``number`` is given."""
     of_stages = set(CONDITION_OF.values())
     return FineTuneJobStatus(
         observed_generation=status.observed_generation,
@@ -48,34 +48,34 @@ def next_revision(
     )
 
 
-def moved_on(status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus | None:
-    """The status of the same spec in the next place in storage, when an earlier job of that name left its own there.
+def after_storage_conflict(status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus | None:
+    """The status of the next revision, if the storage directory of this one belongs to an earlier job of the same name.
 
-    None when the place is the revision's own.
+    None if there is no such conflict.
     """
     if status.failure is None or status.failure.reason is not Reason.REVISION_TAKEN or status.completion_time:
         return None
-    # What never ran is no history.
+    # The revision never ran, so it does not go to the history.
     following = next_revision(status, status.spec_digest, now)
     return following.model_copy(update={"history": status.history, "start_time": status.start_time})
 
 
 def resumed(status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus:
-    """``status`` of a job that need not hold any more."""
+    """``status`` of a job that is no longer suspended."""
     if status.suspend_time is None:
         return status
     return status.model_copy(update={"suspend_time": None, "resume_time": to_text(now)})
 
 
 def reopened(status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus:
-    """The status of a failed revision that is tried again where it failed, because a person acted and asks for it.
+    """The status of a failed revision that a person retries from the failed stage.
 
-    A revision that has not ended, was published or was refused by a gate stays as it is.
+    A revision that has not finished, was published, or did not pass a gate is returned unchanged.
     """
     if status.completion_time is None or status.failure is None or status.failure.reason is Reason.GATE_FAILED:
         return status
     stages = tuple(
-        stage.model_copy(update={"state": StageState.PENDING, "restarts": 0, "message": "Tried again."})
+        stage.model_copy(update={"state": StageState.PENDING, "restarts": 0, "message": "Retried."})
         if stage.state is StageState.FAILED
         else stage
         for stage in status.stages

@@ -1,4 +1,4 @@
-"""On how many processes each stage runs."""
+"""The world (workers and processes) of each stage."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from finetune_api.stage import Device, Stage, World
 
 
 def world_of(stage: Stage, distributed: DistributedSpec) -> World:
-    """What the spec asks for in train, one process in every other stage; only train and evaluate compute on GPUs."""
+    """The world of the spec for train, one process for other stages; only train and evaluate use GPUs."""
     device = Device.GPU if distributed.gpus_per_worker > 0 else Device.CPU
     if stage is Stage.TRAIN:
         return World(

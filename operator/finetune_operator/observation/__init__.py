@@ -1,1 +1,1 @@
-"""What Kubernetes says of Jobs and pods, read as the runs that the plan knows; all pure."""
+"""Maps child Jobs and pods to the runs that the plan uses. Pure."""

@@ -1,1 +1,1 @@
-"""Kubernetes objects of a job, built from what the plan asks for; all pure."""
+"""Builds the child objects of a FineTuneJob. Pure."""

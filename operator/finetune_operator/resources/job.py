@@ -1,4 +1,4 @@
-"""The child Job of a run, and the Service that its pods find each other by."""
+"""The child Job of a run, and the headless Service of its pods."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from finetune_operator.settings import TrainerSettings
 
 
 def stage_job(run: StageRun, settings: TrainerSettings, avoided_nodes: Sequence[str] = ()) -> dict[str, Any]:
-    """The Job of a run: one pod, or as many as train has workers.
+    """The Job of a run, with one pod per worker.
 
-    No pod is ever replaced alone: ranks that are left cannot go on without it, so the gang ends and the next attempt
-    starts from a checkpoint. A run on GPUs prefers other nodes to ``avoided_nodes``.
+    A pod is never replaced alone: the other ranks cannot continue without it, so the gang ends and the next attempt
+    starts from a checkpoint. A run on GPUs prefers nodes that are not in ``avoided_nodes``.
     """
     name, workers = names.run_name(run.job.name, run.id), run.world.workers
     gang = workers > 1
@@ -37,7 +37,7 @@ def stage_job(run: StageRun, settings: TrainerSettings, avoided_nodes: Sequence[
             "completionMode": "Indexed",
             "completions": workers,
             "parallelism": workers,
-            # A pod that is being deleted still writes its checkpoint: nothing takes its place before it is gone.
+            # A terminating pod still writes its checkpoint, so it is replaced only after it has ended.
             "podReplacementPolicy": "Failed",
             "template": pod_template(run, _config(run, name, subdomain), settings, subdomain, avoided_nodes),
         },
@@ -45,7 +45,7 @@ def stage_job(run: StageRun, settings: TrainerSettings, avoided_nodes: Sequence[
 
 
 def workers_service(job: JobIdentity) -> dict[str, Any]:
-    """The headless Service that gives the training pods of a job their names."""
+    """The headless Service that gives the training pods of a job their DNS names."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -57,7 +57,7 @@ def workers_service(job: JobIdentity) -> dict[str, Any]:
         },
         "spec": {
             "clusterIP": "None",
-            # Workers look for each other before any of them is ready.
+            # Workers connect to each other before any of them is ready.
             "publishNotReadyAddresses": True,
             "selector": {names.JOB_LABEL: job.name, names.STAGE_LABEL: "train"},
         },
@@ -65,5 +65,5 @@ def workers_service(job: JobIdentity) -> dict[str, Any]:
 
 
 def _config(run: StageRun, name: str, subdomain: str | None) -> StageConfig:
-    """``stage.json``: in a gang, worker 0 is found by its name in the Service."""
+    """``stage.json``; in a gang, with the DNS name of worker 0."""
     return run.config(**({"main_address": f"{name}-0.{subdomain}"} if subdomain else {}))

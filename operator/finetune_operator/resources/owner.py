@@ -1,4 +1,4 @@
-"""The tie between a FineTuneJob and its children: they go with it."""
+"""The owner reference through which children are garbage-collected with their FineTuneJob."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from finetune_api.stage import JobIdentity
 def owner_reference(job: JobIdentity) -> dict[str, Any]:
     """The owner reference of a child.
 
-    It does not block the owner's deletion: that would need a right to change finalizers, and nothing waits for it.
+    It does not block the deletion of the owner: that would need permission to update finalizers, for no benefit.
     """
     return {
         "apiVersion": f"{API_GROUP}/{API_VERSION}",

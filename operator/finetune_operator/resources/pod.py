@@ -1,4 +1,4 @@
-"""The pod of a stage. It meets the restricted Pod Security Standard and holds no Kubernetes credentials."""
+"""The pod of a stage. It meets the restricted Pod Security Standard and has no Kubernetes credentials."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from finetune_operator.resources.secrets import environment_from
 from finetune_operator.settings import TrainerSettings
 
 GRACE_SECONDS = 300
-"""Time for a last checkpoint, also when a node is drained."""
+"""Time for a last checkpoint, for example when a node is drained."""
 
 _CONFIG_DIRECTORY = "/etc/finetune"
 _WORKSPACE = "/workspace"
@@ -25,9 +25,9 @@ def pod_template(
     subdomain: str | None,
     avoided_nodes: Sequence[str],
 ) -> dict[str, Any]:
-    """The pod template of a run; ``config`` travels with it as an annotation, so both are one object.
+    """The pod template of a run; ``config`` is an annotation of it, so no ConfigMap is needed.
 
-    On GPUs it prefers other nodes to ``avoided_nodes``.
+    A pod with GPUs prefers nodes that are not in ``avoided_nodes``.
     """
     stage_pod = settings.pod(run.id.stage)
     spec: dict[str, Any] = {
@@ -72,7 +72,7 @@ def _container(run: StageRun, config: StageConfig, settings: TrainerSettings) ->
             "capabilities": {"drop": ["ALL"]},
         },
         "terminationMessagePath": config.termination_message_path,
-        # What killed a stage without a word is often its last line.
+        # If a stage crashes without a report, the last log line often says why.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "config", "mountPath": _CONFIG_DIRECTORY, "readOnly": True},
@@ -86,12 +86,12 @@ def _container(run: StageRun, config: StageConfig, settings: TrainerSettings) ->
 
 
 def _affinity(configured: Mapping[str, Any], avoided_nodes: Sequence[str]) -> dict[str, Any]:
-    """``configured``, and any other node rather than one of ``avoided_nodes``; but such a one rather than none."""
+    """``configured``, with a preference (not a requirement) for nodes that are not in ``avoided_nodes``."""
     if not avoided_nodes:
         return dict(configured)
     preferred = "preferredDuringSchedulingIgnoredDuringExecution"
     node_affinity = configured.get("nodeAffinity", {})
-    # A requirement on a field takes one value.
+    # A field selector accepts one value only.
     others = [{"key": "metadata.name", "operator": "NotIn", "values": [name]} for name in avoided_nodes]
     terms = [*node_affinity.get(preferred, ()), {"weight": 100, "preference": {"matchFields": others}}]
     return {**configured, "nodeAffinity": {**node_affinity, preferred: terms}}
@@ -113,7 +113,7 @@ def _volumes(run: StageRun, settings: TrainerSettings) -> list[dict[str, Any]]:
         {"name": "tmp", "emptyDir": {}},
     ]
     if _has_shared_memory(run):
-        # NCCL, Gloo and data loaders hand tensors over in /dev/shm, of which a container has 64 MiB.
+        # NCCL, Gloo and data loaders share tensors in /dev/shm, which has only 64 MiB by default.
         volumes.append(
             {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": stage_pod.shared_memory}}
         )

@@ -1,4 +1,4 @@
-"""Which credentials the pods of a stage get: those of what it reads and writes, and no others."""
+"""The credentials of each stage: only those for what it reads and writes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ _NEEDED_BY: dict[Stage, tuple[SecretRole, ...]] = {
 
 
 def environment_from(stage: Stage, spec: FineTuneJobSpec) -> list[dict[str, Any]]:
-    """``envFrom`` of a stage's container: each Secret under the prefix of what it is for."""
+    """``envFrom`` of a stage's container: each Secret with the prefix of its role."""
     named = references(spec)
     return [{"prefix": role.prefix, "secretRef": {"name": named[role]}} for role in _NEEDED_BY[stage] if role in named]

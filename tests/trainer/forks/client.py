@@ -1,4 +1,4 @@
-"""How tests get stages from the fork server."""
+"""Client of the fork server."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _ROOT = Path(__file__).parents[3]
 
 
 class ForkedProcess:
-    """A forked host, with what tests use of `subprocess.Popen`."""
+    """A forked host process, with the part of the interface of `subprocess.Popen` that tests use."""
 
-    def __init__(self, told: IO[bytes], server: ForkServer) -> None:
-        self._told = told
+    def __init__(self, replies: IO[bytes], server: ForkServer) -> None:
+        self._replies = replies
         self._server = server
         self.returncode: int | None = None
         self.pid = self._read()
 
     def _read(self) -> int:
-        line = self._told.readline()
+        line = self._replies.readline()
         assert line, f"the fork server has ended:\n{self._server.log()}"
         return int(line)
 
@@ -41,16 +41,16 @@ class ForkedProcess:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit code, negative for a signal.
+        """Wait for the exit code, negative for a signal.
 
         Raises:
-            subprocess.TimeoutExpired: It does not end within ``timeout`` seconds.
+            subprocess.TimeoutExpired: The process does not exit within ``timeout`` seconds.
         """
         if self.returncode is None:
-            if not select.select([self._told], [], [], timeout)[0]:
+            if not select.select([self._replies], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired("a forked stage", timeout or 0)
             self.returncode = self._read()
-            self._told.close()
+            self._replies.close()
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -62,7 +62,7 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """The other end of `tests.trainer.forks.server`."""
+    """Starts `tests.trainer.forks.server` and sends requests to it."""
 
     def __init__(self) -> None:
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -93,7 +93,7 @@ class ForkServer:
         return self._process.pid
 
     def log(self) -> str:
-        """What the server itself has said."""
+        """The output of the server process."""
         self._log.seek(0)
         return self._log.read().decode(errors="replace")
 
@@ -105,12 +105,12 @@ class ForkServer:
 
 @functools.cache
 def fork_server() -> ForkServer:
-    """The one server of these tests, started when it is first asked for; should they be killed, it ends with them."""
+    """The server of this test process, started on first use; it exits even if the test process is killed."""
     return ForkServer()
 
 
 def close_fork_server() -> None:
-    """End the server, if there is one, and wait for it."""
+    """Stop the server, if it runs, and wait for it."""
     if fork_server.cache_info().currsize:
         fork_server().close()
         fork_server.cache_clear()

@@ -1,4 +1,4 @@
-"""Which processes may be forked from one that has imported the libraries already."""
+"""Which environments permit forking from a process that has already imported the libraries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ AT_IMPORT = {
     "OMP_WAIT_POLICY": "PASSIVE",
     "PYTHONUNBUFFERED": "1",
 }
-"""What the product adds to a rank's environment that is read while libraries are imported."""
+"""Environment variables of a rank that libraries read during their import."""
 _READ_LATER = {
     "FINETUNE_EVENTS_FD",
     "JOB_COMPLETION_INDEX",
@@ -28,11 +28,11 @@ _MEASURES = "COVERAGE_"
 
 
 def importing_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment to import under, for ranks that tests start with ``environment``."""
+    """The environment for the imports of the fork server, for ranks that tests start with ``environment``."""
     return {name: value for name, value in environment.items() if not name.startswith(_MEASURES)} | AT_IMPORT
 
 
 def imports_alike(environment: Mapping[str, str], imported_under: Mapping[str, str]) -> bool:
-    """Whether a process with one environment would import what has been imported under the other."""
+    """Whether imports give the same modules in both environments."""
     names = {name for name in environment.keys() | imported_under.keys() if not name.startswith(_MEASURES)}
     return all(environment.get(name) == imported_under.get(name) for name in names - _READ_LATER)

@@ -1,9 +1,9 @@
 """Forks stages from a process that has imported their libraries once: ``python -m tests.trainer.forks.server FD``.
 
-Most of what a stage of a tiny model costs is the import of torch, transformers and deepspeed, anew in every process.
+With tiny models, a stage spends most of its time on imports of torch, transformers and deepspeed in every process.
 
-The server ends when the other side of its socket is closed, with the hosts that it has forked: the kernel sees to it,
-however the tests end.
+The server exits when the client closes the socket, and the kernel then kills the hosts that it has forked. This works
+even if the tests are killed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from finetune_trainer.importing import heavy_imports
 from tests.trainer.forks.stage import MESSAGE_BYTES, become_host
 
 _HARMLESS_THREADS = {"jemalloc_bg_thd"}
-"""Of pyarrow's allocator, which knows of forks."""
+"""Thread of the allocator of pyarrow, which supports forks."""
 _LIGHT = (
     "coverage",
     "finetune_trainer.command",
@@ -45,7 +45,7 @@ _HEAVY = (
     "finetune_trainer.modelling.loading",
     "finetune_trainer.report.page",
     "finetune_trainer.train.gang",
-    # What libraries import when they are used first.
+    # Modules that libraries import lazily.
     "peft.utils.transformers_weight_conversion",
     "torch.distributed.algorithms.ddp_comm_hooks.default_hooks",
 )
@@ -53,25 +53,25 @@ _NEVER = "torch._inductor.compile_fx"
 
 
 class Server:
-    """Forks a host for each request and tells how it ended.
+    """Forks a host process for each request, and reports its exit code.
 
-    A request is a JSON object, see `become_host`, with two descriptors: the host's output, and a pipe to which come its
-    process id at once and its exit code, negative for a signal, at the end; each with a line feed.
+    A request is a JSON object (see `become_host`) with two descriptors: one for the output of the host, and a pipe to
+    which the server writes two lines: the process id, and later the exit code, negative for a signal.
     """
 
     def __init__(self, requests: socket.socket) -> None:
         self._requests = requests
         self._imported_under = dict(os.environ)
-        self._told: dict[int, int] = {}
-        """By the process id of a host, the pipe where its end is told."""
+        self._exit_pipes: dict[int, int] = {}
+        """The pipe for the exit code of each host, by process id."""
         self._wake, waker = os.pipe()
         os.set_blocking(waker, False)
         signal.set_wakeup_fd(waker)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # A Ctrl-C of the terminal is heard by the tests.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # The tests handle Ctrl-C.
 
     def serve(self) -> None:
-        """Serve until the other side of the socket is closed."""
+        """Serve until the client closes the socket."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._requests, selectors.EVENT_READ)
             selector.register(self._wake, selectors.EVENT_READ)
@@ -79,25 +79,25 @@ class Server:
                 ready = {key.fileobj for key, _ in selector.select()}
                 if self._wake in ready:
                     os.read(self._wake, 4096)
-                    self._tell_ends()
+                    self._report_exits()
                 if self._requests in ready:
                     message, descriptors, _, _ = socket.recv_fds(self._requests, MESSAGE_BYTES, 2)
                     if not message:
                         return
                     self._fork(json.loads(message), *descriptors)
 
-    def _fork(self, message: dict[str, Any], output: int, told: int) -> None:
+    def _fork(self, message: dict[str, Any], output: int, exit_pipe: int) -> None:
         assert_one_thread()
         server = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._leave(message, output, server)
+            self._become_host(message, output, server)
         os.close(output)
-        self._told[pid] = told
-        os.write(told, f"{pid}\n".encode())
+        self._exit_pipes[pid] = exit_pipe
+        os.write(exit_pipe, f"{pid}\n".encode())
 
-    def _leave(self, message: dict[str, Any], output: int, server: int) -> NoReturn:
-        """In the child: whatever happens, it does not go on as a server."""
+    def _become_host(self, message: dict[str, Any], output: int, server: int) -> NoReturn:
+        """Become a host in the child process; never return to the server loop."""
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -109,24 +109,24 @@ class Server:
             sys.stderr.flush()
             os._exit(1)
 
-    def _tell_ends(self) -> None:
-        for pid, told in list(self._told.items()):
+    def _report_exits(self) -> None:
+        for pid, exit_pipe in list(self._exit_pipes.items()):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
-                del self._told[pid]
-                with contextlib.suppress(BrokenPipeError):  # Nobody waits for it any more.
-                    os.write(told, f"{os.waitstatus_to_exitcode(status)}\n".encode())
-                os.close(told)
+                del self._exit_pipes[pid]
+                with contextlib.suppress(BrokenPipeError):  # The client no longer waits for it.
+                    os.write(exit_pipe, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+                os.close(exit_pipe)
 
 
 def assert_one_thread() -> None:
-    """A child has but the thread that forked it: what another had locked would stay locked there for ever."""
+    """Check that there is only one thread, because locks held by other threads would stay locked in a child."""
     threads = sorted(task.joinpath("comm").read_text().strip() for task in Path("/proc/self/task").iterdir())
     assert len([name for name in threads if name not in _HARMLESS_THREADS]) == 1, f"cannot fork beside {threads}"
 
 
 def import_libraries() -> None:
-    """Import what the stages import, in the way that they do."""
+    """Import the libraries of the stages as the stages do."""
     for name in _LIGHT:
         importlib.import_module(name)
     with heavy_imports():
@@ -136,7 +136,7 @@ def import_libraries() -> None:
 
         import_without_compiler()
     assert _NEVER not in sys.modules, f"a rank would have imported {_NEVER}"
-    assert not logging.getLogger().handlers, "what the product says in its logs would look different"
+    assert not logging.getLogger().handlers, "an existing log handler would change the log format of the stages"
 
 
 if __name__ == "__main__":

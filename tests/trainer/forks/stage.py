@@ -1,8 +1,7 @@
-"""The processes of a stage, forked: the product's own entry points, in the tree that they make by themselves.
+"""Runs the processes of a stage as forks, with the entry points and the process tree of the product.
 
-A host starts threads, after which nothing can be forked from it. So one that is forked begins by forking its ranks,
-which wait until the product starts them. What a real start would have given them they get then: environment,
-descriptors, a session.
+A host starts threads and cannot fork safely after that. Therefore a forked host first forks its ranks, which wait until
+the host starts them. They then receive environment, descriptors and session as from a real start.
 """
 
 from __future__ import annotations
@@ -27,23 +26,23 @@ from typing import Any, NoReturn
 from tests.trainer.forks.environment import imports_alike
 
 LATE_IMPORT = "late import | "
-"""Begins a line in the log of a forked rank: a module that was not imported before it was forked."""
+"""Prefix of log lines of a forked rank that name a module imported after the fork."""
 MESSAGE_BYTES = 1 << 20
 _RANK = "finetune_trainer.worker"
 _MOST_DESCRIPTORS = 16
 _PR_SET_PDEATHSIG = 1
 _FIRST_SPARE = 512
-"""Descriptors from here on are none of the server's or the product's."""
+"""Lowest descriptor that neither server nor product uses."""
 _STANDARD = 3
 
 
 def become_host(message: dict[str, Any], output: int, server: int, imported_under: Mapping[str, str]) -> NoReturn:
-    """Run the product's host in this process, which has just been forked.
+    """Run the host of the product in this forked process.
 
     Args:
         message: ``arguments``, ``environment`` and ``cwd``.
         output: Descriptor for standard output and error.
-        server: Process id of the parent; the host ends with it.
+        server: Process id of the parent; the kernel kills the host when it exits.
         imported_under: The environment in which the libraries were imported.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -58,12 +57,12 @@ def become_host(message: dict[str, Any], output: int, server: int, imported_unde
     ranks: list[ForkedRank] = []
     for _ in range(_processes(message["arguments"])):
         ranks.append(ForkedRank(ranks))
-    _let_product_start(ranks, imported_under)
+    _replace_popen(ranks, imported_under)
     _run("finetune_trainer", message["arguments"])
 
 
 def _processes(arguments: list[str]) -> int:
-    """How many ranks the host will start; whatever is wrong with its configuration is for the product to say."""
+    """Number of ranks that the host will start; 0 for an invalid configuration, which the product reports."""
     try:
         config = json.loads(Path(arguments[arguments.index("--config") + 1]).read_bytes())
         return int(config["world"]["processesPerWorker"]) if config["stage"] == "train" else 1
@@ -71,8 +70,8 @@ def _processes(arguments: list[str]) -> int:
         return 0
 
 
-def _let_product_start(ranks: list[ForkedRank], imported_under: Mapping[str, str]) -> None:
-    """Give the product the ranks that wait; one whose libraries would be others is started as always."""
+def _replace_popen(ranks: list[ForkedRank], imported_under: Mapping[str, str]) -> None:
+    """Make the product start the waiting ranks; a rank with other imports is started as a new process."""
     from finetune_trainer.host import processes
 
     def start(command: list[str], *, env: dict[str, str], pass_fds: tuple[int, ...], **options: Any) -> Any:
@@ -88,11 +87,11 @@ def _let_product_start(ranks: list[ForkedRank], imported_under: Mapping[str, str
 
 
 class ForkedRank:
-    """A child that becomes a rank; to the product it is what `subprocess.Popen` would have been."""
+    """A child process that becomes a rank, with the interface of `subprocess.Popen` that the product uses."""
 
     def __init__(self, siblings: list[ForkedRank]) -> None:
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._lock = threading.RLock()  # The host may be asking when its signal handler asks.
+        self._lock = threading.RLock()  # A signal handler of the host may call poll() during a poll().
         self.returncode: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
@@ -102,22 +101,22 @@ class ForkedRank:
         theirs.close()
 
     def start(self, arguments: list[str], environment: Mapping[str, str], descriptors: tuple[int, ...]) -> None:
-        """Start the product's worker; like Popen's, it has its session when this returns."""
+        """Start the worker of the product; as with Popen, its session exists on return."""
         message = {"arguments": arguments, "environment": dict(environment), "descriptors": descriptors}
         socket.send_fds(self._requests, [json.dumps(message).encode()], descriptors)
         assert self._requests.recv(1), "the process that was to become a rank has ended"
         self._requests.close()
 
     def poll(self) -> int | None:
-        return self._ask(os.WNOHANG)
+        return self._wait(os.WNOHANG)
 
     def wait(self) -> int | None:
-        return self._ask(0)
+        return self._wait(0)
 
-    def _ask(self, options: int) -> int | None:
+    def _wait(self, options: int) -> int | None:
         with self._lock:
             if self.returncode is None:
-                with contextlib.suppress(ChildProcessError):  # The handler has just seen the end.
+                with contextlib.suppress(ChildProcessError):  # The signal handler has already reaped the child.
                     pid, status = os.waitpid(self.pid, options)
                     if pid:
                         self.returncode = os.waitstatus_to_exitcode(status)
@@ -129,10 +128,10 @@ class ForkedRank:
 
 
 def _become_rank(requests: socket.socket) -> NoReturn:
-    """Wait for what `ForkedRank.start` sends, and run the product's worker with it."""
+    """Wait for the message of `ForkedRank.start`, and run the worker of the product."""
     raw, received, _, _ = socket.recv_fds(requests, MESSAGE_BYTES, _MOST_DESCRIPTORS)
     if not raw:
-        os._exit(0)  # The host has ended without this rank.
+        os._exit(0)  # The host has exited without starting this rank.
     message = json.loads(raw)
     os.setsid()
     requests.send(b"1")
@@ -143,12 +142,12 @@ def _become_rank(requests: socket.socket) -> NoReturn:
         os.dup2(descriptor, wanted)
         os.close(descriptor)
     _set_environment(message["environment"])
-    del sys.modules[_RANK]  # It is about to be the main module, which nothing has imported.
-    sys.addaudithook(_tell_import)
+    del sys.modules[_RANK]  # It becomes the main module, which must not be imported before.
+    sys.addaudithook(_log_import)
     _run(_RANK, message["arguments"])
 
 
-def _tell_import(event: str, arguments: tuple[Any, ...]) -> None:
+def _log_import(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "import":
         os.write(2, f"{LATE_IMPORT}{arguments[0]}\n".encode())
 
@@ -159,7 +158,7 @@ def _set_environment(environment: Mapping[str, str]) -> None:
 
 
 def _run(module: str, arguments: list[str]) -> NoReturn:
-    """Run a module as ``python -m`` does, to the end of the process."""
+    """Run a module as ``python -m`` does, and exit."""
     measured = None
     if any(name.startswith("COVERAGE_PROCESS_") for name in os.environ):
         import coverage
@@ -182,4 +181,4 @@ def _run(module: str, arguments: list[str]) -> NoReturn:
         measured.save()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # Without the interpreter's teardown, which takes long with so many modules.
+    os._exit(code)  # Skip the shutdown of the interpreter, which is slow with so many modules.

@@ -72,9 +72,9 @@ def _convert(checkpoint: CheckpointInput, stage: int, processes: int, reporter: 
     except ValueError as error:
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
-            f"the checkpoint {checkpoint.ref.uri} was written by {checkpoint.processes} processes at ZeRO stage "
+            f"the checkpoint {checkpoint.ref.uri} was saved by {checkpoint.processes} processes at ZeRO stage "
             f"{checkpoint.zero_stage} and cannot be converted to {processes} at stage {stage} ({error}): restore the "
-            "former number of processes and ZeRO stage, or delete the checkpoint to train from the start",
+            "previous number of processes and ZeRO stage, or delete the checkpoint to train from the start",
         ) from error
 
 

@@ -43,7 +43,7 @@ def complete_checkpoints(checkpoints_uri: str) -> list[CheckpointRef]:
 
 
 def stored_checkpoints(checkpoints_uri: str) -> dict[int, bool]:
-    """Steps of which files of a checkpoint are stored, and whether it is complete."""
+    """The steps of all stored checkpoints, and whether each is complete, i.e. has a manifest."""
     found: dict[int, bool] = {}
     for path, _ in storage.list_files(checkpoints_uri):
         name, _, rest = path.partition("/")

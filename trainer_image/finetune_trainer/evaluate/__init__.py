@@ -1,1 +1,1 @@
-"""The evaluate stage: baseline and tuned model on the same test split, with intervals, and the gates."""
+"""The evaluate stage: metrics of baseline and tuned model, confidence intervals and gates."""

@@ -1,4 +1,4 @@
-"""What comes out of running both models, before gates and files."""
+"""Inputs and result of the comparison of the tuned model with its baseline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPLIT = "test"
 
 @dataclass(frozen=True)
 class EvaluationInputs:
-    """What every task's evaluation needs."""
+    """Inputs of the evaluation of every task."""
 
     spec: FineTuneJobSpec
     base: Path
@@ -31,36 +31,36 @@ class EvaluationInputs:
     """Directory of the prepared data."""
     data: DataReport
     model_class: ModelClass
-    """How the task loads a model."""
+    """The model class of the task."""
     method: Method
     hardware: Hardware
     reporter: Reporter
 
     def load(self, directory: Path, **settings: Any) -> LoadedModel:
-        """The model in ``directory`` with the task's class, ready to be evaluated."""
+        """Load the model in ``directory`` with the model class of the task, for evaluation."""
         chosen = self.model_class
         return self.load_as(chosen.auto_class, directory, **chosen.settings, **settings)
 
     def load_as(self, auto_class: Any, directory: Path, **settings: Any) -> LoadedModel:
-        """The model in ``directory`` with another class."""
+        """Load the model in ``directory`` with ``auto_class``, for evaluation."""
         name = "The trained model" if directory == self.trained else f"model.uri {self.spec.model.uri}"
         return load(auto_class, directory, self.hardware.dtype, name, **settings).placed(self.hardware)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Baseline and tuned model on the test split."""
+    """Result of baseline and tuned model on the test split."""
 
     baseline: BaselineKind
     details: dict[str, Any]
-    """How the baseline was made, for report and provenance."""
+    """Details of the baseline, for report and provenance."""
     metrics: tuple[MetricResult, ...]
     predictions: list[dict[str, Any]]
-    """One object a test example, in the split's order: source, text or prompt, label or reference, baseline, tuned."""
+    """One dict per test example, in order: source, text or prompt, label or reference, baseline, tuned."""
 
 
 class ExampleCounter:
-    """Says how many examples of an activity are done."""
+    """Reports how many examples of an activity are done."""
 
     def __init__(self, reporter: Reporter, activity: str, total: int) -> None:
         self._reporter = reporter
@@ -70,13 +70,13 @@ class ExampleCounter:
         self.add(0)
 
     def add(self, examples: int) -> None:
-        """Count examples; 0 is a sign of life."""
+        """Add to the number of examples and report it; 0 only reports that the activity is alive."""
         self._done += examples
         self._reporter.progress(self._activity, done=self._done, total=self._total, unit="examples")
 
 
 def metric_result(name: Metric, baseline: float, tuned: float, interval: tuple[float, float]) -> MetricResult:
-    """A metric of both models with the interval of its change."""
+    """The MetricResult of a metric, with the confidence interval of its change."""
     return MetricResult(
         name=name,
         baseline=baseline,

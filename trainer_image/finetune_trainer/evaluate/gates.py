@@ -1,4 +1,4 @@
-"""Gates: what the tuned model must reach to be published."""
+"""Gates: conditions that the tuned model must meet to be published."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from finetune_api.evaluation import GateResult, MetricResult
 from finetune_api.spec import Gate
 
-# 0.83 - 0.81 is 0.01999… in floating point, and still an improvement of 0.02.
+# 0.83 - 0.81 is 0.01999… in floating point, but must pass a gate of 0.02.
 _ROUNDING = 1e-9
 
 
 def check_gates(gates: Iterable[Gate], metrics: Iterable[MetricResult]) -> tuple[GateResult, ...]:
-    """Every gate with what was compared and whether it holds. A gate's metric must be among ``metrics``."""
+    """Check every gate; ``metrics`` must contain the metric of each gate."""
     results = {metric.name: metric for metric in metrics}
     return tuple(_check(gate, results[gate.metric]) for gate in gates)
 

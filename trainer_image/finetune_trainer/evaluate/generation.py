@@ -1,4 +1,4 @@
-"""Tasks that generate text: the tuned model beside the untouched base model, with the same prompts."""
+"""Comparison for tasks that generate text: the tuned model and the base model, with the same prompts."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.splits import open_split
 
 _LIMITS = {"cpu": BatchLimits(examples=16, tokens=4096), "cuda": BatchLimits(examples=64, tokens=131072)}
-_LOGITS_AT_ONCE = 1 << 28  # elements; 1 GiB as float32
-_SIGN_OF_LIFE_SECONDS = 5.0
-_TAIL = 3  # a template may close a turn with its end token and a line break
+_LOGITS_AT_ONCE = 1 << 28  # Elements, 1 GiB as float32.
+_HEARTBEAT_SECONDS = 5.0
+_TAIL = 3  # Tokens: a template may end a turn with an end token and a line break.
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """The test split as tokens."""
+    """The tokens of the test split."""
 
     tokens: TokenRows
     labels: TokenRows
@@ -53,12 +53,12 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Answers:
-    """What one model did on the test split; arrays are (examples,)."""
+    """Results of a model on the test split; arrays have shape (examples,)."""
 
     losses: Floats
-    """Mean nats a learned token."""
+    """Mean loss of the answer tokens, in nats per token."""
     hits: Floats
-    """Share of learned tokens that were the most likely ones."""
+    """Share of answer tokens that have the highest logit."""
     texts: list[str] | None
     """Generated answers; None when no metric needs them."""
 
@@ -67,8 +67,8 @@ def compare(inputs: EvaluationInputs) -> Comparison:
     """Run baseline and tuned model on the test split.
 
     Raises:
-        StageFailure: BadConfiguration (model and data do not fit), BadData (nothing learned in test), Diverged (a loss
-            that is not finite), OutOfMemory.
+        StageFailure: BadConfiguration (the model does not fit the data), BadData (no answer tokens in test), Diverged
+            (a loss that is not finite), OutOfMemory.
     """
     table = open_split(inputs.prepared, SPLIT)
     prompts = Prompts.of_table(table)
@@ -80,7 +80,7 @@ def compare(inputs: EvaluationInputs) -> Comparison:
         check_vocabulary(model, prompts.tokens)
         answers[name] = _Runner(inputs, prompts, tokenizer, name, model).run()
         ends = end_tokens(tokenizer, prompts.labels, model)
-        del model  # its memory is the next one's
+        del model  # Frees its memory for the next model.
     baseline, tuned = answers["baseline"], answers["tuned"]
 
     scores = {metric: _scores(metric, prompts, learned, baseline, tuned) for metric in inputs.spec.metrics}
@@ -109,17 +109,17 @@ def compare(inputs: EvaluationInputs) -> Comparison:
 
 
 def _learned_tokens(labels: TokenRows) -> Ints:
-    """Tokens of each example that a loss is taken of; the first token of a row has nothing that predicts it."""
+    """Number of tokens with a loss in each example; the first token has none, because no token predicts it."""
     counted = np.array([int((labels[row][1:] != IGNORED_LABEL).sum()) for row in range(len(labels))], dtype=np.int64)
     if not counted.any():
-        raise StageFailure(Reason.BAD_DATA, "No token of the test split is an answer; check the columns of the data")
+        raise StageFailure(Reason.BAD_DATA, "The test split contains no answer tokens; check dataset.columns")
     return counted
 
 
 def _scores(
     metric: Metric, prompts: Prompts, learned: Ints, baseline: Answers, tuned: Answers
 ) -> tuple[Floats, Floats, Floats]:
-    """Values of each example for both models, and their weights."""
+    """Baseline values, tuned values and weights, each of shape (examples,)."""
     if metric is Metric.LOSS:
         return baseline.losses, tuned.losses, learned.astype(np.float64)
     if metric is Metric.TOKEN_ACCURACY:
@@ -137,9 +137,9 @@ def _result(metric: Metric, baseline: Floats, tuned: Floats, weights: Floats, se
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase, labels: TokenRows, model: Any) -> list[int]:
-    """Where an answer stops: the end tokens of tokenizer and model, and the special token that closes most answers.
+    """Token ids that end an answer: the end tokens of tokenizer and model, and special tokens that end most answers.
 
-    The latter is the template's end of turn, which a tokenizer need not name.
+    The latter are end-of-turn tokens of the chat template, which the tokenizer may not declare as end tokens.
     """
     of_model = model.generation_config.eos_token_id if model.generation_config else None
     ends = set(of_model if isinstance(of_model, list) else [of_model])
@@ -158,22 +158,22 @@ def _special_additions(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
 
 
-class _SignOfLife(StoppingCriteria):
-    """Stops nothing; says every few seconds that tokens are still coming."""
+class _Heartbeat(StoppingCriteria):
+    """Never stops generation; reports every few seconds that it is alive."""
 
     def __init__(self, counter: ExampleCounter) -> None:
         self._counter = counter
         self._last = time.monotonic()
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        if time.monotonic() - self._last > _SIGN_OF_LIFE_SECONDS:
+        if time.monotonic() - self._last > _HEARTBEAT_SECONDS:
             self._last = time.monotonic()
             self._counter.add(0)
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 class _Runner:
-    """Runs one model over the test split."""
+    """Runs one model on the test split."""
 
     def __init__(
         self, inputs: EvaluationInputs, prompts: Prompts, tokenizer: PreTrainedTokenizerBase, name: str, model: Any
@@ -200,7 +200,7 @@ class _Runner:
         return ExampleCounter(self._inputs.reporter, f"{activity} ({self._name})", len(self._prompts.tokens))
 
     def _score(self) -> tuple[Floats, Floats]:
-        """Loss and hits of each example, given the reference up to each token."""
+        """Teacher-forced loss and token accuracy of each example."""
         prompts, counter = self._prompts, self._counter("measuring the loss")
         losses, hits = np.zeros(len(prompts.tokens)), np.zeros(len(prompts.tokens))
         vocabulary = self._model.config.get_text_config().vocab_size
@@ -229,7 +229,7 @@ class _Runner:
         return losses, hits
 
     def _generate(self) -> list[str]:
-        """Greedy answers, without special tokens and white space at the ends."""
+        """Generated answers, without special tokens and surrounding white space."""
         counter = self._counter("generating answers")
         new_tokens = self._inputs.spec.evaluation.generation.max_new_tokens
         rows = self._prompts.tokens.heads(self._prompts.prompt_lengths)
@@ -243,7 +243,7 @@ class _Runner:
                 sequences = self._model.generate(
                     input_ids=tokens,
                     attention_mask=mask,
-                    stopping_criteria=StoppingCriteriaList([_SignOfLife(counter)]),
+                    stopping_criteria=StoppingCriteriaList([_Heartbeat(counter)]),
                 )
             answers = self._tokenizer.batch_decode(sequences[:, tokens.shape[1] :], skip_special_tokens=True)
             for index, answer in zip(batch, answers, strict=True):
@@ -256,7 +256,7 @@ class _Runner:
 
     @contextmanager
     def _greedy(self, new_tokens: int) -> Iterator[None]:
-        """Replace the model's own generation settings: sampling or penalties of its makers would be compared too."""
+        """Replace the generation config of the model, so that its sampling settings and penalties have no effect."""
         own = self._model.generation_config
         ends = end_tokens(self._tokenizer, self._prompts.labels, self._model)
         configuration: Any = GenerationConfig

@@ -1,4 +1,4 @@
-"""The exports, one file for each; `export_of` finds them."""
+"""Export formats, one module each; `export_of` loads them."""
 
 from finetune_trainer.exports.base import Export
 from finetune_trainer.registry import Registry

@@ -1,4 +1,4 @@
-"""Adapter: the weights of the adapter, which name their base model."""
+"""Adapter: the weights of the adapter, and a reference to the base model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from finetune_trainer.exports.base import ExportInputs, move_files, on_hub, publ
 
 
 class Adapter:
-    """The export; see `finetune_trainer.exports.base.Export`."""
+    """The adapter export; implements `finetune_trainer.exports.base.Export`."""
 
     library = "peft"
     is_adapter = True

@@ -1,4 +1,4 @@
-"""What an export is made of: the files of the artifact that hold weights, and how they are described."""
+"""The protocol of an export: writes the weight files of the artifact."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from finetune_trainer.storage.location import parse
 
 @dataclass(frozen=True)
 class ExportInputs:
-    """What an export is made of."""
+    """Inputs of an export."""
 
     spec: FineTuneJobSpec
     data: DataReport
     trained: Path
-    """Directory of the trained weights; the export may move files out of it."""
+    """Directory of the trained weights; the export may move files from it."""
 
 
 class Export(Protocol):
-    """One export."""
+    """An export format."""
 
     library: str
-    """The library that loads it, by its name on the Hugging Face Hub."""
+    """The library that loads the artifact, by its name on the Hugging Face Hub."""
     is_adapter: bool
-    """Whether the base model must be loaded besides."""
+    """Whether the artifact also needs the base model."""
 
     def write(self, inputs: ExportInputs, target: Path) -> None:
-        """Fill ``target``, the directory of the artifact, so that ``library`` loads it as it is.
+        """Write the weights to ``target``, the directory of the artifact, so that ``library`` can load it.
 
         Raises:
-            StageFailure: NotFound, when there are no trained weights.
+            StageFailure: NotFound when there are no trained weights.
         """
 
 
 def published_base(uri: str) -> str:
-    """How an artifact names its base model: a hub name for ``hf://``, a path for ``file://``, else the address itself.
+    """The name of the base model in an artifact, as ``PeftConfig`` needs it to load the model.
 
-    This is what ``PeftConfig`` and a person need to find the model again.
+    It is a Hub id for ``hf://``, a path for ``file://``, and otherwise the address itself.
     """
     if uri.startswith("file://"):
         return str(parse(uri).path)
@@ -57,15 +57,16 @@ def on_hub(spec: FineTuneJobSpec) -> bool:
 
 
 def move_files(trained: Path, target: Path, weights: Sequence[str], others: Sequence[str]) -> None:
-    """Move files whose names match ``weights`` or ``others``, and nothing that only the training needed.
+    """Move files from ``trained`` to ``target`` if their names match a glob in ``weights`` or ``others``.
 
     Raises:
-        StageFailure: NotFound, when none matches ``weights``.
+        StageFailure: NotFound when no file matches ``weights``.
     """
     names = sorted(path.name for path in trained.iterdir())
     if not any(_matches(name, weights) for name in names):
         raise StageFailure(
-            Reason.NOT_FOUND, "The trained directory holds no weights; delete it and run the train stage again"
+            Reason.NOT_FOUND,
+            "The directory of the trained weights contains no weights; delete it and run the train stage again",
         )
     for name in names:
         if _matches(name, (*weights, *others)):

@@ -9,7 +9,7 @@ from finetune_trainer.exports.base import ExportInputs, move_files
 
 
 class Model:
-    """The export; see `finetune_trainer.exports.base.Export`."""
+    """The model export; implements `finetune_trainer.exports.base.Export`."""
 
     library = "transformers"
     is_adapter = False

@@ -1,7 +1,7 @@
-"""The host process of a stage: starts the workers, watches them, and tells how the stage ended.
+"""The host process of a stage: starts and monitors the workers, and reports the result of the stage.
 
-It imports no torch, so it serves /progress from the first moment, outlives whatever befalls a worker, and finishes the
-upload of a checkpoint that the dying workers had written.
+It does not import torch. Therefore it serves /progress immediately, survives crashes of the workers, and completes the
+upload of a checkpoint that they saved before a crash.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ from finetune_trainer.worker import failure_of
 
 _POLL_SECONDS = 0.05
 _ECHO_SECONDS = 2.0
-"""How long to wait for the other ranks' words before deciding which failed first."""
+"""Time to wait for the failure events of other ranks, before the host decides which rank failed first."""
 _RESOLVE_SECONDS = 120.0
-_BEFORE = "before the first step"
+_BEFORE_FIRST_STEP = "before the first step"
 
 log = logging.getLogger("finetune_trainer")
 
 
 class Host:
-    """One stage in one pod."""
+    """Runs one stage in one pod."""
 
     def __init__(self, config: StageConfig) -> None:
         self._config = config
@@ -76,14 +76,18 @@ class Host:
         self._started = time.monotonic()
 
     def run(self) -> int:
-        """Carry the stage out; returns the exit code, which the termination message repeats."""
+        """Run the stage and write the termination message.
+
+        Returns:
+            The exit code.
+        """
         logging.basicConfig(
             level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
         )
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         try:
-            report = self._report(**self._carry_out())
+            report = self._report(**self._run_stage())
         except BaseException as error:
             failure = failure_of(error, self._workspace)
             if failure is not error:
@@ -94,7 +98,7 @@ class Host:
         self._write(report)
         return report.exit_code
 
-    def _carry_out(self) -> dict[str, Any]:
+    def _run_stage(self) -> dict[str, Any]:
         config = self._config
         world = config.world
         log.info("%s, attempt %d: worker %d of %d", config.stage, config.attempt, worker_index() + 1, world.workers)
@@ -103,19 +107,20 @@ class Host:
             self._workspace.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StageFailure(
-                Reason.PERMISSION_DENIED, f"cannot write to the workspace {config.workspace}: {error.strerror}"
+                Reason.PERMISSION_DENIED,
+                f"cannot create the workspace {config.workspace} ({error.strerror}): check its permissions",
             ) from error
         server = MonitorServer(self._monitor, config.listen, config.port)
         server.start()
         try:
             if worker_index() != 0:
-                return self._carry_out_holding()
+                return self._run_workers()
             with RevisionLock(config):
-                return self._carry_out_holding()
+                return self._run_workers()
         finally:
             server.stop()
 
-    def _carry_out_holding(self) -> dict[str, Any]:
+    def _run_workers(self) -> dict[str, Any]:
         config = self._config
         if config.stage is Stage.TRAIN:
             self._uploader = self._start_uploader()
@@ -136,19 +141,19 @@ class Host:
                 self._uploader.drain(gang_is_broken=is_broken)
 
     def _fetch(self) -> None:
-        """Bring the inputs while the workers import torch; they go on when these are here. A stop breaks it off."""
+        """Fetch the inputs while the workers import torch and then wait for them; SIGTERM aborts the download."""
         config = self._config
         self._fetching = True
         try:
             if self._stopping.is_set():
-                raise _stopped(_BEFORE)
+                raise _stopped(_BEFORE_FIRST_STEP)
             self._monitor.update(activity="fetching model, data and checkpoint")
             if config.world.workers > 1:
-                wait_until_resolvable(config.main_address, lambda told: self._monitor.update(activity=told))
+                wait_until_resolvable(config.main_address, lambda activity: self._monitor.update(activity=activity))
             fetch_train_inputs(config, self._workspace)
         finally:
             self._fetching = False
-        log.info("model, data and checkpoint are here")
+        log.info("fetched model, data and checkpoint")
 
     def _start_uploader(self) -> CheckpointUploader:
         config = self._config
@@ -164,18 +169,18 @@ class Host:
         return uploader
 
     def _wait(self) -> dict[str, Any]:
-        """Wait for the workers; the first that fails decides."""
+        """Wait until all workers have succeeded or one has failed."""
         while True:
             if all(worker.process.poll() == ExitCode.DONE for worker in self._workers):
                 for worker in self._workers:
                     worker.reader.join()
                 return self._done()
             if self._stopping.is_set() and self._config.stage is not Stage.TRAIN:
-                return {"error": _error(_stopped("it starts anew when the job runs again"), None)}
+                return {"error": _error(_stopped("and starts over when the job resumes"), None)}
             for worker in self._workers:
                 code = worker.process.poll()
                 if code == -signal.SIGTERM and self._stopping.is_set():
-                    code = ExitCode.STOPPED  # There was nothing to save yet.
+                    code = ExitCode.STOPPED  # The worker had no state to save yet.
                 if code is not None and code != ExitCode.DONE:
                     return self._ended(worker, code)
             time.sleep(_POLL_SECONDS)
@@ -184,15 +189,17 @@ class Host:
         if worker_index() != 0:
             return {}
         if self._result is None:
-            raise StageFailure(Reason.INTERNAL_ERROR, f"{self._config.stage} ended without a result; see the log")
+            raise StageFailure(
+                Reason.INTERNAL_ERROR, f"the {self._config.stage} stage ended without a result: see the log"
+            )
         return {"result": self._result}
 
     def _ended(self, worker: WorkerProcess, code: int) -> dict[str, Any]:
-        """Why the gang ended, told by the worker whose failure was the first cause."""
+        """The outcome of a gang in which ``worker`` exited with ``code``: the failure of the rank that failed first."""
         worker.reader.join()
-        told = [event for rank, event in self._failures if rank == worker.rank]
-        if code == ExitCode.STOPPED and told and not told[0].hung:
-            # Ranks that agreed to stop have all written their part; let the others end by themselves.
+        failures = [event for rank, event in self._failures if rank == worker.rank]
+        if code == ExitCode.STOPPED and failures and not failures[0].hung:
+            # Ranks that agreed to stop have all saved their part of the checkpoint; wait for the others to exit.
             for other in self._workers:
                 other.process.wait()
                 other.reader.join()
@@ -205,9 +212,10 @@ class Host:
         return {"error": _error(failure, rank if self._config.stage is Stage.TRAIN else None)}
 
     def _first_cause(self, worker: WorkerProcess, code: int) -> tuple[int, StageFailure]:
-        """What began it: other ranks fail because their connection to that one broke, often before it is seen here.
+        """The rank that failed first, and its failure.
 
-        A killed rank comes before any words of the others, a sentence before an unexpected exception.
+        When a rank fails, the others fail too, because their connections to it break; the host may observe those
+        failures first. A killed rank has priority over reported failures, and a specific reason over InternalError.
         """
         deadline = time.monotonic() + _ECHO_SECONDS
         while time.monotonic() < deadline and any(other.process.poll() is None for other in self._workers):
@@ -215,9 +223,9 @@ class Host:
         for other in self._workers:
             if (other.process.poll() or 0) < 0 and code != ExitCode.STOPPED:
                 return other.rank, _unexplained(other.rank, other.process.returncode)
-        told = sorted(self._failures, key=lambda failure: failure[1].reason is Reason.INTERNAL_ERROR)
-        if told:
-            rank, event = told[0]
+        reported = sorted(self._failures, key=lambda failure: failure[1].reason is Reason.INTERNAL_ERROR)
+        if reported:
+            rank, event = reported[0]
             return rank, StageFailure(event.reason, event.message)
         return worker.rank, _unexplained(worker.rank, code)
 
@@ -225,7 +233,7 @@ class Host:
         try:
             event = read_event(line)
         except ValidationError as error:
-            log.warning("rank %d sent a line that is no event (%s): %.200r", rank, error, line)
+            log.warning("rank %d sent an invalid event (%s): %.200r", rank, error, line)
         else:
             self._on_event(rank, event)
 
@@ -247,7 +255,7 @@ class Host:
                 self._failures.append((rank, event))
 
     def _on_saved(self, event: CheckpointEvent) -> None:
-        """Start the upload of a checkpoint when all ranks of this pod have written their part."""
+        """Start the upload of a checkpoint once all ranks of this pod have saved their part."""
         step = event.step
         events = self._saved.setdefault(step, [])
         events.append(event)
@@ -268,7 +276,7 @@ class Host:
             self._monitor.update(activity="stopping")
             signal_workers(self._workers, signal.SIGTERM)
             if self._fetching:
-                raise _stopped(_BEFORE)
+                raise _stopped(_BEFORE_FIRST_STEP)
 
     def _report(self, **outcome: Any) -> StageReport:
         return StageReport(
@@ -283,7 +291,7 @@ class Host:
         message = report.to_termination_message()
         path = Path(self._config.termination_message_path)
         try:
-            # In place: in a pod this is a file that the kubelet has mounted, which cannot be replaced.
+            # Written in place: in a pod the kubelet has mounted this file, so that it cannot be replaced.
             path.write_bytes(message)
         except OSError as error:
             log.error("cannot write the termination message to %s: %s", path, error.strerror)
@@ -298,11 +306,11 @@ def _stopped(when: str) -> StageFailure:
 
 
 def _unexplained(rank: int, code: int) -> StageFailure:
-    """What to say of a worker that ended without a word."""
+    """The failure of a worker that exited without a failure event."""
     if code == ExitCode.STOPPED:
-        return _stopped(_BEFORE)
+        return _stopped(_BEFORE_FIRST_STEP)
     if code >= 0:
-        return StageFailure(Reason.INTERNAL_ERROR, f"rank {rank} exited with code {code}; see the log")
+        return StageFailure(Reason.INTERNAL_ERROR, f"rank {rank} exited with code {code}: see the log")
     number = -code
     sentence = out_of_memory_sentence()
     if number == signal.SIGKILL and sentence:
@@ -311,11 +319,15 @@ def _unexplained(rank: int, code: int) -> StageFailure:
     return StageFailure(Reason.KILLED, f"rank {rank} was killed by {name}; the job resumes from its newest checkpoint")
 
 
-def wait_until_resolvable(host: str, say: Callable[[str], None]) -> None:
-    """Wait for the name of worker 0, and say so: torch takes a failed look-up as final, and records come late.
+def wait_until_resolvable(host: str, report: Callable[[str], None]) -> None:
+    """Wait until the host name of worker 0 resolves, because torch does not retry and DNS records appear with a delay.
+
+    Args:
+        host: The host name.
+        report: Called with the activity to show while waiting.
 
     Raises:
-        StageFailure: Unavailable, after two minutes.
+        StageFailure: Unavailable, after 120 s.
     """
     deadline = time.monotonic() + _RESOLVE_SECONDS
     while True:
@@ -323,9 +335,10 @@ def wait_until_resolvable(host: str, say: Callable[[str], None]) -> None:
             socket.getaddrinfo(host, None)
             return
         except socket.gaierror as error:
-            say(f"waiting for the address of worker 0, {host}")  # Again and again: rank 0 says what it does as well.
+            report(f"waiting for the address of worker 0, {host}")  # Repeated, because rank 0 also reports activities.
             if time.monotonic() > deadline:
                 raise StageFailure(
-                    Reason.UNAVAILABLE, f"the address of worker 0, {host}, does not resolve: {error.strerror}"
+                    Reason.UNAVAILABLE,
+                    f"the address of worker 0, {host}, does not resolve ({error.strerror}): check the cluster DNS",
                 ) from error
             time.sleep(0.5)

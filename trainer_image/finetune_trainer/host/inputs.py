@@ -1,4 +1,4 @@
-"""What the training processes of a pod share: fetched once by the host while they import their libraries."""
+"""Inputs of the training processes of a pod; the host fetches them once, while the workers import libraries."""
 
 from __future__ import annotations
 
@@ -28,31 +28,32 @@ class CheckpointInput(BaseModel):
     ref: CheckpointRef
     directory: str
     processes: int
-    """How many processes have written it."""
+    """World size that saved it."""
     zero_stage: int
-    """At which ZeRO stage they have."""
+    """ZeRO stage that saved it."""
 
 
 class TrainInputs(BaseModel):
-    """Directories on local disk."""
+    """The inputs, as directories on local disk."""
 
     model_config = ConfigDict(frozen=True)
 
     prepared: str
     prepared_digest: str
-    """Of its manifest, which names the job that has prepared it."""
+    """Digest of the manifest of the prepared data, including provenance such as the job."""
     data_digest: str
-    """Of its files alone: a job that is applied again may prepare them again, and goes on from its checkpoint."""
+    """Digest of the files without provenance. It is the same when a job that was applied again prepares equal data, so
+    that the job can resume from its checkpoint."""
     model: str
     checkpoint: CheckpointInput | None
 
 
 def fetch_train_inputs(config: StageConfig, workspace: Path) -> None:
-    """Fetch prepared data, model and newest checkpoint into ``workspace``, then let the workers go on.
+    """Fetch prepared data, model and newest checkpoint into ``workspace``, and then release the waiting workers.
 
     Raises:
-        StageFailure: NotFound, Unavailable, PermissionDenied, BadData (torn data), BadConfiguration (a checkpoint of
-            another model or spec).
+        StageFailure: NotFound, Unavailable, PermissionDenied, BadData (torn data), BadConfiguration (the
+            checkpoint is from another model or spec).
     """
     prepared = workspace / "prepared"
     shutil.rmtree(prepared, ignore_errors=True)
@@ -75,7 +76,7 @@ def fetch_train_inputs(config: StageConfig, workspace: Path) -> None:
 
 
 def wait_for_inputs(workspace: Path) -> TrainInputs:
-    """Wait until the host has fetched everything; should that fail, the host ends this process."""
+    """Wait until the host has fetched the inputs; if that fails, the host terminates this process."""
     path = workspace / _NAME
     while not path.exists():
         time.sleep(_POLL_SECONDS)
@@ -83,7 +84,7 @@ def wait_for_inputs(workspace: Path) -> TrainInputs:
 
 
 def checkpoint_provenance(config: StageConfig, report: DataReport, data_digest: str, step: int) -> dict[str, object]:
-    """What a checkpoint's manifest says of its origin."""
+    """The provenance in the manifest of a checkpoint."""
     return {
         "step": step,
         "specDigest": config.job.spec_digest,
@@ -113,14 +114,14 @@ def _check_origin(found: FetchedCheckpoint, expected: dict[str, object]) -> None
         if found.provenance.get(field) != expected[field]:
             raise StageFailure(
                 Reason.BAD_CONFIGURATION,
-                f"the checkpoint {found.ref.uri} is of {what} ({found.provenance.get(field)} instead of "
-                f"{expected[field]}): remove it, or change metadata.name or spec.output.uri",
+                f"the checkpoint {found.ref.uri} was saved with {what} ({found.provenance.get(field)} instead of "
+                f"{expected[field]}): delete it, or change metadata.name or spec.output.uri",
             )
     stage, wanted = found.provenance.get("zeroStage"), expected["zeroStage"]
     if (stage == 0) != (wanted == 0):
         fitting = "0" if stage == 0 else "1, 2 or 3"
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
-            f"the checkpoint {found.ref.uri} was written with ZeRO stage {stage}, which stage {wanted} cannot go on "
-            f"from: set distributed.zero.stage to {fitting}, or remove the checkpoint to train from the start",
+            f"the checkpoint {found.ref.uri} was saved with ZeRO stage {stage}, from which stage {wanted} cannot "
+            f"resume: set distributed.zero.stage to {fitting}, or delete the checkpoint to train from the start",
         )

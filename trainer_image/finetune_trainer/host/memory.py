@@ -1,4 +1,4 @@
-"""Memory limit, peak use and out-of-memory kills of this container, from its cgroup."""
+"""Memory limit, peak usage and out-of-memory kills of this container, from its cgroup."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _VERSIONS = (
 
 
 def out_of_memory_sentence(cgroups: Path = CGROUPS) -> str | None:
-    """A sentence with limit and peak if the kernel has killed a process of this container for its memory, else None."""
+    """A sentence with limit and peak if the OOM killer has killed a process of this container, else None."""
     return next((sentence for files in _VERSIONS if (sentence := _sentence(cgroups, files))), None)
 
 

@@ -33,11 +33,13 @@ class StageMetrics:
         self.learning_rate = gauge("finetune_train_learning_rate", "Learning rate of the last step.")
         self.gradient_norm = gauge("finetune_train_gradient_norm", "Global gradient norm before clipping.")
         self.step = gauge("finetune_train_step", "Optimizer steps done.")
-        self.target_step = gauge("finetune_train_target_step", "Optimizer steps in all.")
+        self.target_step = gauge("finetune_train_target_step", "Total number of optimizer steps.")
         self.epoch = gauge("finetune_train_epoch", "Epochs done.")
         self.tokens = Counter("finetune_train_tokens", "Tokens trained on by this attempt.", registry=self.registry)
-        self.tokens_per_second = gauge("finetune_train_tokens_per_second", "Tokens a second, all processes.")
-        self.memory = gauge("finetune_train_memory_bytes", "Peak memory of rank 0: GPU where there is one, else RSS.")
+        self.tokens_per_second = gauge("finetune_train_tokens_per_second", "Tokens per second, all processes.")
+        self.memory = gauge(
+            "finetune_train_memory_bytes", "Peak memory of rank 0: GPU memory if it has a GPU, else RSS."
+        )
         self.last_step_time = gauge("finetune_train_last_step_timestamp_seconds", "Unix time of the last step.")
         self.step_seconds = Histogram(
             "finetune_train_step_seconds", "Duration of a step.", buckets=_STEP_SECONDS, registry=self.registry
@@ -66,9 +68,8 @@ class StageMonitor:
 
     def __init__(self, config: StageConfig) -> None:
         self.metrics = StageMetrics()
-        self._lock = (
-            threading.RLock()
-        )  # Reentrant, because a signal handler may interrupt an update and call update() on the same thread.
+        # Reentrant, because a signal handler may interrupt an update and call update() on the same thread.
+        self._lock = threading.RLock()
         self._progress = Progress(
             stage=config.stage, attempt=config.attempt, activity="starting", updated_at=time.time()
         )

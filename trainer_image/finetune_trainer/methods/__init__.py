@@ -1,4 +1,4 @@
-"""The methods, one file for each; `method_of` finds them."""
+"""Fine-tuning methods, one module each; `method_of` loads them."""
 
 from finetune_trainer.methods.base import Method
 from finetune_trainer.registry import Registry

@@ -1,4 +1,4 @@
-"""What the methods of PEFT have in common: the base model stays as it is, and an adapter is stored beside it."""
+"""Common part of the PEFT methods, which freeze the base model and store an adapter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class AdapterMethod:
-    """A method whose result is an adapter of PEFT."""
+    """A method whose result is a PEFT adapter."""
 
     trains_base = False
 
@@ -24,7 +24,7 @@ class AdapterMethod:
         return restore(load(base), trained)
 
     def baseline_and_tuned(self, load: Loader, base: Path, trained: Path) -> Iterator[tuple[str, Any]]:
-        """The base model is loaded once and serves as both."""
+        """Yield the same model twice, with the adapter disabled for the baseline, so that it is loaded only once."""
         model = self.tuned(load, base, trained)
         with model.disable_adapter():
             yield "baseline", model
@@ -32,26 +32,33 @@ class AdapterMethod:
 
 
 def require(trained: Path, name: str) -> None:
-    """Raise NotFound when the trained directory lacks the file ``name``."""
+    """Check that the directory of the trained weights contains the file ``name``.
+
+    Raises:
+        StageFailure: NotFound when it does not.
+    """
     if not (trained / name).is_file():
         raise StageFailure(
-            Reason.NOT_FOUND, f"The trained directory has no {name}; delete it and run the train stage again"
+            Reason.NOT_FOUND, f"The trained weights lack the file {name}; delete them and run the train stage again"
         )
 
 
 def restore(loaded: LoadedModel, trained: Path) -> Any:
-    """The model with the adapter in ``trained``: a PeftModel in evaluation mode.
+    """Load the adapter in ``trained`` into the base model.
+
+    Returns:
+        A PeftModel in evaluation mode.
 
     Raises:
-        StageFailure: InternalError, when the adapter and the model do not fit each other to the last tensor, or a
-            parameter that the base model lacks is not in the adapter either.
+        StageFailure: NotFound when the adapter cannot be read. InternalError when its tensors do not match the model,
+            or when a randomly initialised parameter of the model is not in the adapter.
     """
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import SafetensorError, safe_open
 
     from finetune_trainer.modelling.loading import first_line
 
-    refused = "The trained adapter does not fit the base model"
+    mismatch = "The trained adapter does not fit the base model"
     try:
         with safe_open(trained / ADAPTER_WEIGHTS, framework="pt") as file:
             stored = set(file.keys())
@@ -59,17 +66,18 @@ def restore(loaded: LoadedModel, trained: Path) -> Any:
     except (OSError, SafetensorError) as error:
         raise StageFailure(Reason.NOT_FOUND, f"The trained adapter cannot be read: {first_line(error)}") from error
     except (ValueError, RuntimeError, KeyError) as error:
-        raise StageFailure(Reason.INTERNAL_ERROR, f"{refused}: {first_line(error)}") from error
-    # PEFT passes over missing and unknown tensors with a warning, and would evaluate an untrained adapter.
+        raise StageFailure(Reason.INTERNAL_ERROR, f"{mismatch}: {first_line(error)}") from error
+    # PEFT only warns about missing and unexpected tensors, and would evaluate an untrained adapter.
     if different := sorted(stored ^ set(get_peft_model_state_dict(tuned))):
         raise StageFailure(
-            Reason.INTERNAL_ERROR, f"{refused}: {len(different)} tensors are on one side only, such as {different[0]}"
+            Reason.INTERNAL_ERROR,
+            f"{mismatch}: {len(different)} tensors are missing or unexpected, such as {different[0]}",
         )
-    # Such a layer was random in training and is random in another way now: the adapter means nothing without it.
+    # Such a layer has other random values now than in training, which makes the adapter useless.
     if absent := sorted(name for name in loaded.random if f"base_model.model.{name}" not in stored):
         raise StageFailure(
             Reason.INTERNAL_ERROR,
-            f"The adapter was trained beside {absent[0]}, which neither it nor the base model holds; train it again "
-            "with that layer stored in the adapter",
+            f"The adapter was trained with the randomly initialised parameter {absent[0]}, which neither the adapter "
+            "nor the base model contains; store that layer in the adapter and train again",
         )
     return tuned.eval()

@@ -1,4 +1,4 @@
-"""What a method is made of: how it changes a model, how the result is restored, how it is described."""
+"""The protocol of a fine-tuning method: attach it to a model, restore the result, and describe the settings."""
 
 from __future__ import annotations
 
@@ -13,50 +13,57 @@ if TYPE_CHECKING:
     from finetune_trainer.modelling.loading import LoadedModel
 
 Loader = Callable[[Path], "LoadedModel"]
-"""Loads the model in a directory with the task's class, on the device and in the precision of the evaluation."""
+"""Loads the model in a directory with the model class of the task, for evaluation."""
 
 
 @dataclass(frozen=True)
 class Attachment:
-    """What a method is attached with."""
+    """Inputs of `Method.attach`."""
 
     spec: FineTuneJobSpec
     adapter_task: str
-    """PEFT's name of the task."""
+    """PEFT task type, such as CAUSAL_LM."""
     head: tuple[str, ...]
-    """Modules that are trained whole and stored with an adapter: the task's head."""
+    """Names of the modules of the task head, which are trained fully and stored with an adapter."""
 
 
 class Method(Protocol):
-    """One method."""
+    """A fine-tuning method."""
 
     trains_base: bool
-    """Whether it changes the weights of the base model."""
+    """Whether the method trains the weights of the base model."""
     form: str
-    """Begins the sentence ``… for text classification`` of the model card."""
+    """Subject of the first sentence of the model card, such as ``A LoRA adapter``."""
     tags: tuple[str, ...]
     """Tags of the model card."""
 
     def attach(self, loaded: LoadedModel, attachment: Attachment) -> Any:
-        """The model to train.
+        """Return the model to train.
 
         Raises:
-            StageFailure: BadConfiguration, when the method's settings do not fit the model.
+            StageFailure: BadConfiguration when the settings of the method do not fit the model.
         """
 
     def tuned(self, load: Loader, base: Path, trained: Path) -> Any:
-        """The tuned model, for evaluation. ``base`` and ``trained`` are directories.
+        """Load the tuned model for evaluation.
+
+        Args:
+            load: Loads a model.
+            base: Directory of the base model.
+            trained: Directory of the trained weights.
 
         Raises:
-            StageFailure: NotFound, BadData or InternalError, when the trained files do not make a whole model.
+            StageFailure: NotFound, BadData or InternalError when the trained weights are incomplete or do not fit.
         """
 
     def baseline_and_tuned(self, load: Loader, base: Path, trained: Path) -> Iterator[tuple[str, Any]]:
-        """The untouched and the tuned model, as ``baseline`` and ``tuned``; only one at a time is usable.
+        """Yield ``("baseline", base model)`` and then ``("tuned", tuned model)``.
+
+        A yielded model is valid only until the next one.
 
         Raises:
-            StageFailure: As `tuned` does.
+            StageFailure: As in `tuned`.
         """
 
     def describe(self, spec: FineTuneJobSpec) -> Sequence[tuple[str, str]]:
-        """The method's settings as rows of a table: name and value."""
+        """The settings of the method as (name, value) rows, for report and model card."""

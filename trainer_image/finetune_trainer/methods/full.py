@@ -1,4 +1,4 @@
-"""Full: every weight is trained."""
+"""Full fine-tuning: all weights are trained."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Full:
-    """The method; see `finetune_trainer.methods.base.Method`."""
+    """Full fine-tuning; implements `finetune_trainer.methods.base.Method`."""
 
     trains_base = True
     form = "A fully fine-tuned model"

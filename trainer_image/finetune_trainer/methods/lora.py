@@ -19,7 +19,7 @@ _ALL_LINEAR = ("all-linear",)
 
 
 class Lora(AdapterMethod):
-    """The method; see `finetune_trainer.methods.base.Method`."""
+    """LoRA; implements `finetune_trainer.methods.base.Method`."""
 
     form = "A LoRA adapter"
     tags = ("lora",)
@@ -56,19 +56,19 @@ def _settings(spec: FineTuneJobSpec) -> LoraSpec:
     return settings
 
 
-def _check_targets(model: torch.nn.Module, wanted: tuple[str, ...]) -> None:
+def _check_targets(model: torch.nn.Module, targets: tuple[str, ...]) -> None:
     import torch
 
-    if wanted == _ALL_LINEAR:
+    if targets == _ALL_LINEAR:
         return
     names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    missing = [target for target in wanted if not any(n == target or n.endswith(f".{target}") for n in names)]
+    missing = [target for target in targets if not any(n == target or n.endswith(f".{target}") for n in names)]
     if missing:
         known = sorted({name.rsplit(".", 1)[-1] for name in names})
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
-            f"method.lora.targetModules names {', '.join(missing)}, which {type(model).__name__} does not have: use "
-            f"all-linear or some of {', '.join(known)}",
+            f"method.lora.targetModules contains {', '.join(missing)}, which {type(model).__name__} does not have: use "
+            f"all-linear or names from {', '.join(known)}",
         )
 
 

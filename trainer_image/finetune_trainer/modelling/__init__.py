@@ -1,1 +1,1 @@
-"""Tokenizer, model, precision and batches, the same for training and evaluation."""
+"""Tokenizer, model loading, precision and batching, shared by training and evaluation."""

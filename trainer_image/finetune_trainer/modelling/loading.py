@@ -1,4 +1,4 @@
-"""Loads models of transformers, the same for training and evaluation."""
+"""Loads models with transformers, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -20,59 +20,59 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model and the names of its parameters that the directory did not hold, so that they are random."""
+    """A model, and the names of its randomly initialised parameters, which the weight files lack."""
 
     model: PreTrainedModel
     random: frozenset[str]
 
     def placed(self, hardware: Hardware) -> LoadedModel:
-        """The model on its device, for evaluation."""
+        """The model on its device and in evaluation mode."""
         model: Any = self.model
         return replace(self, model=model.to(hardware.device).eval())
 
     def complete(self) -> PreTrainedModel:
-        """The model, when nothing of it is random.
+        """Return the model if all its parameters were loaded.
 
         Raises:
-            StageFailure: BadData, when something is.
+            StageFailure: BadData when a parameter is randomly initialised.
         """
         if self.random:
             raise StageFailure(
                 Reason.BAD_DATA,
                 f"The weights of {type(self.model).__name__} lack {len(self.random)} parameters, such as "
-                f"{min(self.random)}; store the whole model",
+                f"{min(self.random)}; upload the complete model",
             )
         return self.model
 
 
 def load(auto_class: Any, directory: Path, dtype: torch.dtype, name: str, **settings: Any) -> LoadedModel:
-    """Load a model from safetensors files; nothing is fetched.
+    """Load a model from local safetensors files.
 
     Args:
         auto_class: The class of transformers, such as AutoModelForCausalLM.
         directory: Directory of the model.
         dtype: Type of the weights.
-        name: What the model is, for the error.
-        settings: Further arguments of ``from_pretrained``.
+        name: Name of the model in error messages.
+        settings: Additional arguments of ``from_pretrained``.
 
     Raises:
-        StageFailure: BadConfiguration, when the directory holds no model of this class.
+        StageFailure: BadConfiguration when the directory does not contain a model of this class.
     """
     try:
-        model, notes = auto_class.from_pretrained(
+        model, loading_info = auto_class.from_pretrained(
             directory, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True, **settings
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
-        wanted = (auto_class.__name__.removeprefix("AutoModel") or "a model without a head").removeprefix("For")
+        model_type = (auto_class.__name__.removeprefix("AutoModel") or "a model without a head").removeprefix("For")
         raise StageFailure(
-            Reason.BAD_CONFIGURATION, f"{name} cannot be loaded as {wanted}: {first_line(error)}"
+            Reason.BAD_CONFIGURATION, f"{name} cannot be loaded as {model_type}: {first_line(error)}"
         ) from error
     _log.info("loaded %s in %s", type(model).__name__, dtype)
-    return LoadedModel(model, frozenset(notes["missing_keys"]))
+    return LoadedModel(model, frozenset(loading_info["missing_keys"]))
 
 
 def set_up(seed: int) -> None:
-    """Seed torch, prefer kernels that sum in a fixed order, and keep the libraries' loading reports out of the log."""
+    """Seed torch, select deterministic kernels, and suppress the loading messages of transformers."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     progress_bars: Any = transformers_logging
     progress_bars.disable_progress_bar()
@@ -82,24 +82,33 @@ def set_up(seed: int) -> None:
 
 
 def check_vocabulary(model: PreTrainedModel, rows: TokenRows) -> None:
-    """Raise BadConfiguration when the data holds a token that ``model`` has no embedding of."""
+    """Check that ``model`` has an embedding for every token id in ``rows``.
+
+    Raises:
+        StageFailure: BadConfiguration when it lacks one.
+    """
     embeddings: Any = model.get_input_embeddings()
     known = int(embeddings.weight.shape[0])
     highest = int(rows.values.max(initial=0))
     if highest >= known:
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
-            f"The tokenizer made token {highest} but the model knows {known} tokens; use the tokenizer of this model",
+            f"The data contains token id {highest}, but the vocabulary of the model has {known} tokens; use the "
+            "tokenizer of this model",
         )
 
 
 def check_finite(values: torch.Tensor, model: str, what: str) -> None:
-    """Raise Diverged when ``values`` holds NaN or infinity. ``model`` is baseline or tuned."""
+    """Check that ``values``, an output of the baseline or tuned model, contains neither NaN nor infinity.
+
+    Raises:
+        StageFailure: Diverged when it does.
+    """
     if not bool(torch.isfinite(values).all()):
         hint = "lower training.learningRate" if model == "tuned" else "set training.precision to FP32"
         raise StageFailure(Reason.DIVERGED, f"The {model} model's {what} on the test split is not finite; {hint}")
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error of a library."""
+    """The first line of the message of ``error``, at most 300 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,4 +1,4 @@
-"""The precision that models compute in, the same for training and evaluation."""
+"""The precision of computations, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def resolve_precision(precision: Precision, device: Device, bf16_supported: bool
     """Resolve ``Auto`` and check that the device supports the precision.
 
     Raises:
-        StageFailure: BadConfiguration, when the device does not support the precision.
+        StageFailure: BadConfiguration when the device does not support the precision.
     """
     if precision is Precision.AUTO:
         return Precision.BF16 if device is Device.GPU and bf16_supported else Precision.FP32
@@ -34,14 +34,14 @@ def resolve_precision(precision: Precision, device: Device, bf16_supported: bool
 
 
 def bf16_supported(device: Device) -> bool:
-    """Whether the device computes BF16 itself. GPUs before Ampere only emulate it, slower than FP32."""
+    """Whether the device supports BF16 in hardware. GPUs before Ampere emulate it, which is slower than FP32."""
     import torch
 
     return device is Device.CPU or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def dtype_of(precision: Precision) -> torch.dtype:
-    """The type of torch for a resolved precision."""
+    """The torch dtype of a resolved precision."""
     import torch
 
     return {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16, Precision.FP32: torch.float32}[precision]
@@ -49,7 +49,7 @@ def dtype_of(precision: Precision) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Hardware:
-    """Where and in which precision a model computes."""
+    """Device and dtype of a model."""
 
     device: torch.device
     dtype: torch.dtype
@@ -59,7 +59,7 @@ class Hardware:
         """The hardware for ``training.precision`` on ``device``.
 
         Raises:
-            StageFailure: BadConfiguration, when the device does not compute this precision.
+            StageFailure: BadConfiguration when the device does not support the precision.
         """
         import torch
 
@@ -67,7 +67,7 @@ class Hardware:
         return cls(torch.device("cuda" if device is Device.GPU else "cpu"), dtype_of(resolved))
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """For forward passes: an adapter's own weights may be FP32 beside a half-precision model."""
+        """The context for forward passes, because an adapter may have FP32 weights in a half-precision model."""
         import torch
 
         if self.dtype is torch.float32:

@@ -1,4 +1,4 @@
-"""The tokenizer: that of the base model in prepare, and afterwards the one that the data was prepared with."""
+"""The tokenizer: prepare loads that of the base model, and later stages load the one in the prepared data."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ _SIMPLE_TEMPLATE = (
 
 
 def load_base_tokenizer(directory: Path, model_uri: str, *, chat: bool) -> PreTrainedTokenizerFast:
-    """The tokenizer of the model in ``directory``; for ``chat`` it has a template, a simple one if the model has none.
+    """Load the tokenizer of the model in ``directory``; with ``chat`` it gets a simple chat template if it has none.
 
-    ``tokenizer.json`` is taken as it stands. Only without one, AutoTokenizer converts what is there, which takes
-    seconds to import.
+    ``tokenizer.json`` is loaded directly. Without that file, AutoTokenizer converts the tokenizer; its import takes
+    seconds.
 
     Raises:
-        StageFailure: BadConfiguration when there is no usable tokenizer, or nothing to end an answer with.
+        StageFailure: BadConfiguration when the tokenizer cannot be loaded, or, with ``chat``, when it has neither a
+            chat template nor an end-of-sequence token.
     """
     tokenizer = _load(directory, model_uri)
     if chat and not tokenizer.chat_template:
@@ -48,17 +49,17 @@ def load_base_tokenizer(directory: Path, model_uri: str, *, chat: bool) -> PreTr
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
-    """Write the tokenizer so that AutoTokenizer reads it back as it is."""
+    """Save the tokenizer, so that AutoTokenizer can load it."""
     tokenizer.save_pretrained(str(directory))
     path = directory / "tokenizer_config.json"
     settings: dict[str, Any] = json.loads(path.read_text())
-    # Where it was loaded from is a path of this machine.
+    # This is a local path, which would make the digest depend on the machine.
     settings.pop("name_or_path", None)
     path.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def load_prepared_tokenizer(prepared: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer that the data was prepared with; ``prepared`` is the directory of the prepared data."""
+    """Load the tokenizer from ``prepared``, the directory of the prepared data."""
     from transformers import AutoTokenizer
 
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -68,7 +69,7 @@ def load_prepared_tokenizer(prepared: Path) -> PreTrainedTokenizerBase:
 
 
 def padding_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id that rows are padded with: the padding token, else the end of sequence, else 0."""
+    """The token id for padding: that of the padding token, else of the end-of-sequence token, else 0."""
     for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if isinstance(token, int):
             return token
@@ -87,7 +88,7 @@ def _load(directory: Path, model_uri: str) -> PreTrainedTokenizerFast:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # The library raises whatever its parsers do.
+    except Exception as error:  # The library does not convert the exceptions of its parsers.
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
@@ -96,6 +97,6 @@ def _load(directory: Path, model_uri: str) -> PreTrainedTokenizerFast:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
-            f"The tokenizer of {model_uri} has no fast form: add its tokenizer.json to the model",
+            f"The tokenizer of {model_uri} has no fast version: add its tokenizer.json to the model",
         )
     return tokenizer

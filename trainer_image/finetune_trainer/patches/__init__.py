@@ -1,1 +1,1 @@
-"""Changes to the behaviour of libraries, one file for each library."""
+"""Patches of libraries, one module per library."""

@@ -9,18 +9,18 @@ VERSION = "0.19.8"
 
 
 def import_without_compiler() -> None:
-    """Import DeepSpeed's Muon before DeepSpeed does, with its kernels left as they are written.
+    """Import the Muon optimizer of DeepSpeed without ``torch.compile``, before DeepSpeed imports it.
 
-    ZeRO asks of every optimizer whether it is Muon, and importing Muon decorates functions with ``torch.compile``. That
-    brings in all of TorchInductor: a third of what a worker does before its first step. Source:
+    ZeRO imports Muon to check the type of every optimizer. Muon decorates functions with ``torch.compile``, which
+    imports TorchInductor: a third of the time before the first step. This product does not use Muon. Source:
     ``is_zero_supported_optimizer`` in deepspeed/runtime/zero/utils.py.
     """
-    compiled = compiler.compile
-    compiler.compile = lambda: compiler.dummy_decorator  # What DeepSpeed itself takes where torch has no compiler.
+    original = compiler.compile
+    compiler.compile = lambda: compiler.dummy_decorator  # DeepSpeed's own fallback for torch without a compiler.
     try:
         from deepspeed.runtime.zero.muon import muon_optimizer  # noqa: F401
     finally:
-        compiler.compile = compiled
+        compiler.compile = original
 
 
 def without_cpu_kernels() -> None:

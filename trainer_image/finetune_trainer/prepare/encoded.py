@@ -1,4 +1,4 @@
-"""What the tokenisers of the tasks have in common."""
+"""The interface of the tokenisers of all tasks."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from finetune_trainer.prepare.rows import Example
 class Encoded:
     """A tokenised batch.
 
-    ``columns`` and ``truncated`` (bool) have one entry for each example that is good; ``problems`` names the others by
-    their index in the batch.
+    ``columns`` and ``truncated`` have one entry for each valid example; ``problems`` maps the batch index of each
+    invalid example to its error.
     """
 
     columns: dict[str, pa.Array]
@@ -28,11 +28,11 @@ class Encoded:
 
 
 class Tokeniser(Protocol):
-    """Turns examples into tokens."""
+    """Tokenises examples."""
 
     @property
     def fields(self) -> list[pa.Field]:
-        """The columns that ``encode`` makes."""
+        """The Arrow fields of the columns that ``encode`` returns."""
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
-        """Tokenise a batch of examples of the task."""
+        """Tokenise a batch of examples."""

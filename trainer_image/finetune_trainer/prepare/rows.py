@@ -1,4 +1,4 @@
-"""From the columns of a row to an example, or to what is wrong with it: what all tasks have in common."""
+"""Converts the columns of a row to an example; common to all tasks."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from finetune_trainer.prepare.sources import DataFile, FileKind
 
 
 class Example(Protocol):
-    """One example of a task, before it is tokenised."""
+    """An example of a task before tokenisation."""
 
     @property
     def characters(self) -> int:
-        """Its length, which bounds how many are tokenised at once."""
+        """Length in characters, which limits how many examples are tokenised at a time."""
 
     @property
     def content(self) -> Sequence[str]:
-        """The texts that tell it from other examples; of two with the same content one is a duplicate."""
+        """The texts that identify the example; two examples with equal content are duplicates."""
 
 
 class RowSchema(Protocol):
-    """Which columns of a data set make an example, and how."""
+    """How the columns of a dataset become examples."""
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -32,28 +32,28 @@ class RowSchema(Protocol):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Fields of dataset.columns that name them, in the same order."""
+        """The fields of dataset.columns that set the names of ``needed``, in the same order."""
 
     def example(self, values: Values) -> Example:
-        """The example of a row.
+        """Convert a row to an example.
 
         Raises:
-            BadRow: The row has none.
+            BadRow: The row is invalid.
         """
 
 
 def check_headers(files: Iterable[DataFile], schema: RowSchema) -> None:
-    """Check the header or schema of each file for the columns that are needed.
+    """Check that the header or schema of each file has the needed columns.
 
     Raises:
-        StageFailure: BadData, when one lacks a column.
+        StageFailure: BadData when a column is missing.
     """
     for file in files:
         _check_header(file, schema)
 
 
 def _check_header(file: DataFile, schema: RowSchema) -> None:
-    """JSON rows may differ from each other, so each is checked when it is read."""
+    """Check CSV and Parquet files. JSON rows may have different keys, so each row is checked when it is read."""
     if file.kind is FileKind.JSONL or (names := columns_of(file)) is None:
         return
     for column, field in zip(schema.needed, schema.fields, strict=True):
@@ -71,8 +71,8 @@ def value_of(values: Values, column: str, field: str) -> Any:
 
 def missing(column: str, field: str, names: Iterable[str]) -> str:
     listed = [f"'{name[:40]}'" for name in names]
-    there = ", ".join(listed[:8]) + (", …" if len(listed) > 8 else "") if listed else "no column at all"
-    return f"column '{column}' is missing, there is {there}; name the right column in dataset.columns.{field}"
+    present = ", ".join(listed[:8]) + (", …" if len(listed) > 8 else "") if listed else "none"
+    return f"column '{column}' is missing (columns: {present}); set dataset.columns.{field} to the right column"
 
 
 def text_of(values: Values, column: str, field: str) -> str:
@@ -80,13 +80,17 @@ def text_of(values: Values, column: str, field: str) -> str:
 
 
 def checked(value: object, what: str) -> str:
-    """``value`` if it is text that says something and can be stored."""
+    """Return ``value`` if it is text that is not blank and can be encoded as UTF-8.
+
+    Raises:
+        BadRow: It is not.
+    """
     if not isinstance(value, str):
-        raise BadRow(f"{what} holds {type_name(value)}, not text; correct it")
+        raise BadRow(f"{what} contains {type_name(value)}, not text; correct the row")
     if not value or value.isspace():
         raise BadRow(f"{what} is empty; fill it in or remove the row")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise BadRow(f"{what} holds half of a surrogate pair (such as \\ud83d alone); correct it") from None
+        raise BadRow(f"{what} contains an unpaired surrogate, such as \\ud83d; correct the row") from None
     return value

@@ -1,1 +1,1 @@
-"""The publish stage: weights, tokenizer, scores, model card and report under one digest."""
+"""The model card of the artifact."""

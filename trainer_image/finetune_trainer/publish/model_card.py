@@ -1,4 +1,4 @@
-"""``README.md`` of an artifact: a Hugging Face model card of what was measured, and nothing else."""
+"""``README.md`` of an artifact: a Hugging Face model card."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from finetune_trainer.tasks import task_of
 
 @dataclass(frozen=True)
 class CardInputs:
-    """Everything that the card says."""
+    """Inputs of the model card."""
 
     job: JobIdentity
     spec: FineTuneJobSpec
     data: DataReport
     evaluation: Evaluation
     training: Mapping[str, Any]
-    """``training.json`` of the trained directory."""
+    """Content of ``training.json``."""
     end_tokens: Sequence[int]
     """InstructionTuning: token ids that ended an answer in the evaluation."""
     export: Export
-    """The form of the artifact."""
+    """The export format of the artifact."""
     chat_template: bool
     """Whether the tokenizer has a chat template."""
 
     @property
     def of_usage(self) -> dict[str, Any]:
-        """What the program in the card needs of every task."""
+        """Template variables of the usage program, for all tasks."""
         model = self.spec.model.uri
         return {
             "adapter": self.export.is_adapter,
@@ -52,8 +52,8 @@ class CardInputs:
 
 
 def render_card(inputs: CardInputs) -> str:
-    """The card: YAML front matter, then Markdown. Text of users is put into code or escaped."""
-    environment = Environment(  # Markdown, not HTML: what is a user's is escaped below.
+    """The model card: YAML front matter and Markdown. Text from users is escaped or in code spans."""
+    environment = Environment(  # The result is Markdown; filters escape text from users.
         autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"grouped": grouped, "cell": escape_markdown, "code": inline_code}
@@ -78,7 +78,7 @@ def render_card(inputs: CardInputs) -> str:
 
 
 def front_matter(inputs: CardInputs) -> str:
-    """The card's YAML, as the hub reads it."""
+    """The YAML front matter, in the format of the Hugging Face Hub."""
     task = inputs.spec.task.type.row.hub_task
     tags = ["finetune-operator", *method_of(inputs.spec.method.type).tags]
     if on_hub(inputs.spec) and inputs.export.is_adapter:
@@ -96,7 +96,7 @@ def front_matter(inputs: CardInputs) -> str:
         for metric in inputs.evaluation.metrics
     ]
     card = ModelCardData(
-        # The hub knows base models by their names there and by nothing else.
+        # The Hub accepts only Hub ids as base models.
         base_model=published_base(inputs.spec.model.uri) if on_hub(inputs.spec) else None,
         library_name=inputs.export.library,
         license=inputs.data.model.license,

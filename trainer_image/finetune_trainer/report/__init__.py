@@ -1,1 +1,1 @@
-"""``report.html``: one self-contained page for the person who asked for the model."""
+"""``report.html``: the evaluation report, one self-contained page."""

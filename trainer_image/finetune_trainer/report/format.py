@@ -1,4 +1,4 @@
-"""Numbers and text of users, as report and model card print them."""
+"""Formatting of numbers and text in report and model card."""
 
 from __future__ import annotations
 
@@ -6,27 +6,28 @@ from finetune_api.tables.metrics import Metric
 
 
 def format_value(metric: Metric | str, value: float) -> str:
+    """A metric value with the number of digits of the metric."""
     return f"{value:.{Metric(metric).row.digits}f}"
 
 
 def format_change(metric: Metric, value: float) -> str:
-    """With its sign; a minus sign, not a hyphen."""
+    """A change of a metric value, with a plus sign or a typographic minus sign."""
     return f"{value:+.{metric.row.digits}f}".replace("-", "−")
 
 
 def grouped(value: float) -> str:
-    """A number with narrow spaces between thousands."""
+    """An integer with narrow no-break spaces as thousands separators."""
     return f"{value:,.0f}".replace(",", "\u202f")
 
 
 def escape_markdown(text: str) -> str:
-    """Text for the cell of a Markdown table: one line, without markup."""
+    """Text for a cell of a Markdown table, on one line and with markup escaped."""
     flat = " ".join(str(text).split())
     return "".join(f"\\{sign}" if sign in "\\`*_{}[]<>|#!~$" else sign for sign in flat)
 
 
 def inline_code(text: str) -> str:
-    """Text as inline code in Markdown, fenced with more backticks than it has."""
+    """Text as inline code in Markdown, delimited by more backticks than it contains in a row."""
     flat = " ".join(str(text).split()).replace("|", "\\|")
     runs = [len(run) for run in "".join(sign if sign == "`" else " " for sign in flat).split()]
     fence = "`" * (max(runs, default=0) + 1)

@@ -1,4 +1,4 @@
-"""Renders the page: gathers what it shows, and leaves the looks to the template."""
+"""Renders the evaluation report as an HTML page."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from finetune_trainer.report.format import format_change, format_value, grouped
 from finetune_trainer.tasks import task_of
 
 BASELINE_NAMES: dict[BaselineKind, tuple[str, str]] = {
-    BaselineKind.BASE_MODEL: ("the base model", "the untouched model with the same prompts"),
-    BaselineKind.LINEAR_PROBE: ("a linear probe", "logistic regression on the untouched model's features"),
+    BaselineKind.BASE_MODEL: ("the base model", "the model before fine-tuning, with the same prompts"),
+    BaselineKind.LINEAR_PROBE: ("a linear probe", "logistic regression on features of the base model"),
     BaselineKind.MAJORITY_CLASS: ("the majority class", "always the most frequent label of the training data"),
 }
 
@@ -33,35 +33,35 @@ _CONTENT_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """Everything that the page shows."""
+    """Inputs of the report."""
 
     job: JobIdentity
     spec: FineTuneJobSpec
     data: DataReport
     evaluation: Evaluation
     details: Mapping[str, Any]
-    """How the baseline was made."""
+    """Details of the baseline."""
     predictions: Sequence[Mapping[str, Any]]
     history: Mapping[str, Any]
-    """``history.json`` of the trained directory."""
+    """Content of ``history.json``."""
     training: Mapping[str, Any]
-    """``training.json`` of the trained directory."""
+    """Content of ``training.json``."""
     digests: Mapping[str, str]
-    """Digests of the manifests that went in, by name."""
+    """Digests of the input manifests and the spec, by title."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The page's first words."""
+    """The summary at the top of the page."""
 
     tone: str
-    """better, worse or unclear; a style class."""
+    """CSS class: better, worse or unclear."""
     headline: str
     sentence: str
 
 
 def render(inputs: ReportInputs) -> str:
-    """The page as HTML: one file, no scripts, nothing loaded from anywhere; all text is escaped."""
+    """The report as a single HTML file without scripts or external resources; all text is escaped."""
     folder = files("finetune_trainer.report") / "templates"
     environment = Environment(
         autoescape=select_autoescape(default=True, default_for_string=True),
@@ -94,7 +94,7 @@ def render(inputs: ReportInputs) -> str:
 
 
 def improves(metric: MetricResult) -> bool | None:
-    """Whether the tuned model is better (True) or worse (False) beyond the interval; None when it may be either."""
+    """Whether the tuned model is better (True) or worse (False); None if the interval of the change contains 0."""
     low, high = metric.interval
     if low <= 0 <= high:
         return None
@@ -102,20 +102,20 @@ def improves(metric: MetricResult) -> bool | None:
 
 
 def verdict(evaluation: Evaluation) -> Verdict:
-    """What the page says first: the score beside the baseline, and whether the gates let it through."""
+    """The comparison of the score with the baseline, and the number of failed gates."""
     score = evaluation.metrics[0]
-    name, against = score.name.row.title, BASELINE_NAMES[evaluation.baseline.kind][0]
+    name, baseline = score.name.row.title, BASELINE_NAMES[evaluation.baseline.kind][0]
     better = improves(score)
     comparison = {
-        True: f"Better than {against}",
-        False: f"Worse than {against}",
-        None: f"Not clearly different from {against}",
+        True: f"Better than {baseline}",
+        False: f"Worse than {baseline}",
+        None: f"Not clearly different from {baseline}",
     }[better]
     tone = {True: "better", False: "worse", None: "unclear"}[better]
     failed = sum(not gate.passed for gate in evaluation.gates)
     if failed:
         tone = "worse"
-        comparison = f"Refused: {failed} of {len(evaluation.gates)} gates failed"
+        comparison = f"Rejected: {failed} of {len(evaluation.gates)} gates failed"
     low, high = score.interval
     sentence = (
         f"{name} {format_value(score.name, score.tuned)} instead of {format_value(score.name, score.baseline)} on "
@@ -126,7 +126,7 @@ def verdict(evaluation: Evaluation) -> Verdict:
 
 
 def gate_text(gate: GateResult) -> str:
-    """A gate in words, with the value that was compared."""
+    """A gate in words, with the compared value."""
     name = gate.metric.row.title
     if gate.minimum_improvement is not None:
         return f"{name} better by at least {gate.minimum_improvement:g}: {gate.value:+.4g}".replace("-", "−")
@@ -135,14 +135,14 @@ def gate_text(gate: GateResult) -> str:
 
 
 def settings(spec: FineTuneJobSpec) -> list[tuple[str, str]]:
-    """The settings that shaped the training, in words."""
+    """The training settings as (name, value) rows."""
     training = spec.training
     length = f"{training.max_steps} steps" if training.max_steps else f"{training.epochs or 3:g} epochs"
     rows = [("Task", str(spec.task.type)), ("Method", str(spec.method.type))]
     rows += [
         *method_of(spec.method.type).describe(spec),
         ("Length", length),
-        ("Batch size", f"{training.batch_size} sequences a step"),
+        ("Batch size", f"{training.batch_size} sequences per step"),
         ("Learning rate", f"{spec.learning_rate:g}, {training.schedule}"),
         ("Weight decay", f"{training.weight_decay:g}"),
         ("Precision", str(training.precision)),
@@ -154,17 +154,17 @@ def settings(spec: FineTuneJobSpec) -> list[tuple[str, str]]:
 
 
 def training_facts(training: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the training reached, from ``training.json``; what it does not say is left out."""
+    """The training result as (name, value) rows, from the values that ``training.json`` contains."""
     rows = []
     for key, name, form in (
         ("steps", "Steps", grouped),
-        ("weightsOfStep", "Weights are those of step", grouped),
+        ("weightsOfStep", "Step of the published weights", grouped),
         ("epochs", "Epochs", "{:.3g}".format),
-        ("loss", "Training loss, last tenth", "{:.4g}".format),
+        ("loss", "Training loss, last tenth of steps", "{:.4g}".format),
         ("validationLoss", "Validation loss at the end", "{:.4g}".format),
         ("tokens", "Tokens trained on", grouped),
-        ("tokensPerSecond", "Tokens a second", grouped),
-        ("trainableParameters", "Trained parameters", grouped),
+        ("tokensPerSecond", "Tokens per second", grouped),
+        ("trainableParameters", "Trainable parameters", grouped),
     ):
         if training.get(key) is not None:
             rows.append((name, form(training[key])))
@@ -180,7 +180,7 @@ def _short(text: str | None) -> str:
 
 
 def _metric_rows(metrics: Sequence[MetricResult]) -> list[dict[str, Any]]:
-    # Metrics of 0 to 1 share a scale, so that their changes can be compared by eye.
+    # Metrics with values in 0 … 1 share a scale, so that their bars are comparable.
     shared = max((_reach(metric) for metric in metrics if metric.name.row.unit_scale), default=1.0)
     rows = []
     for metric in metrics:
@@ -230,8 +230,8 @@ def _curves(history: Mapping[str, Any]) -> list[Markup]:
         line_chart(
             "Throughput",
             "optimizer step",
-            "tokens a second",
-            [Series("tokens a second", points(train, "tokensPerSecond"), "accent")],
+            "tokens per second",
+            [Series("tokens per second", points(train, "tokensPerSecond"), "accent")],
             size=NARROW,
             from_zero=True,
         ),

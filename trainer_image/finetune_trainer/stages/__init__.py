@@ -1,1 +1,1 @@
-"""The stages of a job, each a recipe from its inputs to its result. They name no task and no method."""
+"""The stages of a job. They are independent of tasks and methods, which are plugins."""

@@ -1,4 +1,4 @@
-"""Carries out *evaluate*: compares, checks the gates, and stores evaluation.json, predictions.jsonl and report.html."""
+"""The evaluate stage: compares both models, checks gates and stores evaluation, predictions and report."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _log = logging.getLogger(__name__)
 def run(context: StageContext) -> EvaluateResult:
     """Compare the tuned model with its baseline on the test split.
 
-    A failed gate is a result, not a failure: it stands in ``evaluation.gates``, and the report is stored all the same.
-    What an earlier attempt has stored of the same trained weights is not computed again.
+    A failed gate is a result, not a failure: ``evaluation.gates`` contains it, and the report is stored. If an earlier
+    attempt has stored the evaluation of the same weights, its result is returned.
 
     Raises:
-        StageFailure: NotFound (nothing trained or prepared), BadConfiguration (model and data do not fit), Diverged
-            (outputs that are not finite), OutOfMemory, and as storage does.
+        StageFailure: NotFound (no trained weights or prepared data), BadConfiguration (the model does not fit the
+            data), Diverged (outputs that are not finite), OutOfMemory, and the failures of storage.
     """
     config, reporter = context.config, context.reporter
     trained_manifest = _trained_manifest(config)
@@ -110,7 +110,7 @@ def run(context: StageContext) -> EvaluateResult:
     output.mkdir()
     _write(output, evaluation, comparison.predictions, page)
     provenance = {
-        **_origin(config, trained_manifest),
+        **_inputs_provenance(config, trained_manifest),
         "preparedDigest": prepared_manifest.digest,
         "baseline": comparison.details,
     }
@@ -119,17 +119,17 @@ def run(context: StageContext) -> EvaluateResult:
 
 
 def read_evaluation(uri: str) -> Evaluation:
-    """The ``evaluation.json`` below ``uri``.
+    """Read ``evaluation.json`` in the directory ``uri``.
 
     Raises:
-        StageFailure: BadData, when it is none.
+        StageFailure: BadData when the file is not a valid evaluation.
     """
     try:
         return Evaluation.model_validate_json(storage.read_bytes(storage.join(uri, layout.EVALUATION)))
     except ValidationError:
         raise StageFailure(
             Reason.BAD_DATA,
-            f"{uri}/{layout.EVALUATION} is no evaluation; delete {uri} and run the evaluate stage again",
+            f"{uri}/{layout.EVALUATION} is not a valid evaluation; delete {uri} and run the evaluate stage again",
         ) from None
 
 
@@ -137,25 +137,25 @@ def _trained_manifest(config: StageConfig) -> Manifest:
     manifest = read_manifest(config.layout.trained)
     if manifest is None:
         raise StageFailure(
-            Reason.NOT_FOUND, f"There is nothing trained at {config.layout.trained}; run the train stage first"
+            Reason.NOT_FOUND, f"There are no trained weights at {config.layout.trained}; run the train stage first"
         )
     return manifest
 
 
-def _origin(config: StageConfig, trained: Manifest) -> dict[str, Any]:
+def _inputs_provenance(config: StageConfig, trained: Manifest) -> dict[str, Any]:
     return {"specDigest": config.job.spec_digest, "trainedDigest": trained.digest}
 
 
 def _earlier_result(config: StageConfig, trained: Manifest) -> EvaluateResult | None:
-    """What an earlier attempt stored of the same weights; one of other weights is deleted."""
+    """The result that an earlier attempt stored for the same weights; a result for other weights is deleted."""
     present = read_manifest(config.layout.evaluated)
     if present is None:
         return None
-    origin = _origin(config, trained)
-    if all(present.provenance.get(key) == value for key, value in origin.items()):
+    expected = _inputs_provenance(config, trained)
+    if all(present.provenance.get(key) == value for key, value in expected.items()):
         evaluation = read_evaluation(config.layout.evaluated)
         return EvaluateResult(uri=config.layout.evaluated, digest=present.digest, evaluation=evaluation)
-    _log.info("deleting %s: it is of other weights", config.layout.evaluated)
+    _log.info("deleting %s, because it is an evaluation of other weights", config.layout.evaluated)
     storage.delete_tree(config.layout.evaluated)
     return None
 
@@ -167,7 +167,7 @@ def _report_metrics(reporter: Reporter, evaluation: Evaluation) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty when the file does not exist."""
+    """Read a JSON object; empty if the file does not exist."""
     document: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
     return document
 

@@ -1,4 +1,4 @@
-"""The prepare stage as a whole."""
+"""The prepare stage: checks, cleans, splits and tokenises the data."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from finetune_trainer.tasks import task_of
 from finetune_trainer.tasks.base import Preparation
 
 LAYOUT = 1
-"""Version of the prepared files; what another one wrote is not used again."""
+"""Version of the format of the prepared data; data in another version is prepared again."""
 
 _LIBRARIES = ("huggingface-hub", "numpy", "pyarrow", "tokenizers", "transformers")
 
@@ -44,10 +44,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the job names, on this machine."""
+    """The inputs of the job on local disk."""
 
     files: dict[str, tuple[DataFile, ...]]
-    """Files of train, and of each split with its own data."""
+    """Files of train, and of each split with a separate dataset."""
     model: LocalModel
     identity: ModelIdentity
 
@@ -55,7 +55,7 @@ class Inputs:
 def run(context: StageContext) -> PrepareResult:
     """Check, clean, split and tokenise the data, and store it at ``config.layout.prepared``.
 
-    What an earlier attempt has stored there is used again if it was made of the same spec, data and model.
+    If an earlier attempt has stored data prepared from the same spec, sources and model, it is reused.
 
     Raises:
         StageFailure: BadData, BadConfiguration, NotFound, PermissionDenied, Unavailable or DiskFull.
@@ -67,15 +67,15 @@ def run(context: StageContext) -> PrepareResult:
     present = _present(config.layout.prepared)
     if present is not None:
         if _origin(present.provenance) == _origin(provenance):
-            log.info("%s is complete and of the same spec, data and model: used again", config.layout.prepared)
+            log.info("reusing %s, which was prepared from the same spec, data and model", config.layout.prepared)
             report = DataReport.model_validate_json(
                 storage.read_bytes(storage.join(config.layout.prepared, layout.DATA_REPORT))
             )
-            # The number of processes may have changed since; it is no part of what decides the result.
+            # The world size may have changed since then, because it is not part of the spec digest.
             check_processes(report.splits["train"].examples, processes)
             return _result(context, report, present)
-        # Nobody has used it: this stage runs again only as long as the next one has not begun.
-        log.info("%s is of other data or another model: made again", config.layout.prepared)
+        # No stage has read the data yet: prepare does not run again after train has started.
+        log.info("deleting %s, which was prepared from other data or another model", config.layout.prepared)
         storage.delete_tree(config.layout.prepared)
     output = context.workspace / "prepared"
     shutil.rmtree(output, ignore_errors=True)
@@ -87,7 +87,7 @@ def run(context: StageContext) -> PrepareResult:
 
 
 def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
-    """Write the prepared data into ``output``, an empty directory."""
+    """Prepare the data and write it to ``output``, an empty directory."""
     spec = context.config.spec
     task = task_of(spec.task.type)
     length = sequence_length(spec, inputs.identity)
@@ -125,22 +125,22 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
 
 
 def sequence_length(spec: FineTuneJobSpec, model: ModelIdentity) -> int:
-    """Tokens of the longest example: what the job says, or the task's default within the model's limit.
+    """Maximum number of tokens of an example: training.maxSequenceLength, or the default of the task and model.
 
     Raises:
-        StageFailure: BadConfiguration when the job asks for more than the model knows.
+        StageFailure: BadConfiguration when training.maxSequenceLength exceeds the limit of the model.
     """
-    asked, limit = spec.training.max_sequence_length, model.max_positions
-    if asked is None:
+    requested, limit = spec.training.max_sequence_length, model.max_positions
+    if requested is None:
         default = spec.task.type.row.default_length
         return default if limit is None else min(default, limit)
-    if limit is not None and asked > limit:
+    if limit is not None and requested > limit:
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
-            f"training.maxSequenceLength is {asked}, but {model.uri} knows at most {limit} positions: lower it to "
-            f"{limit}",
+            f"training.maxSequenceLength is {requested}, but {model.uri} supports at most {limit} positions: lower it "
+            f"to {limit}",
         )
-    return asked
+    return requested
 
 
 def _fetch(context: StageContext) -> Inputs:
@@ -156,7 +156,7 @@ def _fetch(context: StageContext) -> Inputs:
 
 
 def _addresses(spec: FineTuneJobSpec) -> dict[str, str]:
-    """Addresses of train, and of each split with its own data."""
+    """Addresses of train, and of each split with a separate dataset."""
     own = {"validation": spec.dataset.validation.uri, "test": spec.dataset.test.uri}
     return {"train": spec.dataset.train.uri, **{name: uri for name, uri in own.items() if uri is not None}}
 
@@ -216,7 +216,7 @@ def _provenance(context: StageContext, inputs: Inputs) -> dict[str, Any]:
 
 
 def _origin(provenance: dict[str, Any]) -> dict[str, Any]:
-    """What decides the prepared data: whoever ran the job, and with which versions, does not matter."""
+    """The part of the provenance that determines the prepared data: not the job or the library versions."""
     job = provenance.get("job")
     return {
         "spec": job.get("specDigest") if isinstance(job, dict) else None,

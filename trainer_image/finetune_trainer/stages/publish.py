@@ -1,4 +1,4 @@
-"""Carries out *publish*: puts the artifact together, stores it under one digest, and removes what need not stay."""
+"""The publish stage: assembles and uploads the artifact, and deletes files that the job does not keep."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _log = logging.getLogger(__name__)
 
 
 def run(context: StageContext) -> PublishResult:
-    """Publish the trained weights with everything that says where they come from.
+    """Publish the trained weights, with tokenizer, evaluation, report, model card and provenance.
 
-    Doing it again gives the same digest, also after the prepared data has been removed.
+    The stage is idempotent: running it again gives the same digest, even if the prepared data has been deleted.
 
     Raises:
-        StageFailure: NotFound (nothing trained, evaluated or prepared), BadConfiguration (a gate has failed, or another
-            run has published to the same address), and as storage does.
+        StageFailure: NotFound (no trained weights, evaluation or prepared data), BadConfiguration (a gate has failed,
+            or another run has published to the same address), and the failures of storage.
     """
     config, reporter = context.config, context.reporter
     trained = _manifest(config.layout.trained, "train")
@@ -43,7 +43,7 @@ def run(context: StageContext) -> PublishResult:
     _check(config, evaluation, trained, evaluated)
     manifest = read_manifest(config.layout.artifact)
     if manifest is None:
-        reporter.progress("putting the artifact together")
+        reporter.progress("assembling the artifact")
         artifact = context.workspace / "artifact"
         shutil.rmtree(artifact, ignore_errors=True)
         artifact.mkdir()
@@ -53,9 +53,9 @@ def run(context: StageContext) -> PublishResult:
     elif not _same_origin(manifest, config, trained, evaluated):
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
-            f"Another run has published to {config.layout.artifact} already; give this job another name or output.uri",
+            f"Another run has already published to {config.layout.artifact}; change metadata.name or output.uri",
         )
-    reporter.progress("removing what need not stay")
+    reporter.progress("deleting files that are no longer needed")
     _clean(config)
     return PublishResult(uri=config.layout.artifact, digest=manifest.digest, size=manifest.size)
 
@@ -63,7 +63,7 @@ def run(context: StageContext) -> PublishResult:
 def _manifest(uri: str, stage: str) -> Manifest:
     manifest = read_manifest(uri)
     if manifest is None:
-        raise StageFailure(Reason.NOT_FOUND, f"There is nothing at {uri}; run the {stage} stage first")
+        raise StageFailure(Reason.NOT_FOUND, f"There is no complete result at {uri}; run the {stage} stage first")
     return manifest
 
 
@@ -71,13 +71,14 @@ def _check(config: StageConfig, evaluation: Evaluation, trained: Manifest, evalu
     if evaluated.provenance.get("trainedDigest") != trained.digest:
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
-            f"{config.layout.evaluated} is of other weights than {config.layout.trained}; run the evaluate stage again",
+            f"{config.layout.evaluated} evaluates other weights than those at {config.layout.trained}; run the "
+            "evaluate stage again",
         )
     failed = [str(gate.metric) for gate in evaluation.gates if not gate.passed]
     if failed:
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
-            f"Nothing is published because the gate on {', '.join(failed)} failed; look at "
+            f"The model is not published because its gate on {', '.join(failed)} failed; see "
             f"{config.layout.evaluated}/{layout.REPORT}",
         )
 
@@ -92,7 +93,11 @@ def _same_origin(present: Manifest, config: StageConfig, trained: Manifest, eval
 
 
 def _assemble(context: StageContext, artifact: Path, evaluation: Evaluation) -> dict[str, Any]:
-    """Fill ``artifact`` and return the provenance of its manifest, which holds no time and no host."""
+    """Write the files of the artifact to the directory ``artifact``.
+
+    Returns:
+        The provenance for the manifest. It contains no times or host names, so that the digest is reproducible.
+    """
     config, workspace = context.config, context.workspace
     trained, evaluated, prepared = workspace / "trained", workspace / "evaluated", workspace / "prepared"
     trained_manifest = fetch_directory(config.layout.trained, trained)
@@ -137,7 +142,7 @@ def _assemble(context: StageContext, artifact: Path, evaluation: Evaluation) -> 
 
 
 def _fetch_description(uri: str, target: Path) -> Manifest:
-    """Fetch report and tokenizer of the prepared data, checked against its manifest; the examples are not fetched."""
+    """Fetch report and tokenizer of the prepared data, but not its examples, and check them against the manifest."""
     manifest = _manifest(uri, "prepare")
     wanted = {
         entry.path: entry
@@ -174,7 +179,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _clean(config: StageConfig) -> None:
-    """Honour ``output.keep``: delete all but the newest complete checkpoints, and the prepared data."""
+    """Delete the prepared data and all but the newest complete checkpoints, as ``output.keep`` specifies."""
     keep = config.spec.output.keep
     found = stored_checkpoints(config.layout.checkpoints)
     newest = sorted((step for step, complete in found.items() if complete), reverse=True)[: keep.checkpoints]

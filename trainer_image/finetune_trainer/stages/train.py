@@ -1,4 +1,4 @@
-"""Carries out *train* in one process of the gang: what needs no torch."""
+"""The train stage in one worker process, except for the parts that need torch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from finetune_trainer.manifests import publish_directory, read_manifest
 
 
 def run(context: StageContext) -> TrainResult:
-    """Train, or answer at once when an earlier attempt had stored the result already.
+    """Train the model; if an earlier attempt has stored the trained weights, return its result.
 
     Raises:
-        StageFailure: BadConfiguration, BadData, Diverged, OutOfMemory, Stopped, and what storage raises.
+        StageFailure: BadConfiguration, BadData, Diverged, OutOfMemory, Stopped, and the failures of storage.
     """
     config = context.config
     is_main = os.environ["RANK"] == "0"
@@ -26,7 +26,7 @@ def run(context: StageContext) -> TrainResult:
         return _result(done.provenance["result"], config, done.digest)
     if is_main:
         context.reporter.progress("importing torch, transformers and deepspeed")
-    # Slow to import: meanwhile the host fetches the inputs.
+    # The imports are slow; the host fetches the inputs meanwhile.
     with heavy_imports():
         from finetune_trainer.patches.deepspeed import import_without_compiler
         from finetune_trainer.train.gang import train

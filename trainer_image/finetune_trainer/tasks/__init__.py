@@ -1,4 +1,4 @@
-"""The tasks, one folder for each; `task_of` finds them."""
+"""Tasks, one package each; `task_of` loads them."""
 
 from finetune_trainer.registry import Registry
 from finetune_trainer.tasks.base import Task

@@ -1,7 +1,7 @@
-"""What a task is made of.
+"""The protocol of a task.
 
-A task's folder holds a ``task`` object with the members of `Task`. Its modules import torch only where they train or
-evaluate, as the prepare stage runs without it.
+The package of a task defines a ``task`` object that implements `Task`. It imports torch lazily, and only to train and
+evaluate, because the prepare stage does not use torch.
 """
 
 from __future__ import annotations
@@ -32,114 +32,120 @@ if TYPE_CHECKING:
 
 
 class Preparation(Protocol):
-    """The task's part of one run of prepare. Data sets are read one after the other, train first."""
+    """The part of the prepare stage that depends on the task. The datasets are read one by one, train first."""
 
     @property
     def fields(self) -> list[pa.Field]:
-        """The columns that ``encode`` makes."""
+        """The Arrow fields of the columns that ``encode`` returns."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Labels in order of their index, known when all data sets are read; empty for a task without labels."""
+        """The labels in order of their index, complete once all datasets are read; empty for a task without labels."""
 
     def row_schema(self, files: Sequence[DataFile]) -> RowSchema:
-        """How the rows of the next data set are read.
+        """The row schema of the next dataset, which consists of ``files``.
 
         Raises:
-            StageFailure: BadData, when a header lacks a column.
+            StageFailure: BadData when the header of a file lacks a column.
         """
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
         """Tokenise a batch of examples."""
 
     def end_data_set(self, uri: str) -> None:
-        """Called when all rows of the data set at ``uri`` are read.
+        """Called after the last row of the dataset at ``uri``.
 
         Raises:
-            StageFailure: BadData, when its rows together are of no use.
+            StageFailure: BadData when the dataset as a whole is unusable.
         """
 
     def finish(self, batch: pa.RecordBatch, label_counts: Counter[str]) -> pa.RecordBatch:
-        """A batch as it is stored, when all data sets are read; counts its examples by label."""
+        """Return ``batch`` in its final form, once all datasets are read, and add its examples to ``label_counts``."""
 
 
 @dataclass(frozen=True)
 class ModelClass:
-    """The class of transformers that a task loads its model with."""
+    """How a task loads its model."""
 
     auto_class: Any
+    """Class of transformers, such as AutoModelForCausalLM."""
     settings: Mapping[str, Any]
-    """Further arguments of ``from_pretrained``."""
+    """Additional arguments of ``from_pretrained``."""
 
 
 @dataclass(frozen=True)
 class CardParts:
-    """What a task says in the model card, as Markdown."""
+    """The parts of the model card that depend on the task, as Markdown."""
 
     purpose: str
-    """Completes ``A LoRA adapter for …``."""
+    """Purpose of the model, such as ``text classification``."""
     usage: str
     """A Python program that loads and uses the artifact."""
     note: str
-    """What follows the program; may be empty."""
+    """Text after the program; may be empty."""
     limitations: Sequence[str]
 
 
 class Task(Protocol):
-    """One task."""
+    """A task."""
 
     needs_chat_template: bool
-    """Whether the tokenizer renders conversations."""
+    """Whether the tokenizer needs a chat template."""
     adapter_task: str
-    """PEFT's name of the task."""
+    """PEFT task type, such as CAUSAL_LM."""
     loss_over_rows: bool
-    """Whether the model's loss is the mean over the rows of a batch, which then all count the same; otherwise it is the
-    mean over tokens."""
+    """Whether the loss of the model is the mean over the rows of a batch; otherwise it is the mean over tokens."""
 
     def preparation(self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int) -> Preparation:
-        """The task's part of the prepare stage. ``max_length``: tokens of the longest example."""
+        """The part of the prepare stage that depends on the task.
+
+        Args:
+            spec: The spec of the job.
+            tokenizer: The tokenizer of the base model.
+            max_length: Maximum number of tokens of an example.
+        """
 
     def dataset(self, table: pa.Table, spec: FineTuneJobSpec, data: DataReport) -> TrainingDataset:
-        """The rows of a prepared split, as training sees them."""
+        """The training dataset for the rows of a prepared split."""
 
     def collator(self, pad_token_id: int) -> Collator:
-        """Makes a padded batch of rows."""
+        """The collate function, which pads a list of rows to a batch of tensors."""
 
     def model_class(self, data: DataReport) -> ModelClass:
-        """How the model is loaded for training and evaluation."""
+        """The model class for training and evaluation."""
 
     def head_modules(self, model: torch.nn.Module) -> Iterable[str]:
-        """Modules of the pretrained model that belong to the task's head, so are trained whole beside an adapter."""
+        """Names of the pretrained modules that belong to the head, which are trained fully even with an adapter."""
 
     def learned(self, labels: torch.Tensor) -> int:
-        """How many rows or tokens the mean loss of a batch with ``labels`` is the mean of."""
+        """The number of rows or tokens that the mean loss of a batch with ``labels`` averages over."""
 
     def compare(self, inputs: EvaluationInputs) -> Comparison:
-        """Measure baseline and tuned model on the test split.
+        """Compare the baseline with the tuned model on the test split.
 
         Raises:
-            StageFailure: BadConfiguration (model and data do not fit), BadData, Diverged (outputs that are not finite),
-                OutOfMemory.
+            StageFailure: BadConfiguration (the model does not fit the data), BadData, Diverged (outputs that are not
+                finite), OutOfMemory.
         """
 
     def baseline_note(self, details: Mapping[str, Any]) -> str:
-        """How the baseline was made, in sentences for the report."""
+        """A description of the baseline for the report, in sentences; may be empty."""
 
     def report_section(self, inputs: ReportInputs, environment: Environment) -> str:
-        """The part of report.html that shows what tuning changed, as HTML; empty when there is nothing to show."""
+        """The section of report.html with the effects of tuning on test examples, as HTML; may be empty."""
 
     def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
-        """The task's part of the model card."""
+        """The parts of the model card that depend on the task."""
 
     def finish_artifact(self, directory: Path, data: DataReport) -> None:
-        """Complete the files of an artifact that plain transformers or PEFT load."""
+        """Add task-specific files and settings to the artifact, so that transformers or PEFT can load it."""
 
 
 Render = Callable[..., str]
 
 
 def template_of(package: str, name: str, environment: Environment) -> Render:
-    """``render`` of a template beside a task's modules."""
+    """The ``render`` method of the template file ``name`` in ``package``."""
     from importlib.resources import files
 
     return environment.from_string((files(package) / name).read_text(encoding="utf-8")).render

@@ -1,1 +1,1 @@
-"""The *train* stage: fine-tuning under DeepSpeed ZeRO or DDP, with checkpoints that can be resumed."""
+"""The train stage: fine-tuning with DeepSpeed ZeRO or DDP, and checkpoints to resume from."""

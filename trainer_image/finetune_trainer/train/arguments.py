@@ -1,4 +1,4 @@
-"""The settings of Trainer."""
+"""The TrainingArguments of a job."""
 
 from __future__ import annotations
 
@@ -21,9 +21,16 @@ _SCHEDULER_NAMES = {
 def training_arguments(
     config: StageConfig, plan: TrainPlan, precision: Precision, output: Path, universal: bool
 ) -> TrainingArguments:
-    """Trainer's settings. Creating them starts torch.distributed, and for ZeRO-3 makes models load in shards.
+    """Create the TrainingArguments.
 
-    ``universal``: whether the checkpoint to resume from is a universal one.
+    This initialises torch.distributed, and with ZeRO-3 it makes ``from_pretrained`` partition models on loading.
+
+    Args:
+        config: The configuration of the stage.
+        plan: Steps and batch sizes.
+        precision: The resolved precision.
+        output: Local directory for checkpoints.
+        universal: Whether the checkpoint to resume from was converted to a universal checkpoint.
     """
     spec = config.spec
     training = spec.training
@@ -61,6 +68,6 @@ def training_arguments(
         import deepspeed
 
         without_cpu_kernels()
-        # On CPU only torch.distributed has been started yet, and ZeRO-3 would load the model for a world of one.
+        # On the CPU, TrainingArguments initialises only torch.distributed; ZeRO-3 would then assume a world size of 1.
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
     return arguments

@@ -1,4 +1,4 @@
-"""Hooks into Trainer: what the world is told, when to stop, and when to store state."""
+"""Trainer callbacks: report events, stop training, and decide when to save checkpoints."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from finetune_trainer.train.stop import StopRequest
 
 
 class Agreement:
-    """Lets all ranks decide the same: a flag that one of them raises is raised for all."""
+    """Agreement of all ranks on flags: a flag is set on all ranks if any rank sets it."""
 
     def __init__(self) -> None:
-        # A group of its own on the CPU: the answer must not wait for what the GPU still has to compute.
+        # A separate process group on the CPU, so that the all-reduce does not wait for the GPU.
         self._group: Any = dist.new_group(backend="gloo") if dist.is_initialized() else None
 
     def any_rank(self, *flags: bool) -> tuple[bool, ...]:
@@ -37,7 +37,7 @@ class Agreement:
 
 
 class FlowCallback(TrainerCallback):
-    """Stops on request after a checkpoint, stops early, and leaves out a checkpoint while another is uploaded."""
+    """Stops on request after a checkpoint, stops early, and skips checkpoints while another is uploading."""
 
     def __init__(self, stop: StopRequest, busy: Path, early_stopping: EarlyStoppingSpec | None) -> None:
         self._stop = stop
@@ -50,7 +50,7 @@ class FlowCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """From here on there is something to save, so a stop waits for it."""
+        """Handle SIGTERM from now on, because there is state to save."""
         self._stop.listen()
         return control
 
@@ -94,7 +94,7 @@ class FlowCallback(TrainerCallback):
         control: TrainerControl,
         **_: Any,
     ) -> TrainerControl:
-        """Every rank comes to the same answer: the loss is the same on all of them."""
+        """All ranks decide the same, because the validation loss is the same on all ranks."""
         if rule := self._early_stopping:
             best, waited = best_validation(validation_losses(state), rule.min_delta)
             if best == state.global_step:
@@ -108,16 +108,16 @@ class FlowCallback(TrainerCallback):
 
 
 def validation_losses(state: TrainerState) -> list[tuple[float, int]]:
-    """(loss, step) of each validation so far, those before a resume included."""
+    """(loss, step) of each validation so far, including those before a resume."""
     return [(entry["eval_loss"], int(entry["step"])) for entry in state.log_history if "eval_loss" in entry]
 
 
 def best_validation(losses: list[tuple[float, int]], min_delta: float) -> tuple[int, int]:
-    """The step of the best validation loss so far, and how many validations since brought no improvement.
+    """The step of the best validation loss so far, and the number of validations since then.
 
     Args:
         losses: (loss, step) of each validation, in order.
-        min_delta: A smaller fall is no improvement.
+        min_delta: Smallest decrease of the loss that counts as an improvement.
     """
     best_loss, best_step, waited = math.inf, 0, 0
     for loss, step in losses:
@@ -129,7 +129,7 @@ def best_validation(losses: list[tuple[float, int]], min_delta: float) -> tuple[
 
 
 class ReportCallback(TrainerCallback):
-    """Tells the host of steps, validations and checkpoints; guards against a loss that is no number."""
+    """Sends events about steps, validations and checkpoints to the host; fails if the loss is not finite."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class ReportCallback(TrainerCallback):
         self._reported_step = 0
         self._save_since = 0.0
         self.train_seconds = 0.0
-        """Time in steps of this attempt, without validation and checkpoints."""
+        """Duration of the steps of this attempt in seconds, without validations and checkpoints."""
         self.train_tokens = 0
         """Tokens of these steps."""
 
@@ -160,7 +160,7 @@ class ReportCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """A checkpoint begins no earlier, also after a step that is not logged."""
+        """The duration of a checkpoint starts here, also if the step is not logged."""
         self._save_since = time.perf_counter()
         return control
 
@@ -211,7 +211,7 @@ class ReportCallback(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        """Every rank says so, as each writes files of its own."""
+        """Every rank sends an event, because each rank saves its own files."""
         step = state.global_step
         self._reporter.send(
             CheckpointEvent(
@@ -237,12 +237,12 @@ def _check_finite(logs: dict[str, float], step: int) -> None:
     raise StageFailure(
         Reason.DIVERGED,
         f"{what} in step {step}, at learning rate {logs['learning_rate']:.3g}: lower training.learningRate, raise "
-        "training.warmupSteps, or look for broken rows in the data",
+        "training.warmupSteps, or check the data for invalid rows",
     )
 
 
 def peak_memory() -> int:
-    """Peak memory of this process in bytes: on the GPU where there is one, otherwise resident."""
+    """Peak memory of this process in bytes: GPU memory if there is a GPU, otherwise resident memory."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -12,12 +12,13 @@ from finetune_trainer.train.packing import pack
 
 
 class CausalDataset(TrainingDataset):
-    """Rows with ``input_ids``, ``labels`` and ``position_ids``, each (tokens,); with packing a row holds several
-    conversations, told apart by positions that start anew at 0.
+    """Rows with ``input_ids``, ``labels`` and ``position_ids``, each of shape (tokens,).
+
+    With packing, a row contains several conversations; position_ids restart at 0 for each of them.
     """
 
     def __init__(self, table: pa.Table, row_length: int | None) -> None:
-        """``row_length``: tokens of a packed row; None leaves each conversation a row of its own."""
+        """``row_length``: maximum number of tokens of a packed row; None disables packing."""
         self._tokens = ListColumn(table["input_ids"])
         self._labels = ListColumn(table["labels"])
         counts = token_counts(table)
@@ -28,7 +29,7 @@ class CausalDataset(TrainingDataset):
         tokens, labels, positions = [], [], []
         for example in self._rows[row]:
             ids, targets = self._tokens[example], self._labels[example].copy()
-            targets[0] = IGNORED_LABEL  # No conversation is to be guessed from the one before it.
+            targets[0] = IGNORED_LABEL  # The previous conversation in the row must not predict this token.
             tokens.append(ids)
             labels.append(targets)
             positions.append(np.arange(len(ids)))
@@ -40,10 +41,10 @@ class CausalDataset(TrainingDataset):
 
 
 class CausalCollator:
-    """Pads to the longest row of the batch: ``input_ids``, ``labels``, ``position_ids``, each (batch, tokens).
+    """Pads to the longest row of the batch: ``input_ids``, ``labels`` and ``position_ids``, each (batch, tokens).
 
-    There is no attention mask: transformers keeps conversations apart by positions that start anew, and the padding
-    at a row's end is one more conversation that nobody looks at.
+    There is no attention mask: transformers separates conversations where position_ids restart at 0, and the padding
+    at the end of a row is a separate conversation without labels.
     """
 
     def __init__(self, pad_token_id: int) -> None:

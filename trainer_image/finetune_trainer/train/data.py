@@ -1,4 +1,4 @@
-"""Rows of the prepared, memory-mapped splits, as the datasets of all tasks read them."""
+"""Access to the rows of prepared splits, for the datasets of all tasks."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Collator = Callable[[list[Features]], dict[str, torch.Tensor]]
 
 def token_counts(table: pa.Table) -> IndexArray:
     """Tokens of each row, shape (rows,)."""
-    # Not by `pyarrow.compute`, which makes all of its functions as it is imported, in every rank.
+    # Without pyarrow.compute, which registers all of its functions on import, in every rank.
     counts = [np.diff(chunk.offsets.to_numpy()) for chunk in table["input_ids"].chunks]
     return np.concatenate([np.empty(0, dtype=np.int64), *counts])
 
 
 class ListColumn:
-    """Random access to a column of lists without decoding the rest."""
+    """Random access to a list column; reads only the requested rows."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
         self._chunks = [(chunk.offsets.to_numpy(), chunk.values.to_numpy()) for chunk in column.chunks]
@@ -38,7 +38,7 @@ class ListColumn:
 
 
 class TrainingDataset(Dataset[Features]):
-    """The rows that training sees, such as packed conversations."""
+    """A dataset of training rows, such as packed conversations."""
 
     lengths: IndexArray
     """Tokens of each row, shape (rows,)."""
@@ -48,7 +48,7 @@ class TrainingDataset(Dataset[Features]):
 
 
 class EpochDataLoader(DataLoader[Features]):
-    """A DataLoader whose batches depend on the epoch; ``Trainer`` calls ``set_epoch`` before each."""
+    """A DataLoader whose batches depend on the epoch; Trainer calls ``set_epoch`` before each epoch."""
 
     def set_epoch(self, epoch: int) -> None:
         assert isinstance(self.batch_sampler, EpochBatches)

@@ -1,4 +1,4 @@
-"""What training leaves behind: the weights, the curves and how they came about."""
+"""The output of training: weights, training curves and library versions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UPLOAD_POLL_SECONDS = 0.1
 
 
 def is_weights(name: str) -> bool:
-    """Whether a file that Trainer saved belongs to the model; never a pickle."""
+    """Whether a file saved by Trainer is part of the model; pickle files are not."""
     return name.endswith(".safetensors") or name in (
         layout.ADAPTER_CONFIG,
         layout.MODEL_CONFIG,
@@ -29,7 +29,7 @@ def is_weights(name: str) -> bool:
 
 
 def keep_weights(saved: Path, target: Path) -> None:
-    """Move the model's files out of what Trainer saved."""
+    """Move the model files from ``saved``, which Trainer wrote, to ``target``."""
     target.mkdir(parents=True, exist_ok=True)
     for path in saved.iterdir():
         if is_weights(path.name):
@@ -37,17 +37,19 @@ def keep_weights(saved: Path, target: Path) -> None:
 
 
 def fetch_weights(checkpoints_uri: str, step: int, busy: Path, target: Path) -> None:
-    """Fetch the model's files of the checkpoint of ``step``, once it is complete.
+    """Wait for running uploads, and download the model files of the checkpoint of ``step`` to ``target``.
 
     Raises:
-        StageFailure: Unavailable when it could not be uploaded, and what storage raises.
+        StageFailure: Unavailable when the upload of the checkpoint has failed, and the failures of storage.
     """
     while busy.exists():
         time.sleep(_UPLOAD_POLL_SECONDS)
     uri = f"{checkpoints_uri}/{layout.checkpoint_name(step)}"
     if not storage.exists(f"{uri}/{MANIFEST_NAME}"):
         raise StageFailure(
-            Reason.UNAVAILABLE, f"the best weights, of step {step}, are not at {uri}: their upload failed; see the log"
+            Reason.UNAVAILABLE,
+            f"the checkpoint with the best weights, of step {step}, is not at {uri}, because its upload failed: see "
+            "the log",
         )
     target.mkdir(parents=True, exist_ok=True)
     for path, _ in storage.list_files(uri):
@@ -56,7 +58,7 @@ def fetch_weights(checkpoints_uri: str, step: int, busy: Path, target: Path) -> 
 
 
 def curves(log_history: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """``history.json`` from Trainer's log: the curves of training and validation."""
+    """The content of ``history.json``: training and validation curves from the log history of Trainer."""
     train = [
         {
             "step": entry["step"],
@@ -85,6 +87,7 @@ def final_loss(train: list[dict[str, Any]]) -> float:
 
 
 def library_versions() -> dict[str, str]:
+    """Installed versions of the training libraries."""
     return {name: version(name) for name in _LIBRARIES}
 
 

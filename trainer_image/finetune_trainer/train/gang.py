@@ -1,4 +1,4 @@
-"""The training itself, in each process of the gang: from inputs on disk to weights on disk."""
+"""The training in one process of the gang: reads the inputs from local disk and writes the weights to it."""
 
 from __future__ import annotations
 
@@ -42,19 +42,18 @@ from finetune_trainer.train.trainer import FineTuneTrainer
 
 @dataclass(frozen=True)
 class Trained:
-    """What a rank has at the end; only rank 0's directory holds files."""
+    """The result of a rank; only the directory of rank 0 contains files."""
 
     directory: Path
     summary: dict[str, Any]
-    """The fields of TrainResult but address and digest, in camelCase."""
+    """The fields of TrainResult in camelCase, except uri and digest."""
 
 
 def train(context: StageContext, inputs: TrainInputs) -> Trained:
-    """Train on this rank's share; all ranks call it together.
+    """Train the model; all ranks call this function.
 
     Raises:
-        StageFailure: Stopped after a checkpoint when SIGTERM came, Diverged, BadConfiguration, BadData,
-            GpuUnavailable.
+        StageFailure: Stopped (after SIGTERM and a checkpoint), Diverged, BadConfiguration, BadData, GpuUnavailable.
     """
     config, spec = context.config, context.config.spec
     if config.world.device is Device.GPU:
@@ -68,12 +67,12 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     validation = task.dataset(open_split(prepared, "validation"), spec, report)
     plan = plan_training(spec, len(train_data), config.world.size)
     precision = resolve_precision(spec.training.precision, config.world.device, bf16_supported(config.world.device))
-    # Before the processes meet: no collective waits for a conversion.
+    # Before torch.distributed starts, so that no collective times out during a conversion.
     checkpoint = make_loadable(inputs.checkpoint, config, context.reporter) if inputs.checkpoint else None
     universal = checkpoint is not None and checkpoint.universal
     is_main = os.environ["RANK"] == "0"
     if is_main and config.world.workers > 1:
-        context.reporter.progress(f"waiting for all {config.world.workers} workers to meet")
+        context.reporter.progress(f"waiting for all {config.world.workers} workers to connect")
     arguments = training_arguments(config, plan, precision, Path(config.workspace) / "checkpoints", universal)
     if is_main:
         context.reporter.progress("loading the model")
@@ -107,9 +106,8 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     if flow.stopped:
         raise StageFailure(
             Reason.STOPPED,
-            f"stopped on request after step {state.global_step} of {state.max_steps}; the checkpoint is stored, and "
-            "the "
-            "job resumes from it",
+            f"stopped on request after step {state.global_step} of {state.max_steps}; the checkpoint is "
+            "stored, and the job resumes from it",
         )
     directory = Path(config.workspace) / "trained"
     best = _best_step(spec, state)
@@ -144,7 +142,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
 
 
 class TokensOfStep:
-    """Tokens that all processes together train on in a step, counted from 0."""
+    """Tokens in a step, summed over all processes; steps are counted from 0."""
 
     def __init__(self, data: TrainingDataset, plan: TrainPlan, seed: int) -> None:
         self._lengths = data.lengths
@@ -163,24 +161,24 @@ class TokensOfStep:
 
 
 def _best_step(spec: FineTuneJobSpec, state: TrainerState) -> int | None:
-    """Step of the best weights so far; None where the last ones are wanted."""
+    """Step of the best weights so far; None without early stopping, which selects the last weights."""
     rule = spec.training.early_stopping
     losses = validation_losses(state)
     return best_validation(losses, rule.min_delta)[0] if rule and losses else None
 
 
 def _export(trainer: FineTuneTrainer, best: int | None, checkpoints_uri: str, busy: Path, directory: Path) -> None:
-    """Write the weights that count: the last ones, or the best with early stopping."""
+    """Write the weights to ``directory``: the best with early stopping, otherwise the last."""
     if best is not None and best != trainer.state.global_step:
         if trainer.is_world_process_zero():
             fetch_weights(checkpoints_uri, best, busy, directory)
         return
     saved = directory.with_name("saved")
-    trainer.save_model(str(saved), _internal_call=True)  # All ranks: ZeRO-3 gathers the weights.
+    trainer.save_model(str(saved), _internal_call=True)  # On all ranks, because ZeRO-3 gathers the weights.
     if trainer.is_world_process_zero():
         keep_weights(saved, directory)
 
 
 def _size(parameter: torch.nn.Parameter) -> int:
-    """Elements of a parameter, also where ZeRO-3 has shared them out."""
+    """Number of elements of a parameter, also if ZeRO-3 has partitioned it."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))

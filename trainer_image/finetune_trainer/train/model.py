@@ -1,4 +1,4 @@
-"""Loads the base model for training and attaches what the method trains."""
+"""Loads the base model for training, and attaches the method."""
 
 from __future__ import annotations
 
@@ -22,21 +22,33 @@ from finetune_trainer.tasks.base import Task
 def load_model(
     directory: Path, spec: FineTuneJobSpec, report: DataReport, *, task: Task, pad_token_id: int, precision: Precision
 ) -> Any:
-    """The model to train.
+    """Load the base model and attach the method.
+
+    Args:
+        directory: Directory of the base model.
+        spec: The spec of the job.
+        report: The report about the prepared data.
+        task: The task.
+        pad_token_id: Token id for padding.
+        precision: The resolved precision.
+
+    Returns:
+        The model to train.
 
     Raises:
-        StageFailure: BadConfiguration, when the model does not fit the task, or the method's settings the model.
+        StageFailure: BadConfiguration when the model does not fit the task, or the settings of the method do not fit
+            the model.
     """
     method = method_of(spec.method.type)
-    # Frozen weights may be rounded; trained ones only where DeepSpeed keeps a copy in full precision.
-    rounded = not method.trains_base or spec.distributed.zero.stage > 0
-    chosen = task.model_class(report)
+    # Only frozen weights may have reduced precision, or weights of which DeepSpeed keeps a copy in FP32.
+    reduced = not method.trains_base or spec.distributed.zero.stage > 0
+    model_class = task.model_class(report)
     loaded = load(
-        chosen.auto_class,
+        model_class.auto_class,
         directory,
-        dtype_of(precision) if rounded else torch.float32,
+        dtype_of(precision) if reduced else torch.float32,
         f"model.uri {spec.model.uri} ({report.model.architecture})",
-        **chosen.settings,
+        **model_class.settings,
         **_attention(spec),
     )
     model: Any = loaded.model
@@ -49,14 +61,14 @@ def load_model(
 
 
 def _head(model: PreTrainedModel, task: Task, missing_keys: Iterable[str]) -> tuple[str, ...]:
-    """Names of the modules that are trained whole and stored with an adapter: what the checkpoint does not have is
-    random.
+    """Names of the modules to train fully and store with an adapter: the task head, and modules that the weight files
+    lack and that are therefore randomly initialised.
     """
     return tuple(sorted({key.rpartition(".")[0] for key in missing_keys} | set(task.head_modules(model))))
 
 
 def _attention(spec: FineTuneJobSpec) -> dict[str, str]:
-    """Flash attention computes packed rows without their empty parts; PyTorch's own is there everywhere."""
+    """The attention implementation: FlashAttention skips padding and masks in packed rows; SDPA is always available."""
     if not spec.task.type.row.packs:
         return {}
     flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn")

@@ -1,4 +1,4 @@
-"""Trainer with this project's order of batches and an exact validation loss."""
+"""A Trainer with batches that do not depend on the world size, and an exact validation loss."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from finetune_trainer.train.batches import BatchSizes, EpochBatches
 from finetune_trainer.train.data import EpochDataLoader, TrainingDataset
 
 _VALIDATION_BATCH_FACTOR = 2
-"""Rows at a time relative to training: without gradients there is room for more."""
+"""Batch size relative to training; it can be larger, because validation needs no gradients."""
 
 
 class FineTuneTrainer(NoStepAfterTheLast, Trainer):
-    """Hugging Face's Trainer; what differs is which rows a step sees and how validation weighs them."""
+    """The Trainer of transformers, with a different order of training rows and a different validation."""
 
     def __init__(
         self,
@@ -34,12 +34,12 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         export_checkpoints: bool,
         **kwargs: Any,
     ) -> None:
-        """``export_checkpoints``: whether a checkpoint may become the result, so must hold the model itself."""
+        """``export_checkpoints``: whether checkpoints must contain model files, because one may become the result."""
         collator = task.collator(pad_token_id)
         super().__init__(data_collator=collator, train_dataset=train_dataset, eval_dataset=validation, **kwargs)
         if task.loss_over_rows:
-            # Encoders' forward takes any keyword but hands none to the loss, so Trainer would scale it by
-            # processes × accumulation. All batches have the same size: the plain mean is exact.
+            # forward of encoder models accepts any keyword argument but does not pass it to the loss. Trainer would
+            # therefore scale the loss by world size × accumulation. The mean is exact, as all batches have equal size.
             self.model_accepts_loss_kwargs = False
         self._task = task
         self._sizes = sizes
@@ -49,7 +49,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         self._export_checkpoints = export_checkpoints
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """This rank's batches. Not prepared by accelerate, whose own sharding would divide them again."""
+        """The batches of this rank. They bypass Accelerate, which would shard them again."""
         batches = EpochBatches(self._training.lengths, self._sizes, self.args.process_index, self.args.seed)
         return EpochDataLoader(
             self._training,
@@ -59,9 +59,9 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model's files, but not into a checkpoint that is only resumed from.
+        """Save the model files, except into checkpoints that are used only to resume.
 
-        DeepSpeed's own files hold the weights there: a second copy would stop training up to twice as long.
+        The DeepSpeed files of a checkpoint contain the weights; a second copy could double the time to save it.
         """
         in_checkpoint = output_dir is not None and Path(output_dir).parent == Path(str(self.args.output_dir))
         if in_checkpoint and self.is_deepspeed_enabled and not self._export_checkpoints:
@@ -69,7 +69,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         super().save_model(output_dir, _internal_call)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Loss on the validation split: the mean over all that the task learns, tokens or rows."""
+        """Compute the validation loss: the mean over all tokens with labels or all rows, depending on the task."""
         model: Any = self.model_wrapped if self.is_deepspeed_enabled else self.model
         was_training = model.training
         model.eval()
@@ -91,7 +91,10 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         return metrics
 
     def _validation_batches(self) -> list[tuple[list[int], bool]]:
-        """This rank's rows, and whether they count: all ranks run equally often, as ZeRO-3 gathers weights together."""
+        """The batches of this rank, and whether each counts.
+
+        Ranks with fewer batches get extra ones that do not count, because ZeRO-3 gathers weights on all ranks.
+        """
         size = self._sizes.per_device * _VALIDATION_BATCH_FACTOR
         order = np.argsort(-self._validation.lengths, kind="stable").tolist()
         batches = [order[start : start + size] for start in range(0, len(order), size)]

@@ -1,4 +1,4 @@
-"""InstructionTuning: conversations, of which the assistant's answers are learned."""
+"""InstructionTuning: supervised fine-tuning on the assistant messages of conversations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class InstructionTuning:
-    """The task; see `finetune_trainer.tasks.base.Task`."""
+    """Implements `finetune_trainer.tasks.base.Task`."""
 
     needs_chat_template = True
     adapter_task = "CAUSAL_LM"
@@ -55,7 +55,7 @@ class InstructionTuning:
         return ()
 
     def learned(self, labels: torch.Tensor) -> int:
-        """Tokens with a label, but the first of a row, which nothing predicts."""
+        """Tokens with a label, except the first token of each row, because no token predicts it."""
         return int((labels[..., 1:] != IGNORED_LABEL).sum())
 
     def compare(self, inputs: EvaluationInputs) -> Comparison:
@@ -79,7 +79,7 @@ class InstructionTuning:
         return card(inputs, environment)
 
     def finish_artifact(self, directory: Path, data: DataReport) -> None:
-        """The files of a causal language model are complete as they are."""
+        """Nothing to add: the exported files of a causal language model are complete."""
 
 
 task = InstructionTuning()

@@ -1,4 +1,4 @@
-"""InstructionTuning in the prepare stage: conversations and their tokens."""
+"""InstructionTuning in the prepare stage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class InstructionTuningPreparation:
-    """Every data set is read by itself: its rows need nothing of the others."""
+    """Implements `finetune_trainer.tasks.base.Preparation`; datasets are independent of each other."""
 
     labels: tuple[str, ...] = ()
 
@@ -41,7 +41,7 @@ class InstructionTuningPreparation:
         return self._tokeniser.encode(examples)
 
     def end_data_set(self, uri: str) -> None:
-        """Nothing follows from all rows together."""
+        """Nothing to check: every row is checked by itself."""
 
     def finish(self, batch: pa.RecordBatch, label_counts: Counter[str]) -> pa.RecordBatch:
         return batch

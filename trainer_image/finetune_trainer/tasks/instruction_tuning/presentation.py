@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def baseline_note(details: Mapping[str, Any]) -> str:
-    """How both models generated; empty when nothing was generated."""
+    """The decoding settings of both models; empty if no answers were generated."""
     if "maxNewTokens" not in details:
         return ""
     return f"Answers were decoded greedily, with at most {details['maxNewTokens']} new tokens."
 
 
 def report_section(inputs: ReportInputs, environment: Environment) -> str:
-    """The largest gains and losses by one metric."""
+    """The test examples with the largest gains and losses in one metric."""
     if not inputs.predictions:
         return ""
     metric = _sorting_metric(inputs.spec.metrics)
@@ -36,7 +36,7 @@ def report_section(inputs: ReportInputs, environment: Environment) -> str:
 
 
 def card(inputs: CardInputs, environment: Environment) -> CardParts:
-    """A program that answers one prompt."""
+    """Usage: a program that answers a prompt."""
     render = template_of(__package__, "usage.py.jinja", environment)
     return CardParts(
         purpose="following instructions",
@@ -47,12 +47,12 @@ def card(inputs: CardInputs, environment: Environment) -> CardParts:
             end_tokens=list(inputs.end_tokens) or None,
         ),
         note="",
-        limitations=["Answers were judged by their likeness to one reference, not for truth or safety."],
+        limitations=["Answers were compared with a single reference; truth and safety were not evaluated."],
     )
 
 
 def _sorting_metric(metrics: tuple[Metric, ...]) -> Metric:
-    """The metric that examples are sorted by: one with degrees, if there is any."""
+    """The metric to sort examples by: preferably a generation metric that is not binary."""
     generated = [metric for metric in metrics if metric in ANSWER_METRICS]
     graded = [metric for metric in generated if metric is not Metric.EXACT_MATCH]
     return next(iter([*graded, *generated, *metrics]))

@@ -14,12 +14,12 @@ from finetune_trainer.prepare.sources import DataFile
 ROLES = ("system", "user", "assistant")
 
 Message = dict[str, str]
-"""``{"role": …, "content": …}``, as chat templates want it."""
+"""``{"role": …, "content": …}``, as chat templates expect it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages, the last of them the assistant's."""
+    """A list of messages that ends with an assistant message."""
 
     messages: list[Message]
 
@@ -34,7 +34,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class ChatRows:
-    """InstructionTuning with a list of messages."""
+    """Reads rows with a list of messages."""
 
     messages: str
 
@@ -49,12 +49,14 @@ class ChatRows:
     def example(self, values: Values) -> Conversation:
         messages = value_of(values, self.messages, "messages")
         if not isinstance(messages, list):
-            raise BadRow(f"column '{self.messages}' holds {type_name(messages)}, not a list of messages; correct it")
+            raise BadRow(
+                f"column '{self.messages}' contains {type_name(messages)}, not a list of messages; correct the row"
+            )
         if not messages:
             raise BadRow(f"column '{self.messages}' is an empty list; remove the row")
         conversation = [_message(message, number) for number, message in enumerate(messages, 1)]
         if all(message["role"] != "assistant" for message in conversation):
-            raise BadRow("no message is from the assistant, so nothing can be learned; add the answer")
+            raise BadRow("no message is from the assistant, so there is nothing to learn; add the answer")
         if conversation[-1]["role"] != "assistant":
             raise BadRow(
                 f"the last message is from the {conversation[-1]['role']}, not from the assistant; add the answer or "
@@ -65,7 +67,7 @@ class ChatRows:
 
 @dataclass(frozen=True)
 class PromptRows:
-    """InstructionTuning with a prompt and its completion in two columns."""
+    """Reads rows with a prompt column and a completion column."""
 
     prompt: str
     completion: str
@@ -88,7 +90,7 @@ class PromptRows:
 
 
 def schema_for(spec: FineTuneJobSpec, files: Sequence[DataFile]) -> ChatRows | PromptRows:
-    """How rows of ``files`` are read, going by the spec and, where it leaves that open, by the first row."""
+    """The row schema of ``files``: set by the spec, or else detected from the first row."""
     columns = spec.dataset.columns
     messages = columns.name("messages")
     as_prompt = columns.given("prompt") is not None or columns.given("completion") is not None
@@ -101,11 +103,11 @@ def schema_for(spec: FineTuneJobSpec, files: Sequence[DataFile]) -> ChatRows | P
 
 def _message(message: object, number: int) -> Message:
     if not isinstance(message, Mapping):
-        raise BadRow(f"message {number} is {type_name(message)}, not an object with role and content; correct it")
+        raise BadRow(f"message {number} is {type_name(message)}, not an object with role and content; correct the row")
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
-        said = f"the unknown role '{role[:40]}'" if isinstance(role, str) else "no role"
-        raise BadRow(f"message {number} has {said}; use one of {', '.join(ROLES)}")
+        problem = f"the unknown role '{role[:40]}'" if isinstance(role, str) else "no role"
+        raise BadRow(f"message {number} has {problem}; use one of {', '.join(ROLES)}")
     if message.get("tool_calls") or message.get("function_call"):
         raise BadRow(f"message {number} calls a tool, which cannot be trained on yet; remove the row")
     return {"role": str(role), "content": checked(content, f"the content of message {number}")}

@@ -1,4 +1,4 @@
-"""InstructionTuning: conversations to tokens, with a label for each token that the assistant said."""
+"""InstructionTuning: tokenises conversations, and labels the tokens of assistant messages."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 
 class ChatTokeniser:
-    """Renders with the chat template and labels every answer, its end-of-turn token included.
+    """Renders conversations with the chat template, and labels every answer including its end-of-turn token.
 
-    A conversation of more than ``max_length`` tokens is a bad row: cut, it would teach the model to stop anywhere.
+    A conversation of more than ``max_length`` tokens is an invalid row, because a truncated one would teach the model
+    to stop at arbitrary positions.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
@@ -57,7 +58,7 @@ class ChatTokeniser:
         ids: list[list[int]] = []
         targets: list[list[int]] = []
         prompt_lengths: list[int] = []
-        spoken: list[list[Message]] = []
+        encoded_messages: list[list[Message]] = []
         for (index, messages, chat), encoding in zip(rendered, encodings, strict=True):
             try:
                 labels, prompt_length = self._labels(chat, encoding)
@@ -67,13 +68,13 @@ class ChatTokeniser:
             ids.append(encoding.ids)
             targets.append(labels)
             prompt_lengths.append(prompt_length)
-            spoken.append(messages)
+            encoded_messages.append(messages)
         columns = {
             "input_ids": token_lists(ids),
             "labels": token_lists(targets),
             "prompt_length": integers(np.asarray(prompt_lengths, np.int32)),
-            "reference": texts([messages[-1]["content"] for messages in spoken]),
-            "prompt": texts([readable(messages[:-1]) for messages in spoken]),
+            "reference": texts([messages[-1]["content"] for messages in encoded_messages]),
+            "prompt": texts([readable(messages[:-1]) for messages in encoded_messages]),
         }
         return Encoded(columns, np.zeros(len(ids), np.bool_), problems)
 
@@ -91,27 +92,30 @@ class ChatTokeniser:
             first, last = token_range(encoding, span)
             labels[first:last] = ids[first:last]
         if first == len(ids):
-            raise BadRow("the last answer has no token to learn; give it words")
+            raise BadRow("the last answer has no tokens; add text to it or remove the row")
         return labels, first
 
 
 def token_range(encoding: Encoding, span: Span) -> tuple[int, int]:
-    """The tokens, from and up to, that hold a character of ``span``; an empty range at the end when there is none.
+    """The range of tokens, with an exclusive end, that overlap ``span``.
 
-    A token that begins before the span belongs to it too, as when a space and the first word are one: left to the
-    prompt it would give the answer's beginning away.
+    It includes a token that starts before the span, such as a space merged with the first word; as part of the prompt,
+    that token would reveal the start of the answer.
+
+    Returns:
+        Start and end; both are the number of tokens when no token overlaps ``span``.
     """
     start, end = span
     first = last = None
     while start < end and (first := encoding.char_to_token(start)) is None:
-        start += 1  # White space that the tokenizer leaves out.
+        start += 1  # The tokenizer has dropped white space.
     while end > start and (last := encoding.char_to_token(end - 1)) is None:
         end -= 1
     return (len(encoding.ids), len(encoding.ids)) if first is None or last is None else (first, last + 1)
 
 
 def readable(messages: Sequence[Message]) -> str:
-    """What comes before an answer, for people: a single question as it is, else each message below its role."""
+    """Messages as readable text: the content of a single user message, otherwise ``role: content`` paragraphs."""
     if len(messages) == 1 and messages[0]["role"] == "user":
         return messages[0]["content"]
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)

@@ -1,4 +1,4 @@
-"""TextClassification: one label for a text."""
+"""TextClassification: assigns one label to each text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class TextClassification:
-    """The task; see `finetune_trainer.tasks.base.Task`."""
+    """Implements `finetune_trainer.tasks.base.Task`."""
 
     needs_chat_template = False
     adapter_task = "SEQ_CLS"
@@ -61,7 +61,7 @@ class TextClassification:
         )
 
     def head_modules(self, model: torch.nn.Module) -> Iterable[str]:
-        """The pooler of an encoder: in models that embed sentences otherwise, nothing has trained it for its use."""
+        """The pooler of an encoder, which is untrained in sentence embedding models that do not use it."""
         return [name for name, _ in model.named_modules() if name.rpartition(".")[2] == "pooler"]
 
     def learned(self, labels: torch.Tensor) -> int:
@@ -88,7 +88,7 @@ class TextClassification:
         return card(inputs, environment)
 
     def finish_artifact(self, directory: Path, data: DataReport) -> None:
-        """Write ``labels.json``, the labels by index, and put them into ``config.json`` where there is one."""
+        """Write ``labels.json``, the labels in order of their index, and add them to ``config.json`` if it exists."""
         _write(directory / layout.LABELS, list(data.labels))
         config_path = directory / layout.MODEL_CONFIG
         if config_path.is_file():

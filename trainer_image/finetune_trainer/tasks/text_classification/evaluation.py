@@ -1,4 +1,4 @@
-"""TextClassification: the tuned classifier beside the better of a linear probe and the majority class."""
+"""TextClassification: compares the tuned model with the better of linear probe and majority class."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def compare(inputs: EvaluationInputs) -> Comparison:
     """Run baseline and tuned model on the test split.
 
     Raises:
-        StageFailure: BadConfiguration (model and data do not fit), Diverged (outputs that are not finite), OutOfMemory.
+        StageFailure: BadConfiguration (the model does not fit the data), Diverged (outputs that are not finite),
+            OutOfMemory.
     """
     test = open_split(inputs.prepared, SPLIT)
     gold = _labels(test)
@@ -71,10 +72,10 @@ def _baseline(inputs: EvaluationInputs, test: pa.Table, padding: int) -> baselin
         "validation": TokenRows.of_column(validation["input_ids"]),
         "test": TokenRows.of_column(test["input_ids"]),
     }
-    # A pooler that it lacks is not read.
+    # AutoModel may add a random pooler, but only the hidden states are used.
     backbone = inputs.load_as(AutoModel, inputs.base).model
     counter = ExampleCounter(
-        inputs.reporter, "reading features of the base model", sum(len(split) for split in rows.values())
+        inputs.reporter, "computing features of the base model", sum(len(split) for split in rows.values())
     )
     features = {}
     for name, split in rows.items():
@@ -91,7 +92,7 @@ def _baseline(inputs: EvaluationInputs, test: pa.Table, padding: int) -> baselin
 
 
 def _tuned_predictions(inputs: EvaluationInputs, rows: TokenRows, padding: int) -> Ints:
-    # Decoders read the class off the last token that is not this one.
+    # Decoder models classify at the last token that is not padding.
     load = partial(inputs.load, pad_token_id=padding)
     model = inputs.method.tuned(load, inputs.base, inputs.trained)
     check_vocabulary(model, rows)
@@ -102,10 +103,10 @@ def _tuned_predictions(inputs: EvaluationInputs, rows: TokenRows, padding: int) 
 def mean_features(
     backbone: Any, rows: TokenRows, padding: int, hardware: Hardware, counter: ExampleCounter
 ) -> Features:
-    """The mean over tokens of the last hidden states: float32 (examples, width).
+    """The mean of the last hidden states over the tokens of each example: float32 (examples, hidden size).
 
     Raises:
-        StageFailure: Diverged, when one is not finite.
+        StageFailure: Diverged when a value is not finite.
     """
     features = np.zeros((len(rows), backbone.config.get_text_config().hidden_size), dtype=np.float32)
 
@@ -124,10 +125,10 @@ def mean_features(
 
 
 def predict(model: Any, rows: TokenRows, padding: int, hardware: Hardware, counter: ExampleCounter) -> Ints:
-    """The label with the highest logit: int64 (examples,).
+    """The index of the label with the highest logit: int64 (examples,).
 
     Raises:
-        StageFailure: Diverged, when a logit is not finite.
+        StageFailure: Diverged when a logit is not finite.
     """
     predictions = np.zeros(len(rows), dtype=np.int64)
 

@@ -1,4 +1,4 @@
-"""TextClassification in the prepare stage: rows, labels and tokens."""
+"""TextClassification in the prepare stage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 
 class TextClassificationPreparation:
-    """The labels are those of ``task.labels``, or else those that the training data has."""
+    """Implements `finetune_trainer.tasks.base.Preparation`.
+
+    The labels are task.labels, or else all labels in the training data.
+    """
 
     def __init__(self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
         self._columns = spec.dataset.columns
@@ -57,18 +60,18 @@ class TextClassificationPreparation:
             self._derived = _derived_labels(self._tokeniser, uri)
 
     def finish(self, batch: pa.RecordBatch, label_counts: Counter[str]) -> pa.RecordBatch:
-        """Replace the place of each label in order of appearance by its index."""
+        """Replace the provisional index of each label, in order of first appearance, by its final index."""
         labels = self.labels
-        place = batch.schema.get_field_index("label")
-        indices = self._index_of_place[int32s(batch.column(place))]
+        column = batch.schema.get_field_index("label")
+        indices = self._final_indices[int32s(batch.column(column))]
         counts = np.bincount(indices, minlength=len(labels)).tolist()
         label_counts.update(dict(zip(labels, counts, strict=True)))
-        return batch.set_column(place, batch.schema.field(place), integers(indices))
+        return batch.set_column(column, batch.schema.field(column), integers(indices))
 
     @cached_property
-    def _index_of_place(self) -> npt.NDArray[np.int32]:
-        index = {label: place for place, label in enumerate(self.labels)}
-        return np.asarray([index[label] for label in self._tokeniser.labels], np.int32)
+    def _final_indices(self) -> npt.NDArray[np.int32]:
+        index_of = {label: index for index, label in enumerate(self.labels)}
+        return np.asarray([index_of[label] for label in self._tokeniser.labels], np.int32)
 
 
 def _derived_labels(tokeniser: TextTokeniser, uri: str) -> frozenset[str]:
@@ -76,12 +79,13 @@ def _derived_labels(tokeniser: TextTokeniser, uri: str) -> frozenset[str]:
     if len(labels) == 1:
         raise StageFailure(
             Reason.BAD_DATA,
-            f"Every row of {uri} has the label '{min(labels)}', so there is nothing to tell apart: add others",
+            f"All rows of {uri} have the label '{min(labels)}', but classification needs two labels or more: add rows "
+            "with other labels",
         )
     if len(labels) > MOST_LABELS:
         raise StageFailure(
             Reason.BAD_DATA,
-            f"The label column of {uri} has {len(labels)} different values, more than {MOST_LABELS}: name the right "
-            "column in dataset.columns.label",
+            f"The label column of {uri} has {len(labels)} different values, more than {MOST_LABELS}: set "
+            "dataset.columns.label to the right column",
         )
     return labels

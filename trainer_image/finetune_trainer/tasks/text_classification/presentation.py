@@ -23,16 +23,16 @@ _FEW_EXAMPLES = 20
 
 
 def baseline_note(details: Mapping[str, Any]) -> str:
-    """Which of the two baselines it is, and what it was chosen by."""
+    """The accuracies of both baselines, and the data on which the better one was chosen."""
     probe, majority = details.get("linearProbe"), details.get("majorityClass")
     if not majority:
         return ""
     if not probe:
-        return f"Always {majority['label']!r}: the training data has no other label."
+        return f"Always {majority['label']!r}, because the training data has no other label."
     return (
         f"Chosen by {details['chosenBy']}: linear probe {probe['accuracy']:.3f} (C = {probe['C']:g}, fitted on "
         f"{grouped(probe['trainExamples'])} training examples), majority class {majority['accuracy']:.3f} "
-        f"({majority['label']}). The test split had no part in the choice."
+        f"({majority['label']}). The test split was not used for this choice."
     )
 
 
@@ -45,7 +45,7 @@ def report_section(inputs: ReportInputs, environment: Environment) -> str:
 
 
 def card(inputs: CardInputs, environment: Environment) -> CardParts:
-    """A program that classifies texts, the labels, and the labels with few examples."""
+    """Usage, the list of labels, and labels with few training examples."""
     labels = inputs.data.labels
     render = template_of(__package__, "usage.py.jinja", environment)
     listed = ", ".join(map(inline_code, labels[:_LABELS_LISTED]))
@@ -60,9 +60,9 @@ def card(inputs: CardInputs, environment: Environment) -> CardParts:
         usage=render(**inputs.of_usage),
         note=note,
         limitations=[
-            f"It always answers with one of the {len(labels)} labels, also where none fits.",
+            f"The model always predicts one of the {len(labels)} labels, even if none fits.",
             *(
-                f"The label {inline_code(label)} had {count} training examples only."
+                f"The label {inline_code(label)} had only {count} training examples."
                 for label, count in _smallest_labels(inputs.data)
             ),
         ],
@@ -70,7 +70,7 @@ def card(inputs: CardInputs, environment: Environment) -> CardParts:
 
 
 def _smallest_labels(data: DataReport) -> list[tuple[str, int]]:
-    """Labels with few training examples, the fewest first, at most five."""
+    """Up to five labels with few training examples, fewest first."""
     counts = data.splits["train"].label_counts
     few = sorted((counts.get(label, 0), label) for label in data.labels)
     return [(label, count) for count, label in few if count < _FEW_EXAMPLES][:5]

@@ -11,7 +11,7 @@ from finetune_trainer.prepare.readers import Values
 from finetune_trainer.prepare.rows import checked, text_of, value_of
 
 MOST_LABELS = 1024
-"""Labels that are read from data; more of them mean that the column holds something else."""
+"""Maximum number of labels in the data; more of them mean that the column does not contain labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,13 @@ class Labelled:
 
     @property
     def content(self) -> tuple[str]:
-        """Without the label: one text with two labels is a contradiction, of which the first row is kept."""
+        """Only the text: of two rows with equal texts and different labels, the first is kept."""
         return (self.text,)
 
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """TextClassification. ``labels`` are those that may occur; None admits every label."""
+    """Reads rows with a text column and a label column; ``labels`` are the valid labels, None accepts all."""
 
     text: str
     label: str
@@ -57,7 +57,7 @@ class LabelledRows:
 
 
 def sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
-    """Labels in order: by value when all are whole numbers, else by text."""
+    """Sort labels: by value if all are integers, otherwise as text."""
     listed = list(labels)
     if all(label.removeprefix("-").isdecimal() for label in listed):
         return tuple(sorted(listed, key=lambda label: (int(label), label)))
@@ -70,7 +70,9 @@ def _label(value: object, column: str) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, float):
-        raise BadRow(f"column '{column}' holds the number {value}, not a label; use text or a whole number")
+        raise BadRow(
+            f"column '{column}' contains the number {value}, which is not a valid label; use text or an integer"
+        )
     return checked(value, f"column '{column}'").strip()
 
 
@@ -82,5 +84,5 @@ def _unknown_label(label: str, labels: frozenset[str], origin: str) -> str:
         hint = f"did you mean '{near[0]}'?"
     else:
         shown = [f"'{name}'" for name in sorted_labels(labels)[:8]]
-        hint = f"there is {', '.join(shown)}" + (", …" if len(labels) > 8 else "")
-    return f"label '{label[:80]}' is not in {origin}, {hint}"
+        hint = f"use one of {', '.join(shown)}" + (", …" if len(labels) > 8 else "")
+    return f"label '{label[:80]}' is not in {origin}; {hint}"

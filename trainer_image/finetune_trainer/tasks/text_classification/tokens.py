@@ -1,4 +1,4 @@
-"""TextClassification: texts to tokens, cut to the sequence length."""
+"""TextClassification: tokenises texts, and truncates them to the sequence length."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 
 class TextTokeniser:
-    """Adds the special tokens that the model was trained with.
+    """Tokenises texts with the special tokens of the model.
 
-    ``label`` is the label's place in ``labels``, in order of appearance: the caller sorts them when all are known.
+    The ``label`` column contains provisional indices, in order of first appearance in ``labels``; the caller replaces
+    them once all labels are known.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
-        # A copy: truncation is a state of the backend, and the tokenizer is saved as the model has it.
+        # A copy, because truncation is a setting of the backend, and the tokenizer is saved without changes.
         self._backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
         self._backend.no_padding()
         self._backend.enable_truncation(max_length, direction=tokenizer.truncation_side)
@@ -35,16 +36,16 @@ class TextTokeniser:
         return [pa.field("input_ids", TOKENS), pa.field("label", pa.int32()), pa.field("text", pa.string())]
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
-        said, labels = [], []
+        contents, labels = [], []
         for example in examples:
             assert isinstance(example, Labelled)
-            said.append(example.text)
+            contents.append(example.text)
             labels.append(self.labels.setdefault(example.label, len(self.labels)))
-        encodings = self._backend.encode_batch_fast(said)
+        encodings = self._backend.encode_batch_fast(contents)
         columns = {
             "input_ids": token_lists([encoding.ids for encoding in encodings]),
             "label": integers(np.asarray(labels, np.int32)),
-            "text": texts(said),
+            "text": texts(contents),
         }
         truncated = np.fromiter((bool(encoding.overflowing) for encoding in encodings), np.bool_, len(encodings))
         return Encoded(columns, truncated, {})

@@ -21,7 +21,7 @@ class ClassificationDataset(TrainingDataset):
 
 
 class ClassificationCollator:
-    """Pads to the longest of the batch: ``input_ids``, ``attention_mask`` (batch, tokens) and ``labels`` (batch,)."""
+    """Pads to the longest row of the batch: ``input_ids``, ``attention_mask`` (batch, tokens), ``labels`` (batch,)."""
 
     def __init__(self, pad_token_id: int) -> None:
         self._pad = pad_token_id

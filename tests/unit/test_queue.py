@@ -1,4 +1,4 @@
-"""The queue of what must be reconciled. Time is the event loop's, and is turned forward by hand."""
+"""The work queue, on an event loop with simulated time."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from finetune_operator.workqueue import WorkQueue
+from finetune_operator.queue import WorkQueue
 from tests.clock import run
 
 
 def queued(queue: WorkQueue[str]) -> list[str]:
-    """What is ready now, each taken and done."""
+    """The keys that are ready now, each taken and done."""
     taken = []
     while len(queue):
         get = queue.get()
@@ -23,8 +23,8 @@ def queued(queue: WorkQueue[str]) -> list[str]:
     return taken
 
 
-class TestAKey:
-    def test_comes_once_however_often_it_was_added(self) -> None:
+class TestKey:
+    def test_added_twice_is_returned_once(self) -> None:
         async def work() -> None:
             queue: WorkQueue[str] = WorkQueue()
             for key in ("a", "b", "a", "a"):
@@ -34,7 +34,7 @@ class TestAKey:
 
         run(work())
 
-    def test_is_worked_on_by_one_worker_at_a_time(self) -> None:
+    def test_is_processed_by_one_worker_at_a_time(self) -> None:
         async def work() -> None:
             queue: WorkQueue[str] = WorkQueue()
             queue.add("a")
@@ -50,7 +50,7 @@ class TestAKey:
 
         run(work())
 
-    def test_that_was_added_while_it_was_worked_on_comes_once_more(self) -> None:
+    def test_added_while_processed_is_returned_once_more(self) -> None:
         async def work() -> None:
             queue: WorkQueue[str] = WorkQueue()
             queue.add("a")
@@ -62,7 +62,7 @@ class TestAKey:
 
         run(work())
 
-    def test_is_not_lost_when_it_is_added_while_the_work_fails(self) -> None:
+    def test_added_while_processing_fails_is_not_lost(self) -> None:
         async def work() -> None:
             queue: WorkQueue[str] = WorkQueue()
             queue.add("a")
@@ -74,8 +74,8 @@ class TestAKey:
         run(work())
 
 
-class TestAnUrgentKey:
-    def test_comes_before_the_others(self) -> None:
+class TestUrgentKey:
+    def test_is_returned_first(self) -> None:
         async def work() -> None:
             queue = WorkQueue(str.isupper)
             for key in ("a", "B", "c", "D"):
@@ -86,7 +86,7 @@ class TestAnUrgentKey:
 
         run(work())
 
-    def test_that_waits_already_is_moved_forward_and_comes_once(self) -> None:
+    def test_that_is_already_queued_moves_forward_and_is_returned_once(self) -> None:
         async def work() -> None:
             urgent: set[str] = set()
             queue: WorkQueue[str] = WorkQueue(urgent.__contains__)
@@ -101,12 +101,12 @@ class TestAnUrgentKey:
         run(work())
 
 
-class TestLater:
-    def test_is_when_the_time_has_come(self) -> None:
+class TestAddAfter:
+    def test_returns_the_key_after_the_delay(self) -> None:
         async def work() -> None:
             queue: WorkQueue[str] = WorkQueue()
             start = asyncio.get_running_loop().time()
-            queue.add_later("a", 60)
+            queue.add_after("a", 60)
             assert len(queue) == 0
             assert await queue.get() == "a"
             assert asyncio.get_running_loop().time() - start == pytest.approx(60)
@@ -114,42 +114,42 @@ class TestLater:
         run(work())
 
     @pytest.mark.parametrize("order", [(60, 5), (5, 60)])
-    def test_the_earlier_of_two_times_counts_and_the_other_is_dropped(self, order: tuple[int, int]) -> None:
+    def test_earliest_of_two_delays_counts(self, order: tuple[int, int]) -> None:
         async def work() -> None:
             queue: WorkQueue[str] = WorkQueue()
             start = asyncio.get_running_loop().time()
             for seconds in order:
-                queue.add_later("a", seconds)
+                queue.add_after("a", seconds)
             await queue.get()
             assert asyncio.get_running_loop().time() - start == pytest.approx(min(order))
             queue.done("a")
-            queue.add_later("b", 100)
+            queue.add_after("b", 100)
             assert await queue.get() == "b"
 
         run(work())
 
-    def test_is_dropped_when_the_key_comes_before(self) -> None:
+    def test_delay_is_dropped_when_the_key_is_processed_earlier(self) -> None:
         async def work() -> None:
             queue: WorkQueue[str] = WorkQueue()
-            queue.add_later("a", 60)
+            queue.add_after("a", 60)
             queue.add("a")
-            queue.add_later("b", 100)
+            queue.add_after("b", 100)
             assert queued(queue) == ["a"]
             assert await queue.get() == "b"
 
         run(work())
 
-    def test_keys_come_in_the_order_of_their_times(self) -> None:
+    def test_keys_are_returned_in_order_of_their_delays(self) -> None:
         async def work() -> None:
             queue: WorkQueue[str] = WorkQueue()
             for key, seconds in (("c", 30), ("a", 10), ("b", 20)):
-                queue.add_later(key, seconds)
+                queue.add_after(key, seconds)
             assert [await queue.get() for _ in range(3)] == ["a", "b", "c"]
 
         run(work())
 
 
-class TestFailing:
+class TestBackOff:
     async def delays(self, count: int, at_least: float = 0.0) -> list[float]:
         queue: WorkQueue[str] = WorkQueue()
         loop = asyncio.get_running_loop()
@@ -166,10 +166,10 @@ class TestFailing:
     @staticmethod
     async def arrival(queue: WorkQueue[str]) -> None:
         key = await queue.get()
-        queue._in_work.discard(key)
+        queue._processing.discard(key)
         queue.add(key)
 
-    def test_comes_again_later_each_time_up_to_a_minute(self) -> None:
+    def test_doubles_up_to_one_minute(self) -> None:
         async def work() -> None:
             found = await self.delays(12)
             assert found[:4] == [0.2, 0.4, 0.8, 1.6]
@@ -177,13 +177,13 @@ class TestFailing:
 
         run(work())
 
-    def test_waits_as_long_as_the_server_asks(self) -> None:
+    def test_is_at_least_the_retry_after_of_the_server(self) -> None:
         async def work() -> None:
             assert await self.delays(2, at_least=30) == [30.0, 30.0]
 
         run(work())
 
-    def test_is_forgotten_after_a_success(self) -> None:
+    def test_is_reset_after_a_success(self) -> None:
         async def work() -> None:
             queue: WorkQueue[str] = WorkQueue()
             queue.add("a")
@@ -197,7 +197,7 @@ class TestFailing:
 
         run(work())
 
-    def test_of_one_holds_no_other_up(self) -> None:
+    def test_of_one_key_does_not_delay_others(self) -> None:
         async def work() -> None:
             queue: WorkQueue[str] = WorkQueue()
             queue.add("a")

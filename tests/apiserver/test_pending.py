@@ -1,4 +1,4 @@
-"""What keeps a run from computing on a real API server: told at once, gone when it passes, given up in time."""
+"""Causes of pending runs on a real API server: reported at once, cleared when resolved, timed out otherwise."""
 
 from __future__ import annotations
 
@@ -26,34 +26,34 @@ IMPATIENT = {"resilience": {"pendingTimeoutSeconds": 2}}
 
 
 @dataclass(frozen=True)
-class Trouble:
-    """Something that keeps the first attempt from computing."""
+class Case:
+    """A cause that keeps the first attempt pending."""
 
     name: str
     play: Callable[[Desk, Job], object]
     reason: Reason
     fault: Fault
-    says: str
+    expected: str
 
 
-def waiting(name: str, said: str, text: str, reason: Reason, says: str) -> Trouble:
+def waiting(name: str, event_reason: str, text: str, reason: Reason, expected: str) -> Case:
     def play(desk: Desk, job: Job) -> None:
         (pod,) = desk.kubelet.create_pods(job)
-        desk.kubelet.waiting(pod, said, text)
+        desk.kubelet.waiting(pod, event_reason, text)
 
-    return Trouble(name, play, reason, reason.row.fault, says)
+    return Case(name, play, reason, reason.row.fault, expected)
 
 
-def warned(name: str, said: str, text: str, reason: Reason, says: str, *, pod: bool) -> Trouble:
+def warned(name: str, event_reason: str, text: str, reason: Reason, expected: str, *, pod: bool) -> Case:
     def play(desk: Desk, job: Job) -> None:
         desk.kubelet.warn(
-            {**(desk.kubelet.create_pod(job, 0) if pod else job), "kind": "Pod" if pod else "Job"}, said, text
+            {**(desk.kubelet.create_pod(job, 0) if pod else job), "kind": "Pod" if pod else "Job"}, event_reason, text
         )
 
-    return Trouble(name, play, reason, reason.row.fault, says)
+    return Case(name, play, reason, reason.row.fault, expected)
 
 
-TROUBLES = (
+CASES = (
     waiting(
         "image",
         "ImagePullBackOff",
@@ -66,14 +66,15 @@ TROUBLES = (
         "CreateContainerConfigError",
         'secret "s3" not found',
         Reason.SETUP_FAILED,
-        '(CreateContainerConfigError): secret "s3" not found. Create what is missing, or correct its name in the job.',
+        '(CreateContainerConfigError): secret "s3" not found. Create the missing object, or correct its name in the '
+        "job.",
     ),
-    Trouble(
+    Case(
         "no-node",
         lambda desk, job: desk.kubelet.unschedulable(job, "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."),
         Reason.UNSCHEDULABLE,
         Fault.CLUSTER,
-        ": 0/3 nodes are available: 3 Insufficient nvidia.com/gpu. It starts when one does.",
+        ": 0/3 nodes are available: 3 Insufficient nvidia.com/gpu. It starts when a node fits.",
     ),
     warned(
         "mount",
@@ -88,7 +89,7 @@ TROUBLES = (
         "FailedCreate",
         'Error creating: pods "x" is forbidden: exceeded quota: gpus, requested: 8, used: 8, limited: 8',
         Reason.QUOTA_EXCEEDED,
-        "The namespace's quota has no room for the pods of Job ",
+        "The quota of the namespace does not allow the pods of Job ",
         pod=False,
     ),
     warned(
@@ -96,41 +97,39 @@ TROUBLES = (
         "FailedCreate",
         'Error creating: pods "x" is forbidden: violates PodSecurity "restricted:latest": runAsUser=0',
         Reason.FORBIDDEN,
-        "The namespace's pod security denies the pods of Job ",
+        "The Pod Security level of the namespace does not allow the pods of Job ",
         pod=False,
     ),
 )
 
 
 @pytest.fixture(scope="module")
-def desk_of_troubles(office: tuple[Desk, Operator]) -> Desk:
-    """A desk with every trouble, each in a patient and in an impatient job."""
+def desk_of_cases(office: tuple[Desk, Operator]) -> Desk:
+    """A desk with every cause, each in a job with a long and in one with a short pending timeout."""
     desk, _ = office
-    for trouble in TROUBLES:
-        desk.apply(f"{trouble.name}-patient")
-        desk.apply(f"{trouble.name}-impatient", **IMPATIENT)
-    for trouble in TROUBLES:
+    for case in CASES:
+        desk.apply(f"{case.name}-patient")
+        desk.apply(f"{case.name}-impatient", **IMPATIENT)
+    for case in CASES:
         for mood in ("patient", "impatient"):
-            trouble.play(desk, desk.child("prepare", name=f"{trouble.name}-{mood}"))
+            case.play(desk, desk.child("prepare", name=f"{case.name}-{mood}"))
     return desk
 
 
-class TestARunThatDoesNotGetToCompute:
-    @pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: trouble.name)
-    def test_says_what_it_waits_for_and_goes_on_when_that_has_passed(
-        self, desk_of_troubles: Desk, trouble: Trouble
-    ) -> None:
-        desk, name = desk_of_troubles, f"{trouble.name}-patient"
+class TestPendingRun:
+    @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+    def test_reports_its_cause_and_starts_when_it_is_resolved(self, desk_of_cases: Desk, case: Case) -> None:
+        desk, name = desk_of_cases, f"{case.name}-patient"
         status = desk.until(lambda status: stage(status, "prepare").get("waitingFor"), "it waits", name)
-        assert stage(status, "prepare")["waitingFor"] == trouble.reason
-        assert trouble.says in stage(status, "prepare")["message"]
+        assert stage(status, "prepare")["waitingFor"] == case.reason
+        assert case.expected in stage(status, "prepare")["message"]
         prepared = condition(status, "DataPrepared")
-        assert (prepared["status"], prepared["reason"]) == ("Unknown", trouble.reason)
-        assert trouble.says in prepared["message"]
-        assert status["progress"]["text"] == f"prepare: waiting: {trouble.reason}"
+        assert (prepared["status"], prepared["reason"]) == ("Unknown", case.reason)
+        assert case.expected in prepared["message"]
+        assert status["progress"]["text"] == f"prepare: waiting: {case.reason}"
         assert "failure" not in status
         assert condition(status, "Stalled")["status"] == "False"
-        assert any(event["reason"] == trouble.reason and event["type"] == "Warning" for event in desk.events(name))
+        assert any(event["reason"] == case.reason and event["type"] == "Warning" for event in desk.events(name))
         job = desk.child("prepare", name=name)
         for pod in desk.kubelet.pods(job) or desk.kubelet.create_pods(job):
             desk.kubelet.started(pod)
@@ -139,34 +138,34 @@ class TestARunThatDoesNotGetToCompute:
         status = desk.until(lambda status: stage(status, "prepare")["state"] == "Succeeded", "it is done", name)
         assert "waitingFor" not in stage(status, "prepare")
 
-    @pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: trouble.name)
-    def test_is_given_up_in_time(self, desk_of_troubles: Desk, trouble: Trouble) -> None:
-        desk, name = desk_of_troubles, f"{trouble.name}-impatient"
+    @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+    def test_times_out(self, desk_of_cases: Desk, case: Case) -> None:
+        desk, name = desk_of_cases, f"{case.name}-impatient"
         job = desk.child("prepare", name=name)
         desk.being_ended(job)
         desk.kubelet.stopped(job, 143)
         status = desk.until_phase("Failed", name)
         failure = status["failure"]
-        assert (failure["reason"], failure["fault"], failure["retried"]) == (trouble.reason, trouble.fault, False)
-        assert trouble.says in failure["message"]
-        assert failure["message"].endswith("Given up after 1 minute.")
+        assert (failure["reason"], failure["fault"], failure["retried"]) == (case.reason, case.fault, False)
+        assert case.expected in failure["message"]
+        assert failure["message"].endswith("Not started within 1 minute.")
         assert "waitingFor" not in stage(status, "prepare")
-        assert condition(status, "DataPrepared")["reason"] == trouble.reason
+        assert condition(status, "DataPrepared")["reason"] == case.reason
 
 
-class TestAJobThatKubernetesRefuses:
-    def test_goes_on_when_the_quota_is_raised(self, desk: Desk, operator: Operator) -> None:
+class TestRejectedObjects:
+    def test_job_starts_when_the_quota_is_raised(self, desk: Desk, operator: Operator) -> None:
         name = {"name": "jobs", "namespace": desk.namespace}
         desk.api.create("ResourceQuota", {"metadata": name, "spec": {"hard": {"count/jobs.batch": "0"}}})
-        # What the quota controller would do.
+        # As the quota controller does.
         hard = {"hard": {"count/jobs.batch": "0"}, "used": {"count/jobs.batch": "0"}}
         desk.api.merge_status("ResourceQuota", "jobs", desk.namespace, hard)
         desk.apply()
         status = desk.until(lambda status: stage(status, "prepare").get("waitingFor"), "it waits")
         assert stage(status, "prepare")["waitingFor"] == Reason.QUOTA_EXCEEDED
-        told = condition(status, "DataPrepared")["message"]
-        assert "The namespace's quota has no room for Job intents-r1-prepare-1: " in told
-        assert "exceeded quota: jobs, requested: count/jobs.batch=1" in told
+        text = condition(status, "DataPrepared")["message"]
+        assert "The quota of the namespace does not allow Job intents-r1-prepare-1: " in text
+        assert "exceeded quota: jobs, requested: count/jobs.batch=1" in text
         desk.api.delete("ResourceQuota", "jobs", desk.namespace)
         desk.kubelet.run(desk.child("prepare"))
         status = desk.until(lambda status: stage(status, "prepare")["state"] == "Running", "it runs")
@@ -177,16 +176,16 @@ class TestAJobThatKubernetesRefuses:
         "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "main", "image": "busybox"}]}}
     }
 
-    def test_goes_on_when_the_job_that_took_its_name_is_gone(self, office: tuple[Desk, Operator]) -> None:
+    def test_job_starts_when_the_conflicting_job_is_deleted(self, office: tuple[Desk, Operator]) -> None:
         desk, _ = office
         body = {"metadata": {"name": "taken-r1-prepare-1", "namespace": desk.namespace}, "spec": self.FOREIGN}
         desk.api.create("Job", body)
         desk.apply("taken")
         status = desk.until(lambda status: stage(status, "prepare").get("waitingFor"), "it waits", "taken")
         assert stage(status, "prepare")["waitingFor"] == Reason.SETUP_FAILED
-        told = condition(status, "DataPrepared")["message"]
-        assert "There is a Job taken-r1-prepare-1 that is not this job's" in told
-        assert len(told) < 2000
+        text = condition(status, "DataPrepared")["message"]
+        assert "Job taken-r1-prepare-1 already exists and is not owned by this FineTuneJob" in text
+        assert len(text) < 2000
         foreign = desk.api.get("Job", "taken-r1-prepare-1", desk.namespace)
         assert "ownerReferences" not in foreign["metadata"]
         assert foreign["spec"]["template"]["spec"]["containers"][0]["name"] == "main"
@@ -195,17 +194,15 @@ class TestAJobThatKubernetesRefuses:
         desk.kubelet.succeed(job)
         desk.child("train", name="taken")
 
-    def test_does_not_take_the_child_of_a_deleted_job_of_the_same_name_for_its_own(
-        self, office: tuple[Desk, Operator]
-    ) -> None:
+    def test_child_of_a_deleted_job_of_the_same_name_is_not_adopted(self, office: tuple[Desk, Operator]) -> None:
         desk, _ = office
         desk.apply("again")
         old = desk.child("prepare", name="again")
         desk.api.delete("FineTuneJob", "again", desk.namespace)
         uid = desk.apply("again")["metadata"]["uid"]
         status = desk.until(lambda status: stage(status, "prepare").get("waitingFor"), "it waits", "again")
-        assert "that is not this job's" in condition(status, "DataPrepared")["message"]
-        # The garbage collector, which is not here, does that a little later.
+        assert "is not owned by this FineTuneJob" in condition(status, "DataPrepared")["message"]
+        # As the garbage collector does a little later.
         desk.api.delete("Job", old["metadata"]["name"], desk.namespace, propagationPolicy="Background")
         job = wait_until(lambda: self.own(desk, old["metadata"]["name"]), "its own Job is there")
         assert job["metadata"]["ownerReferences"][0]["uid"] == uid
@@ -215,7 +212,7 @@ class TestAJobThatKubernetesRefuses:
         found = desk.api.find("Job", name, desk.namespace)
         return found if found and found["metadata"].get("ownerReferences") else None
 
-    def test_is_told_of_the_service_whose_name_is_taken(self, office: tuple[Desk, Operator]) -> None:
+    def test_conflicting_service_is_reported(self, office: tuple[Desk, Operator]) -> None:
         desk, _ = office
         metadata = {"name": "served-workers", "namespace": desk.namespace}
         desk.api.create(
@@ -224,11 +221,11 @@ class TestAJobThatKubernetesRefuses:
         desk.apply("served", distributed={"workers": 2, "gpusPerWorker": 0})
         desk.kubelet.succeed(desk.child("prepare", name="served"))
         status = desk.until(lambda status: stage(status, "train").get("waitingFor"), "it waits", "served")
-        told = condition(status, "Trained")["message"]
-        assert "Service served-workers" in told
-        assert "Job served-r1-train-1 is there" not in told
+        text = condition(status, "Trained")["message"]
+        assert "Service served-workers" in text
+        assert "Job served-r1-train-1 already" not in text
 
-    def test_gets_a_service_that_somebody_deleted_with_the_next_attempt(self, office: tuple[Desk, Operator]) -> None:
+    def test_deleted_service_is_recreated_with_the_next_attempt(self, office: tuple[Desk, Operator]) -> None:
         desk, _ = office
         desk.apply("robbed", distributed={"workers": 2, "gpusPerWorker": 0})
         train = desk.run_to("train", "robbed")

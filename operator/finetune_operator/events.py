@@ -1,6 +1,6 @@
-"""The Events of a job: what a person would want to see happen, each once.
+"""The Events of a FineTuneJob, each created once.
 
-The name of an Event says what it tells, so telling it again, after a crash or by a second operator, creates nothing.
+The name of an Event is derived from its content, so a restarted or a second operator does not create it again.
 """
 
 from __future__ import annotations
@@ -18,77 +18,81 @@ from finetune_core import names
 from finetune_core.sentences import clipped
 from finetune_core.times import to_text
 
-_LONGEST_MESSAGE = 1024
-"""Of an Event, by the API server's rule."""
+_MAX_MESSAGE_LENGTH = 1024
+"""The API server rejects Events with a longer message."""
 
 
 @dataclass(frozen=True)
-class Announcement:
-    """One thing that happened."""
+class JobEvent:
+    """One Event."""
 
     type: Literal["Normal", "Warning"]
     reason: str
     message: str
     occasion: str
-    """What tells it from another Event of the same reason: revision, stage, attempt."""
+    """Distinguishes it from other Events of the same reason: revision, stage, attempt."""
 
 
-def announcements(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[Announcement]:
-    """What happened between two statuses."""
+def events_between(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Iterator[JobEvent]:
+    """The Events for a change of the status."""
     revision = f"r{after.revision}"
     if before.revision != after.revision and before.revision:
-        told = f"The spec has changed: revision {after.revision} begins."
+        message = f"The spec has changed; starting revision {after.revision}."
         if before.spec_digest == after.spec_digest:
-            told = f"Revision {before.revision} is that of an earlier job: this one goes on as {after.revision}."
-        yield Announcement("Normal", "NewRevision", told, revision)
+            message = (
+                f"The storage of revision {before.revision} belongs to an earlier job of the same name; continuing as "
+                f"revision {after.revision}."
+            )
+        yield JobEvent("Normal", "NewRevision", message, revision)
     known = {stage.name: stage for stage in before.stages} if before.revision == after.revision else {}
     failure = list(_failure(before, after, revision))
     for stage in after.stages:
         if failure and after.failure and after.failure.stage is stage.name and after.failure.attempt < stage.attempt:
-            # The next attempt started at once.
+            # The next attempt has started already; the failure comes first.
             yield failure.pop()
         old = known.get(stage.name)
         run = f"{revision}/{stage.name}/{stage.attempt}"
         if stage.attempt and (old is None or old.attempt < stage.attempt):
             again = f", attempt {stage.attempt}" if stage.attempt > 1 else ""
-            yield Announcement("Normal", f"{stage.name.capitalize()}Started", f"Stage {stage.name} starts{again}.", run)
+            yield JobEvent("Normal", f"{stage.name.capitalize()}Started", f"Stage {stage.name} started{again}.", run)
         if stage.waiting_for and (old is None or old.waiting_for != stage.waiting_for):
-            yield Announcement("Warning", stage.waiting_for, stage.message, f"{run}/{stage.waiting_for}")
+            yield JobEvent("Warning", stage.waiting_for, stage.message, f"{run}/{stage.waiting_for}")
         if stage.state is StageState.SUCCEEDED and (old is None or old.state is not StageState.SUCCEEDED):
-            yield Announcement("Normal", f"{stage.name.capitalize()}Succeeded", f"{stage.message}.", run)
+            yield JobEvent("Normal", f"{stage.name.capitalize()}Succeeded", f"{stage.message}.", run)
     yield from failure
     if after.phase is not before.phase:
         yield from _phase(after, revision)
 
 
-def _failure(before: FineTuneJobStatus, after: FineTuneJobStatus, revision: str) -> Iterator[Announcement]:
+def _failure(before: FineTuneJobStatus, after: FineTuneJobStatus, revision: str) -> Iterator[JobEvent]:
     failure = after.failure
     if failure is None or failure == before.failure:
         return
-    what = "will be tried again" if failure.retried else "is not tried again"
+    what = "is retried" if failure.retried else "is not retried"
     occasion = f"{revision}/{failure.stage}/{failure.attempt}"
-    message = f"Stage {failure.stage}, attempt {failure.attempt}, {what}: {failure.message}"
+    ended = "was stopped" if failure.reason is Reason.STOPPED else "failed"
+    message = f"Attempt {failure.attempt} of stage {failure.stage} {ended} and {what}: {failure.message}"
     if failure.reason is Reason.STOPPED:
-        yield Announcement("Normal", "Disrupted", message, occasion)
+        yield JobEvent("Normal", "Disrupted", message, occasion)
     elif failure.reason is Reason.GATE_FAILED:
-        yield Announcement("Warning", "Rejected", f"Not published: {failure.message}", occasion)
+        yield JobEvent("Warning", "Rejected", f"Not published: {failure.message}", occasion)
     else:
-        yield Announcement("Warning", failure.reason, message, occasion)
+        yield JobEvent("Warning", failure.reason, message, occasion)
 
 
-def _phase(after: FineTuneJobStatus, revision: str) -> Iterator[Announcement]:
-    # A job may be suspended many times: each is told by the attempt that it ended.
+def _phase(after: FineTuneJobStatus, revision: str) -> Iterator[JobEvent]:
+    # A job may be suspended many times: the number of attempts distinguishes the Events.
     attempts = sum(stage.attempt for stage in after.stages)
     if after.phase is Phase.SUSPENDED:
-        yield Announcement("Normal", "Suspended", "The job holds; nothing of it runs.", f"{revision}/{attempts}")
+        yield JobEvent("Normal", "Suspended", "The job is suspended; its pods have ended.", f"{revision}/{attempts}")
     elif after.phase is Phase.SUCCEEDED and after.artifact:
-        yield Announcement("Normal", "Published", f"The result lies at {after.artifact.uri}.", revision)
+        yield JobEvent("Normal", "Published", f"The artifact is published at {after.artifact.uri}.", revision)
 
 
-def event(job: FineTuneJob, said: Announcement, now: datetime) -> dict[str, Any]:
+def event_object(job: FineTuneJob, event: JobEvent, now: datetime) -> dict[str, Any]:
     """The Event object."""
     meta = job.metadata
-    occasion = hashlib.sha256(f"{meta.uid}/{said.occasion}/{said.reason}".encode()).hexdigest()[:16]
+    occasion = hashlib.sha256(f"{meta.uid}/{event.occasion}/{event.reason}".encode()).hexdigest()[:16]
     moment = to_text(now)
     return {
         "apiVersion": "v1",
@@ -101,9 +105,9 @@ def event(job: FineTuneJob, said: Announcement, now: datetime) -> dict[str, Any]
             "namespace": meta.namespace,
             "uid": meta.uid,
         },
-        "type": said.type,
-        "reason": said.reason,
-        "message": clipped(said.message, _LONGEST_MESSAGE),
+        "type": event.type,
+        "reason": event.reason,
+        "message": clipped(event.message, _MAX_MESSAGE_LENGTH),
         "firstTimestamp": moment,
         "lastTimestamp": moment,
         "count": 1,
