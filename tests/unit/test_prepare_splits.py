@@ -159,3 +159,10 @@ def test_more_processes_than_training_examples_are_rejected() -> None:
         "More processes than examples: 8 processes (distributed.workers × gpusPerWorker) would share 7 training "
         "examples; add data or lower distributed.workers"
     )
+
+
+def test_content_keys_never_change() -> None:
+    """Splits are drawn by them: with other keys, the same job would train and test on other rows."""
+    chat = [{"role": "user", "content": " two  words "}, {"role": "assistant", "content": "yes"}]
+    assert content_key(Labelled("two  words", "x")).hex() == "0a74d9f8dc440af6bd63bbaf0c17cc5d"
+    assert content_key(Conversation(chat)).hex() == "b55af242ef5b19607cf858686b8e2264"

@@ -29,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"finetune_trainer: cannot read {parsed.config}: {error.strerror}", file=sys.stderr)  # noqa: T201
         return ExitCode.BAD_CONFIGURATION
     except ValidationError as error:
-        print(f"finetune_trainer: {parsed.config} is not a valid StageConfig: {error}", file=sys.stderr)  # noqa: T201
+        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        print(f"finetune_trainer: {parsed.config} is not a valid StageConfig: {problems}", file=sys.stderr)  # noqa: T201
         return ExitCode.BAD_CONFIGURATION
     if config.stage != parsed.stage:
         print(f"finetune_trainer: {parsed.config} is for stage {config.stage}, not {parsed.stage}", file=sys.stderr)  # noqa: T201

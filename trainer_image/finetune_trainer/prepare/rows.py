@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from finetune_api.failures import Reason, StageFailure
@@ -19,8 +19,9 @@ class Example(Protocol):
         """Length in characters, which limits how many examples are tokenised at a time."""
 
     @property
-    def content(self) -> Sequence[str]:
-        """The texts that identify the example; two examples with equal content are duplicates."""
+    def content(self) -> str:
+        """The normalised text that tells it from other examples. Two with the same content are duplicates, and splits
+        are drawn by it: a change of its form changes every split."""
 
 
 class RowSchema(Protocol):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from finetune_api.spec import DataFormat, FineTuneJobSpec
+from finetune_trainer.prepare.dedupe import normalised
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values, columns_of, type_name
 from finetune_trainer.prepare.rows import checked, text_of, value_of
@@ -28,8 +29,8 @@ class Conversation:
         return sum(len(message["content"]) for message in self.messages)
 
     @property
-    def content(self) -> tuple[str, ...]:
-        return tuple(text for message in self.messages for text in (message["role"], message["content"]))
+    def content(self) -> str:
+        return "\0".join(f"{message['role']}\1{normalised(message['content'])}" for message in self.messages)
 
 
 @dataclass(frozen=True)

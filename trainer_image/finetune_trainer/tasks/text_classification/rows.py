@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from finetune_trainer.prepare.dedupe import normalised
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values
 from finetune_trainer.prepare.rows import checked, text_of, value_of
@@ -26,9 +27,9 @@ class Labelled:
         return len(self.text)
 
     @property
-    def content(self) -> tuple[str]:
+    def content(self) -> str:
         """Only the text: of two rows with equal texts and different labels, the first is kept."""
-        return (self.text,)
+        return normalised(self.text)
 
 
 @dataclass(frozen=True)
