@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetune_api.job import FineTuneJob
+from finetune_api.spec import Metric
 from finetune_cli.manifest import ManifestError, load, parse
 
 HERE = Path("/home/me/jobs")
@@ -160,8 +161,7 @@ class TestUnknownFields:
         ("method: {type: Full, lora: {rank: 4}}", "spec.method.lora: lora belongs to type LoRA only"),
         (
             "evaluation: {metrics: [rouge]}",
-            "spec.evaluation.metrics[0] is 'rouge', but must be one of accuracy, macro_f1, weighted_f1, loss, "
-            "token_accuracy, exact_match, rouge_l, chrf; did you mean rouge_l?",
+            f"spec.evaluation.metrics[0] is 'rouge', but must be one of {', '.join(Metric)}; did you mean rouge_l?",
         ),
         (
             "evaluation: {metrics: [rouge_l]}",
