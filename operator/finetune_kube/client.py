@@ -11,11 +11,12 @@ from urllib.parse import urlencode
 import aiohttp
 
 from finetune_api.base import API_GROUP, API_VERSION, KIND
+from finetune_api.tables.kinds import Kind
 from finetune_kube.connection import JSON, Connection, path_of
 from finetune_kube.errors import decode, unreachable
 
 KINDS = {
-    KIND: (f"/apis/{API_GROUP}/{API_VERSION}", f"{KIND.lower()}s"),
+    KIND: (f"/apis/{API_GROUP}/{API_VERSION}", Kind.FINE_TUNE_JOB.plural),
     "Job": ("/apis/batch/v1", "jobs"),
     "Pod": ("/api/v1", "pods"),
     "Service": ("/api/v1", "services"),

@@ -15,6 +15,7 @@ import aiohttp
 import kopf
 
 from finetune_api.base import API_GROUP, API_VERSION, KIND
+from finetune_api.tables.kinds import Kind
 from finetune_core import names
 from finetune_kube.connection import proxy_of_environment
 from finetune_operator.cluster import PAGE_SIZE, connect
@@ -67,7 +68,7 @@ def handlers(engine: Engine) -> kopf.OperatorRegistry:
             return connection
         return replace(connection, proxy_url=proxy_of_environment(connection.server))
 
-    @kopf.on.event(API_GROUP, API_VERSION, f"{KIND.lower()}s", registry=registry)
+    @kopf.on.event(API_GROUP, API_VERSION, Kind.FINE_TUNE_JOB.plural, registry=registry)
     async def on_job(event: kopf.RawEvent, **_: Any) -> None:
         engine.handle(KIND, event["object"], deleted=event["type"] == "DELETED")
 

@@ -64,11 +64,6 @@ class FineTuneJobSpec(ApiModel):
         return self.training.learning_rate or self.method.type.row.learning_rate
 
     @property
-    def max_sequence_length(self) -> int:
-        """Maximum number of tokens of an example, before the limit of the model is applied."""
-        return self.training.max_sequence_length or self.task.type.row.default_length
-
-    @property
     def exports(self) -> tuple[Export, ...]:
         """The exports that publish writes."""
         return exports_of(self.method.type.row.result)

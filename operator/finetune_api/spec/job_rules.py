@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from pydantic.alias_generators import to_camel
+
 from finetune_api.base import Rule
 from finetune_api.spec.outcome import GenerationSpec
 from finetune_api.spec.rules import COLUMN_FIELDS, any_of, listed
@@ -81,7 +83,7 @@ def _generation_rule() -> Rule:
 
 def _columns_rule(task: TaskType, row: TaskRow) -> Rule:
     others = tuple(field for field in COLUMN_FIELDS if field not in row.column_fields)
-    absent = " && ".join(f"!has(self.dataset.columns.{field})" for field in others) or "true"
+    absent = " && ".join(f"!has(self.dataset.columns.{to_camel(field)})" for field in others) or "true"
     return Rule(
         cel=f"self.task.type != '{task}' || !has(self.dataset.columns) || {absent}",
         message=f"dataset.columns of {task} are {row.columns_in_words}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic.alias_generators import to_camel
 
@@ -28,12 +28,13 @@ def task_setting_rules() -> Iterator[Rule]:
         owners = [task for task, row in TASKS.items() if setting in row.settings]
 
         def holds(task: TaskSpec, setting: str = setting, owners: list[TaskType] = owners) -> bool:
-            return _value(task, setting) is None or task.type in owners
+            return getattr(task, setting) is None or task.type in owners
 
+        alias = to_camel(setting)
         yield Rule(
-            cel=f"!has(self.{setting}) || self.type in {listed(owners)}",
-            message=f"{setting} belong to type {' or '.join(owners)} only",
-            field=setting,
+            cel=f"!has(self.{alias}) || self.type in {listed(owners)}",
+            message=f"{alias} belong to type {' or '.join(owners)} only",
+            field=alias,
             holds=holds,
         )
 
@@ -70,27 +71,21 @@ def _exclusive(form: list[str], other: list[str]) -> Rule:
     def holds(columns: Columns) -> bool:
         return not (any_of(columns, form) and any_of(columns, other))
 
-    absent = (" && ".join(f"!has(self.{field})" for field in fields) for fields in (form, other))
+    absent = (" && ".join(f"!has(self.{to_camel(field)})" for field in fields) for fields in (form, other))
     return Rule(
         cel=" || ".join(absent),
         message=f"give {_columns_in_words(form)}, or {_columns_in_words(other)}, not both",
-        field=form[0],
+        field=to_camel(form[0]),
         holds=holds,
     )
 
 
-def _value(model: Any, alias: str) -> Any:
-    """The value of the field with the camelCase name ``alias``."""
-    name = next(name for name in type(model).model_fields if to_camel(name) == alias)
-    return getattr(model, name)
-
-
 def any_of(columns: Columns, fields: Iterable[str]) -> bool:
-    return any(_value(columns, field) is not None for field in fields)
+    return any(getattr(columns, field) is not None for field in fields)
 
 
 def _columns_in_words(form: Iterable[str]) -> str:
-    return " and ".join(f"columns.{field}" for field in form)
+    return " and ".join(f"columns.{to_camel(field)}" for field in form)
 
 
 def listed(values: Iterable[str]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from finetune_api.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from finetune_trainer.exports.base import ExportInputs, move_files, on_hub, published_base, read_json, write_json
+from finetune_trainer.exports.base import ExportInputs, move_files, on_hub, published_base
+from finetune_trainer.json_files import read_json, write_json
 
 
 class Adapter:

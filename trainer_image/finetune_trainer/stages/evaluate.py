@@ -19,6 +19,7 @@ from finetune_api.stage import Device, EvaluateResult, StageConfig
 from finetune_trainer import storage
 from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.importing import heavy_imports
+from finetune_trainer.json_files import read_json_if_present
 from finetune_trainer.manifests import fetch_directory, publish_directory, read_manifest
 from finetune_trainer.methods import method_of
 from finetune_trainer.models import fetch_model
@@ -96,8 +97,8 @@ def run(context: StageContext) -> EvaluateResult:
             evaluation=evaluation,
             details=comparison.details,
             predictions=comparison.predictions,
-            history=_read_json(trained / layout.HISTORY),
-            training=_read_json(trained / layout.TRAINING),
+            history=read_json_if_present(trained / layout.HISTORY),
+            training=read_json_if_present(trained / layout.TRAINING),
             digests={
                 "Prepared data": prepared_manifest.digest,
                 "Trained weights": trained_manifest.digest,
@@ -164,12 +165,6 @@ def _report_metrics(reporter: Reporter, evaluation: Evaluation) -> None:
     for metric in evaluation.metrics:
         reporter.send(EvaluationEvent(model="baseline", metric=metric.name, value=metric.baseline))
         reporter.send(EvaluationEvent(model="tuned", metric=metric.name, value=metric.tuned))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; empty if the file does not exist."""
-    document: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
-    return document
 
 
 def _write(output: Path, evaluation: Evaluation, predictions: list[dict[str, Any]], page: str) -> None:

@@ -18,6 +18,7 @@ from finetune_trainer.checkpoints.upload import stored_checkpoints
 from finetune_trainer.context import StageContext
 from finetune_trainer.exports import export_of
 from finetune_trainer.exports.base import ExportInputs
+from finetune_trainer.json_files import read_json_if_present
 from finetune_trainer.manifests import TornDirectory, fetch_directory, hash_files, publish_directory, read_manifest
 from finetune_trainer.prepared import DataReport, read_report
 from finetune_trainer.publish.model_card import CardInputs, render_card
@@ -105,7 +106,7 @@ def _assemble(context: StageContext, artifact: Path, evaluation: Evaluation) -> 
     prepared_manifest = _fetch_description(config.layout.prepared, prepared)
     data = read_report(prepared)
 
-    history, training = _read(trained / layout.HISTORY), _read(trained / layout.TRAINING)
+    history, training = read_json_if_present(trained / layout.HISTORY), read_json_if_present(trained / layout.TRAINING)
     exports = [export_of(export) for export in config.spec.exports]
     for export in exports:
         export.write(ExportInputs(config.spec, data, trained), artifact)
@@ -168,14 +169,7 @@ def _data_provenance(data: DataReport, digest: str) -> dict[str, Any]:
 def _has_chat_template(artifact: Path) -> bool:
     if (artifact / "chat_template.jinja").is_file():
         return True
-    return bool(_read(artifact / "tokenizer_config.json").get("chat_template"))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    document: dict[str, Any] = json.loads(path.read_bytes())
-    return document
+    return bool(read_json_if_present(artifact / "tokenizer_config.json").get("chat_template"))
 
 
 def _clean(config: StageConfig) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from finetune_api import layout
+from finetune_trainer.json_files import read_json, write_json
 from finetune_trainer.prepared import DataReport
 from finetune_trainer.tasks.base import CardParts, ModelClass
 from finetune_trainer.tasks.text_classification.preparation import TextClassificationPreparation
@@ -89,17 +89,13 @@ class TextClassification:
 
     def finish_artifact(self, directory: Path, data: DataReport) -> None:
         """Write ``labels.json``, the labels in order of their index, and add them to ``config.json`` if it exists."""
-        _write(directory / layout.LABELS, list(data.labels))
+        write_json(directory / layout.LABELS, list(data.labels))
         config_path = directory / layout.MODEL_CONFIG
         if config_path.is_file():
-            config = json.loads(config_path.read_bytes())
+            config = read_json(config_path)
             config["id2label"] = {str(index): label for index, label in enumerate(data.labels)}
             config["label2id"] = {label: index for index, label in enumerate(data.labels)}
-            _write(config_path, config)
-
-
-def _write(path: Path, document: Any) -> None:
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            write_json(config_path, config)
 
 
 task = TextClassification()
