@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import ClassVar
 
 from pydantic import Field
 
-from finetune_api.base import ApiModel
+from finetune_api.base import ApiModel, Rule
 from finetune_api.spec import Gate, Metric
 
 
@@ -16,6 +17,14 @@ class BaselineKind(StrEnum):
     BASE_MODEL = "BaseModel"
     LINEAR_PROBE = "LinearProbe"
     MAJORITY_CLASS = "MajorityClass"
+
+
+class Verdict(StrEnum):
+    """Whether the tuned model is better than the baseline."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    NO_DIFFERENCE = "no difference shown"
 
 
 class Baseline(ApiModel):
@@ -44,14 +53,36 @@ class MetricResult(ApiModel):
         """The change, positive when the tuned model is better."""
         return self.change if self.higher_is_better else -self.change
 
+    @property
+    def best_improvement(self) -> float:
+        """The largest improvement in the interval."""
+        low, high = self.interval
+        return high if self.higher_is_better else -low
+
+    @property
+    def verdict(self) -> Verdict:
+        """``better`` or ``worse`` if the interval of the change excludes 0."""
+        low, high = self.interval
+        if low <= 0 <= high:
+            return Verdict.NO_DIFFERENCE
+        return Verdict.BETTER if (low > 0) is self.higher_is_better else Verdict.WORSE
+
 
 class GateResult(Gate):
-    """A gate and its result."""
+    """A gate and its result. Beside the gates of the spec, there is the implicit one, with ``notWorse``."""
 
+    not_worse: bool | None = Field(
+        default=None,
+        description="True for the implicit gate: the score must not be significantly worse than that of the baseline. "
+        "evaluation.publishWorse turns it off.",
+    )
     value: float = Field(
-        description="Value compared with the bound: the metric of the tuned model, or its improvement."
+        description="Value compared with the bound: the metric of the tuned model, or its improvement. For the "
+        "implicit gate it is the largest improvement in the 95 % interval, which must not be negative."
     )
     passed: bool = Field(description="Whether the gate passed.")
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
 
 
 class Evaluation(ApiModel):
@@ -61,7 +92,10 @@ class Evaluation(ApiModel):
     examples: int = Field(ge=1, le=2**53 - 1, description="Number of its examples.")
     baseline: Baseline = Field(description="The baseline.")
     metrics: tuple[MetricResult, ...] = Field(max_length=16, description="Every metric; the first is the score.")
-    gates: tuple[GateResult, ...] = Field(default=(), max_length=16, description="Every gate.")
+    verdict: Verdict | None = Field(
+        default=None, description="Whether the score is better or worse: the 95 % interval of its change excludes 0."
+    )
+    gates: tuple[GateResult, ...] = Field(default=(), max_length=17, description="Every gate.")
 
     @property
     def passed(self) -> bool:

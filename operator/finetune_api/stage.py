@@ -145,6 +145,10 @@ class Progress(ApiModel):
     checkpoint: CheckpointRef | None = Field(default=None, description="Newest complete checkpoint.")
 
 
+NOTE_LENGTH = 160
+MOST_NOTES = 5
+
+
 class PrepareResult(ApiModel):
     """The result of prepare."""
 
@@ -155,6 +159,9 @@ class PrepareResult(ApiModel):
     tokens: Count = Field(description="Tokens of the train split.")
     duplicates: Count = Field(description="Rows dropped as duplicates.")
     invalid: Count = Field(description="Rows dropped as invalid.")
+    notes: tuple[Annotated[str, Field(max_length=NOTE_LENGTH)], ...] = Field(
+        default=(), max_length=MOST_NOTES, description="What the user should know about the data."
+    )
     labels: Count | None = Field(default=None, description="TextClassification: number of labels.")
     parameters: Count = Field(description="Parameters of the base model.")
 

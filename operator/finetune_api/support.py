@@ -61,13 +61,12 @@ def _methods() -> Iterator[str]:
     yield "## Methods"
     yield ""
     yield from _table(
-        ("method", *TASKS, "base model stored as", "learning rate", "result", "published as"),
+        ("method", *(f"{task}, learning rate" for task in TASKS), "base model stored as", "result", "published as"),
         (
             (
                 f"`{method}`",
-                *("yes" if task in row.tasks else "" for task in TASKS),
+                *(rate_in_words(row.learning_rate_for(task)) if task in row.tasks else "" for task in TASKS),
                 ", ".join(row.quantizations),
-                rate_in_words(row.learning_rate),
                 row.result,
                 ", ".join(exports_of(row.result)),
             )

@@ -84,7 +84,8 @@ def comparison(evaluation: Evaluation) -> list[str]:
     justify: list[Callable[[str, int], str]] = [str.ljust, str.rjust, str.rjust, str.rjust, str.rjust]
     table = ["  ".join(do(cell, width) for do, cell, width in zip(justify, row, widths, strict=True)) for row in rows]
     table.insert(1, "─" * len(table[0]))
-    return [*table, f"on {evaluation.examples:,} {evaluation.split} examples"]
+    verdict = f"; {evaluation.metrics[0].name}: {evaluation.verdict}" if evaluation.verdict else ""
+    return [*table, f"on {evaluation.examples:,} {evaluation.split} examples{verdict}"]
 
 
 def document(job: FineTuneJob, logs: list[dict[str, Any]], code: int) -> dict[str, Any]:

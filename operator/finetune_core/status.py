@@ -159,8 +159,10 @@ def _retry_instructions(status: FineTuneJobStatus) -> str:
 def _overall_conditions(status: FineTuneJobStatus, suspension: Suspension) -> Iterator[_Condition]:
     failure, current = status.failure, current_stage(status)
     if status.completion_time and failure is None:
-        published = f"Published {status.artifact.uri}." if status.artifact else "Published."
-        yield _Condition(ConditionType.READY, "True", "Published", published)
+        published = f"Published {status.artifact.uri}" if status.artifact else "Published"
+        if status.evaluation and status.evaluation.verdict:
+            published += f"; {status.evaluation.metric}: {status.evaluation.verdict}"
+        yield _Condition(ConditionType.READY, "True", "Published", f"{published}.")
         yield _Condition(ConditionType.RECONCILING, "False", "Done", "All stages succeeded.")
         yield _Condition(ConditionType.STALLED, "False", "Done", "Nothing blocks the job.")
     elif status.completion_time and failure:

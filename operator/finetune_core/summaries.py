@@ -87,7 +87,8 @@ def _prepared(result: PrepareResult) -> str:
         for name, count in (("duplicate", result.duplicates), ("invalid row", result.invalid))
         if count
     ]
-    return f"{sentence}; {_listed(dropped)} dropped" if dropped else sentence
+    parts = [sentence, *([f"{_listed(dropped)} dropped"] if dropped else []), *result.notes]
+    return "; ".join(parts)
 
 
 _SPLIT_NAMES = {"train": "training", "validation": "validation", "test": "test"}
@@ -108,7 +109,8 @@ def _evaluated(result: EvaluateResult) -> str:
         return f"no metrics for {evaluation.examples:,} examples"
     first = evaluation.metrics[0]
     return (
-        f"{first.name} {score(first.tuned)}, {baseline} {score(first.baseline)} ({first.change:+.4f}), "
+        f"{first.name} {score(first.tuned)}, {baseline} {score(first.baseline)} ({first.change:+.4f}, "
+        f"{first.verdict}), "
         f"on {evaluation.examples:,} {evaluation.split} examples"
     )
 

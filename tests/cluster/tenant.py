@@ -62,8 +62,9 @@ def _spec(model: str, task: str, data: str, sections: Mapping[str, Mapping[str, 
         "distributed": {"workers": 2, "gpusPerWorker": 0, "zero": {"stage": 2}},
         "output": {"uri": f"s3://{OUTPUT}", **credentials},
     }
+    spec["evaluation"] = {"publishWorse": True}
     if task == "InstructionTuning":
-        spec["evaluation"] = {"generation": {"maxNewTokens": 8}}
+        spec["evaluation"]["generation"] = {"maxNewTokens": 8}
     for name, section in sections.items():
         spec[name] = {**spec.get(name, {}), **section} if isinstance(section, Mapping) else section
     return spec

@@ -75,7 +75,7 @@ def a_context(root: Path, model: str, task: dict[str, Any], dataset: dict[str, A
     document = {
         "model": {"uri": model},
         "task": task,
-        "dataset": dataset,
+        "dataset": {"test": {"fraction": 0.1, "minimumExamples": 1}, **dataset},
         "output": {"uri": (root / "store").as_uri()},
         **spec,
     }

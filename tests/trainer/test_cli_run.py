@@ -35,6 +35,7 @@ spec:
     checkpoint: {{everySteps: {every}}}
   distributed: {{workers: {workers}, gpusPerWorker: 0}}
   evaluation:
+    publishWorse: true
     gates:
       - {{metric: accuracy, minimum: {minimum}}}
   output: {{uri: file://./out}}

@@ -23,7 +23,7 @@ from finetune_api.manifest import MANIFEST_NAME
 from finetune_api.spec import Metric
 from finetune_api.stage import Stage
 from finetune_trainer.context import Reporter
-from finetune_trainer.evaluate.generation import end_tokens
+from finetune_trainer.evaluate.generation import new_token_limits, until_end
 from finetune_trainer.manifests import fetch_directory, publish_directory, read_manifest
 from finetune_trainer.modelling.batching import BatchLimits, TokenRows, each_batch, length_sorted, padded
 from finetune_trainer.splits import open_split
@@ -123,7 +123,7 @@ def test_result_is_reproducible_and_recomputed_for_other_weights(classified: Job
 def test_a_failed_gate_is_a_result_with_a_report(classified: Job, tmp_path: Path) -> None:
     job = _copy(classified, tmp_path)
     gates = [{"metric": "weighted_f1", "minimumImprovement": 0.99}, {"metric": "accuracy", "minimum": 0.1}]
-    result = run(job.context(Stage.EVALUATE, job.with_spec(evaluation={"gates": gates})))
+    result = run(job.context(Stage.EVALUATE, job.with_spec(evaluation={"gates": gates, "publishWorse": True})))
     assert [gate.passed for gate in result.evaluation.gates] == [False, True]
     assert not result.evaluation.passed
     assert [metric.name for metric in result.evaluation.metrics][-1] is Metric.WEIGHTED_F1
@@ -183,18 +183,16 @@ def test_a_fully_tuned_generator_is_evaluated(tmp_path: Path) -> None:
     assert all(metric.improvement > 0 for metric in metrics)
 
 
-def test_answers_end_at_the_end_of_turn_token_of_the_template(instructed: Job) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(instructed.root / "base")
-    model = AutoModelForCausalLM.from_pretrained(instructed.root / "base")
-    eos, turn, word = (
-        tokenizer.eos_token_id,
-        tokenizer.convert_tokens_to_ids("<user>"),
-        tokenizer("apple")["input_ids"][0],
-    )
-    closed = TokenRows(np.array([-100, word, turn, word, -100, word, turn], np.int32), np.array([0, 4, 7]))
-    assert end_tokens(tokenizer, closed, model) == sorted({eos, turn})
-    open_ended = TokenRows(np.array([-100, word, word], np.int32), np.array([0, 3]))
-    assert end_tokens(tokenizer, open_ended, model) == [eos]
+def test_generated_tokens_are_cut_at_the_first_end() -> None:
+    tokens = np.array([5, 6, 2, 7, 2])
+    assert until_end(tokens, (2, 9)).tolist() == [5, 6]
+    assert until_end(tokens, (9,)).tolist() == tokens.tolist()
+    assert until_end(tokens, ()).tolist() == tokens.tolist()
+
+
+def test_prompt_and_answer_fit_into_the_positions_of_the_model() -> None:
+    assert new_token_limits(np.array([10, 60, 63]), 8, 64).tolist() == [8, 4, 1]
+    assert new_token_limits(np.array([10, 60, 63]), 8, None).tolist() == [8, 8, 8]
 
 
 def _no_trained(job: Job) -> None:

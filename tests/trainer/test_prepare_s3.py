@@ -44,7 +44,7 @@ def test_prepare_reads_data_and_model_from_a_bucket(tmp_path: Path, monkeypatch:
         report = read_report(tmp_path / "copy")
         assert sum(result.examples.values()) == 40
         assert [source.uri for source in report.sources] == [f"{bucket}/data/0.jsonl", f"{bucket}/data/1.jsonl"]
-        assert len(open_split(tmp_path / "copy", "train")) == 32
+        assert len(open_split(tmp_path / "copy", "train")) == result.examples["train"]
         model = ModelSpec(uri=f"{bucket}/model")
         local = fetch_model(model, tmp_path / "model", weights=True, revision=report.model.revision)
         assert (local.path / "model.safetensors").is_file()

@@ -15,7 +15,7 @@ import pytest
 import torch
 from evaluation_fixtures import Job, classification_job, instruction_job
 from huggingface_hub import ModelCard
-from peft import PeftConfig, PeftModel
+from peft import AutoPeftModelForSequenceClassification, PeftConfig
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from finetune_api.failures import Reason, StageFailure
@@ -92,9 +92,10 @@ def test_published_classifier_reproduces_the_measured_scores(
     tokenizer = AutoTokenizer.from_pretrained(artifact)
     if (artifact / "adapter_config.json").exists():
         base = PeftConfig.from_pretrained(artifact).base_model_name_or_path
-        assert base == str(classified.root / "base")
-        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=len(labels))
-        model = PeftModel.from_pretrained(model, artifact).eval()
+        assert base == "base"
+        (artifact / "base").symlink_to(classified.root / "base")
+        monkeypatch.chdir(artifact)
+        model = AutoPeftModelForSequenceClassification.from_pretrained(".", num_labels=len(labels)).eval()
     else:
         model = AutoModelForSequenceClassification.from_pretrained(artifact).eval()
         assert model.config.id2label == dict(enumerate(LABELS))
@@ -116,6 +117,7 @@ def test_published_generator_generates_an_answer(
 ) -> None:
     job = _copy(instructed, tmp_path)
     run(job.context(Stage.PUBLISH))
+    (_directory(job) / "base").symlink_to(instructed.root / "base")
     assert _run_snippet(_directory(job), monkeypatch).startswith("it is")
 
 
@@ -123,6 +125,7 @@ def test_published_model_loads_without_this_package(evaluated: Job, tmp_path: Pa
     job = _copy(evaluated, tmp_path)
     run(job.context(Stage.PUBLISH))
     artifact = _directory(job)
+    (artifact / "base").symlink_to(evaluated.root / "base")
     alone = "import sys\nsys.modules['finetune_trainer'] = sys.modules['finetune_api'] = None\n"
     command = [sys.executable, "-c", alone + _snippet(artifact)]
     ran = subprocess.run(command, cwd=artifact, capture_output=True, text=True, check=False, timeout=300)
@@ -208,11 +211,24 @@ def test_artifact_of_another_run_is_not_overwritten(evaluated: Job, tmp_path: Pa
 
 def test_a_model_with_a_failed_gate_is_not_published(tmp_path: Path) -> None:
     job = classification_job(tmp_path, steps=1)
-    spec = job.with_spec(evaluation={"gates": [{"metric": "accuracy", "minimumImprovement": 0.99}]})
+    spec = job.with_spec(
+        evaluation={"gates": [{"metric": "accuracy", "minimumImprovement": 0.99}], "publishWorse": True}
+    )
     evaluate(job.context(Stage.EVALUATE, spec))
     with pytest.raises(StageFailure, match="its gate on accuracy failed"):
         run(job.context(Stage.PUBLISH, spec))
     assert read_manifest(job.config(Stage.PUBLISH).layout.artifact) is None
+
+
+def test_a_model_that_is_significantly_worse_is_not_published(evaluated: Job, tmp_path: Path) -> None:
+    job = _copy(evaluated, tmp_path)
+    storage.delete_tree(_directory(job, "evaluated").as_uri())
+    spec = job.with_spec(evaluation={})
+    result = evaluate(job.context(Stage.EVALUATE, spec)).evaluation
+    assert result.verdict == "worse"
+    assert [(gate.not_worse, gate.passed) for gate in result.gates] == [(True, False)]
+    with pytest.raises(StageFailure, match="its gate on accuracy failed"):
+        run(job.context(Stage.PUBLISH, spec))
 
 
 @pytest.mark.parametrize(("name", "stage"), [("trained", "train"), ("evaluated", "evaluate"), ("prepared", "prepare")])

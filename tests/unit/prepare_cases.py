@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.prepare.sources import KIND_OF_SUFFIX, DataFile
+from finetune_trainer.tasks.instruction_tuning.messages import Conversation, Message
 
 
 def a_spec(task: str = "TextClassification", **parts: Any) -> FineTuneJobSpec:
@@ -42,7 +43,12 @@ def on_disk(path: Path) -> DataFile:
     )
 
 
-def a_chat(*turns: tuple[str, str]) -> list[dict[str, str]]:
+def a_conversation(messages: list[Message]) -> Conversation:
+    """A conversation, every answer of which is learned."""
+    return Conversation(messages, learned=tuple(message["role"] == "assistant" for message in messages))
+
+
+def a_chat(*turns: tuple[str, str]) -> list[Message]:
     """Messages with the given roles and contents; by default a question and its answer."""
     chosen = turns or (("user", "2+2?"), ("assistant", "4"))
     return [{"role": role, "content": content} for role, content in chosen]

@@ -30,7 +30,7 @@ def test_the_digest_of_a_stored_job_never_changes() -> None:
         {"training": {}},
         {"training": {"weightDecay": 0.01, "checkpoint": {"everySteps": 200}}},
         {"training.epochs": 3},
-        {"training.learningRate": 2e-4},
+        {"training.learningRate": 5e-4},
         {"training.packing": False},
         {"method": {"type": "LoRA"}},
         {"method": {"lora": {}}},

@@ -35,7 +35,6 @@ def _card(
         "data": report.data,
         "evaluation": report.evaluation,
         "training": report.training,
-        "end_tokens": [2, 7],
         "chat_template": True,
     }
     return render_card(CardInputs(**(fields | changes)))
@@ -110,8 +109,8 @@ def test_escaping(text: str, cell: str, code: str) -> None:
     ("uri", "name"),
     [
         ("hf://owner/name", "owner/name"),
-        ("file:///a/b%20c", "/a/b c"),
-        ("s3://bucket/model", "s3://bucket/model"),
+        ("file:///a/b%20c", "b c"),
+        ("s3://bucket/model", "model"),
     ],
 )
 def test_the_base_model_has_a_readable_name(uri: str, name: str) -> None:

@@ -34,6 +34,15 @@ def test_each_kind_of_gate(gate: Gate, value: float, sentence: str, words: str) 
     assert bound(gate) == words
 
 
+def test_the_implicit_gate_says_how_to_turn_it_off() -> None:
+    result = GateResult(metric=Metric.ACCURACY, not_worse=True, value=-0.05, passed=False)
+    assert refusal((), an_evaluation(result)) == (
+        "accuracy is significantly worse than that of the baseline: at best it improves by -0.05; "
+        "evaluation.publishWorse publishes it nevertheless"
+    )
+    assert bound(result) == "accuracy not significantly worse than the baseline"
+
+
 def test_every_refusal_is_named() -> None:
     low = GateResult(metric=Metric.ACCURACY, minimum=0.9, value=0.84, passed=False)
     small = GateResult(metric=Metric.MACRO_F1, minimum_improvement=0.1, value=0.05, passed=False)

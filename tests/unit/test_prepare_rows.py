@@ -11,9 +11,9 @@ from finetune_api.failures import StageFailure
 from finetune_trainer.prepare.problems import BadRow, Tally
 from finetune_trainer.prepare.rows import check_headers
 from finetune_trainer.prepared import InvalidRow
-from finetune_trainer.tasks.instruction_tuning.rows import ChatRows, Conversation, PromptRows, schema_for
-from finetune_trainer.tasks.text_classification.rows import Labelled, LabelledRows, sorted_labels
-from tests.unit.prepare_cases import a_chat, a_file, a_spec
+from finetune_trainer.tasks.instruction_tuning.rows import ChatRows, PromptRows, schema_for
+from finetune_trainer.tasks.text_classification.rows import Labelled, LabelledRows, label_notes, sorted_labels
+from tests.unit.prepare_cases import a_chat, a_conversation, a_file, a_spec
 
 INTENTS = LabelledRows("text", "label", frozenset({"refund", "shipping", "other"}))
 ANY_LABEL = LabelledRows("text", "label", None)
@@ -70,7 +70,7 @@ def test_an_invalid_labelled_row_is_rejected_with_a_message(row: dict[str, Any],
 
 def test_messages_become_a_conversation() -> None:
     turns = (("system", "Be brief."), ("user", "2+2?"), ("assistant", "4"), ("user", "+1?"), ("assistant", "5"))
-    assert CHAT.example({"messages": a_chat(*turns)}) == Conversation(a_chat(*turns))
+    assert CHAT.example({"messages": a_chat(*turns)}) == a_conversation(a_chat(*turns))
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def test_messages_become_a_conversation() -> None:
         (["hello"], "message 1 is a string, not an object with role and content; correct the row"),
         (
             a_chat(("user", "a"), ("robot", "b")),
-            "message 2 has the unknown role 'robot'; use one of system, user, assistant",
+            "message 2 has the unknown role 'robot'; use one of system, developer, user, assistant, tool",
         ),
-        ([{"content": "a"}], "message 1 has no role; use one of system, user, assistant"),
+        ([{"content": "a"}], "message 1 has no role; use one of system, developer, user, assistant, tool"),
         (a_chat(("user", "a")), "no message is from the assistant, so there is nothing to learn; add the answer"),
         (
             a_chat(("user", "a"), ("assistant", "b"), ("user", "c")),
@@ -91,7 +91,7 @@ def test_messages_become_a_conversation() -> None:
         ),
         (
             [{"role": "user", "content": [{"type": "text"}]}],
-            "the content of message 1 contains a list, not text; correct the row",
+            "a part of message 1 contains null, not text; correct the row",
         ),
         ([{"role": "user"}], "the content of message 1 contains null, not text; correct the row"),
         (
@@ -100,7 +100,7 @@ def test_messages_become_a_conversation() -> None:
         ),
         (
             [{"role": "assistant", "content": None, "tool_calls": [{}]}],
-            "message 1 calls a tool, which cannot be trained on yet; remove the row",
+            "the function name in a tool call of message 1 contains null, not text; correct the row",
         ),
     ],
 )
@@ -111,7 +111,7 @@ def test_an_invalid_conversation_is_rejected_with_a_message(messages: object, se
 
 
 def test_prompt_and_completion_are_a_conversation_of_two() -> None:
-    assert PromptRows("q", "a").example({"q": "2+2?", "a": "4"}) == Conversation(a_chat())
+    assert PromptRows("q", "a").example({"q": "2+2?", "a": "4"}) == a_conversation(a_chat())
     with pytest.raises(BadRow, match=r"^column 'a' is missing \(columns: 'q'\); set dataset\.columns\.completion to"):
         PromptRows("q", "a").example({"q": "2+2?"})
 
@@ -190,3 +190,11 @@ def test_the_first_hundred_invalid_rows_are_reported_in_order() -> None:
     tally = a_tally(0.9, 2000, *range(1000, 0, -1))
     assert tally.invalid == 1000
     assert [row.line for row in tally.reported] == list(range(1, 101))
+
+
+def test_labels_that_are_probably_mistakes_are_named_with_their_counts() -> None:
+    assert label_notes({"login": 50, "Login": 3, "log in": 2, "refund": 40}) == [
+        "labels 'login' (50) and 'Login' (3) and 'log in' (2) differ only in case or white space"
+    ]
+    assert label_notes({"a": 1, "b": 1, "c": 1, "d": 9}) == ["3 labels with a single row: 'a', 'b', …"]
+    assert label_notes({"a": 2, "b": 2}) == []

@@ -6,15 +6,14 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from finetune_api.failures import StageFailure
-from finetune_trainer.prepare.dedupe import content_key, normalised, without
+from finetune_trainer.prepare.dedupe import content_key, without
 from finetune_trainer.prepare.splits import Assignment, assign, check_processes, check_sizes, draw
-from finetune_trainer.tasks.instruction_tuning.rows import Conversation
 from finetune_trainer.tasks.text_classification.rows import Labelled
-from tests.unit.prepare_cases import a_chat, a_spec
+from tests.unit.prepare_cases import a_chat, a_conversation, a_spec
 
 OWN = {"uri": "file:///data/own.jsonl"}
 
@@ -34,10 +33,9 @@ def keys_by_split(assignment: Assignment, data: dict[str, list[bytes]]) -> dict[
     }
 
 
-def test_keys_ignore_white_space_and_unicode_normalisation_forms() -> None:
-    assert normalised(" a\u00a0\tb\n") == "a b"
-    assert content_key(Labelled("cafe\u0301  au lait", "x")) == content_key(Labelled("café au\nlait ", "y"))
-    assert content_key(Labelled("Cafe", "x")) != content_key(Labelled("cafe", "x"))
+def test_keys_are_those_of_the_exact_text() -> None:
+    assert content_key(Labelled("if x:\n    y", "x")) == content_key(Labelled("if x:\n    y", "z"))
+    assert content_key(Labelled("if x:\n    y", "x")) != content_key(Labelled("if x:\n  y", "x"))
 
 
 def test_keys_of_conversations_depend_on_every_message_and_role() -> None:
@@ -48,7 +46,7 @@ def test_keys_of_conversations_depend_on_every_message_and_role() -> None:
         a_chat(("user", "a b"), ("assistant", "b")),
         a_chat(("user", "z"), ("assistant", "y"), ("user", "a"), ("assistant", "b")),
     ]
-    assert len({content_key(Conversation(chat)) for chat in chats}) == len(chats)
+    assert len({content_key(a_conversation(chat)) for chat in chats}) == len(chats)
 
 
 def test_without_keeps_the_order() -> None:
@@ -56,13 +54,15 @@ def test_without_keeps_the_order() -> None:
 
 
 def test_drawn_sets_have_their_fraction_and_are_disjoint() -> None:
-    test, validation = draw(keys(*range(1000)), (0.2, 0.1), seed=1)
-    assert (len(test), len(validation)) == (200, 100)
-    assert not test & validation
+    drawn = draw(keys(*range(10_000)), {"test": 0.2, "validation": 0.1}, seed=1)
+    assert len(drawn["test"]) == pytest.approx(2000, abs=150)
+    assert len(drawn["validation"]) == pytest.approx(1000, abs=120)
+    assert not drawn["test"] & drawn["validation"]
 
 
 def test_the_draw_depends_on_the_seed() -> None:
-    assert draw(keys(*range(1000)), (0.2,), seed=1) != draw(keys(*range(1000)), (0.2,), seed=2)
+    thousand = keys(*range(1000))
+    assert draw(thousand, {"test": 0.2}, seed=1) != draw(thousand, {"test": 0.2}, seed=2)
 
 
 @settings(max_examples=50)
@@ -70,7 +70,35 @@ def test_the_draw_depends_on_the_seed() -> None:
 def test_the_draw_does_not_depend_on_order_or_repetition(numbers: list[int], seed: int, order: random.Random) -> None:
     shuffled = [*numbers, *numbers[: len(numbers) // 2]]
     order.shuffle(shuffled)
-    assert draw(keys(*numbers), (0.1, 0.3), seed) == draw(keys(*shuffled), (0.1, 0.3), seed)
+    fractions = {"test": 0.1, "validation": 0.3}
+    assert draw(keys(*numbers), fractions, seed) == draw(keys(*shuffled), fractions, seed)
+
+
+@settings(max_examples=100)
+@given(
+    before=st.lists(st.integers(0, 300), min_size=3, max_size=80, unique=True),
+    added=st.lists(st.integers(301, 900), max_size=80, unique=True),
+    seed=st.integers(0, 5),
+)
+def test_no_row_becomes_a_test_row_when_rows_are_added(before: list[int], added: list[int], seed: int) -> None:
+    fractions = {"test": 0.1, "validation": 0.1}
+    first, second = (draw(keys(*numbers), fractions, seed) for numbers in (before, [*before, *added]))
+    assume(first["test"])  # A job without test rows is refused, so it has trained on nothing.
+    assert second["test"] & set(keys(*before)) <= first["test"]
+
+
+def test_each_label_has_the_same_share_in_every_split_on_average() -> None:
+    drawn = draw(keys(*range(20_000)), {"test": 0.1, "validation": 0.1}, seed=3)
+    for label in range(4):
+        of_label = set(keys(*range(label, 20_000, 4)))
+        assert len(of_label & drawn["test"]) == pytest.approx(500, abs=80)
+        assert len(of_label & drawn["validation"]) == pytest.approx(500, abs=80)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_split_of_a_small_data_set_has_a_row(seed: int) -> None:
+    drawn = draw(keys(1, 2, 3), {"test": 0.01, "validation": 0.01}, seed)
+    assert {split: len(rows) for split, rows in drawn.items()} == {"test": 1, "validation": 1}
 
 
 @settings(max_examples=100)
@@ -112,43 +140,42 @@ def test_equal_rows_are_in_one_split_without_deduplication() -> None:
     assert {len(split) % 3 for split in splits.values()} == {0}
 
 
-def test_every_split_of_three_rows_has_one() -> None:
-    data = {"train": keys(1, 2, 3)}
-    sizes = {split: len(selection.rows) for split, selection in assigned(data).splits.items()}
-    assert sizes == {"train": 1, "validation": 1, "test": 1}
-
-
 @pytest.mark.parametrize(
     ("data", "dataset", "sentence"),
     [
-        (
-            {"train": keys(1)},
-            {},
-            "The validation split has no examples: add data, or set dataset.validation.uri",
-        ),
-        (
-            {"train": keys(1, 2)},
-            {},
-            "The train split of file:///data/train.jsonl has no examples: add data or lower the fractions",
-        ),
+        ({"train": keys(1)}, {}, "There are no examples in the validation split: add data, or change the fractions"),
         (
             {"train": keys(1, 2, 3), "test": keys(1, 2, 3), "validation": keys(4)},
             {"test": OWN, "validation": OWN},
-            "The train split of file:///data/train.jsonl has no examples after removal of 3 that are also in another "
-            "split: add data or lower the fractions",
+            "There are no examples in the train split of file:///data/train.jsonl after removal of 3 that are also in "
+            "another split: add data, or change the fractions",
         ),
         (
             {"train": keys(1, 2, 3), "test": keys(4), "validation": keys(4)},
             {"test": OWN, "validation": OWN},
-            "The validation split has no examples after removal of 1 that are also in another split: add data, or set "
-            "dataset.validation.uri",
+            "There are no examples in the validation split after removal of 1 that are also in another split: add "
+            "data, or change the fractions",
+        ),
+        (
+            {"train": keys(1, 2, 3), "test": keys(4, 5, 6, 7), "validation": keys(8)},
+            {"test": OWN, "validation": OWN},
+            "The test split has 4 examples, too few to compare the tuned model with its baseline: add data, raise "
+            "dataset.test.fraction, or lower dataset.test.minimumExamples from 5",
         ),
     ],
 )
-def test_an_empty_split_is_rejected(data: dict[str, list[bytes]], dataset: dict[str, Any], sentence: str) -> None:
+def test_a_split_with_too_few_examples_is_rejected(
+    data: dict[str, list[bytes]], dataset: dict[str, Any], sentence: str
+) -> None:
     with pytest.raises(StageFailure) as failure:
-        check_sizes(assigned(data, **dataset), "file:///data/train.jsonl")
+        check_sizes(assigned(data, **dataset), a_spec(dataset=dataset).dataset)
     assert failure.value.message == sentence
+
+
+def test_fewer_test_examples_are_accepted_if_the_job_says_so() -> None:
+    data = {"train": keys(1, 2, 3), "test": keys(4), "validation": keys(5)}
+    dataset = {"test": {**OWN, "minimumExamples": 1}, "validation": OWN}
+    check_sizes(assigned(data, **dataset), a_spec(dataset=dataset).dataset)
 
 
 def test_more_processes_than_training_examples_are_rejected() -> None:
@@ -164,5 +191,5 @@ def test_more_processes_than_training_examples_are_rejected() -> None:
 def test_content_keys_never_change() -> None:
     """Splits are drawn by them: with other keys, the same job would train and test on other rows."""
     chat = [{"role": "user", "content": " two  words "}, {"role": "assistant", "content": "yes"}]
-    assert content_key(Labelled("two  words", "x")).hex() == "0a74d9f8dc440af6bd63bbaf0c17cc5d"
-    assert content_key(Conversation(chat)).hex() == "b55af242ef5b19607cf858686b8e2264"
+    assert content_key(Labelled("two  words", "x")).hex() == "3869bf15ecbb99c933b7c4807200e86f"
+    assert content_key(a_conversation(chat)).hex() == "54015acef6faac197cf2f94883efe44d"

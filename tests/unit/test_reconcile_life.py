@@ -117,7 +117,7 @@ class TestStageOrder:
         assert [stage.message for stage in status.stages] == [
             "4,967 training, 621 validation and 621 test examples, 9 labels; 34 duplicates dropped",
             "420 steps, 3 epochs, loss 0.4123, validation loss 0.5, 12,346 tokens/s",
-            "accuracy 0.8400, linear probe 0.7900 (+0.0500), on 621 test examples",
+            "accuracy 0.8400, linear probe 0.7900 (+0.0500, better), on 621 test examples",
             "1.4 MB at s3://adapters/team-a/intents/r1/artifact",
         ]
 

@@ -15,7 +15,7 @@ from finetune_api.stage import JobIdentity
 from finetune_trainer.prepared import DataReport, InvalidRow, ModelIdentity, SourceFile, SplitReport
 from finetune_trainer.report.changes import classification_changes, generation_changes
 from finetune_trainer.report.charts import Series, line_chart, number, thin, ticks
-from finetune_trainer.report.page import ReportInputs, gate_text, improves, render, training_facts, verdict
+from finetune_trainer.report.page import ReportInputs, gate_text, headline, render, training_facts
 
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
 VOID = {"meta"}
@@ -55,8 +55,11 @@ def report_inputs(task: str = "TextClassification", text: str = "a text", **chan
             task=task,
             labels=(text, "other") if classified else (),
             max_sequence_length=128,
+            padding=0,
+            end_tokens=() if classified else (2, 7),
             splits={"train": split, "test": split},
             duplicates=5,
+            contradicting=1,
             leaked=2,
             invalid=1,
             invalid_rows=(InvalidRow(file="train.jsonl", line=7, problem=f"no label: {text}"),),
@@ -198,17 +201,17 @@ def test_generation_changes_are_sorted_by_size(higher: bool, gain: int, loss: in
 @pytest.mark.parametrize(
     ("name", "interval", "expected"),
     [
-        (Metric.ACCURACY, (0.01, 0.2), True),
-        (Metric.ACCURACY, (-0.2, -0.01), False),
-        (Metric.ACCURACY, (-0.1, 0.2), None),
-        (Metric.LOSS, (-0.3, -0.1), True),
-        (Metric.LOSS, (0.1, 0.3), False),
+        (Metric.ACCURACY, (0.01, 0.2), "better"),
+        (Metric.ACCURACY, (-0.2, -0.01), "worse"),
+        (Metric.ACCURACY, (-0.1, 0.2), "no difference shown"),
+        (Metric.LOSS, (-0.3, -0.1), "better"),
+        (Metric.LOSS, (0.1, 0.3), "worse"),
     ],
 )
-def test_improvement_depends_on_interval_and_direction(
-    name: Metric, interval: tuple[float, float], expected: bool | None
+def test_the_verdict_depends_on_interval_and_direction(
+    name: Metric, interval: tuple[float, float], expected: str
 ) -> None:
-    assert improves(_metric(name, 1.0, sum(interval) / 2 + 1.0, interval)) is expected
+    assert _metric(name, 1.0, sum(interval) / 2 + 1.0, interval).verdict == expected
 
 
 def test_page_shows_which_weights_early_stopping_kept() -> None:
@@ -216,13 +219,13 @@ def test_page_shows_which_weights_early_stopping_kept() -> None:
     assert ("Step of the published weights", "25") in training_facts(training)
 
 
-def test_a_failed_gate_determines_the_verdict() -> None:
+def test_a_failed_gate_determines_the_headline() -> None:
     failed = GateResult(metric=Metric.ACCURACY, minimum=0.95, value=0.9, passed=False)
     kept = GateResult(metric=Metric.ACCURACY, minimum_improvement=0.02, value=0.1, passed=True)
     inputs = report_inputs()
     evaluation = inputs.evaluation.model_copy(update={"gates": (failed, kept)})
-    summary = verdict(evaluation)
-    assert (summary.tone, summary.headline) == ("worse", "Rejected: 1 of 2 gates failed")
+    summary = headline(evaluation)
+    assert (summary.tone, summary.text) == ("worse", "Rejected: 1 of 2 gates failed")
     assert gate_text(failed) == "Accuracy at least 0.95: 0.9"
     assert gate_text(kept) == "Accuracy better by at least 0.02: +0.1"
     page = render(report_inputs(evaluation=evaluation))

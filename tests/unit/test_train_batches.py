@@ -8,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_trainer.train.batches import (
+    NO_ROW,
     BatchSizes,
     EpochBatches,
     divide_batch,
     global_batches,
     rank_batches,
+    tokens_of_batches,
 )
 from finetune_trainer.train.packing import pack
 
@@ -33,10 +35,28 @@ def test_a_batch_size_that_is_not_a_multiple_of_the_processes_is_rejected() -> N
 
 
 @given(lengths, st.integers(1, 16), st.integers(0, 3))
-def test_every_example_is_in_every_epoch(lengths: np.ndarray, batch: int, epoch: int) -> None:
+def test_every_example_is_in_every_epoch_exactly_once(lengths: np.ndarray, batch: int, epoch: int) -> None:
     batches = global_batches(lengths, batch, seed=17, epoch=epoch)
     assert batches.shape == (-(-len(lengths) // batch), batch)
-    assert set(batches.ravel().tolist()) == set(range(len(lengths)))
+    assert sorted(batches[batches != NO_ROW].tolist()) == list(range(len(lengths)))
+    assert (batches[:-1] != NO_ROW).all()
+    assert tokens_of_batches(lengths, batches).sum() == lengths.sum()
+    for step in batches:
+        rows = step[step != NO_ROW]
+        assert (np.diff(lengths[rows]) <= 0).all()
+
+
+@given(lengths, st.integers(1, 16))
+def test_the_first_step_of_the_first_epoch_has_the_longest_example(lengths: np.ndarray, batch: int) -> None:
+    assert lengths[global_batches(lengths, batch, seed=17, epoch=0)[0, 0]] == lengths.max()
+
+
+def test_a_rank_without_examples_in_the_last_step_gets_an_empty_row() -> None:
+    batches = global_batches(np.arange(1, 10), 8, seed=0, epoch=0)
+    first, second = (rank_batches(batches, divide_batch(8, 2, 2), rank) for rank in range(2))
+    assert [len(micro) for micro in first] == [2, 2, 1, 1]
+    assert first[3:] == [[NO_ROW]]
+    assert second[2:] == [[NO_ROW], [NO_ROW]]
 
 
 @given(lengths, st.sampled_from([(1, 8), (2, 4), (4, 2), (8, 1)]))
@@ -46,9 +66,12 @@ def test_steps_have_the_same_examples_for_any_number_of_processes(
     processes, most = division
     sizes = divide_batch(8, processes, most)
     batches = global_batches(lengths, 8, seed=3, epoch=1)
-    by_rank = [rank_batches(batches, sizes, rank).reshape(len(batches), -1).tolist() for rank in range(processes)]
-    for step, expected in enumerate(batches.tolist()):
-        assert sorted(index for rank in by_rank for index in rank[step]) == sorted(expected)
+    by_rank = [rank_batches(batches, sizes, rank) for rank in range(processes)]
+    assert {len(micro) for micro in by_rank} == {len(batches) * sizes.accumulation}
+    for step, expected in enumerate(batches):
+        micro = slice(step * sizes.accumulation, (step + 1) * sizes.accumulation)
+        rows = [index for rank in by_rank for batch in rank[micro] for index in batch if index != NO_ROW]
+        assert sorted(rows) == sorted(expected[expected != NO_ROW].tolist())
 
 
 def test_batches_depend_on_seed_and_epoch_only() -> None:

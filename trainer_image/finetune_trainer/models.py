@@ -131,6 +131,16 @@ def max_positions(config: Mapping[str, Any]) -> int | None:
     return None
 
 
+def vocabulary_size(config: Mapping[str, Any]) -> int | None:
+    """Number of token embeddings of a model with this configuration; None if it does not say."""
+    nested = config.get("text_config")
+    for part in (nested if isinstance(nested, dict) else {}, config):
+        size = part.get("vocab_size")
+        if isinstance(size, int) and size > 0:
+            return size
+    return None
+
+
 def weight_files(directory: Path) -> list[Path]:
     """The safetensors files of a local model: those in its index, or all if there is none; empty when any is missing.
 

@@ -76,9 +76,20 @@ class DataReport(_Record):
     task: str
     labels: tuple[str, ...] = Field(default=(), description="TextClassification: labels in order of their index.")
     max_sequence_length: int
+    padding: int = Field(description="Token id that pads batches.")
+    end_tokens: tuple[int, ...] = Field(
+        default=(), description="InstructionTuning: token ids that end an answer, the most frequent first."
+    )
+    template_date: str | None = Field(
+        default=None, description="The date that the chat template was given as today, such as 2026-11-28."
+    )
     splits: dict[str, SplitReport]
-    duplicates: int = Field(description="Rows dropped because an earlier row has the same content.")
+    duplicates: int = Field(description="Rows dropped because they equal an earlier row.")
+    contradicting: int = Field(
+        description="Rows with the text of an earlier row but another label; dropped unless deduplicate is None."
+    )
     leaked: int = Field(description="Train and validation rows dropped because they are also in test or validation.")
+    notes: tuple[str, ...] = Field(default=(), description="What the user should know about the data.")
     invalid: int
     invalid_rows: tuple[InvalidRow, ...] = Field(default=(), description="The first 100 invalid rows.")
     sources: tuple[SourceFile, ...]

@@ -119,6 +119,17 @@ class SplitSource(ApiModel):
     )
 
 
+class TestSource(SplitSource):
+    """A separate dataset, or a fraction of the training data, to compare the tuned model with its baseline."""
+
+    minimum_examples: int = Field(
+        default=5,
+        ge=1,
+        le=1000000,
+        description="Smallest number of examples. Fewer fail the job, because they do not measure anything.",
+    )
+
+
 def _column_fields() -> dict[str, Any]:
     """A field for each column of each task."""
     meanings: dict[str, list[str]] = {}
@@ -178,8 +189,8 @@ class DatasetSpec(ApiModel):
         default=SplitSource(fraction=0.1),
         description="Data for validation curves and early stopping. Default: fraction 0.1.",
     )
-    test: SplitSource = Field(
-        default=SplitSource(fraction=0.1),
+    test: TestSource = Field(
+        default=TestSource(fraction=0.1),
         description="Data to compare the tuned model with the baseline; never used in training. Default: fraction 0.1.",
     )
     format: DataFormat = Field(

@@ -61,7 +61,7 @@ class FineTuneJobSpec(ApiModel):
 
     @property
     def learning_rate(self) -> float:
-        return self.training.learning_rate or self.method.type.row.learning_rate
+        return self.training.learning_rate or self.method.type.row.learning_rate_for(self.task.type)
 
     @property
     def exports(self) -> tuple[Export, ...]:

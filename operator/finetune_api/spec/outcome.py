@@ -54,6 +54,10 @@ class EvaluationSpec(ApiModel):
     gates: Annotated[tuple[Gate, ...], Field(max_length=16)] = Field(
         default=(), description="Conditions for publication; all must pass."
     )
+    publish_worse: bool = Field(
+        default=False,
+        description="Whether to publish a model whose score is significantly worse than that of the baseline.",
+    )
     generation: GenerationSpec = Field(default=GenerationSpec(), description="Settings of generation.")
 
 

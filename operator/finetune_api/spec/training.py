@@ -8,11 +8,10 @@ from pydantic import Field, create_model
 
 from finetune_api.base import ApiModel, Rule
 from finetune_api.spec.rules import method_setting_rules
-from finetune_api.tables.methods import DEFAULT_METHOD, METHODS, MethodType, rate_in_words
+from finetune_api.tables.methods import DEFAULT_METHOD, METHODS, MethodType, rates_in_words
 from finetune_api.tables.tasks import TASKS, names_of
 from finetune_api.vocabulary import Precision, Schedule, Steps
 
-_LEARNING_RATES = ", ".join(f"{rate_in_words(row.learning_rate)} for {method}" for method, row in METHODS.items())
 _LENGTHS = ", ".join(f"{row.default_length} for {task}" for task, row in TASKS.items())
 
 
@@ -84,7 +83,7 @@ class TrainingSpec(ApiModel):
     )
     max_steps: Steps | None = Field(default=None, description="Number of optimizer steps, instead of epochs.")
     learning_rate: float | None = Field(
-        default=None, gt=0, le=1, description=f"Peak learning rate. Default: {_LEARNING_RATES}."
+        default=None, gt=0, le=1, description=f"Peak learning rate. Default: {rates_in_words()}."
     )
     schedule: Schedule = Field(default=Schedule.COSINE, description="Learning rate schedule after warm-up.")
     warmup_steps: int | None = Field(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from finetune_api.base import ApiModel
@@ -54,9 +55,15 @@ class MethodRow:
     result: Result
     learning_rate: float
     """Default peak learning rate."""
+    task_learning_rates: Mapping[TaskType, float] = field(default_factory=dict)
+    """Default peak learning rate of tasks that need another one."""
     settings: Settings | None = None
     tasks: tuple[TaskType, ...] = tuple(TaskType)
     quantizations: tuple[Quantization, ...] = (Quantization.NONE,)
+
+    def learning_rate_for(self, task: TaskType) -> float:
+        """Default peak learning rate of this method for ``task``."""
+        return self.task_learning_rates.get(task, self.learning_rate)
 
 
 METHODS = table(
@@ -64,10 +71,24 @@ METHODS = table(
     {
         MethodType.FULL: MethodRow(summary="trains every weight", result=Result.MODEL, learning_rate=2e-5),
         MethodType.LORA: MethodRow(
-            summary="trains an adapter", result=Result.ADAPTER, learning_rate=2e-4, settings=Settings("lora", LoraSpec)
+            summary="trains an adapter",
+            result=Result.ADAPTER,
+            learning_rate=2e-4,
+            # A new head has to be learned as well (Hu et al. 2021, appendix D: 4e-4 to 5e-4 on GLUE).
+            task_learning_rates={TaskType.TEXT_CLASSIFICATION: 5e-4},
+            settings=Settings("lora", LoraSpec),
         ),
     },
 )
+
+
+def rates_in_words() -> str:
+    """The default learning rates, such as ``2e-5 for Full, 2e-4 for LoRA (5e-4 for TextClassification)``."""
+    rates = []
+    for method, row in METHODS.items():
+        others = ", ".join(f"{rate_in_words(rate)} for {task}" for task, rate in row.task_learning_rates.items())
+        rates.append(f"{rate_in_words(row.learning_rate)} for {method}" + (f" ({others})" if others else ""))
+    return ", ".join(rates)
 
 
 def rate_in_words(rate: float) -> str:

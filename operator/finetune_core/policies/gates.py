@@ -19,6 +19,8 @@ def refusal(gates: tuple[Gate, ...], evaluation: Evaluation) -> str | None:
 
 def bound(gate: Gate) -> str:
     """The gate in words: ``macro_f1 at least 0.8``."""
+    if isinstance(gate, GateResult) and gate.not_worse:
+        return f"{gate.metric} not significantly worse than the baseline"
     if gate.minimum is not None:
         return f"{gate.metric} at least {gate.minimum:g}"
     if gate.maximum is not None:
@@ -31,6 +33,11 @@ def _bound(gate: Gate) -> tuple[object, ...]:
 
 
 def _sentence(gate: GateResult) -> str:
+    if gate.not_worse:
+        return (
+            f"{gate.metric} is significantly worse than that of the baseline: at best it improves by {gate.value:.4g}; "
+            "evaluation.publishWorse publishes it nevertheless"
+        )
     if gate.minimum is not None:
         return f"{gate.metric} is {gate.value:.4g}, {gate.minimum - gate.value:.2g} below the minimum {gate.minimum:g}"
     if gate.maximum is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,19 +18,19 @@ from finetune_api.evaluation import BaselineKind, MetricResult
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import Metric
 from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter, metric_result
-from finetune_trainer.evaluate.intervals import ratio_interval
+from finetune_trainer.evaluate.corpus_metrics import CORPUS_METRICS
+from finetune_trainer.evaluate.intervals import corpus_interval, ratio_interval
 from finetune_trainer.evaluate.metrics import ANSWER_METRICS, TEACHER_FORCED, Floats, Ints, ratio
 from finetune_trainer.modelling.batching import BatchLimits, TokenRows, each_batch, length_sorted, padded
 from finetune_trainer.modelling.loading import check_finite, check_vocabulary
 from finetune_trainer.modelling.precision import Hardware
-from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer, padding_token
+from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer
 from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.splits import open_split
 
 _LIMITS = {"cpu": BatchLimits(examples=16, tokens=4096), "cuda": BatchLimits(examples=64, tokens=131072)}
 _LOGITS_AT_ONCE = 1 << 28  # Elements, 1 GiB as float32.
 _HEARTBEAT_SECONDS = 5.0
-_TAIL = 3  # Tokens: a template may end a turn with an end token and a line break.
 
 
 @dataclass(frozen=True)
@@ -75,20 +76,16 @@ def compare(inputs: EvaluationInputs) -> Comparison:
     learned = _learned_tokens(prompts.labels)
     tokenizer = load_prepared_tokenizer(inputs.prepared)
     answers: dict[str, Answers] = {}
-    ends: list[int] = []
     for name, model in inputs.method.baseline_and_tuned(inputs.load, inputs.base, inputs.trained):
         check_vocabulary(model, prompts.tokens)
         answers[name] = _Runner(inputs, prompts, tokenizer, name, model).run()
-        ends = end_tokens(tokenizer, prompts.labels, model)
         del model  # Frees its memory for the next model.
     baseline, tuned = answers["baseline"], answers["tuned"]
 
     scores = {metric: _scores(metric, prompts, learned, baseline, tuned) for metric in inputs.spec.metrics}
     seed = inputs.spec.training.seed
-    results = tuple(_result(metric, *score, seed=seed) for metric, score in scores.items())
-    details: dict[str, Any] = {"endTokens": ends}
-    if tuned.texts is not None:
-        details |= {"decoding": "greedy", "maxNewTokens": inputs.spec.evaluation.generation.max_new_tokens}
+    results = tuple(_result(metric, scores[metric], prompts, (baseline, tuned), seed) for metric in scores)
+    details = _details(inputs, prompts) if tuned.texts is not None else {}
     predictions = [
         {
             "source": source,
@@ -131,31 +128,51 @@ def _scores(
     return of_baseline, of_tuned, np.ones(len(prompts.references))
 
 
-def _result(metric: Metric, baseline: Floats, tuned: Floats, weights: Floats, seed: int) -> MetricResult:
-    interval = ratio_interval(baseline, tuned, weights, seed=seed)
-    return metric_result(metric, ratio(baseline, weights), ratio(tuned, weights), interval)
+def _result(
+    metric: Metric, scores: tuple[Floats, Floats, Floats], prompts: Prompts, answers: tuple[Answers, Answers], seed: int
+) -> MetricResult:
+    """The result of a metric; ``answers`` are those of baseline and tuned model."""
+    of_baseline, of_tuned, weights = scores
+    corpus = CORPUS_METRICS.get(metric)
+    if corpus is None:
+        interval = ratio_interval(of_baseline, of_tuned, weights, seed=seed)
+        return metric_result(metric, ratio(of_baseline, weights), ratio(of_tuned, weights), interval)
+    before, after = (corpus.statistics(of_model.texts or (), prompts.references) for of_model in answers)
+    interval = corpus_interval(corpus, before, after, seed=seed)
+    return metric_result(metric, corpus.score(before.sum(axis=0)), corpus.score(after.sum(axis=0)), interval)
 
 
-def end_tokens(tokenizer: PreTrainedTokenizerBase, labels: TokenRows, model: Any) -> list[int]:
-    """Token ids that end an answer: the end tokens of tokenizer and model, and special tokens that end most answers.
+def _details(inputs: EvaluationInputs, prompts: Prompts) -> dict[str, Any]:
+    new_tokens = inputs.spec.evaluation.generation.max_new_tokens
+    limits = new_token_limits(prompts.prompt_lengths, new_tokens, inputs.data.model.max_positions)
+    limited = int((limits < new_tokens).sum())
+    signatures = {
+        str(metric): corpus.signature for metric, corpus in CORPUS_METRICS.items() if metric in inputs.spec.metrics
+    }
+    return {
+        "decoding": "greedy",
+        "maxNewTokens": new_tokens,
+        "endTokens": list(inputs.data.end_tokens),
+        **({"limitedAnswers": limited} if limited else {}),
+        **({"signatures": signatures} if signatures else {}),
+    }
 
-    The latter are end-of-turn tokens of the chat template, which the tokenizer may not declare as end tokens.
+
+def new_token_limits(prompt_lengths: Ints, new_tokens: int, positions: int | None) -> Ints:
+    """The largest number of new tokens for each prompt, so that prompt and answer fit into the model's positions.
+
+    Args:
+        prompt_lengths: Tokens of each prompt, of shape (examples,).
+        new_tokens: evaluation.generation.maxNewTokens.
+        positions: Longest sequence that the model supports; None if unknown.
     """
-    of_model = model.generation_config.eos_token_id if model.generation_config else None
-    ends = set(of_model if isinstance(of_model, list) else [of_model])
-    ends.add(tokenizer.eos_token_id)
-    special = np.array(sorted({*tokenizer.all_special_ids, *_special_additions(tokenizer)}), dtype=np.int64)
-    closing: dict[int, int] = {}
-    for row in range(len(labels)):
-        tail = labels[row][labels[row] != IGNORED_LABEL][-_TAIL:]
-        for token in np.intersect1d(tail, special):
-            closing[int(token)] = closing.get(int(token), 0) + 1
-    ends.update(token for token, count in closing.items() if 2 * count >= len(labels))
-    return sorted(token for token in ends if token is not None)
+    return np.minimum(new_tokens, (positions or sys.maxsize) - prompt_lengths)
 
 
-def _special_additions(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    return {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+def until_end(tokens: Ints, ends: Sequence[int]) -> Ints:
+    """``tokens`` before the first of ``ends``."""
+    found = np.flatnonzero(np.isin(tokens, ends))
+    return tokens[: found[0]] if len(found) else tokens
 
 
 class _Heartbeat(StoppingCriteria):
@@ -183,7 +200,7 @@ class _Runner:
         self._limits = _LIMITS[inputs.hardware.device.type]
         self._prompts = prompts
         self._tokenizer = tokenizer
-        self._padding = padding_token(tokenizer)
+        self._padding = inputs.data.padding
         self._name = name
         self._model = model
 
@@ -229,11 +246,14 @@ class _Runner:
         return losses, hits
 
     def _generate(self) -> list[str]:
-        """Generated answers, without special tokens and surrounding white space."""
+        """Generated answers, without the token that ends them and other special tokens."""
         counter = self._counter("generating answers")
-        new_tokens = self._inputs.spec.evaluation.generation.max_new_tokens
         rows = self._prompts.tokens.heads(self._prompts.prompt_lengths)
+        limits = new_token_limits(
+            rows.lengths, self._inputs.spec.evaluation.generation.max_new_tokens, self._inputs.data.model.max_positions
+        )
         texts = [""] * len(rows)
+        ends = self._inputs.data.end_tokens
 
         def work(batch: Ints) -> None:
             tokens, mask = (
@@ -245,26 +265,32 @@ class _Runner:
                     attention_mask=mask,
                     stopping_criteria=StoppingCriteriaList([_Heartbeat(counter)]),
                 )
-            answers = self._tokenizer.batch_decode(sequences[:, tokens.shape[1] :], skip_special_tokens=True)
-            for index, answer in zip(batch, answers, strict=True):
-                texts[int(index)] = answer.strip()
+            answers = [until_end(row, ends) for row in sequences[:, tokens.shape[1] :].cpu().numpy()]
+            # transformers would otherwise remove spaces before punctuation if the tokenizer asks for it.
+            decoded = self._tokenizer.batch_decode(
+                [answer.tolist() for answer in answers], skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+            for index, answer in zip(batch, decoded, strict=True):
+                texts[int(index)] = answer
             counter.add(len(batch))
 
-        with self._greedy(new_tokens):
-            each_batch(length_sorted(rows.lengths + new_tokens, self._limits), work)
+        for limit in np.unique(limits):
+            chosen = np.flatnonzero(limits == limit)
+            with self._greedy(int(limit)):
+                batches = length_sorted(rows.lengths[chosen] + limit, self._limits)
+                each_batch([chosen[batch] for batch in batches], work)
         return texts
 
     @contextmanager
     def _greedy(self, new_tokens: int) -> Iterator[None]:
         """Replace the generation config of the model, so that its sampling settings and penalties have no effect."""
         own = self._model.generation_config
-        ends = end_tokens(self._tokenizer, self._prompts.labels, self._model)
         configuration: Any = GenerationConfig
         self._model.generation_config = configuration(
             do_sample=False,
             num_beams=1,
             max_new_tokens=new_tokens,
-            eos_token_id=ends or None,
+            eos_token_id=list(self._inputs.data.end_tokens) or None,
             pad_token_id=self._padding,
         )
         try:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from finetune_api.spec import Metric
+from finetune_trainer.evaluate.corpus_metrics import CorpusMetric
 from finetune_trainer.evaluate.metrics import Floats, Ints, classification_scores
 
 RESAMPLES = 4000
@@ -71,6 +72,30 @@ def ratio_interval(
     for size in _chunks(resamples, len(weights)):
         indices = generator.integers(0, len(weights), size=(size, len(weights)))
         changes.append(difference[indices].sum(axis=1) / weights[indices].sum(axis=1))
+    return _interval(np.concatenate(changes))
+
+
+def corpus_interval(
+    metric: CorpusMetric, baseline: Ints, tuned: Ints, *, seed: int, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Confidence interval of tuned - baseline for a metric of all answers together.
+
+    Args:
+        metric: The metric.
+        baseline: Statistics of each answer of the baseline, of shape (examples, statistics).
+        tuned: Statistics of each answer of the tuned model, of shape (examples, statistics).
+        seed: Seed of the resamples.
+        resamples: Number of resamples.
+
+    Returns:
+        Lower and upper bound, in the unit of the metric.
+    """
+    examples = len(baseline)
+    generator = np.random.default_rng(seed)
+    changes = []
+    for size in _chunks(resamples, examples):
+        weights = generator.multinomial(examples, np.full(examples, 1 / examples), size=size)
+        changes.append(metric.scores(weights, tuned) - metric.scores(weights, baseline))
     return _interval(np.concatenate(changes))
 
 

@@ -127,7 +127,7 @@ def rouge_l(answer: str, reference: str) -> float:
 
 
 def chrf(answer: str, reference: str) -> float:
-    """chrF2 of one answer (Popović 2015) by sacreBLEU, 0 to 100. The metric of a split is the mean over its answers."""
+    """chrF2 of one answer (Popović 2015) by sacreBLEU, 0 to 100. `corpus_metrics` has the metric of a split."""
     return float(_chrf().sentence_score(answer.strip(), [reference.strip()]).score)
 
 
@@ -139,7 +139,7 @@ ANSWER_METRICS: dict[Metric, AnswerMetric] = {
     Metric.ROUGE_L: rouge_l,
     Metric.CHRF: chrf,
 }
-"""Metrics of generated answers; the value of a split is the mean over its answers."""
+"""Metrics of generated answers. The value of a split is the mean over its answers, or that of `corpus_metrics`."""
 
 
 def ratio(values: Floats, weights: Floats) -> float:

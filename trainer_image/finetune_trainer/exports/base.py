@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
+from urllib.parse import unquote, urlsplit
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.prepared import DataReport
-from finetune_trainer.storage.location import parse
+
+_HUB = "hf://"
 
 
 @dataclass(frozen=True)
@@ -41,18 +43,19 @@ class Export(Protocol):
 
 
 def published_base(uri: str) -> str:
-    """The name of the base model in an artifact, as ``PeftConfig`` needs it to load the model.
+    """The name of the base model in an artifact, as ``PeftConfig`` contains it.
 
-    It is a Hub id for ``hf://``, a path for ``file://``, and otherwise the address itself.
+    It is a Hub id for ``hf://``, and otherwise the name of the model's directory. Its path or address is valid only on
+    this machine or for this team, so that the reader has to supply the model.
     """
-    if uri.startswith("file://"):
-        return str(parse(uri).path)
-    return uri.removeprefix("hf://")
+    if uri.startswith(_HUB):
+        return uri.removeprefix(_HUB)
+    return PurePosixPath(unquote(urlsplit(uri).path)).name
 
 
 def on_hub(spec: FineTuneJobSpec) -> bool:
     """Whether the base model is on the Hugging Face Hub."""
-    return spec.model.uri.startswith("hf://")
+    return spec.model.uri.startswith(_HUB)
 
 
 def move_files(trained: Path, target: Path, weights: Sequence[str], others: Sequence[str]) -> None:

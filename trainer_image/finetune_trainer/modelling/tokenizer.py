@@ -49,12 +49,17 @@ def load_base_tokenizer(directory: Path, model_uri: str, *, chat: bool) -> PreTr
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
-    """Save the tokenizer, so that AutoTokenizer can load it."""
+    """Save the tokenizer, so that AutoTokenizer of transformers 4 and 5 can load it."""
     tokenizer.save_pretrained(str(directory))
     path = directory / "tokenizer_config.json"
     settings: dict[str, Any] = json.loads(path.read_text())
-    # This is a local path, which would make the digest depend on the machine.
-    settings.pop("name_or_path", None)
+    # These depend on the machine, or only version 5 knows them.
+    for name in ("name_or_path", "is_local", "local_files_only", "backend"):
+        settings.pop(name, None)
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(settings.get("extra_special_tokens"), list):
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
     path.write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
@@ -66,14 +71,6 @@ def load_prepared_tokenizer(prepared: Path) -> PreTrainedTokenizerBase:
         prepared / TOKENIZER_DIRECTORY, local_files_only=True
     )
     return tokenizer
-
-
-def padding_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token id for padding: that of the padding token, else of the end-of-sequence token, else 0."""
-    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if isinstance(token, int):
-            return token
-    return 0
 
 
 def _load(directory: Path, model_uri: str) -> PreTrainedTokenizerFast:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,6 +29,24 @@ def without_scipy() -> Iterator[None]:
         yield
     finally:
         utils.is_scipy_available = finds_scipy  # type: ignore[attr-defined]
+
+
+def fix_template_date(template: str, today: date) -> bool:
+    """Make ``strftime_now`` in the chat template ``template`` return ``today`` in this process.
+
+    Some chat templates insert the current date, so the text would depend on the day on which a stage runs. Source:
+    transformers/utils/chat_template_utils.py, which defines the function and caches the compiled template.
+
+    Returns:
+        Whether the template uses the function.
+    """
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    if "strftime_now" not in template:
+        return False
+    compiled: Any = _compile_jinja_template(template)
+    compiled.globals["strftime_now"] = today.strftime
+    return True
 
 
 class NoStepAfterTheLast:

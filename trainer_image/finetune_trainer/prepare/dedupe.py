@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Iterable, Sequence
 
 from finetune_trainer.prepare.rows import Example
 
 KEY_BYTES = 16
 """With 2^40 rows, the probability of a collision is about 10^-15."""
-
-
-def normalised(text: str) -> str:
-    """``text`` in Unicode NFC, with each run of white space replaced by one space."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", text)
-    return " ".join(text.split())
 
 
 def content_key(example: Example) -> bytes:

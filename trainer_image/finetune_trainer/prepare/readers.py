@@ -58,8 +58,8 @@ def columns_of(file: DataFile) -> tuple[str, ...] | None:
     return None
 
 
-def read_rows(file: DataFile, needed: tuple[str, ...]) -> Iterator[Row]:
-    """Iterate over all rows of ``file``, with at least the columns ``needed``.
+def read_rows(file: DataFile, wanted: tuple[str, ...]) -> Iterator[Row]:
+    """Iterate over all rows of ``file``, with at least those of the columns ``wanted`` that it has.
 
     Raises:
         StageFailure: BadData when the file does not have its format.
@@ -69,7 +69,7 @@ def read_rows(file: DataFile, needed: tuple[str, ...]) -> Iterator[Row]:
             case FileKind.JSONL:
                 yield from _json_rows(file)
             case FileKind.PARQUET:
-                yield from _parquet_rows(file, needed)
+                yield from _parquet_rows(file, wanted)
             case _:
                 yield from _csv_rows(file)
 
@@ -165,12 +165,14 @@ def _header(file: DataFile, line: int, fields: list[str] | BadRow) -> tuple[str,
     return names
 
 
-def _parquet_rows(file: DataFile, needed: tuple[str, ...]) -> Iterator[Row]:
+def _parquet_rows(file: DataFile, wanted: tuple[str, ...]) -> Iterator[Row]:
     import pyarrow as pa
 
     number = 0
     try:
-        for batch in _parquet(file).iter_batches(batch_size=_ROWS_AT_ONCE, columns=list(needed)):
+        table = _parquet(file)
+        present = [name for name in table.schema_arrow.names if name in wanted]
+        for batch in table.iter_batches(batch_size=_ROWS_AT_ONCE, columns=present):
             columns = {name: batch.column(name).to_pylist() for name in batch.schema.names}
             for index in range(batch.num_rows):
                 number += 1

@@ -20,8 +20,13 @@ class Example(Protocol):
 
     @property
     def content(self) -> str:
-        """The normalised text that tells it from other examples. Two with the same content are duplicates, and splits
-        are drawn by it: a change of its form changes every split."""
+        """The text that tells it from other examples. Splits are drawn by it: a change of its form changes every
+        split."""
+
+    @property
+    def answer(self) -> str:
+        """What an example with this content should have as the answer, such as its label; empty if ``content``
+        contains everything. Two examples with the same content are duplicates, or contradict each other."""
 
 
 class RowSchema(Protocol):
@@ -34,6 +39,10 @@ class RowSchema(Protocol):
     @property
     def fields(self) -> tuple[str, ...]:
         """The fields of dataset.columns that set the names of ``needed``, in the same order."""
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Columns that a row may have."""
 
     def example(self, values: Values) -> Example:
         """Convert a row to an example.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import DatasetSpec, Deduplication
 from finetune_trainer.prepare.dedupe import without
 
-SPLITS = ("train", "validation", "test")
+TEST = "test"
+SPLITS = ("train", "validation", TEST)
 
 
 @dataclass(frozen=True)
@@ -29,25 +30,40 @@ class Assignment:
     leaked: int
 
 
-def draw(keys: Sequence[bytes], fractions: Sequence[float], seed: int) -> list[set[bytes]]:
-    """Draw disjoint sets of keys, one for each of ``fractions``, by a hash of seed and key.
+def draw(keys: Iterable[bytes], fractions: Mapping[str, float], seed: int) -> dict[str, set[bytes]]:
+    """Draw disjoint sets of keys, one for each split in ``fractions``, by a hash of seed and key.
 
-    The result does not depend on the order of ``keys``. Equal keys are in the same set, and each set has at least one
-    key as long as there are keys. Adding or removing a row changes the assignment of few others.
+    Whether a key is drawn does not depend on other keys: when rows are added, no training row becomes a test row. So a
+    split has its fraction of all rows, and of the rows of each label, only on average. Equal keys are in the same set.
+
+    Args:
+        keys: Content keys of the rows to draw from.
+        fractions: Share of the rows for each split.
+        seed: Seed of the draw.
     """
     secret = seed.to_bytes(8, "little")
-    # Keys are hashes; hashing them again with the seed gives an order that is independent of the keys.
-    order = sorted(set(keys), key=lambda key: hashlib.blake2b(key, digest_size=16, key=secret).digest())
-    drawn: list[set[bytes]] = []
-    start = 0
-    for fraction in fractions:
-        end = start + max(1, round(fraction * len(order)))
-        drawn.append(set(order[start:end]))
-        start = end
+    # Keys are hashes; hashing them again with the seed gives numbers that are independent of the keys.
+    numbers = {key: _share(hashlib.blake2b(key, digest_size=8, key=secret).digest()) for key in keys}
+    drawn: dict[str, set[bytes]] = {}
+    start = 0.0
+    for split, fraction in fractions.items():
+        drawn[split] = {key for key, number in numbers.items() if start <= number < start + fraction}
+        start += fraction
+    for split, of_split in drawn.items():
+        # A small data set may leave none for a split. It then gets the row with the lowest number, which stays the
+        # lowest or is replaced by an added row.
+        free = numbers.keys() - set().union(*drawn.values())
+        if not of_split and len(free) > 1:
+            drawn[split] = {min(free, key=numbers.__getitem__)}
     return drawn
 
 
-def assign(keys: dict[str, list[bytes]], dataset: DatasetSpec, seed: int) -> Assignment:
+def _share(digest: bytes) -> float:
+    """A hash as a number from 0 to below 1."""
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def assign(keys: Mapping[str, Sequence[bytes]], dataset: DatasetSpec, seed: int) -> Assignment:
     """Assign the rows to the splits.
 
     With deduplication, rows of train that are also in validation or test are removed, and so are rows of validation
@@ -73,7 +89,7 @@ def assign(keys: dict[str, list[bytes]], dataset: DatasetSpec, seed: int) -> Ass
     own_test = set(keys.get("test", ()))
     own_validation = set(keys.get("validation", ()))
     pool = kept("train", pool, own_test)
-    drawn = dict(zip(_drawn_splits(dataset), draw_rows(keys["train"], pool, dataset, seed), strict=True))
+    drawn = draw((keys["train"][row] for row in pool), _fractions(dataset), seed)
     splits: dict[str, Selection] = {}
     taken: set[bytes] = set()
     for split, own in (("test", own_test), ("validation", own_validation)):
@@ -87,27 +103,26 @@ def assign(keys: dict[str, list[bytes]], dataset: DatasetSpec, seed: int) -> Ass
     return Assignment({split: splits[split] for split in SPLITS}, leaked)
 
 
-def draw_rows(keys: Sequence[bytes], pool: Sequence[int], dataset: DatasetSpec, seed: int) -> list[set[bytes]]:
-    """Draw the keys of each split that is a fraction of train from the rows ``pool``."""
-    fractions = [getattr(dataset, split).fraction for split in _drawn_splits(dataset)]
-    return draw([keys[row] for row in pool], fractions, seed) if fractions else []
-
-
-def check_sizes(assignment: Assignment, train_uri: str) -> None:
-    """Check that every split has examples.
+def check_sizes(assignment: Assignment, dataset: DatasetSpec) -> None:
+    """Check that every split has examples, and test as many as a comparison needs.
 
     Raises:
-        StageFailure: BadData when a split has none.
+        StageFailure: BadData when a split has too few.
     """
     removed = f" after removal of {assignment.leaked} that are also in another split" if assignment.leaked else ""
-    for split in ("test", "validation"):
-        if not assignment.splits[split].rows:
+    for split, selection in assignment.splits.items():
+        if not selection.rows:
+            where = f"the {split} split" if split != "train" else f"the train split of {dataset.train.uri}"
             raise StageFailure(
-                Reason.BAD_DATA, f"The {split} split has no examples{removed}: add data, or set dataset.{split}.uri"
+                Reason.BAD_DATA, f"There are no examples in {where}{removed}: add data, or change the fractions"
             )
-    if not assignment.splits["train"].rows:
+    found, minimum = len(assignment.splits[TEST].rows), dataset.test.minimum_examples
+    if found < minimum:
         raise StageFailure(
-            Reason.BAD_DATA, f"The train split of {train_uri} has no examples{removed}: add data or lower the fractions"
+            Reason.BAD_DATA,
+            f"The test split has {found} example{'' if found == 1 else 's'}{removed}, too few to compare the tuned "
+            f"model with its baseline: add data, raise dataset.test.fraction, or lower dataset.test.minimumExamples "
+            f"from {minimum}",
         )
 
 
@@ -125,5 +140,7 @@ def check_processes(examples: int, processes: int) -> None:
         )
 
 
-def _drawn_splits(dataset: DatasetSpec) -> list[str]:
-    return [split for split in ("test", "validation") if getattr(dataset, split).fraction is not None]
+def _fractions(dataset: DatasetSpec) -> dict[str, float]:
+    """The splits that are drawn from train, each with its share of it."""
+    sources = {TEST: dataset.test, "validation": dataset.validation}
+    return {split: source.fraction for split, source in sources.items() if source.fraction is not None}

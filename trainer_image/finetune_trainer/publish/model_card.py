@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -32,8 +32,6 @@ class CardInputs:
     evaluation: Evaluation
     training: Mapping[str, Any]
     """Content of ``training.json``."""
-    end_tokens: Sequence[int]
-    """InstructionTuning: token ids that ended an answer in the evaluation."""
     export: Export
     """The export format of the artifact."""
     chat_template: bool

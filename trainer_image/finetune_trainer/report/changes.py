@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 _SHOWN = 12
 _GENERATIONS_SHOWN = 8
 _CONFUSIONS = 12
 
 Row = Mapping[str, Any]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class GenerationChanges:
     same: int
     gains: list[ScoredRow]
     losses: list[ScoredRow]
+    unchanged: list[ScoredRow]
 
 
 def classification_changes(
@@ -121,10 +123,11 @@ def generation_changes(rows: Sequence[Row], metric: str, higher_is_better: bool)
         same=len(scored) - len(better) - len(worse),
         gains=better[:_GENERATIONS_SHOWN],
         losses=worse[:_GENERATIONS_SHOWN],
+        unchanged=_spread([item for item in scored if item.gain == 0], _GENERATIONS_SHOWN),
     )
 
 
-def _spread(rows: list[Row], most: int) -> list[Row]:
+def _spread(rows: list[Item], most: int) -> list[Item]:
     """At most ``most`` rows, evenly spaced over the split."""
     if len(rows) <= most:
         return rows

@@ -12,11 +12,16 @@ from html import escape
 
 from markupsafe import Markup
 
+from finetune_api.evaluation import Verdict
+
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 14, 44
 WIDE, NARROW = (990, 320), (480, 230)
 """Width and height in SVG units of a chart of full and of half page width; text has the same size in both."""
 
 _MOST_POINTS = 400
+
+TONES = {Verdict.BETTER: "better", Verdict.WORSE: "worse", Verdict.NO_DIFFERENCE: "unclear"}
+"""CSS class of each verdict."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +121,14 @@ def line_chart(
     )
 
 
-def change_bar(change: float, interval: tuple[float, float], reach: float, improves: bool | None) -> Markup:
+def change_bar(change: float, interval: tuple[float, float], reach: float, verdict: Verdict) -> Markup:
     """Draw a change and its confidence interval on an axis from -``reach`` to +``reach``.
 
-    ``improves`` selects the colour: True for better, False for worse, None for no significant change.
+    ``verdict`` selects the colour.
     """
     x = _Scale(-reach, reach, 8, 232)
     low, high = (x(max(-reach, min(reach, bound))) for bound in interval)
-    style = {True: "better", False: "worse", None: "unclear"}[improves]
+    style = TONES[verdict]
     label = f"change {change:+.3g}, 95 % interval {interval[0]:+.3g} to {interval[1]:+.3g}"
     return Markup(
         f'<svg class="interval {style}" viewBox="0 0 240 24" role="img" aria-label="{label}"><title>{label}</title>'

@@ -12,12 +12,12 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from finetune_api.evaluation import BaselineKind, Evaluation, GateResult, MetricResult
+from finetune_api.evaluation import BaselineKind, Evaluation, GateResult, MetricResult, Verdict
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import JobIdentity
 from finetune_trainer.methods import method_of
 from finetune_trainer.prepared import DataReport
-from finetune_trainer.report.charts import NARROW, Series, change_bar, line_chart
+from finetune_trainer.report.charts import NARROW, TONES, Series, change_bar, line_chart
 from finetune_trainer.report.format import format_change, format_value, grouped
 from finetune_trainer.tasks import task_of
 
@@ -51,12 +51,12 @@ class ReportInputs:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Headline:
     """The summary at the top of the page."""
 
     tone: str
     """CSS class: better, worse or unclear."""
-    headline: str
+    text: str
     sentence: str
 
 
@@ -79,7 +79,7 @@ def render(inputs: ReportInputs) -> str:
         job=inputs.job,
         data=inputs.data,
         evaluation=inputs.evaluation,
-        verdict=verdict(inputs.evaluation),
+        headline=headline(inputs.evaluation),
         baseline_name=BASELINE_NAMES[inputs.evaluation.baseline.kind],
         baseline_note=task.baseline_note(inputs.details),
         metrics=_metric_rows(inputs.evaluation.metrics),
@@ -93,25 +93,12 @@ def render(inputs: ReportInputs) -> str:
     )
 
 
-def improves(metric: MetricResult) -> bool | None:
-    """Whether the tuned model is better (True) or worse (False); None if the interval of the change contains 0."""
-    low, high = metric.interval
-    if low <= 0 <= high:
-        return None
-    return (low > 0) is metric.higher_is_better
-
-
-def verdict(evaluation: Evaluation) -> Verdict:
+def headline(evaluation: Evaluation) -> Headline:
     """The comparison of the score with the baseline, and the number of failed gates."""
     score = evaluation.metrics[0]
     name, baseline = score.name.row.title, BASELINE_NAMES[evaluation.baseline.kind][0]
-    better = improves(score)
-    comparison = {
-        True: f"Better than {baseline}",
-        False: f"Worse than {baseline}",
-        None: f"Not clearly different from {baseline}",
-    }[better]
-    tone = {True: "better", False: "worse", None: "unclear"}[better]
+    joined = "from" if score.verdict is Verdict.NO_DIFFERENCE else "than"
+    comparison, tone = f"{score.verdict.capitalize()} {joined} {baseline}", TONES[score.verdict]
     failed = sum(not gate.passed for gate in evaluation.gates)
     if failed:
         tone = "worse"
@@ -122,12 +109,14 @@ def verdict(evaluation: Evaluation) -> Verdict:
         f"{grouped(evaluation.examples)} {evaluation.split} examples: {format_change(score.name, score.change)}, "
         f"95 % interval {format_change(score.name, low)} to {format_change(score.name, high)}."
     )
-    return Verdict(tone, comparison, sentence)
+    return Headline(tone, comparison, sentence)
 
 
 def gate_text(gate: GateResult) -> str:
     """A gate in words, with the compared value."""
     name = gate.metric.row.title
+    if gate.not_worse:
+        return f"{name} not significantly worse than the baseline"
     if gate.minimum_improvement is not None:
         return f"{name} better by at least {gate.minimum_improvement:g}: {gate.value:+.4g}".replace("-", "−")
     bound = f"at least {gate.minimum:g}" if gate.minimum is not None else f"at most {gate.maximum:g}"
@@ -196,7 +185,7 @@ def _metric_rows(metrics: Sequence[MetricResult]) -> list[dict[str, Any]]:
                 "change": format_change(metric.name, metric.change),
                 "low": format_change(metric.name, low),
                 "high": format_change(metric.name, high),
-                "bar": change_bar(metric.change, metric.interval, reach, improves(metric)),
+                "bar": change_bar(metric.change, metric.interval, reach, metric.verdict),
             }
         )
     return rows

@@ -84,7 +84,8 @@ def run(context: StageContext) -> EvaluateResult:
         examples=len(comparison.predictions),
         baseline=Baseline(kind=comparison.baseline),
         metrics=comparison.metrics,
-        gates=check_gates(config.spec.evaluation.gates, comparison.metrics),
+        verdict=comparison.metrics[0].verdict,
+        gates=check_gates(config.spec.evaluation, comparison.metrics),
     )
     _report_metrics(reporter, evaluation)
 

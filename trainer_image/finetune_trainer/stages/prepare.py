@@ -7,7 +7,9 @@ import logging
 import platform
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,22 +21,25 @@ from finetune_api import layout
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.manifest import Manifest
 from finetune_api.spec import Deduplication, FineTuneJobSpec
-from finetune_api.stage import PrepareResult
+from finetune_api.stage import MOST_NOTES, NOTE_LENGTH, PrepareResult
 from finetune_trainer import storage
 from finetune_trainer.context import Reporter, StageContext
+from finetune_trainer.json_files import read_json_if_present
 from finetune_trainer.manifests import TornDirectory, publish_directory, read_manifest
 from finetune_trainer.modelling.tokenizer import load_base_tokenizer, save_tokenizer
-from finetune_trainer.models import LocalModel, fetch_model, identify_model
+from finetune_trainer.models import LocalModel, fetch_model, identify_model, read_config, vocabulary_size
+from finetune_trainer.patches.transformers import fix_template_date
 from finetune_trainer.prepare.problems import REPORTED_ROWS, Tally
 from finetune_trainer.prepare.read import DataSet, read_data_set
 from finetune_trainer.prepare.sources import DataFile, fetch_files
+from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding
 from finetune_trainer.prepare.splits import SPLITS, Selection, assign, check_processes, check_sizes
 from finetune_trainer.prepare.spool import TableWriter, selected
 from finetune_trainer.prepared import DataReport, ModelIdentity, SplitReport
 from finetune_trainer.tasks import task_of
 from finetune_trainer.tasks.base import Preparation
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of the format of the prepared data; data in another version is prepared again."""
 
 _LIBRARIES = ("huggingface-hub", "numpy", "pyarrow", "tokenizers", "transformers")
@@ -93,11 +98,18 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     length = sequence_length(spec, inputs.identity)
     context.reporter.progress("loading the tokenizer")
     tokenizer = load_base_tokenizer(inputs.model.path, spec.model.uri, chat=task.needs_chat_template)
+    config = read_config(inputs.model.path, spec.model.uri)
+    vocabulary = vocabulary_size(config)
+    padding = choose_padding(tokenizer, vocabulary)
+    today = datetime.now(UTC).date()
+    has_date = fix_template_date(tokenizer.chat_template, today) if task.needs_chat_template else False
     preparation = task.preparation(spec, tokenizer, length)
     sets = _read(context, inputs, preparation)
     assignment = assign({name: data.keys for name, data in sets.items()}, spec.dataset, spec.training.seed)
-    check_sizes(assignment, spec.dataset.train.uri)
+    check_sizes(assignment, spec.dataset)
+    _check_vocabulary(sets, vocabulary, spec.model.uri)
     splits = {}
+    all_labels: Counter[str] = Counter()
     for split, selection in assignment.splits.items():
         context.reporter.progress(f"writing the {split} split", 0, len(selection.rows), unit="examples")
         data = sets[selection.origin]
@@ -106,13 +118,29 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
             for batch in selected(data.spool, np.asarray(selection.rows, np.int64)):
                 writer.write(preparation.finish(batch, label_counts))
         splits[split] = _split_report(data, selection, dict(label_counts))
+        all_labels.update(label_counts)
+    generation = read_json_if_present(inputs.model.path / layout.GENERATION_CONFIG)
+    ends = choose_ends(tokenizer, preparation.end_tokens, config, generation)
+    contradicting = sum(data.contradicting for data in sets.values())
+    notes = [
+        *_contradictions(contradicting),
+        *preparation.notes(all_labels),
+        *_generation_notes(spec, length, inputs.identity),
+    ]
+    for note in notes:
+        log.warning("%s", note)
     save_tokenizer(tokenizer, output / layout.TOKENIZER_DIRECTORY)
     report = DataReport(
         task=spec.task.type,
         labels=preparation.labels,
         max_sequence_length=length,
+        padding=padding,
+        end_tokens=ends,
+        template_date=today.isoformat() if has_date else None,
         splits={split: splits[split] for split in SPLITS},
         duplicates=sum(data.duplicates for data in sets.values()),
+        contradicting=contradicting,
+        notes=tuple(notes),
         leaked=assignment.leaked,
         invalid=sum(data.tally.invalid for data in sets.values()),
         invalid_rows=tuple(row for data in sets.values() for row in data.tally.reported)[:REPORTED_ROWS],
@@ -141,6 +169,37 @@ def sequence_length(spec: FineTuneJobSpec, model: ModelIdentity) -> int:
             f"to {limit}",
         )
     return requested
+
+
+def _generation_notes(spec: FineTuneJobSpec, length: int, model: ModelIdentity) -> list[str]:
+    """Whether the answers that the evaluation generates may be limited by the positions of the model."""
+    limit, new_tokens = model.max_positions, spec.evaluation.generation.max_new_tokens
+    if not spec.task.type.row.generates or limit is None or length + new_tokens <= limit:
+        return []
+    return [f"answers are generated up to the {limit:,} positions of the model, also if maxNewTokens allows more"]
+
+
+def _contradictions(count: int) -> list[str]:
+    return (
+        [f"{count:,} row{'s have' if count > 1 else ' has'} the text of an earlier row but another label"]
+        if count
+        else []
+    )
+
+
+def _check_vocabulary(sets: Mapping[str, DataSet], vocabulary: int | None, model_uri: str) -> None:
+    """Check that the model has an embedding for every token.
+
+    Raises:
+        StageFailure: BadConfiguration when it lacks one.
+    """
+    highest = max(data.highest_token for data in sets.values())
+    if vocabulary is not None and highest >= vocabulary:
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION,
+            f"The data contains token id {highest}, but {model_uri} has {vocabulary} token embeddings: use the "
+            "tokenizer of this model",
+        )
 
 
 def _fetch(context: StageContext) -> Inputs:
@@ -240,6 +299,7 @@ def _result(context: StageContext, report: DataReport, manifest: Manifest) -> Pr
         tokens=report.splits["train"].tokens,
         duplicates=report.duplicates + report.leaked,
         invalid=report.invalid,
+        notes=tuple(note[:NOTE_LENGTH] for note in report.notes[:MOST_NOTES]),
         labels=len(report.labels) or None,
         parameters=report.model.parameters,
     )

@@ -75,7 +75,7 @@ def _check(config: StageConfig, evaluation: Evaluation, trained: Manifest, evalu
             f"{config.layout.evaluated} evaluates other weights than those at {config.layout.trained}; run the "
             "evaluate stage again",
         )
-    failed = [str(gate.metric) for gate in evaluation.gates if not gate.passed]
+    failed = dict.fromkeys(str(gate.metric) for gate in evaluation.gates if not gate.passed)
     if failed:
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
@@ -122,7 +122,6 @@ def _assemble(context: StageContext, artifact: Path, evaluation: Evaluation) -> 
             data=data,
             evaluation=evaluation,
             training=training,
-            end_tokens=evaluated_manifest.provenance.get("baseline", {}).get("endTokens", ()),
             export=exports[0],
             chat_template=_has_chat_template(artifact),
         )

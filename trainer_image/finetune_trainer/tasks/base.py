@@ -42,6 +42,11 @@ class Preparation(Protocol):
     def labels(self) -> tuple[str, ...]:
         """The labels in order of their index, complete once all datasets are read; empty for a task without labels."""
 
+    @property
+    def end_tokens(self) -> Sequence[int]:
+        """Token ids that end the learned answers, the most frequent first, complete once all datasets are read; empty
+        for a task that generates no text."""
+
     def row_schema(self, files: Sequence[DataFile]) -> RowSchema:
         """The row schema of the next dataset, which consists of ``files``.
 
@@ -57,6 +62,13 @@ class Preparation(Protocol):
 
         Raises:
             StageFailure: BadData when the dataset as a whole is unusable.
+        """
+
+    def notes(self, label_counts: Mapping[str, int]) -> Sequence[str]:
+        """Clauses about the data that the user should know, the most important first.
+
+        Args:
+            label_counts: Examples by label, in all splits.
         """
 
     def finish(self, batch: pa.RecordBatch, label_counts: Counter[str]) -> pa.RecordBatch:
@@ -93,8 +105,6 @@ class Task(Protocol):
     """Whether the tokenizer needs a chat template."""
     adapter_task: str
     """PEFT task type, such as CAUSAL_LM."""
-    loss_over_rows: bool
-    """Whether the loss of the model is the mean over the rows of a batch; otherwise it is the mean over tokens."""
 
     def preparation(self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int) -> Preparation:
         """The part of the prepare stage that depends on the task.
@@ -117,8 +127,17 @@ class Task(Protocol):
     def head_modules(self, model: torch.nn.Module) -> Iterable[str]:
         """Names of the pretrained modules that belong to the head, which are trained fully even with an adapter."""
 
-    def learned(self, labels: torch.Tensor) -> int:
-        """The number of rows or tokens that the mean loss of a batch with ``labels`` averages over."""
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        """The training loss: the sum of the cross entropy, in nats, over all labels that are not ignored / ``count``.
+
+        The sum is divided by the labels of the whole step, so that the loss does not depend on the world size and the
+        number of micro-batches.
+
+        Args:
+            logits: Output of the model.
+            labels: Labels of the batch, as the collator returns them; `IGNORED_LABEL` is ignored.
+            count: Number of labels of the step that are not ignored.
+        """
 
     def compare(self, inputs: EvaluationInputs) -> Comparison:
         """Compare the baseline with the tuned model on the test split.

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 _MEGABATCH = 50
 """Global batches that are sorted by length together, for little padding in a mostly random order."""
 
+NO_ROW = -1
+"""Index of a free place in the last batch of an epoch."""
+
 IndexArray = NDArray[np.int64]
 
 
@@ -59,38 +62,50 @@ def global_batches(lengths: IndexArray, batch_size: int, seed: int, epoch: int) 
         epoch: Number of the epoch, from 0.
 
     Returns:
-        Indices of shape (steps, batch_size), each row sorted by descending length. Every example occurs at least once;
-        the last batch is filled with examples from the start of the epoch. The first step of epoch 0 contains the
-        longest example, so that an out-of-memory error occurs early.
+        Indices of shape (steps, batch_size), each row sorted by descending length. Every example occurs exactly once;
+        the free places of the last batch contain `NO_ROW`. The first step of epoch 0 contains the longest example, so
+        that an out-of-memory error occurs early.
     """
     order = np.random.default_rng((seed, epoch)).permutation(len(lengths))
-    steps = -(-len(order) // batch_size)
-    order = np.resize(order, steps * batch_size)
     megabatch = _MEGABATCH * batch_size
     chunks = [order[start : start + megabatch] for start in range(0, len(order), megabatch)]
-    batches = np.concatenate([chunk[np.argsort(-lengths[chunk], kind="stable")] for chunk in chunks])
-    batches = batches.reshape(steps, batch_size)
-    shuffled = np.random.default_rng((seed, epoch, 1)).permutation(steps)
+    full, rest = divmod(len(order), batch_size)
+    batches = np.full((full + (rest > 0), batch_size), NO_ROW, dtype=np.int64)
+    batches.ravel()[: len(order)] = np.concatenate([_longest_first(chunk, lengths) for chunk in chunks])
+    batches[:full] = batches[np.random.default_rng((seed, epoch, 1)).permutation(full)]
     if epoch == 0:
-        longest = int(np.argmax(lengths[batches[shuffled]].max(axis=1)))
-        shuffled[[0, longest]] = shuffled[[longest, 0]]
-    return np.asarray(batches[shuffled], dtype=np.int64)
+        longest = int(np.argmax(lengths[batches[:, 0]]))
+        if longest < full:
+            batches[[0, longest]] = batches[[longest, 0]]
+        elif full:
+            batches[[0, longest], 0] = batches[[longest, 0], 0]
+            batches[longest, :rest] = _longest_first(batches[longest, :rest], lengths)
+    return batches
 
 
-def rank_batches(batches: IndexArray, sizes: BatchSizes, rank: int) -> IndexArray:
-    """The micro-batches of one rank, of shape (steps * accumulation, per_device).
+def tokens_of_batches(lengths: IndexArray, batches: IndexArray) -> IndexArray:
+    """Tokens in each batch of `global_batches`, of shape (steps,)."""
+    return np.asarray(np.where(batches == NO_ROW, 0, lengths[batches]).sum(axis=1))
+
+
+def _longest_first(examples: IndexArray, lengths: IndexArray) -> IndexArray:
+    return examples[np.argsort(-lengths[examples], kind="stable")]
+
+
+def rank_batches(batches: IndexArray, sizes: BatchSizes, rank: int) -> list[list[int]]:
+    """The micro-batches of one rank, steps * accumulation lists of at most per_device indices.
 
     Micro-batches that run concurrently on different ranks have similar lengths, so that ranks do not wait for each
-    other.
+    other. A micro-batch without examples is ``[NO_ROW]``, because all ranks take part in every collective.
 
     Args:
         batches: Result of `global_batches`.
         sizes: Division of the global batch.
         rank: Global rank of the process.
     """
-    steps = len(batches)
-    micro = batches.reshape(steps, sizes.accumulation, sizes.processes, sizes.per_device)
-    return np.ascontiguousarray(micro[:, :, rank]).reshape(steps * sizes.accumulation, sizes.per_device)
+    micro = batches.reshape(len(batches), sizes.accumulation, sizes.processes, sizes.per_device)[:, :, rank]
+    rows = micro.reshape(-1, sizes.per_device).tolist()
+    return [[index for index in row if index != NO_ROW] or [NO_ROW] for row in rows]
 
 
 class EpochBatches:
@@ -111,4 +126,4 @@ class EpochBatches:
 
     def __iter__(self) -> Iterator[list[int]]:
         batches = global_batches(self._lengths, self._sizes.per_step, self._seed, self._epoch)
-        yield from rank_batches(batches, self._sizes, self._rank).tolist()
+        yield from rank_batches(batches, self._sizes, self._rank)

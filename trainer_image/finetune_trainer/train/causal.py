@@ -25,9 +25,9 @@ class CausalDataset(TrainingDataset):
         self._rows = [[row] for row in range(len(table))] if row_length is None else pack(counts, row_length)
         self.lengths = np.asarray([int(counts[row].sum()) for row in self._rows], dtype=np.int64)
 
-    def __getitem__(self, row: int) -> Features:
+    def row(self, index: int) -> Features:
         tokens, labels, positions = [], [], []
-        for example in self._rows[row]:
+        for example in self._rows[index]:
             ids, targets = self._tokens[example], self._labels[example].copy()
             targets[0] = IGNORED_LABEL  # The previous conversation in the row must not predict this token.
             tokens.append(ids)

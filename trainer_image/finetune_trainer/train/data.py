@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,8 @@ import pyarrow as pa
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from finetune_trainer.train.batches import EpochBatches, IndexArray
+from finetune_trainer.prepared import IGNORED_LABEL
+from finetune_trainer.train.batches import NO_ROW, EpochBatches, IndexArray
 
 Features = dict[str, Any]
 Collator = Callable[[list[Features]], dict[str, torch.Tensor]]
@@ -37,7 +39,7 @@ class ListColumn:
         return np.asarray(values[offsets[local] : offsets[local + 1]], dtype=np.int64)
 
 
-class TrainingDataset(Dataset[Features]):
+class TrainingDataset(Dataset[Features], ABC):
     """A dataset of training rows, such as packed conversations."""
 
     lengths: IndexArray
@@ -45,6 +47,17 @@ class TrainingDataset(Dataset[Features]):
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def __getitem__(self, index: int) -> Features:
+        """The row at ``index``; for `NO_ROW`, the shortest row without labels, whose loss is 0."""
+        if index != NO_ROW:
+            return self.row(index)
+        row = self.row(int(np.argmin(self.lengths)))
+        return row | {"labels": np.full_like(row["labels"], IGNORED_LABEL)}
+
+    @abstractmethod
+    def row(self, index: int) -> Features:
+        """The features of a row, among them ``labels``, an integer or an array."""
 
 
 class EpochDataLoader(DataLoader[Features]):

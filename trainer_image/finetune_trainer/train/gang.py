@@ -20,12 +20,11 @@ from finetune_trainer.context import StageContext
 from finetune_trainer.host.inputs import TrainInputs, checkpoint_provenance
 from finetune_trainer.modelling.gpus import require_gpus
 from finetune_trainer.modelling.precision import bf16_supported, resolve_precision
-from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer, padding_token
 from finetune_trainer.prepared import read_report
 from finetune_trainer.splits import open_split
 from finetune_trainer.tasks import task_of
 from finetune_trainer.train.arguments import training_arguments
-from finetune_trainer.train.batches import global_batches
+from finetune_trainer.train.batches import global_batches, tokens_of_batches
 from finetune_trainer.train.callbacks import (
     FlowCallback,
     ReportCallback,
@@ -62,7 +61,6 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     report = read_report(prepared)
     set_seed(spec.training.seed)
     task = task_of(spec.task.type)
-    padding = padding_token(load_prepared_tokenizer(prepared))
     train_data = task.dataset(open_split(prepared, "train"), spec, report)
     validation = task.dataset(open_split(prepared, "validation"), spec, report)
     plan = plan_training(spec, len(train_data), config.world.size)
@@ -76,7 +74,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     arguments = training_arguments(config, plan, precision, Path(config.workspace) / "checkpoints", universal)
     if is_main:
         context.reporter.progress("loading the model")
-    model = load_model(Path(inputs.model), spec, report, task=task, pad_token_id=padding, precision=precision)
+    model = load_model(Path(inputs.model), spec, report, task=task, pad_token_id=report.padding, precision=precision)
     trainable = sum(_size(parameter) for parameter in model.parameters() if parameter.requires_grad)
     busy = Path(config.workspace) / BUSY_NAME
     flow = FlowCallback(StopRequest(context.reporter), busy, spec.training.early_stopping)
@@ -91,7 +89,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
         args=arguments,
         train_dataset=train_data,
         task=task,
-        pad_token_id=padding,
+        pad_token_id=report.padding,
         callbacks=[flow, reports],
         sizes=plan.sizes,
         validation=validation,
@@ -155,7 +153,7 @@ class TokensOfStep:
         epoch, within = divmod(step, self._plan.steps_per_epoch)
         if epoch != self._epoch:
             batches = global_batches(self._lengths, self._plan.sizes.per_step, self._seed, epoch)
-            self._counts = self._lengths[batches].sum(axis=1).tolist()
+            self._counts = tokens_of_batches(self._lengths, batches).tolist()
             self._epoch = epoch
         return self._counts[within]
 

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 from finetune_trainer.patches.transformers import NoStepAfterTheLast
+from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.tasks.base import Task
 from finetune_trainer.train.batches import BatchSizes, EpochBatches
 from finetune_trainer.train.data import EpochDataLoader, TrainingDataset
@@ -36,11 +37,17 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
     ) -> None:
         """``export_checkpoints``: whether checkpoints must contain model files, because one may become the result."""
         collator = task.collator(pad_token_id)
-        super().__init__(data_collator=collator, train_dataset=train_dataset, eval_dataset=validation, **kwargs)
-        if task.loss_over_rows:
-            # forward of encoder models accepts any keyword argument but does not pass it to the loss. Trainer would
-            # therefore scale the loss by world size × accumulation. The mean is exact, as all batches have equal size.
-            self.model_accepts_loss_kwargs = False
+        super().__init__(
+            data_collator=collator,
+            train_dataset=train_dataset,
+            eval_dataset=validation,
+            compute_loss_func=lambda outputs, labels, num_items_in_batch: task.loss(
+                outputs.logits, labels, num_items_in_batch
+            ),
+            **kwargs,
+        )
+        # The loss is that of the task. Models differ in which loss they compute and what they divide it by.
+        self.model_accepts_loss_kwargs = False
         self._task = task
         self._sizes = sizes
         self._collate = collator
@@ -69,7 +76,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         super().save_model(output_dir, _internal_call)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Compute the validation loss: the mean over all tokens with labels or all rows, depending on the task."""
+        """Compute the validation loss: the mean over all labels, which are those of tokens or of rows."""
         model: Any = self.model_wrapped if self.is_deepspeed_enabled else self.model
         was_training = model.training
         model.eval()
@@ -77,10 +84,11 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         with torch.no_grad():
             for rows, counts in self._validation_batches():
                 inputs = self._prepare_inputs(self._collate([self._validation[row] for row in rows]))
-                loss = model(**inputs).loss
+                labels = inputs.pop("labels")
+                logits = model(**inputs).logits
                 if counts:
-                    weight = float(self._task.learned(inputs["labels"]))
-                    total += torch.tensor([float(loss) * weight, weight], dtype=torch.float64)
+                    loss = self._task.loss(logits, labels, torch.tensor(1))
+                    total += torch.tensor([float(loss), int((labels != IGNORED_LABEL).sum())], dtype=torch.float64)
         model.train(was_training)
         if dist.is_initialized():
             total = total.to(self.args.device)

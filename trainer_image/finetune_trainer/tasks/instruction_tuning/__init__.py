@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from finetune_trainer.prepared import IGNORED_LABEL, DataReport
+from finetune_api import layout
+from finetune_trainer.json_files import read_json, read_json_if_present, write_json
+from finetune_trainer.prepared import DataReport
 from finetune_trainer.tasks.base import CardParts, ModelClass
 from finetune_trainer.tasks.instruction_tuning.preparation import InstructionTuningPreparation
 
@@ -29,7 +31,6 @@ class InstructionTuning:
 
     needs_chat_template = True
     adapter_task = "CAUSAL_LM"
-    loss_over_rows = False
 
     def preparation(
         self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int
@@ -54,9 +55,10 @@ class InstructionTuning:
     def head_modules(self, model: torch.nn.Module) -> Iterable[str]:
         return ()
 
-    def learned(self, labels: torch.Tensor) -> int:
-        """Tokens with a label, except the first token of each row, because no token predicts it."""
-        return int((labels[..., 1:] != IGNORED_LABEL).sum())
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        from transformers.loss.loss_utils import ForCausalLMLoss
+
+        return ForCausalLMLoss(logits, labels, logits.shape[-1], num_items_in_batch=count)
 
     def compare(self, inputs: EvaluationInputs) -> Comparison:
         from finetune_trainer.evaluate.generation import compare
@@ -79,7 +81,19 @@ class InstructionTuning:
         return card(inputs, environment)
 
     def finish_artifact(self, directory: Path, data: DataReport) -> None:
-        """Nothing to add: the exported files of a causal language model are complete."""
+        """Write the tokens that end an answer and pad a batch to the configuration files of transformers.
+
+        ``generation_config.json`` is also written for an adapter; programs that load only the base model can use it.
+        """
+        ends = data.end_tokens[0] if len(data.end_tokens) == 1 else list(data.end_tokens)
+        tokens = {"eos_token_id": ends, "pad_token_id": data.padding}
+        generation = read_json_if_present(directory / layout.GENERATION_CONFIG)
+        # transformers would otherwise derive these settings from config.json again.
+        generation.pop("_from_model_config", None)
+        write_json(directory / layout.GENERATION_CONFIG, generation | tokens)
+        config_path = directory / layout.MODEL_CONFIG
+        if config_path.is_file():
+            write_json(config_path, read_json(config_path) | tokens)
 
 
 task = InstructionTuning()

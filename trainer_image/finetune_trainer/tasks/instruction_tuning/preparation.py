@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -32,6 +32,10 @@ class InstructionTuningPreparation:
     def fields(self) -> list[pa.Field]:
         return self._tokeniser.fields
 
+    @property
+    def end_tokens(self) -> list[int]:
+        return [token for token, _ in self._tokeniser.ends.most_common()]
+
     def row_schema(self, files: Sequence[DataFile]) -> RowSchema:
         schema = schema_for(self._spec, files)
         check_headers(files, schema)
@@ -42,6 +46,9 @@ class InstructionTuningPreparation:
 
     def end_data_set(self, uri: str) -> None:
         """Nothing to check: every row is checked by itself."""
+
+    def notes(self, label_counts: Mapping[str, int]) -> tuple[str, ...]:
+        return ()
 
     def finish(self, batch: pa.RecordBatch, label_counts: Counter[str]) -> pa.RecordBatch:
         return batch

@@ -22,7 +22,11 @@ def baseline_note(details: Mapping[str, Any]) -> str:
     """The decoding settings of both models; empty if no answers were generated."""
     if "maxNewTokens" not in details:
         return ""
-    return f"Answers were decoded greedily, with at most {details['maxNewTokens']} new tokens."
+    note = f"Answers were decoded greedily, with at most {details['maxNewTokens']} new tokens"
+    if limited := details.get("limitedAnswers"):
+        note += f", in {limited} examples fewer, because prompt and answer must fit into the model's positions"
+    signatures = (f" {metric}: {signature}." for metric, signature in details.get("signatures", {}).items())
+    return f"{note}.{''.join(signatures)}"
 
 
 def report_section(inputs: ReportInputs, environment: Environment) -> str:
@@ -44,7 +48,7 @@ def card(inputs: CardInputs, environment: Environment) -> CardParts:
             **inputs.of_usage,
             chat_template=inputs.chat_template,
             max_new_tokens=inputs.spec.evaluation.generation.max_new_tokens,
-            end_tokens=list(inputs.end_tokens) or None,
+            end_tokens=list(inputs.data.end_tokens) or None,
         ),
         note="",
         limitations=["Answers were compared with a single reference; truth and safety were not evaluated."],

@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finetune_api.spec import DataFormat, FineTuneJobSpec
-from finetune_trainer.prepare.dedupe import normalised
-from finetune_trainer.prepare.problems import BadRow
-from finetune_trainer.prepare.readers import Values, columns_of, type_name
-from finetune_trainer.prepare.rows import checked, text_of, value_of
+from finetune_trainer.prepare.readers import Values, columns_of
+from finetune_trainer.prepare.rows import text_of, value_of
 from finetune_trainer.prepare.sources import DataFile
+from finetune_trainer.tasks.instruction_tuning.messages import ASSISTANT, Conversation, conversation
 
-ROLES = ("system", "user", "assistant")
-
-Message = dict[str, str]
-"""``{"role": …, "content": …}``, as chat templates expect it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """A list of messages that ends with an assistant message."""
-
-    messages: list[Message]
-
-    @property
-    def characters(self) -> int:
-        return sum(len(message["content"]) for message in self.messages)
-
-    @property
-    def content(self) -> str:
-        return "\0".join(f"{message['role']}\1{normalised(message['content'])}" for message in self.messages)
+_TOOLS = "tools"
+_LEGACY_TOOLS = "functions"
 
 
 @dataclass(frozen=True)
 class ChatRows:
-    """Reads rows with a list of messages."""
+    """Reads rows with a list of messages, and optionally the tools that the model may call."""
 
     messages: str
 
@@ -47,23 +29,13 @@ class ChatRows:
     def fields(self) -> tuple[str, ...]:
         return ("messages",)
 
+    @property
+    def optional(self) -> tuple[str, ...]:
+        return _TOOLS, _LEGACY_TOOLS
+
     def example(self, values: Values) -> Conversation:
-        messages = value_of(values, self.messages, "messages")
-        if not isinstance(messages, list):
-            raise BadRow(
-                f"column '{self.messages}' contains {type_name(messages)}, not a list of messages; correct the row"
-            )
-        if not messages:
-            raise BadRow(f"column '{self.messages}' is an empty list; remove the row")
-        conversation = [_message(message, number) for number, message in enumerate(messages, 1)]
-        if all(message["role"] != "assistant" for message in conversation):
-            raise BadRow("no message is from the assistant, so there is nothing to learn; add the answer")
-        if conversation[-1]["role"] != "assistant":
-            raise BadRow(
-                f"the last message is from the {conversation[-1]['role']}, not from the assistant; add the answer or "
-                "remove the message"
-            )
-        return Conversation(conversation)
+        tools = values.get(_TOOLS) or values.get(_LEGACY_TOOLS)
+        return conversation(value_of(values, self.messages, "messages"), self.messages, tools)
 
 
 @dataclass(frozen=True)
@@ -81,12 +53,17 @@ class PromptRows:
     def fields(self) -> tuple[str, ...]:
         return "prompt", "completion"
 
+    @property
+    def optional(self) -> tuple[str, ...]:
+        return ()
+
     def example(self, values: Values) -> Conversation:
         return Conversation(
             [
                 {"role": "user", "content": text_of(values, self.prompt, "prompt")},
-                {"role": "assistant", "content": text_of(values, self.completion, "completion")},
-            ]
+                {"role": ASSISTANT, "content": text_of(values, self.completion, "completion")},
+            ],
+            learned=(False, True),
         )
 
 
@@ -100,15 +77,3 @@ def schema_for(spec: FineTuneJobSpec, files: Sequence[DataFile]) -> ChatRows | P
         found = next((names for file in files if (names := columns_of(file)) is not None), ())
         as_chat = messages in found
     return ChatRows(messages) if as_chat else PromptRows(columns.name("prompt"), columns.name("completion"))
-
-
-def _message(message: object, number: int) -> Message:
-    if not isinstance(message, Mapping):
-        raise BadRow(f"message {number} is {type_name(message)}, not an object with role and content; correct the row")
-    role, content = message.get("role"), message.get("content")
-    if role not in ROLES:
-        problem = f"the unknown role '{role[:40]}'" if isinstance(role, str) else "no role"
-        raise BadRow(f"message {number} has {problem}; use one of {', '.join(ROLES)}")
-    if message.get("tool_calls") or message.get("function_call"):
-        raise BadRow(f"message {number} calls a tool, which cannot be trained on yet; remove the row")
-    return {"role": str(role), "content": checked(content, f"the content of message {number}")}

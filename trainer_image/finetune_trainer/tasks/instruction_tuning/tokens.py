@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.prepare.arrays import TOKENS, integers, texts, token_lists
 from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.rows import Example
 from finetune_trainer.prepared import IGNORED_LABEL
-from finetune_trainer.tasks.instruction_tuning.chat_spans import ChatRenderer, Rendered, Span
-from finetune_trainer.tasks.instruction_tuning.rows import Conversation, Message
+from finetune_trainer.tasks.instruction_tuning.coverage import Span
+from finetune_trainer.tasks.instruction_tuning.messages import Conversation, Message
+from finetune_trainer.tasks.instruction_tuning.rendering import Answer, ChatRenderer, Rendered
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -22,10 +28,11 @@ if TYPE_CHECKING:
 
 
 class ChatTokeniser:
-    """Renders conversations with the chat template, and labels every answer including its end-of-turn token.
+    """Renders conversations with the chat template, and labels every learned answer including its end.
 
-    A conversation of more than ``max_length`` tokens is an invalid row, because a truncated one would teach the model
-    to stop at arbitrary positions.
+    The end of an answer is the end-of-turn token that the chat template writes, or else the end-of-sequence token of
+    the tokenizer. A conversation of more than ``max_length`` tokens is an invalid row, because a truncated one would
+    teach the model to stop at arbitrary positions.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
@@ -34,6 +41,10 @@ class ChatTokeniser:
         self._backend.no_padding()
         self._backend.no_truncation()
         self._max_length = max_length
+        self._end_of_sequence = tokenizer.eos_token_id
+        self._decode = partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        self.ends: Counter[int] = Counter()
+        """Token ids that end a learned answer, with the number of answers."""
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -47,53 +58,91 @@ class ChatTokeniser:
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
         problems: dict[int, BadRow] = {}
-        rendered: list[tuple[int, list[Message], Rendered]] = []
+        rendered: list[tuple[int, Conversation, Rendered]] = []
         for index, example in enumerate(examples):
             assert isinstance(example, Conversation)
             try:
-                rendered.append((index, example.messages, self._renderer.render(example.messages)))
+                rendered.append((index, example, self._renderer.render(example)))
             except BadRow as problem:
                 problems[index] = problem
         encodings = self._backend.encode_batch([chat.text for _, _, chat in rendered], add_special_tokens=False)
-        ids: list[list[int]] = []
-        targets: list[list[int]] = []
-        prompt_lengths: list[int] = []
-        encoded_messages: list[list[Message]] = []
-        for (index, messages, chat), encoding in zip(rendered, encodings, strict=True):
+        rows: list[_Row] = []
+        for (index, conversation, chat), encoding in zip(rendered, encodings, strict=True):
             try:
-                labels, prompt_length = self._labels(chat, encoding)
+                rows.append(self._row(conversation, chat, encoding))
             except BadRow as problem:
                 problems[index] = problem
-                continue
-            ids.append(encoding.ids)
-            targets.append(labels)
-            prompt_lengths.append(prompt_length)
-            encoded_messages.append(messages)
         columns = {
-            "input_ids": token_lists(ids),
-            "labels": token_lists(targets),
-            "prompt_length": integers(np.asarray(prompt_lengths, np.int32)),
-            "reference": texts([messages[-1]["content"] for messages in encoded_messages]),
-            "prompt": texts([readable(messages[:-1]) for messages in encoded_messages]),
+            "input_ids": token_lists([row.ids for row in rows]),
+            "labels": token_lists([row.labels for row in rows]),
+            "prompt_length": integers(np.asarray([row.prompt_length for row in rows], np.int32)),
+            "reference": texts([row.reference for row in rows]),
+            "prompt": texts([row.prompt for row in rows]),
         }
-        return Encoded(columns, np.zeros(len(ids), np.bool_), problems)
+        return Encoded(columns, np.zeros(len(rows), np.bool_), problems)
 
-    def _labels(self, chat: Rendered, encoding: Encoding) -> tuple[list[int], int]:
-        """The label of each token, and the number of tokens before the last answer."""
-        ids = encoding.ids
+    def _row(self, conversation: Conversation, chat: Rendered, encoding: Encoding) -> _Row:
+        ids = list(encoding.ids)
+        labels = [IGNORED_LABEL] * len(ids)
+        first = last = len(ids)
+        for answer in chat.answers:
+            first, last = token_range(encoding, answer.span)
+            labels[first:last] = encoding.ids[first:last]
+            if first < last:
+                self._label_end(answer, ids, labels, last)
+        if first == last:
+            raise BadRow("the last answer has no tokens; add text to it or remove the row")
         if len(ids) > self._max_length:
             raise BadRow(
                 f"the conversation has {len(ids)} tokens, more than the sequence length of {self._max_length}; shorten "
                 "it or raise training.maxSequenceLength"
             )
-        labels = [IGNORED_LABEL] * len(ids)
-        first = len(ids)
-        for span in chat.answers:
-            first, last = token_range(encoding, span)
-            labels[first:last] = ids[first:last]
-        if first == len(ids):
-            raise BadRow("the last answer has no tokens; add text to it or remove the row")
-        return labels, first
+        index = conversation.last_learned
+        prompt = readable(conversation.messages[:index])
+        return _Row(ids, labels, first, self._reference(conversation.messages[index], ids[first:last]), prompt)
+
+    def _label_end(self, answer: Answer, ids: list[int], labels: list[int], last: int) -> None:
+        """Label the end of an answer whose last token is that before ``last``.
+
+        If the chat template writes no end-of-turn token, the position after the answer gets the end-of-sequence token
+        as its label. The input tokens stay those that the template renders, as they are when the model is served.
+
+        Raises:
+            StageFailure: BadConfiguration when the tokenizer has no end-of-sequence token.
+        """
+        if not answer.lacks_end:
+            self.ends[labels[last - 1]] += 1
+            return
+        end = self._end_of_sequence
+        if end is None:
+            raise StageFailure(
+                Reason.BAD_CONFIGURATION,
+                "The chat template of the model writes no token after an answer, and its tokenizer has no "
+                "end-of-sequence token, so no answer would end: add eos_token to tokenizer_config.json",
+            )
+        self.ends[end] += 1
+        if last == len(ids):
+            ids.append(end)
+            labels.append(end)
+        else:
+            labels[last] = end
+
+    def _reference(self, message: Message, tokens: list[int]) -> str:
+        """The answer as text: its content, or the decoded tokens if it also has reasoning or calls tools."""
+        content = message["content"]
+        plain = isinstance(content, str) and set(message) <= {"role", "content", "name"}
+        return content if plain else str(self._decode(tokens))
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A tokenised conversation; its fields are those of `ChatTokeniser.fields`."""
+
+    ids: list[int]
+    labels: list[int]
+    prompt_length: int
+    reference: str
+    prompt: str
 
 
 def token_range(encoding: Encoding, span: Span) -> tuple[int, int]:
@@ -117,5 +166,12 @@ def token_range(encoding: Encoding, span: Span) -> tuple[int, int]:
 def readable(messages: Sequence[Message]) -> str:
     """Messages as readable text: the content of a single user message, otherwise ``role: content`` paragraphs."""
     if len(messages) == 1 and messages[0]["role"] == "user":
-        return messages[0]["content"]
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+        return _readable_content(messages[0])
+    return "\n\n".join(f"{message['role']}: {_readable_content(message)}" for message in messages)
+
+
+def _readable_content(message: Message) -> str:
+    content = message["content"]
+    parts = [content] if isinstance(content, str) else [part["text"] for part in content]
+    calls = [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", ())]
+    return "\n".join(part for part in (*parts, *calls) if part)

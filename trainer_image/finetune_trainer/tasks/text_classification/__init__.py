@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from finetune_api import layout
 from finetune_trainer.json_files import read_json, write_json
-from finetune_trainer.prepared import DataReport
+from finetune_trainer.prepared import IGNORED_LABEL, DataReport
 from finetune_trainer.tasks.base import CardParts, ModelClass
 from finetune_trainer.tasks.text_classification.preparation import TextClassificationPreparation
 
@@ -31,7 +31,6 @@ class TextClassification:
 
     needs_chat_template = False
     adapter_task = "SEQ_CLS"
-    loss_over_rows = True
 
     def preparation(
         self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int
@@ -64,8 +63,10 @@ class TextClassification:
         """The pooler of an encoder, which is untrained in sentence embedding models that do not use it."""
         return [name for name, _ in model.named_modules() if name.rpartition(".")[2] == "pooler"]
 
-    def learned(self, labels: torch.Tensor) -> int:
-        return len(labels)
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL, reduction="sum") / count
 
     def compare(self, inputs: EvaluationInputs) -> Comparison:
         from finetune_trainer.tasks.text_classification.evaluation import compare

@@ -18,7 +18,6 @@ from finetune_trainer.evaluate.metrics import Ints, classification_score
 from finetune_trainer.modelling.batching import BatchLimits, TokenRows, each_batch, length_sorted, padded
 from finetune_trainer.modelling.loading import check_finite, check_vocabulary
 from finetune_trainer.modelling.precision import Hardware
-from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer, padding_token
 from finetune_trainer.splits import open_split
 
 _LIMITS = {"cpu": BatchLimits(examples=64, tokens=4096), "cuda": BatchLimits(examples=512, tokens=65536)}
@@ -33,7 +32,7 @@ def compare(inputs: EvaluationInputs) -> Comparison:
     """
     test = open_split(inputs.prepared, SPLIT)
     gold = _labels(test)
-    padding = padding_token(load_prepared_tokenizer(inputs.prepared))
+    padding = inputs.data.padding
     chosen = _baseline(inputs, test, padding)
     tuned = _tuned_predictions(inputs, TokenRows.of_column(test["input_ids"]), padding)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from finetune_trainer.prepare.arrays import int32s, integers
 from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.rows import Example, check_headers
 from finetune_trainer.prepare.sources import DataFile
-from finetune_trainer.tasks.text_classification.rows import MOST_LABELS, LabelledRows, sorted_labels
+from finetune_trainer.tasks.text_classification.rows import MOST_LABELS, LabelledRows, label_notes, sorted_labels
 from finetune_trainer.tasks.text_classification.tokens import TextTokeniser
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ class TextClassificationPreparation:
     def labels(self) -> tuple[str, ...]:
         return sorted_labels(self._tokeniser.labels) if self._given is None else self._given
 
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        return ()
+
     def row_schema(self, files: Sequence[DataFile]) -> LabelledRows:
         labels, origin = self._derived, "the training data"
         if self._given is not None:
@@ -58,6 +62,9 @@ class TextClassificationPreparation:
     def end_data_set(self, uri: str) -> None:
         if self._given is None and self._derived is None:
             self._derived = _derived_labels(self._tokeniser, uri)
+
+    def notes(self, label_counts: Mapping[str, int]) -> list[str]:
+        return label_notes(label_counts)
 
     def finish(self, batch: pa.RecordBatch, label_counts: Counter[str]) -> pa.RecordBatch:
         """Replace the provisional index of each label, in order of first appearance, by its final index."""

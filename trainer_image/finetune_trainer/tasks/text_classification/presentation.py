@@ -55,6 +55,11 @@ def card(inputs: CardInputs, environment: Environment) -> CardParts:
             f"The labels, by index, of which the first {_LABELS_LISTED} are {listed}; `labels.json` has all "
             f"{len(labels)}."
         )
+    if inputs.export.is_adapter:
+        note += (
+            f' `AutoPeftModelForSequenceClassification.from_pretrained(".", num_labels={len(labels)})` loads base '
+            "model and adapter together; without `num_labels` it assumes two."
+        )
     return CardParts(
         purpose="text classification",
         usage=render(**inputs.of_usage),

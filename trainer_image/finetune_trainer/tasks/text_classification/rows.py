@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from finetune_trainer.prepare.dedupe import normalised
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values
 from finetune_trainer.prepare.rows import checked, text_of, value_of
@@ -28,8 +28,11 @@ class Labelled:
 
     @property
     def content(self) -> str:
-        """Only the text: of two rows with equal texts and different labels, the first is kept."""
-        return normalised(self.text)
+        return self.text
+
+    @property
+    def answer(self) -> str:
+        return self.label
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,10 @@ class LabelledRows:
     def fields(self) -> tuple[str, ...]:
         return "text", "label"
 
+    @property
+    def optional(self) -> tuple[str, ...]:
+        return ()
+
     def example(self, values: Values) -> Labelled:
         text = text_of(values, self.text, "text")
         label = _label(value_of(values, self.label, "label"), self.label)
@@ -63,6 +70,27 @@ def sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
     if all(label.removeprefix("-").isdecimal() for label in listed):
         return tuple(sorted(listed, key=lambda label: (int(label), label)))
     return tuple(sorted(listed))
+
+
+def label_notes(counts: Mapping[str, int]) -> list[str]:
+    """Clauses about labels that are probably mistakes.
+
+    Args:
+        counts: Examples by label.
+    """
+    notes = []
+    variants: defaultdict[str, list[str]] = defaultdict(list)
+    for label in counts:
+        variants["".join(label.casefold().split())].append(label)
+    for labels in variants.values():
+        if len(labels) > 1:
+            listed = " and ".join(f"'{label[:40]}' ({counts[label]:,})" for label in labels)
+            notes.append(f"labels {listed} differ only in case or white space")
+    single = [label for label, count in counts.items() if count == 1]
+    if single:
+        shown = ", ".join(f"'{label[:40]}'" for label in single[:2]) + (", …" if len(single) > 2 else "")
+        notes.append(f"{len(single):,} label{'s' if len(single) > 1 else ''} with a single row: {shown}")
+    return notes
 
 
 def _label(value: object, column: str) -> str:

@@ -9,15 +9,15 @@ from finetune_trainer.train.data import Features, ListColumn, TrainingDataset, t
 
 
 class ClassificationDataset(TrainingDataset):
-    """Rows with ``input_ids`` (tokens,) and ``label``."""
+    """Rows with ``input_ids`` (tokens,) and ``labels``, the index of the label."""
 
     def __init__(self, table: pa.Table) -> None:
         self._tokens = ListColumn(table["input_ids"])
         self._labels = table["label"].to_numpy()
         self.lengths = token_counts(table)
 
-    def __getitem__(self, row: int) -> Features:
-        return {"input_ids": self._tokens[row], "label": int(self._labels[row])}
+    def row(self, index: int) -> Features:
+        return {"input_ids": self._tokens[index], "labels": self._labels[index]}
 
 
 class ClassificationCollator:
@@ -37,5 +37,5 @@ class ClassificationCollator:
         return {
             "input_ids": tokens,
             "attention_mask": mask,
-            "labels": torch.tensor([row["label"] for row in rows]),
+            "labels": torch.tensor([int(row["labels"]) for row in rows]),
         }
