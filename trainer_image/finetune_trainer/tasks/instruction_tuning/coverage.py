@@ -21,8 +21,19 @@ _STRUCTURE = ("role", "content", "tool_calls", REASONING_KEYS[0], *LINK_KEYS)
 _MORE = "use another chat template, or remove it from the row"
 
 
-def check_rendered(chat: Conversation, text: str, answers: Mapping[int, Sequence[Span]]) -> None:
-    """Check that ``text`` contains all messages and tools of ``chat``.
+def check_tools(chat: Conversation, text: str) -> None:
+    """Check that ``text`` contains the tools of ``chat``.
+
+    Raises:
+        BadRow: A part of a tool is missing.
+    """
+    for number, tool in enumerate(chat.tools or (), 1):
+        if not _contains_all(text, tool["function"]):
+            raise BadRow(f"the model's chat template leaves out tool {number}; {_MORE}")
+
+
+def check_messages(chat: Conversation, text: str, answers: Mapping[int, Sequence[Span]]) -> None:
+    """Check that ``text`` contains all messages of ``chat``.
 
     Args:
         chat: The conversation.
@@ -32,9 +43,6 @@ def check_rendered(chat: Conversation, text: str, answers: Mapping[int, Sequence
     Raises:
         BadRow: A part is missing, or an answer is not in ``text`` as the row contains it.
     """
-    for number, tool in enumerate(chat.tools or (), 1):
-        if not _contains_all(text, tool["function"]):
-            raise BadRow(f"the model's chat template leaves out tool {number}; {_MORE}")
     position = 0
     for index, message in enumerate(chat.messages):
         spans = answers.get(index)

@@ -13,7 +13,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, cast
 
 from finetune_trainer.prepare.problems import BadRow
-from finetune_trainer.tasks.instruction_tuning.coverage import Span, check_rendered
+from finetune_trainer.tasks.instruction_tuning.coverage import Span, check_messages, check_tools
 from finetune_trainer.tasks.instruction_tuning.forms import Form, in_form
 from finetune_trainer.tasks.instruction_tuning.messages import ASSISTANT, Conversation, Message
 
@@ -82,8 +82,9 @@ class ChatRenderer:
 
     def _checked(self, chat: Conversation) -> Rendered:
         text, marks = self._text(chat, chat.messages, generation_prompt=False)
+        check_tools(chat, text)
         spans = self._marked_spans(chat, text, marks) if self._marked else self._added_spans(chat, text)
-        check_rendered(chat, text, {index: found for index, found in spans.items() if chat.learned[index]})
+        check_messages(chat, text, {index: found for index, found in spans.items() if chat.learned[index]})
         answers = []
         for index, found in sorted(spans.items()):
             if chat.learned[index]:
