@@ -98,7 +98,9 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     if checkpoint and checkpoint.universal:
         trainer.add_callback(MendConverted(checkpoint.directory))
     if is_main:
-        context.reporter.progress("starting the training processes")
+        context.reporter.progress(
+            f"starting the training processes: {plan.steps:,} steps, {plan.steps_per_epoch:,} per epoch"
+        )
     trainer.train(resume_from_checkpoint=str(checkpoint.directory) if checkpoint else None)
     state = trainer.state
     if flow.stopped:

@@ -1,0 +1,58 @@
+"""The loss of a step does not depend on how its rows are divided, and an empty row adds nothing to it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from finetune_api.spec import TaskType
+from finetune_trainer.prepared import IGNORED_LABEL
+from finetune_trainer.tasks import task_of
+from finetune_trainer.train.batches import NO_ROW
+from finetune_trainer.train.causal import CausalCollator, CausalDataset
+
+CHATS = pa.table(
+    {
+        "input_ids": pa.array([[5, 6, 7, 8], [5, 9], [6, 7, 8, 9, 4, 3]], pa.list_(pa.int32())),
+        "labels": pa.array([[-100, -100, 7, 8], [-100, 9], [-100, 7, -100, 9, 4, 3]], pa.list_(pa.int32())),
+    }
+)
+
+
+@pytest.mark.parametrize("task", list(TaskType))
+def test_micro_batches_add_up_to_the_mean_over_the_step(task: TaskType) -> None:
+    torch.manual_seed(1)
+    rows, classes = 5, 11
+    if task is TaskType.TEXT_CLASSIFICATION:
+        logits, labels = torch.randn(rows, classes), torch.tensor([1, 2, IGNORED_LABEL, 4, 5])
+        expected = cross_entropy(logits, labels, ignore_index=IGNORED_LABEL)
+    else:
+        logits, labels = torch.randn(rows, 6, classes), torch.randint(classes, (rows, 6))
+        labels[:, :2] = IGNORED_LABEL
+        labels[2] = IGNORED_LABEL
+        expected = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED_LABEL)
+    count = (labels != IGNORED_LABEL).sum()
+    parts = [task_of(task).loss(logits[part], labels[part], count) for part in ([0, 1], [2], [3, 4])]
+    assert float(sum(parts)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(parts[1]) == 0
+
+
+def test_an_empty_row_is_a_row_without_labels_and_without_gradient() -> None:
+    dataset = CausalDataset(CHATS, None)
+    batch = CausalCollator(0)([dataset[NO_ROW]])
+    assert batch["input_ids"].tolist() == [[5, 9]]
+    assert set(batch["labels"].flatten().tolist()) == {IGNORED_LABEL}
+    logits = torch.randn(1, 2, 11, requires_grad=True)
+    loss = task_of(TaskType.INSTRUCTION_TUNING).loss(logits, batch["labels"], torch.tensor(7))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_an_empty_row_may_also_be_a_packed_one() -> None:
+    dataset = CausalDataset(CHATS, 6)
+    assert sum(dataset.lengths) == 12
+    assert np.all(dataset[NO_ROW]["labels"] == IGNORED_LABEL)
