@@ -27,7 +27,7 @@ class LoraSpec(ApiModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="!has(self.targetModules) || !('all-linear' in self.targetModules) || self.targetModules.size() == 1",
-            message="all-linear stands alone in targetModules",
+            message="all-linear cannot be combined with other names in targetModules",
             field="targetModules",
             holds=lambda lora: "all-linear" not in lora.target_modules or len(lora.target_modules) == 1,
         ),

@@ -44,7 +44,7 @@ class TestApiReference:
     def test_contains_type_bounds_and_default(self) -> None:
         assert "| `rank` | integer, ≥ 1, ≤ 1024 | `16` | Rank of the update. |" in reference()
         assert "| `fraction` | number, > 0, ≤ 0.5 |" in reference()
-        assert "- give epochs or maxSteps, not both" in reference()
+        assert "- set epochs or maxSteps, not both" in reference()
 
     def test_links_point_to_existing_sections(self) -> None:
         text = reference()

@@ -158,7 +158,7 @@ class TestUnknownFields:
             "spec.method.lora.targetModules[0] must be text, not a whole number; put it in quotes",
         ),
         ("method: {type: LoRA, lora: {dropout: 1}}", "spec.method.lora.dropout must be below 1; it is 1"),
-        ("method: {type: Full, lora: {rank: 4}}", "spec.method.lora: lora belongs to type LoRA only"),
+        ("method: {type: Full, lora: {rank: 4}}", "spec.method.lora: lora is only valid for type LoRA"),
         (
             "evaluation: {metrics: [rouge]}",
             f"spec.evaluation.metrics[0] is 'rouge', but must be one of {', '.join(Metric)}; did you mean rouge_l?",
@@ -169,7 +169,7 @@ class TestUnknownFields:
         ),
         (
             "evaluation: {gates: [{metric: accuracy}]}",
-            "spec.evaluation.gates[0].metric: give one of minimum, maximum and minimumImprovement",
+            "spec.evaluation.gates[0].metric: set exactly one of minimum, maximum and minimumImprovement",
         ),
     ],
 )

@@ -51,7 +51,7 @@ class ModelSpec(ApiModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="!has(self.revision) || self.revision == 'main' || self.uri.startsWith('hf://')",
-            message="revision belongs to hf:// models only",
+            message="revision is only valid for hf:// models",
             field="revision",
             holds=lambda model: model.revision == "main" or model.uri.startswith("hf://"),
         ),
@@ -106,13 +106,13 @@ class SplitSource(ApiModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="has(self.uri) != has(self.fraction)",
-            message="give either uri or fraction",
+            message="set either uri or fraction",
             field="uri",
             holds=lambda split: (split.uri is None) != (split.fraction is None),
         ),
         Rule(
             cel="!has(self.secretRef) || has(self.uri)",
-            message="secretRef belongs to a uri",
+            message="secretRef requires uri",
             field="secretRef",
             holds=lambda split: split.secret_ref is None or split.uri is not None,
         ),

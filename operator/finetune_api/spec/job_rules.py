@@ -36,8 +36,8 @@ def _packing_rule() -> Rule:
     return Rule(
         cel="!has(self.training) || !has(self.training.packing) || !self.training.packing || "
         f"self.task.type in {listed(packing)}",
-        message=f"training.packing is for {names_of(packs=True)}; {names_of(packs=False)} groups texts by length "
-        "instead",
+        message=f"training.packing is only valid for {names_of(packs=True)}; {names_of(packs=False)} groups texts by "
+        "length instead",
         field="training.packing",
         holds=lambda spec: not spec.training.packing or spec.task.type in packing,
     )
@@ -74,8 +74,8 @@ def _generation_rule() -> Rule:
     return Rule(
         cel=f"self.task.type in {listed(generating)} || !has(self.evaluation) || !has(self.evaluation.generation) || "
         f"!({changed})",
-        message=f"evaluation.generation is for {names_of(generates=True)}; {names_of(generates=False)} generates "
-        "nothing",
+        message=f"evaluation.generation is only valid for {names_of(generates=True)}; {names_of(generates=False)} "
+        "generates nothing",
         field="evaluation.generation",
         holds=lambda spec: spec.task.type in generating or spec.evaluation.generation == default,
     )
@@ -104,7 +104,7 @@ def _format_rules() -> Iterator[Rule]:
 
         yield Rule(
             cel=f"!has(self.dataset.format) || self.dataset.format != '{format_}' || self.task.type in {listed(tasks)}",
-            message=f"dataset.format {format_} is for {', '.join(tasks)}",
+            message=f"dataset.format {format_} is only valid for {', '.join(tasks)}",
             field="dataset.format",
             holds=holds,
         )
@@ -120,7 +120,7 @@ def _tasks_of_method(method: MethodType, row: MethodRow) -> Rule:
     return Rule(
         cel=f"!has(self.method) || !has(self.method.type) || self.method.type != '{method}' || self.task.type in "
         f"{listed(row.tasks)}",
-        message=f"method {method} is for {', '.join(row.tasks)}",
+        message=f"method {method} supports only {', '.join(row.tasks)}",
         field="method.type",
         holds=lambda spec: spec.method.type is not method or spec.task.type in row.tasks,
     )

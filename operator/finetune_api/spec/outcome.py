@@ -29,7 +29,7 @@ class Gate(ApiModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="[has(self.minimum), has(self.maximum), has(self.minimumImprovement)].exists_one(x, x)",
-            message="give one of minimum, maximum and minimumImprovement",
+            message="set exactly one of minimum, maximum and minimumImprovement",
             field="metric",
             holds=lambda gate: (
                 sum(bound is not None for bound in (gate.minimum, gate.maximum, gate.minimum_improvement)) == 1

@@ -33,7 +33,7 @@ def task_setting_rules() -> Iterator[Rule]:
         alias = to_camel(setting)
         yield Rule(
             cel=f"!has(self.{alias}) || self.type in {listed(owners)}",
-            message=f"{alias} belong to type {' or '.join(owners)} only",
+            message=f"{alias} are only valid for type {' or '.join(owners)}",
             field=alias,
             holds=holds,
         )
@@ -53,7 +53,7 @@ def method_setting_rules() -> Iterator[Rule]:
         omitted = "!has(self.type) ||" if method is DEFAULT_METHOD else "has(self.type) &&"
         yield Rule(
             cel=f"!has(self.{alias}) || {omitted} self.type == '{method}'",
-            message=f"{alias} belongs to type {method} only",
+            message=f"{alias} is only valid for type {method}",
             field=alias,
             holds=holds,
         )
@@ -74,7 +74,7 @@ def _exclusive(form: list[str], other: list[str]) -> Rule:
     absent = (" && ".join(f"!has(self.{to_camel(field)})" for field in fields) for fields in (form, other))
     return Rule(
         cel=" || ".join(absent),
-        message=f"give {_columns_in_words(form)}, or {_columns_in_words(other)}, not both",
+        message=f"set {_columns_in_words(form)}, or {_columns_in_words(other)}, not both",
         field=to_camel(form[0]),
         holds=holds,
     )

@@ -141,7 +141,7 @@ class TrainingSpec(ApiModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="!(has(self.epochs) && has(self.maxSteps))",
-            message="give epochs or maxSteps, not both",
+            message="set epochs or maxSteps, not both",
             field="maxSteps",
             holds=lambda training: training.epochs is None or training.max_steps is None,
         ),
