@@ -164,6 +164,7 @@ class PrepareResult(ApiModel):
     )
     labels: Count | None = Field(default=None, description="TextClassification: number of labels.")
     parameters: Count = Field(description="Parameters of the base model.")
+    detected: str = Field(default="", max_length=300, description="What the data was read as, in words.")
 
 
 class TrainResult(ApiModel):

@@ -10,9 +10,13 @@ from pydantic import Field, StringConstraints
 # \s is avoided, because Python and the API server (RE2) define it differently.
 _PATH = r"[^\x00-\x20\x7f?#]+"
 
-Uri = Annotated[str, StringConstraints(pattern=f"^(file|s3|gs|az)://{_PATH}$", min_length=6, max_length=1024)]
+
+DataUri = Annotated[
+    str, StringConstraints(pattern=r"^(file|s3|gs|az)://[^\x00-\x20\x7f#]+$", min_length=6, max_length=1024)
+]
+"""An address that may have the wildcards * and ?."""
 OutputUri = Annotated[str, StringConstraints(pattern=f"^(file|s3|gs|az)://{_PATH}$", min_length=6, max_length=320)]
-"""Shorter than Uri, because addresses with this prefix must fit into a termination message."""
+"""Shorter than DataUri, because addresses with this prefix must fit into a termination message."""
 ModelUri = Annotated[str, StringConstraints(pattern=f"^(hf|file|s3|gs|az)://{_PATH}$", min_length=6, max_length=1024)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 SecretName = Annotated[str, StringConstraints(pattern="^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
@@ -29,6 +33,32 @@ class DataFormat(StrEnum):
     CSV = "CSV"
     PARQUET = "Parquet"
     OPENAI_CHAT = "OpenAIChat"
+
+
+class DataEncoding(StrEnum):
+    """Names of IANA, of the encodings that spreadsheets and older programs write."""
+
+    AUTO = "Auto"
+    UTF_8 = "UTF-8"
+    UTF_16 = "UTF-16"
+    WINDOWS_1250 = "windows-1250"
+    WINDOWS_1251 = "windows-1251"
+    WINDOWS_1252 = "windows-1252"
+    WINDOWS_1253 = "windows-1253"
+    WINDOWS_1254 = "windows-1254"
+    WINDOWS_1255 = "windows-1255"
+    WINDOWS_1256 = "windows-1256"
+    WINDOWS_1257 = "windows-1257"
+    WINDOWS_1258 = "windows-1258"
+    ISO_8859_2 = "ISO-8859-2"
+    ISO_8859_15 = "ISO-8859-15"
+    KOI8_R = "KOI8-R"
+    MACINTOSH = "macintosh"
+    SHIFT_JIS = "Shift_JIS"
+    EUC_JP = "EUC-JP"
+    GB18030 = "GB18030"
+    BIG5 = "Big5"
+    EUC_KR = "EUC-KR"
 
 
 class Deduplication(StrEnum):

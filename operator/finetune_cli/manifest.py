@@ -11,7 +11,7 @@ from functools import reduce
 from operator import getitem
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from pydantic import ValidationError
 
@@ -197,18 +197,24 @@ def _resolve(data: dict[str, Any], path: tuple[str, ...], directory: Path) -> li
     uri = address(data, path)
     if uri is None or not uri.startswith("file://"):
         return []
-    parts = urlsplit(uri)
-    if parts.query or parts.fragment:
+    rest = uri.removeprefix("file://")
+    is_data = "dataset" in path
+    if "#" in rest or ("?" in rest and not is_data):
         return []
-    if parts.netloc in (".", ".."):
-        relative = unquote(uri.removeprefix("file://"))
+    host = rest.partition("/")[0]
+    if host in (".", ".."):
         parent = reduce(getitem, path[:-1], data)
-        parent[path[-1]] = Path(os.path.normpath(directory / relative)).as_uri()
+        parent[path[-1]] = _absolute(unquote(rest), directory, wildcards=is_data)
         return []
-    if parts.netloc not in ("", "localhost"):
-        rest = uri.removeprefix("file://")
+    if host not in ("", "localhost"):
         return [
-            f"{dotted(path)} is {uri!r}, which has the host {parts.netloc!r}; write file://./{rest} for a path "
+            f"{dotted(path)} is {uri!r}, which has the host {host!r}; write file://./{rest} for a path "
             f"relative to the manifest, or file:///{rest} for an absolute path"
         ]
     return []
+
+
+def _absolute(relative: str, directory: Path, *, wildcards: bool) -> str:
+    """The URI of a path below ``directory``. ``as_uri`` encodes the wildcards * and ?."""
+    uri = Path(os.path.normpath(directory / relative)).as_uri()
+    return uri.replace("%2A", "*").replace("%3F", "?") if wildcards else uri

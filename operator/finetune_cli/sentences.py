@@ -136,7 +136,8 @@ def _pattern(pattern: str, value: str) -> str:
         if value.startswith(("/", "./", "../", "~")):
             return "write a path on this machine as file:///absolute/path or file://./relative/path"
         if any(value.startswith(scheme) for scheme in known):
-            return "a URI has a path after the scheme, and no spaces, '?' or '#'"
+            excluded = "spaces, '?' or '#'" if "?#" in pattern else "spaces or '#'"
+            return f"a URI has a path after the scheme, and no {excluded}"
         return f"a URI starts with {', '.join(known)}"
     if pattern.startswith("^[a-z0-9]"):
         return "a name has only lower-case letters, digits and hyphens, and neither starts nor ends with a hyphen"

@@ -88,6 +88,8 @@ def _prepared(result: PrepareResult) -> str:
         if count
     ]
     parts = [sentence, *([f"{_listed(dropped)} dropped"] if dropped else []), *result.notes]
+    if result.detected:
+        parts.append(f"read as {result.detected}")
     return "; ".join(parts)
 
 

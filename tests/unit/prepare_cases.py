@@ -6,8 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from finetune_api.spec import FineTuneJobSpec
-from finetune_trainer.prepare.sources import KIND_OF_SUFFIX, DataFile
+from finetune_api.spec import DataEncoding, FineTuneJobSpec
+from finetune_trainer.prepare.directories import kind_of
+from finetune_trainer.prepare.problems import BadRow
+from finetune_trainer.prepare.readers import read_rows
+from finetune_trainer.prepare.readers.detect import detected_form
+from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.tasks.instruction_tuning.messages import Conversation, Message
 
 
@@ -25,19 +29,22 @@ def a_spec(task: str = "TextClassification", **parts: Any) -> FineTuneJobSpec:
     return FineTuneJobSpec.model_validate_json(json.dumps(document))
 
 
-def a_file(path: Path, content: bytes | str) -> DataFile:
+def a_file(path: Path, content: bytes | str, encoding: DataEncoding = DataEncoding.AUTO) -> DataFile:
     """Write ``content`` to ``path``, and return it as a file of a data set."""
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return on_disk(path)
+    return on_disk(path, encoding)
 
 
-def on_disk(path: Path) -> DataFile:
+def on_disk(path: Path, encoding: DataEncoding = DataEncoding.AUTO) -> DataFile:
     """An existing file as a file of a data set."""
+    uri = f"s3://data/{path.name}"
+    kind = kind_of(path.name)
+    assert kind is not None
     return DataFile(
-        uri=f"s3://data/{path.name}",
+        uri=uri,
         name=path.name,
         path=path,
-        kind=KIND_OF_SUFFIX[path.suffix],
+        form=detected_form(uri, path, kind, encoding),
         size=path.stat().st_size,
         sha256="0" * 64,
     )
@@ -46,6 +53,13 @@ def on_disk(path: Path) -> DataFile:
 def a_conversation(messages: list[Message]) -> Conversation:
     """A conversation, every answer of which is learned."""
     return Conversation(messages, learned=tuple(message["role"] == "assistant" for message in messages))
+
+
+def rows_of(file: DataFile, *needed: str) -> list[tuple[int, object]]:
+    """All rows of a file, and the messages of invalid ones."""
+    return [
+        (number, str(found) if isinstance(found, BadRow) else dict(found)) for number, found in read_rows(file, needed)
+    ]
 
 
 def a_chat(*turns: tuple[str, str]) -> list[Message]:

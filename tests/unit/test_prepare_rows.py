@@ -12,7 +12,13 @@ from finetune_trainer.prepare.problems import BadRow, Tally
 from finetune_trainer.prepare.rows import check_headers
 from finetune_trainer.prepared import InvalidRow
 from finetune_trainer.tasks.instruction_tuning.rows import ChatRows, PromptRows, schema_for
-from finetune_trainer.tasks.text_classification.rows import Labelled, LabelledRows, label_notes, sorted_labels
+from finetune_trainer.tasks.text_classification.rows import (
+    Labelled,
+    LabelledRows,
+    label_notes,
+    same_number,
+    sorted_labels,
+)
 from tests.unit.prepare_cases import a_chat, a_conversation, a_file, a_spec
 
 INTENTS = LabelledRows("text", "label", frozenset({"refund", "shipping", "other"}))
@@ -21,7 +27,8 @@ CHAT = ChatRows("messages")
 
 
 @pytest.mark.parametrize(
-    ("value", "label"), [("refund", "refund"), (" refund ", "refund"), (True, "true"), (False, "false"), (3, "3")]
+    ("value", "label"),
+    [("refund", "refund"), (" refund ", "refund"), (True, "true"), (False, "false"), (3, "3"), (3.0, "3")],
 )
 def test_labels_may_be_text_booleans_and_whole_numbers(value: object, label: str) -> None:
     assert ANY_LABEL.example({"text": "a", "label": value}) == Labelled("a", label)
@@ -54,6 +61,8 @@ def test_labels_may_be_text_booleans_and_whole_numbers(value: object, label: str
             {"text": "a", "label": 1.5},
             "column 'label' contains the number 1.5, which is not a valid label; use text or an integer",
         ),
+        ({"text": "a", "label": float("nan")}, "column 'label' is empty; fill it in or remove the row"),
+        ({"text": "a\0b", "label": "refund"}, "column 'text' contains a NUL character; remove it"),
         ({"text": "a", "label": "refnud"}, "label 'refnud' is not in task.labels; did you mean 'refund'?"),
         ({"text": "a", "label": "REFUND"}, "label 'REFUND' is not in task.labels; did you mean 'refund'?"),
         (
@@ -66,6 +75,20 @@ def test_an_invalid_labelled_row_is_rejected_with_a_message(row: dict[str, Any],
     with pytest.raises(BadRow) as problem:
         INTENTS.example(row)
     assert str(problem.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("labels", "same"),
+    [
+        (("1", "1.0", "2"), ("1", "1.0")),
+        (("1,0", "0", "1.00"), ("1,0", "1.00")),
+        (("-1", "1", "1.5", "01", "1.000", "v1.0"), None),
+    ],
+)
+def test_labels_that_are_one_number_in_two_forms_are_found(
+    labels: tuple[str, ...], same: tuple[str, str] | None
+) -> None:
+    assert same_number(labels) == same
 
 
 def test_messages_become_a_conversation() -> None:

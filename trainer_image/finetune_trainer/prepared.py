@@ -55,6 +55,7 @@ class SourceFile(_Record):
     uri: str
     size: int
     sha256: str
+    format: str = Field(default="", description="Detected format, such as ``CSV separated by ';', windows-1252``.")
 
 
 class ModelIdentity(_Record):
@@ -93,7 +94,14 @@ class DataReport(_Record):
     invalid: int
     invalid_rows: tuple[InvalidRow, ...] = Field(default=(), description="The first 100 invalid rows.")
     sources: tuple[SourceFile, ...]
+    rows: str = Field(default="", description="Detected form of the rows, such as ``ShareGPT conversations``.")
     model: ModelIdentity
+
+    @property
+    def detected(self) -> str:
+        """What the data was read as: the formats of the files, and the form of the rows."""
+        formats = dict.fromkeys(source.format for source in self.sources)
+        return "; ".join(part for part in (" and ".join(formats), self.rows) if part)
 
 
 def read_report(directory: Path) -> DataReport:

@@ -39,14 +39,15 @@ from finetune_api.tables.metrics import Metric
 from finetune_api.tables.tasks import TaskType
 from finetune_api.vocabulary import (
     ColumnName,
+    DataEncoding,
     DataFormat,
+    DataUri,
     Deduplication,
     Label,
     ModelUri,
     OutputUri,
     Precision,
     Schedule,
-    Uri,
 )
 
 __all__ = [
@@ -54,8 +55,10 @@ __all__ = [
     "CleaningSpec",
     "ColumnName",
     "Columns",
+    "DataEncoding",
     "DataFormat",
     "DataSource",
+    "DataUri",
     "DatasetSpec",
     "Deduplication",
     "DistributedSpec",
@@ -82,6 +85,5 @@ __all__ = [
     "TaskSpec",
     "TaskType",
     "TrainingSpec",
-    "Uri",
     "ZeroSpec",
 ]

@@ -11,12 +11,13 @@ from finetune_api.spec.rules import column_form_rules, task_setting_rules
 from finetune_api.tables.tasks import TASKS, TaskType
 from finetune_api.vocabulary import (
     ColumnName,
+    DataEncoding,
     DataFormat,
+    DataUri,
     Deduplication,
     Label,
     ModelUri,
     SecretName,
-    Uri,
 )
 
 
@@ -82,7 +83,12 @@ class TaskSpec(ApiModel):
 class DataSource(ApiModel):
     """A dataset in object storage."""
 
-    uri: Uri = Field(description="Address of one file, or of a directory whose data files are read in order of name.")
+    uri: DataUri = Field(
+        description="Address of one file, of a directory, or a pattern with * and ?, such as s3://bucket/data/*.jsonl. "
+        "Files are read in order of name; they may be compressed with gzip or zstd. Files of a directory whose names "
+        "say test or validation, as in data/test-00000-of-00001.parquet or dev.csv, are those splits and not training "
+        "data, unless the split has a uri."
+    )
     secret_ref: SecretRef | None = Field(
         default=None,
         description="Secret with the credentials for the data; only pods that read it get them. On one machine they "
@@ -93,7 +99,9 @@ class DataSource(ApiModel):
 class SplitSource(ApiModel):
     """A separate dataset, or a fraction of the training data."""
 
-    uri: Uri | None = Field(default=None, description="Address of a separate dataset for this split.")
+    uri: DataUri | None = Field(
+        default=None, description="Address of a separate dataset for this split: a file, a directory or a pattern."
+    )
     fraction: float | None = Field(
         default=None, gt=0, le=0.5, description="Share of the training data to hold out instead; above 0, at most 0.5."
     )
@@ -195,7 +203,12 @@ class DatasetSpec(ApiModel):
     )
     format: DataFormat = Field(
         default=DataFormat.AUTO,
-        description="Format of the files. Auto detects it from the file name and the first row.",
+        description="Format of the files. Auto detects it from the file name and the first row, and reports it.",
+    )
+    encoding: DataEncoding = Field(
+        default=DataEncoding.AUTO,
+        description="Encoding of CSV and JSON files. Auto is UTF-8, and UTF-16 where the file begins with it. A byte "
+        "order mark takes precedence.",
     )
     columns: Columns = Field(default=Columns(), description="Column names that differ from the defaults.")
     cleaning: CleaningSpec = Field(default=CleaningSpec(), description="Rows to remove before training.")

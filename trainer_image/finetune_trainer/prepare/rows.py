@@ -63,12 +63,12 @@ def check_headers(files: Iterable[DataFile], schema: RowSchema) -> None:
 
 
 def _check_header(file: DataFile, schema: RowSchema) -> None:
-    """Check CSV and Parquet files. JSON rows may have different keys, so each row is checked when it is read."""
-    if file.kind is FileKind.JSONL or (names := columns_of(file)) is None:
+    """Check a header or schema. JSON rows may have different keys, so each row is checked when it is read."""
+    if file.kind in (FileKind.JSONL, FileKind.JSON_ARRAY) or (names := columns_of(file)) is None:
         return
     for column, field in zip(schema.needed, schema.fields, strict=True):
         if column not in names:
-            where = file.uri if file.kind is FileKind.PARQUET else file.at(1)
+            where = file.at(1) if file.kind.has_lines else file.uri
             raise StageFailure(Reason.BAD_DATA, f"{where}: {missing(column, field, names)}")
 
 
@@ -99,6 +99,8 @@ def checked(value: object, what: str) -> str:
         raise BadRow(f"{what} contains {type_name(value)}, not text; correct the row")
     if not value or value.isspace():
         raise BadRow(f"{what} is empty; fill it in or remove the row")
+    if "\0" in value:
+        raise BadRow(f"{what} contains a NUL character; remove it")
     try:
         value.encode()
     except UnicodeEncodeError:

@@ -1,17 +1,11 @@
-"""List, download and hash the files of a data set."""
+"""The files of a data set, as local copies."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from finetune_api.failures import Reason, StageFailure
-from finetune_api.manifest import MANIFEST_NAME
-from finetune_api.spec import DataFormat
-from finetune_trainer import storage
-from finetune_trainer.manifests import hash_files
 from finetune_trainer.prepared import SourceFile
 
 
@@ -19,27 +13,57 @@ class FileKind(Enum):
     """Format of a file; the value is its name in messages."""
 
     JSONL = "JSON lines"
+    JSON_ARRAY = "JSON array"
     CSV = "CSV"
     TSV = "tab-separated"
     PARQUET = "Parquet"
+    ARROW = "Arrow"
+
+    @property
+    def has_lines(self) -> bool:
+        """Whether the position of a row is a line; otherwise it is the number of the row."""
+        return self in (FileKind.JSONL, FileKind.CSV, FileKind.TSV)
 
 
-KIND_OF_SUFFIX = {
-    ".jsonl": FileKind.JSONL,
-    ".ndjson": FileKind.JSONL,
-    ".json": FileKind.JSONL,
-    ".csv": FileKind.CSV,
-    ".tsv": FileKind.TSV,
-    ".parquet": FileKind.PARQUET,
-}
+class Compression(Enum):
+    """Compression of a file; the value is its name in Arrow."""
 
-_KINDS_OF_FORMAT = {
-    DataFormat.AUTO: tuple(FileKind),
-    DataFormat.JSONL: (FileKind.JSONL,),
-    DataFormat.CSV: (FileKind.CSV, FileKind.TSV),
-    DataFormat.PARQUET: (FileKind.PARQUET,),
-    DataFormat.OPENAI_CHAT: (FileKind.JSONL, FileKind.PARQUET),
-}
+    GZIP = "gzip"
+    ZSTD = "zstd"
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the bytes of a file become rows, as its content shows."""
+
+    kind: FileKind
+    compression: Compression | None = None
+    codec: str = "utf-8"
+    """Codec of Python; text files only."""
+    byte_order_mark: int = 0
+    """Bytes before the text."""
+    line_end: str = "\n"
+    """``\\n``, also for lines that end with ``\\r\\n``, or ``\\r``."""
+    separator: str = ","
+    """Between the fields of CSV and tab-separated files."""
+    quoting: bool = True
+    """Whether quotes enclose fields; otherwise they are part of the text, as in IANA's tab-separated values."""
+    separator_line: bool = False
+    """Whether the first line is Excel's ``sep=;``."""
+
+    def __str__(self) -> str:
+        parts = [self.kind.value]
+        if self.kind is FileKind.CSV and self.separator != ",":
+            parts = [f"CSV separated by '{self.separator}'"]
+        if self.kind is FileKind.TSV:
+            parts = [f"tab-separated with {'quoted fields' if self.quoting else 'literal quotes'}"]
+        if self.codec != "utf-8":
+            parts.append(self.codec)
+        if self.line_end == "\r":
+            parts.append("CR line ends")
+        if self.compression:
+            parts.append(self.compression.value)
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -52,78 +76,19 @@ class DataFile:
     uri: str
     name: str
     path: Path
-    kind: FileKind
+    form: Form
     size: int
     sha256: str
 
-    def at(self, line: int) -> str:
-        """The full position of a row for messages; lines, and rows of a Parquet file, count from 1."""
-        return f"{self.uri} row {line}" if self.kind is FileKind.PARQUET else f"{self.uri}:{line}"
+    @property
+    def kind(self) -> FileKind:
+        return self.form.kind
+
+    def at(self, number: int) -> str:
+        """The full position of a row for messages: lines, or rows of a file without lines, count from 1."""
+        return f"{self.uri}:{number}" if self.kind.has_lines else f"{self.uri} row {number}"
 
     @property
     def source(self) -> SourceFile:
         """The entry of this file in the data report."""
-        return SourceFile(uri=self.uri, size=self.size, sha256=self.sha256)
-
-
-def fetch_files(uri: str, data_format: DataFormat, scratch: Path) -> tuple[DataFile, ...]:
-    """Download the data files at ``uri``, which is a file or a directory, in order of name.
-
-    In a directory, paths with a part that starts with ``.`` or ``_`` and files of other formats are ignored.
-
-    Args:
-        uri: Address of the data set.
-        data_format: The format in the spec.
-        scratch: Directory for downloads.
-
-    Raises:
-        StageFailure: NotFound when neither exists, BadConfiguration when the format is unknown, BadData when a
-            directory has no data file; otherwise as functions of `storage`.
-    """
-    if storage.exists(uri):
-        name = PurePosixPath(uri).name
-        return (_fetch(uri, name, _kind_of_file(uri, name, data_format), scratch),)
-    listed = [path for path, _ in storage.list_files(uri)]
-    if not listed:
-        raise StageFailure(Reason.NOT_FOUND, f"There is no data at {uri}: correct the address, or upload the data")
-    kinds = _KINDS_OF_FORMAT[data_format]
-    chosen = [(path, kind) for path in listed if (kind := _kind_in_directory(path)) in kinds and kind is not None]
-    if not chosen:
-        suffixes = ", ".join(suffix for suffix, kind in KIND_OF_SUFFIX.items() if kind in kinds)
-        raise StageFailure(
-            Reason.BAD_DATA, f"{uri} has no file that ends in {suffixes}, only {_some(listed)}: rename the data files"
-        )
-    return tuple(_fetch(storage.join(uri, path), path, kind, scratch) for path, kind in chosen)
-
-
-def _fetch(uri: str, name: str, kind: FileKind, scratch: Path) -> DataFile:
-    path = storage.localise(uri, scratch)
-    (entry,) = hash_files(path.parent, [path.name])
-    return DataFile(uri=uri, name=name, path=path, kind=kind, size=entry.size, sha256=entry.sha256)
-
-
-def _kind_in_directory(path: str) -> FileKind | None:
-    pure = PurePosixPath(path)
-    if any(part.startswith((".", "_")) for part in pure.parts) or pure.name == MANIFEST_NAME:
-        return None
-    return KIND_OF_SUFFIX.get(pure.suffix.lower())
-
-
-def _kind_of_file(uri: str, name: str, data_format: DataFormat) -> FileKind:
-    """The format of a single file; its name is free if the spec sets the format."""
-    kinds = _KINDS_OF_FORMAT[data_format]
-    kind = KIND_OF_SUFFIX.get(PurePosixPath(name).suffix.lower())
-    if kind in kinds and kind is not None:
-        return kind
-    if data_format is DataFormat.AUTO:
-        raise StageFailure(
-            Reason.BAD_CONFIGURATION,
-            f"The format of {uri} is not clear from its name: set dataset.format, or rename the file to end in "
-            f"{', '.join(KIND_OF_SUFFIX)}",
-        )
-    return kinds[0]
-
-
-def _some(names: Iterable[str], most: int = 5) -> str:
-    listed = list(names)
-    return ", ".join(listed[:most]) + (", …" if len(listed) > most else "")
+        return SourceFile(uri=self.uri, size=self.size, sha256=self.sha256, format=str(self.form))

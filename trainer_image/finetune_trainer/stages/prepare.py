@@ -29,9 +29,9 @@ from finetune_trainer.manifests import TornDirectory, publish_directory, read_ma
 from finetune_trainer.modelling.tokenizer import load_base_tokenizer, save_tokenizer
 from finetune_trainer.models import LocalModel, fetch_model, identify_model, read_config, vocabulary_size
 from finetune_trainer.patches.transformers import fix_template_date
+from finetune_trainer.prepare.fetch import FetchedData, fetch_data
 from finetune_trainer.prepare.problems import REPORTED_ROWS, Tally
 from finetune_trainer.prepare.read import DataSet, read_data_set
-from finetune_trainer.prepare.sources import DataFile, fetch_files
 from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding
 from finetune_trainer.prepare.splits import SPLITS, Selection, assign, check_processes, check_sizes
 from finetune_trainer.prepare.spool import TableWriter, selected
@@ -51,8 +51,7 @@ log = logging.getLogger(__name__)
 class Inputs:
     """The inputs of the job on local disk."""
 
-    files: dict[str, tuple[DataFile, ...]]
-    """Files of train, and of each split with a separate dataset."""
+    data: FetchedData
     model: LocalModel
     identity: ModelIdentity
 
@@ -105,8 +104,8 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     has_date = fix_template_date(tokenizer.chat_template, today) if task.needs_chat_template else False
     preparation = task.preparation(spec, tokenizer, length)
     sets = _read(context, inputs, preparation)
-    assignment = assign({name: data.keys for name, data in sets.items()}, spec.dataset, spec.training.seed)
-    check_sizes(assignment, spec.dataset)
+    assignment = assign({name: data.keys for name, data in sets.items()}, inputs.data.dataset, spec.training.seed)
+    check_sizes(assignment, inputs.data.dataset)
     _check_vocabulary(sets, vocabulary, spec.model.uri)
     splits = {}
     all_labels: Counter[str] = Counter()
@@ -123,6 +122,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     ends = choose_ends(tokenizer, preparation.end_tokens, config, generation)
     contradicting = sum(data.contradicting for data in sets.values())
     notes = [
+        *inputs.data.notes,
         *_contradictions(contradicting),
         *preparation.notes(all_labels),
         *_generation_notes(spec, length, inputs.identity),
@@ -144,9 +144,11 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         leaked=assignment.leaked,
         invalid=sum(data.tally.invalid for data in sets.values()),
         invalid_rows=tuple(row for data in sets.values() for row in data.tally.reported)[:REPORTED_ROWS],
-        sources=tuple(file.source for files in inputs.files.values() for file in files),
+        sources=tuple(file.source for files in inputs.data.files.values() for file in files),
+        rows=preparation.rows,
         model=inputs.identity,
     )
+    log.info("read as %s", report.detected)
     document = json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False)
     (output / layout.DATA_REPORT).write_text(document + "\n", encoding="utf-8")
     return report
@@ -205,30 +207,22 @@ def _check_vocabulary(sets: Mapping[str, DataSet], vocabulary: int | None, model
 def _fetch(context: StageContext) -> Inputs:
     spec = context.config.spec
     context.reporter.progress("fetching the data")
-    files = {
-        name: fetch_files(uri, spec.dataset.format, context.workspace / "data")
-        for name, uri in _addresses(spec).items()
-    }
+    data = fetch_data(spec.dataset, context.workspace / "data")
     context.reporter.progress("fetching the model")
     model = fetch_model(spec.model, context.workspace / "model", weights=False)
-    return Inputs(files=files, model=model, identity=identify_model(spec.model, model))
-
-
-def _addresses(spec: FineTuneJobSpec) -> dict[str, str]:
-    """Addresses of train, and of each split with a separate dataset."""
-    own = {"validation": spec.dataset.validation.uri, "test": spec.dataset.test.uri}
-    return {"train": spec.dataset.train.uri, **{name: uri for name, uri in own.items() if uri is not None}}
+    return Inputs(data=data, model=model, identity=identify_model(spec.model, model))
 
 
 def _read(context: StageContext, inputs: Inputs, preparation: Preparation) -> dict[str, DataSet]:
     spec = context.config.spec
     sets = {}
-    for name, uri in _addresses(spec).items():
+    for name in inputs.data.files:
+        uri = inputs.data.address(name)
         activity = f"reading the {name} data"
         context.reporter.progress(activity, 0, unit="examples")
         sets[name] = read_data_set(
-            inputs.files[name],
-            preparation.row_schema(inputs.files[name]),
+            inputs.data.files[name],
+            preparation.row_schema(inputs.data.files[name]),
             preparation,
             Tally(uri, spec.dataset.cleaning.drop_invalid),
             context.workspace / f"{name}.spool",
@@ -267,7 +261,7 @@ def _provenance(context: StageContext, inputs: Inputs) -> dict[str, Any]:
             "specDigest": job.spec_digest,
         },
         "sources": {
-            name: [file.source.model_dump(mode="json") for file in files] for name, files in inputs.files.items()
+            name: [file.source.model_dump(mode="json") for file in files] for name, files in inputs.data.files.items()
         },
         "model": inputs.identity.model_dump(mode="json"),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
@@ -302,4 +296,5 @@ def _result(context: StageContext, report: DataReport, manifest: Manifest) -> Pr
         notes=tuple(note[:NOTE_LENGTH] for note in report.notes[:MOST_NOTES]),
         labels=len(report.labels) or None,
         parameters=report.model.parameters,
+        detected=report.detected[:300],
     )

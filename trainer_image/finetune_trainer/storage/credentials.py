@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from finetune_api.secrets import SecretRole, addresses
 from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.storage.location import without_wildcards
 
 _HUB_PREFIX = "HF_"
 
@@ -30,7 +31,7 @@ def use_secrets(spec: FineTuneJobSpec, environment: Mapping[str, str]) -> None:
     for role, uri in addresses(spec).items():
         variables = _variables(role, environment)
         if variables:
-            _variables_by_uri[uri.rstrip("/")] = variables
+            _variables_by_uri[without_wildcards(uri).rstrip("/")] = variables
     hub = _variables(SecretRole.MODEL, environment)
     os.environ.update({name: value for name, value in hub.items() if name.startswith(_HUB_PREFIX)})
 

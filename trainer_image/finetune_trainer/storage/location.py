@@ -12,6 +12,8 @@ from finetune_api.failures import Reason, StageFailure
 SCHEMES = ("file", "s3", "gs", "az")
 
 _URI = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
+_WILDCARD = re.compile(r"[*?]")
+_PATTERN_PIECE = re.compile(r"\*\*/|\*\*|\*|\?|[^*?]+")
 _SIGNED = re.compile(r"[?&](sig|X-Amz-\w+|X-Goog-\w+)=", re.IGNORECASE)
 
 
@@ -92,6 +94,36 @@ def join(uri: str, *parts: str) -> str:
         if part:
             location = location.child(part)
     return location.uri
+
+
+def literal_part(uri: str) -> tuple[str, str]:
+    """The directory above the first wildcard (``*`` or ``?``) of ``uri``, and the pattern below it; empty without one.
+
+    Raises:
+        StageFailure: BadConfiguration as `parse`, or when the wildcard has no directory above it.
+    """
+    location = parse(uri)
+    segments = location.key.split("/")
+    first = next((index for index, segment in enumerate(segments) if _WILDCARD.search(segment)), None)
+    if _WILDCARD.search(location.bucket) or (location.scheme == "file" and first == 0):
+        raise _bad(f"{uri} has a wildcard in its first part; write the directory before the first wildcard")
+    if first is None:
+        return uri, ""
+    directory = Location(location.scheme, location.bucket, "/".join(segments[:first]))
+    return directory.uri, "/".join(segments[first:])
+
+
+def without_wildcards(uri: str) -> str:
+    """``uri``, or the directory above its first wildcard; any scheme."""
+    before = _WILDCARD.split(uri, maxsplit=1)[0]
+    return uri if before == uri else before.rpartition("/")[0]
+
+
+def matches(path: str, pattern: str) -> bool:
+    """Whether a relative ``path`` matches: ``*`` and ``?`` stand for characters of one segment, ``**`` for any."""
+    parts = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    expression = "".join(parts.get(piece) or re.escape(piece) for piece in _PATTERN_PIECE.findall(pattern))
+    return re.fullmatch(expression, path, re.DOTALL) is not None
 
 
 def checked_relative(relative: str, uri: str) -> str:

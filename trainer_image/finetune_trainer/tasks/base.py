@@ -47,6 +47,10 @@ class Preparation(Protocol):
         """Token ids that end the learned answers, the most frequent first, complete once all datasets are read; empty
         for a task that generates no text."""
 
+    @property
+    def rows(self) -> str:
+        """The form of the rows as it was detected, such as ``ShareGPT conversations``; empty if there is one form."""
+
     def row_schema(self, files: Sequence[DataFile]) -> RowSchema:
         """The row schema of the next dataset, which consists of ``files``.
 

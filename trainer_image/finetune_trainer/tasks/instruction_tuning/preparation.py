@@ -23,6 +23,7 @@ class InstructionTuningPreparation:
     """Implements `finetune_trainer.tasks.base.Preparation`; datasets are independent of each other."""
 
     labels: tuple[str, ...] = ()
+    rows = ""
 
     def __init__(self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
         self._spec = spec
@@ -38,6 +39,7 @@ class InstructionTuningPreparation:
 
     def row_schema(self, files: Sequence[DataFile]) -> RowSchema:
         schema = schema_for(self._spec, files)
+        self.rows = self.rows or schema.form
         check_headers(files, schema)
         return schema
 

@@ -20,6 +20,7 @@ class ChatRows:
     """Reads rows with a list of messages, and optionally the tools that the model may call."""
 
     messages: str
+    form = "conversations with messages"
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -44,6 +45,7 @@ class PromptRows:
 
     prompt: str
     completion: str
+    form = "prompts with completions"
 
     @property
     def needed(self) -> tuple[str, ...]:

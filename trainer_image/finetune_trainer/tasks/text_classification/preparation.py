@@ -17,7 +17,13 @@ from finetune_trainer.prepare.arrays import int32s, integers
 from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.rows import Example, check_headers
 from finetune_trainer.prepare.sources import DataFile
-from finetune_trainer.tasks.text_classification.rows import MOST_LABELS, LabelledRows, label_notes, sorted_labels
+from finetune_trainer.tasks.text_classification.rows import (
+    MOST_LABELS,
+    LabelledRows,
+    label_notes,
+    same_number,
+    sorted_labels,
+)
 from finetune_trainer.tasks.text_classification.tokens import TextTokeniser
 
 if TYPE_CHECKING:
@@ -39,6 +45,10 @@ class TextClassificationPreparation:
     @property
     def fields(self) -> list[pa.Field]:
         return self._tokeniser.fields
+
+    @property
+    def rows(self) -> str:
+        return ""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -83,6 +93,12 @@ class TextClassificationPreparation:
 
 def _derived_labels(tokeniser: TextTokeniser, uri: str) -> frozenset[str]:
     labels = frozenset(tokeniser.labels)
+    if same := same_number(labels):
+        raise StageFailure(
+            Reason.BAD_DATA,
+            f"The label column of {uri} has the labels '{same[0]}' and '{same[1]}', which are the same number: write "
+            "them the same way",
+        )
     if len(labels) == 1:
         raise StageFailure(
             Reason.BAD_DATA,

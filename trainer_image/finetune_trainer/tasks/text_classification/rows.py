@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +15,8 @@ from finetune_trainer.prepare.rows import checked, text_of, value_of
 
 MOST_LABELS = 1024
 """Maximum number of labels in the data; more of them mean that the column does not contain labels."""
+
+_WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]{0,17}))(?:[.,]0{1,2})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +97,27 @@ def label_notes(counts: Mapping[str, int]) -> list[str]:
     return notes
 
 
+def same_number(labels: Iterable[str]) -> tuple[str, str] | None:
+    """Two labels that are one whole number in different forms, such as ``1``, ``1.0`` and ``1,0``; None if none are."""
+    forms: dict[int, str] = {}
+    for label in sorted(labels):
+        if whole := _WHOLE_NUMBER.fullmatch(label):
+            first = forms.setdefault(int(whole[1]), label)
+            if first != label:
+                return first, label
+    return None
+
+
 def _label(value: object, column: str) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int):
         return str(value)
+    if isinstance(value, float) and math.isnan(value):
+        raise BadRow(f"column '{column}' is empty; fill it in or remove the row")
+    if isinstance(value, float) and value.is_integer():
+        # pandas stores whole numbers as floats where a value is missing.
+        return str(int(value))
     if isinstance(value, float):
         raise BadRow(
             f"column '{column}' contains the number {value}, which is not a valid label; use text or an integer"
