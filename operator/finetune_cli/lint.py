@@ -11,6 +11,7 @@ from finetune_api.base import API_GROUP, KIND
 from finetune_api.failures import ExitCode
 from finetune_cli.manifest import ManifestError, Problem, Source, checked, documents_of, is_ours, read
 from finetune_cli.output import Output, print_error, to_json, write
+from finetune_cli.printable import clean
 from finetune_cli.source import Document
 
 _ENDINGS = (".yaml", ".yml", ".json")
@@ -35,7 +36,7 @@ def lint(paths: Sequence[str], output: Output) -> int:
         write(to_json({"jobs": found.jobs, "files": found.files, "skipped": found.others, "errors": errors}))
     else:
         if found.problems:
-            write("\n".join(map(str, found.problems)))
+            write("\n".join(clean(str(problem)) for problem in found.problems))
         print_error(summary(found, paths))
     return ExitCode.BAD_CONFIGURATION if found.problems else ExitCode.DONE
 

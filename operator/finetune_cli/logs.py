@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
 import sys
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from finetune_api.failures import ExitCode
 from finetune_api.stage import STAGES, Stage
 from finetune_cli.output import print_error
+from finetune_cli.printable import printable
 from finetune_cli.refusals import ClusterError
 from finetune_cli.stored import has_finished, read
 from finetune_core.names import ATTEMPT_LABEL, CONTAINER, JOB_LABEL, STAGE_LABEL
@@ -91,9 +93,10 @@ async def _pods(cluster: Cluster, name: str, wanted: Wanted) -> list[ChildPod]:
 
 
 async def _print(cluster: Cluster, pod: ChildPod, follow: bool, tail: int | None) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     try:
         async for piece in cluster.log(pod.key[1], CONTAINER, follow, tail):
-            sys.stdout.buffer.write(piece)
+            sys.stdout.buffer.write(printable(decoder.decode(piece)).encode())
             sys.stdout.buffer.flush()
     except BrokenPipeError:
         # The reader has closed the pipe; without this, the interpreter prints an error at exit.

@@ -18,8 +18,9 @@ from pydantic import ValidationError
 from finetune_api.base import API_GROUP, API_VERSION, KIND
 from finetune_api.job import FineTuneJob
 from finetune_cli.fields import nearest
-from finetune_cli.sentences import causes, dotted, sentence
+from finetune_cli.sentences import causes, dotted, quoted, sentence
 from finetune_cli.source import Document, SourceError, read_documents
+from finetune_core.sentences import clipped
 
 _MOST_BYTES = 1 << 20
 ADDRESSES = (
@@ -188,7 +189,7 @@ def _head(document: Document) -> list[tuple[int, str]]:
             written = f"; it is spelled {meant} here" if meant else f"; write {name}: {value}"
             problems.append((document.line, f"{name} is missing{written}"))
         elif data[name] != value:
-            problems.append((document.line_of((name,)), f"{name} is {data[name]!r}, but must be {value}"))
+            problems.append((document.line_of((name,)), f"{name} is {quoted(data[name])}, but must be {value}"))
     return problems
 
 
@@ -207,9 +208,10 @@ def _resolve(data: dict[str, Any], path: tuple[str, ...], directory: Path) -> li
         parent[path[-1]] = _absolute(unquote(rest), directory, wildcards=is_data)
         return []
     if host not in ("", "localhost"):
+        shown = clipped(rest, 100)
         return [
-            f"{dotted(path)} is {uri!r}, which has the host {host!r}; write file://./{rest} for a path "
-            f"relative to the manifest, or file:///{rest} for an absolute path"
+            f"{dotted(path)} is {quoted(uri)}, which has the host {quoted(host)}; write file://./{shown} for a path "
+            f"relative to the manifest, or file:///{shown} for an absolute path"
         ]
     return []
 

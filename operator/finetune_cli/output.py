@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, TextIO
 
-from finetune_cli.view import clean
+from finetune_cli.printable import clean, escaped, is_printable, printable
 
 
 class Output(StrEnum):
@@ -36,10 +36,10 @@ def out() -> TextIO:
 
 
 def write(text: str) -> None:
-    """Print a result to standard output."""
+    """Print a result to standard output, without terminal escapes."""
     stream: Any = out()
     try:
-        print(text, file=stream, flush=True)
+        print(printable(text), file=stream, flush=True)
     except OSError:
         # The reader has closed the pipe; without this, the interpreter prints an error at exit.
         with contextlib.suppress(OSError, ValueError):
@@ -54,7 +54,7 @@ def print_error(*lines: str) -> None:
 
 def to_json(content: Any) -> str:
     """One JSON document."""
-    return json.dumps(content, indent=2, ensure_ascii=False)
+    return escaped(json.dumps(content, indent=2, ensure_ascii=False))
 
 
 def to_yaml(content: Any) -> str:
@@ -64,12 +64,26 @@ def to_yaml(content: Any) -> str:
     from ruamel.yaml import YAML
 
     yaml = YAML(typ="safe", pure=True)
+    yaml.Representer = _representer()
     yaml.default_flow_style = False
     yaml.allow_unicode = True
     yaml.width = 4096
     stream = io.StringIO()
     yaml.dump(content, stream)
-    return stream.getvalue().rstrip("\n")
+    return escaped(stream.getvalue().rstrip("\n"))
+
+
+def _representer() -> type[Any]:
+    """A representer that quotes texts with control characters, so that these can be escaped."""
+    from ruamel.yaml.representer import SafeRepresenter
+
+    class Representer(SafeRepresenter):
+        def represent_str(self, text: str) -> Any:
+            style = None if is_printable(text) else '"'
+            return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+    Representer.add_representer(str, Representer.represent_str)
+    return Representer
 
 
 def columns(rows: Iterable[Iterable[str]]) -> list[str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from finetune_api.job import ConditionType, FineTuneJob, StageState, StageStatus
 from finetune_api.stage import STAGES
 from finetune_cli.place import OnCluster
+from finetune_cli.printable import clean
 from finetune_cli.result import comparison, failure_lines, gate_lines, report_uri
 from finetune_cli.stored import condition, is_observed, rejection
 from finetune_cli.text import done_text, heading
-from finetune_cli.view import View, clean, of_job
+from finetune_cli.view import View, of_job
 
 
 def page(job: FineTuneJob) -> list[str]:

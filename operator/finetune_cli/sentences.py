@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 from finetune_cli.fields import nearest, suggestion
 from finetune_core.sentences import clipped
 
+_LONGEST_QUOTE = 100
 _NOUN_OF = {
     bool: "true or false",
     int: "a whole number",
@@ -68,8 +69,13 @@ def sentence(error: ErrorDetails) -> tuple[tuple[str | int, ...], str]:
 
 def dotted(path: tuple[str | int, ...]) -> str:
     """A path for people: ``spec.evaluation.gates[0].metric``."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{clipped(part, _LONGEST_QUOTE)}" for part in path)
     return text.removeprefix(".")
+
+
+def quoted(value: Any) -> str:
+    """A value from a manifest, in quotes if it is text."""
+    return repr(clipped(value, _LONGEST_QUOTE)) if isinstance(value, str) else clipped(repr(value), _LONGEST_QUOTE)
 
 
 def _wrong(kind: str, value: Any, context: dict[str, Any]) -> str:
@@ -81,7 +87,7 @@ def _wrong(kind: str, value: Any, context: dict[str, Any]) -> str:
     if kind in _WANTED:
         return f"must be {_WANTED[kind]}, not {_described(value, _WANTED[kind])}"
     if kind == "string_pattern_mismatch":
-        return f"is {value!r}; {_pattern(str(context.get('pattern', '')), str(value))}"
+        return f"is {quoted(value)}; {_pattern(str(context.get('pattern', '')), str(value))}"
     return _wrong_length(kind, value, context) or f"is not valid: {context.get('error') or kind.replace('_', ' ')}"
 
 
@@ -95,7 +101,7 @@ def _wrong_length(kind: str, value: Any, context: dict[str, Any]) -> str | None:
         case "too_long":
             return f"must have at most {context['max_length']} entries; it has {context['actual_length']}"
         case "string_too_short":
-            return f"is {value!r}, which is too short" if value else "is empty"
+            return f"is {quoted(value)}, which is too short" if value else "is empty"
         case "string_too_long":
             return f"must have at most {context['max_length']} characters; it has {len(str(value))}"
     return None
@@ -107,7 +113,7 @@ def _not_one_of(value: Any, context: dict[str, Any]) -> str:
     if (value is None and "None" in known) or isinstance(value, bool):
         return f"must be one of {', '.join(known)}; put it in quotes"
     guess = f"; did you mean {meant}?" if meant else ""
-    return f"is {value!r}, but must be one of {', '.join(known)}{guess}"
+    return f"is {quoted(value)}, but must be one of {', '.join(known)}{guess}"
 
 
 def _described(value: Any, wanted: str) -> str:

@@ -6,6 +6,7 @@ unquoted ``yes`` is true. So `finetune run` and the API server get the same mani
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +15,13 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from finetune_core.sentences import clipped
+
 Path_ = tuple[str | int, ...]
 
 _MOST_NODES = 20_000
+_LARGEST = 10**308
+"""About the largest number of JSON, which is a 64-bit float."""
 _MERGE = "tag:yaml.org,2002:merge"
 _TRUE = {"true", "yes", "on", "y"}
 _FALSE = {"false", "no", "off", "n"}
@@ -62,20 +67,24 @@ def read_documents(text: str) -> list[Document]:
     yaml = YAML(typ="safe", pure=True)
     try:
         nodes = list(yaml.compose_all(text))
+        return [_document(node) for node in nodes if not _is_empty(node)]
     except MarkedYAMLError as error:
         raise _explained(error, text) from error
-    except YAMLError as error:
-        raise SourceError(_line_in(str(error)), f"is not valid YAML: {_first_line(str(error))}") from error
     except RecursionError as error:
         raise SourceError(1, "is nested too deeply") from error
-    documents = []
-    for node in nodes:
-        if node is None or (isinstance(node, ScalarNode) and node.value == "" and not node.style):
-            continue
-        document = Document(None, _line(node))
-        document.data = _Reader(document).read(node, ())
-        documents.append(document)
-    return documents
+    except (YAMLError, ValueError, OverflowError, AttributeError, TypeError, KeyError, IndexError) as error:
+        # Scanner and composer raise their own exceptions only for the errors that they expect.
+        raise SourceError(_line_in(str(error)), f"is not valid YAML: {_first_line(str(error))}") from error
+
+
+def _is_empty(node: Node | None) -> bool:
+    return node is None or (isinstance(node, ScalarNode) and node.value == "" and not node.style)
+
+
+def _document(node: Node) -> Document:
+    document = Document(None, _line(node))
+    document.data = _Reader(document).read(node, ())
+    return document
 
 
 class _Reader:
@@ -84,18 +93,35 @@ class _Reader:
     def __init__(self, document: Document) -> None:
         self._document = document
         self._count = 0
+        self._open: set[int] = set()
+        """Ids of the nodes that contain the current one."""
 
     def read(self, node: Node, path: Path_) -> Any:
         self._count += 1
         if self._count > _MOST_NODES:
             raise SourceError(_line(node), f"has more than {_MOST_NODES} values after aliases are expanded")
         self._document.lines.setdefault(path, _line(node))
-        if isinstance(node, MappingNode):
-            return self._mapping(node, path)
-        if isinstance(node, SequenceNode):
+        if isinstance(node, ScalarNode):
+            return self._scalar(node, path)
+        if id(node) in self._open:
+            raise SourceError(_line(node), "has an anchor that contains an alias of itself")
+        self._open.add(id(node))
+        try:
+            if isinstance(node, MappingNode):
+                return self._mapping(node, path)
             return [self._item(item, (*path, index)) for index, item in enumerate(node.value)]
-        assert isinstance(node, ScalarNode)
-        return scalar(node.value, plain=not node.style and not _is_tagged(node))
+        finally:
+            self._open.remove(id(node))
+
+    def _scalar(self, node: ScalarNode, path: Path_) -> Any:
+        try:
+            value = scalar(node.value, plain=not node.style and not _is_tagged(node))
+        except ValueError:  # Python does not convert thousands of digits.
+            value = math.inf
+        if (isinstance(value, float) and math.isinf(value)) or (isinstance(value, int) and abs(value) > _LARGEST):
+            where = ".".join(map(str, path))
+            raise SourceError(_line(node), f"{where} is a number that is too large: {clipped(node.value, 40)}")
+        return value
 
     def _item(self, node: Node, path: Path_) -> Any:
         self._document.lines[path] = _line(node)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from finetune_api.job import FineTuneJob, Phase, ProgressStatus, StageStatus
 from finetune_api.stage import Progress, Stage, World
 from finetune_cli.local import Snapshot
+from finetune_cli.printable import clean
 from finetune_core.policies.world import world_of
 from finetune_core.status import current_stage
 from finetune_core.times import duration
@@ -15,12 +15,6 @@ from finetune_core.times import duration
 STOPPING = "stopping after a checkpoint; press Ctrl-C again to stop at once"
 
 _STARTING = "starting"
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
-
-
-def clean(text: str) -> str:
-    """``text`` on one line and without control characters, as it may come from data or a model."""
-    return _CONTROL.sub(" ", text).strip()
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from finetune_cli.result import document, exit_code, result_lines
 from finetune_cli.run import logs
 from finetune_cli.screen import PlainScreen, render, screen
 from finetune_cli.text import PlainLines
-from finetune_cli.view import View, clean, of_run, progress_text
+from finetune_cli.view import View, of_run, progress_text
 from finetune_core.reconcile import plan
 from finetune_core.runs import Observed, ObservedRun
 from tests.builders import (
@@ -129,10 +129,6 @@ class TestPlainLines:
 def test_progress_text() -> None:
     progress = a_progress(loss=0.51239, tokens_per_second=1234.4, eta_seconds=200)
     assert progress_text(progress) == "40/120 steps (33 %), loss 0.5124, 1,234 tokens/s, 3m20s left"
-
-
-def test_clean_removes_control_characters() -> None:
-    assert clean("\x1b[31mred\x07\nnext\x9b") == "[31mred next"
 
 
 class TestResult:

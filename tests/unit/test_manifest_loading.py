@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,14 @@ class TestRelativeUris:
     def test_special_characters_in_directories_are_encoded(self) -> None:
         job = parse(GOOD.replace("s3://adapters", "file://./out"), "job.yaml", Path("/home/a b#c"))
         assert job.spec.output.uri == "file:///home/a%20b%23c/out"
+
+    def test_wildcards_of_data_are_kept(self) -> None:
+        text = GOOD.replace("s3://data/intents.jsonl", "file://./b?/*.csv")
+        assert parsed(text).spec.dataset.train.uri == "file:///home/me/jobs/b?/*.csv"
+        model = GOOD.replace("hf://owner/encoder", "file://./m?")
+        assert complaints(model) == [
+            "job.yaml:6: spec.model.uri is 'file://./m?'; a URI has a path after the scheme, and no spaces, '?' or '#'"
+        ]
 
     def test_missing_dot_is_explained(self) -> None:
         (complaint,) = complaints(GOOD.replace("s3://adapters", "file://out/x"))
@@ -294,6 +303,30 @@ class TestFile:
         for before, name in zip("abcdef", "bcdefg", strict=True):
             bomb += f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n"
         assert "after aliases are expanded" in complaints(bomb)[0]
+
+    @pytest.mark.parametrize(
+        ("value", "problem"),
+        [
+            ("&a [*a]", "has an anchor that contains an alias of itself"),
+            ("&a {uri: *a}", "has an anchor that contains an alias of itself"),
+            ("&a {<<: *a}", "has an anchor that contains an alias of itself"),
+            ("9" * 5000, f"spec.model is a number that is too large: {'9' * 39}…"),
+            ("0x" + "f" * 5000, f"spec.model is a number that is too large: 0x{'f' * 37}…"),
+            ("1e999", "spec.model is a number that is too large: 1e999"),
+            ('"\\UFFFFFFFF"', "is not valid YAML:"),
+            ("!!binary [", "is not valid YAML:"),
+        ],
+    )
+    def test_hostile_values_are_problems_of_their_line(self, value: str, problem: str) -> None:
+        (found,) = complaints(GOOD.replace('{uri: "hf://owner/encoder"}', value))
+        # YAML that is cut off is noticed in a later line.
+        assert re.fullmatch(rf"job\.yaml:\d+: {re.escape(problem)}.*", found)
+        assert found.startswith("job.yaml:6: ") or "not valid" in found
+
+    def test_long_values_and_names_are_clipped(self) -> None:
+        long = "x" * 5000
+        for written in (f"type: {long}", f"{long}: 1", f'type: "{long}"'):
+            assert all(len(found) < 400 for found in complaints(GOOD.replace("type: TextClassification", written)))
 
     def test_deep_nesting_is_limited(self) -> None:
         assert "nested too deeply" in complaints("[" * 1000)[0]
