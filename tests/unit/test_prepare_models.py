@@ -102,6 +102,9 @@ def test_truncated_weights_are_rejected(tmp_path: Path, cut: int) -> None:
         b'{"w": {"dtype": "F32", "shape": [2], "data_offsets": []}}',
         b'{"w": {"dtype": "F32", "shape": ["2"], "data_offsets": [0, 8]}}',
         b'{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, "8"]}}',
+        b'{"w": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}',
+        b'{"w": {"dtype": "F32", "shape": [4611686018427387904, 4], "data_offsets": [0, 8]}}',
+        b'{"w": {"dtype": "F32", "shape": [' + b"9" * 5000 + b'], "data_offsets": [0, 8]}}',
     ],
 )
 def test_malformed_safetensors_headers_are_rejected(tmp_path: Path, header: bytes) -> None:
@@ -129,6 +132,11 @@ def test_scalars_and_empty_tensors_are_counted(tmp_path: Path) -> None:
         (b"---\nlicense: mit\nlanguage: [en\n---\n", None),
         (b"---\nlicense: mit\n\xff\n---\n", None),
         (b"---\n" + b"[" * 100_000 + b"\n---\n", None),
+        (b"---\nlicense: &a [*a]\n---\n", None),
+        (b"---\nlicense: !!timestamp x\n---\n", None),
+        (b'---\nlicense: !!int ""\n---\n', None),
+        (b'---\nlicense: "\\ud800"\n---\n', None),
+        (b'---\nlicense: "\\e[31mred"\n---\n', None),
     ],
 )
 def test_license_comes_from_valid_front_matter_only(tmp_path: Path, card: bytes, license_id: str | None) -> None:
@@ -163,6 +171,42 @@ def test_invalid_configurations_are_rejected(tmp_path: Path) -> None:
     assert failure_of(model, tmp_path / "s").message == message
 
 
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a": ' + "9" * 5000 + "}", "\0"])
+def test_hostile_configurations_are_rejected(tmp_path: Path, content: str) -> None:
+    model = a_model(tmp_path / "m")
+    (tmp_path / "m" / "config.json").write_text(content)
+    message = f"config.json of {model.uri} is not valid JSON: save the model again with save_pretrained"
+    assert failure_of(model, tmp_path / "s").message == message
+
+
+@pytest.mark.parametrize("name", ["\ud800", "\x1b[31mLlama", "x" * 5000, "", 7, [], None])
+def test_an_architecture_that_is_not_a_class_name_is_rejected(tmp_path: Path, name: object) -> None:
+    failure = failure_of(a_model(tmp_path / "m", {"architectures": [name]}), tmp_path / "s")
+    assert failure.message.endswith("has no architecture: add the field 'architectures' to it")
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        "[" * 100_000,
+        "[]",
+        '{"weight_map": []}',
+        '{"weight_map": {}}',
+        '{"weight_map": {"w": null}}',
+        '{"weight_map": {"w": 1, "v": "a"}}',
+        '{"weight_map": {"w": "../other/model.safetensors"}}',
+        '{"weight_map": {"w": "/model.safetensors"}}',
+        '{"weight_map": {"w": "a\\u0000.safetensors"}}',
+        '{"weight_map": {"w": "' + "a" * 300 + '.safetensors"}}',
+    ],
+)
+def test_hostile_indices_are_rejected(tmp_path: Path, index: str) -> None:
+    model = a_model(tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors.index.json").write_text(index)
+    message = "model.safetensors.index.json of the model is invalid: save the model again with save_pretrained"
+    assert failure_of(model, tmp_path / "s").message == message
+
+
 def test_a_missing_model_is_not_found(tmp_path: Path) -> None:
     model = ModelSpec(uri=(tmp_path / "none").as_uri())
     failure = failure_of(model, tmp_path / "s")
@@ -185,6 +229,11 @@ def test_an_address_on_the_hub_needs_owner_and_name(tmp_path: Path) -> None:
         ({"text_config": {"max_position_embeddings": 8192}, "model_type": "gemma3"}, 8192),
         ({"model_type": "bloom"}, None),
         ({"max_position_embeddings": -1}, None),
+        ({"max_position_embeddings": True}, None),
+        ({"max_position_embeddings": 10**100, "n_positions": 8}, 8),
+        ({"max_position_embeddings": 514, "model_type": "roberta", "pad_token_id": 10**100}, 512),
+        ({"max_position_embeddings": 514, "model_type": "roberta", "pad_token_id": 0}, 513),
+        ({"max_position_embeddings": 514, "model_type": ["roberta"]}, 514),
     ],
 )
 def test_maximum_sequence_length_comes_from_the_configuration(config: dict[str, Any], positions: int | None) -> None:

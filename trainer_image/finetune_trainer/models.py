@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import ModelSpec
@@ -29,6 +30,10 @@ _HF_SCHEME = "hf://"
 _HEADER_SIZE_BYTES = 8
 """A safetensors file begins with the size of its JSON header, an unsigned 64-bit integer."""
 _BUFFER_DTYPES = frozenset({"I64", "BOOL"})
+_CLASS_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_WEIGHT_FILE = re.compile(r"[A-Za-z0-9_.-]{1,200}\.safetensors")
+_LICENSE = re.compile(r"[ -~]{1,100}")
+_MOST_POSITIONS = 1 << 31
 _POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
 _OFFSET_POSITIONS = frozenset(
     {"camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta"}
@@ -84,7 +89,7 @@ def identify_model(model: ModelSpec, local: LocalModel) -> ModelIdentity:
     """
     config = read_config(local.path, model.uri)
     names = config.get("architectures") or [config.get("model_type")]
-    if not isinstance(names, list) or not isinstance(names[0], str):
+    if not isinstance(names, list) or not isinstance(names[0], str) or not _CLASS_NAME.fullmatch(names[0]):
         raise _bad(f"config.json of {model.uri} has no architecture: add the field 'architectures' to it")
     return ModelIdentity(
         uri=model.uri,
@@ -110,7 +115,7 @@ def read_config(directory: Path, uri: str) -> dict[str, Any]:
         config = json.loads((directory / "config.json").read_bytes())
     except FileNotFoundError:
         raise _bad(f"{uri} has no config.json: set spec.model.uri to a model in the Hugging Face layout") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _bad(f"config.json of {uri} is not valid JSON: save the model again with save_pretrained") from None
     if not isinstance(config, dict):
         raise _bad(f"config.json of {uri} is not a JSON object: save the model again with save_pretrained")
@@ -121,12 +126,13 @@ def max_positions(config: Mapping[str, Any]) -> int | None:
     """Maximum sequence length in tokens of a model with this configuration; None when it has no limit."""
     nested = config.get("text_config")
     for part in (nested if isinstance(nested, dict) else {}, config):
-        found = next((value for key in _POSITION_KEYS if isinstance(value := part.get(key), int) and value > 0), None)
+        found = next((value for key in _POSITION_KEYS if _is_count(value := part.get(key))), None)
         if found is None:
             continue
-        if part.get("model_type") in _OFFSET_POSITIONS:
+        if str(part.get("model_type")) in _OFFSET_POSITIONS:
             padding = part.get("pad_token_id", 1)
-            return found - (padding if isinstance(padding, int) else 1) - 1
+            is_index = isinstance(padding, int) and 0 <= padding < found - 1
+            return max(1, found - (padding if is_index else 1) - 1)
         return found
     return None
 
@@ -136,9 +142,13 @@ def vocabulary_size(config: Mapping[str, Any]) -> int | None:
     nested = config.get("text_config")
     for part in (nested if isinstance(nested, dict) else {}, config):
         size = part.get("vocab_size")
-        if isinstance(size, int) and size > 0:
+        if _is_count(size):
             return size
     return None
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < _MOST_POSITIONS
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -151,7 +161,10 @@ def weight_files(directory: Path) -> list[Path]:
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError):
+            # A path could lead out of the directory.
+            if not names or not all(_WEIGHT_FILE.fullmatch(name) for name in names):
+                raise ValueError
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise _bad(f"{index.name} of the model is invalid: save the model again with save_pretrained") from None
         files = [directory / name for name in names]
         return files if all(file.is_file() for file in files) else []
@@ -178,12 +191,14 @@ def count_parameters(file: Path) -> int:
             header_bytes = int.from_bytes(stream.read(_HEADER_SIZE_BYTES), "little")
         # The library does not check the size of the file, so a truncated one would pass.
         complete = file.stat().st_size == _HEADER_SIZE_BYTES + header_bytes + data_bytes
+        parameters = _parameters(header.parameter_count)
     except (SafetensorsParsingError, ValueError, TypeError, AttributeError, IndexError, RecursionError):
         # The library reports only some malformed headers as SafetensorsParsingError.
         raise broken from None
-    if not complete:
+    # No data type has less than one bit for a parameter.
+    if not complete or not 0 <= parameters <= 8 * data_bytes:
         raise broken
-    return _parameters(header.parameter_count)
+    return parameters
 
 
 def _count_parameters(model: ModelSpec, local: LocalModel) -> int:
@@ -345,13 +360,12 @@ def _no_weights(uri: str) -> StageFailure:
 def _license(readme: Path) -> str | None:
     """The licence in the front matter of a model card; None when the card or its front matter is absent or invalid."""
     from huggingface_hub import metadata_load
-    from yaml import YAMLError  # type: ignore[import-untyped]
 
     try:
         license_id = (metadata_load(readme) or {}).get("license")
-    except (FileNotFoundError, ValueError, YAMLError, RecursionError):
+    except Exception:  # PyYAML also raises AttributeError, IndexError and others for malformed scalars.
         return None
-    return license_id if isinstance(license_id, str) else None
+    return license_id if isinstance(license_id, str) and _LICENSE.fullmatch(license_id) else None
 
 
 def _bad(message: str) -> StageFailure:

@@ -37,8 +37,8 @@ def columns_of(file: DataFile) -> tuple[str, ...] | None:
     return None
 
 
-def read_rows(file: DataFile, needed: tuple[str, ...], optional: tuple[str, ...] = ()) -> Iterator[Row]:
-    """Iterate over all rows of ``file``, with at least the columns ``needed`` and those of ``optional`` that exist.
+def read_rows(file: DataFile, wanted: tuple[str, ...]) -> Iterator[Row]:
+    """Iterate over all rows of ``file``, with at least those of the columns ``wanted`` that it has.
 
     Raises:
         StageFailure: BadData when the file does not have its format.
@@ -46,7 +46,7 @@ def read_rows(file: DataFile, needed: tuple[str, ...], optional: tuple[str, ...]
     with explained_path(file.path, "read"):
         match file.kind:
             case FileKind.PARQUET | FileKind.ARROW:
-                yield from columnar.rows(file, (*needed, *optional))
+                yield from columnar.rows(file, wanted)
             case FileKind.CSV | FileKind.TSV:
                 yield from delimited.rows(file)
             case FileKind.JSONL | FileKind.JSON_ARRAY:
