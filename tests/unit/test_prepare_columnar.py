@@ -110,6 +110,16 @@ def test_a_damaged_file_is_rejected(tmp_path: Path, kind: str) -> None:
         assert failure.value.message.startswith(f"s3://data/a.{kind} is not a valid {name} file (")
 
 
+def test_offsets_beyond_the_data_are_rejected(tmp_path: Path) -> None:
+    table = pa.table({"text": ["a", "b"], "messages": [[{"content": "c"}], [{"content": "d"}]]})
+    path = written(tmp_path / "stream.arrow", table)
+    content = path.read_bytes()
+    offsets = b"\0\0\0\0\1\0\0\0\2\0\0\0"
+    assert offsets in content
+    with pytest.raises(StageFailure, match="is not a valid Arrow file"):
+        rows_of(a_file(path, content.replace(offsets, b"\0\0\0\0\1\0\0\0\0\2\0\0")), "text", "messages")
+
+
 def test_rows_of_megabytes_are_read_a_few_at_a_time(tmp_path: Path) -> None:
     path = written(tmp_path / "a.parquet", pa.table({"text": ["x" * 20_000_000, "y" * 20_000_000]}))
     assert [len(values["text"]) for _, values in rows_of(on_disk(path), "text")] == [20_000_000] * 2  # type: ignore[index]

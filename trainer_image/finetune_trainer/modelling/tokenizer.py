@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +50,26 @@ def load_base_tokenizer(directory: Path, model_uri: str, *, chat: bool) -> PreTr
     return tokenizer
 
 
+@contextmanager
+def explained(problem: str, remedy: str) -> Iterator[None]:
+    """Convert any exception of the tokenizer libraries, which do not convert those of their parsers and of Rust.
+
+    Raises:
+        StageFailure: BadConfiguration.
+    """
+    try:
+        yield
+    except (StageFailure, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # A panic of Rust is no Exception.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise StageFailure(Reason.BAD_CONFIGURATION, f"{problem} ({reason}): {remedy}") from error
+
+
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
     """Save the tokenizer, so that AutoTokenizer of transformers 4 and 5 can load it."""
-    tokenizer.save_pretrained(str(directory))
+    with explained("The tokenizer of the model cannot be saved", "correct its tokenizer_config.json"):
+        tokenizer.save_pretrained(str(directory))
     path = directory / "tokenizer_config.json"
     settings: dict[str, Any] = json.loads(path.read_text())
     # These depend on the machine, or only version 5 knows them.
@@ -76,7 +95,7 @@ def load_prepared_tokenizer(prepared: Path) -> PreTrainedTokenizerBase:
 def _load(directory: Path, model_uri: str) -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
-    try:
+    with explained(f"The tokenizer of {model_uri} cannot be loaded", "add its tokenizer.json to the model"):
         if (directory / "tokenizer.json").is_file():
             exact: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
                 str(directory), local_files_only=True
@@ -85,12 +104,6 @@ def _load(directory: Path, model_uri: str) -> PreTrainedTokenizerFast:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # The library does not convert the exceptions of its parsers.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise StageFailure(
-            Reason.BAD_CONFIGURATION,
-            f"The tokenizer of {model_uri} cannot be loaded ({reason}): add its tokenizer.json to the model",
-        ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise StageFailure(
             Reason.BAD_CONFIGURATION,

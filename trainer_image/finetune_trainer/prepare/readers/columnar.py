@@ -104,14 +104,29 @@ def _rows_at_once(metadata: Any) -> int:
 
 
 def _check_offsets(batch: Any) -> None:
-    """Check the offsets, at which Arrow reads without a check. Text that is not UTF-8 makes only its row invalid."""
+    """Check lengths and offsets, at which Arrow reads without a check; a wrong one could end the process.
+
+    Text is checked as bytes: if it is not UTF-8, only its row is invalid.
+    """
+    batch.validate()
+    for column in batch.columns:
+        column.view(_with_bytes(column.type)).validate(full=True)
+
+
+def _with_bytes(kind: Any) -> Any:
+    """An Arrow type with binary instead of string."""
     import pyarrow as pa
 
-    try:
-        batch.validate(full=True)
-    except pa.ArrowInvalid as error:
-        if "UTF8" not in str(error):
-            raise
+    plain = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary(), pa.string_view(): pa.binary_view()}
+    if kind in plain:
+        return plain[kind]
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_with_bytes(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_with_bytes(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_with_bytes(kind.value_type)))
+    return kind
 
 
 def _values(column: Any, class_names: Sequence[str] | None) -> list[Any]:

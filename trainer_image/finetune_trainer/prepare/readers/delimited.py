@@ -92,11 +92,17 @@ def _records(file: DataFile) -> Iterator[_Record]:
 
 def _lost(first: int, source: _Lines, error: csv.Error) -> Iterator[_Record]:
     """Every line of a record with invalid quoting: each may be a row that an open quote has swallowed."""
-    problem = source.problem or BadRow(f"invalid quoting ({error}); double each quote inside a quoted field")
+    problem = source.problem or BadRow(_explained(error))
     yield first, source.number, problem
     for line, text in enumerate(source.of_record[1:], first + 1):
         if not text.isspace():
             yield line, line, BadRow(f"the line follows the open quote in line {first}; close that quote")
+
+
+def _explained(error: csv.Error) -> str:
+    if "new-line" in str(error):
+        return "there is a carriage return in a field without quotes; quote the field, or remove the character"
+    return f"invalid quoting ({error}); double each quote inside a quoted field"
 
 
 def _ragged(fields: list[str], header: tuple[str, ...], line: int, last: int) -> BadRow:

@@ -46,6 +46,7 @@ _CODECS = {
     DataEncoding.MACINTOSH: "mac-roman",
 }
 _LINE_END = re.compile(r"\r+\n|\n|\r")
+_QUOTED = re.compile(r'"[^"]*"')
 _UTF8_SEQUENCE = re.compile(rb"[\xc2-\xf4][\x80-\xbf]+")
 _CERTAINLY_UTF8 = 4
 """Non-ASCII characters after which valid UTF-8 is no accident."""
@@ -153,8 +154,9 @@ def _text(form: Form, head: _Head) -> str:
 
 
 def _line_end(text: str) -> str:
-    first = _LINE_END.search(text)
-    return "\r" if first and set(first.group()) == {"\r"} else "\n"
+    """CR if there is no other line end outside quotes; a field may contain any."""
+    unquoted = _QUOTED.sub("", text)
+    return "\r" if "\r" in unquoted and "\n" not in unquoted else "\n"
 
 
 def _with_json_kind(form: Form, uri: str, text: str) -> Form:
