@@ -126,6 +126,23 @@ def test_prepared_data_is_reused_until_the_data_changes(tmp_path: Path) -> None:
     assert changed.digest != result.digest
 
 
+def test_what_was_detected_is_reported(tmp_path: Path) -> None:
+    for name, seed in (("train.csv", 1), ("test.csv", 2)):
+        lines = [f"{row['label']};{row['text']}" for row in intents(40, seed)]
+        content = "\r\n".join(["label;text", *lines]).encode("windows-1252", errors="replace")
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / name).write_bytes(content)
+    dataset = {"train": {"uri": (tmp_path / "data").as_uri()}, "encoding": "windows-1252"}
+    context = classification(tmp_path, dataset)
+    result, report = prepared(context)
+    assert result.examples["test"] == result.examples["train"] + result.examples["validation"] == 40
+    assert all(" 1-" in text for split in ("train", "validation") for text in texts(context)[split])
+    assert all(" 2-" in text for text in texts(context)["test"])
+    assert [source.format for source in report.sources] == ["CSV separated by ';', windows-1252"] * 2
+    assert report.notes == ("test split beside the training data: test.csv",)
+    assert result.detected == report.detected == "CSV separated by ';', windows-1252"
+
+
 def test_duplicates_and_leaks_are_removed_and_counted(tmp_path: Path) -> None:
     train, test, validation = intents(40, 1), intents(10, 2), intents(10, 3)
     again = dict(train[0])

@@ -35,7 +35,7 @@ def test_prepare_reads_data_and_model_from_a_bucket(tmp_path: Path, monkeypatch:
             tmp_path,
             f"{bucket}/model",
             {"type": "InstructionTuning"},
-            {"train": {"uri": f"{bucket}/data"}},
+            {"train": {"uri": f"{bucket}/data/?.jsonl"}},
             output={"uri": f"{bucket}/out"},
         )
         result = run(context)

@@ -61,14 +61,18 @@ def test_an_address_is_accessed_with_its_own_secret(server: S3Server) -> None:
     assert refused.value.reason is Reason.PERMISSION_DENIED
 
 
-def test_the_secret_of_the_longest_matching_address_is_used(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("address", ["s3://adapters/data", "s3://adapters/data/r*"])
+def test_the_secret_of_the_longest_matching_address_is_used(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
     """The data is in the bucket of the results, but has another Secret."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
     monkeypatch.setenv("AWS_REGION", "us-east-1")
-    Path(server.root, "adapters", "data").mkdir()
+    Path(server.root, "adapters", "data").mkdir(exist_ok=True)
     Path(server.root, "adapters", "data", "rows").write_bytes(b"rows")
     environment = variables(SecretRole.TRAIN_DATA, server.environment)
-    use_secrets(spec("s3://adapters/data"), environment)
+    use_secrets(spec(address), environment)
+    assert storage.list_files("s3://adapters/data") == [("rows", 4)]
     assert storage.read_bytes("s3://adapters/data/rows") == b"rows"
     with pytest.raises(StageFailure):
         storage.read_bytes("s3://adapters/database")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -10,6 +11,8 @@ from finetune_trainer.prepared import InvalidRow
 
 REPORTED_ROWS = 100
 """Maximum number of invalid rows in the data report."""
+
+_DETAILS = re.compile(r"'[^']*'|0x[0-9a-f]+|\d+")
 
 
 class BadRow(Exception):
@@ -74,9 +77,17 @@ class Tally:
 
     def _mostly(self, first: str) -> str:
         """The most frequent problem, if it is not that of the first invalid row, which would be misleading alone."""
-        problems = Counter(invalid.problem for invalid in self.reported)
-        problem, count = problems.most_common(1)[0]
-        return f", most often: {problem}" if count > problems[first] else ""
+        problems = Counter(_kind(invalid.problem) for invalid in self.reported)
+        kind, count = problems.most_common(1)[0]
+        if count == problems[_kind(first)]:
+            return ""
+        problem = next(invalid.problem for invalid in self.reported if _kind(invalid.problem) == kind)
+        return f", most often: {problem}"
+
+
+def _kind(problem: str) -> str:
+    """A problem without its numbers and quotations, which differ between rows."""
+    return _DETAILS.sub("", problem)
 
 
 def percent(share: float) -> str:
