@@ -12,7 +12,7 @@ from finetune_trainer.prepared import InvalidRow
 REPORTED_ROWS = 100
 """Maximum number of invalid rows in the data report."""
 
-_DETAILS = re.compile(r"'[^']*'|0x[0-9a-f]+|\d+")
+_DETAILS = re.compile(r"\([^)]*\)|\d+")
 
 
 class BadRow(Exception):
@@ -86,7 +86,7 @@ class Tally:
 
 
 def _kind(problem: str) -> str:
-    """A problem without its numbers and quotations, which differ between rows."""
+    """A problem without numbers and details in parentheses, which differ between rows."""
     return _DETAILS.sub("", problem)
 
 

@@ -196,7 +196,7 @@ def _arguments(value: object, what: str) -> dict[str, Any]:
     """The arguments as an object, as chat templates expect them; OpenAI's files contain them as JSON."""
     if value is None or value == "":
         return {}
-    value = _parsed(value, f"the arguments in {what}")
+    value = parsed(value, f"the arguments in {what}")
     if not isinstance(value, Mapping):
         raise BadRow(f"the arguments in {what} are {type_name(value)}, not an object; correct the row")
     return dict(value)
@@ -205,7 +205,7 @@ def _arguments(value: object, what: str) -> dict[str, Any]:
 def _tools(value: object) -> list[dict[str, Any]] | None:
     if not value:
         return None
-    value = _parsed(value, "the tools")
+    value = parsed(value, "the tools")
     if not isinstance(value, list):
         raise BadRow(f"the tools are {type_name(value)}, not a list; correct the row")
     return [_tool(tool, number) for number, tool in enumerate(value, 1)] or None
@@ -219,7 +219,12 @@ def _tool(tool: object, number: int) -> dict[str, Any]:
     raise BadRow(f"tool {number} is {type_name(tool)}, not an object with a function; correct the row")
 
 
-def _parsed(value: object, what: str) -> object:
+def parsed(value: object, what: str) -> object:
+    """``value``, or what it contains if it is JSON.
+
+    Raises:
+        BadRow: It is text that is not JSON; ``what`` is its name in the plural.
+    """
     if not isinstance(value, str):
         return value
     try:

@@ -9,6 +9,7 @@ from finetune_api.spec import DataFormat, FineTuneJobSpec
 from finetune_trainer.prepare.readers import Values, columns_of
 from finetune_trainer.prepare.rows import text_of, value_of
 from finetune_trainer.prepare.sources import DataFile
+from finetune_trainer.tasks.instruction_tuning.layouts import CONVERSATIONS, AlpacaRows, ShareGptRows
 from finetune_trainer.tasks.instruction_tuning.messages import ASSISTANT, Conversation, conversation
 
 _TOOLS = "tools"
@@ -69,13 +70,18 @@ class PromptRows:
         )
 
 
-def schema_for(spec: FineTuneJobSpec, files: Sequence[DataFile]) -> ChatRows | PromptRows:
+Rows = ChatRows | PromptRows | ShareGptRows | AlpacaRows
+
+
+def schema_for(spec: FineTuneJobSpec, files: Sequence[DataFile]) -> Rows:
     """The row schema of ``files``: set by the spec, or else detected from the first row."""
     columns = spec.dataset.columns
     messages = columns.name("messages")
-    as_prompt = columns.given("prompt") is not None or columns.given("completion") is not None
-    as_chat = spec.dataset.format is DataFormat.OPENAI_CHAT or columns.given("messages") is not None
-    if not as_chat and not as_prompt:
-        found = next((names for file in files if (names := columns_of(file)) is not None), ())
-        as_chat = messages in found
-    return ChatRows(messages) if as_chat else PromptRows(columns.name("prompt"), columns.name("completion"))
+    prompts = PromptRows(columns.name("prompt"), columns.name("completion"))
+    if columns.given("prompt") is not None or columns.given("completion") is not None:
+        return prompts
+    if spec.dataset.format is DataFormat.OPENAI_CHAT or columns.given("messages") is not None:
+        return ShareGptRows(messages) if messages == CONVERSATIONS else ChatRows(messages)
+    found = next((names for file in files if (names := columns_of(file)) is not None), ())
+    layouts: tuple[Rows, ...] = (ChatRows(messages), prompts, ShareGptRows(CONVERSATIONS), AlpacaRows())
+    return next((rows for rows in layouts if set(rows.needed) <= set(found)), prompts)

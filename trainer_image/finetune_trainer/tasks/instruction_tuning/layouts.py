@@ -1,0 +1,139 @@
+"""Rows of ShareGPT and Alpaca, which become conversations of OpenAI's messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_trainer.prepare.problems import BadRow
+from finetune_trainer.prepare.readers import Values, type_name
+from finetune_trainer.prepare.rows import checked, text_of, value_of
+from finetune_trainer.tasks.instruction_tuning.messages import ASSISTANT, Conversation, conversation, parsed
+
+CONVERSATIONS = "conversations"
+"""The column of ShareGPT."""
+ALPACA_COLUMNS = ("instruction", "output")
+
+_FUNCTION_CALL = ("function_call", "tool_call")
+_ROLES = {
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "model", "chatgpt", "bot", *_FUNCTION_CALL), ASSISTANT),
+    **dict.fromkeys(("tool", "observation", "function_response", "tool_response"), "tool"),
+    "system": "system",
+    "developer": "developer",
+}
+"""The role for each name of a speaker."""
+
+
+@dataclass(frozen=True)
+class ShareGptRows:
+    """Reads rows with a list of turns ``{"from": "human" | "gpt" | …, "value": …}``, or of messages.
+
+    A column ``system`` has the system message, and ``tools`` the tools that the model may call.
+    """
+
+    turns: str
+    form = "ShareGPT conversations"
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        return (self.turns,)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return ("messages",)
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        return "system", "tools"
+
+    def example(self, values: Values) -> Conversation:
+        turns = value_of(values, self.turns, "messages")
+        messages = (
+            [_message(turn, number) for number, turn in enumerate(turns, 1)] if isinstance(turns, list) else turns
+        )
+        return conversation(_with_system(messages, values.get("system")), self.turns, values.get("tools"))
+
+
+@dataclass(frozen=True)
+class AlpacaRows:
+    """Reads rows with an instruction and an output, and optionally an input, a system message and a history.
+
+    The input follows the instruction after an empty line: the chat template of the model replaces Alpaca's own.
+    """
+
+    form = "Alpaca instructions"
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        return ALPACA_COLUMNS
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return "prompt", "completion"
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        return "input", "system", "history"
+
+    def example(self, values: Values) -> Conversation:
+        instruction, output = ALPACA_COLUMNS
+        prompt = text_of(values, instruction, "prompt")
+        if not _is_empty(values.get("input")):
+            prompt += "\n\n" + checked(values["input"], "column 'input'")
+        messages = [
+            *_history(values.get("history")),
+            {"role": "user", "content": prompt},
+            {"role": ASSISTANT, "content": text_of(values, output, "completion")},
+        ]
+        return conversation(_with_system(messages, values.get("system")), instruction)
+
+
+def _message(turn: object, number: int) -> object:
+    """A turn as a message; what is no turn is left to the checks of messages."""
+    if not isinstance(turn, Mapping) or "from" not in turn:
+        return turn
+    speaker, value = turn["from"], turn.get("value")
+    role = _ROLES.get(speaker) if isinstance(speaker, str) else None
+    if role is None or "role" in turn or "content" in turn:
+        found = f"is from '{speaker[:40]}'" if isinstance(speaker, str) else "is from nobody"
+        raise BadRow(f"turn {number} {found}; use one of {', '.join(_ROLES)}, with the text in 'value'")
+    others = {key: item for key, item in turn.items() if key not in ("from", "value") and item is not None}
+    if speaker in _FUNCTION_CALL:
+        calls = [{"type": "function", "function": call} for call in _calls(value, number)]
+        return {**others, "role": role, "content": "", "tool_calls": calls}
+    return {**others, "role": role, "content": checked(value, f"the value of turn {number}")}
+
+
+def _calls(value: object, number: int) -> list[Any]:
+    """The function calls in the value of a turn: one, or a list of them, as JSON."""
+    calls = parsed(value, f"the function calls in turn {number}")
+    return calls if isinstance(calls, list) else [calls]
+
+
+def _with_system(messages: list[Any], system: object) -> list[Any]:
+    if _is_empty(system):
+        return messages
+    if messages and isinstance(messages[0], Mapping) and messages[0].get("role") == "system":
+        raise BadRow("the row has a system message twice, in column 'system' and in the conversation; remove one")
+    return [{"role": "system", "content": checked(system, "column 'system'")}, *messages]
+
+
+def _history(value: object) -> list[dict[str, str]]:
+    """Earlier turns: pairs of a prompt and an answer."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise BadRow(f"column 'history' contains {type_name(value)}, not a list of pairs; correct the row")
+    messages = []
+    for number, pair in enumerate(value, 1):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise BadRow(f"item {number} of column 'history' is not a pair of a prompt and an answer; correct the row")
+        for role, text in zip(("user", ASSISTANT), pair, strict=True):
+            messages.append({"role": role, "content": checked(text, f"item {number} of column 'history'")})
+    return messages
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
