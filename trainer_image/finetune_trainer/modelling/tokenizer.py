@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ def load_base_tokenizer(directory: Path, model_uri: str, *, chat: bool) -> PreTr
 
 
 @contextmanager
-def explained(problem: str, remedy: str) -> Iterator[None]:
+def _explained(problem: str, remedy: str) -> Iterator[None]:
     """Convert any exception of the tokenizer libraries, which do not convert those of their parsers and of Rust.
 
     Raises:
@@ -66,9 +66,18 @@ def explained(problem: str, remedy: str) -> Iterator[None]:
         raise StageFailure(Reason.BAD_CONFIGURATION, f"{problem} ({reason}): {remedy}") from error
 
 
+def encoding_explained() -> AbstractContextManager[None]:
+    """Convert the exceptions of a tokenizer that cannot encode text, such as one whose unknown token is missing.
+
+    Raises:
+        StageFailure: BadConfiguration.
+    """
+    return _explained("The tokenizer of the model cannot encode the data", "correct its tokenizer.json")
+
+
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
     """Save the tokenizer, so that AutoTokenizer of transformers 4 and 5 can load it."""
-    with explained("The tokenizer of the model cannot be saved", "correct its tokenizer_config.json"):
+    with _explained("The tokenizer of the model cannot be saved", "correct its tokenizer_config.json"):
         tokenizer.save_pretrained(str(directory))
     path = directory / "tokenizer_config.json"
     settings: dict[str, Any] = json.loads(path.read_text())
@@ -95,7 +104,7 @@ def load_prepared_tokenizer(prepared: Path) -> PreTrainedTokenizerBase:
 def _load(directory: Path, model_uri: str) -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
-    with explained(f"The tokenizer of {model_uri} cannot be loaded", "add its tokenizer.json to the model"):
+    with _explained(f"The tokenizer of {model_uri} cannot be loaded", "add its tokenizer.json to the model"):
         if (directory / "tokenizer.json").is_file():
             exact: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
                 str(directory), local_files_only=True

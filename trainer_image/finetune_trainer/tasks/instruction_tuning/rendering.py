@@ -12,13 +12,19 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, cast
 
+from jinja2 import TemplateSyntaxError
+
+from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.prepare.problems import BadRow
+from finetune_trainer.prepare.time_limit import time_limit
 from finetune_trainer.tasks.instruction_tuning.coverage import Span, check_messages, check_tools
 from finetune_trainer.tasks.instruction_tuning.forms import Form, in_form
 from finetune_trainer.tasks.instruction_tuning.messages import ASSISTANT, Conversation, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+SECONDS_A_RENDERING = 30
 
 _GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
 _CHANGED_ANSWER = "the model's chat template changes an answer, so it cannot be trained on; use another chat template"
@@ -171,18 +177,33 @@ class ChatRenderer:
         self, chat: Conversation, messages: Sequence[Message], *, generation_prompt: bool
     ) -> tuple[str, list[Span]]:
         try:
-            texts, spans = self._render(
-                [list(messages)],
-                tools=chat.tools,
-                chat_template=self._template,
-                return_assistant_tokens_mask=self._marked,
-                add_generation_prompt=generation_prompt,
-                **self._special_tokens,
-            )
+            with time_limit(SECONDS_A_RENDERING):
+                texts, spans = self._render(
+                    [list(messages)],
+                    tools=chat.tools,
+                    chat_template=self._template,
+                    return_assistant_tokens_mask=self._marked,
+                    add_generation_prompt=generation_prompt,
+                    **self._special_tokens,
+                )
+        except (TemplateSyntaxError, TimeoutError, MemoryError) as error:
+            raise _unusable(error) from None
         except Exception as error:  # The template is the code of somebody else, and may raise anything.
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")[:200]
             raise BadRow(f"the model's chat template rejects the conversation ({reason}); correct the row") from None
         return texts[0], spans[0] if self._marked else []
+
+
+def _unusable(error: Exception) -> StageFailure:
+    """The failure for a template that cannot render any conversation."""
+    problems = {
+        TimeoutError: f"takes longer than {SECONDS_A_RENDERING} s for one conversation",
+        MemoryError: "needs more memory for one conversation than there is",
+    }
+    problem = problems.get(type(error)) or f"is not valid Jinja ({str(error).strip().splitlines()[0][:200]})"
+    return StageFailure(
+        Reason.BAD_CONFIGURATION, f"The chat template of the model {problem}: correct it, or use another model"
+    )
 
 
 def _common_length(left: str, right: str) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from finetune_api.failures import Reason, StageFailure
+from finetune_trainer.modelling.tokenizer import encoding_explained
 from finetune_trainer.prepare.arrays import TOKENS, integers, texts, token_lists
 from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.problems import BadRow
@@ -65,7 +66,8 @@ class ChatTokeniser:
                 rendered.append((index, example, self._renderer.render(example)))
             except BadRow as problem:
                 problems[index] = problem
-        encodings = self._backend.encode_batch([chat.text for _, _, chat in rendered], add_special_tokens=False)
+        with encoding_explained():
+            encodings = self._backend.encode_batch([chat.text for _, _, chat in rendered], add_special_tokens=False)
         rows: list[_Row] = []
         for (index, conversation, chat), encoding in zip(rendered, encodings, strict=True):
             try:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from finetune_trainer.modelling.tokenizer import encoding_explained
 from finetune_trainer.prepare.arrays import TOKENS, integers, texts, token_lists
 from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.rows import Example
@@ -41,7 +42,8 @@ class TextTokeniser:
             assert isinstance(example, Labelled)
             contents.append(example.text)
             labels.append(self.labels.setdefault(example.label, len(self.labels)))
-        encodings = self._backend.encode_batch_fast(contents)
+        with encoding_explained():
+            encodings = self._backend.encode_batch_fast(contents)
         columns = {
             "input_ids": token_lists([encoding.ids for encoding in encodings]),
             "label": integers(np.asarray(labels, np.int32)),
