@@ -11,14 +11,14 @@ import pytest
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.tasks.instruction_tuning import rendering
-from tests.trainer.prepare_fixtures import MARKED_TEMPLATE, a_chat_model, a_context, json_lines, refused
+from tests.trainer.prepare_fixtures import MARKED_TEMPLATE, a_chat_model, a_context, json_lines, prepared, refused
 
+ROWS = [{"prompt": f"question {number}", "completion": "answer"} for number in range(60)]
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 
 
 def failure_of(root: Path, model: Path) -> StageFailure:
-    rows = [{"prompt": f"question {number}", "completion": "answer"} for number in range(20)]
-    train = {"train": {"uri": json_lines(root / "a.jsonl", rows)}}
+    train = {"train": {"uri": json_lines(root / "a.jsonl", ROWS)}}
     return refused(a_context(root, model.as_uri(), {"type": "InstructionTuning"}, train))
 
 
@@ -56,6 +56,14 @@ def test_a_template_that_fails_makes_rows_invalid(tmp_path: Path, template: str)
     failure = failure_of(tmp_path, a_chat_model(tmp_path / "model", template))
     assert failure.reason is Reason.BAD_DATA
     assert "a.jsonl:1: the model's chat template rejects the conversation (" in failure.message
+
+
+def test_end_tokens_that_are_no_token_ids_are_ignored(tmp_path: Path) -> None:
+    model = a_chat_model(tmp_path / "model", MARKED_TEMPLATE)
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [True, -1, 10**40, "1", None, 3]}))
+    train = {"train": {"uri": json_lines(tmp_path / "a.jsonl", ROWS)}}
+    _, report = prepared(a_context(tmp_path, model.as_uri(), {"type": "InstructionTuning"}, train))
+    assert report.end_tokens == (1, 3)
 
 
 def panics(document: Any) -> None:

@@ -12,7 +12,14 @@ from safetensors.numpy import save_file
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import ModelSpec
-from finetune_trainer.models import count_parameters, fetch_model, identify_model, max_positions, weight_files
+from finetune_trainer.models import (
+    count_parameters,
+    fetch_model,
+    identify_model,
+    max_positions,
+    read_generation_config,
+    weight_files,
+)
 
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 4096}
 
@@ -177,6 +184,20 @@ def test_hostile_configurations_are_rejected(tmp_path: Path, content: str) -> No
     (tmp_path / "m" / "config.json").write_text(content)
     message = f"config.json of {model.uri} is not valid JSON: save the model again with save_pretrained"
     assert failure_of(model, tmp_path / "s").message == message
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"), [("[" * 100_000, "not valid JSON"), ("[]", "not a JSON object"), ("\0", "not valid JSON")]
+)
+def test_hostile_generation_configurations_are_rejected(tmp_path: Path, content: str, problem: str) -> None:
+    assert read_generation_config(tmp_path, "hf://a/b") == {}
+    (tmp_path / "generation_config.json").write_text(content)
+    with pytest.raises(StageFailure) as failure:
+        read_generation_config(tmp_path, "hf://a/b")
+    assert failure.value.reason is Reason.BAD_CONFIGURATION
+    assert failure.value.message == (
+        f"generation_config.json of hf://a/b is {problem}: save the model again with save_pretrained"
+    )
 
 
 @pytest.mark.parametrize("name", ["\ud800", "\x1b[31mLlama", "x" * 5000, "", 7, [], None])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from finetune_api.failures import Reason, StageFailure
+from finetune_api.layout import GENERATION_CONFIG
 from finetune_api.spec import ModelSpec
 from finetune_trainer import storage
 from finetune_trainer.manifests import hash_files
@@ -112,14 +113,35 @@ def read_config(directory: Path, uri: str) -> dict[str, Any]:
         StageFailure: BadConfiguration when the file is missing or not a JSON object.
     """
     try:
-        config = json.loads((directory / "config.json").read_bytes())
+        return _read_object(directory / "config.json", uri)
     except FileNotFoundError:
         raise _bad(f"{uri} has no config.json: set spec.model.uri to a model in the Hugging Face layout") from None
+
+
+def read_generation_config(directory: Path, uri: str) -> dict[str, Any]:
+    """Read ``generation_config.json`` of a model; empty if it has none.
+
+    Args:
+        directory: The model's local directory.
+        uri: The model's address, for messages.
+
+    Raises:
+        StageFailure: BadConfiguration when the file is not a JSON object.
+    """
+    try:
+        return _read_object(directory / GENERATION_CONFIG, uri)
+    except FileNotFoundError:
+        return {}
+
+
+def _read_object(path: Path, uri: str) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
-        raise _bad(f"config.json of {uri} is not valid JSON: save the model again with save_pretrained") from None
-    if not isinstance(config, dict):
-        raise _bad(f"config.json of {uri} is not a JSON object: save the model again with save_pretrained")
-    return config
+        raise _bad(f"{path.name} of {uri} is not valid JSON: save the model again with save_pretrained") from None
+    if not isinstance(document, dict):
+        raise _bad(f"{path.name} of {uri} is not a JSON object: save the model again with save_pretrained")
+    return document
 
 
 def max_positions(config: Mapping[str, Any]) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -49,4 +49,9 @@ def choose_ends(
     ends = [*learned, *known, tokenizer.eos_token_id]
     if tokenizer.eos_token_id != learned[0] and "eos_token" not in str(tokenizer.chat_template):
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(learned[0])
-    return tuple(dict.fromkeys(token for token in ends if isinstance(token, int)))
+    return tuple(dict.fromkeys(token for token in ends if _is_token(token)))
+
+
+def _is_token(value: object) -> TypeGuard[int]:
+    """Whether a value is a token id; configurations may contain anything."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31

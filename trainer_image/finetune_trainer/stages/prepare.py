@@ -24,10 +24,16 @@ from finetune_api.spec import Deduplication, FineTuneJobSpec
 from finetune_api.stage import MOST_NOTES, NOTE_LENGTH, PrepareResult
 from finetune_trainer import storage
 from finetune_trainer.context import Reporter, StageContext
-from finetune_trainer.json_files import read_json_if_present
 from finetune_trainer.manifests import TornDirectory, publish_directory, read_manifest
 from finetune_trainer.modelling.tokenizer import load_base_tokenizer, save_tokenizer
-from finetune_trainer.models import LocalModel, fetch_model, identify_model, read_config, vocabulary_size
+from finetune_trainer.models import (
+    LocalModel,
+    fetch_model,
+    identify_model,
+    read_config,
+    read_generation_config,
+    vocabulary_size,
+)
 from finetune_trainer.patches.transformers import fix_template_date
 from finetune_trainer.prepare.fetch import FetchedData, fetch_data
 from finetune_trainer.prepare.problems import REPORTED_ROWS, Tally
@@ -118,7 +124,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
                 writer.write(preparation.finish(batch, label_counts))
         splits[split] = _split_report(data, selection, dict(label_counts))
         all_labels.update(label_counts)
-    generation = read_json_if_present(inputs.model.path / layout.GENERATION_CONFIG)
+    generation = read_generation_config(inputs.model.path, spec.model.uri)
     ends = choose_ends(tokenizer, preparation.end_tokens, config, generation)
     contradicting = sum(data.contradicting for data in sets.values())
     notes = [
