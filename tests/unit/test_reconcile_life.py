@@ -6,9 +6,10 @@ from datetime import timedelta
 
 from finetune_api.failures import Reason
 from finetune_api.job import ConditionType, FineTuneJob, FineTuneJobStatus, Phase, StageState
-from finetune_api.stage import STAGES, Device, Stage
+from finetune_api.stage import STAGES, Device, PrepareResult, Stage
 from finetune_core.reconcile import plan
 from finetune_core.runs import Observed, ObservedRun, PendingCause, Plan, RunState
+from finetune_core.summaries import summary
 from tests.builders import (
     NOON,
     a_checkpoint,
@@ -120,6 +121,14 @@ class TestStageOrder:
             "accuracy 0.8400, linear probe 0.7900 (+0.0500, better), on 621 test examples",
             "1.4 MB at s3://adapters/team-a/intents/r1/artifact",
         ]
+
+    def test_what_the_data_was_read_as_is_in_the_message(self) -> None:
+        prepared = succeeded(Stage.PREPARE)
+        assert prepared.report is not None
+        assert isinstance(prepared.report.result, PrepareResult)
+        result = prepared.report.result.model_copy(update={"detected": "CSV separated by ';', windows-1252"})
+        report = prepared.report.model_copy(update={"result": result})
+        assert summary(report).endswith("; 34 duplicates dropped; read as CSV separated by ';', windows-1252")
 
 
 class TestProgress:
