@@ -180,7 +180,7 @@ def test_a_new_task_method_and_export_run_through_all_stages(tree: Path, job: Ti
 
 def test_rules_schema_and_documentation_follow_from_the_rows(tree: Path) -> None:
     schema = python(tree, "-m", "finetune_api.crd").stdout
-    assert "method LastLayer is for StarRating" in schema
+    assert "method LastLayer supports only StarRating" in schema
     assert "lastLayer is only valid for type LastLayer" in schema
     assert "dataset.columns of StarRating are review and stars" in schema
     assert "`StarRating`" in python(tree, "-m", "finetune_api.support").stdout
