@@ -14,7 +14,7 @@ CHECK_PYTHON = command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: $
   $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(RIGHT_PYTHON)")'
 UV_INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: install help preflight demo quickstart-inputs compiled demo-chat test tested test-unit test-smoke test-cluster test-gpu \
+.PHONY: install help preflight demo quickstart-inputs compiled demo-chat test tested test-unit test-families test-smoke test-cluster test-gpu \
   programs cluster cluster-possible cluster-made cluster-down lint crds constraints bench clean
 
 install: .venv/.installed ## Create .venv with everything needed to develop and test (default target)
@@ -72,6 +72,7 @@ lint: install ## Run ruff, mypy and import-linter, and check the generated files
 	$(BIN)/python -m finetune_api.crd --check crds/finetunejobs.finetune.dev.yaml
 	$(BIN)/python -m finetune_api.docs --check docs/api.md
 	$(BIN)/python -m finetune_api.support --check docs/support.md
+	$(BIN)/python -m tests.families.results --check
 
 # The programs that `make test` runs against, slowest build first.
 PROGRAMS := kube-apiserver etcd helm promtool versitygw
@@ -111,6 +112,11 @@ test-cluster: cluster-possible install ## Run all tests on a real cluster on thi
 test-smoke: cluster-possible install ## Run the most important cluster tests (6 minutes on two cores)
 	$(BY_FILE) tests/cluster/smoke
 
+# Continues an interrupted run. After an upgrade of transformers or PEFT, it tries every model type again.
+test-families: install ## Try every model type of transformers with small random models (an hour), and write docs/models.md
+	$(BIN)/python -m tests.families.run
+	$(BIN)/python -m tests.families.results
+
 # The processes share the GPU.
 test-gpu: install ## Run the tests that need a GPU
 	$(BIN)/pytest --numprocesses 6 --dist load --durations 20 tests/gpu
@@ -130,11 +136,12 @@ cluster-down: install ## Stop that cluster and remove it from this machine
 bench: .venv/.bench ## Run all benchmarks that need no GPU
 	for name in prepare storage train checkpoint operator; do $(BIN)/python -m bench.$$name || exit 1; done
 
-crds: install ## Generate the CRD and docs/api.md from the models
+crds: install ## Generate the CRD and the references in docs from the models, tables and results
 	$(BIN)/python -m finetune_api.crd > crds/finetunejobs.finetune.dev.yaml
 	cp crds/finetunejobs.finetune.dev.yaml charts/finetune-operator/files/
 	$(BIN)/python -m finetune_api.docs > docs/api.md
 	$(BIN)/python -m finetune_api.support > docs/support.md
+	$(BIN)/python -m tests.families.results
 
 # Versions only, without the address of any package index.
 constraints: .venv/.bench ## Pin the installed versions in constraints.txt

@@ -20,7 +20,9 @@ class LoraSpec(ApiModel):
     dropout: float = Field(default=0.05, ge=0, lt=1, description="Dropout on the input of the adapter.")
     target_modules: Annotated[tuple[Label, ...], Field(min_length=1, max_length=64)] = Field(
         default=("all-linear",),
-        description="Names of the modules to adapt, or all-linear for every linear layer except the head.",
+        description="Names of the modules to adapt, or all-linear for every linear layer except the head, the output "
+        "layer and the routers of a mixture of experts. Experts that a model stores as parameters are not adapted; the "
+        "model card names the share of the weights that is.",
     )
     use_rslora: bool = Field(default=False, description="Scale by alpha / sqrt(rank) (Kalajdzievski 2023).")
 

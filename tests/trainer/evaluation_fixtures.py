@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from peft import LoraConfig, TaskType, get_peft_model
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import Device, JobIdentity, Stage, StageConfig, World
+from finetune_api.tables.tasks import TaskType
 from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.manifests import publish_directory
 from finetune_trainer.models import fetch_model
-from finetune_trainer.prepared import DataReport, ModelIdentity, SourceFile, SplitReport
+from finetune_trainer.prepared import DataReport, ModelHandling, ModelIdentity, SourceFile, SplitReport
 from tests.trainer.tiny_models import LABELS, STRONG_INIT, make_texts, save_bert, save_llama
 
 
@@ -78,9 +79,7 @@ def classification_job(root: Path, full: bool = False, steps: int = 80, pooler: 
         base, num_labels=3, id2label=dict(enumerate(LABELS)), label2id={label: i for i, label in enumerate(LABELS)}
     )
     if not full:
-        model = get_peft_model(
-            model, LoraConfig(task_type=TaskType.SEQ_CLS, r=8, lora_alpha=32, target_modules="all-linear")
-        )
+        model = get_peft_model(model, LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=32, target_modules="all-linear"))
     _train_classifier(model, tables["train"], steps)
     _store_trained(job, model)
     return job
@@ -98,7 +97,7 @@ def instruction_job(root: Path, full: bool = False, steps: int = 80) -> Job:
     model = AutoModelForCausalLM.from_pretrained(base)
     if not full:
         model = get_peft_model(
-            model, LoraConfig(task_type=TaskType.CAUSAL_LM, r=8, lora_alpha=32, target_modules="all-linear")
+            model, LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=32, target_modules="all-linear")
         )
     _train_causal(model, tables["train"], steps)
     _store_trained(job, model)
@@ -143,22 +142,7 @@ def _finish_data(root: Path, tokenizer: Any, task: str, tables: dict[str, pa.Tab
         strict=False,
     )
     revision = fetch_model(spec.model, root / "model", weights=True).revision
-    data = DataReport(
-        task=task,
-        labels=LABELS if task == "TextClassification" else (),
-        max_sequence_length=64,
-        padding=tokenizer.pad_token_id,
-        end_tokens=(tokenizer.eos_token_id,) if task == "InstructionTuning" else (),
-        splits={name: _split_report(table) for name, table in tables.items()},
-        duplicates=3,
-        contradicting=0,
-        leaked=1,
-        invalid=0,
-        sources=(SourceFile(uri=spec.dataset.train.uri, size=1234, sha256="ab" * 32),),
-        model=ModelIdentity(
-            uri=spec.model.uri, revision=revision, architecture="Tiny", parameters=9000, max_positions=64, license="mit"
-        ),
-    )
+    data = data_report(spec, {name: _split_report(table) for name, table in tables.items()}, revision, tokenizer)
     job = Job(root, spec, data)
     directory = root / "prepared"
     directory.mkdir()
@@ -168,6 +152,39 @@ def _finish_data(root: Path, tokenizer: Any, task: str, tables: dict[str, pa.Tab
     (directory / "data.json").write_text(data.model_dump_json())
     publish_directory(directory, job.config(Stage.PREPARE).layout.prepared, {"made": "by hand"})
     return job
+
+
+def data_report(
+    spec: FineTuneJobSpec, splits: Mapping[str, SplitReport] = {}, revision: str = "1", tokenizer: Any = None
+) -> DataReport:
+    """The report about prepared data for ``spec``, with a model that has no limits."""
+    classified = spec.task.type is TaskType.TEXT_CLASSIFICATION
+    return DataReport(
+        task=spec.task.type,
+        labels=LABELS if classified else (),
+        max_sequence_length=64,
+        padding=tokenizer.pad_token_id if tokenizer else 0,
+        end_tokens=(tokenizer.eos_token_id,) if tokenizer and not classified else (),
+        splits=dict(splits),
+        duplicates=3,
+        contradicting=0,
+        leaked=1,
+        invalid=0,
+        sources=(SourceFile(uri=spec.dataset.train.uri, size=1234, sha256="ab" * 32),),
+        model=ModelIdentity(
+            uri=spec.model.uri, revision=revision, architecture="Tiny", parameters=9000, max_positions=64, license="mit"
+        ),
+        handling=ModelHandling(
+            model_class="Tiny",
+            tested=True,
+            packing=False,
+            batching=True,
+            batched_generation=True,
+            attention=None,
+            unused_parameters=False,
+            new_head=classified,
+        ),
+    )
 
 
 def _write_split(directory: Path, split: str, table: pa.Table) -> None:

@@ -172,4 +172,4 @@ def test_missing_target_modules_are_named(classification: TinyJob) -> None:
         "method.lora.targetModules contains q_proj, which BertForSequenceClassification does not have"
         in outcome.message
     )
-    assert "use all-linear or names from classifier, dense, key, query, value" in outcome.message
+    assert "use all-linear or names from dense, key, position_embeddings, query, " in outcome.message

@@ -12,7 +12,7 @@ import pytest
 from finetune_api.evaluation import Baseline, BaselineKind, Evaluation, GateResult, MetricResult
 from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_api.stage import JobIdentity
-from finetune_trainer.prepared import DataReport, InvalidRow, ModelIdentity, SourceFile, SplitReport
+from finetune_trainer.prepared import DataReport, InvalidRow, ModelHandling, ModelIdentity, SourceFile, SplitReport
 from finetune_trainer.report.changes import classification_changes, generation_changes
 from finetune_trainer.report.charts import Series, line_chart, number, thin, ticks
 from finetune_trainer.report.page import ReportInputs, gate_text, headline, render, training_facts
@@ -48,6 +48,15 @@ def report_inputs(task: str = "TextClassification", text: str = "a text", **chan
     model = ModelIdentity(
         uri="hf://acme/tiny", revision="c0ffee", architecture="Bert", parameters=22, max_positions=512
     )
+    handling = ModelHandling(
+        model_class="BertForSequenceClassification",
+        tested=True,
+        packing=False,
+        batching=True,
+        batched_generation=True,
+        attention="sdpa",
+        unused_parameters=False,
+    )
     fields: dict[str, Any] = {
         "job": JobIdentity(namespace="team-a", name="intents", uid="u", revision=2, spec_digest="sha256:1"),
         "spec": spec,
@@ -65,6 +74,7 @@ def report_inputs(task: str = "TextClassification", text: str = "a text", **chan
             invalid_rows=(InvalidRow(file="train.jsonl", line=7, problem=f"no label: {text}"),),
             sources=(SourceFile(uri="s3://data/train.jsonl", size=12345, sha256="ab" * 32),),
             model=model,
+            handling=handling,
         ),
         "evaluation": Evaluation(
             split="test",

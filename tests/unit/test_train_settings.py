@@ -19,28 +19,35 @@ def spec(**parts: Any) -> FineTuneJobSpec:
 
 
 def test_default_is_three_epochs() -> None:
-    plan = plan_training(spec(training={"batchSize": 32}), rows=320, processes=1)
+    plan = plan_training(spec(training={"batchSize": 32}), rows=320, processes=1, batching=True)
     assert (plan.steps_per_epoch, plan.steps, plan.evaluate_every) == (10, 30, 10)
 
 
 def test_max_steps_override_epochs_and_epochs_may_be_fractional() -> None:
-    assert plan_training(spec(training={"maxSteps": 7}), rows=320, processes=1).steps == 7
-    assert plan_training(spec(training={"epochs": 0.25, "batchSize": 32}), rows=320, processes=1).steps == 3
+    assert plan_training(spec(training={"maxSteps": 7}), rows=320, processes=1, batching=True).steps == 7
+    assert (
+        plan_training(spec(training={"epochs": 0.25, "batchSize": 32}), rows=320, processes=1, batching=True).steps == 3
+    )
 
 
 def test_default_warm_up_is_three_percent() -> None:
-    assert plan_training(spec(training={"maxSteps": 200}), rows=320, processes=1).warmup_steps == 6
-    assert plan_training(spec(training={"maxSteps": 200, "warmupSteps": 0}), rows=320, processes=1).warmup_steps == 0
+    assert plan_training(spec(training={"maxSteps": 200}), rows=320, processes=1, batching=True).warmup_steps == 6
+    assert (
+        plan_training(
+            spec(training={"maxSteps": 200, "warmupSteps": 0}), rows=320, processes=1, batching=True
+        ).warmup_steps
+        == 0
+    )
 
 
 def test_a_long_run_logs_every_tenth_step() -> None:
-    assert plan_training(spec(training={"maxSteps": 100}), rows=320, processes=1).log_every == 1
-    assert plan_training(spec(training={"maxSteps": 50_000}), rows=320, processes=1).log_every == 10
+    assert plan_training(spec(training={"maxSteps": 100}), rows=320, processes=1, batching=True).log_every == 1
+    assert plan_training(spec(training={"maxSteps": 50_000}), rows=320, processes=1, batching=True).log_every == 10
 
 
 def test_more_processes_than_training_rows_are_rejected() -> None:
     with pytest.raises(StageFailure, match="has only 3 rows for 4 processes: add data") as caught:
-        plan_training(spec(), rows=3, processes=4)
+        plan_training(spec(), rows=3, processes=4, batching=True)
     assert caught.value.reason is Reason.BAD_DATA
 
 
@@ -70,7 +77,7 @@ def test_deepspeed_configuration_contains_batch_sizes_precision_and_stage() -> N
         training={"batchSize": 64, "maxBatchSizePerDevice": 8, "maxGradNorm": 0.5},
         distributed={"workers": 2, "gpusPerWorker": 2, "zero": {"stage": 3}},
     )
-    config = deepspeed_config(job, plan_training(job, rows=640, processes=4), Precision.BF16)
+    config = deepspeed_config(job, plan_training(job, rows=640, processes=4, batching=True), Precision.BF16)
     assert config["train_batch_size"] == 64
     assert config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"] * 4 == 64
     assert config["gradient_clipping"] == 0.5

@@ -71,6 +71,25 @@ class ModelIdentity(_Record):
     license: str | None = None
 
 
+class ModelHandling(_Record):
+    """How training and evaluation handle the base model; `modelling.families` decides it."""
+
+    model_class: str = Field(description="Class of transformers that the task loads, such as LlamaForCausalLM.")
+    tested: bool = Field(description="Whether tests/families covers this model class.")
+    packing: bool = Field(description="Whether several examples share a row in training.")
+    batching: bool = Field(description="Whether rows of different length share a batch; otherwise they run alone.")
+    batched_generation: bool = Field(description="Whether prompts of different length share a batch in generation.")
+    attention: str | None = Field(description="sdpa or eager; None leaves the choice to transformers.")
+    untrained: tuple[str, ...] = Field(
+        default=(), description="Ends of the names of linear layers to which training gives no gradient."
+    )
+    unused_parameters: bool = Field(description="Whether training may leave trained parameters without a gradient.")
+    new_head: bool = Field(
+        default=False, description="TextClassification: whether a head of the base model is replaced, not trained on."
+    )
+    notes: tuple[str, ...] = Field(default=(), description="What is done differently for this model, in sentences.")
+
+
 class DataReport(_Record):
     """``data.json``."""
 
@@ -96,6 +115,7 @@ class DataReport(_Record):
     sources: tuple[SourceFile, ...]
     rows: str = Field(default="", description="Detected form of the rows, such as ``ShareGPT conversations``.")
     model: ModelIdentity
+    handling: ModelHandling
 
     @property
     def detected(self) -> str:

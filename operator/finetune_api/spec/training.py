@@ -117,7 +117,7 @@ class TrainingSpec(ApiModel):
     packing: bool | None = Field(
         default=None,
         description=f"{names_of(packs=True)}: put several examples into one row, without attention across examples. "
-        "Default: true.",
+        "Default: true, unless the model cannot keep the examples of a row apart (see models.md).",
     )
     precision: Precision = Field(
         default=Precision.AUTO, description="Auto is BF16 if the GPU supports it, otherwise FP32."

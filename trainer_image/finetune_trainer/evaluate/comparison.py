@@ -10,7 +10,7 @@ from finetune_api.evaluation import BaselineKind, MetricResult
 from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_trainer.context import Reporter
 from finetune_trainer.methods.base import Method
-from finetune_trainer.modelling.loading import LoadedModel, load
+from finetune_trainer.modelling.loading import LoadedModel, attention_settings, load
 from finetune_trainer.modelling.precision import Hardware
 from finetune_trainer.prepared import DataReport
 from finetune_trainer.tasks.base import ModelClass
@@ -39,11 +39,13 @@ class EvaluationInputs:
     def load(self, directory: Path, **settings: Any) -> LoadedModel:
         """Load the model in ``directory`` with the model class of the task, for evaluation."""
         chosen = self.model_class
-        return self.load_as(chosen.auto_class, directory, **chosen.settings, **settings)
+        new_head = chosen.new_head and directory != self.trained
+        return self.load_as(chosen.auto_class, directory, new_head=new_head, **chosen.settings, **settings)
 
     def load_as(self, auto_class: Any, directory: Path, **settings: Any) -> LoadedModel:
         """Load the model in ``directory`` with ``auto_class``, for evaluation."""
         name = "The trained model" if directory == self.trained else f"model.uri {self.spec.model.uri}"
+        settings |= attention_settings(self.data.handling)
         return load(auto_class, directory, self.hardware.dtype, name, **settings).placed(self.hardware)
 
 

@@ -222,6 +222,7 @@ class _Runner:
         losses, hits = np.zeros(len(prompts.tokens)), np.zeros(len(prompts.tokens))
         vocabulary = self._model.config.get_text_config().vocab_size
         limits = BatchLimits(self._limits.examples, min(self._limits.tokens, _LOGITS_AT_ONCE // vocabulary))
+        limits = limits.unless_alone(self._inputs.data.handling.batching)
 
         def work(batch: Ints) -> None:
             device = self._hardware.device
@@ -274,10 +275,11 @@ class _Runner:
                 texts[int(index)] = answer
             counter.add(len(batch))
 
+        at_once = self._limits.unless_alone(self._inputs.data.handling.batched_generation)
         for limit in np.unique(limits):
             chosen = np.flatnonzero(limits == limit)
             with self._greedy(int(limit)):
-                batches = length_sorted(rows.lengths[chosen] + limit, self._limits)
+                batches = length_sorted(rows.lengths[chosen] + limit, at_once)
                 each_batch([chosen[batch] for batch in batches], work)
         return texts
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finetune_trainer.methods.base import Loader
+from finetune_trainer.methods.coverage import Coverage, Weight, measure
 
 if TYPE_CHECKING:
     from finetune_trainer.modelling.loading import LoadedModel
@@ -29,6 +30,9 @@ class AdapterMethod:
         with model.disable_adapter():
             yield "baseline", model
         yield "tuned", model
+
+    def coverage(self, model: Any) -> Coverage | None:
+        return measure(_weights(model))
 
 
 def require(trained: Path, name: str) -> None:
@@ -81,3 +85,29 @@ def restore(loaded: LoadedModel, trained: Path) -> Any:
             "nor the base model contains; store that layer in the adapter and train again",
         )
     return tuned.eval()
+
+
+def _weights(model: Any) -> Iterator[Weight]:
+    """The parameters of the base model of a PeftModel, each once."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    adapted: set[int] = set()
+    extra: set[int] = set()
+    seen: set[int] = set()
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            layer: Any = module
+            base = layer.get_base_layer()
+            adapted |= {id(parameter) for parameter in base.parameters(recurse=False)}
+            extra |= {id(parameter) for parameter in layer.parameters()} - {id(p) for p in base.parameters()}
+        elif isinstance(module, ModulesToSaveWrapper):
+            adapted |= {id(parameter) for parameter in module.original_module.parameters()}
+            extra |= {id(parameter) for parameter in module.modules_to_save.parameters()}
+    for name, parameter in model.get_base_model().named_parameters():
+        if id(parameter) in extra or id(parameter) in seen:
+            continue
+        seen.add(id(parameter))
+        path = [part for part in name.split(".") if part not in ("base_layer", "original_module")]
+        size = int(getattr(parameter, "ds_numel", parameter.numel()))
+        yield Weight(".".join(path), size, id(parameter) in adapted)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from finetune_api.spec import FineTuneJobSpec
 
 if TYPE_CHECKING:
+    from finetune_trainer.methods.coverage import Coverage
     from finetune_trainer.modelling.loading import LoadedModel
 
 Loader = Callable[[Path], "LoadedModel"]
@@ -25,6 +26,8 @@ class Attachment:
     """PEFT task type, such as CAUSAL_LM."""
     head: tuple[str, ...]
     """Names of the modules of the task head, which are trained fully and stored with an adapter."""
+    untrained: tuple[str, ...] = ()
+    """Ends of the names of linear layers to which training gives no gradient."""
 
 
 class Method(Protocol):
@@ -64,6 +67,9 @@ class Method(Protocol):
         Raises:
             StageFailure: As in `tuned`.
         """
+
+    def coverage(self, model: Any) -> Coverage | None:
+        """Which weights of the base model ``model``, the result of `attach`, changes; None if it changes all."""
 
     def describe(self, spec: FineTuneJobSpec) -> Sequence[tuple[str, str]]:
         """The settings of the method as (name, value) rows, for report and model card."""

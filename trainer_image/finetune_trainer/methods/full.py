@@ -12,6 +12,7 @@ from finetune_trainer.methods.adapters import require
 from finetune_trainer.methods.base import Attachment, Loader
 
 if TYPE_CHECKING:
+    from finetune_trainer.methods.coverage import Coverage
     from finetune_trainer.modelling.loading import LoadedModel
 
 
@@ -23,6 +24,11 @@ class Full:
     tags = ()
 
     def attach(self, loaded: LoadedModel, attachment: Attachment) -> Any:
+        from finetune_trainer.modelling.modalities import other_modalities
+
+        # They would get no gradient, but weight decay would change them.
+        for name in other_modalities(loaded.model):
+            loaded.model.get_submodule(name).requires_grad_(False)
         return loaded.model
 
     def tuned(self, load: Loader, base: Path, trained: Path) -> Any:
@@ -33,6 +39,9 @@ class Full:
         require(trained, MODEL_CONFIG)
         yield "baseline", load(base).complete()
         yield "tuned", load(trained).complete()
+
+    def coverage(self, model: Any) -> Coverage | None:
+        return None
 
     def describe(self, spec: FineTuneJobSpec) -> Sequence[tuple[str, str]]:
         return ()

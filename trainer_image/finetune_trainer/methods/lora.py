@@ -11,11 +11,7 @@ from finetune_trainer.methods.adapters import AdapterMethod
 from finetune_trainer.methods.base import Attachment
 
 if TYPE_CHECKING:
-    import torch
-
     from finetune_trainer.modelling.loading import LoadedModel
-
-_ALL_LINEAR = ("all-linear",)
 
 
 class Lora(AdapterMethod):
@@ -27,19 +23,29 @@ class Lora(AdapterMethod):
     def attach(self, loaded: LoadedModel, attachment: Attachment) -> Any:
         from peft import LoraConfig, get_peft_model
 
-        model, lora, head = loaded.model, _settings(attachment.spec), attachment.head
-        _check_targets(model, lora.target_modules)
+        from finetune_trainer.methods.targets import ALL_LINEAR, linear_targets, named_targets
+        from finetune_trainer.modelling.loading import first_line
+
+        model, lora = loaded.model, _settings(attachment.spec)
+        if lora.target_modules == ALL_LINEAR:
+            targets = linear_targets(model, attachment)
+        else:
+            targets = named_targets(model, attachment, lora.target_modules)
         config = LoraConfig(
             task_type=attachment.adapter_task,
             r=lora.rank,
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
-            target_modules="all-linear" if lora.target_modules == _ALL_LINEAR else list(lora.target_modules),
+            target_modules=targets,
             use_rslora=lora.use_rslora,
-            modules_to_save=list(head) or None,
-            exclude_modules=[name for name, _ in model.named_modules() if name.startswith(head)] if head else None,
+            modules_to_save=list(attachment.head) or None,
         )
-        return get_peft_model(model, config)
+        try:
+            return get_peft_model(model, config)
+        except ValueError as error:
+            raise StageFailure(
+                Reason.BAD_CONFIGURATION, f"method.lora does not fit {type(model).__name__}: {first_line(error)}"
+            ) from error
 
     def describe(self, spec: FineTuneJobSpec) -> Sequence[tuple[str, str]]:
         lora = _settings(spec)
@@ -54,22 +60,6 @@ def _settings(spec: FineTuneJobSpec) -> LoraSpec:
     settings = spec.method.settings
     assert isinstance(settings, LoraSpec)
     return settings
-
-
-def _check_targets(model: torch.nn.Module, targets: tuple[str, ...]) -> None:
-    import torch
-
-    if targets == _ALL_LINEAR:
-        return
-    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    missing = [target for target in targets if not any(n == target or n.endswith(f".{target}") for n in names)]
-    if missing:
-        known = sorted({name.rsplit(".", 1)[-1] for name in names})
-        raise StageFailure(
-            Reason.BAD_CONFIGURATION,
-            f"method.lora.targetModules contains {', '.join(missing)}, which {type(model).__name__} does not have: use "
-            f"all-linear or names from {', '.join(known)}",
-        )
 
 
 method = Lora()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -56,6 +56,10 @@ class BatchLimits:
     examples: int
     tokens: int
     """Tokens including padding: number of rows × length of the longest row."""
+
+    def unless_alone(self, batching: bool) -> BatchLimits:
+        """These limits, or one example at a time for a model whose outputs depend on padding."""
+        return self if batching else replace(self, examples=1)
 
 
 def length_sorted(lengths: Ints, limits: BatchLimits) -> list[Ints]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,18 @@ from transformers.utils import logging as transformers_logging
 from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.modelling.batching import TokenRows
 from finetune_trainer.modelling.precision import Hardware
+from finetune_trainer.prepared import ModelHandling
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model, and the names of its randomly initialised parameters, which the weight files lack."""
+    """A model, and the names of its randomly initialised parameters."""
 
     model: PreTrainedModel
     random: frozenset[str]
+    """Parameters that the weight files lack, or that a new head replaces."""
 
     def placed(self, hardware: Hardware) -> LoadedModel:
         """The model on its device and in evaluation mode."""
@@ -45,7 +48,9 @@ class LoadedModel:
         return self.model
 
 
-def load(auto_class: Any, directory: Path, dtype: torch.dtype, name: str, **settings: Any) -> LoadedModel:
+def load(
+    auto_class: Any, directory: Path, dtype: torch.dtype, name: str, *, new_head: bool = False, **settings: Any
+) -> LoadedModel:
     """Load a model from local safetensors files.
 
     Args:
@@ -53,22 +58,80 @@ def load(auto_class: Any, directory: Path, dtype: torch.dtype, name: str, **sett
         directory: Directory of the model.
         dtype: Type of the weights.
         name: Name of the model in error messages.
+        new_head: Replace the last layer of a classifier, which the weight files may have for other labels, by a
+            randomly initialised one for the ``num_labels`` of ``settings``.
         settings: Additional arguments of ``from_pretrained``.
 
     Raises:
         StageFailure: BadConfiguration when the directory does not contain a model of this class.
     """
+
     try:
-        model, loading_info = auto_class.from_pretrained(
-            directory, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True, **settings
+        model, info = auto_class.from_pretrained(
+            directory,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=new_head,
+            **settings,
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         model_type = (auto_class.__name__.removeprefix("AutoModel") or "a model without a head").removeprefix("For")
         raise StageFailure(
             Reason.BAD_CONFIGURATION, f"{name} cannot be loaded as {model_type}: {first_line(error)}"
         ) from error
+    random = frozenset(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+    if new_head:
+        _check_mismatches(name, info["mismatched_keys"], settings["num_labels"])
+        replaced = _last_layer(model, settings["num_labels"]) - random
+        _initialise_again(model, replaced)
+        random |= replaced
     _log.info("loaded %s in %s", type(model).__name__, dtype)
-    return LoadedModel(model, frozenset(loading_info["missing_keys"]))
+    return LoadedModel(model, random)
+
+
+def attention_settings(handling: ModelHandling) -> dict[str, str]:
+    """The arguments of ``from_pretrained`` for the attention implementation that was tested."""
+    return {} if handling.attention is None else {"attn_implementation": handling.attention}
+
+
+def _check_mismatches(name: str, mismatched: Any, labels: int) -> None:
+    """Check that all tensors of another shape than the model expects differ only in the number of labels."""
+    for key, stored, expected in mismatched:
+        if expected[0] != labels or tuple(stored[1:]) != tuple(expected[1:]):
+            raise StageFailure(
+                Reason.BAD_CONFIGURATION,
+                f"{name} cannot be loaded: {key} has the shape {tuple(stored)}, but its config.json means "
+                f"{tuple(expected)}; save the model again with save_pretrained",
+            )
+
+
+def _last_layer(model: PreTrainedModel, labels: int) -> frozenset[str]:
+    """Names of the parameters outside the backbone with one row for each label."""
+    backbone = f"{model.base_model_prefix}."
+    return frozenset(
+        key
+        for key, parameter in model.named_parameters()
+        if not key.startswith(backbone) and getattr(parameter, "ds_shape", parameter.shape)[0] == labels
+    )
+
+
+def _initialise_again(model: Any, names: frozenset[str]) -> None:
+    """Give parameters new random weights, as ``from_pretrained`` does for those that the weight files lack."""
+    from transformers.integrations import deepspeed as integration
+
+    partitioned: Any = integration
+    parameters = [model.get_parameter(name) for name in names]
+    gathered: AbstractContextManager[Any] = nullcontext()
+    if partitioned.is_deepspeed_zero3_enabled():
+        import deepspeed
+
+        gathered = deepspeed.zero.GatheredParameters(parameters, modifier_rank=0)
+    with gathered, torch.no_grad():
+        for name, parameter in zip(names, parameters, strict=True):
+            parameter._is_hf_initialized = False
+            model._init_weights(model.get_submodule(name.rpartition(".")[0]))
 
 
 def set_up(seed: int) -> None:

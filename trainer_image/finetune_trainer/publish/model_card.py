@@ -68,7 +68,7 @@ def render_card(inputs: CardInputs) -> str:
         revision_literal=json.dumps(inputs.data.model.revision) if on_hub(inputs.spec) else None,
         baseline_name=BASELINE_NAMES[inputs.evaluation.baseline.kind],
         metrics=[_metric_row(inputs.evaluation, index) for index in range(len(inputs.evaluation.metrics))],
-        settings=settings(inputs.spec),
+        settings=settings(inputs.spec, inputs.data),
         training=training_facts(inputs.training),
         versions=inputs.training.get("versions") or {},
     )

@@ -16,6 +16,7 @@ from finetune_api.evaluation import BaselineKind, Evaluation, GateResult, Metric
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import JobIdentity
 from finetune_trainer.methods import method_of
+from finetune_trainer.methods.coverage import Coverage
 from finetune_trainer.prepared import DataReport
 from finetune_trainer.report.charts import NARROW, TONES, Series, change_bar, line_chart
 from finetune_trainer.report.format import format_change, format_value, grouped
@@ -86,7 +87,7 @@ def render(inputs: ReportInputs) -> str:
         gates=[(gate_text(gate), gate) for gate in inputs.evaluation.gates],
         curves=_curves(inputs.history),
         section=Markup(task.report_section(inputs, environment)),
-        settings=settings(inputs.spec),
+        settings=settings(inputs.spec, inputs.data),
         training=training_facts(inputs.training),
         versions=inputs.training.get("versions") or {},
         spec_json=json.dumps(inputs.spec.model_dump(mode="json", exclude_none=True), indent=2, ensure_ascii=False),
@@ -123,7 +124,7 @@ def gate_text(gate: GateResult) -> str:
     return f"{name} {bound}: {gate.value:.4g}"
 
 
-def settings(spec: FineTuneJobSpec) -> list[tuple[str, str]]:
+def settings(spec: FineTuneJobSpec, data: DataReport) -> list[tuple[str, str]]:
     """The training settings as (name, value) rows."""
     training = spec.training
     length = f"{training.max_steps} steps" if training.max_steps else f"{training.epochs or 3:g} epochs"
@@ -135,9 +136,10 @@ def settings(spec: FineTuneJobSpec) -> list[tuple[str, str]]:
         ("Learning rate", f"{spec.learning_rate:g}, {training.schedule}"),
         ("Weight decay", f"{training.weight_decay:g}"),
         ("Precision", str(training.precision)),
-        ("Packing", "yes" if spec.packing else "no"),
+        ("Packing", "yes" if data.handling.packing else "no"),
         ("Processes", f"{spec.distributed.world_size}, ZeRO stage {spec.distributed.zero.stage}"),
         ("Seed", str(training.seed)),
+        *(("Because of the model", note) for note in data.handling.notes),
     ]
     return rows
 
@@ -157,6 +159,12 @@ def training_facts(training: Mapping[str, Any]) -> list[tuple[str, str]]:
     ):
         if training.get(key) is not None:
             rows.append((name, form(training[key])))
+    if adapted := training.get("adapted"):
+        coverage = Coverage.of(adapted)
+        rows += [
+            ("Weights that the adapter changes", coverage.changed),
+            ("Weights without an adapter", coverage.unchanged),
+        ]
     if "stoppedEarly" in training:
         rows.append(("Stopped early", "yes" if training["stoppedEarly"] else "no"))
     return rows

@@ -25,6 +25,7 @@ from finetune_api.stage import MOST_NOTES, NOTE_LENGTH, PrepareResult
 from finetune_trainer import storage
 from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.manifests import TornDirectory, publish_directory, read_manifest
+from finetune_trainer.modelling.families import decide_handling, load_families
 from finetune_trainer.modelling.tokenizer import load_base_tokenizer, save_tokenizer
 from finetune_trainer.models import (
     LocalModel,
@@ -41,7 +42,7 @@ from finetune_trainer.prepare.read import DataSet, read_data_set
 from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding
 from finetune_trainer.prepare.splits import SPLITS, Selection, assign, check_processes, check_sizes
 from finetune_trainer.prepare.spool import TableWriter, selected
-from finetune_trainer.prepared import DataReport, ModelIdentity, SplitReport
+from finetune_trainer.prepared import DataReport, ModelHandling, ModelIdentity, SplitReport
 from finetune_trainer.tasks import task_of
 from finetune_trainer.tasks.base import Preparation
 
@@ -101,6 +102,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     spec = context.config.spec
     task = task_of(spec.task.type)
     length = sequence_length(spec, inputs.identity)
+    _handling(spec, inputs, labels=())  # Refuses a model that cannot be tuned before the data is read.
     context.reporter.progress("loading the tokenizer")
     tokenizer = load_base_tokenizer(inputs.model.path, spec.model.uri, chat=task.needs_chat_template)
     config = read_config(inputs.model.path, spec.model.uri)
@@ -127,8 +129,10 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     generation = read_generation_config(inputs.model.path, spec.model.uri)
     ends = choose_ends(tokenizer, preparation.end_tokens, config, generation)
     contradicting = sum(data.contradicting for data in sets.values())
+    handling = _handling(spec, inputs, preparation.labels)
     notes = [
         *inputs.data.notes,
+        *handling.notes,
         *_contradictions(contradicting),
         *preparation.notes(all_labels),
         *_generation_notes(spec, length, inputs.identity),
@@ -153,6 +157,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         sources=tuple(file.source for files in inputs.data.files.values() for file in files),
         rows=preparation.rows,
         model=inputs.identity,
+        handling=handling,
     )
     log.info("read as %s", report.detected)
     document = json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False)
@@ -208,6 +213,17 @@ def _check_vocabulary(sets: Mapping[str, DataSet], vocabulary: int | None, model
             f"The data contains token id {highest}, but {model_uri} has {vocabulary} token embeddings: use the "
             "tokenizer of this model",
         )
+
+
+def _handling(spec: FineTuneJobSpec, inputs: Inputs, labels: tuple[str, ...]) -> ModelHandling:
+    return decide_handling(
+        load_families(),
+        spec,
+        read_config(inputs.model.path, spec.model.uri),
+        adapter_task=task_of(spec.task.type).adapter_task,
+        labels=labels,
+        installed=version("transformers"),
+    )
 
 
 def _fetch(context: StageContext) -> Inputs:

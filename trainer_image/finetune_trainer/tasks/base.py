@@ -87,6 +87,8 @@ class ModelClass:
     """Class of transformers, such as AutoModelForCausalLM."""
     settings: Mapping[str, Any]
     """Additional arguments of ``from_pretrained``."""
+    new_head: bool = False
+    """Whether the last layer of the base model is replaced by a randomly initialised one."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,13 @@ _SCHEDULER_NAMES = {
 
 
 def training_arguments(
-    config: StageConfig, plan: TrainPlan, precision: Precision, output: Path, universal: bool
+    config: StageConfig,
+    plan: TrainPlan,
+    precision: Precision,
+    output: Path,
+    *,
+    universal: bool,
+    unused_parameters: bool,
 ) -> TrainingArguments:
     """Create the TrainingArguments.
 
@@ -31,6 +37,7 @@ def training_arguments(
         precision: The resolved precision.
         output: Local directory for checkpoints.
         universal: Whether the checkpoint to resume from was converted to a universal checkpoint.
+        unused_parameters: Whether training may leave trained parameters without a gradient.
     """
     spec = config.spec
     training = spec.training
@@ -50,7 +57,7 @@ def training_arguments(
         fp16=precision is Precision.FP16,
         use_cpu=config.world.device is Device.CPU,
         deepspeed=deepspeed_config(spec, plan, precision, universal) if zero else None,
-        ddp_find_unused_parameters=False if config.world.size > 1 and not zero else None,
+        ddp_find_unused_parameters=unused_parameters if config.world.size > 1 and not zero else None,
         activation_checkpointing=training.activation_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if training.activation_checkpointing else None,
         logging_steps=plan.log_every,

@@ -12,15 +12,16 @@ from finetune_trainer.train.packing import pack
 
 
 class CausalDataset(TrainingDataset):
-    """Rows with ``input_ids``, ``labels`` and ``position_ids``, each of shape (tokens,).
+    """Rows with ``input_ids`` and ``labels``, each of shape (tokens,).
 
-    With packing, a row contains several conversations; position_ids restart at 0 for each of them.
+    With packing, a row contains several conversations, and also has ``position_ids``, which restart at 0 for each.
     """
 
     def __init__(self, table: pa.Table, row_length: int | None) -> None:
         """``row_length``: maximum number of tokens of a packed row; None disables packing."""
         self._tokens = ListColumn(table["input_ids"])
         self._labels = ListColumn(table["labels"])
+        self._packed = row_length is not None
         counts = token_counts(table)
         self._rows = [[row] for row in range(len(table))] if row_length is None else pack(counts, row_length)
         self.lengths = np.asarray([int(counts[row].sum()) for row in self._rows], dtype=np.int64)
@@ -33,18 +34,16 @@ class CausalDataset(TrainingDataset):
             tokens.append(ids)
             labels.append(targets)
             positions.append(np.arange(len(ids)))
-        return {
-            "input_ids": np.concatenate(tokens),
-            "labels": np.concatenate(labels),
-            "position_ids": np.concatenate(positions),
-        }
+        features = {"input_ids": np.concatenate(tokens), "labels": np.concatenate(labels)}
+        return features | {"position_ids": np.concatenate(positions)} if self._packed else features
 
 
 class CausalCollator:
-    """Pads to the longest row of the batch: ``input_ids``, ``labels`` and ``position_ids``, each (batch, tokens).
+    """Pads to the longest row of the batch: ``input_ids``, ``labels`` and one more tensor, each (batch, tokens).
 
-    There is no attention mask: transformers separates conversations where position_ids restart at 0, and the padding
-    at the end of a row is a separate conversation without labels.
+    Packed rows have ``position_ids`` and no attention mask: transformers separates conversations where position_ids
+    restart at 0, and the padding at the end of a row is a separate conversation without labels. Other rows have an
+    ``attention_mask``, which every model class accepts.
     """
 
     def __init__(self, pad_token_id: int) -> None:
@@ -52,13 +51,17 @@ class CausalCollator:
 
     def __call__(self, rows: list[Features]) -> dict[str, torch.Tensor]:
         width = max(len(row["input_ids"]) for row in rows)
+        packed = "position_ids" in rows[0]
         tokens = torch.full((len(rows), width), self._pad)
         labels = torch.full((len(rows), width), IGNORED_LABEL)
-        positions = torch.zeros((len(rows), width), dtype=torch.long)
+        third = torch.zeros((len(rows), width), dtype=torch.long)
         for index, row in enumerate(rows):
             length = len(row["input_ids"])
             tokens[index, :length] = torch.from_numpy(row["input_ids"])
             labels[index, :length] = torch.from_numpy(row["labels"])
-            positions[index, :length] = torch.from_numpy(row["position_ids"])
-            positions[index, length:] = torch.arange(width - length)
-        return {"input_ids": tokens, "labels": labels, "position_ids": positions}
+            if packed:
+                third[index, :length] = torch.from_numpy(row["position_ids"])
+                third[index, length:] = torch.arange(width - length)
+            else:
+                third[index, :length] = 1
+        return {"input_ids": tokens, "labels": labels, "position_ids" if packed else "attention_mask": third}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from finetune_trainer.checkpoints.resume import MendConverted, make_loadable
 from finetune_trainer.checkpoints.upload import BUSY_NAME
 from finetune_trainer.context import StageContext
 from finetune_trainer.host.inputs import TrainInputs, checkpoint_provenance
+from finetune_trainer.methods import method_of
 from finetune_trainer.modelling.gpus import require_gpus
 from finetune_trainer.modelling.precision import bf16_supported, resolve_precision
 from finetune_trainer.prepared import read_report
@@ -37,6 +39,8 @@ from finetune_trainer.train.model import load_model
 from finetune_trainer.train.settings import TrainPlan, plan_training
 from finetune_trainer.train.stop import StopRequest
 from finetune_trainer.train.trainer import FineTuneTrainer
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     task = task_of(spec.task.type)
     train_data = task.dataset(open_split(prepared, "train"), spec, report)
     validation = task.dataset(open_split(prepared, "validation"), spec, report)
-    plan = plan_training(spec, len(train_data), config.world.size)
+    plan = plan_training(spec, len(train_data), config.world.size, report.handling.batching)
     precision = resolve_precision(spec.training.precision, config.world.device, bf16_supported(config.world.device))
     # Before torch.distributed starts, so that no collective times out during a conversion.
     checkpoint = make_loadable(inputs.checkpoint, config, context.reporter) if inputs.checkpoint else None
@@ -71,10 +75,20 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     is_main = os.environ["RANK"] == "0"
     if is_main and config.world.workers > 1:
         context.reporter.progress(f"waiting for all {config.world.workers} workers to connect")
-    arguments = training_arguments(config, plan, precision, Path(config.workspace) / "checkpoints", universal)
+    arguments = training_arguments(
+        config,
+        plan,
+        precision,
+        Path(config.workspace) / "checkpoints",
+        universal=universal,
+        unused_parameters=report.handling.unused_parameters,
+    )
     if is_main:
         context.reporter.progress("loading the model")
     model = load_model(Path(inputs.model), spec, report, task=task, pad_token_id=report.padding, precision=precision)
+    coverage = method_of(spec.method.type).coverage(model)
+    if is_main and coverage is not None:
+        _log.info("the adapter changes %s of the weights; without an adapter: %s", coverage.changed, coverage.unchanged)
     trainable = sum(_size(parameter) for parameter in model.parameters() if parameter.requires_grad)
     busy = Path(config.workspace) / BUSY_NAME
     flow = FlowCallback(StopRequest(context.reporter), busy, spec.training.early_stopping)
@@ -136,7 +150,8 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
                 "seed": spec.training.seed,
                 "weightsOfStep": state.global_step if best is None else best,
                 "versions": library_versions(),
-            },
+            }
+            | ({} if coverage is None else {"adapted": coverage.summary}),
         )
     return Trained(directory, summary)
 

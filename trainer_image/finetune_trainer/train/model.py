@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel
 from finetune_api.spec import FineTuneJobSpec, Precision
 from finetune_trainer.methods import method_of
 from finetune_trainer.methods.base import Attachment
-from finetune_trainer.modelling.loading import load
+from finetune_trainer.modelling.loading import attention_settings, load
 from finetune_trainer.modelling.precision import dtype_of
 from finetune_trainer.prepared import DataReport
 from finetune_trainer.tasks.base import Task
@@ -48,8 +47,9 @@ def load_model(
         directory,
         dtype_of(precision) if reduced else torch.float32,
         f"model.uri {spec.model.uri} ({report.model.architecture})",
+        new_head=model_class.new_head,
         **model_class.settings,
-        **_attention(spec),
+        **attention_settings(report.handling),
     )
     model: Any = loaded.model
     model.config.pad_token_id = pad_token_id
@@ -57,19 +57,12 @@ def load_model(
     if not method.trains_base and spec.training.activation_checkpointing:
         model.enable_input_require_grads()
     head = _head(model, task, loaded.random)
-    return method.attach(loaded, Attachment(spec, task.adapter_task, head))
+    return method.attach(loaded, Attachment(spec, task.adapter_task, head, report.handling.untrained))
 
 
-def _head(model: PreTrainedModel, task: Task, missing_keys: Iterable[str]) -> tuple[str, ...]:
-    """Names of the modules to train fully and store with an adapter: the task head, and modules that the weight files
-    lack and that are therefore randomly initialised.
+def _head(model: PreTrainedModel, task: Task, random: Iterable[str]) -> tuple[str, ...]:
+    """Names of the modules to train fully and store with an adapter: the task head, and modules with randomly
+    initialised parameters, without those that are part of another one.
     """
-    return tuple(sorted({key.rpartition(".")[0] for key in missing_keys} | set(task.head_modules(model))))
-
-
-def _attention(spec: FineTuneJobSpec) -> dict[str, str]:
-    """The attention implementation: FlashAttention skips padding and masks in packed rows; SDPA is always available."""
-    if not spec.task.type.row.packs:
-        return {}
-    flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn")
-    return {"attn_implementation": "flash_attention_2" if flash else "sdpa"}
+    names = {key.rpartition(".")[0] for key in random} | set(task.head_modules(model))
+    return tuple(sorted(name for name in names if not any(name.startswith(f"{other}.") for other in names)))

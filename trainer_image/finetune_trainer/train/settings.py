@@ -29,13 +29,14 @@ class TrainPlan:
     log_every: int
 
 
-def plan_training(spec: FineTuneJobSpec, rows: int, processes: int) -> TrainPlan:
+def plan_training(spec: FineTuneJobSpec, rows: int, processes: int, batching: bool) -> TrainPlan:
     """Derive steps and batch sizes.
 
     Args:
         spec: The job's spec.
         rows: Number of training rows, after packing if it is enabled.
         processes: World size.
+        batching: Whether rows of different length may share a batch on a device.
 
     Raises:
         StageFailure: BadData when there are fewer rows than processes.
@@ -47,7 +48,7 @@ def plan_training(spec: FineTuneJobSpec, rows: int, processes: int) -> TrainPlan
             f"the training data has only {rows} rows for {processes} processes: add data, lower "
             "distributed.workers × gpusPerWorker, or set training.packing to false",
         )
-    sizes = divide_batch(training.batch_size, processes, training.max_batch_size_per_device)
+    sizes = divide_batch(training.batch_size, processes, training.max_batch_size_per_device if batching else 1)
     steps_per_epoch = -(-rows // training.batch_size)
     epochs = training.epochs or _DEFAULT_EPOCHS
     steps = training.max_steps or max(1, math.ceil(epochs * steps_per_epoch))

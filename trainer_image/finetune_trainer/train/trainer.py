@@ -103,7 +103,8 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
 
         Ranks with fewer batches get extra ones that do not count, because ZeRO-3 gathers weights on all ranks.
         """
-        size = self._sizes.per_device * _VALIDATION_BATCH_FACTOR
+        # One row remains one row: the model may be one whose outputs depend on padding.
+        size = self._sizes.per_device * _VALIDATION_BATCH_FACTOR if self._sizes.per_device > 1 else 1
         order = np.argsort(-self._validation.lengths, kind="stable").tolist()
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         world, rank = self.args.world_size, self.args.process_index

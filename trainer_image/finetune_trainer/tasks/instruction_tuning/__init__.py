@@ -40,7 +40,7 @@ class InstructionTuning:
     def dataset(self, table: pa.Table, spec: FineTuneJobSpec, data: DataReport) -> TrainingDataset:
         from finetune_trainer.train.causal import CausalDataset
 
-        return CausalDataset(table, data.max_sequence_length if spec.packing else None)
+        return CausalDataset(table, data.max_sequence_length if data.handling.packing else None)
 
     def collator(self, pad_token_id: int) -> Collator:
         from finetune_trainer.train.causal import CausalCollator

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from finetune_trainer.report.page import ReportInputs
     from finetune_trainer.train.data import Collator, TrainingDataset
 
+_PROBLEM_TYPE = "single_label_classification"
+"""The job's task decides the loss, not the config.json of the base model."""
+
 
 class TextClassification:
     """Implements `finetune_trainer.tasks.base.Task`."""
@@ -56,12 +59,20 @@ class TextClassification:
                 "num_labels": len(data.labels),
                 "id2label": dict(enumerate(data.labels)),
                 "label2id": {label: index for index, label in enumerate(data.labels)},
+                "problem_type": _PROBLEM_TYPE,
             },
+            new_head=data.handling.new_head,
         )
 
     def head_modules(self, model: torch.nn.Module) -> Iterable[str]:
-        """The pooler of an encoder, which is untrained in sentence embedding models that do not use it."""
-        return [name for name, _ in model.named_modules() if name.rpartition(".")[2] == "pooler"]
+        """All modules outside the backbone, and the pooler of an encoder, which is untrained in sentence embedding
+        models that do not use it.
+        """
+        backbone = str(getattr(model, "base_model_prefix", ""))
+        poolers = [name for name, _ in model.named_modules() if name.rpartition(".")[2] == "pooler"]
+        if not hasattr(model, backbone):
+            return poolers
+        return [*poolers, *(name for name, part in model.named_children() if name != backbone and _has_weights(part))]
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
         from torch.nn.functional import cross_entropy
@@ -96,7 +107,12 @@ class TextClassification:
             config = read_json(config_path)
             config["id2label"] = {str(index): label for index, label in enumerate(data.labels)}
             config["label2id"] = {label: index for index, label in enumerate(data.labels)}
+            config["problem_type"] = _PROBLEM_TYPE
             write_json(config_path, config)
+
+
+def _has_weights(module: torch.nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
 
 
 task = TextClassification()

@@ -79,7 +79,7 @@ def _baseline(inputs: EvaluationInputs, test: pa.Table, padding: int) -> baselin
     features = {}
     for name, split in rows.items():
         check_vocabulary(backbone, split)
-        features[name] = mean_features(backbone, split, padding, inputs.hardware, counter)
+        features[name] = mean_features(backbone, split, padding, inputs.hardware, counter, limits=_limits(inputs))
     fits = ExampleCounter(inputs.reporter, "fitting the linear probe", len(chosen))
     return baselines.choose(
         Labelled(features["train"], _labels(train)[chosen]),
@@ -96,11 +96,15 @@ def _tuned_predictions(inputs: EvaluationInputs, rows: TokenRows, padding: int) 
     model = inputs.method.tuned(load, inputs.base, inputs.trained)
     check_vocabulary(model, rows)
     counter = ExampleCounter(inputs.reporter, "classifying with the tuned model", len(rows))
-    return predict(model, rows, padding, inputs.hardware, counter)
+    return predict(model, rows, padding, inputs.hardware, counter, limits=_limits(inputs))
+
+
+def _limits(inputs: EvaluationInputs) -> BatchLimits:
+    return _LIMITS[inputs.hardware.device.type].unless_alone(inputs.data.handling.batching)
 
 
 def mean_features(
-    backbone: Any, rows: TokenRows, padding: int, hardware: Hardware, counter: ExampleCounter
+    backbone: Any, rows: TokenRows, padding: int, hardware: Hardware, counter: ExampleCounter, *, limits: BatchLimits
 ) -> Features:
     """The mean of the last hidden states over the tokens of each example: float32 (examples, hidden size).
 
@@ -119,11 +123,13 @@ def mean_features(
         features[batch] = means.cpu().numpy()
         counter.add(len(batch))
 
-    each_batch(length_sorted(rows.lengths, _LIMITS[hardware.device.type]), work)
+    each_batch(length_sorted(rows.lengths, limits), work)
     return features
 
 
-def predict(model: Any, rows: TokenRows, padding: int, hardware: Hardware, counter: ExampleCounter) -> Ints:
+def predict(
+    model: Any, rows: TokenRows, padding: int, hardware: Hardware, counter: ExampleCounter, *, limits: BatchLimits
+) -> Ints:
     """The index of the label with the highest logit: int64 (examples,).
 
     Raises:
@@ -139,7 +145,7 @@ def predict(model: Any, rows: TokenRows, padding: int, hardware: Hardware, count
         predictions[batch] = logits.argmax(dim=-1).cpu().numpy()
         counter.add(len(batch))
 
-    each_batch(length_sorted(rows.lengths, _LIMITS[hardware.device.type]), work)
+    each_batch(length_sorted(rows.lengths, limits), work)
     return predictions
 
 

@@ -1,0 +1,376 @@
+"""Tries one model type with the code of the product: its collators, loading, methods and evaluation.
+
+`examine` never raises for a model that fails; the result says which check failed and how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
+from transformers import AutoModel
+from transformers.pytorch_utils import Conv1D
+
+from finetune_api.spec import FineTuneJobSpec, Precision
+from finetune_trainer.context import Reporter
+from finetune_trainer.evaluate.comparison import ExampleCounter
+from finetune_trainer.methods import method_of
+from finetune_trainer.modelling.batching import BatchLimits, TokenRows, padded
+from finetune_trainer.modelling.loading import load
+from finetune_trainer.modelling.modalities import other_modalities
+from finetune_trainer.modelling.precision import Hardware
+from finetune_trainer.prepared import DataReport, ModelHandling
+from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks.text_classification.evaluation import mean_features
+from finetune_trainer.train.causal import CausalCollator, CausalDataset
+from finetune_trainer.train.model import load_model
+from tests.families.compare import TOLERANCE, Wrong, distance, require_close
+from tests.families.inputs import (
+    AUTO_CLASSES,
+    ROW_LENGTH,
+    TASKS,
+    data_report,
+    examples,
+    job_spec,
+    learned_tokens,
+    loss_sum,
+)
+from tests.families.tiny import BOS, LABELS, PAD, VOCABULARY, build, config_of, variants_of
+
+_NEW_TOKENS = 4
+_CPU = Hardware(torch.device("cpu"), torch.float32)
+
+
+@dataclass
+class Finding:
+    """The result of one model type; a check that was not reached is absent."""
+
+    model_class: str = ""
+    attention: str = ""
+    checks: dict[str, str] = field(default_factory=dict)
+    """By name of the check: empty when it passed, otherwise what was wrong."""
+    needs_decoder: bool = False
+    """Whether a token sees the tokens after it unless config.json says ``is_decoder``."""
+    untrained: list[str] = field(default_factory=list)
+    """Ends of the names of linear layers to which training gives no gradient."""
+    unused: bool = False
+    """Whether other parameters get no gradient either."""
+    frozen: list[str] = field(default_factory=list)
+    """Ends of the names of linear layers and experts that get a gradient, and no adapter from all-linear."""
+
+
+def examine(model_type: str, task: str, directory: Path) -> Finding:
+    """Try a model type, in all its variants.
+
+    Args:
+        model_type: Such as ``llama``.
+        task: PEFT task type, CAUSAL_LM or SEQ_CLS.
+        directory: An empty directory for models.
+    """
+    finding = Finding()
+    for number, variant in enumerate(variants_of(model_type)):
+        _examine(finding, partial(config_of, model_type, task, variant), task, directory / str(number))
+    return finding
+
+
+def _examine(finding: Finding, config: Any, task: str, directory: Path) -> None:
+    base = directory / "base"
+    with _recorded(finding, "build"):
+        model = build(config(), AUTO_CLASSES[task])
+        finding.model_class = type(model).__name__
+        model.save_pretrained(base)
+        del model
+    if finding.checks["build"]:
+        return
+    with _recorded(finding, "load"):
+        finding.attention = load(AUTO_CLASSES[task], base, torch.float32, "base").model.config._attn_implementation
+    if not finding.checks["load"]:
+        _Examination(base, directory, task, finding).run()
+
+
+@contextmanager
+def _recorded(finding: Finding, name: str) -> Iterator[None]:
+    finding.checks.setdefault(name, "")  # What failed for one variant of a model type has failed.
+    try:
+        yield
+    except Wrong as wrong:
+        finding.checks[name] = str(wrong)
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        finding.checks[name] = f"{type(error).__name__}: {first}"[:200]
+
+
+class _Examination:
+    def __init__(self, base: Path, directory: Path, task: str, finding: Finding) -> None:
+        self._base = base
+        self._directory = directory
+        self._peft_task = task
+        self._task = task_of(TASKS[task])
+        self._finding = finding
+        self._causal = task == "CAUSAL_LM"
+        self._table = examples(self._causal)
+        self._rows = TokenRows.of_column(self._table["input_ids"])
+        self._new_head = False
+
+    def run(self) -> None:
+        checks: dict[str, Callable[[], None]] = {"batch": self._batch}
+        if self._causal:
+            checks = {
+                "causal": self._sees_only_the_past,
+                "packing": self._packing,
+                "batch": self._batch,
+                "generates": self._generates,
+                "generation": self._generation,
+                "cache": self._cache,
+            }
+        else:
+            checks["baseline"] = self._baseline
+        with _recorded(self._finding, "runs"):
+            self._logits(self._bare, [0])
+        if self._finding.checks["runs"]:
+            return
+        for name, check in checks.items():
+            with _recorded(self._finding, name):
+                check()
+        with _recorded(self._finding, "gradients"):
+            self._survey()
+        for method in ("LoRA", "Full"):
+            with _recorded(self._finding, method):
+                self._train(method)
+
+    def _report(self) -> DataReport:
+        """The report of a job whose model has the limits that were found so far."""
+        passed = {name for name, problem in self._finding.checks.items() if not problem}
+        return data_report(
+            TASKS[self._peft_task],
+            ModelHandling(
+                model_class=self._finding.model_class,
+                tested=True,
+                packing="packing" in passed,
+                batching="batch" in passed,
+                batched_generation="generation" in passed,
+                attention=self._finding.attention,
+                untrained=tuple(self._finding.untrained),
+                unused_parameters=False,
+                new_head=not self._causal,
+            ),
+        )
+
+    def _load(self, **settings: Any) -> Any:
+        return load(AUTO_CLASSES[self._peft_task], self._base, torch.float32, "base", **settings).model
+
+    @cached_property
+    def _bare(self) -> Any:
+        """The base model, for checks that leave its weights as they are."""
+        model = self._load()
+        model.config.pad_token_id = PAD
+        model.config.use_cache = False  # As in training.
+        return model
+
+    def _logits(self, model: Any, rows: list[int]) -> list[torch.Tensor]:
+        """The logits of each row, in a batch that the evaluation would make."""
+        tokens, mask = padded(self._rows, np.asarray(rows), PAD)
+        with torch.inference_mode():
+            logits = model(input_ids=tokens, attention_mask=mask).logits
+        return [logits[line, : len(self._rows[row])] if self._causal else logits[line] for line, row in enumerate(rows)]
+
+    def _alone(self, model: Any) -> list[torch.Tensor]:
+        return [self._logits(model, [row])[0] for row in range(len(self._rows))]
+
+    def _batch(self) -> None:
+        model = self._bare
+        everything = list(range(len(self._rows)))
+        require_close("in a padded batch", self._alone(model), self._logits(model, everything))
+
+    def _sees_only_the_past(self) -> None:
+        model = self._bare
+        if hasattr(model.config, "is_decoder"):
+            self._finding.needs_decoder = _sees_the_future(self._load(is_decoder=False), self._rows[0])
+        if _sees_the_future(model, self._rows[0]):
+            raise Wrong("a token sees the tokens after it")
+
+    def _packing(self) -> None:
+        model = self._bare
+        alone, packed = (self._loss(model, CausalDataset(self._table, length)) for length in (None, ROW_LENGTH))
+        if abs(alone - packed) > 2e-5 * abs(alone):
+            raise Wrong(f"loss {packed:.5f} packed, {alone:.5f} not packed")
+
+    def _loss(self, model: Any, data: CausalDataset) -> float:
+        """Mean loss of all learned tokens: packed rows two at a time, other rows alone."""
+        collate, total, count = CausalCollator(PAD), 0.0, 0
+        size = 1 if len(data) == len(self._rows) else 2
+        for start in range(0, len(data), size):
+            batch = collate([data[row] for row in range(start, min(start + size, len(data)))])
+            labels = batch.pop("labels")
+            with torch.inference_mode():
+                total += loss_sum(model(**batch).logits, labels)
+            count += learned_tokens(labels)
+        return total / count
+
+    def _generates(self) -> None:
+        self._generate([0])
+
+    def _generation(self) -> None:
+        rows = range(len(self._rows))
+        alone = [self._generate([row])[0] for row in rows]
+        require_close("generated in a padded batch", alone, self._generate(list(rows)))
+
+    def _cache(self) -> None:
+        """Generation with the cache gives the logits of one pass over the whole text."""
+        tokens, mask = padded(self._rows, np.asarray([0]), PAD, left=True)
+        made = self._generated(tokens, mask)
+        with torch.inference_mode():
+            logits = self._bare(input_ids=made.sequences, attention_mask=torch.ones_like(made.sequences)).logits
+        steps = torch.stack(made.logits, dim=1)[0]
+        require_close("generated with a cache", [logits[0, tokens.shape[1] - 1 : -1]], [steps])
+
+    def _generate(self, rows: list[int]) -> list[torch.Tensor]:
+        made = self._generated(*padded(self._rows, np.asarray(rows), PAD, left=True))
+        return list(torch.stack(made.logits, dim=1))
+
+    def _generated(self, tokens: torch.Tensor, mask: torch.Tensor) -> Any:
+        with torch.inference_mode():
+            return self._bare.generate(
+                input_ids=tokens,
+                attention_mask=mask,
+                use_cache=True,
+                do_sample=False,
+                num_beams=1,
+                max_new_tokens=_NEW_TOKENS,
+                eos_token_id=None,
+                suppress_tokens=[PAD, BOS],  # Some models give the padding token no position.
+                pad_token_id=PAD,
+                output_logits=True,
+                return_dict_in_generate=True,
+            )
+
+    def _baseline(self) -> None:
+        backbone = load(AutoModel, self._base, torch.float32, "base").model
+        counter = ExampleCounter(Reporter(None), "features", len(self._rows))
+        mean_features(backbone, self._rows, PAD, _CPU, counter, limits=BatchLimits(examples=1, tokens=4096))
+
+    def _train(self, method: str) -> None:
+        """Two steps, save, load without the product, the same outputs."""
+        report = self._report()
+        spec = job_spec(TASKS[self._peft_task], method)
+        model = load_model(self._base, spec, report, task=self._task, pad_token_id=PAD, precision=Precision.FP32)
+        before = self._alone(model.eval())
+        if method == "LoRA":
+            self._check_targets(model)
+        else:
+            self._check_frozen(model)
+        self._two_steps(model, report, spec)
+        after = self._alone(model.eval())
+        if all(torch.equal(old, new) for old, new in zip(before, after, strict=True)):
+            raise Wrong("two steps change nothing")
+        saved = self._directory / method
+        model.save_pretrained(saved)
+        require_close(f"after saving and loading {method}", after, self._alone(self._plainly_loaded(method, saved)))
+        tuned = method_of(spec.method.type).tuned(self._loader(report), self._base, saved)
+        require_close("as the evaluation loads it", after, self._alone(tuned))
+
+    def _two_steps(self, model: Any, report: DataReport, spec: FineTuneJobSpec) -> None:
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=5e-3)
+        model.train()
+        for _ in range(2):
+            optimizer.zero_grad()
+            self._backward(model, report, spec)
+            if any(p.grad is not None and not torch.isfinite(p.grad).all() for p in model.parameters()):
+                raise Wrong("a gradient is not finite")
+            optimizer.step()
+        self._finding.unused |= any(p.requires_grad and p.grad is None for p in model.parameters())
+
+    def _backward(self, model: Any, report: DataReport, spec: FineTuneJobSpec) -> None:
+        data = self._task.dataset(self._table, spec, report)
+        rows = list(range(min(2, len(data)))) if report.handling.batching else [0]
+        batch = self._task.collator(PAD)([data[row] for row in rows])
+        labels = batch.pop("labels")
+        self._task.loss(model(**batch).logits, labels, torch.tensor(labels.numel())).backward()
+
+    def _survey(self) -> None:
+        """Which parameters and linear layers of the base model get a gradient."""
+        model = self._bare
+        called = set()
+        for name, module in model.named_modules():
+            if isinstance(module, torch.nn.Linear | Conv1D):
+                # Some layers only hold a weight that other code reads, which an adapter would not change.
+                module.register_forward_pre_hook(lambda *_, name=name: called.add(name))
+        self._backward(model, self._report(), job_spec(TASKS[self._peft_task], "Full"))
+        self._reached = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+        output = model.get_output_embeddings()
+        self._linear = {
+            name: name in called and module.weight.grad is not None
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear | Conv1D) and module is not output
+        }
+        model.zero_grad()
+        kinds = {_end(name) for name in self._linear}
+        other = other_modalities(model)
+        self._finding.untrained = sorted(
+            kind
+            for kind in kinds
+            if not any(reached for name, reached in self._linear.items() if _end(name) == kind)
+            and not all(name.startswith(other) for name in self._linear if _end(name) == kind)
+        )
+
+    def _plainly_loaded(self, method: str, saved: Path) -> Any:
+        """The result, loaded with transformers and PEFT only, as the model card says."""
+        settings: dict[str, Any] = {} if self._causal else {"num_labels": len(LABELS), "pad_token_id": PAD}
+        auto_class = AUTO_CLASSES[self._peft_task]
+        if method == "Full":
+            return auto_class.from_pretrained(saved, dtype=torch.float32, **settings).eval()
+        base = auto_class.from_pretrained(self._base, dtype=torch.float32, **settings)
+        return PeftModel.from_pretrained(base, saved).eval()
+
+    def _loader(self, report: DataReport) -> Any:
+        chosen = self._task.model_class(report)
+
+        def loader(directory: Path) -> Any:
+            new_head = chosen.new_head and directory == self._base
+            loaded = load(chosen.auto_class, directory, torch.float32, "model", new_head=new_head, **chosen.settings)
+            loaded.model.config.pad_token_id = PAD
+            return loaded.placed(_CPU)
+
+        return loader
+
+    def _check_targets(self, model: Any) -> None:
+        """Note the trained layers that all-linear leaves out. Adapters without a gradient are found in training."""
+        prefix = "base_model.model."
+        modules = [(name.removeprefix(prefix), module) for name, module in model.named_modules()]
+        adapted = {name for name, module in modules if isinstance(module, BaseTunerLayer)}
+        head = tuple(f"{name}." for name, module in modules if isinstance(module, ModulesToSaveWrapper))
+        trained = {n for n, reached in self._linear.items() if reached and not f"{n}.".startswith(head)}
+        experts = {_end(n) for n, p in self._bare.named_parameters() if p.dim() > 2 and "expert" in n}
+        self._finding.frozen = sorted({_end(name) for name in trained - adapted} | experts)
+
+    def _check_frozen(self, model: Any) -> None:
+        frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        if wrong := sorted(frozen & self._reached):
+            raise Wrong(f"{len(wrong)} parameters that text trains are frozen, such as {wrong[0]}")
+
+
+def _sees_the_future(model: Any, row: Any) -> bool:
+    """Whether the logits before the last token depend on it."""
+    tokens = torch.from_numpy(row.astype(np.int64))[None]
+    changed = tokens.clone()
+    changed[0, -1] = changed[0, -1] % (VOCABULARY - 1) + 1
+    with torch.inference_mode():
+        before, after = (
+            model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0, :-1]
+            for ids in (tokens, changed)
+        )
+    return distance(before, after) > TOLERANCE
+
+
+def _end(name: str) -> str:
+    """The last two parts of the name of a module."""
+    return ".".join(name.split(".")[-2:])

@@ -1,0 +1,77 @@
+"""The data and the job with which a model type is tried."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.tables.tasks import TaskType
+from finetune_trainer.prepared import IGNORED_LABEL, DataReport, ModelHandling, ModelIdentity
+from tests.families.tiny import LABELS, PAD, VOCABULARY
+
+TASKS = {"CAUSAL_LM": TaskType.INSTRUCTION_TUNING, "SEQ_CLS": TaskType.TEXT_CLASSIFICATION}
+AUTO_CLASSES = {"CAUSAL_LM": AutoModelForCausalLM, "SEQ_CLS": AutoModelForSequenceClassification}
+
+ROW_LENGTH = 64
+
+
+def examples(causal: bool) -> pa.Table:
+    """Random rows of different length, with the columns of prepared data."""
+    generator = np.random.default_rng(0)
+    rows = [generator.integers(3, VOCABULARY, length).tolist() for length in (40, 9, 23, 17, 31, 5)]
+    ids = pa.list_(pa.int32())
+    if not causal:
+        # T5 and BART classify at the end token, which every text needs exactly once.
+        rows = [[*row[:-1], 2] for row in rows]
+        labels = pa.array([index % len(LABELS) for index in range(len(rows))], pa.int32())
+        return pa.table({"input_ids": pa.array(rows, ids), "label": labels})
+    targets = [[IGNORED_LABEL] * (len(row) // 2) + row[len(row) // 2 :] for row in rows]
+    return pa.table({"input_ids": pa.array(rows, ids), "labels": pa.array(targets, ids)})
+
+
+def job_spec(task: TaskType, method: str) -> FineTuneJobSpec:
+    """The shortest job for a task and a method."""
+    return FineTuneJobSpec.model_validate(
+        {
+            "model": {"uri": "file:///base"},
+            "task": {"type": task},
+            "dataset": {"train": {"uri": "file:///train.jsonl"}},
+            "method": {"type": method},
+            "distributed": {"zero": {"stage": 0}},
+            "output": {"uri": "file:///output"},
+        },
+        strict=False,
+    )
+
+
+def data_report(task: TaskType, handling: ModelHandling) -> DataReport:
+    """A report about prepared data, with the labels of the task."""
+    return DataReport(
+        task=task,
+        labels=LABELS if task is TaskType.TEXT_CLASSIFICATION else (),
+        max_sequence_length=ROW_LENGTH,
+        padding=PAD,
+        splits={},
+        duplicates=0,
+        contradicting=0,
+        leaked=0,
+        invalid=0,
+        sources=(),
+        model=ModelIdentity(uri="file:///base", revision="1", architecture="Tiny", parameters=1, max_positions=None),
+        handling=handling,
+    )
+
+
+def loss_sum(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """The cross entropy of the next tokens with a label, summed."""
+    flat = logits[:, :-1].float().reshape(-1, logits.shape[-1])
+    targets = labels[:, 1:].reshape(-1)
+    return float(torch.nn.functional.cross_entropy(flat, targets, reduction="sum", ignore_index=IGNORED_LABEL))
+
+
+def learned_tokens(labels: torch.Tensor) -> int:
+    """The number of tokens in that sum."""
+    return int((labels[:, 1:] != IGNORED_LABEL).sum())
