@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from finetune_api.evaluation import Evaluation
+from finetune_api.evaluation import Evaluation, GateResult
 from finetune_api.failures import ExitCode, Reason
 from finetune_api.job import FailureStatus, FineTuneJob
 from finetune_api.layout import REPORT, RevisionLayout
@@ -106,9 +106,15 @@ def document(job: FineTuneJob, logs: list[dict[str, Any]], code: int) -> dict[st
 
 def gate_lines(evaluation: Evaluation) -> list[str]:
     """A line for each gate."""
-    return [
-        f"{'passed' if gate.passed else 'FAILED'}  {bound(gate)}: it is {gate.value:.4g}" for gate in evaluation.gates
-    ]
+    return [f"{'passed' if gate.passed else 'FAILED'}  {bound(gate)}: {_found(gate)}" for gate in evaluation.gates]
+
+
+def _found(gate: GateResult) -> str:
+    if gate.not_worse:
+        return (
+            f"it improves by at most {gate.value:.4g}" if gate.passed else f"it is worse by at least {-gate.value:.4g}"
+        )
+    return f"it is {gate.value:.4g}"
 
 
 def _stopped(job: FineTuneJob, place: Place) -> str:

@@ -37,8 +37,8 @@ def test_each_kind_of_gate(gate: Gate, value: float, sentence: str, words: str) 
 def test_the_implicit_gate_says_how_to_turn_it_off() -> None:
     result = GateResult(metric=Metric.ACCURACY, not_worse=True, value=-0.05, passed=False)
     assert refusal((), an_evaluation(result)) == (
-        "accuracy is significantly worse than that of the baseline: at best it improves by -0.05; "
-        "evaluation.publishWorse publishes it nevertheless"
+        "accuracy is significantly worse than that of the baseline, by at least 0.05; set evaluation.publishWorse to "
+        "publish it nevertheless"
     )
     assert bound(result) == "accuracy not significantly worse than the baseline"
 

@@ -35,8 +35,8 @@ def _bound(gate: Gate) -> tuple[object, ...]:
 def _sentence(gate: GateResult) -> str:
     if gate.not_worse:
         return (
-            f"{gate.metric} is significantly worse than that of the baseline: at best it improves by {gate.value:.4g}; "
-            "evaluation.publishWorse publishes it nevertheless"
+            f"{gate.metric} is significantly worse than that of the baseline, by at least {-gate.value:.4g}; set "
+            "evaluation.publishWorse to publish it nevertheless"
         )
     if gate.minimum is not None:
         return f"{gate.metric} is {gate.value:.4g}, {gate.minimum - gate.value:.2g} below the minimum {gate.minimum:g}"
