@@ -25,7 +25,7 @@ from finetune_trainer.context import Reporter
 from finetune_trainer.evaluate.comparison import ExampleCounter
 from finetune_trainer.methods import method_of
 from finetune_trainer.modelling.batching import BatchLimits, TokenRows, padded
-from finetune_trainer.modelling.loading import load
+from finetune_trainer.modelling.loading import load, set_padding
 from finetune_trainer.modelling.modalities import other_modalities
 from finetune_trainer.modelling.precision import Hardware
 from finetune_trainer.prepared import DataReport, ModelHandling
@@ -172,7 +172,7 @@ class _Examination:
     def _bare(self) -> Any:
         """The base model, for checks that leave its weights as they are."""
         model = self._load()
-        model.config.pad_token_id = PAD
+        set_padding(model, PAD)
         model.config.use_cache = False  # As in training.
         return model
 
@@ -324,12 +324,12 @@ class _Examination:
 
     def _plainly_loaded(self, method: str, saved: Path) -> Any:
         """The result, loaded with transformers and PEFT only, as the model card says."""
-        settings: dict[str, Any] = {} if self._causal else {"num_labels": len(LABELS), "pad_token_id": PAD}
+        settings: dict[str, Any] = {} if self._causal else {"num_labels": len(LABELS)}
         auto_class = AUTO_CLASSES[self._peft_task]
-        if method == "Full":
-            return auto_class.from_pretrained(saved, dtype=torch.float32, **settings).eval()
-        base = auto_class.from_pretrained(self._base, dtype=torch.float32, **settings)
-        return PeftModel.from_pretrained(base, saved).eval()
+        directory = saved if method == "Full" else self._base
+        model = auto_class.from_pretrained(directory, dtype=torch.float32, **settings)
+        model.config.get_text_config().pad_token_id = PAD
+        return model.eval() if method == "Full" else PeftModel.from_pretrained(model, saved).eval()
 
     def _loader(self, report: DataReport) -> Any:
         chosen = self._task.model_class(report)
@@ -337,7 +337,7 @@ class _Examination:
         def loader(directory: Path) -> Any:
             new_head = chosen.new_head and directory == self._base
             loaded = load(chosen.auto_class, directory, torch.float32, "model", new_head=new_head, **chosen.settings)
-            loaded.model.config.pad_token_id = PAD
+            set_padding(loaded.model, PAD)
             return loaded.placed(_CPU)
 
         return loader

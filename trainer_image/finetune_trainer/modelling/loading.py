@@ -65,7 +65,6 @@ def load(
     Raises:
         StageFailure: BadConfiguration when the directory does not contain a model of this class.
     """
-
     try:
         model, info = auto_class.from_pretrained(
             directory,
@@ -76,7 +75,9 @@ def load(
             ignore_mismatched_sizes=new_head,
             **settings,
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # transformers does not check the values of config.json, which may fail in any way.
         model_type = (auto_class.__name__.removeprefix("AutoModel") or "a model without a head").removeprefix("For")
         raise StageFailure(
             Reason.BAD_CONFIGURATION, f"{name} cannot be loaded as {model_type}: {first_line(error)}"
@@ -132,6 +133,15 @@ def _initialise_again(model: Any, names: frozenset[str]) -> None:
         for name, parameter in zip(names, parameters, strict=True):
             parameter._is_hf_initialized = False
             model._init_weights(model.get_submodule(name.rpartition(".")[0]))
+
+
+def set_padding(model: Any, token: int) -> None:
+    """Set the padding token of ``model``: a decoder classifies at the last token that is not padding.
+
+    A model for several modalities reads it from the configuration of its text model.
+    """
+    model.config.pad_token_id = token
+    model.config.get_text_config().pad_token_id = token
 
 
 def set_up(seed: int) -> None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from finetune_api.spec import FineTuneJobSpec, Precision
 from finetune_trainer.methods import method_of
 from finetune_trainer.methods.base import Attachment
-from finetune_trainer.modelling.loading import attention_settings, load
+from finetune_trainer.modelling.loading import attention_settings, load, set_padding
 from finetune_trainer.modelling.precision import dtype_of
 from finetune_trainer.prepared import DataReport
 from finetune_trainer.tasks.base import Task
@@ -52,7 +52,7 @@ def load_model(
         **attention_settings(report.handling),
     )
     model: Any = loaded.model
-    model.config.pad_token_id = pad_token_id
+    set_padding(model, pad_token_id)
     model.config.use_cache = False
     if not method.trains_base and spec.training.activation_checkpointing:
         model.enable_input_require_grads()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationIn
 from finetune_trainer.evaluate.intervals import classification_interval
 from finetune_trainer.evaluate.metrics import Ints, classification_score
 from finetune_trainer.modelling.batching import BatchLimits, TokenRows, each_batch, length_sorted, padded
-from finetune_trainer.modelling.loading import check_finite, check_vocabulary
+from finetune_trainer.modelling.loading import check_finite, check_vocabulary, set_padding
 from finetune_trainer.modelling.precision import Hardware
 from finetune_trainer.splits import open_split
 
@@ -91,9 +90,8 @@ def _baseline(inputs: EvaluationInputs, test: pa.Table, padding: int) -> baselin
 
 
 def _tuned_predictions(inputs: EvaluationInputs, rows: TokenRows, padding: int) -> Ints:
-    # Decoder models classify at the last token that is not padding.
-    load = partial(inputs.load, pad_token_id=padding)
-    model = inputs.method.tuned(load, inputs.base, inputs.trained)
+    model = inputs.method.tuned(inputs.load, inputs.base, inputs.trained)
+    set_padding(model, padding)
     check_vocabulary(model, rows)
     counter = ExampleCounter(inputs.reporter, "classifying with the tuned model", len(rows))
     return predict(model, rows, padding, inputs.hardware, counter, limits=_limits(inputs))

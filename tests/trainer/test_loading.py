@@ -1,0 +1,54 @@
+"""A model that cannot be loaded is a problem of the model, and one that does not fit into memory is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+import pytest
+import torch
+from transformers import AutoModel, GPT2Config
+
+from finetune_api.failures import Reason, StageFailure
+from finetune_trainer.modelling.loading import load, set_padding
+from tests.trainer.tiny_models import save_bert
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"num_attention_heads": 0},
+        {"num_hidden_layers": "two"},
+        {"hidden_act": "no such function"},
+        {"hidden_size": [32]},
+        {"hidden_size": 48},
+    ],
+    ids=str,
+)
+def test_a_configuration_with_a_wrong_value_is_refused_in_one_sentence(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    save_bert(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | wrong))
+    with pytest.raises(StageFailure) as failure:
+        load(AutoModel, tmp_path, torch.float32, "model.uri file:///model")
+    assert failure.value.reason is Reason.BAD_CONFIGURATION
+    assert failure.value.message.startswith("model.uri file:///model cannot be loaded as a model without a head: ")
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_a_lack_of_memory_is_not_a_fault_of_the_configuration(tmp_path: Path, error: Exception) -> None:
+    def from_pretrained(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    auto_class = SimpleNamespace(from_pretrained=from_pretrained, __name__="AutoModel")
+    with pytest.raises(type(error)):
+        load(auto_class, tmp_path, torch.float32, "model")
+
+
+def test_the_padding_token_is_set_where_a_model_of_several_modalities_reads_it() -> None:
+    text = GPT2Config()
+    outer = SimpleNamespace(get_text_config=lambda: text)
+    set_padding(SimpleNamespace(config=outer), 7)
+    assert (outer.pad_token_id, text.pad_token_id) == (7, 7)
