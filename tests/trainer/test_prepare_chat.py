@@ -26,6 +26,7 @@ from tests.trainer.prepare_fixtures import (
     refused,
     stored,
 )
+from tests.trainer.tiny_models import save_llama
 
 TASK = {"type": "InstructionTuning"}
 
@@ -236,3 +237,17 @@ def test_the_message_names_the_first_invalid_row_whether_found_in_reading_or_tok
     failure = refused(a_context(tmp_path, model, TASK, {"train": {"uri": uri}}))
     assert failure.message.startswith(f"{uri}:7: the conversation has ")
     assert "2 of 4000 rows are invalid" in failure.message
+
+
+def test_text_that_the_tokenizer_does_not_know_is_reported(tmp_path: Path) -> None:
+    save_llama(tmp_path / "m")
+    rows = [{"prompt": f"what is it {word}", "completion": f"it is {word}"} for word in ("rain", "zebra", "hail")]
+    uri = json_lines(tmp_path / "a.jsonl", rows * 20)
+    dataset = {
+        "train": {"uri": uri},
+        "cleaning": {"deduplicate": "None"},
+        "test": {"fraction": 0.3, "minimumExamples": 1},
+    }
+    result, _ = prepared(a_context(tmp_path, (tmp_path / "m").as_uri(), TASK, dataset))
+    # One word of each conversation of the second kind, in prompt and answer.
+    assert "% of the tokens are unknown to the tokenizer of the model" in " ".join(result.notes)

@@ -70,6 +70,7 @@ def _checkpoints(job: Job) -> None:
 def _snippet(artifact: Path) -> str:
     """The program in the README of the artifact, with an input for the tiny model."""
     code = (artifact / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    code = code.replace("path/to/base", "base")
     return code.replace("A text to classify", "the apple in snow").replace("What the user says", "what is it the iron")
 
 

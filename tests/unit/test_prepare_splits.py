@@ -193,3 +193,15 @@ def test_content_keys_never_change() -> None:
     chat = [{"role": "user", "content": " two  words "}, {"role": "assistant", "content": "yes"}]
     assert content_key(Labelled("two  words", "x")).hex() == "3869bf15ecbb99c933b7c4807200e86f"
     assert content_key(a_conversation(chat)).hex() == "54015acef6faac197cf2f94883efe44d"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_test_split_has_its_minimum_if_its_fraction_is_that_many(seed: int) -> None:
+    few, enough = keys(*range(40)), keys(*range(48))
+    fractions = {"test": 0.1, "validation": 0.1}
+    drawn = draw(enough, fractions, seed, test_minimum=5)
+    assert len(drawn["test"]) >= 5
+    assert not drawn["test"] & drawn["validation"]
+    assert draw(few, fractions, seed, test_minimum=5) == draw(few, fractions, seed)
+    grown = draw([*enough, *keys(*range(48, 70))], fractions, seed, test_minimum=5)
+    assert grown["test"] & set(enough) <= drawn["test"]

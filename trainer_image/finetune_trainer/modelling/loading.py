@@ -123,14 +123,16 @@ def _initialise_again(model: Any, names: frozenset[str]) -> None:
     from transformers.integrations import deepspeed as integration
 
     partitioned: Any = integration
-    parameters = [model.get_parameter(name) for name in names]
+    # In a fixed order: the iteration over a set of names differs between processes, and with it the random numbers.
+    ordered = sorted(names)
+    parameters = [model.get_parameter(name) for name in ordered]
     gathered: AbstractContextManager[Any] = nullcontext()
     if partitioned.is_deepspeed_zero3_enabled():
         import deepspeed
 
         gathered = deepspeed.zero.GatheredParameters(parameters, modifier_rank=0)
     with gathered, torch.no_grad():
-        for name, parameter in zip(names, parameters, strict=True):
+        for name, parameter in zip(ordered, parameters, strict=True):
             parameter._is_hf_initialized = False
             model._init_weights(model.get_submodule(name.rpartition(".")[0]))
 

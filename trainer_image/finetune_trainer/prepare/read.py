@@ -42,6 +42,8 @@ class DataSet:
     """Rows that were dropped because an earlier row has the same content and answer."""
     highest_token: int
     """Highest token id; -1 without tokens."""
+    unknown_tokens: int
+    """Tokens that stand for text which the tokenizer does not know."""
     contradicting: int
     """Rows whose content an earlier row has with another answer; they are dropped as well if duplicates are."""
 
@@ -80,6 +82,7 @@ def read_data_set(
     tally: Tally,
     spool: Path,
     *,
+    unknown_id: int | None,
     deduplicate: bool,
     on_rows: Callable[[int], None],
 ) -> DataSet:
@@ -93,6 +96,7 @@ def read_data_set(
         tokeniser: Tokenises batches of examples.
         tally: Counts the rows of this data set.
         spool: Path of the Arrow file.
+        unknown_id: The token id for text that the tokenizer does not know; None if it knows every text.
         deduplicate: Keep only the first of equal rows.
         on_rows: Called after each batch with the number of rows read so far.
 
@@ -104,12 +108,12 @@ def read_data_set(
     lengths: list[npt.NDArray[np.int64]] = []
     truncated: list[npt.NDArray[np.bool_]] = []
     duplicates = contradicting = 0
-    highest = -1
+    highest, unknown = -1, 0
     columns = pa.schema([*tokeniser.fields, pa.field("source", pa.string())])
     with TableWriter(spool, columns) as writer:
 
         def flush(batch: _Batch) -> None:
-            nonlocal highest
+            nonlocal highest, unknown
             if tally.hopeless or not batch.examples:
                 return
             encoded = tokeniser.encode(batch.examples)
@@ -121,7 +125,9 @@ def read_data_set(
             keys.extend(batch.keys[index] for index in valid)
             lengths.append(list_lengths(encoded.columns["input_ids"]))
             truncated.append(encoded.truncated)
-            highest = max(highest, int(int32s(encoded.columns["input_ids"].flatten()).max(initial=-1)))
+            tokens = int32s(encoded.columns["input_ids"].flatten())
+            highest = max(highest, int(tokens.max(initial=-1)))
+            unknown += 0 if unknown_id is None else int((tokens == unknown_id).sum())
             on_rows(tally.rows)
 
         batch = _Batch()
@@ -154,6 +160,7 @@ def read_data_set(
         duplicates=duplicates,
         contradicting=contradicting,
         highest_token=highest,
+        unknown_tokens=unknown,
     )
 
 

@@ -30,7 +30,9 @@ class Assignment:
     leaked: int
 
 
-def draw(keys: Iterable[bytes], fractions: Mapping[str, float], seed: int) -> dict[str, set[bytes]]:
+def draw(
+    keys: Iterable[bytes], fractions: Mapping[str, float], seed: int, test_minimum: int = 0
+) -> dict[str, set[bytes]]:
     """Draw disjoint sets of keys, one for each split in ``fractions``, by a hash of seed and key.
 
     Whether a key is drawn does not depend on other keys: when rows are added, no training row becomes a test row. So a
@@ -40,6 +42,7 @@ def draw(keys: Iterable[bytes], fractions: Mapping[str, float], seed: int) -> di
         keys: Content keys of the rows to draw from.
         fractions: Share of the rows for each split.
         seed: Seed of the draw.
+        test_minimum: Rows that the test split has at least, if its fraction of all rows is that many.
     """
     secret = seed.to_bytes(8, "little")
     # Keys are hashes; hashing them again with the seed gives numbers that are independent of the keys.
@@ -49,6 +52,10 @@ def draw(keys: Iterable[bytes], fractions: Mapping[str, float], seed: int) -> di
     for split, fraction in fractions.items():
         drawn[split] = {key for key, number in numbers.items() if start <= number < start + fraction}
         start += fraction
+    if round(fractions.get(TEST, 0.0) * len(numbers)) >= test_minimum > 0:
+        # The rows with the lowest numbers: an added row may replace one of them, but moves no other row to test.
+        lowest = set(sorted(numbers, key=numbers.__getitem__)[:test_minimum])
+        drawn = {split: of_split | lowest if split == TEST else of_split - lowest for split, of_split in drawn.items()}
     for split, of_split in drawn.items():
         # A small data set may leave none for a split. It then gets the row with the lowest number, which stays the
         # lowest or is replaced by an added row.
@@ -89,7 +96,8 @@ def assign(keys: Mapping[str, Sequence[bytes]], dataset: DatasetSpec, seed: int)
     own_test = set(keys.get("test", ()))
     own_validation = set(keys.get("validation", ()))
     pool = kept("train", pool, own_test)
-    drawn = draw((keys["train"][row] for row in pool), _fractions(dataset), seed)
+    candidates = (keys["train"][row] for row in pool)
+    drawn = draw(candidates, _fractions(dataset), seed, dataset.test.minimum_examples)
     splits: dict[str, Selection] = {}
     taken: set[bytes] = set()
     for split, own in (("test", own_test), ("validation", own_validation)):

@@ -40,13 +40,18 @@ class CardInputs:
     @property
     def of_usage(self) -> dict[str, Any]:
         """Template variables of the usage program, for all tasks."""
-        model = self.spec.model.uri
         return {
             "adapter": self.export.is_adapter,
-            "base_literal": json.dumps(published_base(model), ensure_ascii=False),
+            "base_literal": json.dumps(_base_of_usage(self.spec), ensure_ascii=False),
             "revision_literal": json.dumps(self.data.model.revision) if on_hub(self.spec) else None,
             "data": self.data,
         }
+
+
+def _base_of_usage(spec: FineTuneJobSpec) -> str:
+    """The base model in the program: a Hub id, or a path that the reader changes and that is no Hub id."""
+    name = published_base(spec.model.uri)
+    return name if on_hub(spec) else f"path/to/{name}"
 
 
 def render_card(inputs: CardInputs) -> str:

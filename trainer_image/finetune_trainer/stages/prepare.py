@@ -37,7 +37,7 @@ from finetune_trainer.models import (
 )
 from finetune_trainer.patches.transformers import fix_template_date
 from finetune_trainer.prepare.fetch import FetchedData, fetch_data
-from finetune_trainer.prepare.problems import REPORTED_ROWS, Tally
+from finetune_trainer.prepare.problems import REPORTED_ROWS, Tally, percent
 from finetune_trainer.prepare.read import DataSet, read_data_set
 from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding
 from finetune_trainer.prepare.splits import SPLITS, Selection, assign, check_processes, check_sizes
@@ -111,7 +111,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     today = datetime.now(UTC).date()
     has_date = fix_template_date(tokenizer.chat_template, today) if task.needs_chat_template else False
     preparation = task.preparation(spec, tokenizer, length)
-    sets = _read(context, inputs, preparation)
+    sets = _read(context, inputs, preparation, tokenizer.unk_token_id)
     assignment = assign({name: data.keys for name, data in sets.items()}, inputs.data.dataset, spec.training.seed)
     check_sizes(assignment, inputs.data.dataset)
     _check_vocabulary(sets, vocabulary, spec.model.uri)
@@ -133,6 +133,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     notes = [
         *inputs.data.notes,
         *handling.notes,
+        *_unknown_tokens(sets),
         *_contradictions(contradicting),
         *preparation.notes(all_labels),
         *_generation_notes(spec, length, inputs.identity),
@@ -192,12 +193,22 @@ def _generation_notes(spec: FineTuneJobSpec, length: int, model: ModelIdentity) 
     return [f"answers are generated up to the {limit:,} positions of the model, also if maxNewTokens allows more"]
 
 
+def _unknown_tokens(sets: Mapping[str, DataSet]) -> list[str]:
+    unknown = sum(data.unknown_tokens for data in sets.values())
+    tokens = sum(int(data.lengths.sum()) for data in sets.values())
+    return [f"{percent(unknown / tokens)} of the tokens are unknown to the tokenizer of the model"] if unknown else []
+
+
 def _contradictions(count: int) -> list[str]:
     return (
         [f"{count:,} row{'s have' if count > 1 else ' has'} the text of an earlier row but another label"]
         if count
         else []
     )
+
+
+def _clipped(note: str) -> str:
+    return note if len(note) <= NOTE_LENGTH else f"{note[: NOTE_LENGTH - 1]}…"
 
 
 def _check_vocabulary(sets: Mapping[str, DataSet], vocabulary: int | None, model_uri: str) -> None:
@@ -235,7 +246,9 @@ def _fetch(context: StageContext) -> Inputs:
     return Inputs(data=data, model=model, identity=identify_model(spec.model, model))
 
 
-def _read(context: StageContext, inputs: Inputs, preparation: Preparation) -> dict[str, DataSet]:
+def _read(
+    context: StageContext, inputs: Inputs, preparation: Preparation, unknown_id: int | None
+) -> dict[str, DataSet]:
     spec = context.config.spec
     sets = {}
     for name in inputs.data.files:
@@ -248,6 +261,7 @@ def _read(context: StageContext, inputs: Inputs, preparation: Preparation) -> di
             preparation,
             Tally(uri, spec.dataset.cleaning.drop_invalid),
             context.workspace / f"{name}.spool",
+            unknown_id=unknown_id,
             deduplicate=spec.dataset.cleaning.deduplicate is not Deduplication.NONE,
             on_rows=partial(_report_rows, context.reporter, activity),
         )
@@ -315,7 +329,7 @@ def _result(context: StageContext, report: DataReport, manifest: Manifest) -> Pr
         tokens=report.splits["train"].tokens,
         duplicates=report.duplicates + report.leaked,
         invalid=report.invalid,
-        notes=tuple(note[:NOTE_LENGTH] for note in report.notes[:MOST_NOTES]),
+        notes=tuple(_clipped(note) for note in report.notes[:MOST_NOTES]),
         labels=len(report.labels) or None,
         parameters=report.model.parameters,
         detected=report.detected[:300],
