@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModel, GPT2Config
 
 from finetune_api.failures import Reason, StageFailure
-from finetune_trainer.modelling.loading import load, set_padding
+from finetune_trainer.modelling.loading import _initialise_again, load, set_padding
 from tests.trainer.tiny_models import save_bert
 
 
@@ -52,3 +52,15 @@ def test_the_padding_token_is_set_where_a_model_of_several_modalities_reads_it()
     outer = SimpleNamespace(get_text_config=lambda: text)
     set_padding(SimpleNamespace(config=outer), 7)
     assert (outer.pad_token_id, text.pad_token_id) == (7, 7)
+
+
+def test_new_weights_do_not_depend_on_the_order_of_a_set(tmp_path: Path) -> None:
+    save_bert(tmp_path)
+    names = ("encoder.layer.0.output.dense.weight", "encoder.layer.1.output.dense.weight", "pooler.dense.weight")
+    initialised = []
+    for order in (names, names[::-1]):
+        model = load(AutoModel, tmp_path, torch.float32, "model").model
+        torch.manual_seed(1)
+        _initialise_again(model, order)  # type: ignore[arg-type]
+        initialised.append([model.get_parameter(name) for name in names])
+    assert all(torch.equal(*pair) for pair in zip(*initialised, strict=True))
