@@ -262,7 +262,7 @@ class _Examination:
         """Two steps, save, load without the product, the same outputs."""
         report = self._report()
         spec = job_spec(TASKS[self._peft_task], method)
-        model = load_model(self._base, spec, report, task=self._task, pad_token_id=PAD, precision=Precision.FP32)
+        model = load_model(self._base, spec, report, task=self._task, precision=Precision.FP32)
         before = self._alone(model.eval())
         if method == "LoRA":
             self._check_targets(model)

@@ -75,9 +75,7 @@ def attached(base: Path, task: str = "InstructionTuning", method: str = "LoRA", 
         },
         strict=False,
     )
-    return load_model(
-        base, spec, data_report(spec), task=task_of(spec.task.type), pad_token_id=0, precision=Precision.FP32
-    )
+    return load_model(base, spec, data_report(spec), task=task_of(spec.task.type), precision=Precision.FP32)
 
 
 def adapted(model: Any) -> set[str]:

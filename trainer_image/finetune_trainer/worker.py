@@ -18,6 +18,7 @@ from finetune_api.events import FailureEvent, ResultEvent
 from finetune_api.failures import ExitCode, Reason, StageFailure
 from finetune_api.stage import StageConfig
 from finetune_trainer.context import Reporter, StageContext
+from finetune_trainer.exceptions import first_line
 from finetune_trainer.storage.credentials import use_secrets
 
 _FULL_BELOW_BYTES = 1 << 20
@@ -45,7 +46,7 @@ def failure_of(error: BaseException, workspace: Path) -> StageFailure:
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return StageFailure(
             Reason.OUT_OF_MEMORY,
-            f"out of memory ({_first_line(error)}): lower training.maxBatchSizePerDevice or "
+            f"out of memory ({first_line(error, 'no message')}): lower training.maxBatchSizePerDevice or "
             "training.maxSequenceLength, raise distributed.zero.stage, or enable training.activationCheckpointing",
         )
     if broken := _BROKEN_CONNECTION.search(str(error)):
@@ -55,7 +56,8 @@ def failure_of(error: BaseException, workspace: Path) -> StageFailure:
             "the logs of the other workers",
         )
     return StageFailure(
-        Reason.INTERNAL_ERROR, f"{type(error).__name__}: {_first_line(error)} (see the log for the traceback)"
+        Reason.INTERNAL_ERROR,
+        f"{type(error).__name__}: {first_line(error, 'no message')} (see the log for the traceback)",
     )
 
 
@@ -64,10 +66,6 @@ def _is_full(directory: Path) -> bool:
         return shutil.disk_usage(directory).free < _FULL_BELOW_BYTES
     except OSError:
         return False
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0][:300]
 
 
 def _die_with_host() -> None:

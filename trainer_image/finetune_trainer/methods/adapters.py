@@ -60,7 +60,7 @@ def restore(loaded: LoadedModel, trained: Path) -> Any:
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import SafetensorError, safe_open
 
-    from finetune_trainer.modelling.loading import first_line
+    from finetune_trainer.exceptions import first_line
 
     mismatch = "The trained adapter does not fit the base model"
     try:

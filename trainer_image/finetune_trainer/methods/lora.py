@@ -23,8 +23,8 @@ class Lora(AdapterMethod):
     def attach(self, loaded: LoadedModel, attachment: Attachment) -> Any:
         from peft import LoraConfig, get_peft_model
 
+        from finetune_trainer.exceptions import first_line
         from finetune_trainer.methods.targets import ALL_LINEAR, linear_targets, named_targets
-        from finetune_trainer.modelling.loading import first_line
 
         model, lora = loaded.model, _settings(attachment.spec)
         if lora.target_modules == ALL_LINEAR:

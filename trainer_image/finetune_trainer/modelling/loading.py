@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from finetune_api.failures import Reason, StageFailure
+from finetune_trainer.exceptions import first_line
 from finetune_trainer.modelling.batching import TokenRows
 from finetune_trainer.modelling.precision import Hardware
 from finetune_trainer.prepared import ModelHandling
@@ -182,8 +183,3 @@ def check_finite(values: torch.Tensor, model: str, what: str) -> None:
     if not bool(torch.isfinite(values).all()):
         hint = "lower training.learningRate" if model == "tuned" else "set training.precision to FP32"
         raise StageFailure(Reason.DIVERGED, f"The {model} model's {what} on the test split is not finite; {hint}")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of the message of ``error``, at most 300 characters."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.layout import TOKENIZER_DIRECTORY
+from finetune_trainer.exceptions import first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -62,7 +63,7 @@ def _explained(problem: str, remedy: str) -> Iterator[None]:
     except (StageFailure, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # A panic of Rust is no Exception.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)[:200]
         raise StageFailure(Reason.BAD_CONFIGURATION, f"{problem} ({reason}): {remedy}") from error
 
 

@@ -42,7 +42,7 @@ from finetune_trainer.prepare.read import DataSet, read_data_set
 from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding
 from finetune_trainer.prepare.splits import SPLITS, Selection, assign, check_processes, check_sizes
 from finetune_trainer.prepare.spool import TableWriter, selected
-from finetune_trainer.prepared import DataReport, ModelHandling, ModelIdentity, SplitReport
+from finetune_trainer.prepared import DataReport, ModelIdentity, SplitReport
 from finetune_trainer.tasks import task_of
 from finetune_trainer.tasks.base import Preparation
 
@@ -102,10 +102,18 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     spec = context.config.spec
     task = task_of(spec.task.type)
     length = sequence_length(spec, inputs.identity)
-    _handling(spec, inputs, labels=())  # Refuses a model that cannot be tuned before the data is read.
+    config = read_config(inputs.model.path, spec.model.uri)
+    handling_for = partial(
+        decide_handling,
+        load_families(),
+        spec,
+        config,
+        adapter_task=task.adapter_task,
+        installed=version("transformers"),
+    )
+    handling_for(labels=())  # Refuses a model that cannot be tuned before the data is read.
     context.reporter.progress("loading the tokenizer")
     tokenizer = load_base_tokenizer(inputs.model.path, spec.model.uri, chat=task.needs_chat_template)
-    config = read_config(inputs.model.path, spec.model.uri)
     vocabulary = vocabulary_size(config)
     padding = choose_padding(tokenizer, vocabulary)
     today = datetime.now(UTC).date()
@@ -129,7 +137,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     generation = read_generation_config(inputs.model.path, spec.model.uri)
     ends = choose_ends(tokenizer, preparation.end_tokens, config, generation)
     contradicting = sum(data.contradicting for data in sets.values())
-    handling = _handling(spec, inputs, preparation.labels)
+    handling = handling_for(labels=preparation.labels)
     notes = [
         *inputs.data.notes,
         *handling.notes,
@@ -224,17 +232,6 @@ def _check_vocabulary(sets: Mapping[str, DataSet], vocabulary: int | None, model
             f"The data contains token id {highest}, but {model_uri} has {vocabulary} token embeddings: use the "
             "tokenizer of this model",
         )
-
-
-def _handling(spec: FineTuneJobSpec, inputs: Inputs, labels: tuple[str, ...]) -> ModelHandling:
-    return decide_handling(
-        load_families(),
-        spec,
-        read_config(inputs.model.path, spec.model.uri),
-        adapter_task=task_of(spec.task.type).adapter_task,
-        labels=labels,
-        installed=version("transformers"),
-    )
 
 
 def _fetch(context: StageContext) -> Inputs:

@@ -85,7 +85,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     )
     if is_main:
         context.reporter.progress("loading the model")
-    model = load_model(Path(inputs.model), spec, report, task=task, pad_token_id=report.padding, precision=precision)
+    model = load_model(Path(inputs.model), spec, report, task=task, precision=precision)
     coverage = method_of(spec.method.type).coverage(model)
     if is_main and coverage is not None:
         _log.info("the adapter changes %s of the weights; without an adapter: %s", coverage.changed, coverage.unchanged)

@@ -18,9 +18,7 @@ from finetune_trainer.prepared import DataReport
 from finetune_trainer.tasks.base import Task
 
 
-def load_model(
-    directory: Path, spec: FineTuneJobSpec, report: DataReport, *, task: Task, pad_token_id: int, precision: Precision
-) -> Any:
+def load_model(directory: Path, spec: FineTuneJobSpec, report: DataReport, *, task: Task, precision: Precision) -> Any:
     """Load the base model and attach the method.
 
     Args:
@@ -28,7 +26,6 @@ def load_model(
         spec: The spec of the job.
         report: The report about the prepared data.
         task: The task.
-        pad_token_id: Token id for padding.
         precision: The resolved precision.
 
     Returns:
@@ -52,7 +49,7 @@ def load_model(
         **attention_settings(report.handling),
     )
     model: Any = loaded.model
-    set_padding(model, pad_token_id)
+    set_padding(model, report.padding)
     model.config.use_cache = False
     if not method.trains_base and spec.training.activation_checkpointing:
         model.enable_input_require_grads()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from finetune_api.failures import Reason, StageFailure
+from finetune_trainer.exceptions import first_line
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers.values import Row
 from finetune_trainer.prepare.sources import DataFile, FileKind
@@ -192,7 +193,7 @@ def _explained(file: DataFile) -> Iterator[None]:
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        first = (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")[:200]
+        first = first_line(error).rstrip(". ")[:200]
         kind = file.kind.value
         raise StageFailure(
             Reason.BAD_DATA, f"{file.uri} is not a valid {kind} file ({first}): write it again"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from finetune_api.failures import Reason, StageFailure
+from finetune_trainer.exceptions import first_line
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.sources import Compression, DataFile, Form
 
@@ -82,7 +83,7 @@ def corrupt(uri: str, form: Form, error: OSError) -> Exception:
     """The failure for invalid compressed data. Arrow's OSError has no errno; one with an errno comes from the disk."""
     if error.errno is not None or form.compression is None:
         return error
-    reason = (str(error).splitlines() or ["the data ends early"])[0].rstrip(". ")[:200]
+    reason = first_line(error, "the data ends early").rstrip(". ")[:200]
     return StageFailure(
         Reason.BAD_DATA,
         f"{uri} is not a complete {form.compression.value} file ({reason}): compress or upload it again",

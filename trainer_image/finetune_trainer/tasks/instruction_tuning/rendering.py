@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from jinja2 import TemplateSyntaxError
 
 from finetune_api.failures import Reason, StageFailure
+from finetune_trainer.exceptions import first_line
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.time_limit import time_limit
 from finetune_trainer.tasks.instruction_tuning.coverage import Span, check_messages, check_tools
@@ -101,9 +102,10 @@ class ChatRenderer:
     def _answer(self, chat: Conversation, index: int, text: str, span: Span) -> Answer:
         """The answer in ``span``, extended by the end-of-turn token if the template writes it after the span."""
         start, end = span
-        token = self._end_token.match(self._tail(chat, index, text, end))
-        if token and text.startswith(token[0], end):
-            return Answer((start, end + token.end()), lacks_end=False)
+        if self._marked:  # Other spans reach to the end of the turn already.
+            token = self._end_token.match(self._tail(chat, index, text, end))
+            if token and text.startswith(token[0], end):
+                return Answer((start, end + token.end()), lacks_end=False)
         end = start + len(text[start:end].rstrip())
         return Answer((start, end), lacks_end=not text[start:end].endswith(self._tokens))
 
@@ -189,7 +191,7 @@ class ChatRenderer:
         except (TemplateSyntaxError, TimeoutError, MemoryError) as error:
             raise _unusable(error) from None
         except Exception as error:  # The template is the code of somebody else, and may raise anything.
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")[:200]
+            reason = first_line(error).rstrip(". ")[:200]
             raise BadRow(f"the model's chat template rejects the conversation ({reason}); correct the row") from None
         return texts[0], spans[0] if self._marked else []
 
