@@ -23,7 +23,8 @@ from finetune_kube.errors import ApiError
 from finetune_kube.objects import ChildJob, ChildPod, Key, key_of, parse_job
 from finetune_operator.cache import Cache, CachedJob
 from finetune_operator.cluster import Cluster
-from finetune_operator.events import event_object, events_between
+from finetune_operator.event_recorder import EventRecorder
+from finetune_operator.events import event_object, events_between, unreported
 from finetune_operator.logs import log_context
 from finetune_operator.metrics import Metrics
 from finetune_operator.observation.ends import nodes_without_gpus
@@ -60,6 +61,14 @@ class Pollers:
     warnings: WarningEvents
 
 
+@dataclass(frozen=True)
+class Sinks:
+    """Where a reconcile reports to, besides the status."""
+
+    events: EventRecorder
+    metrics: Metrics
+
+
 class Controller:
     """Reconciles jobs. `reconcile` may be called at any time, for different jobs also concurrently."""
 
@@ -68,7 +77,7 @@ class Controller:
         cluster: Cluster,
         cache: Cache,
         pollers: Pollers,
-        metrics: Metrics,
+        sinks: Sinks,
         trainer: TrainerSettings,
         *,
         urgent_waiting: Callable[[], bool],
@@ -77,10 +86,12 @@ class Controller:
         self._cluster = cluster
         self._cache = cache
         self._progress, self._warnings = pollers.progress, pollers.warnings
-        self._metrics = metrics
+        self._events, self._metrics = sinks.events, sinks.metrics
         self._trainer = trainer
         self._now = clock
         self._urgent_waiting = urgent_waiting
+        self._reconciled: set[Key] = set()
+        """FineTuneJobs that this process has reconciled."""
         self._pods_listed: set[str] = set()
         """Uids of ended Jobs whose pods were listed because some were missing from the cache."""
 
@@ -97,6 +108,7 @@ class Controller:
         if cached is None or cached.deleting:
             self._progress.stop(key)
             self._warnings.untrack(key)
+            self._reconciled.discard(key)
             return None
         try:
             job = FineTuneJob.model_validate_json(cached.text)
@@ -108,8 +120,8 @@ class Controller:
         plan = await self._execute(seen)
         if plan.start and self._urgent_waiting():
             return timedelta(0)
-        await self._create_events(seen, plan.status)
         await self._write_status(cached, job.status, plan.status)
+        self._record_events(seen, plan.status)
         self._poll_progress(seen, plan.status)
         jobs = {id_: child for id_, (child, _) in seen.children.items()}
         count_outcomes(self._metrics, job.status, plan.status, jobs, seen.now)
@@ -226,13 +238,12 @@ class Controller:
                 log.info("stopping attempt %d", stop.id.attempt)
             self._cache.update("Job", await self._cluster.stop_job(child.key))
 
-    async def _create_events(self, seen: _Observation, after: FineTuneJobStatus) -> None:
-        events = [event_object(seen.job, event, seen.now) for event in events_between(seen.job.status, after)]
-        for result in await asyncio.gather(*map(self._cluster.create_event, events), return_exceptions=True):
-            if isinstance(result, ApiError):
-                log.warning("cannot create an Event: %s", result)
-            elif result is not None:
-                raise result
+    def _record_events(self, seen: _Observation, after: FineTuneJobStatus) -> None:
+        events = list(events_between(seen.job.status, after))
+        if seen.cached.key not in self._reconciled:
+            self._reconciled.add(seen.cached.key)
+            events = [*unreported(seen.job.status, seen.now), *events]
+        self._events.record(event_object(seen.job, event, seen.now) for event in events)
 
     async def _write_status(self, cached: CachedJob, before: FineTuneJobStatus, after: FineTuneJobStatus) -> None:
         if after == before:

@@ -21,7 +21,8 @@ from finetune_kube.errors import ApiError
 from finetune_kube.objects import ChildPod, Key, key_of
 from finetune_operator.cache import Cache
 from finetune_operator.cluster import WATCHED, Cluster
-from finetune_operator.controller import Controller, Pollers
+from finetune_operator.controller import Controller, Pollers, Sinks
+from finetune_operator.event_recorder import EventRecorder
 from finetune_operator.logs import log_context
 from finetune_operator.metrics import Metrics
 from finetune_operator.progress_poller import ProgressPoller, read_directly
@@ -51,15 +52,16 @@ class Engine:
         read = read_directly(session, _PROGRESS_PORT) if direct else self._read_through_proxy
         self._progress = ProgressPoller(read, settings.progress_seconds, self._queue.add)
         self._warnings = WarningEvents(cluster.warning_events, self._queue.add)
+        self._processing: dict[Key, float] = {}
+        self._events = EventRecorder(cluster.create_event, lambda: not self._queue and not self._processing)
         self._controller = Controller(
             cluster,
             self._cache,
             Pollers(self._progress, self._warnings),
-            metrics,
+            Sinks(self._events, metrics),
             settings.trainer,
             urgent_waiting=lambda: self._queue.urgent > 0,
         )
-        self._processing: dict[Key, float] = {}
         self._synced_at: float | None = None
         self.synced = asyncio.Event()
         """Set after the first complete list of all kinds."""
@@ -91,16 +93,17 @@ class Engine:
         """Reconcile all jobs while the context is open."""
         tasks = [asyncio.create_task(self._resync_loop())]
         tasks += [asyncio.create_task(self._work()) for _ in range(self._settings.workers)]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            for task in tasks:
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-            await self._progress.close()
-            await self._warnings.close()
+        async with self._events.running():
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                for task in tasks:
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await task
+                await self._progress.close()
+                await self._warnings.close()
 
     async def _resync_loop(self) -> None:
         delay = 0.2

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from finetune_api.base import API_GROUP, API_VERSION, KIND
@@ -20,6 +20,8 @@ from finetune_core.times import to_text
 
 _MAX_MESSAGE_LENGTH = 1024
 """The API server rejects Events with a longer message."""
+_UNREPORTED = timedelta(minutes=10)
+"""Longer than an operator needs to restart, shorter than the hour for which the API server keeps Events."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,31 @@ def events_between(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Itera
     yield from failure
     if after.phase is not before.phase:
         yield from _phase(after, revision)
+
+
+def unreported(status: FineTuneJobStatus, now: datetime) -> Iterator[JobEvent]:
+    """The Events of recent changes, which an operator that crashed after the status write may not have created."""
+    since = to_text(now - _UNREPORTED)
+    changes = [condition.last_transition_time for condition in status.conditions]
+    changes += [stage.attempt_start_time or "" for stage in status.stages]
+    if max(changes, default="") >= since:
+        yield from events_between(_earlier(status, since), status)
+
+
+def _earlier(status: FineTuneJobStatus, since: str) -> FineTuneJobStatus:
+    """What ``status`` was before ``since``, as far as it tells."""
+    stages = {stage.name: stage for stage in status.stages if (stage.attempt_start_time or "") < since}
+    if not stages and status.history:
+        previous = status.history[-1]
+        return FineTuneJobStatus(revision=previous.revision, spec_digest=previous.spec_digest)
+    failure = status.failure
+    if failure and (failure.stage not in stages or failure.attempt == stages[failure.stage].attempt):
+        failure = None
+    for name, stage in stages.items():
+        # Nothing tells since when pods wait; that they do is still true.
+        running = {"state": StageState.RUNNING} if (stage.completion_time or "") >= since else {}
+        stages[name] = stage.model_copy(update={"waiting_for": None, **running})
+    return FineTuneJobStatus(revision=status.revision, stages=tuple(stages.values()), failure=failure)
 
 
 def _failure(before: FineTuneJobStatus, after: FineTuneJobStatus, revision: str) -> Iterator[JobEvent]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.apiserver.api import Api
+from tests.apiserver.api import Api, Refused
 from tests.apiserver.control_plane import ControlPlane, wait_until
 from tests.apiserver.desk import Desk, Operator
 from tests.chart import helm
@@ -42,9 +42,19 @@ def install_crd(api: Api) -> None:
 
     def served() -> bool:
         found = api.get("CustomResourceDefinition", crd["metadata"]["name"])
-        return any(
+        established = any(
             c["type"] == "Established" and c["status"] == "True" for c in found["status"].get("conditions") or ()
         )
+        return established and is_stored(crd["spec"]["names"]["kind"])
+
+    def is_stored(kind: str) -> bool:
+        try:
+            api.list(kind)
+        except Refused as refused:
+            if refused.code != 429:  # The API server initialises the storage of an established kind.
+                raise
+            return False
+        return True
 
     wait_until(served, "the CRD is served")
 

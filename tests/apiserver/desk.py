@@ -173,6 +173,17 @@ class Desk:
         self.kubelet.succeed(self.run_to("publish", name))
         return self.until_phase("Succeeded", name)
 
+    def until_event(self, reason: str, name: str = "intents") -> dict[str, Any]:
+        """Wait for an Event, which follows the status that it is about."""
+        found: list[dict[str, Any]] = []
+
+        def check() -> bool:
+            found[:] = [event for event in self.events(name) if event["reason"] == reason]
+            return bool(found)
+
+        wait_until(check, f"Event {reason} of {name}", 30)
+        return found[0]
+
     def events(self, name: str = "intents") -> list[dict[str, Any]]:
         selector = f"involvedObject.kind=FineTuneJob,involvedObject.name={name}"
         return self.api.list("Event", self.namespace, fieldSelector=selector)

@@ -329,13 +329,11 @@ class TestFirstAttemptOfAStage:
         assert condition(status, "Stalled")["status"] == "False"
         assert condition(status, "Reconciling")["reason"] == "Retrying"
         assert end.expected in condition(status, "Reconciling")["message"]
-        kind = ("Normal", "Disrupted") if end.reason is Reason.STOPPED else ("Warning", end.reason)
-        assert any(
-            (event["type"], event["reason"]) == kind
-            and end.expected in event["message"]
-            and "is retried" in event["message"]
-            for event in desk.events(end.name)
-        )
+        type_, reason = ("Normal", "Disrupted") if end.reason is Reason.STOPPED else ("Warning", end.reason)
+        event = desk.until_event(reason, end.name)
+        assert event["type"] == type_
+        assert end.expected in event["message"]
+        assert "is retried" in event["message"]
 
     @staticmethod
     def is_over(desk: Desk, end: End) -> None:
@@ -347,8 +345,7 @@ class TestFirstAttemptOfAStage:
             assert (found["status"], found["reason"]) == (truth, end.reason)
             assert end.expected in found["message"]
         assert condition(status, "Reconciling")["status"] == "False"
-        reasons = {event["reason"] for event in desk.events(end.name) if event["type"] == "Warning"}
-        assert reasons == {end.reason}
+        assert desk.until_event(end.reason, end.name)["type"] == "Warning"
         left = desk.api.list("Job", desk.namespace, labelSelector=f"finetune.dev/job={end.name}")
         assert all({"Complete", "Failed"} & set(conditions(job)) for job in left)
 
@@ -371,7 +368,7 @@ class TestWholeJob:
             "The job did not finish within resilience.activeDeadlineSeconds (1 s); it was in stage prepare. Raise the "
             "limit, or make the job smaller."
         )
-        assert "DeadlineExceeded" in {event["reason"] for event in desk.events("late")}
+        desk.until_event("DeadlineExceeded", "late")
         assert stage(status, "prepare")["attempt"] == 1
 
     def test_fails_when_its_restarts_are_used_up(self, office: tuple[Desk, Operator]) -> None:

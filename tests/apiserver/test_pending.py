@@ -129,7 +129,7 @@ class TestPendingRun:
         assert status["progress"]["text"] == f"prepare: waiting: {case.reason}"
         assert "failure" not in status
         assert condition(status, "Stalled")["status"] == "False"
-        assert any(event["reason"] == case.reason and event["type"] == "Warning" for event in desk.events(name))
+        assert desk.until_event(case.reason, name)["type"] == "Warning"
         job = desk.child("prepare", name=name)
         for pod in desk.kubelet.pods(job) or desk.kubelet.create_pods(job):
             desk.kubelet.started(pod)

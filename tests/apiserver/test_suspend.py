@@ -160,10 +160,9 @@ class TestDeletion:
             desk.kubelet.succeed(desk.child(following, revision=2))
         status = desk.until_phase("Succeeded")
         assert (status["revision"], status["history"]) == (2, [])
-        messages = [event["message"] for event in desk.events() if event["reason"] == "NewRevision"]
-        assert messages == [
+        assert desk.until_event("NewRevision")["message"] == (
             "The storage of revision 1 belongs to an earlier job of the same name; continuing as revision 2."
-        ]
+        )
 
 
 class TestChildren:

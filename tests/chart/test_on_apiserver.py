@@ -75,7 +75,8 @@ def test_the_operator_has_all_rights_for_the_life_of_a_job(
         desk.kubelet.run(child)
         admin.merge("FineTuneJob", "second", desk.namespace, {"spec": {"suspend": True}})
         wait_until(lambda: _is_ended(admin, child), "the child Job is terminated")
-        assert {event["reason"] for event in desk.events()} >= {"PrepareStarted", "Published", "NewRevision"}
+        for reason in ("PrepareStarted", "Published", "NewRevision"):
+            desk.until_event(reason)
         metrics = operator.http("/metrics")[1]
     finally:
         operator.kill()

@@ -13,7 +13,7 @@ from finetune_api.spec import Metric
 from finetune_api.stage import Stage
 from finetune_core.reconcile import plan
 from finetune_core.runs import Observed, ObservedRun, PendingCause, RunState
-from finetune_operator.events import JobEvent, event_object, events_between
+from finetune_operator.events import JobEvent, event_object, events_between, unreported
 from tests.builders import NOON, a_job, a_run, after, an_evaluation, failed, killed, succeeded
 
 REFUSED = an_evaluation(GateResult(metric=Metric.ACCURACY, minimum=0.9, value=0.84, passed=False))
@@ -31,10 +31,13 @@ def words(events: list[JobEvent]) -> list[tuple[str, str, str]]:
     return [(one.type, one.reason, one.message) for one in events]
 
 
-def life(job: FineTuneJob, *observations: tuple[ObservedRun, ...]) -> list[JobEvent]:
+def life(job: FineTuneJob, *observations: tuple[ObservedRun, ...], interval: float = 10) -> list[JobEvent]:
     everything = []
     for number, runs in enumerate(observations):
-        job, events = reconciled(job, *runs, at=10.0 * number)
+        at = interval * number
+        job, events = reconciled(job, *runs, at=at)
+        # An operator that crashed before it created them creates them after its restart.
+        assert set(events) <= set(unreported(job.status, after(seconds=at + 300)))
         everything += events
     return everything
 
@@ -51,6 +54,38 @@ def test_each_stage_of_a_successful_job_gets_its_events() -> None:
     ]
     assert {one.type for one in events} == {"Normal"}
     assert events[-1].message == "The artifact is published at s3://adapters/team-a/intents/r1/artifact."
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        (killed(Stage.PREPARE),),
+        (failed(Stage.PREPARE, Reason.BAD_DATA),),
+        (succeeded(Stage.PREPARE), succeeded(Stage.TRAIN), succeeded(Stage.EVALUATE, evaluation=REFUSED)),
+    ],
+    ids=["retry", "failure", "rejection"],
+)
+def test_events_of_a_crash_are_found_in_the_status(runs: tuple[ObservedRun, ...]) -> None:
+    assert life(a_job(), (), *[runs[: count + 1] for count in range(len(runs))], runs)
+
+
+def test_events_that_were_created_long_ago_are_not_created_again() -> None:
+    job, _ = reconciled(a_job(), at=0)
+    job, _ = reconciled(job, killed(Stage.PREPARE), at=10)
+    job, _ = reconciled(job, killed(Stage.PREPARE), at=60)
+    done = succeeded(Stage.PREPARE, attempt=2, finished_at=after(seconds=7190))
+    job, ended = reconciled(job, killed(Stage.PREPARE), done, at=7200)
+    assert list(unreported(job.status, after(seconds=7500))) == ended
+    assert [one.reason for one in ended] == ["PrepareSucceeded", "TrainStarted"]
+    assert list(unreported(job.status, after(seconds=9000))) == []
+
+
+def test_a_new_revision_whose_event_was_not_created_is_found() -> None:
+    job, _ = reconciled(a_job(), succeeded(Stage.PREPARE), at=0)
+    changed = a_job(status=job.status, generation=2, training={"epochs": 5})
+    job, events = reconciled(changed, succeeded(Stage.PREPARE), at=3600)
+    assert events[0].reason == "NewRevision"
+    assert set(events) <= set(unreported(job.status, after(seconds=3700)))
 
 
 def test_unchanged_status_creates_no_event() -> None:
