@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from finetune_kube.patches.kubernetes import without_synchronous_client
 from finetune_operator.logs import configure
 from finetune_operator.settings import SettingsError, load
 
@@ -28,6 +29,8 @@ def main() -> int:
     configure(settings.log_level)
     # Kopf is slow to import; invalid settings should fail at once.
     import uvloop
+
+    without_synchronous_client()
 
     from finetune_operator.app import run
     from finetune_operator.cluster import NoCluster
