@@ -80,8 +80,8 @@ PROGRAMS := kube-apiserver etcd helm promtool versitygw
 BY_FILE := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
 # A test that takes longer than this hangs. A process that does not react within another minute is killed.
 HANGS := --timeout 600 --override-ini faulthandler_timeout=660 --override-ini faulthandler_exit_on_timeout=true
-# Every Python process that a test starts records coverage, so the durations of tests/unit mean nothing here.
-MEASURED := COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml COVERAGE_FILE=$(CURDIR)/.coverage
+# Every Python process that a test starts records coverage; see tests/site/measuring.py.
+MEASURED := COVERAGE_FILE=$(CURDIR)/.coverage
 
 # Stops every process that it started, even when it is interrupted.
 test: ## Run lint and all tests that need neither a cluster nor a GPU (12 minutes on two cores)

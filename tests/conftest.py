@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from coverage import Coverage
 from hypothesis import settings
 
 # Tests and their stages share the cores, and a second thread does not speed up tiny models.
@@ -42,7 +42,6 @@ def interleaved(items: Sequence[pytest.Item]) -> list[pytest.Item]:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """If coverage is measured, record the current test as its context."""
-    measured = Coverage.current()
-    if measured:
-        measured.switch_context(item.nodeid)
+    if measuring := sys.modules.get("measuring"):
+        measuring.switch_context(item.nodeid)
     return (yield)

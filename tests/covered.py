@@ -1,7 +1,7 @@
 """The coverage of the last `make test`: ``python -m tests.covered`` prints the coverage of each package.
 
-``python -m tests.covered operator/finetune_api/stage.py:40`` prints the tests that ran a line, in any process. For
-whole files with the tests of each line, run ``coverage html --show-contexts``.
+``python -m tests.covered operator/finetune_api/stage.py:40`` prints tests that ran a line: the first of each
+process. For whole files with the tests of each line, run ``coverage html --show-contexts``.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _percent(ran: int, lines: int) -> float:
 
 
 def tests_of(path: str, line: int) -> list[str]:
-    """The names of the tests that ran a line."""
+    """The names of the tests that ran a line, the first of each process."""
     measured = Coverage()
     measured.load()
     contexts = measured.get_data().contexts_by_lineno(str(Path(path).resolve())).get(line, [])

@@ -24,15 +24,14 @@ _READ_LATER = {
     "TOKENIZERS_PARALLELISM",
     "WORLD_SIZE",
 }
-_MEASURES = "COVERAGE_"
 
 
 def importing_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment for the imports of the fork server, for ranks that tests start with ``environment``."""
-    return {name: value for name, value in environment.items() if not name.startswith(_MEASURES)} | AT_IMPORT
+    return {**environment, **AT_IMPORT}
 
 
 def imports_alike(environment: Mapping[str, str], imported_under: Mapping[str, str]) -> bool:
     """Whether imports give the same modules in both environments."""
-    names = {name for name in environment.keys() | imported_under.keys() if not name.startswith(_MEASURES)}
+    names = environment.keys() | imported_under.keys()
     return all(environment.get(name) == imported_under.get(name) for name in names - _READ_LATER)

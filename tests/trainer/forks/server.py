@@ -27,7 +27,6 @@ from tests.trainer.forks.stage import MESSAGE_BYTES, become_host
 _HARMLESS_THREADS = {"jemalloc_bg_thd"}
 """Thread of the allocator of pyarrow, which supports forks."""
 _LIGHT = (
-    "coverage",
     "finetune_trainer.command",
     "finetune_trainer.stages.evaluate",
     "finetune_trainer.stages.prepare",

@@ -159,11 +159,8 @@ def _set_environment(environment: Mapping[str, str]) -> None:
 
 def _run(module: str, arguments: list[str]) -> NoReturn:
     """Run a module as ``python -m`` does, and exit."""
-    measured = None
-    if any(name.startswith("COVERAGE_PROCESS_") for name in os.environ):
-        import coverage
-
-        measured = coverage.process_startup()
+    if measuring := sys.modules.get("measuring"):
+        measuring.switch_context(os.environ.get("PYTEST_CURRENT_TEST", ""))
     sys.argv = [module, *arguments]
     code = 0
     try:
@@ -176,9 +173,6 @@ def _run(module: str, arguments: list[str]) -> NoReturn:
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()
-    if measured:
-        measured.stop()
-        measured.save()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # Skip the shutdown of the interpreter, which is slow with so many modules.

@@ -1,0 +1,169 @@
+"""The data that the examples are made of."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+
+import make_inputs
+from inputs import chat, docstrings, names, small_causal
+from inputs.docstrings import Docstring, Example
+from inputs.names import Name
+
+
+@pytest.fixture(scope="module")
+def found() -> list[Name]:
+    """The names of all languages."""
+    return names.clean(names.read_names())
+
+
+def test_there_are_enough_names_in_every_language(found: list[Name]) -> None:
+    train, test = names.split(found, make_inputs.TRAIN_NAMES, make_inputs.TEST_NAMES)
+    assert (len(train), len(test)) == (make_inputs.TRAIN_NAMES, make_inputs.TEST_NAMES)
+    for part, at_least in ((train, 150), (test, 20)):
+        counts = Counter(name.language for name in part)
+        assert set(counts) == set(names.LANGUAGES.values())
+        assert min(counts.values()) >= at_least
+
+
+def test_no_thing_is_named_for_training_and_for_test(found: list[Name]) -> None:
+    train, test = names.split(found, len(found), len(found))
+    assert len(train) + len(test) == len(found)
+    assert {name.thing for name in train}.isdisjoint(name.thing for name in test)
+    assert {name.text.casefold() for name in train}.isdisjoint(name.text.casefold() for name in test)
+
+
+def test_names_that_tell_no_language_are_left_out() -> None:
+    rows = [
+        Name("Österreich", "German", "territories/AT"),
+        Name("österreich", "German", "languages/at"),
+        Name("Venezuela", "Spanish", "territories/VE"),
+        Name("venezuela", "Italian", "territories/VE"),
+        Name("Perù", "Italian", "territories/PE"),
+        Name("Zloty (1950–1995)", "German", "currencies/PLZ"),
+    ]
+    assert names.clean(rows) == names.clean(rows[::-1]) == [min(rows[:2])]
+
+
+@pytest.fixture(scope="module")
+def examples() -> list[Example]:
+    """Labelled docstrings of a few large packages; the whole library takes too long here."""
+    modules = {"asyncio", "email", "importlib", "tkinter", "turtle", "xml", "urllib", "http", "logging", "datetime"}
+    return docstrings.clean(docstrings.read_docstrings(only=modules))
+
+
+def test_there_are_enough_docstrings_of_many_topics(examples: list[Example]) -> None:
+    assert len(examples) > 1500
+    assert len({example.topic for example in examples}) >= 7
+    assert all(docstrings.MIN_CHARACTERS <= len(example.text) <= docstrings.MAX_CHARACTERS for example in examples)
+
+
+def test_split_puts_no_docstring_and_no_near_duplicate_on_both_sides(examples: list[Example]) -> None:
+    train, test = docstrings.split(examples, 1000, 300)
+    assert (len(train), len(test)) == (1000, 300)
+    groups = docstrings.near_duplicates([example.prose for example in train + test])
+    assert set(groups[:1000]).isdisjoint(groups[1000:])
+
+
+def test_split_is_the_same_for_examples_in_any_order(examples: list[Example]) -> None:
+    assert docstrings.split(examples, 500, 100) == docstrings.split(examples[::-1], 500, 100)
+
+
+def test_clean_drops_repeats_and_docstrings_of_several_topics() -> None:
+    found = [
+        Docstring("asyncio", "wait(task)", "Wait until the task is done."),
+        Docstring("asyncio", "join()", "Wait until\nthe task is done!"),
+        Docstring("threading", "name()", "Return the name of this thing."),
+        Docstring("tkinter", "name()", "Return the name of this thing."),
+        Docstring("no_such_module", "", "Nobody knows what this is about."),
+        Docstring("email", "", "Too short."),
+    ]
+    assert [(example.text, example.topic) for example in docstrings.clean(found)] == [
+        ("wait(task): Wait until the task is done.", "async")
+    ]
+
+
+def test_near_duplicates_share_a_group() -> None:
+    texts = [
+        "Return the message that has the given key, or raise KeyError.",
+        "Remove the message that has the given key, or raise KeyError.",
+        "Draw a circle with the given radius.",
+    ]
+    first, second, third = docstrings.near_duplicates(texts)
+    assert first == second != third
+
+
+def test_conversations_are_chats_that_end_with_an_answer() -> None:
+    for conversation in chat.conversations(300, for_test=False):
+        messages = conversation["messages"]
+        roles = [message["role"] for message in messages]
+        assert roles[0] in {"system", "user"}
+        turns = roles[roles[0] == "system" :]
+        assert turns == ["user", "assistant"] * (len(turns) // 2)
+        assert all(message["content"].strip() == message["content"] != "" for message in messages)
+
+
+def test_conversations_vary_in_length_and_some_have_a_system_message() -> None:
+    made = [conversation["messages"] for conversation in chat.conversations(300, for_test=False)]
+    turns = Counter(sum(message["role"] == "user" for message in messages) for messages in made)
+    assert set(turns) == {1, 2, 3, 8}
+    assert 60 < sum(messages[0]["role"] == "system" for messages in made) < 140
+
+
+def test_conversations_are_the_same_each_time_and_shared_by_no_split() -> None:
+    def questions(for_test: bool) -> list[str]:
+        made = chat.conversations(300, for_test=for_test)
+        return [message["content"] for row in made for message in row["messages"] if message["role"] == "user"]
+
+    assert questions(for_test=False) == questions(for_test=False)
+    about_test, about_train = ({_subject(text) for text in questions(side)} for side in (True, False))
+    assert not about_test & about_train
+
+
+def _subject(question: str) -> str:
+    """The day, figure or country that is asked about, whatever the language."""
+    figures = [word.strip(".") for word in question.split() if word[0].isdigit()]
+    return figures[0] if figures else question.split(" in ", maxsplit=1)[0].strip(".")
+
+
+def test_answers_follow_the_language() -> None:
+    made = chat.conversations(2000, for_test=False)
+    pairs = {
+        (question["content"], answer["content"])
+        for row in made
+        for question, answer in zip(row["messages"], row["messages"][1:], strict=False)
+    }
+    months = {answer for question, answer in pairs if question.startswith("Name the month") and "German" in question}
+    assert {"Januar", "März", "Dezember"} <= months
+
+
+def test_reading_has_prose_facts_and_a_little_chat() -> None:
+    texts = small_causal.reading(["Return the sum. Missing values are skipped."] * 200)
+    assert texts.count("Return the sum. Missing values are skipped.") == 200
+    assert any(text.startswith("German: ") for text in texts)
+    assert 30 < sum(small_causal.ASSISTANT in text for text in texts) < 140
+
+
+def test_rows_are_written_as_json_lines(tmp_path: Path) -> None:
+    make_inputs.write_jsonl(
+        tmp_path / "new" / "rows.jsonl", [{"text": "Größe", "topic": "a"}, {"text": "b", "topic": "a"}]
+    )
+    lines = (tmp_path / "new" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["Größe", "b"]
+
+
+def test_a_link_replaces_what_was_there(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    for directory in (old, new):
+        directory.mkdir()
+        (directory / "config.json").write_text(directory.name)
+    for target in (old, new):
+        make_inputs.link(tmp_path / "models" / "m", target)
+    assert (tmp_path / "models" / "m" / "config.json").read_text() == "new"
+    assert (old / "config.json").exists()
