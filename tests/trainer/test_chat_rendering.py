@@ -141,6 +141,22 @@ def test_what_the_template_leaves_out_is_refused(
     assert refusal(tmp_path, PLAIN_TEMPLATE, messages, tools).startswith(sentence)
 
 
+def test_the_part_of_a_tool_that_the_template_leaves_out_is_named(tmp_path: Path) -> None:
+    template = TOOLS_TEMPLATE.replace("tools | tojson", "tools[0].function.name")
+    assert refusal(tmp_path, template, [QUESTION, ANSWER], [SCHEMA]).startswith(
+        "the model's chat template leaves out 'description' of tool 1, 'look'; use another chat template, or"
+    )
+
+
+def test_special_tokens_inside_answers_are_counted(tmp_path: Path) -> None:
+    messages = [QUESTION, {**ANSWER, "reasoning_content": "Clouds.<|im_end|>"}, QUESTION, ANSWER]
+    tokenizer = tokenizer_of(tmp_path, TOOLS_TEMPLATE)
+    tokeniser = ChatTokeniser(tokenizer, 999)
+    tokeniser.encode([conversation(messages, "messages")])
+    assert tokeniser.answers.ends == {tokenizer.eos_token_id: 2}
+    assert tokeniser.answers.inside == {tokenizer.eos_token_id: 1}
+
+
 @pytest.mark.parametrize("role", ["system", "developer"])
 def test_a_message_whose_role_the_template_does_not_know_is_refused(tmp_path: Path, role: str) -> None:
     template = PLAIN_TEMPLATE.replace("{% for m in messages %}", f"{{% for m in messages if m['role'] != '{role}' %}}")
@@ -173,7 +189,7 @@ def test_an_answer_without_end_gets_the_end_of_sequence_token_as_label(
     expected = "user: Is it raining?\nassistant: It is.\nuser: Is it raining?\nassistant: Yes.\n"
     assert tokenizer.decode(ids).removesuffix("<|im_end|>") == expected
     assert tokenizer.decode([label for label in labels if label != IGNORED_LABEL]) == "It is.<|im_end|>" + last
-    assert dict(tokeniser.ends) == {tokenizer.eos_token_id: 2}
+    assert dict(tokeniser.answers.ends) == {tokenizer.eos_token_id: 2}
 
 
 def test_a_template_and_a_tokenizer_without_any_end_are_refused(tmp_path: Path) -> None:

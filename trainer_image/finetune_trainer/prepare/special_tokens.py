@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class AnswerTokens:
+    """Tokens of the learned answers by id, each with the number of answers; empty for a task that generates no text."""
+
+    ends: Counter[int] = field(default_factory=Counter)
+    """The tokens that end an answer."""
+    inside: Counter[int] = field(default_factory=Counter)
+    """The special tokens before the end of an answer, such as those around a thinking block."""
+
+    @property
+    def learned_ends(self) -> list[int]:
+        """The tokens that end an answer, the most frequent first.
+
+        A token that also ends parts of most answers, such as their reasoning, ends no answer if another token does.
+        """
+        frequent = [token for token, _ in self.ends.most_common()]
+        return [token for token in frequent if self.inside[token] < self.ends[token]] or frequent
+
+    def often_inside(self, token: int) -> bool:
+        """Whether so many answers contain a token that it cannot be the end of an answer."""
+        return self.inside[token] > self.ends.total() // 100
 
 
 def choose_padding(tokenizer: PreTrainedTokenizerFast, vocabulary: int | None) -> int:
@@ -28,7 +53,7 @@ def choose_padding(tokenizer: PreTrainedTokenizerFast, vocabulary: int | None) -
 
 
 def choose_ends(
-    tokenizer: PreTrainedTokenizerFast, learned: Sequence[int], config: Mapping[str, Any], generation: Mapping[str, Any]
+    tokenizer: PreTrainedTokenizerFast, answers: AnswerTokens, config: Mapping[str, Any], generation: Mapping[str, Any]
 ) -> tuple[int, ...]:
     """Choose the token ids that end an answer, the most frequent of the data first.
 
@@ -37,19 +62,31 @@ def choose_ends(
 
     Args:
         tokenizer: The tokenizer of the base model.
-        learned: Token ids that end the answers in the data, the most frequent first; empty for a task that generates
-            no text.
+        answers: The tokens of the answers in the data. An end token of the model that many contain is not chosen.
         config: The model's ``config.json``.
         generation: The model's ``generation_config.json``; may be empty.
     """
+    learned = answers.learned_ends
     if not learned:
         return ()
     of_model = generation.get("eos_token_id", config.get("eos_token_id"))
     known = of_model if isinstance(of_model, list) else [of_model]
-    ends = [*learned, *known, tokenizer.eos_token_id]
+    others = [
+        token for token in (*known, tokenizer.eos_token_id) if _is_token(token) and not answers.often_inside(token)
+    ]
     if tokenizer.eos_token_id != learned[0] and "eos_token" not in str(tokenizer.chat_template):
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(learned[0])
-    return tuple(dict.fromkeys(token for token in ends if _is_token(token)))
+    return tuple(dict.fromkeys([*learned, *others]))
+
+
+def end_notes(tokenizer: PreTrainedTokenizerFast, ends: Sequence[int], answers: AnswerTokens) -> list[str]:
+    """A sentence for each of the chosen ``ends`` that answers contain: there a generated answer ends early."""
+    return [
+        f"{answers.inside[token]:,} of {answers.ends.total():,} answers contain the end token "
+        f"{str(tokenizer.convert_ids_to_tokens(token))[:30]!r}; generated answers end there; remove it from the rows"
+        for token in ends
+        if answers.inside[token]
+    ]
 
 
 def _is_token(value: object) -> TypeGuard[int]:

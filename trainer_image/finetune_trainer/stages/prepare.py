@@ -39,7 +39,7 @@ from finetune_trainer.patches.transformers import fix_template_date
 from finetune_trainer.prepare.fetch import FetchedData, fetch_data
 from finetune_trainer.prepare.problems import REPORTED_ROWS, Tally, percent
 from finetune_trainer.prepare.read import DataSet, read_data_set
-from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding
+from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding, end_notes
 from finetune_trainer.prepare.splits import SPLITS, Selection, assign, check_processes, check_sizes
 from finetune_trainer.prepare.spool import TableWriter, selected
 from finetune_trainer.prepared import DataReport, ModelIdentity, SplitReport
@@ -135,7 +135,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         splits[split] = _split_report(data, selection, dict(label_counts))
         all_labels.update(label_counts)
     generation = read_generation_config(inputs.model.path, spec.model.uri)
-    ends = choose_ends(tokenizer, preparation.end_tokens, config, generation)
+    ends = choose_ends(tokenizer, preparation.answers, config, generation)
     contradicting = sum(data.contradicting for data in sets.values())
     handling = handling_for(labels=preparation.labels)
     notes = [
@@ -143,6 +143,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         *handling.notes,
         *_unknown_tokens(sets),
         *_contradictions(contradicting),
+        *end_notes(tokenizer, ends, preparation.answers),
         *preparation.notes(all_labels),
         *_generation_notes(spec, length, inputs.identity),
     ]

@@ -17,6 +17,7 @@ import pyarrow as pa
 from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.rows import Example, RowSchema
 from finetune_trainer.prepare.sources import DataFile
+from finetune_trainer.prepare.special_tokens import AnswerTokens
 from finetune_trainer.prepared import DataReport
 
 if TYPE_CHECKING:
@@ -43,9 +44,8 @@ class Preparation(Protocol):
         """The labels in order of their index, complete once all datasets are read; empty for a task without labels."""
 
     @property
-    def end_tokens(self) -> Sequence[int]:
-        """Token ids that end the learned answers, the most frequent first, complete once all datasets are read; empty
-        for a task that generates no text."""
+    def answers(self) -> AnswerTokens:
+        """Tokens of the learned answers, complete once all datasets are read."""
 
     @property
     def rows(self) -> str:

@@ -28,8 +28,12 @@ def check_tools(chat: Conversation, text: str) -> None:
         BadRow: A part of a tool is missing.
     """
     for number, tool in enumerate(chat.tools or (), 1):
-        if not _contains_all(text, tool["function"]):
-            raise BadRow(f"the model's chat template leaves out tool {number}; {_MORE}")
+        function = tool["function"]
+        if missing := next(_missing(text, function), None):
+            what = f"tool {number}"
+            if function["name"] in text:
+                what = f"{missing[:60]!r} of tool {number}, {function['name'][:40]!r}"
+            raise BadRow(f"the model's chat template leaves out {what}; {_MORE}")
 
 
 def check_messages(chat: Conversation, text: str, answers: Mapping[int, Sequence[Span]]) -> None:
@@ -124,7 +128,7 @@ def _contains_call(text: str, function: Mapping[str, Any]) -> bool:
         return False
     if isinstance(arguments, str):
         return arguments in text
-    return _contains_all(text, arguments) and not (arguments and _is_dumped(arguments, text))
+    return not any(_missing(text, arguments)) and not (arguments and _is_dumped(arguments, text))
 
 
 def _is_dumped(value: Any, text: str) -> bool:
@@ -132,14 +136,23 @@ def _is_dumped(value: Any, text: str) -> bool:
     return repr(value) in text and repr(value) != json.dumps(value, ensure_ascii=False)
 
 
-def _contains_all(text: str, value: Any) -> bool:
-    """Whether ``text`` contains all texts and numbers in ``value``, as they are or escaped as in JSON or Python."""
+def _missing(text: str, value: Any, key: str = "") -> Iterator[str]:
+    """The parts of ``value`` that ``text`` lacks: as they are, and escaped as in JSON or Python.
+
+    A text or a number in an object is named by its key.
+    """
     if isinstance(value, Mapping):
-        return all(_contains_all(text, part) for item in value.items() for part in item)
-    if isinstance(value, list | tuple):
-        return all(_contains_all(text, part) for part in value)
-    if value is None:
-        return True
+        for name, part in value.items():
+            yield from _missing(text, part, str(name))
+        yield from (name for name in map(str, value) if not _contains_escaped(text, name))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _missing(text, part, key)
+    elif value is not None and not _contains_escaped(text, value):
+        yield key or str(value)
+
+
+def _contains_escaped(text: str, value: str | float) -> bool:
     if isinstance(value, str):
         forms = [value.strip(), json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], repr(value)[1:-1]]
     else:

@@ -12,6 +12,7 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.rows import Example, RowSchema, check_headers
 from finetune_trainer.prepare.sources import DataFile
+from finetune_trainer.prepare.special_tokens import AnswerTokens
 from finetune_trainer.tasks.instruction_tuning.rows import schema_for
 from finetune_trainer.tasks.instruction_tuning.tokens import ChatTokeniser
 
@@ -34,8 +35,8 @@ class InstructionTuningPreparation:
         return self._tokeniser.fields
 
     @property
-    def end_tokens(self) -> list[int]:
-        return [token for token, _ in self._tokeniser.ends.most_common()]
+    def answers(self) -> AnswerTokens:
+        return self._tokeniser.answers
 
     def row_schema(self, files: Sequence[DataFile]) -> RowSchema:
         schema = schema_for(self._spec, files)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from finetune_trainer.prepare.arrays import TOKENS, integers, texts, token_lists
 from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.rows import Example
+from finetune_trainer.prepare.special_tokens import AnswerTokens
 from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.tasks.instruction_tuning.coverage import Span
 from finetune_trainer.tasks.instruction_tuning.messages import Conversation, Message
@@ -44,8 +44,8 @@ class ChatTokeniser:
         self._max_length = max_length
         self._end_of_sequence = tokenizer.eos_token_id
         self._decode = partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        self.ends: Counter[int] = Counter()
-        """Token ids that end a learned answer, with the number of answers."""
+        self._special = frozenset(tokenizer.added_tokens_decoder) | frozenset(tokenizer.all_special_ids)
+        self.answers = AnswerTokens()
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -91,6 +91,8 @@ class ChatTokeniser:
             first, last = token_range(encoding, answer.span)
             labels[first:last] = encoding.ids[first:last]
             if first < last:
+                inside = last if answer.lacks_end else last - 1
+                self.answers.inside.update(self._special.intersection(encoding.ids[first:inside]))
                 self._label_end(answer, ids, labels, last)
         if first == last:
             raise BadRow("the last answer has no tokens; add text to it or remove the row")
@@ -113,7 +115,7 @@ class ChatTokeniser:
             StageFailure: BadConfiguration when the tokenizer has no end-of-sequence token.
         """
         if not answer.lacks_end:
-            self.ends[labels[last - 1]] += 1
+            self.answers.ends[labels[last - 1]] += 1
             return
         end = self._end_of_sequence
         if end is None:
@@ -122,7 +124,7 @@ class ChatTokeniser:
                 "The chat template of the model writes no token after an answer, and its tokenizer has no "
                 "end-of-sequence token, so no answer would end: add eos_token to tokenizer_config.json",
             )
-        self.ends[end] += 1
+        self.answers.ends[end] += 1
         if last == len(ids):
             ids.append(end)
             labels.append(end)

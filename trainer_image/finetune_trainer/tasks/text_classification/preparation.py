@@ -17,6 +17,7 @@ from finetune_trainer.prepare.arrays import int32s, integers
 from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.rows import Example, check_headers
 from finetune_trainer.prepare.sources import DataFile
+from finetune_trainer.prepare.special_tokens import AnswerTokens
 from finetune_trainer.tasks.text_classification.rows import (
     MOST_LABELS,
     LabelledRows,
@@ -55,8 +56,8 @@ class TextClassificationPreparation:
         return sorted_labels(self._tokeniser.labels) if self._given is None else self._given
 
     @property
-    def end_tokens(self) -> tuple[int, ...]:
-        return ()
+    def answers(self) -> AnswerTokens:
+        return AnswerTokens()
 
     def row_schema(self, files: Sequence[DataFile]) -> LabelledRows:
         labels, origin = self._derived, "the training data"
