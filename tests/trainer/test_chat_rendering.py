@@ -78,6 +78,24 @@ def test_an_answer_of_weight_zero_is_rendered_but_not_learned(tmp_path: Path) ->
     assert "No." in ChatRenderer(tokenizer).render(conversation(messages, "messages")).text
 
 
+def test_of_an_answer_that_begins_the_conversation_only_the_answer_is_learned(tmp_path: Path) -> None:
+    own_system = "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nHelp.<|im_end|>\n{% endif %}"
+    tokenizer = tokenizer_of(tmp_path, own_system + PLAIN_TEMPLATE)
+    greeting = {"role": "assistant", "content": "Hello."}
+    assert learned(tokenizer, [greeting, QUESTION, ANSWER]) == "Hello.<|im_end|>It is.<|im_end|>"
+    batch = ChatTokeniser(tokenizer, 10_000).encode([conversation([greeting], "messages")])
+    prompt = batch.columns["input_ids"][0].as_py()[: batch.columns["prompt_length"][0].as_py()]
+    assert tokenizer.decode(prompt) == "<|im_start|>system\nHelp.<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_an_answer_that_begins_the_conversation_is_refused_without_a_prompt(tmp_path: Path) -> None:
+    messages = [{"role": "assistant", "content": "Hello."}]
+    without_prompt = PLAIN_TEMPLATE.partition("{% if add_generation_prompt %}")[0]
+    assert "begins with an answer" in refusal(tmp_path / "plain", without_prompt, messages)
+    marked = "{% for m in messages %}{% generation %}{{ m['content'] }}<|im_end|>{% endgeneration %}{% endfor %}"
+    assert refusal(tmp_path / "marked", marked, messages).startswith("nothing is before the answer")
+
+
 def test_an_evaluated_answer_is_the_last_one_that_is_learned(tmp_path: Path) -> None:
     messages = [QUESTION, ANSWER, QUESTION, {"role": "assistant", "content": "No.", "weight": 0}]
     batch = ChatTokeniser(tokenizer_of(tmp_path, PLAIN_TEMPLATE), 999).encode([conversation(messages, "messages")])

@@ -166,7 +166,7 @@ class ChatRenderer:
         """
         before = chat.messages[:index]
         if not before:
-            return 0
+            return self._start_of_first(chat, text)
         prompt, _ = self._text(chat, before, generation_prompt=True)
         if text.startswith(prompt):
             return len(prompt)
@@ -174,6 +174,22 @@ class ChatRenderer:
         if not text.startswith(history):
             raise BadRow(_CHANGED_ANSWER)
         return _common_length(prompt, text)
+
+    def _start_of_first(self, chat: Conversation, text: str) -> int:
+        """Start of the first message, an answer: after the first generation prompt in ``text``.
+
+        Before it, a template may write a token and a system message of its own. Many templates cannot render an empty
+        conversation, which would be the prompt, so the generation prompt is what they append to the whole one.
+        """
+        whole, _ = self._text(chat, chat.messages, generation_prompt=True)
+        prompt = whole[len(text) :] if whole.startswith(text) else ""
+        found = text.find(prompt) if prompt else -1
+        if found < 0:
+            raise BadRow(
+                "the conversation begins with an answer, and the model's chat template does not show where it starts; "
+                "put a message of the user or system before it"
+            )
+        return found + len(prompt)
 
     def _text(
         self, chat: Conversation, messages: Sequence[Message], *, generation_prompt: bool

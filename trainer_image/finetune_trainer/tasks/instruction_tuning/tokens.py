@@ -96,6 +96,8 @@ class ChatTokeniser:
                 self._label_end(answer, ids, labels, last)
         if first == last:
             raise BadRow("the last answer has no tokens; add text to it or remove the row")
+        if first == 0:
+            raise BadRow("nothing is before the answer, so there is no prompt; put a message of the user before it")
         if len(ids) > self._max_length:
             raise BadRow(
                 f"the conversation has {len(ids)} tokens, more than the sequence length of {self._max_length}; shorten "
