@@ -48,6 +48,14 @@ END_OF_CHAT = WITHOUT_END.replace(
     "\n{% endfor %}", "\n{% endfor %}{% if not add_generation_prompt %}<|im_end|>{% endif %}"
 )
 
+SYSTEM_IN_THE_LAST_QUESTION = (
+    "{% set rest = messages if messages[0]['role'] != 'system' else messages[1:] %}{% for m in rest %}"
+    "{% if m['role'] == 'assistant' %}{{ m['content'] }}<|im_end|>{% else %}<|im_start|>"
+    "{% if m == (rest | selectattr('role', 'equalto', 'user') | list)[-1] and rest != messages %}"
+    "{{ messages[0]['content'] }}\n{% endif %}{{ m['content'] }}\n{% endif %}{% endfor %}"
+)
+"""A template as of Mistral 7B Instruct v0.3."""
+
 
 def tokenizer_of(tmp_path: Path, template: str, **options: Any) -> PreTrainedTokenizerFast:
     return load_base_tokenizer(a_chat_model(tmp_path / "model", template, **options), "file:///model", chat=True)
@@ -94,6 +102,17 @@ def test_an_answer_that_begins_the_conversation_is_refused_without_a_prompt(tmp_
     assert "begins with an answer" in refusal(tmp_path / "plain", without_prompt, messages)
     marked = "{% for m in messages %}{% generation %}{{ m['content'] }}<|im_end|>{% endgeneration %}{% endfor %}"
     assert refusal(tmp_path / "marked", marked, messages).startswith("nothing is before the answer")
+
+
+def test_an_answer_is_refused_if_the_template_moves_the_system_message_behind_it(tmp_path: Path) -> None:
+    system = {"role": "system", "content": "Be brief."}
+    more = {"role": "user", "content": "And snowing?"}
+    tokenizer = tokenizer_of(tmp_path, SYSTEM_IN_THE_LAST_QUESTION)
+    assert learned(tokenizer, [system, QUESTION, ANSWER]) == "It is.<|im_end|>"
+    with pytest.raises(BadRow, match="changes what is before the answer in message 3 when the conversation goes on"):
+        learned(tokenizer, [system, QUESTION, ANSWER, more, ANSWER])
+    context = ANSWER | {"weight": 0}
+    assert learned(tokenizer, [system, QUESTION, context, more, {**ANSWER, "content": "No."}]) == "No.<|im_end|>"
 
 
 def test_an_evaluated_answer_is_the_last_one_that_is_learned(tmp_path: Path) -> None:

@@ -12,7 +12,13 @@ from functools import partial
 from typing import Any
 
 from finetune_trainer.prepare.problems import BadRow
-from finetune_trainer.tasks.instruction_tuning.messages import LINK_KEYS, REASONING_KEYS, Conversation, Message
+from finetune_trainer.tasks.instruction_tuning.messages import (
+    LINK_KEYS,
+    REASONING_KEYS,
+    SYSTEM_ROLES,
+    Conversation,
+    Message,
+)
 
 Span = tuple[int, int]
 """Start (inclusive) and end (exclusive) in characters."""
@@ -74,16 +80,21 @@ def _check_answer(message: Message, number: int, learned: Sequence[str]) -> None
 
 
 def _check_message(message: Message, number: int, text: str, position: int) -> int:
-    """Check a message that is not learned; returns where it ends, at least ``position``."""
+    """Check a message that is not learned; returns where it ends, at least ``position``.
+
+    Some templates write a system message into the last message of the user, so it may be anywhere.
+    """
+    is_system = message["role"] in SYSTEM_ROLES
     for content in _contents(message, number, [text]):
         # White space around it has no effect on what is learned.
-        found = text.find(content.strip(), position)
+        found = text.find(content.strip(), 0 if is_system else position)
         if found < 0:
             raise BadRow(
                 f"the model's chat template changes or leaves out message {number}, which is from the "
                 f"{message['role']}; use another chat template, or another role"
             )
-        position = found + len(content.strip())
+        if not is_system:
+            position = found + len(content.strip())
     _check_other_parts(message, number, [text])
     return position
 

@@ -16,7 +16,8 @@ from finetune_trainer.prepare.readers import type_name
 from finetune_trainer.prepare.rows import checked
 
 ASSISTANT = "assistant"
-ROLES = ("system", "developer", "user", ASSISTANT, "tool")
+SYSTEM_ROLES = ("system", "developer")
+ROLES = (*SYSTEM_ROLES, "user", ASSISTANT, "tool")
 _LEGACY_TOOL_ROLE = "function"
 REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 """Names of the reasoning before an answer; transformers passes each of them to the template as the first."""

@@ -135,11 +135,11 @@ class ChatRenderer:
         return {index: found for index, found in spans.items() if found}
 
     def _added_spans(self, chat: Conversation, text: str) -> dict[int, list[Span]]:
-        """The spans of each assistant message: from the end of the generation prompt to the next message."""
+        """The spans of each learned message: from the end of the generation prompt to the next message."""
         return {
             index: [(self._start(chat, index, text), self._end(chat, index, text))]
-            for index, message in enumerate(chat.messages)
-            if message["role"] == ASSISTANT
+            for index, learned in enumerate(chat.learned)
+            if learned
         }
 
     def _end(self, chat: Conversation, index: int, text: str) -> int:
@@ -172,7 +172,11 @@ class ChatRenderer:
             return len(prompt)
         history, _ = self._text(chat, before, generation_prompt=False)
         if not text.startswith(history):
-            raise BadRow(_CHANGED_ANSWER)
+            raise BadRow(
+                f"the model's chat template changes what is before the answer in message {index + 1} when the "
+                "conversation goes on, so that answer would be learned for another prompt than it gets; set its weight "
+                "to 0, or end the row with it"
+            )
         return _common_length(prompt, text)
 
     def _start_of_first(self, chat: Conversation, text: str) -> int:
