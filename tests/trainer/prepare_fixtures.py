@@ -36,7 +36,7 @@ THINKING_TEMPLATE = (
 
 
 def a_chat_model(
-    directory: Path, template: str | None, *, eos: str | None = "<|im_end|>", positions: int = 256
+    directory: Path, template: str | dict[str, str] | None, *, eos: str | None = "<|im_end|>", positions: int = 256
 ) -> Path:
     """A model directory with a byte-level tokenizer, made here, and weights of 64 parameters."""
     backend = Tokenizer(models.BPE(unk_token=None))

@@ -57,7 +57,7 @@ SYSTEM_IN_THE_LAST_QUESTION = (
 """A template as of Mistral 7B Instruct v0.3."""
 
 
-def tokenizer_of(tmp_path: Path, template: str, **options: Any) -> PreTrainedTokenizerFast:
+def tokenizer_of(tmp_path: Path, template: str | dict[str, str], **options: Any) -> PreTrainedTokenizerFast:
     return load_base_tokenizer(a_chat_model(tmp_path / "model", template, **options), "file:///model", chat=True)
 
 
@@ -128,6 +128,17 @@ def test_tools_and_calls_are_rendered(tmp_path: Path, template: str) -> None:
     assert learned(tokenizer, CALLS, [SCHEMA]) == '<call>look {"city": "Orléans", "days": 2}</call><|im_end|>'
     text = ChatRenderer(tokenizer).render(conversation(CALLS, "messages", [SCHEMA])).text
     assert '"description": "Look outside."' in text
+
+
+def test_conversations_with_tools_have_a_template_of_their_own(tmp_path: Path) -> None:
+    tokenizer = tokenizer_of(tmp_path, {"default": PLAIN_TEMPLATE, "tool_use": TOOLS_TEMPLATE})
+    assert learned(tokenizer, [QUESTION, ANSWER]) == "It is.<|im_end|>"
+    assert learned(tokenizer, CALLS, [SCHEMA]) == '<call>look {"city": "Orléans", "days": 2}</call><|im_end|>'
+
+
+def test_several_templates_without_a_default_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StageFailure, match=r"has several chat templates \(chat, tool_use\) and none is named default"):
+        tokenizer_of(tmp_path, {"chat": PLAIN_TEMPLATE, "tool_use": TOOLS_TEMPLATE})
 
 
 def test_a_reference_with_a_tool_call_is_what_the_template_writes(tmp_path: Path) -> None:

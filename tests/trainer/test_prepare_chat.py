@@ -143,6 +143,17 @@ def test_a_template_that_rewrites_earlier_answers_is_rejected(tmp_path: Path) ->
         encoded(tokenizer_of(tmp_path, template), chat("a", "b", "c", "d"))
 
 
+def test_the_date_is_fixed_in_the_template_for_tools_as_well(tmp_path: Path) -> None:
+    templates = {"default": PLAIN_TEMPLATE, "tool_use": "{{ strftime_now('%d %B %Y') }} {{ tools }}" + PLAIN_TEMPLATE}
+    model = a_chat_model(tmp_path / "model", templates).as_uri()
+    row = {"messages": CHATS[0], "tools": [{"type": "function", "function": {"name": "look"}}]}
+    uri = json_lines(tmp_path / "a.jsonl", [row, *({"messages": chat(f"{number}?", "4")} for number in range(20))])
+    context = a_context(tmp_path, model, TASK, {"train": {"uri": uri}})
+    assert prepared(context)[1].template_date is not None
+    saved = AutoTokenizer.from_pretrained(stored(context) / "tokenizer")
+    assert saved.chat_template == templates
+
+
 def test_a_template_that_marks_no_answer_is_rejected(tmp_path: Path) -> None:
     template = MARKED_TEMPLATE.replace("== 'assistant'", "== 'model'")
     model = a_chat_model(tmp_path / "model", template).as_uri()

@@ -36,9 +36,16 @@ def load_base_tokenizer(directory: Path, model_uri: str, *, chat: bool) -> PreTr
 
     Raises:
         StageFailure: BadConfiguration when the tokenizer cannot be loaded, or, with ``chat``, when it has neither a
-            chat template nor an end-of-sequence token.
+            chat template nor an end-of-sequence token, or several chat templates without a default.
     """
     tokenizer = _load(directory, model_uri)
+    templates = tokenizer.chat_template
+    if chat and isinstance(templates, dict) and templates and "default" not in templates:
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION,
+            f"The tokenizer of {model_uri} has several chat templates ({', '.join(sorted(templates))[:200]}) and none "
+            "is named default: rename the one to use",
+        )
     if chat and not tokenizer.chat_template:
         if tokenizer.eos_token is None:
             raise StageFailure(
@@ -49,6 +56,11 @@ def load_base_tokenizer(directory: Path, model_uri: str, *, chat: bool) -> PreTr
         begins = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
         tokenizer.chat_template = _SIMPLE_TEMPLATE.format(bos="{{- bos_token -}}" if begins else "")
     return tokenizer
+
+
+def chat_templates(tokenizer: PreTrainedTokenizerFast) -> tuple[str, str]:
+    """The chat template for conversations without tools, and that for conversations with tools."""
+    return tokenizer.get_chat_template(), tokenizer.get_chat_template(tools=[])
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from finetune_trainer import storage
 from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.manifests import TornDirectory, publish_directory, read_manifest
 from finetune_trainer.modelling.families import decide_handling, load_families
-from finetune_trainer.modelling.tokenizer import load_base_tokenizer, save_tokenizer
+from finetune_trainer.modelling.tokenizer import chat_templates, load_base_tokenizer, save_tokenizer
 from finetune_trainer.models import (
     LocalModel,
     fetch_model,
@@ -117,7 +117,8 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     vocabulary = vocabulary_size(config)
     padding = choose_padding(tokenizer, vocabulary)
     today = datetime.now(UTC).date()
-    has_date = fix_template_date(tokenizer.chat_template, today) if task.needs_chat_template else False
+    templates = chat_templates(tokenizer) if task.needs_chat_template else ()
+    dated = [template for template in templates if fix_template_date(template, today)]
     preparation = task.preparation(spec, tokenizer, length)
     sets = _read(context, inputs, preparation, tokenizer.unk_token_id)
     assignment = assign({name: data.keys for name, data in sets.items()}, inputs.data.dataset, spec.training.seed)
@@ -156,7 +157,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         max_sequence_length=length,
         padding=padding,
         end_tokens=ends,
-        template_date=today.isoformat() if has_date else None,
+        template_date=today.isoformat() if dated else None,
         splits={split: splits[split] for split in SPLITS},
         duplicates=sum(data.duplicates for data in sets.values()),
         contradicting=contradicting,

@@ -16,6 +16,7 @@ from jinja2 import TemplateSyntaxError
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.exceptions import first_line
+from finetune_trainer.modelling.tokenizer import chat_templates
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.time_limit import time_limit
 from finetune_trainer.tasks.instruction_tuning.coverage import Span, check_messages, check_tools
@@ -49,6 +50,12 @@ class Rendered:
     answers: list[Answer]
 
 
+@dataclass(frozen=True)
+class _Template:
+    text: str
+    marks_answers: bool
+
+
 class ChatRenderer:
     """Renders conversations with the tokenizer's chat template."""
 
@@ -57,12 +64,11 @@ class ChatRenderer:
 
         # Annotated in transformers as returning a string; it returns the texts and the spans of their answers.
         self._render: Callable[..., tuple[list[str], list[list[Span]]]] = cast(Any, render_jinja_template)
-        self._template = tokenizer.get_chat_template()
+        self._templates = [_Template(text, bool(_GENERATION.search(text))) for text in chat_templates(tokenizer)]
         self._special_tokens = tokenizer.special_tokens_map
         tokens = sorted((str(token) for token in tokenizer.added_tokens_encoder if str(token)), key=len, reverse=True)
         self._end_token = re.compile(rf"\s*(?:{'|'.join(map(re.escape, tokens)) or '(?!)'})")
         self._tokens = tuple(tokens)
-        self._marked = bool(_GENERATION.search(self._template))
         self._forms = list(Form)
 
     def render(self, chat: Conversation) -> Rendered:
@@ -90,7 +96,8 @@ class ChatRenderer:
     def _checked(self, chat: Conversation) -> Rendered:
         text, marks = self._text(chat, chat.messages, generation_prompt=False)
         check_tools(chat, text)
-        spans = self._marked_spans(chat, text, marks) if self._marked else self._added_spans(chat, text)
+        marked = self._template(chat).marks_answers
+        spans = self._marked_spans(chat, text, marks) if marked else self._added_spans(chat, text)
         check_messages(chat, text, {index: found for index, found in spans.items() if chat.learned[index]})
         answers = []
         for index, found in sorted(spans.items()):
@@ -102,7 +109,7 @@ class ChatRenderer:
     def _answer(self, chat: Conversation, index: int, text: str, span: Span) -> Answer:
         """The answer in ``span``, extended by the end-of-turn token if the template writes it after the span."""
         start, end = span
-        if self._marked:  # Other spans reach to the end of the turn already.
+        if self._template(chat).marks_answers:  # Other spans reach to the end of the turn already.
             token = self._end_token.match(self._tail(chat, index, text, end))
             if token and text.startswith(token[0], end):
                 return Answer((start, end + token.end()), lacks_end=False)
@@ -195,16 +202,21 @@ class ChatRenderer:
             )
         return found + len(prompt)
 
+    def _template(self, chat: Conversation) -> _Template:
+        without_tools, with_tools = self._templates
+        return with_tools if chat.tools else without_tools
+
     def _text(
         self, chat: Conversation, messages: Sequence[Message], *, generation_prompt: bool
     ) -> tuple[str, list[Span]]:
+        template = self._template(chat)
         try:
             with time_limit(SECONDS_A_RENDERING):
                 texts, spans = self._render(
                     [list(messages)],
                     tools=chat.tools,
-                    chat_template=self._template,
-                    return_assistant_tokens_mask=self._marked,
+                    chat_template=template.text,
+                    return_assistant_tokens_mask=template.marks_answers,
                     add_generation_prompt=generation_prompt,
                     **self._special_tokens,
                 )
@@ -213,7 +225,7 @@ class ChatRenderer:
         except Exception as error:  # The template is the code of somebody else, and may raise anything.
             reason = first_line(error).rstrip(". ")[:200]
             raise BadRow(f"the model's chat template rejects the conversation ({reason}); correct the row") from None
-        return texts[0], spans[0] if self._marked else []
+        return texts[0], spans[0] if template.marks_answers else []
 
 
 def _unusable(error: Exception) -> StageFailure:
