@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from peft import get_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     Gemma3ForConditionalGeneration,
@@ -20,6 +22,8 @@ from transformers import (
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec, Precision
 from finetune_trainer.methods import method_of
+from finetune_trainer.methods.adapters import restore
+from finetune_trainer.modelling.loading import load
 from finetune_trainer.tasks import task_of
 from finetune_trainer.train.model import load_model
 from tests.families.tiny import build, config_of
@@ -147,3 +151,18 @@ def test_a_vision_tower_gets_no_adapter_and_full_finetuning_leaves_it_as_it_is(g
     frozen = {name for name, parameter in full.named_parameters() if not parameter.requires_grad}
     assert frozen == {name for name, _ in full.named_parameters() if "vision_tower" in name or "projector" in name}
     assert full(input_ids=torch.tensor([[5, 6, 7]])).logits.requires_grad
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_an_adapter_of_the_embeddings_contains_no_weights_of_the_base_model(gpt2: Path, tmp_path: Path) -> None:
+    model = attached(gpt2, targetModules=["lm_head", "wte"])
+    model.save_pretrained(tmp_path)
+    names = set(load_file(tmp_path / "adapter_model.safetensors"))
+    assert {name.removeprefix("base_model.model.") for name in names} == {
+        "lm_head.lora_A.weight",
+        "lm_head.lora_B.weight",
+        "transformer.wte.lora_embedding_A",
+        "transformer.wte.lora_embedding_B",
+    }
+    base = load(AutoModelForCausalLM, gpt2, torch.float32, "base")
+    assert set(get_peft_model_state_dict(restore(base, tmp_path), save_embedding_layers=False)) == names

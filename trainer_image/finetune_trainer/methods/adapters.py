@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,15 @@ def require(trained: Path, name: str) -> None:
         )
 
 
+def without_base_weights(model: Any) -> Any:
+    """Make a PeftModel save no weights of the base model.
+
+    If the embeddings or the output layer have an adapter, PEFT also saves their frozen weights, though not with ZeRO-3.
+    """
+    model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
+    return model
+
+
 def restore(loaded: LoadedModel, trained: Path) -> Any:
     """Load the adapter in ``trained`` into the base model.
 
@@ -72,7 +82,7 @@ def restore(loaded: LoadedModel, trained: Path) -> Any:
     except (ValueError, RuntimeError, KeyError) as error:
         raise StageFailure(Reason.INTERNAL_ERROR, f"{mismatch}: {first_line(error)}") from error
     # PEFT only warns about missing and unexpected tensors, and would evaluate an untrained adapter.
-    if different := sorted(stored ^ set(get_peft_model_state_dict(tuned))):
+    if different := sorted(stored ^ set(get_peft_model_state_dict(tuned, save_embedding_layers=False))):
         raise StageFailure(
             Reason.INTERNAL_ERROR,
             f"{mismatch}: {len(different)} tensors are missing or unexpected, such as {different[0]}",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec, LoraSpec
-from finetune_trainer.methods.adapters import AdapterMethod
+from finetune_trainer.methods.adapters import AdapterMethod, without_base_weights
 from finetune_trainer.methods.base import Attachment
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Lora(AdapterMethod):
             modules_to_save=list(attachment.head) or None,
         )
         try:
-            return get_peft_model(model, config)
+            return without_base_weights(get_peft_model(model, config))
         except ValueError as error:
             raise StageFailure(
                 Reason.BAD_CONFIGURATION, f"method.lora does not fit {type(model).__name__}: {first_line(error)}"
