@@ -79,16 +79,18 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(401, b"", {"X-Error-Message": "Invalid username or password."}, body=body)
         elif self.hub.status != 200:
             self._send(self.hub.status, b"", self.hub.headers, body=body)
-        elif path in ("/api/models/owner/model", "/api/models/owner/model/revision/main"):
+        elif path.removeprefix("/api/models/owner/model") in ("", "/revision/main", f"/revision/{COMMIT}"):
             self._json({"id": "owner/model", "sha": COMMIT, "siblings": []}, body=body)
         elif path == f"/api/models/owner/model/tree/{COMMIT}":
-            files = [file for file in sorted(self.hub.model.iterdir()) if file.is_file()]
+            files = {str(file.relative_to(self.hub.model)): file for file in self.hub.model.rglob("*")}
             entries = [
-                {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": _oid(file)} for file in files
+                {"type": "file", "path": path, "size": file.stat().st_size, "oid": _oid(file)}
+                for path, file in sorted(files.items())
+                if file.is_file()
             ]
             self._json(entries, body=body)
         elif path.startswith(f"/owner/model/resolve/{COMMIT}/"):
-            self._file(self.hub.model / path.rpartition("/")[2], body=body)
+            self._file(self.hub.model / path.removeprefix(f"/owner/model/resolve/{COMMIT}/"), body=body)
         else:
             self._send(404, b"", {"X-Error-Code": "RevisionNotFound"}, body=body)
 
@@ -168,6 +170,15 @@ def test_a_model_is_pinned_to_its_commit_and_identified_without_its_weights(tmp_
     assert "config.json" in answer["files"]
     assert "tokenizer.json" in answer["files"]
     assert not {"pytorch_model.bin", "evil.py", "model.safetensors"} & set(answer["files"])
+
+
+def test_the_chat_templates_beside_the_default_are_the_only_directory(tmp_path: Path, hub: Hub) -> None:
+    for name in ("additional_chat_templates/tool_use.jinja", "original/config.json"):
+        (hub.model / name).parent.mkdir()
+        (hub.model / name).write_text("{}")
+    assert {"additional_chat_templates", "original"} & set(ask(tmp_path, hub.address)["files"]) == {
+        "additional_chat_templates"
+    }
 
 
 def test_weights_are_downloaded_on_request_and_then_used_offline(tmp_path: Path, hub: Hub) -> None:

@@ -70,6 +70,15 @@ def test_revision_depends_on_the_files_of_the_model_only(tmp_path: Path) -> None
     )
 
 
+def test_revision_depends_on_every_chat_template(tmp_path: Path) -> None:
+    model = a_model(tmp_path / "m")
+    before = fetch_model(model, tmp_path / "scratch", weights=False)
+    template = tmp_path / "m" / "additional_chat_templates" / "tool_use.jinja"
+    template.parent.mkdir()
+    template.write_text("{{ tools }}")
+    assert fetch_model(model, tmp_path / "scratch", weights=False).revision != before.revision
+
+
 def test_shards_are_those_in_the_index(tmp_path: Path) -> None:
     model = a_model(tmp_path / "m")
     for shard in ("model-1", "model-2", "other"):

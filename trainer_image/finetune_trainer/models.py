@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -26,6 +27,8 @@ WEIGHTS = "*.safetensors"
 _OTHERS = ("*.json", "*.txt", "*.model", "*.jinja", "README.md", "LICENSE*")
 _UNWANTED = ("*/*", "consolidated*")
 """Subdirectories contain other formats of a model; ``consolidated*`` files duplicate its weights."""
+_NAMED_TEMPLATES = "additional_chat_templates/*.jinja"
+"""The chat templates beside the default, in the one subdirectory that belongs to a tokenizer."""
 
 _HF_SCHEME = "hf://"
 _HEADER_SIZE_BYTES = 8
@@ -248,16 +251,12 @@ def _fetch_from_hub(model: ModelSpec, scratch: Path, weights: bool, revision: st
 
     shared = {"HF_HOME", "HF_HUB_CACHE"} & os.environ.keys() or Path(constants.HF_HUB_CACHE).is_dir()
     wanted = revision or model.revision
+    download = partial(snapshot_download, repository, revision=wanted, cache_dir=None if shared else scratch / "hub")
     with _explained(model, wanted):
-        path = Path(
-            snapshot_download(
-                repository,
-                revision=wanted,
-                cache_dir=None if shared else scratch / "hub",
-                allow_patterns=[*_OTHERS, *([WEIGHTS] if weights else [])],
-                ignore_patterns=list(_UNWANTED),
-            )
-        )
+        allowed = [*_OTHERS, *([WEIGHTS] if weights else [])]
+        path = Path(download(allow_patterns=allowed, ignore_patterns=list(_UNWANTED)))
+        if not weights:  # Only prepare reads the tokenizer of the model.
+            download(revision=path.name, allow_patterns=_NAMED_TEMPLATES)
     read_config(path, model.uri)
     if weights and not weight_files(path):
         raise _no_weights(model.uri)
@@ -287,6 +286,8 @@ def _fetch_stored(uri: str, scratch: Path) -> LocalModel:
 
 
 def _wanted(path: str) -> bool:
+    if fnmatchcase(path, _NAMED_TEMPLATES):
+        return True
     return any(fnmatchcase(path, pattern) for pattern in (*_OTHERS, WEIGHTS)) and not any(
         fnmatchcase(path, pattern) for pattern in _UNWANTED
     )
