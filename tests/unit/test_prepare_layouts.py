@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer.prepare.problems import BadRow
+from finetune_trainer.prepare.rows import RowSchema
 from finetune_trainer.tasks.instruction_tuning.layouts import AlpacaRows, ShareGptRows
 from finetune_trainer.tasks.instruction_tuning.rows import ChatRows, PromptRows, schema_for
 from tests.unit.prepare_cases import a_chat, a_conversation, a_file, a_spec
@@ -56,10 +57,35 @@ def test_turns_become_messages(user: str, assistant: str) -> None:
     assert found == a_conversation(a_chat(("system", "Be brief."), ("user", "2+2?"), ("assistant", "4")))
 
 
-def test_the_system_column_comes_first() -> None:
-    found = SHARE_GPT.example({"conversations": QUESTION, "system": "Be brief."})
+@pytest.mark.parametrize(
+    ("schema", "row"),
+    [
+        (SHARE_GPT, {"conversations": QUESTION}),
+        (ALPACA, {"instruction": "2+2?", "output": "4"}),
+        (ChatRows("messages"), {"messages": a_chat(("user", "2+2?"), ("assistant", "4"))}),
+        (PromptRows("prompt", "completion"), {"prompt": "2+2?", "completion": "4"}),
+    ],
+)
+def test_the_system_column_comes_first(schema: RowSchema, row: dict[str, Any]) -> None:
+    assert "system" in schema.optional
+    found = schema.example(row | {"system": "Be brief."})
     assert found == a_conversation(a_chat(("system", "Be brief."), ("user", "2+2?"), ("assistant", "4")))
-    assert SHARE_GPT.example({"conversations": QUESTION, "system": " "}) == a_conversation(a_chat())
+    without = a_conversation(a_chat(("user", "2+2?"), ("assistant", "4")))
+    assert schema.example(row) == schema.example(row | {"system": " "}) == without
+
+
+def test_a_column_of_prompts_may_have_the_name_system() -> None:
+    schema = PromptRows("system", "completion")
+    found = schema.example({"system": "2+2?", "completion": "4"})
+    assert schema.optional == ()
+    assert found == a_conversation(a_chat(("user", "2+2?"), ("assistant", "4")))
+
+
+@pytest.mark.parametrize("messages", [None, "hello", 3])
+def test_a_system_column_beside_no_messages_is_an_invalid_row(messages: object) -> None:
+    for schema in (ChatRows("conversations"), SHARE_GPT):
+        with pytest.raises(BadRow, match="not a list of messages"):
+            schema.example({"conversations": messages, "system": "Be brief."})
 
 
 def test_messages_in_the_column_of_turns_stay_messages() -> None:

@@ -14,6 +14,8 @@ from finetune_trainer.tasks.instruction_tuning.messages import ASSISTANT, Conver
 CONVERSATIONS = "conversations"
 """The column of ShareGPT."""
 ALPACA_COLUMNS = ("instruction", "output")
+SYSTEM = "system"
+"""The column with the system message, in every layout."""
 
 _FUNCTION_CALL = ("function_call", "tool_call")
 _ROLES = {
@@ -46,14 +48,14 @@ class ShareGptRows:
 
     @property
     def optional(self) -> tuple[str, ...]:
-        return "system", "tools"
+        return SYSTEM, "tools"
 
     def example(self, values: Values) -> Conversation:
         turns = value_of(values, self.turns, "messages")
         messages = (
             [_message(turn, number) for number, turn in enumerate(turns, 1)] if isinstance(turns, list) else turns
         )
-        return conversation(_with_system(messages, values.get("system")), self.turns, values.get("tools"))
+        return conversation(with_system(messages, values.get(SYSTEM)), self.turns, values.get("tools"))
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class AlpacaRows:
 
     @property
     def optional(self) -> tuple[str, ...]:
-        return "input", "system", "history"
+        return "input", SYSTEM, "history"
 
     def example(self, values: Values) -> Conversation:
         instruction, output = ALPACA_COLUMNS
@@ -87,7 +89,7 @@ class AlpacaRows:
             {"role": "user", "content": prompt},
             {"role": ASSISTANT, "content": text_of(values, output, "completion")},
         ]
-        return conversation(_with_system(messages, values.get("system")), instruction)
+        return conversation(with_system(messages, values.get(SYSTEM)), instruction)
 
 
 def _message(turn: object, number: int) -> object:
@@ -112,8 +114,9 @@ def _calls(value: object, number: int) -> list[Any]:
     return calls if isinstance(calls, list) else [calls]
 
 
-def _with_system(messages: list[Any], system: object) -> list[Any]:
-    if _is_empty(system):
+def with_system(messages: Any, system: object) -> Any:
+    """``messages`` with the value of the column ``system`` before them; what is no list is left to later checks."""
+    if _is_empty(system) or not isinstance(messages, list):
         return messages
     if messages and isinstance(messages[0], Mapping) and messages[0].get("role") == "system":
         raise BadRow("the row has a system message twice, in column 'system' and in the conversation; remove one")

@@ -9,7 +9,13 @@ from finetune_api.spec import DataFormat, FineTuneJobSpec
 from finetune_trainer.prepare.readers import Values, columns_of
 from finetune_trainer.prepare.rows import text_of, value_of
 from finetune_trainer.prepare.sources import DataFile
-from finetune_trainer.tasks.instruction_tuning.layouts import CONVERSATIONS, AlpacaRows, ShareGptRows
+from finetune_trainer.tasks.instruction_tuning.layouts import (
+    CONVERSATIONS,
+    SYSTEM,
+    AlpacaRows,
+    ShareGptRows,
+    with_system,
+)
 from finetune_trainer.tasks.instruction_tuning.messages import ASSISTANT, Conversation, conversation
 
 _TOOLS = "tools"
@@ -18,7 +24,7 @@ _LEGACY_TOOLS = "functions"
 
 @dataclass(frozen=True)
 class ChatRows:
-    """Reads rows with a list of messages, and optionally the tools that the model may call."""
+    """Reads rows with a list of messages, and optionally a system message and the tools that the model may call."""
 
     messages: str
     form = "conversations with messages"
@@ -33,16 +39,17 @@ class ChatRows:
 
     @property
     def optional(self) -> tuple[str, ...]:
-        return _TOOLS, _LEGACY_TOOLS
+        return SYSTEM, _TOOLS, _LEGACY_TOOLS
 
     def example(self, values: Values) -> Conversation:
         tools = values.get(_TOOLS) or values.get(_LEGACY_TOOLS)
-        return conversation(value_of(values, self.messages, "messages"), self.messages, tools)
+        messages = with_system(value_of(values, self.messages, "messages"), values.get(SYSTEM))
+        return conversation(messages, self.messages, tools)
 
 
 @dataclass(frozen=True)
 class PromptRows:
-    """Reads rows with a prompt column and a completion column."""
+    """Reads rows with a prompt column and a completion column, and optionally a system message."""
 
     prompt: str
     completion: str
@@ -58,16 +65,15 @@ class PromptRows:
 
     @property
     def optional(self) -> tuple[str, ...]:
-        return ()
+        return () if SYSTEM in self.needed else (SYSTEM,)
 
     def example(self, values: Values) -> Conversation:
-        return Conversation(
-            [
-                {"role": "user", "content": text_of(values, self.prompt, "prompt")},
-                {"role": ASSISTANT, "content": text_of(values, self.completion, "completion")},
-            ],
-            learned=(False, True),
-        )
+        messages = [
+            {"role": "user", "content": text_of(values, self.prompt, "prompt")},
+            {"role": ASSISTANT, "content": text_of(values, self.completion, "completion")},
+        ]
+        messages = with_system(messages, next((values.get(name) for name in self.optional), None))
+        return Conversation(messages, learned=tuple(message["role"] == ASSISTANT for message in messages))
 
 
 Rows = ChatRows | PromptRows | ShareGptRows | AlpacaRows
