@@ -8,11 +8,14 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 # \s is avoided, because Python and the API server (RE2) define it differently.
-_PATH = r"[^\x00-\x20\x7f?#]+"
-
+_PATH = r"[^\x00-\x20\x7f?#@/]*(/[^\x00-\x20\x7f?#]*)?"
+"""Bucket and path. There is no user name before the bucket: credentials do not belong in a manifest."""
 
 DataUri = Annotated[
-    str, StringConstraints(pattern=r"^(file|s3|gs|az)://[^\x00-\x20\x7f#]+$", min_length=6, max_length=1024)
+    str,
+    StringConstraints(
+        pattern=r"^(file|s3|gs|az)://[^\x00-\x20\x7f#@/]*(/[^\x00-\x20\x7f#]*)?$", min_length=6, max_length=1024
+    ),
 ]
 """An address that may have the wildcards * and ?."""
 OutputUri = Annotated[str, StringConstraints(pattern=f"^(file|s3|gs|az)://{_PATH}$", min_length=6, max_length=320)]

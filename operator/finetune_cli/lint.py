@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from finetune_api.base import API_GROUP, KIND
 from finetune_api.failures import ExitCode
-from finetune_cli.manifest import ManifestError, Problem, Source, checked, documents_of, is_ours, read
+from finetune_cli.manifest import ManifestError, Problem, Source, address, checked, documents_of, is_ours, read
 from finetune_cli.output import Output, print_error, to_json, write
 from finetune_cli.printable import clean
 from finetune_cli.source import Document
 
 _ENDINGS = (".yaml", ".yml", ".json")
+_KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
+_TEMPLATE_HINT = "; if it is a Helm template, check its result with: helm template … | finetune lint -"
 
 
 @dataclass
@@ -77,7 +79,8 @@ def _check(path: str, found: Findings, named: bool) -> None:
         documents = documents_of(source)
     except ManifestError as error:
         found.files += 1
-        found.problems += error.problems
+        hint = _TEMPLATE_HINT if "{{" in source.text else ""
+        found.problems += [replace(problem, message=problem.message + hint) for problem in error.problems]
         return
     jobs = [document for document in documents if is_ours(document)]
     found.others += len(documents) - len(jobs)
@@ -85,14 +88,31 @@ def _check(path: str, found: Findings, named: bool) -> None:
     found.files += bool(jobs)
     for document in jobs:
         found.problems += _problems(document, source)
+    found.problems += _repeated(jobs, source)
 
 
 def _problems(document: Document, source: Source) -> list[Problem]:
     try:
         checked(document, source)
     except ManifestError as error:
+        missing = all(problem.message.endswith("is missing") for problem in error.problems)
+        if missing and any((source.directory / name).is_file() for name in _KUSTOMIZATIONS):
+            message = "is a part of a kustomization; check the whole with: kustomize build … | finetune lint -"
+            return [Problem(source.file, document.line, message)]
         return error.problems
     return []
+
+
+def _repeated(jobs: Sequence[Document], source: Source) -> Iterator[Problem]:
+    """Jobs of the same name and namespace in one file: kubectl would apply one over the other."""
+    lines: dict[tuple[str, str], int] = {}
+    for document in jobs:
+        metadata = document.data.get("metadata")
+        name, namespace = (address(metadata, (key,)) or "" for key in ("name", "namespace"))
+        first = lines.setdefault((namespace, name), document.line)
+        if name and first != document.line:
+            message = f"has the same name as the job in line {first}, {name}; change metadata.name of one"
+            yield Problem(source.file, document.line_of(("metadata", "name")), message)
 
 
 def _below(directory: str) -> Iterator[str]:

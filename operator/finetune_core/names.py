@@ -41,8 +41,13 @@ def run_name(job: str, run: RunId) -> str:
 
 
 def service_name(job: str) -> str:
-    """Name of the headless Service through which the training pods of a job resolve each other."""
-    return f"{_stem(job, len('-workers'))}-workers"
+    """Name of the headless Service through which the training pods of a job resolve each other.
+
+    Before Kubernetes 1.36 the name of a Service must begin with a letter; that of a job may begin with a digit.
+    """
+    # With the hash, no other job has this Service by chance.
+    prefix = "" if job[0].isalpha() else f"w{_hash(job)}-"
+    return f"{prefix}{_stem(job, len(prefix) + len('-workers'))}-workers"
 
 
 def labels(job: str, run: RunId) -> dict[str, str]:
@@ -85,5 +90,8 @@ def _stem(job: str, suffix_length: int) -> str:
     longest = _MAX_NAME_LENGTH - suffix_length
     if len(job) <= longest:
         return job
-    digest = hashlib.sha256(job.encode()).hexdigest()[:6]
-    return f"{job[: longest - 7].rstrip('-')}-{digest}"
+    return f"{job[: longest - 7].rstrip('-')}-{_hash(job)}"
+
+
+def _hash(job: str) -> str:
+    return hashlib.sha256(job.encode()).hexdigest()[:6]

@@ -55,6 +55,7 @@ def chat(name: str, changes: dict[str, Any], sentence: str | None = None) -> Cas
 
 
 LABELS_FOR_CLASSIFICATION = "labels are only valid for type TextClassification"
+LABELS_TOO_LONG = "labels have more than 16,384 characters in all; leave them out"
 LABELS_DIFFER = "labels must be different from each other"
 REVISION_FOR_HUB = "revision is only valid for hf:// models"
 SECRET_OF_URI = "secretRef requires uri"
@@ -82,7 +83,8 @@ RULE_CASES = (
     chat("shortest chat", {}),
     Case("labels", {"task.labels": ["a", "b"]}),
     chat("labels of a chat", {"task.labels": ["a", "b"]}, LABELS_FOR_CLASSIFICATION),
-    Case("many labels", {"task.labels": [f"{i:0128d}" for i in range(1024)]}),
+    Case("many labels", {"task.labels": [f"{i:016d}" for i in range(1024)]}),
+    Case("long labels", {"task.labels": [f"{i:0128d}" for i in range(129)]}, LABELS_TOO_LONG),
     Case("equal labels", {"task.labels": ["a", "b", "a"]}, LABELS_DIFFER, server="Duplicate value"),
     Case("labels in two cases", {"task.labels": ["a", "A"]}),
     Case("revision of the hub", {"model.revision": "0123abc"}),

@@ -42,7 +42,11 @@ def problems(*paths: str) -> list[str]:
 
 class TestLint:
     def test_reports_file_and_line_of_every_problem_in_every_document(self, folder: Path) -> None:
-        bad = GOOD.replace("epochs: ~", "epochs: 0").replace("task: {type: Text", "task: {type: Tetx")
+        bad = (
+            GOOD.replace("epochs: ~", "epochs: 0")
+            .replace("task: {type: Text", "task: {type: Tetx")
+            .replace("name: intents", "name: bad")
+        )
         (folder / "jobs.yaml").write_text(f"{SECRET}---\n{GOOD}---\n{bad}")
         assert problems("jobs.yaml") == [
             "jobs.yaml:20: spec.task.type is 'TetxClassification', but must be one of TextClassification, "
@@ -156,6 +160,33 @@ class TestLocalRunNotes:
 
     def test_no_notes_for_a_job_without_either(self) -> None:
         assert cluster_only(a_job().spec) == ()
+
+
+def problems_of(folder: Path, text: str, name: str = "job.yaml") -> list[str]:
+    (folder / name).write_text(text)
+    return [f"{problem.line}: {problem.message}" for problem in findings([name]).problems]
+
+
+def test_lint_finds_two_jobs_of_one_name_in_a_file(folder: Path) -> None:
+    other = GOOD.replace("{name: intents,", "{name: intents, namespace: team-b,")
+    assert other != GOOD
+    assert problems_of(folder, f"{GOOD}---\n{other}") == []
+    (problem,) = problems_of(folder, f"{GOOD}---\n{GOOD}")
+    assert problem.endswith("has the same name as the job in line 1, intents; change metadata.name of one")
+
+
+def test_lint_recognises_a_helm_template(folder: Path) -> None:
+    (problem,) = problems_of(folder, "kind: FineTuneJob\nmetadata: {name: {{ .Release.Name }}-job}\n")
+    assert problem.endswith("; if it is a Helm template, check its result with: helm template … | finetune lint -")
+
+
+def test_lint_recognises_a_part_of_a_kustomization(folder: Path) -> None:
+    patch = "apiVersion: finetune.dev/v1alpha1\nkind: FineTuneJob\nmetadata: {name: a}\nspec: {training: {epochs: 1}}\n"
+    assert len(problems_of(folder, patch)) > 1
+    (folder / "kustomization.yaml").write_text("patches: []\n")
+    assert problems_of(folder, patch) == [
+        "1: is a part of a kustomization; check the whole with: kustomize build … | finetune lint -"
+    ]
 
 
 def test_run_and_lint_need_no_kubernetes_client(folder: Path) -> None:

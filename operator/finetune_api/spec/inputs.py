@@ -59,6 +59,9 @@ class ModelSpec(ApiModel):
     )
 
 
+MOST_LABEL_CHARACTERS = 16384
+
+
 class TaskSpec(ApiModel):
     """The task that the model learns."""
 
@@ -76,6 +79,14 @@ class TaskSpec(ApiModel):
             message="labels must be different from each other",
             field="labels",
             holds=lambda task: task.labels is None or len(set(task.labels)) == len(task.labels),
+        ),
+        Rule(
+            # The spec travels in an annotation, of which Kubernetes allows 256 KiB.
+            cel=f"!has(self.labels) || self.labels.map(label, size(label)).sum() <= {MOST_LABEL_CHARACTERS}",
+            message=f"labels have more than {MOST_LABEL_CHARACTERS:,} characters in all; leave them out, and prepare "
+            "finds them in the training data",
+            field="labels",
+            holds=lambda task: sum(map(len, task.labels or ())) <= MOST_LABEL_CHARACTERS,
         ),
     )
 
