@@ -95,7 +95,15 @@ def measure(name: str, task: str, data: Path, model: str) -> None:
         "output": {"uri": (root / "store").as_uri()},
     }
     config = StageConfig(
-        job=JobIdentity(namespace="bench", name="bench", uid="bench", revision=1, spec_digest="sha256:" + "0" * 64),
+        job=JobIdentity(
+            namespace="bench",
+            name="bench",
+            uid="bench",
+            revision=1,
+            spec_digest="sha256:" + "0" * 64,
+            training_revision=1,
+            training_digest="sha256:" + "0" * 64,
+        ),
         stage=Stage.PREPARE,
         attempt=1,
         spec=FineTuneJobSpec.model_validate_json(json.dumps(spec)),

@@ -143,7 +143,15 @@ class Job:
         directory = self.root / "runs" / f"{name}-{stage}"
         directory.mkdir(parents=True)
         config = {
-            "job": {"namespace": "bench", "name": name, "uid": "bench", "revision": 1, "specDigest": "sha256:bench"},
+            "job": {
+                "namespace": "bench",
+                "name": name,
+                "uid": "bench",
+                "revision": 1,
+                "specDigest": "sha256:bench",
+                "trainingRevision": 1,
+                "trainingDigest": "sha256:bench",
+            },
             "stage": stage,
             "attempt": 1,
             "spec": self.spec,

@@ -12,6 +12,7 @@ from finetune_api.spec import Metric
 from finetune_api.stage import (
     CheckpointRef,
     EvaluateResult,
+    JobIdentity,
     PrepareResult,
     Progress,
     PublishResult,
@@ -54,6 +55,15 @@ def a_job(status: FineTuneJobStatus | None = None, generation: int = 1, **spec: 
     job = FineTuneJob.model_validate_json(json.dumps(manifest(**spec)))
     metadata = job.metadata.model_copy(update={"generation": generation})
     return job.model_copy(update={"metadata": metadata, **({"status": status} if status else {})})
+
+
+def an_identity(name: str = "intents", revision: int = 1, **fields: str) -> JobIdentity:
+    """A revision that uses its own training."""
+    digest = "sha256:" + "0" * 64
+    known = {"namespace": "team-a", "uid": "uid-1", "spec_digest": digest, "training_digest": digest}
+    return JobIdentity.model_validate(
+        {**known, "name": name, "revision": revision, "training_revision": revision, **fields}
+    )
 
 
 def run_id(stage: Stage, attempt: int = 1, revision: int = 1) -> RunId:
@@ -121,6 +131,7 @@ def a_report(stage: Stage, attempt: int = 1, evaluation: Evaluation | None = Non
         Stage.PREPARE: PrepareResult(
             uri="s3://adapters/prepared",
             digest=DIGEST,
+            inputs_digest=DIGEST,
             examples={"train": 4967, "validation": 621, "test": 621},
             tokens=300_000,
             duplicates=34,

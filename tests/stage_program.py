@@ -2,6 +2,7 @@
 
 The environment variable FAKE_STAGES controls it with JSON: ``{"train": ["crash", "done"]}`` makes the first attempt
 crash and the second succeed. The last word applies to all further attempts. A stage without an entry succeeds at once.
+FAKE_INPUTS is the digest that ``inputs`` prints.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 from finetune_api.failures import Reason
 from finetune_api.stage import Progress, StageConfig, StageError, StageReport
-from tests.builders import a_checkpoint, a_report
+from tests.builders import DIGEST, a_checkpoint, a_report
 
 
 class Stage:
@@ -118,12 +119,24 @@ class Stage:
             time.sleep(0.02)
 
 
+def print_inputs() -> int:
+    """Print the digest in FAKE_INPUTS, by default that of a successful prepare stage."""
+    digest = os.environ.get("FAKE_INPUTS", DIGEST)
+    if not digest:
+        print("The bucket does not answer.", file=sys.stderr)  # noqa: T201
+        return 69
+    print(json.dumps({"inputsDigest": digest}))  # noqa: T201
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("stage")
     parser.add_argument("--config", type=Path)
     arguments = parser.parse_args()
     config = StageConfig.model_validate_json(arguments.config.read_bytes())
+    if arguments.stage == "inputs":
+        return print_inputs()
     stage = Stage(config)
     signal.signal(signal.SIGTERM, lambda *_: stage.stopped.set())
     stage.serve()

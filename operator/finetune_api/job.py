@@ -19,6 +19,11 @@ from finetune_api.tables.methods import METHODS
 
 RESULT_FIELDS = ("model", "task", "dataset", "method", "training", "evaluation", "output")
 """Fields of the spec that determine the result; a change to any of them starts a new revision."""
+TRAINING_FIELDS = {
+    **dict.fromkeys(("model", "task", "dataset", "method", "training"), True),
+    "output": {"uri": True},
+}
+"""Fields of the spec that determine the trained weights and their address."""
 
 Model = TypeVar("Model", bound=ApiModel)
 
@@ -148,6 +153,25 @@ class FailureStatus(ApiModel):
     retried: bool = Field(description="Whether the operator starts another attempt.")
 
 
+class TrainingStatus(ApiModel):
+    """The training that a revision uses: its own, or that of an earlier revision with the same inputs."""
+
+    revision: int = Field(
+        ge=1, description="Revision whose directory contains the prepared data, the checkpoints and the weights."
+    )
+    spec_digest: Digest = Field(description="Digest of the spec fields that determine the weights.")
+    inputs_digest: Digest = Field(default="", description="Digest of the data and the base model.")
+    weights_digest: Digest = Field(default="", description="Digest of the manifest of the trained weights.")
+    deleted: bool = Field(default=False, description="Whether a later publication has deleted the data and weights.")
+
+
+class StageAttempts(ApiModel):
+    """How often a stage was attempted."""
+
+    name: Stage = Field(description="Name of the stage.")
+    attempts: int = Field(ge=1, description="Number of attempts.")
+
+
 class RevisionRecord(ApiModel):
     """A previous revision and its outcome."""
 
@@ -156,6 +180,10 @@ class RevisionRecord(ApiModel):
     spec_digest: Digest = Field(description="Digest of the spec fields that determine the result.")
     artifact: ArtifactStatus | None = Field(default=None, description="Artifact that it published.")
     score: ShortText | None = Field(default=None, description="First metric of its tuned model.")
+    training: TrainingStatus | None = Field(default=None, description="The training that it used.")
+    attempts: tuple[StageAttempts, ...] = Field(
+        default=(), max_length=8, description="Attempts of its stages.", json_schema_extra=_ATOMIC_LIST
+    )
 
 
 class FineTuneJobStatus(ApiModel):
@@ -167,6 +195,13 @@ class FineTuneJobStatus(ApiModel):
     phase: Phase = Field(default=Phase.PENDING, description="Summary for users.")
     revision: int = Field(default=0, ge=0, description="Number of the current revision.")
     spec_digest: Digest = Field(default="", description="Digest of the spec fields that determine the result.")
+    training: TrainingStatus | None = Field(default=None, description="The training that the revision uses.")
+    earlier_attempts: tuple[StageAttempts, ...] = Field(
+        default=(),
+        max_length=8,
+        description="Attempts of the stages before the job returned to this revision.",
+        json_schema_extra=_ATOMIC_LIST,
+    )
     conditions: tuple[Condition, ...] = Field(
         default=(),
         max_length=16,
@@ -202,6 +237,14 @@ class FineTuneJobStatus(ApiModel):
         """The entry of a stage; Pending with attempt 0 when the stage has not started."""
         return next((stage for stage in self.stages if stage.name is name), _NOT_STARTED[name])
 
+    def attempts(self, name: Stage) -> int:
+        """Number of attempts of a stage in this revision, also before the job returned to it."""
+        return max(self.stage(name).attempt, self.attempts_before(name))
+
+    def attempts_before(self, name: Stage) -> int:
+        """Number of attempts of a stage before the job returned to this revision."""
+        return next((entry.attempts for entry in self.earlier_attempts if entry.name is name), 0)
+
     def with_stage(self, entry: StageStatus) -> FineTuneJobStatus:
         """This status with the entry of one stage added or replaced."""
         entries = {stage.name: stage for stage in self.stages} | {entry.name: entry}
@@ -231,7 +274,16 @@ def spec_digest(spec: FineTuneJobSpec) -> str:
     Fields with their default value are excluded, so that neither an explicit default nor an upgrade that adds fields
     starts a new revision. Secret names are also excluded.
     """
-    decisive = _without_defaults(spec).model_dump(mode="json", exclude_defaults=True, include=set(RESULT_FIELDS))
+    return _digest(spec, dict.fromkeys(RESULT_FIELDS, True))
+
+
+def training_digest(spec: FineTuneJobSpec) -> str:
+    """``sha256:<hex>`` over the fields of the spec that determine the trained weights, as `spec_digest`."""
+    return _digest(spec, TRAINING_FIELDS)
+
+
+def _digest(spec: FineTuneJobSpec, fields: dict[str, Any]) -> str:
+    decisive = _without_defaults(spec).model_dump(mode="json", exclude_defaults=True, include=fields)
     return "sha256:" + hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 
@@ -273,4 +325,13 @@ def _without(model: Model, defaults: dict[str, Any]) -> Model:
     return model.model_copy(update={name: None for name, value in defaults.items() if getattr(model, name) == value})
 
 
-__all__ = ["API_GROUP", "API_VERSION", "KIND", "FineTuneJob", "FineTuneJobSpec", "FineTuneJobStatus", "spec_digest"]
+__all__ = [
+    "API_GROUP",
+    "API_VERSION",
+    "KIND",
+    "FineTuneJob",
+    "FineTuneJobSpec",
+    "FineTuneJobStatus",
+    "spec_digest",
+    "training_digest",
+]

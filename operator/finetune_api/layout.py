@@ -3,12 +3,15 @@
 ::
 
     <output.uri>/<namespace>/<name>/r<revision>/
-        revision.json           lock of the run that writes here
+        revision.json           lock of the run that writes here, and what the directory belongs to
         prepared/               data.json, train.arrow, validation.arrow, test.arrow, tokenizer/
         checkpoints/step-…/
         trained/                weights, history.json, training.json
         evaluated/              evaluation.json, predictions.jsonl, report.html
         artifact/               the published artifact
+
+A revision that differs from an earlier one only in its evaluation uses the prepared data, the checkpoints and the
+weights in the directory of the earlier one.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ MODEL_CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 
+_REVISION = re.compile(r"r([1-9]\d{0,8})/")
 _CHECKPOINT = re.compile(r"step-(\d{8})")
 
 
@@ -55,31 +59,55 @@ def checkpoint_step(name: str) -> int | None:
 
 
 @dataclass(frozen=True)
+class JobLayout:
+    """Addresses of a job."""
+
+    uri: str
+    """Directory of the job."""
+
+    @classmethod
+    def of(cls, output_uri: str, namespace: str, name: str) -> JobLayout:
+        return cls(f"{output_uri.rstrip('/')}/{namespace}/{name}")
+
+    def revision(self, number: int, training: int | None = None) -> RevisionLayout:
+        """The addresses of a revision that uses the training of the revision ``training``; default: its own."""
+        return RevisionLayout(f"{self.uri}/r{number}", f"{self.uri}/r{number if training is None else training}")
+
+    @staticmethod
+    def revision_of(path: str) -> int | None:
+        """The revision that a path relative to the directory of the job belongs to; None if to none."""
+        found = _REVISION.match(path)
+        return int(found[1]) if found else None
+
+
+@dataclass(frozen=True)
 class RevisionLayout:
     """Addresses of one revision of a job."""
 
     uri: str
     """Directory of the revision."""
-
-    @classmethod
-    def of(cls, output_uri: str, namespace: str, name: str, revision: int) -> RevisionLayout:
-        return cls(f"{output_uri.rstrip('/')}/{namespace}/{name}/r{revision}")
+    training_uri: str
+    """Directory of the revision whose training it uses."""
 
     @property
     def lock(self) -> str:
         return f"{self.uri}/revision.json"
 
     @property
+    def training_lock(self) -> str:
+        return f"{self.training_uri}/revision.json"
+
+    @property
     def prepared(self) -> str:
-        return f"{self.uri}/prepared"
+        return f"{self.training_uri}/prepared"
 
     @property
     def checkpoints(self) -> str:
-        return f"{self.uri}/checkpoints"
+        return f"{self.training_uri}/checkpoints"
 
     @property
     def trained(self) -> str:
-        return f"{self.uri}/trained"
+        return f"{self.training_uri}/trained"
 
     @property
     def evaluated(self) -> str:

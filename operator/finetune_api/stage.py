@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field
 from finetune_api.base import ApiModel
 from finetune_api.evaluation import Evaluation
 from finetune_api.failures import ExitCode, Reason
-from finetune_api.layout import RevisionLayout
+from finetune_api.layout import JobLayout, RevisionLayout
 from finetune_api.spec import FineTuneJobSpec
 
 TERMINATION_MESSAGE_LIMIT = 4096
@@ -78,6 +78,10 @@ class JobIdentity(ApiModel):
         ge=1, description="Number of the revision; a spec change that affects the result starts a new one."
     )
     spec_digest: str = Field(description="Digest of the spec fields that determine the result.")
+    training_revision: int = Field(
+        ge=1, description="Revision whose directory contains the prepared data, the checkpoints and the weights."
+    )
+    training_digest: str = Field(description="Digest of the spec fields that determine the weights.")
 
 
 class World(ApiModel):
@@ -112,7 +116,8 @@ class StageConfig(ApiModel):
     def layout(self) -> RevisionLayout:
         """Addresses of the revision in object storage."""
         job = self.job
-        return RevisionLayout.of(self.spec.output.uri, job.namespace, job.name, job.revision)
+        of_job = JobLayout.of(self.spec.output.uri, job.namespace, job.name)
+        return of_job.revision(job.revision, job.training_revision)
 
 
 class CheckpointRef(ApiModel):
@@ -155,6 +160,7 @@ class PrepareResult(ApiModel):
     stage: Literal[Stage.PREPARE] = Field(default=Stage.PREPARE, description="Name of the stage.")
     uri: Address = Field(description="Directory of the prepared data.")
     digest: Digest = Field(description="Digest of the manifest of the directory.")
+    inputs_digest: Digest = Field(description="Digest of the data and the base model.")
     examples: dict[str, Count] = Field(description="Examples by split: train, validation, test.")
     tokens: Count = Field(description="Tokens of the train split.")
     duplicates: Count = Field(description="Rows dropped as duplicates.")

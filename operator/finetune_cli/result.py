@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from finetune_api.evaluation import Evaluation, GateResult
 from finetune_api.failures import ExitCode, Reason
 from finetune_api.job import FailureStatus, FineTuneJob
-from finetune_api.layout import REPORT, RevisionLayout
+from finetune_api.layout import REPORT, JobLayout
 from finetune_api.stage import Stage
 from finetune_cli.place import Place
 from finetune_cli.printable import clean
@@ -44,7 +44,9 @@ def report_uri(job: FineTuneJob) -> str | None:
     if job.status.artifact:
         return f"{job.status.artifact.uri}/{REPORT}"
     meta = job.metadata
-    layout = RevisionLayout.of(job.spec.output.uri, meta.namespace, meta.name, job.status.revision)
+    training = job.status.training
+    of_job = JobLayout.of(job.spec.output.uri, meta.namespace, meta.name)
+    layout = of_job.revision(job.status.revision, training.revision if training else None)
     return f"{layout.evaluated}/{REPORT}"
 
 

@@ -72,8 +72,10 @@ async def _execute(
     received: list[int] = []
 
     def on_signal(number: int) -> None:
+        # A terminal that closes sends SIGHUP twice. Only a second Ctrl-C asks for a stop without a checkpoint.
+        at_once = number == signal.SIGINT and number in received
         received.append(number)
-        executor.request_stop()
+        executor.request_stop(at_once=at_once)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -16,9 +16,20 @@ from finetune_api.job import (
     StageState,
     StageStatus,
 )
-from finetune_api.stage import STAGES, EvaluateResult, Progress, PublishResult, StageError, StageReport
+from finetune_api.stage import (
+    STAGES,
+    EvaluateResult,
+    PrepareResult,
+    Progress,
+    PublishResult,
+    Stage,
+    StageError,
+    StageReport,
+    TrainResult,
+)
 from finetune_core.policies import failure as failures
 from finetune_core.policies import pending, restart, stall
+from finetune_core.policies.revision import after_publication
 from finetune_core.runs import Observed, ObservedRun, RunId, RunState
 from finetune_core.sentences import clipped, sentence
 from finetune_core.summaries import evaluation_status, progress_status, summary
@@ -69,6 +80,9 @@ def advance(status: FineTuneJobStatus, spec: FineTuneJobSpec, observed: Observed
         stage = progress.status.stage(name)
         if stage.state is StageState.SUCCEEDED:
             continue
+        if name is Stage.TRAIN and _has_weights(progress.status):
+            progress = replace(progress, status=_with_earlier_weights(progress.status, stage, now))
+            continue
         if stage.state is StageState.FAILED:
             return replace(progress, finished=True)
         progress = _advance_stage(progress, stage, spec, observed, now)
@@ -78,15 +92,29 @@ def advance(status: FineTuneJobStatus, spec: FineTuneJobSpec, observed: Observed
     return replace(progress, finished=True)
 
 
+def _has_weights(status: FineTuneJobStatus) -> bool:
+    """Whether the weights that this revision needs are stored; prepare has checked data and model."""
+    return bool(status.training and status.training.weights_digest) and status.stage(Stage.TRAIN).attempt == 0
+
+
+def _with_earlier_weights(status: FineTuneJobStatus, stage: StageStatus, now: datetime) -> FineTuneJobStatus:
+    assert status.training
+    moment = to_text(now)
+    message = f"Not trained again: the weights of revision {status.training.revision} are used"
+    times = {"start_time": moment, "attempt_start_time": moment, "completion_time": moment}
+    return status.with_stage(stage.model_copy(update={"state": StageState.SUCCEEDED, "message": message, **times}))
+
+
 def with_next_attempt(status: FineTuneJobStatus, stage: StageStatus, now: datetime) -> FineTuneJobStatus:
     """``status`` when the next attempt of ``stage`` is started."""
+    attempt = status.attempts(stage.name) + 1
     started = stage.model_copy(
         update={
-            "attempt": stage.attempt + 1,
+            "attempt": attempt,
             "start_time": stage.start_time or to_text(now),
             "attempt_start_time": to_text(now),
             "completion_time": None,
-            "message": _starting(stage.attempt + 1),
+            "message": _starting(attempt),
         }
     )
     return status.with_stage(started).model_copy(update={"progress": _initial_progress(started)})
@@ -116,8 +144,12 @@ def _advance_stage(
     progress: Progression, stage: StageStatus, spec: FineTuneJobSpec, observed: Observed, now: datetime
 ) -> Progression:
     """Record every attempt of ``stage`` that is not in the status yet, oldest first."""
-    revision = progress.status.revision
-    runs = {run.id.attempt: run for run in observed.runs if (run.id.revision, run.id.stage) == (revision, stage.name)}
+    revision, earlier = progress.status.revision, progress.status.attempts_before(stage.name)
+    runs = {
+        run.id.attempt: run
+        for run in observed.runs
+        if (run.id.revision, run.id.stage) == (revision, stage.name) and run.id.attempt > earlier
+    }
     if _is_active(stage) and not any(attempt >= stage.attempt for attempt in runs):
         return _without_run(progress, stage, spec, now)
     for attempt in sorted(runs):
@@ -254,8 +286,8 @@ def _record_ended_run(
         stage = stage.model_copy(
             update={"state": StageState.SUCCEEDED, "completion_time": ended_at, "message": summary(report)}
         )
-        results = _results(report)
-        return replace(progress, status=status.with_stage(stage).model_copy(update={"failure": None, **results}))
+        status = _with_results(status.with_stage(stage), report).model_copy(update={"failure": None})
+        return replace(progress, status=status)
     progress = replace(progress, status=status)
     recorded = _recorded_error(status, run.id)
     if recorded and recorded.reason is Reason.STALLED and run.disrupted:
@@ -269,13 +301,18 @@ def _record_ended_run(
     return _failed(progress, stage, _End(cause, ended_at, run.disrupted and recorded is None), spec)
 
 
-def _results(report: StageReport) -> dict[str, Any]:
-    results: dict[str, Any] = {}
-    if isinstance(report.result, EvaluateResult):
-        results["evaluation"] = evaluation_status(report.result.evaluation)
-    if isinstance(report.result, PublishResult):
-        results["artifact"] = ArtifactStatus(uri=report.result.uri, digest=report.result.digest)
-    return results
+def _with_results(status: FineTuneJobStatus, report: StageReport) -> FineTuneJobStatus:
+    match report.result:
+        case PrepareResult(inputs_digest=digest) if status.training:
+            return status.model_copy(update={"training": status.training.model_copy(update={"inputs_digest": digest})})
+        case TrainResult(digest=digest) if status.training:
+            return status.model_copy(update={"training": status.training.model_copy(update={"weights_digest": digest})})
+        case EvaluateResult(evaluation=evaluation):
+            return status.model_copy(update={"evaluation": evaluation_status(evaluation)})
+        case PublishResult(uri=uri, digest=digest):
+            return after_publication(status.model_copy(update={"artifact": ArtifactStatus(uri=uri, digest=digest)}))
+        case _:
+            return status
 
 
 def _failed(progress: Progression, stage: StageStatus, end: _End, spec: FineTuneJobSpec) -> Progression:

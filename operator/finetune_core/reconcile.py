@@ -45,7 +45,7 @@ def plan(job: FineTuneJob, observed: Observed, now: datetime) -> Plan:
         return Plan((), stop, _finished(status, job), _REQUEUE_WHILE_STOPPING if stop else None)
 
     progress = progression.advance(status, job.spec, observed, now)
-    if moved := revision.after_storage_conflict(progress.status, now):
+    if moved := revision.after_storage_conflict(progress.status, job.spec, now):
         progress = Progression(moved)
     progress = _check_gates(progress, job)
     progress = _check_deadline(progress, job, observed, alive, now)
@@ -146,7 +146,7 @@ def _next_run(
     due = _due(stage, status)
     if due is not None and now < due:
         return (), status, (due,)
-    run = _stage_run(job, status, stage.name, stage.attempt + 1)
+    run = _stage_run(job, status, stage.name, status.attempts(stage.name) + 1)
     return (run,), progression.with_next_attempt(status, stage, now), ()
 
 
@@ -155,6 +155,8 @@ def rejected_run(job: FineTuneJob, observed: Observed) -> StageRun | None:
     stage = current_stage(job.status)
     if stage is None or stage.waiting_for is None or stage.completion_time or job.status.completion_time:
         return None
+    if job.status.training is None:
+        return None
     run = _stage_run(job, job.status, stage.name, stage.attempt)
     if spec_digest(job.spec) != job.status.spec_digest or any(existing.id == run.id for existing in observed.runs):
         return None
@@ -162,6 +164,8 @@ def rejected_run(job: FineTuneJob, observed: Observed) -> StageRun | None:
 
 
 def _stage_run(job: FineTuneJob, status: FineTuneJobStatus, stage: Stage, attempt: int) -> StageRun:
+    training = status.training
+    assert training
     return StageRun(
         id=RunId(status.revision, stage, attempt),
         job=JobIdentity(
@@ -170,6 +174,8 @@ def _stage_run(job: FineTuneJob, status: FineTuneJobStatus, stage: Stage, attemp
             uid=job.metadata.uid,
             revision=status.revision,
             spec_digest=status.spec_digest,
+            training_revision=training.revision,
+            training_digest=training.spec_digest,
         ),
         world=world_of(stage, job.spec.distributed),
         spec=job.spec,

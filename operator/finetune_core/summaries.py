@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune_api.evaluation import BaselineKind, Evaluation
-from finetune_api.job import EvaluationStatus, ProgressStatus
+from finetune_api.job import EvaluationStatus, FineTuneJobStatus, ProgressStatus
 from finetune_api.stage import (
     EvaluateResult,
     PrepareResult,
@@ -123,3 +123,20 @@ def _published(result: PublishResult) -> str:
 
 def _listed(words: list[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def revision_change(before: FineTuneJobStatus, after: FineTuneJobStatus) -> str:
+    """Why a job continues as another revision, as a sentence."""
+    number, training = after.revision, after.training
+    if before.spec_digest == after.spec_digest:
+        return (
+            f"The storage of revision {before.revision} belongs to an earlier job of the same name, or to other data; "
+            f"continuing as revision {number}."
+        )
+    if number <= before.revision:
+        return f"The spec is that of revision {number} again; continuing with that revision."
+    if training and training.revision != number:
+        return (
+            f"The spec has changed, but not its training; revision {number} uses that of revision {training.revision}."
+        )
+    return f"The spec has changed; starting revision {number}."

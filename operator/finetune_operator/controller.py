@@ -280,7 +280,7 @@ class Controller:
 
     async def _clean_up(self, seen: _Observation, plan: Plan) -> timedelta | None:
         """Delete obsolete child Jobs, and the job itself when its TTL expires; returns the time until then."""
-        for id_ in retention.obsolete(plan.status.revision, seen.runs.runs):
+        for id_ in retention.obsolete(plan.status, seen.runs.runs):
             child = seen.children[id_][0]
             if not child.deleting:
                 await self._cluster.delete("Job", child.key, child.uid)

@@ -16,6 +16,7 @@ from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob, FineTuneJobStatus, Phase, StageState
 from finetune_core import names
 from finetune_core.sentences import clipped
+from finetune_core.summaries import revision_change
 from finetune_core.times import to_text
 
 _MAX_MESSAGE_LENGTH = 1024
@@ -39,13 +40,7 @@ def events_between(before: FineTuneJobStatus, after: FineTuneJobStatus) -> Itera
     """The Events for a change of the status."""
     revision = f"r{after.revision}"
     if before.revision != after.revision and before.revision:
-        message = f"The spec has changed; starting revision {after.revision}."
-        if before.spec_digest == after.spec_digest:
-            message = (
-                f"The storage of revision {before.revision} belongs to an earlier job of the same name; continuing as "
-                f"revision {after.revision}."
-            )
-        yield JobEvent("Normal", "NewRevision", message, revision)
+        yield JobEvent("Normal", "NewRevision", revision_change(before, after), revision)
     known = {stage.name: stage for stage in before.stages} if before.revision == after.revision else {}
     failure = list(_failure(before, after, revision))
     for stage in after.stages:

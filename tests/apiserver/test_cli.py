@@ -149,12 +149,13 @@ class TestWatch:
     def test_ends_when_the_job_finishes(self, shell: Shell, desk: Desk) -> None:
         file = shell.write(a_manifest(desk))
         with shell.start("submit", "--watch", file) as process:
-            self.watches(process)
+            assert process.stdout
+            while process.stdout.readline().strip() != "prepare: started":
+                assert process.poll() is None
             desk.run_all()
             out, _ = process.communicate(timeout=TIMEOUT_SECONDS)
         assert process.returncode == 0
         lines = out.splitlines()
-        assert "prepare: started" in lines
         assert any(line.startswith("train: done in") for line in lines)
         assert "artifact  s3://adapters/team-a/intents/r1/artifact" in lines
 

@@ -98,6 +98,34 @@ class TestSpecChange:
         assert (status["revision"], status["observedGeneration"]) == (2, 2)
         assert [(entry["revision"], entry["phase"]) for entry in status["history"]] == [(1, "Superseded")]
 
+    def test_back_to_an_earlier_spec_continues_with_its_revision(self, desk: Desk) -> None:
+        desk.apply()
+        child = desk.run_to("train")
+        desk.kubelet.run(child)
+        desk.apply(training={"learningRate": 1e-4})
+        desk.kubelet.stopped(desk.being_ended(child), 75, STOPPED)
+        other = desk.child("prepare", revision=2)
+        desk.kubelet.run(other)
+        desk.apply()
+        desk.kubelet.stopped(desk.being_ended(other), 75, STOPPED)
+        for following in STAGES:
+            attempt = 2 if following in ("prepare", "train") else 1
+            desk.kubelet.succeed(desk.child(following, attempt=attempt))
+        status = desk.until_phase("Succeeded")
+        assert status["revision"] == 1
+        assert [(entry["revision"], entry["phase"]) for entry in status["history"]] == [(2, "Superseded")]
+
+    def test_of_the_evaluation_does_not_train_again(self, desk: Desk) -> None:
+        desk.apply()
+        desk.run_all()
+        desk.apply(evaluation={"publishWorse": True})
+        for following in ("prepare", "evaluate", "publish"):
+            desk.kubelet.succeed(desk.child(following, revision=2))
+        status = desk.until_phase("Succeeded")
+        assert (status["revision"], stage(status, "train")["attempt"]) == (2, 0)
+        assert condition(status, "Trained")["message"] == "Not trained again: the weights of revision 1 are used."
+        assert "intents-r2-train-1" not in {child["metadata"]["name"] for child in desk.children()}
+
     def test_of_a_finished_job_keeps_the_old_result_in_the_history(self, desk: Desk) -> None:
         desk.apply()
         desk.run_all()
@@ -161,7 +189,8 @@ class TestDeletion:
         status = desk.until_phase("Succeeded")
         assert (status["revision"], status["history"]) == (2, [])
         assert desk.until_event("NewRevision")["message"] == (
-            "The storage of revision 1 belongs to an earlier job of the same name; continuing as revision 2."
+            "The storage of revision 1 belongs to an earlier job of the same name, or to other data; "
+            "continuing as revision 2."
         )
 
 

@@ -56,6 +56,7 @@ def data_report(task: TaskType, handling: ModelHandling) -> DataReport:
         padding=PAD,
         splits={},
         duplicates=0,
+        inputs_digest="sha256:" + "0" * 64,
         contradicting=0,
         leaked=0,
         invalid=0,

@@ -15,12 +15,13 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.stage import Device, JobIdentity, Stage, StageConfig, World
+from finetune_api.stage import Device, Stage, StageConfig, World
 from finetune_api.tables.tasks import TaskType
 from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.manifests import publish_directory
 from finetune_trainer.models import fetch_model
 from finetune_trainer.prepared import DataReport, ModelHandling, ModelIdentity, SourceFile, SplitReport
+from tests.builders import an_identity
 from tests.trainer.tiny_models import LABELS, STRONG_INIT, make_texts, save_bert, save_llama
 
 
@@ -34,7 +35,7 @@ class Job:
 
     def config(self, stage: Stage, spec: FineTuneJobSpec | None = None) -> StageConfig:
         return StageConfig(
-            job=JobIdentity(namespace="team-a", name="tiny", uid="u1", revision=1, spec_digest="sha256:" + "0" * 64),
+            job=an_identity(namespace="team-a", name="tiny", uid="u1"),
             stage=stage,
             attempt=1,
             spec=spec or self.spec,
@@ -167,6 +168,7 @@ def data_report(
         end_tokens=(tokenizer.eos_token_id,) if tokenizer and not classified else (),
         splits=dict(splits),
         duplicates=3,
+        inputs_digest="sha256:" + "0" * 64,
         contradicting=0,
         leaked=1,
         invalid=0,
@@ -268,4 +270,4 @@ def _store_trained(job: Job, model: Any) -> None:
     }
     (directory / "history.json").write_text(json.dumps(history))
     (directory / "training.json").write_text(json.dumps(training))
-    publish_directory(directory, job.config(Stage.TRAIN).layout.trained, {"specDigest": "sha256:" + "0" * 64})
+    publish_directory(directory, job.config(Stage.TRAIN).layout.trained, {"inputsDigest": "sha256:" + "0" * 64})

@@ -14,10 +14,11 @@ from transformers import PreTrainedTokenizerFast
 
 from finetune_api.failures import StageFailure
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.stage import Device, JobIdentity, PrepareResult, Stage, StageConfig, World
+from finetune_api.stage import Device, PrepareResult, Stage, StageConfig, World
 from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.prepared import DataReport, read_report
 from finetune_trainer.stages.prepare import run
+from tests.builders import an_identity
 
 MARKED_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
@@ -82,7 +83,7 @@ def a_context(root: Path, model: str, task: dict[str, Any], dataset: dict[str, A
     workspace = root / f"work{len(list(root.glob('work*')))}"
     workspace.mkdir(parents=True)
     config = StageConfig(
-        job=JobIdentity(namespace="team", name="job", uid="uid", revision=1, spec_digest="sha256:" + "0" * 64),
+        job=an_identity(namespace="team", name="job", uid="uid"),
         stage=Stage.PREPARE,
         attempt=1,
         spec=FineTuneJobSpec.model_validate_json(json.dumps(document)),

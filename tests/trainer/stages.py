@@ -90,6 +90,8 @@ class TinyJob:
                 "uid": "uid-1",
                 "revision": 1,
                 "specDigest": SPEC_DIGEST,
+                "trainingRevision": 1,
+                "trainingDigest": SPEC_DIGEST,
             },
             "stage": stage,
             "attempt": attempt,

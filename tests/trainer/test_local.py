@@ -150,6 +150,46 @@ class TestRepeatedCommand:
         assert second.status.history[0].artifact == first.status.artifact
         assert session.notes == ("The spec has changed; starting revision 2.",)
 
+    def test_with_changed_data_starts_the_next_revision(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        Session(tmp_path, a_job()).run()
+        monkeypatch.setenv("FAKE_INPUTS", "sha256:other")
+        session = Session(tmp_path, a_job())
+        job = session.run()
+        assert (job.status.revision, attempts(job)["train"]) == (2, 1)
+        assert session.notes == (
+            "The data or the base model has changed since revision 1 prepared it; starting revision 2.",
+        )
+
+    def test_with_data_that_cannot_be_read_says_so(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        Session(tmp_path, a_job()).run()
+        monkeypatch.setenv("FAKE_INPUTS", "")
+        session = Session(tmp_path, a_job())
+        assert session.run().status.revision == 1
+        assert session.notes[0] == "Cannot check whether the data has changed: The bucket does not answer."
+
+    def test_with_files_of_this_machine_reads_them_only_if_they_were_touched(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = tmp_path / "data"
+        data.mkdir()
+        (data / "train.jsonl").write_text("{}\n")
+        wanted = a_job(model={"uri": data.as_uri()}, dataset={"train": {"uri": f"{data.as_uri()}/*.jsonl"}})
+        Session(tmp_path / "home", wanted).run()
+        monkeypatch.setenv("FAKE_INPUTS", "sha256:other")
+        assert Session(tmp_path / "home", wanted).run().status.revision == 1
+        (data / "train.jsonl").write_text("{}\n{}\n")
+        assert Session(tmp_path / "home", wanted).run().status.revision == 2
+
+    def test_with_the_spec_of_an_earlier_revision_returns_to_it(self, tmp_path: Path) -> None:
+        first = Session(tmp_path, a_job()).run()
+        Session(tmp_path, a_job(training={"learningRate": 1e-3})).run()
+        session = Session(tmp_path, a_job())
+        job = session.run()
+        assert (job.status.revision, job.status.artifact) == (1, first.status.artifact)
+        assert attempts(job) == {"prepare": 2, "train": 0, "evaluate": 2, "publish": 2}
+        assert [record.revision for record in job.status.history] == [2]
+        assert session.notes == ("The spec is that of revision 1 again; continuing with that revision.",)
+
     def test_fresh_starts_the_next_revision_of_the_same_spec(self, tmp_path: Path) -> None:
         Session(tmp_path, a_job()).run()
         assert Session(tmp_path, a_job(), fresh=True).run().status.revision == 2
@@ -263,7 +303,7 @@ class TestStop:
         stages(train=["deaf"])
         session = Session(tmp_path, a_job())
         session.when(works_in(Stage.TRAIN), Executor.request_stop)
-        session.when(lambda shown: shown.stopping, Executor.request_stop)
+        session.when(lambda shown: shown.stopping, lambda executor: executor.request_stop(at_once=True))
         job = session.run()
         assert (job.status.phase, job.status.failure) == (Phase.SUSPENDED, None)
 
@@ -319,7 +359,7 @@ class TestAfterTheExecutorWasKilled:
 
         def twice(executor: Executor) -> None:
             executor.request_stop()
-            executor.request_stop()
+            executor.request_stop(at_once=True)
 
         job = Session(tmp_path, a_job()).when(lambda shown: bool(shown.notes), twice).run()
         assert not is_running(pid)

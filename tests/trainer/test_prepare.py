@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.context import StageContext
-from finetune_trainer.manifests import fetch_directory
+from finetune_trainer.manifests import fetch_directory, publish_directory, read_manifest
 from finetune_trainer.splits import open_split
 from finetune_trainer.stages.prepare import run
 from tests.trainer.prepare_fixtures import a_context, json_lines, prepared, refused, stored
@@ -86,7 +86,7 @@ def test_the_directory_is_complete_and_has_provenance(tmp_path: Path) -> None:
     result, report = prepared(context)
     manifest = fetch_directory(context.config.layout.prepared, tmp_path / "copy")
     assert manifest.digest == result.digest
-    assert manifest.provenance["job"]["specDigest"] == context.config.job.spec_digest
+    assert manifest.provenance["trainingDigest"] == context.config.job.training_digest
     assert manifest.provenance["model"]["revision"] == report.model.revision
     assert manifest.provenance["sources"]["train"][0]["sha256"] == report.sources[0].sha256
     assert str(tmp_path / "work") not in json.dumps(manifest.model_dump(mode="json"))
@@ -124,6 +124,27 @@ def test_prepared_data_is_reused_until_the_data_changes(tmp_path: Path) -> None:
     changed, _ = prepared(classification(tmp_path, dataset))
     assert sum(changed.examples.values()) == 60
     assert changed.digest != result.digest
+
+
+@pytest.mark.parametrize("result", ["trained", "artifact", "checkpoint"])
+def test_changed_data_does_not_replace_that_of_a_result(tmp_path: Path, result: str) -> None:
+    """As when a job is deleted and applied again after its data was replaced."""
+    dataset = {"train": {"uri": json_lines(tmp_path / "a.jsonl", intents(50))}}
+    context = classification(tmp_path, dataset)
+    first, _ = prepared(context)
+    (tmp_path / "weights").mkdir()
+    layout = context.config.layout
+    uri = {"trained": layout.trained, "artifact": layout.artifact, "checkpoint": layout.checkpoint(20)}[result]
+    publish_directory(tmp_path / "weights", uri, {"inputsDigest": first.inputs_digest})
+    assert prepared(context)[0] == first
+    json_lines(tmp_path / "a.jsonl", intents(60))
+    with pytest.raises(StageFailure) as failure:
+        run(classification(tmp_path, dataset))
+    assert failure.value.reason is Reason.REVISION_TAKEN
+    assert failure.value.message == (
+        f"The data or the base model has changed since {uri} was made; this job uses the next revision"
+    )
+    assert read_manifest(layout.prepared) is not None
 
 
 def test_what_was_detected_is_reported(tmp_path: Path) -> None:

@@ -19,8 +19,10 @@ from peft import AutoPeftModelForSequenceClassification, PeftConfig
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from finetune_api.failures import Reason, StageFailure
+from finetune_api.layout import JobLayout
 from finetune_api.stage import PublishResult, Stage
 from finetune_trainer import storage
+from finetune_trainer.host.revision_lock import Holder
 from finetune_trainer.manifests import publish_directory, read_manifest
 from finetune_trainer.stages.evaluate import run as evaluate
 from finetune_trainer.stages.publish import run
@@ -195,6 +197,37 @@ def test_data_and_checkpoints_are_deleted_as_output_keep_specifies(
     assert sorted({path.split("/")[0] for path, _ in listed}) == kept
     assert bool(storage.list_files(job.config(Stage.PUBLISH).layout.prepared)) is bool(keep)
     assert _directory(job, "trained").exists()
+
+
+def test_publication_deletes_what_other_revisions_need_to_continue(evaluated: Job, tmp_path: Path) -> None:
+    job = _copy(evaluated, tmp_path)
+    config = job.config(Stage.PUBLISH)
+    of_job = JobLayout.of(config.spec.output.uri, config.job.namespace, config.job.name)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "file").write_text("x")
+    holder = Holder(uid="", spec_digest="d", training_revision=2, host="h", stage="train", attempt=1, heartbeat=0.0)
+    for number, uid in ((2, config.job.uid), (3, "of another cluster")):
+        layout = of_job.revision(number)
+        storage.write_bytes(layout.lock, holder.model_copy(update={"uid": uid}).model_dump_json().encode())
+        for uri in (layout.prepared, layout.trained, layout.checkpoint(20), layout.evaluated, layout.artifact):
+            publish_directory(other, uri, {})
+    run(job.context(Stage.PUBLISH))
+    kept = {
+        number: sorted({path.split("/")[0] for path, _ in storage.list_files(of_job.revision(number).uri)})
+        for number in (2, 3)
+    }
+    assert kept == {
+        2: ["artifact", "evaluated", "revision.json"],
+        3: ["artifact", "checkpoints", "evaluated", "prepared", "revision.json", "trained"],
+    }
+
+
+def test_a_published_revision_whose_weights_were_deleted_gives_its_results(evaluated: Job, tmp_path: Path) -> None:
+    job = _copy(evaluated, tmp_path)
+    first = run(job.context(Stage.PUBLISH))
+    storage.delete_tree(job.config(Stage.PUBLISH).layout.trained)
+    assert run(job.context(Stage.PUBLISH)) == first
 
 
 def test_artifact_of_another_run_is_not_overwritten(evaluated: Job, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from finetune_api.stage import (
     CheckpointRef,
     Device,
     EvaluateResult,
-    JobIdentity,
     Progress,
     Stage,
     StageConfig,
@@ -25,6 +24,7 @@ from finetune_api.stage import (
     World,
 )
 from finetune_api.tables.reasons import REASONS
+from tests.builders import an_identity
 
 THIRD = 1 / 3
 
@@ -116,7 +116,7 @@ def test_a_loss_that_is_not_finite_is_omitted_from_progress() -> None:
 
 def test_a_configuration_has_the_address_of_each_stage() -> None:
     config = StageConfig(
-        job=JobIdentity(namespace="team-a", name="intents", uid="u", revision=2, spec_digest="d"),
+        job=an_identity(namespace="team-a", name="intents", uid="u", revision=2),
         stage=Stage.TRAIN,
         attempt=1,
         spec=FineTuneJobSpec.model_validate_json(json.dumps(CLASSIFICATION)),

@@ -14,7 +14,15 @@ from tests.builders import a_job
 def test_unknown_task_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = json.loads(a_job().spec.model_dump_json(exclude_none=True)) | {"task": {"type": "Summarization"}}
     config = {
-        "job": {"namespace": "team-a", "name": "a", "uid": "1", "revision": 1, "specDigest": "sha256:0"},
+        "job": {
+            "namespace": "team-a",
+            "name": "a",
+            "uid": "1",
+            "revision": 1,
+            "specDigest": "sha256:0",
+            "trainingRevision": 1,
+            "trainingDigest": "sha256:0",
+        },
         "stage": "prepare",
         "attempt": 1,
         "spec": spec,

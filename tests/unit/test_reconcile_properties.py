@@ -61,7 +61,7 @@ class World:
         before, observed = self.job.status, self.observed()
         made = plan(self.job, observed, self.now)
         for run in made.start:
-            self._start(run, before)
+            self._start(run, before, made.status)
         if crash:
             self.unobserved.clear()
             self.unrecorded |= {run.id for run in made.start}
@@ -70,13 +70,15 @@ class World:
         self._check_status(made, observed, before)
         self.job = self.job.model_copy(update={"status": made.status})
 
-    def _start(self, run: StageRun, before: FineTuneJobStatus) -> None:
+    def _start(self, run: StageRun, before: FineTuneJobStatus, after: FineTuneJobStatus) -> None:
         id_ = run.id
         assert id_ not in self.started, f"{id_} was started twice"
         assert not (before.completion_time and before.revision == id_.revision), "started after the end"
         for other in self.runs.values():
-            # An unobserved run of a superseded revision is stopped as soon as it is observed.
-            superseded = other.id in self.unobserved and other.id.revision != id_.revision
+            # An unobserved run of a superseded revision is stopped as soon as it is observed, also if the job has
+            # returned to that revision.
+            returned = other.id.attempt <= after.attempts_before(other.id.stage)
+            superseded = other.id in self.unobserved and (other.id.revision != id_.revision or returned)
             assert not other.alive or superseded, f"{id_} was started beside {other.id}"
         self.started.add(id_)
         self.unobserved.add(id_)

@@ -11,11 +11,11 @@ import pytest
 
 from finetune_api.evaluation import Baseline, BaselineKind, Evaluation, GateResult, MetricResult
 from finetune_api.spec import FineTuneJobSpec, Metric
-from finetune_api.stage import JobIdentity
 from finetune_trainer.prepared import DataReport, InvalidRow, ModelHandling, ModelIdentity, SourceFile, SplitReport
 from finetune_trainer.report.changes import classification_changes, generation_changes
 from finetune_trainer.report.charts import Series, line_chart, number, thin, ticks
 from finetune_trainer.report.page import ReportInputs, gate_text, headline, render, training_facts
+from tests.builders import an_identity
 
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
 VOID = {"meta"}
@@ -58,7 +58,7 @@ def report_inputs(task: str = "TextClassification", text: str = "a text", **chan
         unused_parameters=False,
     )
     fields: dict[str, Any] = {
-        "job": JobIdentity(namespace="team-a", name="intents", uid="u", revision=2, spec_digest="sha256:1"),
+        "job": an_identity(namespace="team-a", name="intents", uid="u", revision=2),
         "spec": spec,
         "data": DataReport(
             task=task,
@@ -68,6 +68,7 @@ def report_inputs(task: str = "TextClassification", text: str = "a text", **chan
             end_tokens=() if classified else (2, 7),
             splits={"train": split, "test": split},
             duplicates=5,
+            inputs_digest="sha256:" + "0" * 64,
             contradicting=1,
             leaked=2,
             invalid=1,

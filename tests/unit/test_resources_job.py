@@ -32,7 +32,15 @@ def a_stage_run(
     stage: Stage = Stage.TRAIN, name: str = "intents", attempt: int = 1, revision: int = 1, **spec: Any
 ) -> StageRun:
     job = a_job(**spec)
-    identity = {"namespace": "team-a", "name": name, "uid": "uid-1", "revision": revision, "spec_digest": "sha256:1"}
+    identity = {
+        "namespace": "team-a",
+        "name": name,
+        "uid": "uid-1",
+        "revision": revision,
+        "spec_digest": "sha256:1",
+        "training_revision": revision,
+        "training_digest": "sha256:1",
+    }
     return StageRun(
         id=RunId(revision, stage, attempt),
         job=JobIdentity(**identity),  # type: ignore[arg-type]
@@ -234,7 +242,9 @@ class TestNames:
     ) -> None:
         run = names.run_name(name, RunId(revision, stage, attempt))
         assert DNS_LABEL.fullmatch(f"{run}-{worker}"), run
+        # The name of a Service begins with a letter before Kubernetes 1.36.
         assert DNS_LABEL.fullmatch(names.service_name(name))
+        assert names.service_name(name)[0].isalpha()
 
     @given(first=job_names, second=job_names)
     def test_of_two_jobs_differ(self, first: str, second: str) -> None:

@@ -113,6 +113,7 @@ class DataReport(_Record):
     invalid: int
     invalid_rows: tuple[InvalidRow, ...] = Field(default=(), description="The first 100 invalid rows.")
     sources: tuple[SourceFile, ...]
+    inputs_digest: str = Field(description="Digest of the data and the base model that the revision belongs to.")
     rows: str = Field(default="", description="Detected form of the rows, such as ``ShareGPT conversations``.")
     model: ModelIdentity
     handling: ModelHandling

@@ -101,7 +101,7 @@ REASONS = table(
             ExitCode.BAD_CONFIGURATION,
         ),
         Reason.REVISION_TAKEN: ReasonRow(
-            "an earlier job of the same name, with another spec, stored its result there; the job continues as the "
+            "an earlier job of the same name stored results of another spec or other data there; it continues as the "
             "next revision",
             Fault.USER,
             Retry.NEVER,

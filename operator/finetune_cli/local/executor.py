@@ -13,18 +13,20 @@ from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 from finetune_api.failures import ExitCode
-from finetune_api.job import FineTuneJob, FineTuneJobStatus, spec_digest
+from finetune_api.job import FineTuneJob, FineTuneJobStatus
 from finetune_api.manifest import MANIFEST_NAME
 from finetune_api.stage import Stage, World
+from finetune_cli.local import inputs
 from finetune_cli.local.child import StageProcess
-from finetune_cli.local.errors import LocalError
+from finetune_cli.local.errors import LocalError, cannot_write
 from finetune_cli.local.history import earlier_runs
 from finetune_cli.local.machine import Machine
 from finetune_cli.local.state import StateDirectory
-from finetune_core.policies.revision import next_revision, reopened
+from finetune_core.policies.revision import current_revision, reopened, trained_again
 from finetune_core.policies.world import world_of
 from finetune_core.reconcile import plan
 from finetune_core.runs import Observed, ObservedRun, RunId, StageRun
+from finetune_core.summaries import revision_change
 
 _SAVE_PROGRESS_SECONDS = 5.0
 _GRACE_AFTER_ERROR = timedelta(seconds=30)
@@ -80,9 +82,12 @@ class Executor:
         self._now = clock
         self._children: dict[RunId, StageProcess] = {}
         self._earlier: dict[RunId, ObservedRun] = {}
-        self._stop_requests = 0
+        self._stop_requested = False
+        self._kill = False
         self._wake = asyncio.Event()
         self._notes: list[str] = []
+        self._files: tuple[inputs.Stamp, ...] | None = None
+        """The input files as they were before prepare started."""
         self._saved: FineTuneJobStatus | None = None
         self._saved_at = float("-inf")
         world = world_of(Stage.TRAIN, desired.spec.distributed)
@@ -93,10 +98,11 @@ class Executor:
             self._notes.append("spec.suspend is true, so no stage runs; set it to false.")
         self._job = desired
 
-    def request_stop(self) -> None:
-        """Stop after a checkpoint; the second time, at once."""
-        self._stop_requests += 1
-        if self._stop_requests > 1:
+    def request_stop(self, *, at_once: bool = False) -> None:
+        """Stop after a checkpoint, or at once."""
+        self._stop_requested = True
+        if at_once:
+            self._kill = True
             for child in self._children.values():
                 child.kill()
         self._wake.set()
@@ -128,7 +134,8 @@ class Executor:
         metadata = self._desired.metadata.model_copy(
             update={"uid": stored.metadata.uid if stored else str(uuid4()), "generation": generation}
         )
-        self._job = self._desired.model_copy(update={"metadata": metadata, "status": status})
+        # The status of an earlier revision is not shown: its lines would look like those of this run.
+        self._job = self._desired.model_copy(update={"metadata": metadata})
         loop = asyncio.get_running_loop()
 
         def note(sentence: str) -> None:
@@ -138,27 +145,63 @@ class Executor:
             earlier_runs,
             self._state,
             note=note,
-            force=lambda: self._stop_requests > 1,
+            force=lambda: self._kill,
         )
-        if stored and not status.completion_time and spec_digest(self._desired.spec) == status.spec_digest:
+        before, status = status, await self._with_current_inputs(status)
+        if status is before and status.revision and not status.completion_time:
             # For the job, an executor that did not run is the same as a suspension.
-            suspended = plan(self._job, Observed(tuple(self._earlier.values()), stop_requested=True), self._now())
+            job = self._job.model_copy(update={"status": status})
+            suspended = plan(job, Observed(tuple(self._earlier.values()), stop_requested=True), self._now())
             status = suspended.status
         self._job = self._job.model_copy(update={"status": self._rerun(status)})
         self._save(now=True)
 
-    def _rerun(self, status: FineTuneJobStatus) -> FineTuneJobStatus:
-        """The status after `finetune run` is repeated: resume, retry, or start a new revision."""
-        digest = spec_digest(self._desired.spec)
-        if status.spec_digest != digest:
-            if status.revision:
-                self._note(f"The spec has changed; starting revision {status.revision + 1}.")
-            return status
+    async def _with_current_inputs(self, stored: FineTuneJobStatus) -> FineTuneJobStatus:
+        """The status of the revision for the spec and, if its data was prepared before, for the data as it is now."""
+        spec, now = self._desired.spec, self._now()
+        status = current_revision(spec, stored, Observed(tuple(self._earlier.values())), now)
+        if stored.revision and status is not stored:
+            self._note(revision_change(stored, status))
         if self._fresh:
-            return next_revision(status, digest, self._now())
-        if status.artifact and _is_missing(status.artifact.uri):
-            self._note(f"{status.artifact.uri} no longer exists; running again as revision {status.revision + 1}.")
-            return next_revision(status, digest, self._now())
+            return trained_again(stored, spec, now)
+        problem = await self._changed_inputs(status)
+        if problem is None and status.artifact and _is_missing(status.artifact.uri):
+            problem = f"{status.artifact.uri} no longer exists"
+        if problem is None:
+            return status
+        following = trained_again(stored, spec, now)
+        self._note(f"{problem}; starting revision {following.revision}.")
+        return following
+
+    async def _changed_inputs(self, status: FineTuneJobStatus) -> str | None:
+        """What has changed since the data of a revision was prepared; None if nothing has, or it was not prepared."""
+        training, found = status.training, inputs.stamps(self._desired.spec)
+        if training is None or not training.inputs_digest:
+            return None
+        known = inputs.recorded(self._state)
+        if known and known.digest == training.inputs_digest and known.files == found:
+            return None
+        prepared = [run for run in self._state.runs() if run.id[:2] == (training.revision, Stage.PREPARE)]
+        if not prepared:
+            return None
+        try:
+            digest = await inputs.current_digest(self._command, prepared[-1].config)
+        except inputs.UnknownInputs as error:
+            self._note(f"Cannot check whether the data has changed: {error}")
+            return None
+        if digest != training.inputs_digest:
+            return f"The data or the base model has changed since revision {training.revision} prepared it"
+        self._record_inputs(digest, found)
+        return None
+
+    def _record_inputs(self, digest: str, files: tuple[inputs.Stamp, ...] | None) -> None:
+        try:
+            inputs.record(self._state, digest, files)
+        except OSError as error:
+            raise cannot_write(self._state.path, error) from error
+
+    def _rerun(self, status: FineTuneJobStatus) -> FineTuneJobStatus:
+        """The status after `finetune run` is repeated: resume, retry, or show the result."""
         retried = reopened(status, self._now())
         if retried is not status and status.failure:
             self._note(f"The last run failed in stage {status.failure.stage}; retrying that stage.")
@@ -175,7 +218,11 @@ class Executor:
             self._children[stop.id].stop(stop.grace, on_request=observed.stop_requested)
         for run in next_plan.start:
             await self._start(run)
+        before = self._job.status.training
         self._job = self._job.model_copy(update={"status": next_plan.status})
+        training = next_plan.status.training
+        if training and training.inputs_digest and (before is None or before.inputs_digest != training.inputs_digest):
+            self._record_inputs(training.inputs_digest, self._files)
         self._save(now=bool(next_plan.start) or next_plan.requeue_after is None)
         self._show()
         if next_plan.start:
@@ -191,11 +238,13 @@ class Executor:
 
     def _observe(self) -> Observed:
         runs = {**self._earlier, **{id_: child.observed for id_, child in self._children.items()}}
-        return Observed(tuple(runs.values()), stop_requested=self._stop_requests > 0 or self._desired.spec.suspend)
+        return Observed(tuple(runs.values()), stop_requested=self._stop_requested or self._desired.spec.suspend)
 
     async def _start(self, run: StageRun) -> None:
         child = StageProcess(run, self._state.run(run.id), self._wake.set, self._now)
         self._children[run.id] = child
+        if run.id.stage is Stage.PREPARE:
+            self._files = inputs.stamps(run.spec)
         await child.start(self._command, self._machine.fit(run.world, run.spec.training.batch_size))
 
     def _alive(self) -> ObservedRun | None:
@@ -206,7 +255,7 @@ class Executor:
         self._show()
 
     def _show(self) -> None:
-        self._on_change(Snapshot(self._job, self._world, self._alive(), self._stop_requests > 0, tuple(self._notes)))
+        self._on_change(Snapshot(self._job, self._world, self._alive(), self._stop_requested, tuple(self._notes)))
 
     def _save(self, now: bool) -> None:
         """Save the job; if only its progress has changed, at most every few seconds."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from finetune_api.job import FineTuneJob
+from finetune_api.job import FineTuneJob, FineTuneJobStatus
 from finetune_api.stage import Stage
 from finetune_core.runs import ObservedRun, RunId
 from finetune_core.times import from_text
@@ -14,8 +14,10 @@ _ATTEMPTS_KEPT = 3
 """Attempts of each stage whose Jobs, and so logs, are kept."""
 
 
-def obsolete(revision: int, runs: Iterable[ObservedRun]) -> list[RunId]:
-    """Ended runs to delete: those of earlier revisions, and all but the latest few of each stage."""
+def obsolete(status: FineTuneJobStatus, runs: Iterable[ObservedRun]) -> list[RunId]:
+    """Ended runs to delete: those of other revisions, and all but the latest few of each stage."""
+    # A later revision that is not in the history may have been started before a crash.
+    revision, others = status.revision, {record.revision for record in status.history}
     ended = [run.id for run in runs if not run.alive]
     newest: dict[Stage, int] = {}
     for id_ in ended:
@@ -24,7 +26,9 @@ def obsolete(revision: int, runs: Iterable[ObservedRun]) -> list[RunId]:
     return [
         id_
         for id_ in ended
-        if id_.revision < revision or id_.attempt <= newest.get(id_.stage, id_.attempt) - _ATTEMPTS_KEPT
+        if id_.revision < revision
+        or id_.revision in others
+        or id_.attempt <= newest.get(id_.stage, id_.attempt) - _ATTEMPTS_KEPT
     ]
 
 

@@ -10,9 +10,13 @@ from finetune_api.job import (
     FineTuneJobStatus,
     Phase,
     RevisionRecord,
+    StageAttempts,
     StageState,
+    TrainingStatus,
     spec_digest,
+    training_digest,
 )
+from finetune_api.stage import STAGES
 from finetune_core.constants import CONDITION_OF
 from finetune_core.runs import Observed
 from finetune_core.times import to_text
@@ -24,39 +28,45 @@ HISTORY_LIMIT = 20
 def current_revision(
     spec: FineTuneJobSpec, status: FineTuneJobStatus, observed: Observed, now: datetime
 ) -> FineTuneJobStatus:
-    """``status``, or the status of the next revision if the spec digest has changed."""
+    """``status``, or that of another revision if the spec digest has changed.
+
+    A spec that the job had before continues with its revision. Any other spec starts the next one, which uses the
+    training of an earlier revision if the specs differ in nothing that determines the weights.
+    """
     digest = spec_digest(spec)
     if status.revision and status.spec_digest == digest:
-        return status
+        if status.training:
+            return status
+        # The status was written by an earlier version.
+        training = TrainingStatus(revision=status.revision, spec_digest=training_digest(spec))
+        return status.model_copy(update={"training": training})
+    if earlier := next((record for record in reversed(status.history) if record.spec_digest == digest), None):
+        return _returned(status, earlier, training_digest(spec), now)
     # After a crash there may be runs of a revision that is not in the status: its number is taken.
     taken = max((run.id.revision for run in observed.runs if run.spec_digest not in ("", digest)), default=0)
-    return next_revision(status, digest, now, number=max(status.revision, taken) + 1)
+    number, of_training = max(_next_number(status), taken + 1), training_digest(spec)
+    training = _known_training(status, of_training) or TrainingStatus(revision=number, spec_digest=of_training)
+    return _started(status, number, digest, training, now)
 
 
-def next_revision(
-    status: FineTuneJobStatus, digest: str, now: datetime, number: int | None = None
-) -> FineTuneJobStatus:
-    """The initial status of a revision; its number is the next one, unless ``number`` is given."""
-    of_stages = set(CONDITION_OF.values())
-    return FineTuneJobStatus(
-        observed_generation=status.observed_generation,
-        revision=number or status.revision + 1,
-        spec_digest=digest,
-        conditions=tuple(c for c in status.conditions if c.type not in of_stages),
-        start_time=to_text(now),
-        history=(*status.history, *_record(status))[-HISTORY_LIMIT:],
-    )
+def trained_again(status: FineTuneJobStatus, spec: FineTuneJobSpec, now: datetime) -> FineTuneJobStatus:
+    """The initial status of the next revision, which uses the training of no other revision."""
+    number = _next_number(status)
+    training = TrainingStatus(revision=number, spec_digest=training_digest(spec))
+    return _started(status, number, spec_digest(spec), training, now)
 
 
-def after_storage_conflict(status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus | None:
-    """The status of the next revision, if the storage directory of this one belongs to an earlier job of the same name.
+def after_storage_conflict(status: FineTuneJobStatus, spec: FineTuneJobSpec, now: datetime) -> FineTuneJobStatus | None:
+    """The status of the next revision, if the storage directory of this one belongs to another spec or other inputs.
 
     None if there is no such conflict.
     """
     if status.failure is None or status.failure.reason is not Reason.REVISION_TAKEN or status.completion_time:
         return None
+    following = trained_again(status, spec, now)
+    if status.training and status.training.inputs_digest:
+        return following
     # The revision never ran, so it does not go to the history.
-    following = next_revision(status, status.spec_digest, now)
     return following.model_copy(update={"history": status.history, "start_time": status.start_time})
 
 
@@ -85,6 +95,59 @@ def reopened(status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus:
     )
 
 
+def after_publication(status: FineTuneJobStatus) -> FineTuneJobStatus:
+    """``status`` once the revision is published: the publish stage has deleted the training of all others."""
+    kept = status.training.revision if status.training else None
+    return status.model_copy(update={"history": tuple(_without_training(record, kept) for record in status.history)})
+
+
+def _without_training(record: RevisionRecord, kept: int | None) -> RevisionRecord:
+    training = record.training
+    if training is None or training.revision == kept:
+        return record
+    # The artifact of a published revision takes the place of its weights.
+    weights = training.weights_digest if record.artifact else ""
+    deleted = training.model_copy(update={"deleted": True, "weights_digest": weights})
+    return record.model_copy(update={"training": deleted})
+
+
+def _next_number(status: FineTuneJobStatus) -> int:
+    """A number that no revision had; it may have returned to an earlier one."""
+    return max((status.revision, *(record.revision for record in status.history))) + 1
+
+
+def _known_training(status: FineTuneJobStatus, digest: str) -> TrainingStatus | None:
+    """The latest training with the fields of ``digest`` whose data and weights exist."""
+    known = (status.training, *(record.training for record in reversed(status.history)))
+    return next((one for one in known if one and one.spec_digest == digest and not one.deleted), None)
+
+
+def _started(
+    status: FineTuneJobStatus, number: int, digest: str, training: TrainingStatus, now: datetime
+) -> FineTuneJobStatus:
+    """The initial status of a revision that follows ``status``."""
+    of_stages = set(CONDITION_OF.values())
+    return FineTuneJobStatus(
+        observed_generation=status.observed_generation,
+        revision=number,
+        spec_digest=digest,
+        training=training,
+        conditions=tuple(c for c in status.conditions if c.type not in of_stages),
+        start_time=to_text(now),
+        history=(*status.history, *_record(status))[-HISTORY_LIMIT:],
+    )
+
+
+def _returned(status: FineTuneJobStatus, record: RevisionRecord, of_training: str, now: datetime) -> FineTuneJobStatus:
+    """The status of a job whose spec is that of an earlier revision again; its stages find their stored results."""
+    training = record.training or TrainingStatus(revision=record.revision, spec_digest=of_training)
+    started = _started(status, record.revision, record.spec_digest, training, now)
+    history = tuple(other for other in started.history if other.revision != record.revision)
+    return started.model_copy(
+        update={"history": history, "artifact": record.artifact, "earlier_attempts": record.attempts}
+    )
+
+
 def _record(status: FineTuneJobStatus) -> tuple[RevisionRecord, ...]:
     if not status.revision:
         return ()
@@ -95,5 +158,9 @@ def _record(status: FineTuneJobStatus) -> tuple[RevisionRecord, ...]:
             spec_digest=status.spec_digest,
             artifact=status.artifact,
             score=status.evaluation.score if status.evaluation else None,
+            training=status.training,
+            attempts=tuple(
+                StageAttempts(name=name, attempts=count) for name in STAGES if (count := status.attempts(name))
+            ),
         ),
     )

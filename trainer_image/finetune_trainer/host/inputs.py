@@ -41,6 +41,8 @@ class TrainInputs(BaseModel):
     prepared: str
     prepared_digest: str
     """Digest of the manifest of the prepared data, including provenance such as the job."""
+    inputs_digest: str
+    """Digest of the data and the base model."""
     data_digest: str
     """Digest of the files without provenance. It is the same when a job that was applied again prepares equal data, so
     that the job can resume from its checkpoint."""
@@ -66,6 +68,7 @@ def fetch_train_inputs(config: StageConfig, workspace: Path) -> None:
     inputs = TrainInputs(
         prepared=str(prepared),
         prepared_digest=manifest.digest,
+        inputs_digest=report.inputs_digest,
         data_digest=manifest.content_digest,
         model=str(model.path),
         checkpoint=_checkpoint_input(found, config, report, manifest.content_digest) if found else None,
@@ -87,7 +90,8 @@ def checkpoint_provenance(config: StageConfig, report: DataReport, data_digest: 
     """The provenance in the manifest of a checkpoint."""
     return {
         "step": step,
-        "specDigest": config.job.spec_digest,
+        "trainingDigest": config.job.training_digest,
+        "inputsDigest": report.inputs_digest,
         "dataDigest": data_digest,
         "model": {"uri": report.model.uri, "revision": report.model.revision},
         "world": config.world.model_dump(mode="json"),
@@ -109,7 +113,7 @@ def _checkpoint_input(
 
 
 def _check_origin(found: FetchedCheckpoint, expected: dict[str, object]) -> None:
-    origin = (("model", "another base model"), ("specDigest", "another spec"), ("dataDigest", "other data"))
+    origin = (("model", "another base model"), ("trainingDigest", "another spec"), ("dataDigest", "other data"))
     for field, what in origin:
         if found.provenance.get(field) != expected[field]:
             raise StageFailure(

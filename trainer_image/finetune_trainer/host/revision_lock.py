@@ -1,7 +1,8 @@
 """Prevents two runs from writing to the same revision directory, by a lock file ``revision.json`` with a heartbeat.
 
-The directory belongs to one spec permanently. Another run of the same spec, such as a job that was deleted and applied
-again, can take over the lock once its heartbeat is older than 60 s.
+The directory belongs to one spec permanently, and to the training that it uses. Another run of the same spec, such as a
+job that was deleted and applied again, can take over the lock once its heartbeat is older than 60 s. A revision that
+uses the training of an earlier one also holds the lock of that directory.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Holder(BaseModel):
 
     uid: str
     spec_digest: str
+    training_revision: int
     host: str
     stage: str
     attempt: int
@@ -38,25 +40,51 @@ class Holder(BaseModel):
     """Unix time of the last heartbeat in seconds; 0 after the holder has released the lock."""
 
 
+def read_holder(uri: str) -> Holder | None:
+    """The content of the lock file at ``uri``; None if there is none, or it is not valid.
+
+    Raises:
+        StageFailure: The failures of storage.
+    """
+    try:
+        return Holder.model_validate_json(storage.read_bytes(uri)) if storage.exists(uri) else None
+    except ValidationError:
+        return None
+
+
 class RevisionLock:
     """A context manager that holds the lock of a revision directory while a stage runs.
 
     Raises on entry:
-        StageFailure: RevisionTaken when the directory belongs to another spec; BadConfiguration when another run holds
-            the lock.
+        StageFailure: RevisionTaken when the directory belongs to another spec or uses another training;
+            BadConfiguration when another run holds the lock.
     """
 
     def __init__(self, config: StageConfig) -> None:
         self._config = config
-        self._uri = config.layout.lock
+        self._held: dict[str, Holder] = {}
+        """The content of each lock file that this process holds, by address."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="revision-lock", daemon=True)
 
     def __enter__(self) -> RevisionLock:
-        try:
-            storage.write_bytes(self._uri, self._content(time.time()), if_absent=True)
-        except storage.AlreadyExists:
-            self._take_over()
+        config, layout = self._config, self._config.layout
+        own = Holder(
+            uid=config.job.uid,
+            spec_digest=config.job.spec_digest,
+            training_revision=config.job.training_revision,
+            host=socket.gethostname(),
+            stage=config.stage,
+            attempt=config.attempt,
+            heartbeat=time.time(),
+        )
+        self._hold(layout.lock, layout.uri, own)
+        if layout.training_lock != layout.lock:
+            # That directory belongs to the spec of the earlier revision.
+            earlier = read_holder(layout.training_lock)
+            spec = earlier.spec_digest if earlier else own.spec_digest
+            belongs = {"spec_digest": spec, "training_revision": config.job.training_revision}
+            self._hold(layout.training_lock, layout.training_uri, own.model_copy(update=belongs))
         self._thread.start()
         return self
 
@@ -65,45 +93,44 @@ class RevisionLock:
         self._thread.join()
         self._write(0.0)
 
-    def _take_over(self) -> None:
-        job, address = self._config.job, self._config.layout.uri
+    def _hold(self, uri: str, directory: str, own: Holder) -> None:
         try:
-            holder = Holder.model_validate_json(storage.read_bytes(self._uri))
-        except ValidationError:
-            holder = None
-        if holder is not None and holder.spec_digest != job.spec_digest:
+            storage.write_bytes(uri, _encoded(own), if_absent=True)
+        except storage.AlreadyExists:
+            self._check(directory, own, read_holder(uri))
+            storage.write_bytes(uri, _encoded(own))
+        self._held[uri] = own
+
+    def _check(self, directory: str, own: Holder, holder: Holder | None) -> None:
+        """Check that this run may take over the lock of ``directory`` from ``holder``."""
+        if holder is None:
+            return
+        job = self._config.job
+        if (holder.spec_digest, holder.training_revision) != (own.spec_digest, own.training_revision):
             raise StageFailure(
                 Reason.REVISION_TAKEN,
-                f"{address} belongs to another spec, of an earlier job {job.namespace}/{job.name}; this job uses the "
+                f"{directory} belongs to another spec, of an earlier job {job.namespace}/{job.name}; this job uses the "
                 "next revision",
             )
-        if holder is not None and holder.uid != job.uid and time.time() - holder.heartbeat < STALE_AFTER_SECONDS:
+        if holder.uid != job.uid and time.time() - holder.heartbeat < STALE_AFTER_SECONDS:
             raise StageFailure(
                 Reason.BAD_CONFIGURATION,
-                f"another run, on host {holder.host} in stage {holder.stage}, is writing to {address}: wait until it "
+                f"another run, on host {holder.host} in stage {holder.stage}, is writing to {directory}: wait until it "
                 "has ended, or change metadata.name or spec.output.uri",
             )
-        storage.write_bytes(self._uri, self._content(time.time()))
-
-    def _content(self, heartbeat: float) -> bytes:
-        config = self._config
-        holder = Holder(
-            uid=config.job.uid,
-            spec_digest=config.job.spec_digest,
-            host=socket.gethostname(),
-            stage=config.stage,
-            attempt=config.attempt,
-            heartbeat=heartbeat,
-        )
-        return (json.dumps(holder.model_dump(), indent=2) + "\n").encode()
 
     def _write(self, heartbeat: float) -> None:
-        try:
-            storage.write_bytes(self._uri, self._content(heartbeat))
-        except StageFailure as failure:
-            # A missed heartbeat must not fail the stage: during a long outage its own requests fail.
-            log.warning("cannot renew the lock on %s: %s", self._config.layout.uri, failure.message)
+        for uri, holder in self._held.items():
+            try:
+                storage.write_bytes(uri, _encoded(holder.model_copy(update={"heartbeat": heartbeat})))
+            except StageFailure as failure:
+                # A missed heartbeat must not fail the stage: during a long outage its own requests fail.
+                log.warning("cannot renew the lock %s: %s", uri, failure.message)
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             self._write(time.time())
+
+
+def _encoded(holder: Holder) -> bytes:
+    return (json.dumps(holder.model_dump(), indent=2) + "\n").encode()

@@ -23,7 +23,7 @@ from finetune_trainer.json_files import read_json_if_present
 from finetune_trainer.manifests import fetch_directory, publish_directory, read_manifest
 from finetune_trainer.methods import method_of
 from finetune_trainer.models import fetch_model
-from finetune_trainer.prepared import read_report
+from finetune_trainer.prepared import DataReport, read_report
 from finetune_trainer.tasks import task_of
 
 _log = logging.getLogger(__name__)
@@ -40,17 +40,18 @@ def run(context: StageContext) -> EvaluateResult:
             data), Diverged (outputs that are not finite), OutOfMemory, and the failures of storage.
     """
     config, reporter = context.config, context.reporter
-    trained_manifest = _trained_manifest(config)
-    earlier = _earlier_result(config, trained_manifest)
+    weights = trained_digest(config)
+    earlier = _earlier_result(config, weights)
     if earlier is not None:
         _report_metrics(reporter, earlier.evaluation)
         return earlier
 
     reporter.progress("fetching the trained weights, the data and the base model")
     trained, prepared = context.workspace / "trained", context.workspace / "prepared"
-    fetch_directory(config.layout.trained, trained)
+    trained_manifest = fetch_directory(config.layout.trained, trained)
     prepared_manifest = fetch_directory(config.layout.prepared, prepared)
     data = read_report(prepared)
+    _check_inputs(config, trained_manifest, data)
     base = fetch_model(config.spec.model, context.workspace / "model", weights=True, revision=data.model.revision)
 
     reporter.progress("importing torch and transformers")
@@ -112,7 +113,7 @@ def run(context: StageContext) -> EvaluateResult:
     output.mkdir()
     _write(output, evaluation, comparison.predictions, page)
     provenance = {
-        **_inputs_provenance(config, trained_manifest),
+        **_inputs_provenance(config, weights),
         "preparedDigest": prepared_manifest.digest,
         "baseline": comparison.details,
     }
@@ -135,25 +136,42 @@ def read_evaluation(uri: str) -> Evaluation:
         ) from None
 
 
-def _trained_manifest(config: StageConfig) -> Manifest:
-    manifest = read_manifest(config.layout.trained)
-    if manifest is None:
+def trained_digest(config: StageConfig) -> str:
+    """Digest of the manifest of the trained weights. When a later publication has deleted them, the artifact has it.
+
+    Raises:
+        StageFailure: NotFound when the revision has neither weights nor an artifact.
+    """
+    trained = read_manifest(config.layout.trained)
+    if trained is not None:
+        return trained.digest
+    artifact = read_manifest(config.layout.artifact)
+    if artifact is not None and artifact.provenance.get("specDigest") == config.job.spec_digest:
+        return str(artifact.provenance["trainedDigest"])
+    raise StageFailure(
+        Reason.NOT_FOUND, f"There are no trained weights at {config.layout.trained}; run the train stage first"
+    )
+
+
+def _check_inputs(config: StageConfig, trained: Manifest, data: DataReport) -> None:
+    if trained.provenance.get("inputsDigest") != data.inputs_digest:
         raise StageFailure(
-            Reason.NOT_FOUND, f"There are no trained weights at {config.layout.trained}; run the train stage first"
+            Reason.BAD_CONFIGURATION,
+            f"The weights at {config.layout.trained} were trained on other data, or another base model, than "
+            f"{config.layout.prepared} was prepared from: delete both and run the job again",
         )
-    return manifest
 
 
-def _inputs_provenance(config: StageConfig, trained: Manifest) -> dict[str, Any]:
-    return {"specDigest": config.job.spec_digest, "trainedDigest": trained.digest}
+def _inputs_provenance(config: StageConfig, weights: str) -> dict[str, Any]:
+    return {"specDigest": config.job.spec_digest, "trainedDigest": weights}
 
 
-def _earlier_result(config: StageConfig, trained: Manifest) -> EvaluateResult | None:
+def _earlier_result(config: StageConfig, weights: str) -> EvaluateResult | None:
     """The result that an earlier attempt stored for the same weights; a result for other weights is deleted."""
     present = read_manifest(config.layout.evaluated)
     if present is None:
         return None
-    expected = _inputs_provenance(config, trained)
+    expected = _inputs_provenance(config, weights)
     if all(present.provenance.get(key) == value for key, value in expected.items()):
         evaluation = read_evaluation(config.layout.evaluated)
         return EvaluateResult(uri=config.layout.evaluated, digest=present.digest, evaluation=evaluation)

@@ -7,10 +7,11 @@ import logging
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from finetune_api import layout
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.manifest import Manifest
 from finetune_api.spec import Deduplication, FineTuneJobSpec
-from finetune_api.stage import MOST_NOTES, NOTE_LENGTH, PrepareResult
+from finetune_api.stage import MOST_NOTES, NOTE_LENGTH, PrepareResult, StageConfig
 from finetune_trainer import storage
+from finetune_trainer.checkpoints.upload import complete_checkpoints
 from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.manifests import TornDirectory, publish_directory, read_manifest
 from finetune_trainer.modelling.families import decide_handling, load_families
@@ -46,7 +48,7 @@ from finetune_trainer.prepared import DataReport, ModelIdentity, SplitReport
 from finetune_trainer.tasks import task_of
 from finetune_trainer.tasks.base import Preparation
 
-LAYOUT = 2
+LAYOUT = 3
 """Version of the format of the prepared data; data in another version is prepared again."""
 
 _LIBRARIES = ("huggingface-hub", "numpy", "pyarrow", "tokenizers", "transformers")
@@ -62,6 +64,16 @@ class Inputs:
     model: LocalModel
     identity: ModelIdentity
 
+    @property
+    def digest(self) -> str:
+        """Digest of the content of the data files and of the version of the base model."""
+        files = {
+            name: [[file.source.uri, file.source.size, file.source.sha256] for file in files]
+            for name, files in self.data.files.items()
+        }
+        model = [self.identity.uri, self.identity.revision]
+        return "sha256:" + sha256(json.dumps([files, model], sort_keys=True).encode()).hexdigest()
+
 
 def run(context: StageContext) -> PrepareResult:
     """Check, clean, split and tokenise the data, and store it at ``config.layout.prepared``.
@@ -69,10 +81,12 @@ def run(context: StageContext) -> PrepareResult:
     If an earlier attempt has stored data prepared from the same spec, sources and model, it is reused.
 
     Raises:
-        StageFailure: BadData, BadConfiguration, NotFound, PermissionDenied, Unavailable or DiskFull.
+        StageFailure: BadData, BadConfiguration, NotFound, PermissionDenied, Unavailable or DiskFull; RevisionTaken when
+            the revision has results of other data or of another base model.
     """
     config = context.config
-    inputs = _fetch(context)
+    inputs = fetch_inputs(config.spec, context.workspace, context.reporter.progress)
+    _check_results(config, inputs.digest)
     provenance = _provenance(context, inputs)
     processes = config.spec.distributed.world_size
     present = _present(config.layout.prepared)
@@ -85,7 +99,7 @@ def run(context: StageContext) -> PrepareResult:
             # The world size may have changed since then, because it is not part of the spec digest.
             check_processes(report.splits["train"].examples, processes)
             return _result(context, report, present)
-        # No stage has read the data yet: prepare does not run again after train has started.
+        # The revision has no results of that data; see _check_results.
         log.info("deleting %s, which was prepared from other data or another model", config.layout.prepared)
         storage.delete_tree(config.layout.prepared)
     output = context.workspace / "prepared"
@@ -166,6 +180,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         invalid=sum(data.tally.invalid for data in sets.values()),
         invalid_rows=tuple(row for data in sets.values() for row in data.tally.reported)[:REPORTED_ROWS],
         sources=tuple(file.source for files in inputs.data.files.values() for file in files),
+        inputs_digest=inputs.digest,
         rows=preparation.rows,
         model=inputs.identity,
         handling=handling,
@@ -236,12 +251,16 @@ def _check_vocabulary(sets: Mapping[str, DataSet], vocabulary: int | None, model
         )
 
 
-def _fetch(context: StageContext) -> Inputs:
-    spec = context.config.spec
-    context.reporter.progress("fetching the data")
-    data = fetch_data(spec.dataset, context.workspace / "data")
-    context.reporter.progress("fetching the model")
-    model = fetch_model(spec.model, context.workspace / "model", weights=False)
+def fetch_inputs(spec: FineTuneJobSpec, workspace: Path, progress: Callable[[str], None] = lambda _: None) -> Inputs:
+    """Fetch and identify the data and the base model.
+
+    Raises:
+        StageFailure: As `fetch_data` and `fetch_model`.
+    """
+    progress("fetching the data")
+    data = fetch_data(spec.dataset, workspace / "data")
+    progress("fetching the model")
+    model = fetch_model(spec.model, workspace / "model", weights=False)
     return Inputs(data=data, model=model, identity=identify_model(spec.model, model))
 
 
@@ -288,13 +307,9 @@ def _provenance(context: StageContext, inputs: Inputs) -> dict[str, Any]:
     job = context.config.job
     return {
         "layout": LAYOUT,
-        "job": {
-            "namespace": job.namespace,
-            "name": job.name,
-            "uid": job.uid,
-            "revision": job.revision,
-            "specDigest": job.spec_digest,
-        },
+        "job": {"namespace": job.namespace, "name": job.name, "uid": job.uid, "revision": job.revision},
+        "trainingDigest": job.training_digest,
+        "inputsDigest": inputs.digest,
         "sources": {
             name: [file.source.model_dump(mode="json") for file in files] for name, files in inputs.data.files.items()
         },
@@ -305,11 +320,26 @@ def _provenance(context: StageContext, inputs: Inputs) -> dict[str, Any]:
 
 def _origin(provenance: dict[str, Any]) -> dict[str, Any]:
     """The part of the provenance that determines the prepared data: not the job or the library versions."""
-    job = provenance.get("job")
-    return {
-        "spec": job.get("specDigest") if isinstance(job, dict) else None,
-        **{name: provenance.get(name) for name in ("layout", "sources", "model")},
-    }
+    return {name: provenance.get(name) for name in ("layout", "trainingDigest", "inputsDigest")}
+
+
+def _check_results(config: StageConfig, inputs_digest: str) -> None:
+    """Check that everything that was trained in this revision was trained on the same data and base model.
+
+    Raises:
+        StageFailure: RevisionTaken when the data or the model has changed since then.
+    """
+    newest = complete_checkpoints(config.layout.checkpoints)[-1:]
+    for uri in (config.layout.trained, config.layout.artifact, *(checkpoint.uri for checkpoint in newest)):
+        try:
+            manifest = read_manifest(uri)
+        except TornDirectory:
+            continue  # The stage that reads it replaces or reports it.
+        if manifest is not None and manifest.provenance.get("inputsDigest") != inputs_digest:
+            raise StageFailure(
+                Reason.REVISION_TAKEN,
+                f"The data or the base model has changed since {uri} was made; this job uses the next revision",
+            )
 
 
 def _present(uri: str) -> Manifest | None:
@@ -324,6 +354,7 @@ def _result(context: StageContext, report: DataReport, manifest: Manifest) -> Pr
     return PrepareResult(
         uri=context.config.layout.prepared,
         digest=manifest.digest,
+        inputs_digest=report.inputs_digest,
         examples={name: split.examples for name, split in report.splits.items()},
         tokens=report.splits["train"].tokens,
         duplicates=report.duplicates + report.leaked,

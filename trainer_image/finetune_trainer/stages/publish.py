@@ -11,6 +11,7 @@ from typing import Any
 from finetune_api import layout
 from finetune_api.evaluation import Evaluation
 from finetune_api.failures import Reason, StageFailure
+from finetune_api.layout import JobLayout
 from finetune_api.manifest import Manifest
 from finetune_api.stage import PublishResult, StageConfig
 from finetune_trainer import storage
@@ -18,14 +19,15 @@ from finetune_trainer.checkpoints.upload import stored_checkpoints
 from finetune_trainer.context import StageContext
 from finetune_trainer.exports import export_of
 from finetune_trainer.exports.base import ExportInputs
+from finetune_trainer.host.revision_lock import read_holder
 from finetune_trainer.json_files import read_json_if_present
 from finetune_trainer.manifests import TornDirectory, fetch_directory, hash_files, publish_directory, read_manifest
 from finetune_trainer.prepared import DataReport, read_report
 from finetune_trainer.publish.model_card import CardInputs, render_card
-from finetune_trainer.stages.evaluate import read_evaluation
+from finetune_trainer.stages.evaluate import read_evaluation, trained_digest
 from finetune_trainer.tasks import task_of
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def run(context: StageContext) -> PublishResult:
@@ -38,10 +40,10 @@ def run(context: StageContext) -> PublishResult:
             or another run has published to the same address), and the failures of storage.
     """
     config, reporter = context.config, context.reporter
-    trained = _manifest(config.layout.trained, "train")
+    weights = trained_digest(config)
     evaluated = _manifest(config.layout.evaluated, "evaluate")
     evaluation = read_evaluation(config.layout.evaluated)
-    _check(config, evaluation, trained, evaluated)
+    _check(config, evaluation, weights, evaluated)
     manifest = read_manifest(config.layout.artifact)
     if manifest is None:
         reporter.progress("assembling the artifact")
@@ -51,13 +53,14 @@ def run(context: StageContext) -> PublishResult:
         provenance = _assemble(context, artifact, evaluation)
         reporter.progress("uploading the artifact")
         manifest = publish_directory(artifact, config.layout.artifact, provenance)
-    elif not _same_origin(manifest, config, trained, evaluated):
+    elif not _same_origin(manifest, config, weights, evaluated):
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
             f"Another run has already published to {config.layout.artifact}; change metadata.name or output.uri",
         )
     reporter.progress("deleting files that are no longer needed")
     _clean(config)
+    _clean_other_revisions(config)
     return PublishResult(uri=config.layout.artifact, digest=manifest.digest, size=manifest.size)
 
 
@@ -68,8 +71,8 @@ def _manifest(uri: str, stage: str) -> Manifest:
     return manifest
 
 
-def _check(config: StageConfig, evaluation: Evaluation, trained: Manifest, evaluated: Manifest) -> None:
-    if evaluated.provenance.get("trainedDigest") != trained.digest:
+def _check(config: StageConfig, evaluation: Evaluation, weights: str, evaluated: Manifest) -> None:
+    if evaluated.provenance.get("trainedDigest") != weights:
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
             f"{config.layout.evaluated} evaluates other weights than those at {config.layout.trained}; run the "
@@ -84,10 +87,10 @@ def _check(config: StageConfig, evaluation: Evaluation, trained: Manifest, evalu
         )
 
 
-def _same_origin(present: Manifest, config: StageConfig, trained: Manifest, evaluated: Manifest) -> bool:
+def _same_origin(present: Manifest, config: StageConfig, weights: str, evaluated: Manifest) -> bool:
     origin = {
         "specDigest": config.job.spec_digest,
-        "trainedDigest": trained.digest,
+        "trainedDigest": weights,
         "evaluatedDigest": evaluated.digest,
     }
     return all(present.provenance.get(key) == value for key, value in origin.items())
@@ -131,6 +134,8 @@ def _assemble(context: StageContext, artifact: Path, evaluation: Evaluation) -> 
         "job": config.job.model_dump(mode="json"),
         "spec": config.spec.model_dump(mode="json", exclude_none=True),
         "specDigest": config.job.spec_digest,
+        "trainingDigest": config.job.training_digest,
+        "inputsDigest": data.inputs_digest,
         "model": data.model.model_dump(mode="json"),
         "data": _data_provenance(data, prepared_manifest.digest),
         "trainedDigest": trained_manifest.digest,
@@ -180,4 +185,24 @@ def _clean(config: StageConfig) -> None:
         storage.delete_tree(config.layout.checkpoint(step))
     if not keep.prepared_data:
         storage.delete_tree(config.layout.prepared)
-    _log.info("kept %d checkpoints", len(newest))
+    log.info("kept %d checkpoints", len(newest))
+
+
+def _clean_other_revisions(config: StageConfig) -> None:
+    """Delete what the other revisions of this job need only to continue: data, checkpoints and weights.
+
+    Their evaluations and artifacts are kept, and the directories of other jobs, such as one of the same name on another
+    cluster.
+    """
+    job = config.job
+    of_job = JobLayout.of(config.spec.output.uri, job.namespace, job.name)
+    numbers = (JobLayout.revision_of(path) for path, _ in storage.list_files(of_job.uri))
+    found = {number for number in numbers if number is not None}
+    for number in sorted(found - {job.revision, job.training_revision}):
+        other = of_job.revision(number)
+        holder = read_holder(other.lock)
+        if holder is None or holder.uid != job.uid:
+            continue
+        for uri in (other.prepared, other.checkpoints, other.trained):
+            storage.delete_tree(uri)
+        log.info("deleted data, checkpoints and weights of revision %d", number)

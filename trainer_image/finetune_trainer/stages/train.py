@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from finetune_api.manifest import Manifest
 from finetune_api.stage import StageConfig, TrainResult
 from finetune_trainer.context import StageContext
 from finetune_trainer.host.inputs import wait_for_inputs
@@ -21,8 +22,7 @@ def run(context: StageContext) -> TrainResult:
     """
     config = context.config
     is_main = os.environ["RANK"] == "0"
-    done = read_manifest(config.layout.trained)
-    if done is not None and done.provenance.get("specDigest") == config.job.spec_digest:
+    if done := _done(config):
         return _result(done.provenance["result"], config, done.digest)
     if is_main:
         context.reporter.progress("importing torch, transformers and deepspeed")
@@ -38,12 +38,22 @@ def run(context: StageContext) -> TrainResult:
         return _result(trained.summary, config, digest="")
     context.reporter.progress("uploading the trained weights")
     provenance = {
-        "specDigest": config.job.spec_digest,
+        "trainingDigest": config.job.training_digest,
+        "inputsDigest": inputs.inputs_digest,
         "preparedDigest": inputs.prepared_digest,
         "result": trained.summary,
     }
     manifest = publish_directory(trained.directory, config.layout.trained, provenance)
     return _result(trained.summary, config, manifest.digest)
+
+
+def _done(config: StageConfig) -> Manifest | None:
+    """The trained weights that an earlier attempt has stored for the same spec, data and base model."""
+    trained, prepared = read_manifest(config.layout.trained), read_manifest(config.layout.prepared)
+    if trained is None or prepared is None:
+        return None
+    wanted = {"trainingDigest": config.job.training_digest, "inputsDigest": prepared.provenance.get("inputsDigest")}
+    return trained if all(trained.provenance.get(key) == value for key, value in wanted.items()) else None
 
 
 def _result(summary: dict[str, Any], config: StageConfig, digest: str) -> TrainResult:

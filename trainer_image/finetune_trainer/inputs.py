@@ -1,0 +1,31 @@
+"""``finetune_trainer inputs --config stage.json`` prints the digest of the data and the base model of a job."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from finetune_api.failures import ExitCode, StageFailure
+from finetune_api.stage import StageConfig
+from finetune_trainer.stages.prepare import fetch_inputs
+from finetune_trainer.storage.credentials import use_secrets
+
+
+def main(arguments: list[str]) -> int:
+    """Print ``{"inputsDigest": …}``; an error is the last line of standard error. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="finetune_trainer inputs", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="path of a stage.json")
+    config = StageConfig.model_validate_json(parser.parse_args(arguments).config.read_bytes())
+    use_secrets(config.spec, os.environ)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            digest = fetch_inputs(config.spec, Path(scratch)).digest
+    except StageFailure as failure:
+        print(failure.message, file=sys.stderr)  # noqa: T201
+        return failure.reason.exit_code
+    print(json.dumps({"inputsDigest": digest}))  # noqa: T201
+    return ExitCode.DONE
