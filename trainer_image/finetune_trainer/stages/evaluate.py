@@ -37,7 +37,8 @@ def run(context: StageContext) -> EvaluateResult:
 
     Raises:
         StageFailure: NotFound (no trained weights or prepared data), BadConfiguration (the model does not fit the
-            data), Diverged (outputs that are not finite), OutOfMemory, and the failures of storage.
+            data, or the weights were trained on other data), Diverged (outputs that are not finite), OutOfMemory, and
+            the failures of storage.
     """
     config, reporter = context.config, context.reporter
     weights = trained_digest(config)
