@@ -105,7 +105,8 @@ class EventRecorder:
                 log.warning("cannot create an Event: %s", result)
                 if not result.rejected and result.code != 404:
                     failed.append(event)
-            elif result is not None:
-                raise result
+            elif isinstance(result, BaseException):
+                # An exception here would end the recorder, and with it all later Events.
+                log.error("cannot create an Event", exc_info=result)
         self._queued.extendleft(reversed(failed))
         return bool(failed)

@@ -15,7 +15,7 @@ from finetune_operator.event_recorder import EventRecorder
 
 
 class Api:
-    """An API server that answers as told."""
+    """An API server that first answers with the given errors."""
 
     def __init__(self) -> None:
         self.created: list[str] = []

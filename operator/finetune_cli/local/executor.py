@@ -148,7 +148,7 @@ class Executor:
             force=lambda: self._kill,
         )
         before, status = status, await self._with_current_inputs(status)
-        if status is before and status.revision and not status.completion_time:
+        if before.revision and status.revision == before.revision and not status.completion_time:
             # For the job, an executor that did not run is the same as a suspension.
             job = self._job.model_copy(update={"status": status})
             suspended = plan(job, Observed(tuple(self._earlier.values()), stop_requested=True), self._now())
@@ -160,7 +160,7 @@ class Executor:
         """The status of the revision for the spec and, if its data was prepared before, for the data as it is now."""
         spec, now = self._desired.spec, self._now()
         status = current_revision(spec, stored, Observed(tuple(self._earlier.values())), now)
-        if stored.revision and status is not stored:
+        if stored.revision and status.revision != stored.revision:
             self._note(revision_change(stored, status))
         if self._fresh:
             return trained_again(stored, spec, now)
@@ -175,9 +175,10 @@ class Executor:
 
     async def _changed_inputs(self, status: FineTuneJobStatus) -> str | None:
         """What has changed since the data of a revision was prepared; None if nothing has, or it was not prepared."""
-        training, found = status.training, inputs.stamps(self._desired.spec)
+        training = status.training
         if training is None or not training.inputs_digest:
             return None
+        found = inputs.stamps(self._desired.spec)
         known = inputs.recorded(self._state)
         if known and known.digest == training.inputs_digest and known.files == found:
             return None

@@ -31,7 +31,7 @@ class InputsRecord(BaseModel):
 
 
 class UnknownInputs(Exception):
-    """The inputs cannot be read; the message is the first line of the trainer's error."""
+    """The inputs cannot be read; the message is the last line of the trainer's error."""
 
 
 def stamps(spec: FineTuneJobSpec) -> tuple[Stamp, ...] | None:
@@ -40,9 +40,9 @@ def stamps(spec: FineTuneJobSpec) -> tuple[Stamp, ...] | None:
     uris = [spec.model.uri, *(split.uri for split in (dataset.train, dataset.validation, dataset.test) if split.uri)]
     if not all(uri.startswith(_FILE_SCHEME) for uri in uris):
         return None
-    found = {path for uri in uris for path in _files(uri)}
     try:
-        return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path in sorted(found) if (stat := path.stat()))
+        found = [(path, path.stat()) for path in sorted({path for uri in uris for path in _files(uri)})]
+        return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in found)
     except OSError:
         return None
 

@@ -49,7 +49,9 @@ def run(context: StageContext) -> TrainResult:
 
 def _done(config: StageConfig) -> Manifest | None:
     """The trained weights that an earlier attempt has stored for the same spec, data and base model."""
-    trained, prepared = read_manifest(config.layout.trained), read_manifest(config.layout.prepared)
+    # Every rank asks, and usually nothing is stored yet.
+    trained = read_manifest(config.layout.trained)
+    prepared = read_manifest(config.layout.prepared) if trained else None
     if trained is None or prepared is None:
         return None
     wanted = {"trainingDigest": config.job.training_digest, "inputsDigest": prepared.provenance.get("inputsDigest")}
