@@ -81,8 +81,10 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "dots3_note_text": {"num_key_value_heads": _HEADS},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 2},
+    "layoutlmv3": {"coordinate_size": 12, "shape_size": 8, "input_size": 32},
     "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "lilt": {"hidden_size": 96},
     "mamba2": {"num_heads": 8},
     "reformer": {
         "attention_head_size": _HEAD,
@@ -94,6 +96,8 @@ _SPECIAL: dict[str, dict[str, Any]] = {
     "t5": {"decoder_start_token_id": PAD},
     "umt5": {"decoder_start_token_id": PAD},
     "qwen4_exp_text": _INDEXER,
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {"attention_hidden_size": 2 * _HIDDEN, "attention_head_dim": 2 * _HEAD, "num_key_value_heads": _HEADS},
     "roc_bert": {"pronunciation_vocab_size": VOCABULARY, "shape_vocab_size": VOCABULARY},
 }
 """Fields that a model type needs in addition."""
