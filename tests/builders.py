@@ -79,7 +79,7 @@ def a_run(
     **facts: Any,
 ) -> ObservedRun:
     """An observed run that has been polled since its start."""
-    facts = {"polled_since": started_at, **facts}
+    facts = {"silent_since": started_at, **facts}
     return ObservedRun(RunId(revision, stage, attempt), state, started_at=started_at, **facts)
 
 

@@ -25,6 +25,12 @@ class ProgressEvent(_Event):
     unit: str = "steps"
 
 
+class AliveEvent(_Event):
+    """A rank makes progress that no other event reports, such as in the middle of a step."""
+
+    event: Literal["alive"] = "alive"
+
+
 class StepEvent(_Event):
     """One logged optimizer step."""
 
@@ -90,7 +96,14 @@ class FailureEvent(_Event):
 
 
 Event = Annotated[
-    ProgressEvent | StepEvent | ValidationEvent | EvaluationEvent | CheckpointEvent | ResultEvent | FailureEvent,
+    ProgressEvent
+    | AliveEvent
+    | StepEvent
+    | ValidationEvent
+    | EvaluationEvent
+    | CheckpointEvent
+    | ResultEvent
+    | FailureEvent,
     Field(discriminator="event"),
 ]
 

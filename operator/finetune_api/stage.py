@@ -21,6 +21,9 @@ from finetune_api.spec import FineTuneJobSpec
 TERMINATION_MESSAGE_LIMIT = 4096
 """Bytes that Kubernetes keeps of a container's termination message."""
 
+HEARTBEAT_NAME = "heartbeat"
+"""The file in the workspace that a stage touches at every sign of progress."""
+
 SIGNIFICANT_DIGITS = 6
 """Precision of numbers in a termination message; the files in storage have full precision."""
 

@@ -212,7 +212,7 @@ def _record_live_run(
         update={
             "state": StageState.RUNNING if running else StageState.PENDING,
             "waiting_for": run.pending_cause.reason if run.pending_cause and not running else None,
-            "message": _activity(run, reported),
+            "message": _activity(run, reported, now),
         }
     )
     status = progress.status.with_stage(stage)
@@ -226,24 +226,32 @@ def _record_live_run(
     progress = replace(progress, status=status, expected=run.id)
     if _recorded_error(status, run.id):
         return replace(progress, to_stop={run.id: stall.GRACE})
-    if stage.waiting_for and run.pending_cause:
-        due: datetime | None = pending.times_out_at(run.pending_cause, spec.resilience)
-        error = pending.timed_out(run.pending_cause, now)
-    else:
-        due, error = stall.stalls_at(run, spec.resilience), stall.stalled(run, spec.resilience)
-    if due is None:
+    due, error = _failure_of_live_run(run, spec, now)
+    later = [moment for moment in (due, stall.unreachable_at(run)) if moment and now < moment]
+    progress = replace(progress, wake_at=(*progress.wake_at, *later))
+    if due is None or now < due:
         return progress
-    if now < due:
-        return replace(progress, wake_at=(*progress.wake_at, due))
     decision = restart.decide(error.reason, run.disrupted, stage.restarts, spec.resilience.max_restarts)
     failure = failure_status(run.id, error.reason, error.message, decision.retried, error)
     return replace(progress, status=status.model_copy(update={"failure": failure}), to_stop={run.id: stall.GRACE})
 
 
-def _activity(run: ObservedRun, reported: Progress | None) -> str:
+def _failure_of_live_run(run: ObservedRun, spec: FineTuneJobSpec, now: datetime) -> tuple[datetime | None, StageError]:
+    """When the run has to be stopped as failed unless it changes before, and the error."""
+    if run.failing and (error := failures.error_of(run)):
+        return now, error
+    if run.pending_cause and run.state is RunState.PENDING:
+        return pending.times_out_at(run.pending_cause, spec.resilience), pending.timed_out(run.pending_cause, now)
+    return stall.stalls_at(run, spec.resilience), stall.stalled(run, spec.resilience)
+
+
+def _activity(run: ObservedRun, reported: Progress | None, now: datetime) -> str:
     """What a live run does, as a sentence. The cause of a Pending run takes precedence over reported progress."""
     if run.pending_cause and run.state is RunState.PENDING:
         return run.pending_cause.message
+    unreachable_at = stall.unreachable_at(run)
+    if unreachable_at and now >= unreachable_at:
+        return stall.unreachable(run.id.stage)
     if reported and reported.activity:
         return f"{reported.activity[:1].upper()}{reported.activity[1:]}."
     return _starting(run.id.attempt)

@@ -51,8 +51,10 @@ class PolledProgress:
 
     progress: Progress | None = None
     """The latest valid response."""
-    polled_since: datetime | None = None
-    """Start of the current period of uninterrupted polling; None if the run is not polled."""
+    silent_since: datetime | None = None
+    """When the executor last received other progress than before, or began to poll; None if the run is not polled."""
+    answers: bool = True
+    """Whether there was a response to the latest request."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,18 @@ class ObservedRun:
     """The termination message; None before the run ends, and if there is no valid one."""
     progress: Progress | None = None
     """The latest response of ``/progress``."""
-    polled_since: datetime | None = None
-    """Start of the current period of uninterrupted polling; None if the run is not polled."""
+    silent_since: datetime | None = None
+    """When the executor last received other progress than before, or began to poll; None if the run is not polled."""
+    answers: bool = True
+    """Whether there was a response to the latest request for progress."""
+    ready: bool | None = None
+    """Whether the readiness probe of rank 0's worker passes; None if the executor has no such probe."""
     disrupted: bool = False
     """Ended by its environment: preemption, a node drain, the exit of the local executor."""
     error: StageError | None = None
     """A failure that only the executor can observe, such as OOMKilled."""
-
+    failing: bool = False
+    """A worker has failed, as ``exit_code``, ``report`` and ``error`` say, but the others do not end by themselves."""
     pending_cause: PendingCause | None = None
     """Why the run is Pending, if that is known."""
 

@@ -26,6 +26,7 @@ Truth = Literal["True", "False", "Unknown"]
 
 SUSPENDING, SUSPENDED = str(Phase.SUSPENDING), str(Phase.SUSPENDED)
 """Reasons of Ready, Reconciling and Stalled while ``spec.suspend`` is true."""
+_PROGRESSING = "Progressing"
 
 _PHASE_OF = {
     Stage.PREPARE: Phase.PREPARING,
@@ -148,6 +149,13 @@ def _of_stage(stage: StageStatus, failure: FailureStatus | None) -> _Condition:
     return _Condition(type_, "False", SUSPENDED, stage.message)
 
 
+def _has_recovered(status: FineTuneJobStatus, stage: StageStatus, failure: FailureStatus) -> bool:
+    """Whether a later attempt of the stage that failed has made a step."""
+    progress = status.progress
+    counted = progress is not None and progress.stage is stage.name and progress.percent is not None
+    return failure.stage is stage.name and failure.attempt < stage.attempt and counted
+
+
 def _retry_instructions(status: FineTuneJobStatus) -> str:
     resume = f" from the checkpoint at step {status.checkpoint.step}" if status.checkpoint else ""
     return (
@@ -179,17 +187,28 @@ def _overall_conditions(status: FineTuneJobStatus, suspension: Suspension) -> It
         yield _Condition(ConditionType.RECONCILING, truth, reason, message)
         yield _Condition(ConditionType.STALLED, "False", reason, "Nothing blocks the job.")
     else:
-        reason, message = "Progressing", "The job has not started yet."
-        failed_now = failure and current and (failure.stage, failure.attempt) == (current.name, current.attempt)
-        if current and current.waiting_for and not failed_now:
-            reason, message = current.waiting_for, current.message
-        elif failure and failure.retried:
-            reason, message = "Retrying", f"Stage {failure.stage} is retried: {failure.message}"
-        elif failure:
-            reason, message = "Ending", f"The running stage is being stopped: {failure.message}"
-        elif current and (current.attempt or current.name is not Stage.PREPARE):
-            message = f"In stage {current.name}."
+        reason, message = _activity(status, current)
         yield _Condition(ConditionType.READY, "Unknown", reason, message)
         yield _Condition(ConditionType.RECONCILING, "True", reason, message)
-        clear = reason == "Progressing"
+        clear = reason == _PROGRESSING
         yield _Condition(ConditionType.STALLED, "False", reason, "Nothing blocks the job." if clear else message)
+
+
+def _activity(status: FineTuneJobStatus, current: StageStatus | None) -> tuple[str, str]:
+    """Reason and message of a job that has not ended."""
+    failure = status.failure
+    failed_now = failure and current and (failure.stage, failure.attempt) == (current.name, current.attempt)
+    if current and current.waiting_for and not failed_now:
+        return current.waiting_for, current.message
+    if failure and current and _has_recovered(status, current, failure):
+        return (
+            _PROGRESSING,
+            f"In stage {current.name}, attempt {current.attempt}; the last one ended as {failure.reason}.",
+        )
+    if failure and failure.retried:
+        return "Retrying", f"Stage {failure.stage} is retried: {failure.message}"
+    if failure:
+        return "Ending", f"The running stage is being stopped: {failure.message}"
+    if current and (current.attempt or current.name is not Stage.PREPARE):
+        return _PROGRESSING, f"In stage {current.name}."
+    return _PROGRESSING, "The job has not started yet."

@@ -42,6 +42,8 @@ class ChildJob:
     """Number of succeeded and failed pods, as the Job controller counts them."""
     complete: StatusDetail | None
     failed: StatusDetail | None
+    failing: StatusDetail | None
+    """The Job controller has begun to delete the pods, because one has failed."""
     suspended: StatusDetail | None
     resumed_at: datetime | None
     """When the Job was last resumed after a suspension, by a person or a queue."""
@@ -78,6 +80,8 @@ class ChildPod:
     run: RunId
     index: int
     phase: str
+    ready: bool
+    """Whether its readiness probe passes."""
     failure: StatusDetail
     """Why the pod as a whole failed, such as Evicted; empty otherwise."""
     node: str
@@ -91,6 +95,8 @@ class ChildPod:
     memory_limit: str
     started_at: datetime | None
     terminated: ContainerTermination | None
+    has_sidecars: bool
+    """Whether other containers of the pod run."""
     deletion_requested_at: datetime | None
     deletion_deadline: datetime | None
     """When the grace period of its deletion ends."""
@@ -99,7 +105,13 @@ class ChildPod:
 
     @property
     def finished(self) -> bool:
-        return self.deleted or self.phase in ("Succeeded", "Failed")
+        """Whether the stage's container has ended; a sidecar, such as that of a mesh, may keep the pod alive."""
+        return self.deleted or self.terminated is not None or self.phase in ("Succeeded", "Failed")
+
+    @property
+    def lingers(self) -> bool:
+        """Whether only sidecars of the pod still run, and nobody has deleted it."""
+        return self.terminated is not None and self.has_sidecars and self.deletion_deadline is None and not self.deleted
 
     @property
     def has_started(self) -> bool:
@@ -143,6 +155,7 @@ def parse_job(obj: Mapping[str, Any]) -> ChildJob | None:
         finished_pods=(status.get("succeeded") or 0) + (status.get("failed") or 0),
         complete=conditions.get(("Complete", "True")),
         failed=conditions.get(("Failed", "True")),
+        failing=conditions.get(("FailureTarget", "True")) or conditions.get(("Failed", "True")),
         suspended=suspended if spec.get("suspend") else None,
         resumed_at=resumed.since if resumed else None,
         stop_requested=names.STOP_ANNOTATION in annotations,
@@ -174,6 +187,7 @@ def parse_pod(obj: Mapping[str, Any], deleted: bool = False) -> ChildPod | None:
         run=named[1],
         index=names.index_of(metadata.get("annotations") or {}),
         phase=status.get("phase", "Pending"),
+        ready=conditions.get("Ready", {}).get("status") == "True",
         failure=StatusDetail(status.get("reason", ""), status.get("message", "")),
         node=spec.get("nodeName", ""),
         address=status.get("podIP", ""),
@@ -185,6 +199,11 @@ def parse_pod(obj: Mapping[str, Any], deleted: bool = False) -> ChildPod | None:
         memory_limit=str(((container.get("resources") or {}).get("limits") or {}).get("memory", "")),
         started_at=_time(running.get("startedAt") or terminated.get("startedAt")),
         terminated=_termination(terminated) if "exitCode" in terminated else None,
+        has_sidecars=any(
+            "running" in (other.get("state") or {})
+            for other in status.get("containerStatuses") or ()
+            if other["name"] != names.CONTAINER
+        ),
         deletion_requested_at=deletion_deadline - grace if deletion_deadline else None,
         deletion_deadline=deletion_deadline,
         deleted=deleted,

@@ -279,7 +279,14 @@ class Controller:
             self._progress.stop(seen.cached.key)
 
     async def _clean_up(self, seen: _Observation, plan: Plan) -> timedelta | None:
-        """Delete obsolete child Jobs, and the job itself when its TTL expires; returns the time until then."""
+        """Delete obsolete child Jobs and what only sidecars keep alive, and the job itself when its TTL expires.
+
+        Returns the time until the TTL expires.
+        """
+        for run in seen.runs.runs:
+            for pod in () if run.alive else seen.children[run.id][1]:
+                if pod.lingers:
+                    await self._cluster.delete_pod(pod.key, pod.uid, _SIDECAR_GRACE)
         for id_ in retention.obsolete(plan.status, seen.runs.runs):
             child = seen.children[id_][0]
             if not child.deleting:
@@ -293,6 +300,9 @@ class Controller:
         await self._cluster.delete(KIND, seen.cached.key, seen.cached.uid)
         return None
 
+
+_SIDECAR_GRACE = timedelta(seconds=30)
+"""Time for the sidecars of a pod whose stage has ended."""
 
 _NONE: tuple[None, list[ChildPod]] = (None, [])
 

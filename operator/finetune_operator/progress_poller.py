@@ -54,7 +54,7 @@ class ProgressPoller:
         self._slots = asyncio.Semaphore(_MAX_CONCURRENT)
 
     def latest(self, job: Key, run: RunId) -> PolledProgress:
-        """The latest progress of a run, and since when it is polled."""
+        """The latest progress of a run, and since when it has not changed."""
         latest = self._latest.get(job)
         return latest[1] if latest and latest[0] == run else PolledProgress()
 
@@ -90,21 +90,25 @@ class ProgressPoller:
                 # Progress from before the gap must not make the run stalled: it may have changed since.
                 self._latest[job] = (pod.run, PolledProgress(None, now))
                 self._on_change(job)
+            answers = self.latest(job, pod.run).answers
             async with self._slots:
                 try:
                     progress = parse_progress(await self._read(pod))
-                    polled_at = datetime.now(UTC)
+                    polled_at, answers = datetime.now(UTC), True
                 except ApiError as error:
                     # The API server, which proxies the request, is unreachable: the pod was not polled.
                     log.debug("cannot poll pod %s/%s: %s", *pod.key, error)
                     progress = None
                 except (aiohttp.ClientError, TimeoutError, OSError) as error:
                     log.debug("no progress from pod %s/%s: %s", *pod.key, error)
-                    progress, polled_at = None, datetime.now(UTC)
+                    progress, polled_at, answers = None, datetime.now(UTC), False
             if progress and (progress.stage, progress.attempt) != (pod.run.stage, pod.run.attempt):
                 progress = None
             latest = self.latest(job, pod.run)
             if progress and latest.progress != progress:
-                self._latest[job] = (pod.run, replace(latest, progress=progress))
+                self._latest[job] = (pod.run, PolledProgress(progress, datetime.now(UTC)))
+                self._on_change(job)
+            elif latest.answers != answers:
+                self._latest[job] = (pod.run, replace(latest, answers=answers))
                 self._on_change(job)
             await asyncio.sleep(self._seconds)

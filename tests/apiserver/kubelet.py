@@ -104,6 +104,12 @@ class Kubelet:
             **status,
         )
 
+    def ended_beside_sidecar(self, pod: Mapping[str, Any], code: int, message: str = "") -> dict[str, Any]:
+        """Terminate the stage's container of a pod in which the sidecar of a mesh runs on."""
+        sidecar = {**self._container(pod, {"running": {"startedAt": now()}}, ready=True), "name": "istio-proxy"}
+        statuses = [self._terminated(pod, code, message), sidecar]
+        return self._status(pod, phase="Running", containerStatuses=statuses)
+
     def evicted(self, pod: Mapping[str, Any], reason: str, text: str, code: int | None = None) -> dict[str, Any]:
         """Fail a pod as a whole; with ``code``, its container terminates in the same update."""
         containers = {} if code is None else {"containerStatuses": [self._terminated(pod, code)]}

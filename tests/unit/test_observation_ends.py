@@ -21,9 +21,10 @@ GANG = a_child(workers=2)
 LOST = [true("DisruptionTarget", "DeletionByTaintManager", "the node is gone")]
 
 
-def cause(*pods: ChildPod) -> PodEnd:
+def cause(*pods: ChildPod, failing_at: float = 5) -> PodEnd:
     """The root cause, which must not depend on the order of the pods."""
-    found = {root_cause(list(order)) for order in itertools.permutations(pods)}
+    since = after(seconds=failing_at)
+    found = {root_cause(list(order), failing_since=since) for order in itertools.permutations(pods)}
     (end,) = found
     assert end is not None
     return end
@@ -94,8 +95,14 @@ class TestDeletion:
 
     def test_of_other_pods_after_a_crash_is_not_the_cause(self) -> None:
         crashed = pod_of(a_pod(GANG, 1, **ended(70, failure(Reason.INTERNAL_ERROR), at=after(seconds=3))))
-        end = cause(crashed, deleted(0, at=3, grace=300, **ended(137, at=after(seconds=400))))
+        end = cause(crashed, deleted(0, at=3, grace=300, **ended(137, at=after(seconds=400))), failing_at=3)
         assert (end.pod.index, end.disrupted, reason_of(end)) == (1, False, Reason.INTERNAL_ERROR)
+
+    @pytest.mark.parametrize("clock", [-3600, 3600])
+    def test_does_not_depend_on_the_clock_of_a_node(self, clock: float) -> None:
+        crashed = pod_of(a_pod(GANG, 1, **ended(70, failure(Reason.INTERNAL_ERROR), at=after(seconds=3 + clock))))
+        end = cause(crashed, deleted(0, at=3, grace=300, **ended(137, at=after(seconds=9))), failing_at=3)
+        assert (end.pod.index, end.disrupted) == (1, False)
 
     def test_of_a_pod_that_had_failed_keeps_its_reason(self) -> None:
         diverged = ended(76, failure(Reason.DIVERGED), at=after(seconds=4))

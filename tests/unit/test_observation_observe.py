@@ -22,6 +22,12 @@ DELETING = {"deletionTimestamp": to_text(NOON)}
 RESUMED = true("Suspended", "JobResumed", status="False")
 
 
+def with_sidecar(status: dict[str, Any]) -> dict[str, Any]:
+    """The status of a pod whose stage has ended while the sidecar of a mesh runs."""
+    sidecar = {"name": "istio-proxy", "state": {"running": {"startedAt": to_text(NOON)}}}
+    return {**status, "phase": "Running", "containerStatuses": [*status["containerStatuses"], sidecar]}
+
+
 def observe(
     child: dict[str, Any], *pods: dict[str, Any], deleted: tuple[dict[str, Any], ...] = (), now: datetime = NOON
 ) -> ObservedRun:
@@ -56,6 +62,12 @@ class TestRunning:
         found = observe(child, a_pod(child, 0, **running()), a_pod(child, 1, **running(after(seconds=7))))
         assert (found.state, found.started_at) == (RunState.RUNNING, after(seconds=7))
         assert found.progress is not None
+
+    def test_ready_as_worker_0_is(self) -> None:
+        child = a_child(workers=2)
+        other = a_pod(child, 1, **running(), conditions=[true("Ready", status="False")])
+        assert observe(child, a_pod(child, 0, **running(), conditions=[true("Ready")]), other).ready
+        assert not observe(child, a_pod(child, 0, **running()), other).ready
 
     def test_while_a_stopping_pod_is_alive(self) -> None:
         child = a_child(metadata=STOP, **FAILED)
@@ -110,12 +122,35 @@ class TestSucceeded:
         assert observe(child, first).alive
         assert observe(child, first, second).state is RunState.SUCCEEDED
 
+    def test_although_a_sidecar_runs(self) -> None:
+        found = observe(a_child(), a_pod(a_child(), **with_sidecar(ended(0, success()))))
+        assert (found.state, found.report is not None) == (RunState.SUCCEEDED, True)
+
     def test_also_while_it_is_being_stopped(self) -> None:
         child = a_child(metadata=STOP, **COMPLETE)
         assert observe(child, a_pod(child, **ended(0, success()))).state is RunState.SUCCEEDED
 
 
 class TestFailed:
+    def test_although_a_sidecar_runs(self) -> None:
+        found = observe(a_child(), a_pod(a_child(), **with_sidecar(ended(76, failure(Reason.DIVERGED)))))
+        assert (found.state, found.exit_code, found.disrupted) == (RunState.FAILED, 76, False)
+
+    def test_of_one_worker_with_a_sidecar_is_known_while_the_others_run(self) -> None:
+        child = a_child(workers=2)
+        held = a_pod(child, 0, **with_sidecar(ended(76, failure(Reason.DIVERGED))))
+        found = observe(child, held, a_pod(child, 1, **running()))
+        assert (found.alive, found.failing, found.exit_code) == (True, True, 76)
+        without = a_pod(child, 0, **ended(76, failure(Reason.DIVERGED)))
+        assert not observe(child, without, a_pod(child, 1, **running())).failing
+
+    def test_waits_for_the_condition_of_the_job_if_a_pod_was_deleted(self) -> None:
+        """The condition tells whether the Job controller deleted it, after another pod had failed."""
+        child = a_child(workers=2)
+        pods = (a_pod(child, 0, **ended(70)), a_pod(child, 1, metadata=DELETING, **ended(137)))
+        assert observe(child, *pods).alive
+        assert not observe(a_child(workers=2, conditions=[true("FailureTarget")]), *pods).alive
+
     def test_with_the_cause_from_a_pod_report(self) -> None:
         child = a_child(**FAILED)
         found = observe(child, a_pod(child, **ended(76, failure(Reason.DIVERGED))))

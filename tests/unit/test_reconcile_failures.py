@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -161,10 +162,23 @@ class TestFinalFailure:
         assert job.status.phase is Phase.FAILED
 
 
+class TestFailingGang:
+    def test_is_stopped_with_the_reason_of_the_failed_worker(self) -> None:
+        """A sidecar keeps the pod of the failed worker alive, so the Job controller does not stop the others."""
+        job = in_training(distributed={"workers": 2})
+        end = failed(Stage.TRAIN, Reason.DIVERGED)
+        job, made = pass_(job, replace(end, state=RunState.RUNNING, failing=True))
+        assert [run.id for run in made.stop] == [run_id(Stage.TRAIN)]
+        job, _ = pass_(job, replace(end, state=RunState.STOPPED, report=None, exit_code=143), at=20)
+        assert job.status.phase is Phase.FAILED
+        assert job.status.failure is not None
+        assert job.status.failure.reason is Reason.DIVERGED
+
+
 class TestStall:
     def test_stops_and_retries_the_attempt(self) -> None:
         job = in_training(resilience={"stallTimeoutSeconds": 60})
-        live = a_run(Stage.TRAIN, progress=a_progress(updated_at=after(seconds=100)))
+        live = a_run(Stage.TRAIN, progress=a_progress(), silent_since=after(seconds=100))
         job, made = pass_(job, live, at=159)
         assert (made.stop, made.requeue_after) == ((), timedelta(seconds=1))
         job, made = pass_(job, live, at=160)
@@ -185,13 +199,45 @@ class TestStall:
     def test_timeout_counts_from_the_first_poll_without_progress(self) -> None:
         """A restarted operator has no progress yet of runs that are hours old."""
         job = in_training(resilience={"stallTimeoutSeconds": 60})
-        _, made = pass_(job, a_run(Stage.TRAIN, polled_since=None), at=7200)
+        _, made = pass_(job, a_run(Stage.TRAIN, silent_since=None), at=7200)
         assert made.stop == ()
-        late = a_run(Stage.TRAIN, polled_since=after(seconds=7200))
+        late = a_run(Stage.TRAIN, silent_since=after(seconds=7200))
         job, made = pass_(job, late, at=7259)
         assert (made.stop, made.requeue_after) == ((), timedelta(seconds=1))
         _, made = pass_(job, late, at=7260)
         assert [run.id for run in made.stop] == [run_id(Stage.TRAIN)]
+
+    @pytest.mark.parametrize("clock", [-3600, 3600])
+    def test_does_not_depend_on_the_clock_of_the_worker(self, clock: float) -> None:
+        job = in_training(resilience={"stallTimeoutSeconds": 60})
+        progress = a_progress(updated_at=after(seconds=50 + clock))
+        live = a_run(Stage.TRAIN, progress=progress, silent_since=after(seconds=50), started_at=after(seconds=clock))
+        _, made = pass_(job, live, at=109)
+        assert (made.stop, made.requeue_after) == ((), timedelta(seconds=1))
+        _, made = pass_(job, live, at=110)
+        assert [run.id for run in made.stop] == [run_id(Stage.TRAIN)]
+
+    def test_does_not_apply_to_a_worker_that_is_ready_but_cannot_be_reached(self) -> None:
+        job = in_training(resilience={"stallTimeoutSeconds": 60})
+        silent = a_run(Stage.TRAIN, answers=False, ready=True)
+        job, made = pass_(job, silent, at=100)
+        assert (made.stop, made.requeue_after) == ((), timedelta(seconds=20))
+        job, made = pass_(job, silent, at=1e6)
+        assert made.stop == ()
+        assert "the operator cannot reach its pod" in stage_status(job.status, Stage.TRAIN).message
+        job, made = pass_(job, replace(silent, ready=False), at=1e6)
+        assert [run.id for run in made.stop] == [run_id(Stage.TRAIN)]
+
+    def test_message_goes_when_the_next_attempt_makes_a_step(self) -> None:
+        job = in_training(resilience={"stallTimeoutSeconds": 60})
+        job, _ = pass_(job, a_run(Stage.TRAIN), at=60)
+        job, _ = pass_(job, failed(Stage.TRAIN, Reason.STOPPED), at=70)
+        starting = a_run(Stage.TRAIN, attempt=2, silent_since=after(seconds=80))
+        job, _ = pass_(job, starting, at=80)
+        assert "a process hangs" in condition(job.status, ConditionType.READY).message
+        job, _ = pass_(job, replace(starting, progress=a_progress(attempt=2, done=1, total=20)), at=90)
+        expected = "In stage train, attempt 2; the last one ended as Stalled."
+        assert condition(job.status, ConditionType.READY).message == expected
 
     def test_does_not_apply_to_a_pending_run(self) -> None:
         job = in_training(resilience={"stallTimeoutSeconds": 60})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from finetune_api.events import AliveEvent, Event
 from finetune_trainer.context import Reporter
 from finetune_trainer.train import stop
 from finetune_trainer.train.stop import StopRequest
@@ -15,7 +16,10 @@ class Training:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._now = 1000.0
         monkeypatch.setattr(stop.time, "monotonic", lambda: self._now)
-        self.request = StopRequest(Reporter(None))
+        self.reported: list[Event] = []
+        reporter = Reporter(None)
+        monkeypatch.setattr(reporter, "send", self.reported.append)
+        self.request = StopRequest(reporter)
 
     def hangs_after(self, seconds: float) -> bool:
         self._now += seconds
@@ -44,3 +48,9 @@ def test_saving_a_checkpoint_does_not_count_as_hanging(training: Training) -> No
     assert not training.hangs_after(3600)
     training.step(0)
     assert training.hangs_after(20.1), "the duration of the checkpoint must not count as that of a step"
+
+
+def test_signs_of_life_are_reported_at_most_once_a_second(training: Training) -> None:
+    for _ in range(8):
+        training.step(0.25)
+    assert training.reported == [AliveEvent(), AliveEvent()]

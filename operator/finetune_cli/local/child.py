@@ -14,16 +14,17 @@ from pathlib import Path
 import aiohttp
 
 from finetune_api.failures import ExitCode, Reason
-from finetune_api.stage import Progress, StageError, World
+from finetune_api.stage import StageError, World
 from finetune_cli.local import processes
 from finetune_cli.local.errors import LocalError, cannot_write
 from finetune_cli.local.machine import free_ports
 from finetune_cli.local.progress import read_progress
 from finetune_cli.local.state import RunDirectory, RunRecord, write_atomic
-from finetune_core.runs import ObservedRun, RunState, StageRun
+from finetune_core.runs import ObservedRun, PolledProgress, RunState, StageRun
 from finetune_core.times import from_text
 
 _POLL_SECONDS = 0.5
+_NOT_POLLED = PolledProgress()
 
 
 class StageProcess:
@@ -40,7 +41,7 @@ class StageProcess:
         self._directory = directory
         self._on_change = on_change
         self._clock = clock
-        self._progress: Progress | None = None
+        self._polled = PolledProgress()
         self._record: RunRecord | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -58,7 +59,7 @@ class StageProcess:
         """The observed run, as the plan needs it."""
         if self._record is None:
             return ObservedRun(self._run.id, RunState.PENDING, self._run.job.spec_digest)
-        return observed_run(self._directory, self._record, self._progress)
+        return observed_run(self._directory, self._record, self._polled)
 
     async def start(self, command: Sequence[str], world: World) -> None:
         """Start the process: ``<command> <stage> --config <stage.json>``.
@@ -95,6 +96,7 @@ class StageProcess:
             started_at=self._clock().isoformat(),
         )
         self._write_record()
+        self._polled = PolledProgress(silent_since=self._clock())
         self._tasks = [asyncio.create_task(self._wait()), asyncio.create_task(self._poll(port))]
 
     def stop(self, grace: timedelta, on_request: bool) -> None:
@@ -171,8 +173,8 @@ class StageProcess:
             async with aiohttp.ClientSession() as session:
                 while True:
                     progress = await read_progress(session, port)
-                    if progress is not None and progress != self._progress:
-                        self._progress = progress
+                    if progress is not None and progress != self._polled.progress:
+                        self._polled = PolledProgress(progress, self._clock())
                         self._on_change()
                     await asyncio.sleep(_POLL_SECONDS)
 
@@ -184,7 +186,7 @@ class StageProcess:
             raise cannot_write(self._directory.path, error) from error
 
 
-def observed_run(directory: RunDirectory, record: RunRecord, progress: Progress | None = None) -> ObservedRun:
+def observed_run(directory: RunDirectory, record: RunRecord, polled: PolledProgress = _NOT_POLLED) -> ObservedRun:
     """The observed run, from the files of its directory."""
     running = ObservedRun(
         directory.id,
@@ -192,8 +194,8 @@ def observed_run(directory: RunDirectory, record: RunRecord, progress: Progress 
         record.spec_digest,
         started_at=from_text(record.started_at),
         exit_code=record.exit_code,
-        progress=progress,
-        polled_since=from_text(record.started_at),
+        progress=polled.progress,
+        silent_since=polled.silent_since,
         disrupted=record.disrupted,
     )
     if record.finished_at is None:
@@ -212,7 +214,7 @@ def observed_run(directory: RunDirectory, record: RunRecord, progress: Progress 
         finished_at=from_text(record.finished_at),
         exit_code=code,
         report=report,
-        progress=progress,
+        progress=polled.progress,
         disrupted=record.disrupted,
         error=_crash_error(directory, code) if report is None and not record.disrupted else None,
     )

@@ -70,7 +70,13 @@ def report_of(pod: ChildPod) -> StageReport | None:
         return None
 
 
-def root_cause(pods: list[ChildPod], stop_requested: bool = False, missed_pods: bool = False) -> PodEnd | None:
+def root_cause(
+    pods: list[ChildPod],
+    *,
+    stop_requested: bool = False,
+    missed_pods: bool = False,
+    failing_since: datetime | None = None,
+) -> PodEnd | None:
     """The end that caused the other pods of a gang to end; None if no pod failed.
 
     When one pod ends, the others lose their connection to it or are deleted by the Job controller, and may be observed
@@ -81,10 +87,11 @@ def root_cause(pods: list[ChildPod], stop_requested: bool = False, missed_pods: 
         stop_requested: The operator stopped the run, and so its pods.
         missed_pods: A pod ended and was removed before it was observed, for example with the operator's own node. An
             end that may be a consequence of that counts as a disruption.
+        failing_since: When the Job controller found that a pod had failed, and began to delete the others.
     """
     failed = [end for end in map(_end, pods) if end.exit_code != ExitCode.DONE]
     if not stop_requested:
-        failed = _with_deletions(failed)
+        failed = _with_deletions(failed, failing_since or _NEVER)
     cause = min(failed, key=lambda end: (_priority(end), end.at, end.pod.index), default=None)
     if cause and missed_pods and _priority(cause) >= _MAY_BE_CONSEQUENCE:
         return replace(cause, disrupted=True)
@@ -102,14 +109,14 @@ def lost_pod_error(pod: ChildPod) -> StageError:
     return _error(Reason.STOPPED, f"Worker {pod.index} is on node {pod.node}, which does not respond", None)
 
 
-def _with_deletions(ends: list[PodEnd]) -> list[PodEnd]:
+def _with_deletions(ends: list[PodEnd], failing_since: datetime) -> list[PodEnd]:
     """``ends``, with those pods marked as disrupted that were deleted from outside.
 
-    The Job controller deletes pods only after one has failed, so an earlier deletion came from outside.
+    The Job controller deletes pods only after one has failed, so an earlier deletion came from outside. Both times are
+    those of the control plane; the clock of a node may differ.
     """
-    first = min((end.at for end in ends if end.pod.deletion_requested_at is None), default=_NEVER)
     return [
-        _deleted(end) if end.pod.deletion_requested_at and end.pod.deletion_requested_at < first else end
+        _deleted(end) if end.pod.deletion_requested_at and end.pod.deletion_requested_at < failing_since else end
         for end in ends
     ]
 

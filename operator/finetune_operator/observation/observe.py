@@ -26,16 +26,24 @@ def observed_run(
         job.spec_digest,
         started_at=_started(pods),
         progress=polled.progress,
-        polled_since=polled.polled_since,
+        silent_since=polled.silent_since,
+        answers=polled.answers,
+        ready=any(pod.ready and not pod.finished for pod in pods if pod.index == 0),
     )
     lost = [pod for pod in pods if not pod.finished and _is_lost(pod, now)]
     alive = [pod for pod in pods if not pod.finished and pod not in lost]
     # The Job controller reports the end of a stopped Job, unless a queue keeps the Job suspended, so that it never
     # started, or a pod is on a lost node.
     stopped_while_suspended = job.stop_requested and job.suspended
-    succeeded = job.complete is not None or _all_succeeded(job, pods)
-    ended = succeeded or job.failed or ((stopped_while_suspended or lost or job.deleting) and not alive)
+    succeeded = job.complete is not None or _indexes(pods, code=0) >= set(range(job.workers))
+    # The condition of the Job follows a second after its pods, and not before their sidecars end. If pods were deleted,
+    # it tells who did so.
+    all_ended = _indexes(pods) >= set(range(job.workers))
+    was_deleted = any(pod.deletion_requested_at for pod in pods)
+    failed = job.failed is not None or (all_ended and (job.failing is not None or not was_deleted))
+    ended = succeeded or failed or ((stopped_while_suspended or lost or job.deleting) and not alive)
     if not ended or alive:
+        run = _with_held_failure(run, job, pods)
         running = [pod for pod in alive if pod.phase == "Running" and pod.started_at]
         if (running and len(running) == len(alive) and len(pods) >= job.workers) or (job.stop_requested and alive):
             return replace(run, state=RunState.RUNNING)
@@ -56,7 +64,12 @@ def _failed(run: ObservedRun, job: ChildJob, pods: list[ChildPod], lost: list[Ch
     # The operator stops a run with the deadline of its Job; pods killed by that are not a failure of the run.
     stop_requested = job.stop_requested or job.deleting
     missed_pods = bool(lost) or job.finished_pods > len(pods)
-    end = root_cause([pod for pod in pods if pod not in lost], stop_requested, missed_pods)
+    end = root_cause(
+        [pod for pod in pods if pod not in lost],
+        stop_requested=stop_requested,
+        missed_pods=missed_pods,
+        failing_since=job.failing.since if job.failing else None,
+    )
     if lost and (end is None or end.disrupted):
         return replace(run, state=RunState.FAILED, error=lost_pod_error(lost[0]), disrupted=True)
     if end is None:
@@ -73,9 +86,17 @@ def _failed(run: ObservedRun, job: ChildJob, pods: list[ChildPod], lost: list[Ch
     return replace(run, state=RunState.FAILED)
 
 
-def _all_succeeded(job: ChildJob, pods: Sequence[ChildPod]) -> bool:
-    """Whether every worker succeeded; the Complete condition of the Job follows a second later."""
-    return {pod.index for pod in pods if pod.phase == "Succeeded"} >= set(range(job.workers))
+def _indexes(pods: Sequence[ChildPod], code: int | None = None) -> set[int]:
+    """The indexes of the workers whose container has ended, with ``code`` if it is given."""
+    return {pod.index for pod in pods if pod.terminated and (code is None or pod.terminated.exit_code == code)}
+
+
+def _with_held_failure(run: ObservedRun, job: ChildJob, pods: Sequence[ChildPod]) -> ObservedRun:
+    """``run`` with the failure of a worker whose sidecar runs on, so that the Job controller does not see it."""
+    end = root_cause([pod for pod in pods if pod.lingers])
+    if end is None or job.failing or job.stop_requested:
+        return run
+    return replace(run, failing=True, exit_code=end.exit_code, report=end.report, error=end.error)
 
 
 def _started(pods: Sequence[ChildPod]) -> datetime | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_api.stage import Device, Stage, StageConfig
+from finetune_api.stage import HEARTBEAT_NAME, Device, Stage, StageConfig
 from finetune_core.names import CONTAINER, STAGE_ANNOTATION, labels
 from finetune_core.runs import StageRun
 from finetune_operator.resources.secrets import environment_from
@@ -66,6 +66,7 @@ def _container(run: StageRun, config: StageConfig, settings: TrainerSettings) ->
         "env": [{"name": "HOME", "value": _WORKSPACE}, *stage_pod.env],
         "ports": [{"name": "metrics", "containerPort": config.port}],
         "resources": _resources(run, settings),
+        "readinessProbe": _readiness_probe(run),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -83,6 +84,17 @@ def _container(run: StageRun, config: StageConfig, settings: TrainerSettings) ->
     }
     environment = environment_from(run.id.stage, run.spec)
     return container | ({"envFrom": environment} if environment else {})
+
+
+def _readiness_probe(run: StageRun) -> dict[str, Any]:
+    """A pod is ready while its stage makes progress, by the clock of its own node, and without the network."""
+    command = ["python", "-S", "-m", "finetune_trainer.host.heartbeat", f"{_WORKSPACE}/{HEARTBEAT_NAME}"]
+    return {
+        "exec": {"command": [*command, str(run.spec.resilience.stall_timeout_seconds)]},
+        "periodSeconds": 10,
+        "timeoutSeconds": 10,
+        "failureThreshold": 1,
+    }
 
 
 def _affinity(configured: Mapping[str, Any], avoided_nodes: Sequence[str]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_api.events import (
+    AliveEvent,
     CheckpointEvent,
     EvaluationEvent,
     Event,
@@ -241,6 +242,8 @@ class Host:
         match event:
             case ProgressEvent():
                 self._monitor.on_progress(event)
+            case AliveEvent():
+                self._monitor.update()
             case StepEvent():
                 self._monitor.on_step(event)
             case ValidationEvent():

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -13,7 +14,8 @@ from prometheus_client.exposition import choose_encoder
 
 from finetune_api.events import EvaluationEvent, ProgressEvent, StepEvent, ValidationEvent
 from finetune_api.failures import Reason, StageFailure
-from finetune_api.stage import CheckpointRef, Progress, StageConfig
+from finetune_api.stage import HEARTBEAT_NAME, CheckpointRef, Progress, StageConfig
+from finetune_trainer.host.heartbeat import beat
 
 _STEP_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _CHECKPOINT_SECONDS = (0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
@@ -74,6 +76,7 @@ class StageMonitor:
             stage=config.stage, attempt=config.attempt, activity="starting", updated_at=time.time()
         )
         self._rate: float | None = None
+        self._heartbeat = Path(config.workspace) / HEARTBEAT_NAME
 
     @property
     def progress(self) -> Progress:
@@ -85,6 +88,7 @@ class StageMonitor:
         with self._lock:
             former = self._progress
             self._progress = former.model_copy(update={**changes, "updated_at": time.time()})
+            beat(self._heartbeat)
             if self._progress.activity != former.activity:
                 log.info("%s", self._progress.activity)
 

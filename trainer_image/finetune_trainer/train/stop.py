@@ -7,11 +7,12 @@ import signal
 import threading
 import time
 
-from finetune_api.events import FailureEvent
+from finetune_api.events import AliveEvent, FailureEvent
 from finetune_api.failures import ExitCode, Reason
 from finetune_trainer.context import Reporter
 
 _PATIENCE_SECONDS = 20.0
+_REPORT_SECONDS = 1.0
 _PATIENCE_STEPS = 5
 """Training counts as hanging if a step takes this many times longer than the longest step so far."""
 
@@ -28,6 +29,7 @@ class StopRequest:
         self._requested = threading.Event()
         self._agreed = threading.Event()
         self._alive_at = time.monotonic()
+        self._reported_at = float("-inf")
         self._longest_step = 0.0
         self._saving = False
 
@@ -50,6 +52,9 @@ class StopRequest:
     def sign_of_life(self) -> None:
         """Report that training makes progress, such as after each step."""
         now = time.monotonic()
+        if now >= self._reported_at + _REPORT_SECONDS:
+            self._reported_at = now
+            self._reporter.send(AliveEvent())
         if not self._saving:
             self._longest_step = max(self._longest_step, now - self._alive_at)
         self._saving = False
