@@ -39,7 +39,7 @@ def observed_run(
     # The condition of the Job follows a second after its pods, and not before their sidecars end. If pods were deleted,
     # it tells who did so.
     all_ended = _indexes(pods) >= set(range(job.workers))
-    was_deleted = any(pod.deletion_requested_at for pod in pods)
+    was_deleted = job.stop_requested or any(pod.deletion_requested_at for pod in pods)
     failed = job.failed is not None or (all_ended and (job.failing is not None or not was_deleted))
     ended = succeeded or failed or ((stopped_while_suspended or lost or job.deleting) and not alive)
     if not ended or alive:
