@@ -51,6 +51,7 @@ class ObjectMeta(ApiModel):
     namespace: DnsLabel = Field(default="default", description="Namespace of the job.")
     uid: str = Field(default="", description="Set by the API server.")
     generation: int = Field(default=1, description="Set by the API server: counts changes of the spec.")
+    labels: dict[str, str] = Field(default={}, description="Labels; the chart can name some that the pods get as well.")
 
 
 class Phase(StrEnum):
@@ -111,6 +112,14 @@ class StageStatus(ApiModel):
     attempt_start_time: Timestamp | None = Field(default=None, description="Start of the newest attempt, RFC 3339.")
     completion_time: Timestamp | None = Field(default=None, description="End of the stage, RFC 3339.")
     waiting_for: Reason | None = Field(default=None, description="Why its pods do not start.")
+    waiting_since: Timestamp | None = Field(default=None, description="Since when its pods do not start, RFC 3339.")
+    incomplete_since: Timestamp | None = Field(
+        default=None, description="Since when some workers wait on their nodes for others that have none, RFC 3339."
+    )
+    unavailable_since: Timestamp | None = Field(
+        default=None, description="Since when a service that it needs has not responded once, RFC 3339."
+    )
+    retry_time: Timestamp | None = Field(default=None, description="When the next attempt starts, RFC 3339.")
     message: Sentence = Field(default="", description="Result of the stage, or what is wrong.")
 
 

@@ -39,6 +39,7 @@ APPEARS_WITHIN = timedelta(seconds=30)
 """A run that was started and is not observed after this time is lost."""
 
 _MAX_MESSAGE_LENGTH = 2000
+_NOT_WAITING: dict[str, Any] = dict.fromkeys(("waiting_for", "waiting_since", "incomplete_since"))
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ def with_next_attempt(status: FineTuneJobStatus, stage: StageStatus, now: dateti
             "start_time": stage.start_time or to_text(now),
             "attempt_start_time": to_text(now),
             "completion_time": None,
+            "incomplete_since": None,
+            "retry_time": None,
             "message": _starting(attempt),
         }
     )
@@ -176,14 +179,15 @@ def _is_active(stage: StageStatus) -> bool:
 
 def _with_attempt(stage: StageStatus, run: ObservedRun, now: datetime) -> StageStatus:
     recorded = stage.attempt_start_time if stage.attempt == run.id.attempt else None
-    since = recorded or to_text(run.started_at or now)
+    # The clock of a node may differ, so only a run that needs no decision about its start has its time.
+    since = recorded or to_text(now if run.state is RunState.PENDING else run.started_at or now)
     return stage.model_copy(
         update={
             "attempt": run.id.attempt,
             "start_time": stage.start_time or since,
             "attempt_start_time": since,
             "completion_time": None,
-            "waiting_for": None,
+            "retry_time": None,
         }
     )
 
@@ -197,7 +201,7 @@ def _without_run(progress: Progression, stage: StageStatus, spec: FineTuneJobSpe
             status = progress.status.model_copy(update={"progress": _initial_progress(stage)})
             return replace(progress, status=status, expected=run, wake_at=(*progress.wake_at, appears_by))
     error = _recorded_error(progress.status, run) or failures.lost(stage.name, stage.attempt)
-    return _failed(progress, stage, _End(error, to_text(now)), spec)
+    return _failed(progress, stage, _End(error, to_text(now)), spec, now)
 
 
 def _record_live_run(
@@ -208,10 +212,9 @@ def _record_live_run(
     reported = run.progress
     if reported and (reported.stage, reported.attempt) != (run.id.stage, run.id.attempt):
         reported = None
-    stage = stage.model_copy(
+    stage = _with_waiting(stage, run, now).model_copy(
         update={
             "state": StageState.RUNNING if running else StageState.PENDING,
-            "waiting_for": run.pending_cause.reason if run.pending_cause and not running else None,
             "message": _activity(run, reported, now),
         }
     )
@@ -226,7 +229,7 @@ def _record_live_run(
     progress = replace(progress, status=status, expected=run.id)
     if _recorded_error(status, run.id):
         return replace(progress, to_stop={run.id: stall.GRACE})
-    due, error = _failure_of_live_run(run, spec, now)
+    due, error = _failure_of_live_run(stage, run, spec, now)
     later = [moment for moment in (due, stall.unreachable_at(run)) if moment and now < moment]
     progress = replace(progress, wake_at=(*progress.wake_at, *later))
     if due is None or now < due:
@@ -236,12 +239,38 @@ def _record_live_run(
     return replace(progress, status=status.model_copy(update={"failure": failure}), to_stop={run.id: stall.GRACE})
 
 
-def _failure_of_live_run(run: ObservedRun, spec: FineTuneJobSpec, now: datetime) -> tuple[datetime | None, StageError]:
+def _with_waiting(stage: StageStatus, run: ObservedRun, now: datetime) -> StageStatus:
+    """``stage`` with what its pods wait for, and since when, by the clock of the executor."""
+    cause, moment = run.pending_cause, to_text(now)
+    waiting: dict[str, Any]
+    if run.state is not RunState.PENDING:
+        waiting = _NOT_WAITING
+    elif cause is None:
+        waiting = {"waiting_for": None, "incomplete_since": None}
+    else:
+        since = stage.waiting_since if pending.is_same_wait(stage.waiting_for, cause) else None
+        waiting = {
+            "waiting_for": cause.reason,
+            "waiting_since": since or moment,
+            "incomplete_since": (stage.incomplete_since or moment) if run.incomplete else None,
+        }
+    return stage.model_copy(update=waiting)
+
+
+def _failure_of_live_run(
+    stage: StageStatus, run: ObservedRun, spec: FineTuneJobSpec, now: datetime
+) -> tuple[datetime | None, StageError]:
     """When the run has to be stopped as failed unless it changes before, and the error."""
     if run.failing and (error := failures.error_of(run)):
         return now, error
-    if run.pending_cause and run.state is RunState.PENDING:
-        return pending.times_out_at(run.pending_cause, spec.resilience), pending.timed_out(run.pending_cause, now)
+    cause = run.pending_cause
+    if cause and stage.waiting_since and run.state is RunState.PENDING:
+        since = from_text(stage.waiting_since)
+        due = pending.times_out_at(cause, since, spec.resilience)
+        releases_at = pending.releases_at(from_text(stage.incomplete_since)) if stage.incomplete_since else due
+        if releases_at < due:
+            return releases_at, pending.released(cause)
+        return due, pending.timed_out(cause, since, now)
     return stall.stalls_at(run, spec.resilience), stall.stalled(run, spec.resilience)
 
 
@@ -289,10 +318,17 @@ def _record_ended_run(
     status = progress.status
     if report and report.checkpoint and (status.checkpoint is None or report.checkpoint.step >= status.checkpoint.step):
         status = status.model_copy(update={"checkpoint": report.checkpoint})
+        stage = stage.model_copy(update={"unavailable_since": None})  # The storage has responded.
     error = failures.error_of(run)
     if error is None and report is not None:
         stage = stage.model_copy(
-            update={"state": StageState.SUCCEEDED, "completion_time": ended_at, "message": summary(report)}
+            update={
+                **_NOT_WAITING,
+                "state": StageState.SUCCEEDED,
+                "completion_time": ended_at,
+                "unavailable_since": None,
+                "message": summary(report),
+            }
         )
         status = _with_results(status.with_stage(stage), report).model_copy(update={"failure": None})
         return replace(progress, status=status)
@@ -302,11 +338,16 @@ def _record_ended_run(
         recorded = None  # The run reported nothing because its node had failed.
     if recorded is None and context.stop_requested and error and error.reason is Reason.STOPPED:
         stage = stage.model_copy(
-            update={"state": StageState.PENDING, "completion_time": ended_at, "message": "Stopped on request."}
+            update={
+                **_NOT_WAITING,
+                "state": StageState.PENDING,
+                "completion_time": ended_at,
+                "message": "Stopped on request.",
+            }
         )
         return replace(progress, status=status.with_stage(stage))
     cause = recorded or error or failures.lost(stage.name, stage.attempt)
-    return _failed(progress, stage, _End(cause, ended_at, run.disrupted and recorded is None), spec)
+    return _failed(progress, stage, _End(cause, ended_at, run.disrupted and recorded is None), spec, context.now)
 
 
 def _with_results(status: FineTuneJobStatus, report: StageReport) -> FineTuneJobStatus:
@@ -323,8 +364,8 @@ def _with_results(status: FineTuneJobStatus, report: StageReport) -> FineTuneJob
             return status
 
 
-def _failed(progress: Progression, stage: StageStatus, end: _End, spec: FineTuneJobSpec) -> Progression:
-    """Record a failure, and whether the stage is retried."""
+def _failed(progress: Progression, stage: StageStatus, end: _End, spec: FineTuneJobSpec, now: datetime) -> Progression:
+    """Record a failure, and whether and when the stage is retried."""
     error = end.error
     run = RunId(progress.status.revision, stage.name, stage.attempt)
     decision = restart.decide(error.reason, end.disrupted, stage.restarts, spec.resilience.max_restarts)
@@ -332,11 +373,23 @@ def _failed(progress: Progression, stage: StageStatus, end: _End, spec: FineTune
     if decision.exhausted:
         times = f"{stage.restarts} restart{'' if stage.restarts == 1 else 's'}"
         message = f"{sentence(message)} Not retried after {times} (resilience.maxRestarts)."
+    since = (stage.unavailable_since or to_text(now)) if error.reason is Reason.UNAVAILABLE else None
+    if since and now >= restart.gives_up_at(from_text(since), spec.resilience):
+        decision = replace(decision, retried=False)
+        waited = pending.in_words(now - from_text(since))
+        message = f"{sentence(message)} Not reached once within {waited} (resilience.pendingTimeoutSeconds)."
+    restarts = stage.restarts + int(decision.counted)
+    delay = restart.delay(error.reason, stage.attempt, restarts, chance=now.microsecond / 1e6)
     stage = stage.model_copy(
         update={
             "state": StageState.PENDING if decision.retried else StageState.FAILED,
             "completion_time": end.at,
-            "restarts": stage.restarts + int(decision.counted),
+            **_NOT_WAITING,
+            # A gang that has released its nodes waits on: the pending timeout covers all its attempts.
+            "waiting_since": stage.waiting_since if error.reason is Reason.INCOMPLETE_GANG else None,
+            "unavailable_since": since,
+            "retry_time": to_text(now + delay) if decision.retried else None,
+            "restarts": restarts,
             "message": message,
         }
     )

@@ -11,10 +11,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from finetune_api.failures import Reason
-from finetune_api.job import FineTuneJob, FineTuneJobStatus, StageState, StageStatus, spec_digest
+from finetune_api.job import FineTuneJob, FineTuneJobStatus, StageState, spec_digest
 from finetune_api.stage import JobIdentity, Stage
 from finetune_core import progression
-from finetune_core.policies import deadline, gates, restart, revision
+from finetune_core.policies import deadline, gates, revision
 from finetune_core.policies.world import world_of
 from finetune_core.progression import Progression
 from finetune_core.runs import Observed, ObservedRun, Plan, RunId, StageRun, StopRun
@@ -143,7 +143,7 @@ def _next_run(
     status, stage = progress.status, current_stage(progress.status)
     if progress.finished or stage is None or alive or observed.stop_requested or progress.expected is not None:
         return (), status, ()
-    due = _due(stage, status)
+    due = from_text(stage.retry_time) if stage.retry_time else None
     if due is not None and now < due:
         return (), status, (due,)
     run = _stage_run(job, status, stage.name, status.attempts(stage.name) + 1)
@@ -180,15 +180,6 @@ def _stage_run(job: FineTuneJob, status: FineTuneJobStatus, stage: Stage, attemp
         world=world_of(stage, job.spec.distributed),
         spec=job.spec,
     )
-
-
-def _due(stage: StageStatus, status: FineTuneJobStatus) -> datetime | None:
-    """Earliest start of the next attempt; None for the first."""
-    if stage.completion_time is None:
-        return None
-    failure = status.failure
-    own = failure if failure and (failure.stage, failure.attempt) == (stage.name, stage.attempt) else None
-    return from_text(stage.completion_time) + restart.delay(own.reason if own else None, stage.attempt, stage.restarts)
 
 
 def _requeue_after(

@@ -42,7 +42,8 @@ class PendingCause:
     reason: Reason
     message: str
     """One sentence: what blocks the run, and what to do."""
-    since: datetime
+    hopeless: bool = False
+    """Waiting cannot help."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ class ObservedRun:
     """A worker has failed, as ``exit_code``, ``report`` and ``error`` say, but the others do not end by themselves."""
     pending_cause: PendingCause | None = None
     """Why the run is Pending, if that is known."""
+    incomplete: bool = False
+    """Some workers hold nodes or quota, and wait for others that do not get any."""
 
     @property
     def alive(self) -> bool:

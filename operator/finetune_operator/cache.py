@@ -15,7 +15,7 @@ from finetune_api.base import API_GROUP, API_VERSION, KIND
 from finetune_api.job import Phase
 from finetune_kube.objects import ChildJob, ChildPod, Key, key_of, parse_job, parse_pod, version_of
 
-_METADATA = ("name", "namespace", "uid", "generation")
+_METADATA = ("name", "namespace", "uid", "generation", "labels")
 
 
 @dataclass(frozen=True, slots=True)

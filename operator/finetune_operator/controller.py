@@ -18,7 +18,6 @@ from finetune_api.job import FineTuneJob, FineTuneJobStatus
 from finetune_core import reconcile, status
 from finetune_core.policies import retention
 from finetune_core.runs import Observed, ObservedRun, PendingCause, Plan, RunId, RunState, StageRun, StopRun
-from finetune_core.times import from_text
 from finetune_kube.errors import ApiError
 from finetune_kube.objects import ChildJob, ChildPod, Key, key_of, parse_job
 from finetune_operator.cache import Cache, CachedJob
@@ -167,8 +166,7 @@ class Controller:
         """Plan, stop and start runs. A run that the API server rejects is planned again as Pending."""
         job, runs, now = seen.job, seen.runs, seen.now
         if rejected := reconcile.rejected_run(job, runs):
-            since = job.status.stage(rejected.id.stage).attempt_start_time
-            started = await self._start(rejected, from_text(since) if since else now, seen.children)
+            started = await self._start(rejected, seen)
             runs = _with_run(runs, started)
         plan = reconcile.plan(job, runs, now)
         for stop in plan.stop:
@@ -179,34 +177,34 @@ class Controller:
                 runs = _with_run(runs, ObservedRun(stop.id, RunState.STOPPED, finished_at=now))
                 plan = reconcile.plan(_with_status(job, plan.status), runs, now)
         for run in plan.start:
-            started = await self._start(run, now, seen.children)
+            started = await self._start(run, seen)
             if started.pending_cause:
                 plan = reconcile.plan(_with_status(job, plan.status), _with_run(runs, started), now)
         return plan
 
-    async def _start(self, run: StageRun, since: datetime, children: Children) -> ObservedRun:
+    async def _start(self, run: StageRun, seen: _Observation) -> ObservedRun:
         """Create the Job of a run; returns the resulting run."""
         with log_context(revision=run.id.revision, stage=run.id.stage):
-            started = await self._create(run, since, children)
+            started = await self._create(run, seen)
             if started.pending_cause:
                 log.warning("cannot start attempt %d: %s", run.id.attempt, started.pending_cause.message)
             else:
                 log.info("started attempt %d", run.id.attempt)
             return started
 
-    async def _create(self, run: StageRun, since: datetime, children: Children) -> ObservedRun:
-        avoided_nodes = nodes_without_gpus(pod for _, pods in children.values() for pod in pods)
+    async def _create(self, run: StageRun, seen: _Observation) -> ObservedRun:
+        avoided_nodes = nodes_without_gpus(pod for _, pods in seen.children.values() for pod in pods)
         manifest = workers_service(run.job)
         try:
             if run.world.workers > 1:
                 await self._cluster.apply(manifest)
-            manifest = stage_job(run, self._trainer, avoided_nodes)
+            manifest = stage_job(run, self._trainer, avoided_nodes, seen.job.metadata.labels)
             self._cache.update("Job", await self._create_job(manifest, run.job.uid))
         except ApiError as error:
             if not error.rejected:
                 raise
             what = f"{manifest['kind']} {manifest['metadata']['name']}"
-            return ObservedRun(run.id, RunState.PENDING, pending_cause=_rejection(what, error, since))
+            return ObservedRun(run.id, RunState.PENDING, pending_cause=_rejection(what, error, run.world.workers))
         return ObservedRun(run.id, RunState.PENDING)
 
     async def _create_job(self, manifest: dict[str, Any], owner_uid: str) -> dict[str, Any]:
@@ -326,15 +324,14 @@ def _status_of(cached: CachedJob) -> tuple[FineTuneJobStatus, int]:
     return before, document["metadata"].get("generation", 1)
 
 
-def _rejection(what: str, error: ApiError, since: datetime) -> PendingCause:
+def _rejection(what: str, error: ApiError, workers: int) -> PendingCause:
     """Why ``what`` (``Job intents-r1-train-1``) was not created."""
     if error.code == 403:
-        reason, message = rejection_of(what, error.message)
-        return PendingCause(reason, message, since)
+        return rejection_of(what, error.message, workers)
     message = f"{what} cannot be created: {quoted(error.message)}"
     if error.code == 409:
         message = (
             f"{what} already exists and is not owned by this FineTuneJob: {quoted(error.message)} Delete it, or rename "
             "this FineTuneJob."
         )
-    return PendingCause(Reason.SETUP_FAILED, message, since)
+    return PendingCause(Reason.SETUP_FAILED, message)

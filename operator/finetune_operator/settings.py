@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from finetune_api.stage import Stage
@@ -17,6 +18,22 @@ class SettingsError(Exception):
 
 class _Model(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, extra="forbid", frozen=True)
+
+
+_OWNED = re.compile(
+    r"app\.kubernetes\.io/(instance|name|managed-by)|([^/]*\.)?(finetune\.dev|argoproj\.io|fluxcd\.io)/.*|"
+    r"batch\.kubernetes\.io/.*|job-name|controller-uid"
+)
+"""Labels by which a program recognises its objects. Argo CD or Flux would delete Jobs and pods that have its label."""
+
+
+def _check_copied(label: str) -> str:
+    if _OWNED.fullmatch(label):
+        raise ValueError(f"{label} cannot be copied: a program recognises its own objects by it")
+    return label
+
+
+CopiedLabel = Annotated[str, AfterValidator(_check_copied)]
 
 
 class StagePod(_Model):
@@ -32,6 +49,7 @@ class StagePod(_Model):
     annotations: dict[str, str] = Field(default={}, description="Additional annotations.")
     env: tuple[dict[str, Any], ...] = Field(default=(), description="Additional variables, such as an S3 endpoint.")
     priority_class_name: str | None = Field(default=None, description="Priority class.")
+    scheduler_name: str | None = Field(default=None, description="Scheduler, such as one that schedules gangs.")
     runtime_class_name: str | None = Field(default=None, description="Runtime class.")
     shared_memory: str = Field(default="8Gi", description="Size of /dev/shm, which counts as memory.")
     workspace: str = Field(default="50Gi", description="Size of the scratch volume.")
@@ -47,6 +65,9 @@ class TrainerSettings(_Model):
         default=None, description="Service account of the pods, for workload identity; its token is not mounted."
     )
     gpu_resource: str = Field(default="nvidia.com/gpu", description="Resource name of a GPU.")
+    copied_labels: tuple[CopiedLabel, ...] = Field(
+        default=(), description="Labels that Jobs and pods get if the FineTuneJob has them."
+    )
     stages: dict[Stage, StagePod] = Field(default={}, description="Pod settings of each stage.")
 
     def pod(self, stage: Stage) -> StagePod:

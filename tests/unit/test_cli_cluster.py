@@ -63,7 +63,7 @@ class TestView:
         assert lines[-1] == "train: 40/120 (33 %), loss 0.5124, 1,234 tokens/s, 3m20s left"
 
     def test_prints_a_pending_cause_once(self) -> None:
-        cause = PendingCause(Reason.UNSCHEDULABLE, "No node takes pod x: 0/3 nodes are available.", NOON)
+        cause = PendingCause(Reason.UNSCHEDULABLE, "No node takes pod x: 0/3 nodes are available.")
         view = of_job(a_job_after(a_run(Stage.PREPARE, RunState.PENDING, pending_cause=cause)))
         lines = PlainLines()
         assert lines.update(view, 0)[-1] == (

@@ -132,9 +132,7 @@ def test_failed_gate_creates_a_rejected_event() -> None:
 
 def test_pending_cause_gets_one_event_per_reason() -> None:
     def waiting(reason: Reason) -> ObservedRun:
-        return a_run(
-            Stage.PREPARE, RunState.PENDING, started_at=None, pending_cause=PendingCause(reason, f"{reason}.", NOON)
-        )
+        return a_run(Stage.PREPARE, RunState.PENDING, started_at=None, pending_cause=PendingCause(reason, f"{reason}."))
 
     job, _ = reconciled(a_job(), a_run(Stage.PREPARE, RunState.PENDING, started_at=None))
     job, events = reconciled(job, waiting(Reason.UNSCHEDULABLE))

@@ -8,9 +8,8 @@ import pytest
 
 from finetune_api.failures import Reason
 from finetune_core.runs import PendingCause
-from finetune_operator.observation.pending import WarningEvent, pending_cause_of, rejection_of
-from tests.builders import NOON
-from tests.kube_objects import a_child, a_pod, job_of, pod_of, true, waiting
+from finetune_operator.observation.pending import WarningEvent, is_incomplete, pending_cause_of, rejection_of
+from tests.kube_objects import a_child, a_pod, job_of, pod_of, running, true, waiting
 
 UNSCHEDULED = {"conditions": [true("PodScheduled", "Unschedulable", "0/3 nodes are available", "False")]}
 SUSPENDED = a_child(spec={"suspend": True}, conditions=[true("Suspended", "JobSuspended")])
@@ -33,7 +32,7 @@ def test_starting_run_has_no_cause() -> None:
 def test_image_that_cannot_be_pulled_is_named(reason: str) -> None:
     found = pending_cause(a_pod(a_child(), **waiting(reason, "not\n  found")))
     assert found is not None
-    assert (found.reason, found.since) == (Reason.IMAGE_UNAVAILABLE, NOON)
+    assert found.reason is Reason.IMAGE_UNAVAILABLE
     assert found.message.startswith(
         "The image finetune-trainer:test of pod intents-r1-train-1-0-abcde cannot be pulled"
     )
@@ -76,7 +75,7 @@ def test_unschedulable_pod() -> None:
     found = pending_cause(a_pod(a_child(), **UNSCHEDULED))
     assert found is not None
     assert found.reason is Reason.UNSCHEDULABLE
-    assert "0/3 nodes are available. It starts when a node fits." in found.message
+    assert "0/3 nodes are available. It starts when one fits." in found.message
 
 
 def test_scheduling_gate_is_no_cause() -> None:
@@ -121,10 +120,45 @@ def test_most_severe_cause_wins() -> None:
     ],
 )
 def test_rejection_message_for_each_kind_of_rejection(message: str, reason: Reason, sentence: str) -> None:
-    assert rejection_of("Job x", message) == (reason, sentence)
+    assert rejection_of("Job x", message, 1) == PendingCause(reason, sentence)
 
 
 def test_long_message_is_clipped() -> None:
-    _, sentence = rejection_of("Job x", "a" * 10_000)
+    sentence = rejection_of("Job x", "a" * 10_000, 1).message
     assert len(sentence) < 800
     assert sentence.endswith("…")
+
+
+FULL = WarningEvent("FailedCreate", "exceeded quota: team, requested: pods=1, used: pods=2, limited: pods=2")
+
+
+def incomplete(*pods: dict[str, Any], workers: int = 2, warnings: tuple[WarningEvent, ...] = (), **job: Any) -> bool:
+    child, parsed = job_of(a_child(workers=workers, **job)), [pod_of(pod) for pod in pods]
+    return is_incomplete(child, parsed, pending_cause_of(child, parsed, warnings))
+
+
+def unscheduled(index: int) -> dict[str, Any]:
+    pod = a_pod(a_child(workers=2), index, **UNSCHEDULED)
+    return {**pod, "spec": {**pod["spec"], "nodeName": ""}}
+
+
+class TestIncompleteGang:
+    def test_holds_a_node_while_another_worker_has_none(self) -> None:
+        assert incomplete(a_pod(a_child(), 0, **running()), unscheduled(1))
+
+    def test_holds_quota_while_another_worker_has_none(self) -> None:
+        assert incomplete(unscheduled(0), warnings=(FULL,))
+
+    def test_is_not_one_that_waits_as_a_whole(self) -> None:
+        assert not incomplete(unscheduled(0), unscheduled(1))
+        assert not incomplete(warnings=(FULL,))
+
+    def test_is_not_one_whose_workers_only_start(self) -> None:
+        assert not incomplete(a_pod(a_child(), 0, **running()), a_pod(a_child(), 1, **waiting("ContainerCreating")))
+
+    def test_is_not_one_that_a_queue_holds(self) -> None:
+        pods = (a_pod(a_child(), 0, **running()), unscheduled(1))
+        assert not incomplete(*pods, spec={"suspend": True}, conditions=[true("Suspended", "JobSuspended")])
+
+    def test_has_several_workers(self) -> None:
+        assert not incomplete(unscheduled(0), workers=1)

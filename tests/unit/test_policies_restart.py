@@ -30,15 +30,23 @@ def test_disruption_does_not_retry_reasons_that_need_a_person() -> None:
 
 
 def test_back_off_doubles_up_to_five_minutes() -> None:
-    waits = [delay(Reason.KILLED, attempt=1, restarts=restarts).total_seconds() for restarts in (1, 2, 3, 8, 9, 1000)]
+    waits = [
+        delay(Reason.KILLED, attempt=1, restarts=restarts, chance=0).total_seconds()
+        for restarts in (1, 2, 3, 8, 9, 1000)
+    ]
     assert waits == [2, 4, 8, 256, 300, 300]
 
 
 def test_back_off_for_an_unreachable_service_grows_with_attempts() -> None:
-    waits = [delay(Reason.UNAVAILABLE, attempt=attempt, restarts=0).total_seconds() for attempt in (1, 2, 5)]
+    waits = [delay(Reason.UNAVAILABLE, attempt=attempt, restarts=0, chance=0).total_seconds() for attempt in (1, 2, 5)]
     assert waits == [2, 4, 32]
 
 
 def test_stop_is_retried_at_once_but_not_in_a_tight_loop() -> None:
-    assert delay(Reason.STOPPED, attempt=1, restarts=0) == timedelta(0)
-    assert delay(Reason.STOPPED, attempt=9, restarts=0) == timedelta(seconds=10)
+    assert delay(Reason.STOPPED, attempt=1, restarts=0, chance=0) == timedelta(0)
+    assert delay(Reason.STOPPED, attempt=9, restarts=0, chance=0) == timedelta(seconds=10)
+
+
+def test_gangs_that_wait_for_each_other_start_again_at_different_times() -> None:
+    first, last = (delay(Reason.INCOMPLETE_GANG, attempt=1, restarts=0, chance=chance) for chance in (0, 1))
+    assert (first, last) == (timedelta(minutes=1), timedelta(minutes=5))

@@ -148,7 +148,7 @@ class TestProgress:
 
     def test_of_some_pods_does_not_hide_the_pending_cause_of_others(self) -> None:
         job, _ = pass_(a_job(), succeeded(Stage.PREPARE))
-        cause = PendingCause(Reason.UNSCHEDULABLE, "No node takes worker 1.", NOON)
+        cause = PendingCause(Reason.UNSCHEDULABLE, "No node takes worker 1.")
         progress = a_progress(checkpoint=a_checkpoint(30))
         job, _ = pass_(job, a_run(Stage.TRAIN, RunState.PENDING, pending_cause=cause, progress=progress))
         assert job.status.progress is not None

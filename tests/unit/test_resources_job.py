@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from finetune_api.stage import STAGES, JobIdentity, Stage, StageConfig
 from finetune_core import names
@@ -66,6 +67,30 @@ def container_of(job: dict[str, Any]) -> dict[str, Any]:
 
 def stage_json(job: dict[str, Any]) -> StageConfig:
     return StageConfig.model_validate_json(job["spec"]["template"]["metadata"]["annotations"][names.STAGE_ANNOTATION])
+
+
+class TestCopiedLabels:
+    def test_are_those_that_the_settings_name(self) -> None:
+        settings = TrainerSettings(image="finetune-trainer:test", copied_labels=("team", "absent", "finetune-dev/job"))
+        found = {"team": "search", "app.kubernetes.io/instance": "models", "finetune.dev/job": "other"}
+        job = stage_job(a_stage_run(), settings, job_labels=found)
+        for labels in (job["metadata"]["labels"], job["spec"]["template"]["metadata"]["labels"]):
+            assert (labels["team"], labels[names.JOB_LABEL]) == ("search", "intents")
+            assert not {"app.kubernetes.io/instance", "absent"} & labels.keys()
+
+    @pytest.mark.parametrize(
+        "label",
+        [
+            "app.kubernetes.io/instance",
+            "argocd.argoproj.io/instance",
+            "kustomize.toolkit.fluxcd.io/name",
+            "finetune.dev/job",
+            "job-name",
+        ],
+    )
+    def test_are_never_those_of_a_program(self, label: str) -> None:
+        with pytest.raises(ValidationError, match="cannot be copied"):
+            TrainerSettings(image="finetune-trainer:test", copied_labels=(label,))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -217,12 +242,14 @@ def test_settings_apply_to_the_pods_of_a_stage() -> None:
         annotations={"note": "x"},
         env=({"name": "AWS_ENDPOINT_URL", "value": "http://minio"},),
         priority_class_name="batch",
+        scheduler_name="volcano",
     )
     settings = TrainerSettings(image="x", image_pull_secrets=("registry",), stages={Stage.TRAIN: pod})
     job = made(settings=settings)
     assert pod_of(job)["nodeSelector"] == {"pool": "gpu"}
     assert pod_of(job)["imagePullSecrets"] == [{"name": "registry"}]
     assert pod_of(job)["priorityClassName"] == "batch"
+    assert pod_of(job)["schedulerName"] == "volcano"
     labels = job["spec"]["template"]["metadata"]["labels"]
     assert (labels["team"], labels[names.JOB_LABEL]) == ("ml", "intents")
     assert {"name": "AWS_ENDPOINT_URL", "value": "http://minio"} in container_of(job)["env"]

@@ -115,7 +115,7 @@ def test_retry_message_contains_the_cause() -> None:
 
 
 def test_pending_retry_shows_its_current_cause() -> None:
-    full = PendingCause(Reason.QUOTA_EXCEEDED, "The quota has no room for it.", after(seconds=20))
+    full = PendingCause(Reason.QUOTA_EXCEEDED, "The quota has no room for it.")
     again = a_run(Stage.TRAIN, RunState.PENDING, attempt=2, pending_cause=full)
     status = status_after(succeeded(Stage.PREPARE), killed(Stage.TRAIN), again)
     for type_ in (ConditionType.READY, ConditionType.TRAINED, ConditionType.STALLED):

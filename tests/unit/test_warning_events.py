@@ -13,13 +13,12 @@ from finetune_kube.errors import ApiError
 from finetune_kube.objects import Key
 from finetune_operator.observation.pending import WarningEvent
 from finetune_operator.warning_events import WarningEvents
-from tests.builders import NOON
 from tests.clock import run
 from tests.kube_objects import a_child, a_pod, job_of, pod_of
 
 PENDING = ObservedRun(RunId(1, Stage.TRAIN, 1), RunState.PENDING)
 RUNNING = ObservedRun(RunId(1, Stage.TRAIN, 1), RunState.RUNNING)
-NO_NODE = PendingCause(Reason.UNSCHEDULABLE, "No node takes it.", NOON)
+NO_NODE = PendingCause(Reason.UNSCHEDULABLE, "No node takes it.")
 
 
 class Events:

@@ -36,6 +36,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
       "image" (include "finetune.image" (list .Values.trainer.image .))
       "imagePullPolicy" .Values.trainer.image.pullPolicy
       "gpuResource" .Values.trainer.gpuResource
+      "copiedLabels" .Values.trainer.copiedLabels
       "stages" .Values.trainer.stages
 }}
 {{- with .Values.trainer.serviceAccountName }}{{ $_ := set $trainer "serviceAccountName" . }}{{ end }}

@@ -96,7 +96,8 @@ class ResilienceSpec(ApiModel):
     )
     pending_timeout_seconds: Seconds = Field(
         default=86400,
-        description="The job fails if its pods stay unschedulable or without quota for this long.",
+        description="The job fails if its pods stay unschedulable or without quota for this long, or if a service that "
+        "it needs does not respond once within this time.",
     )
     active_deadline_seconds: Seconds | None = Field(
         default=None, description="The job fails if it runs longer than this."

@@ -59,6 +59,7 @@ class Reason(StrEnum):
     DISK_FULL = "DiskFull"
     UNSCHEDULABLE = "Unschedulable"
     QUOTA_EXCEEDED = "QuotaExceeded"
+    INCOMPLETE_GANG = "IncompleteGang"
     IMAGE_UNAVAILABLE = "ImageUnavailable"
     FORBIDDEN = "Forbidden"
     UNAVAILABLE = "Unavailable"
@@ -139,14 +140,27 @@ REASONS = table(
             "the pods were unschedulable for `resilience.pendingTimeoutSeconds`", Fault.CLUSTER, Retry.NEVER, None
         ),
         Reason.QUOTA_EXCEEDED: ReasonRow(
-            "the namespace had no quota left for `resilience.pendingTimeoutSeconds`", Fault.CLUSTER, Retry.NEVER, None
+            "the namespace had no quota left for `resilience.pendingTimeoutSeconds`, or can never have enough",
+            Fault.CLUSTER,
+            Retry.NEVER,
+            None,
+        ),
+        Reason.INCOMPLETE_GANG: ReasonRow(
+            "only some workers got a node within 5 minutes; they released their nodes and start again later",
+            Fault.CLUSTER,
+            Retry.FREE,
+            None,
         ),
         Reason.IMAGE_UNAVAILABLE: ReasonRow("the trainer image cannot be pulled", Fault.CLUSTER, Retry.NEVER, None),
         Reason.FORBIDDEN: ReasonRow(
             "the cluster rejects the pods, for example because of Pod Security", Fault.CLUSTER, Retry.NEVER, None
         ),
         Reason.UNAVAILABLE: ReasonRow(
-            "object storage or the Hugging Face Hub is unreachable", Fault.CLUSTER, Retry.FREE, ExitCode.UNAVAILABLE
+            "object storage or the Hugging Face Hub is unreachable; the job fails if it does not respond once within "
+            "`resilience.pendingTimeoutSeconds`",
+            Fault.CLUSTER,
+            Retry.FREE,
+            ExitCode.UNAVAILABLE,
         ),
         Reason.STOPPED: ReasonRow(
             "preempted, drained or stopped on request, after a checkpoint", Fault.CLUSTER, Retry.FREE, ExitCode.STOPPED

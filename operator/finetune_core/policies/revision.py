@@ -85,7 +85,9 @@ def reopened(status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus:
     if status.completion_time is None or status.failure is None or status.failure.reason is Reason.GATE_FAILED:
         return status
     stages = tuple(
-        stage.model_copy(update={"state": StageState.PENDING, "restarts": 0, "message": "Retried."})
+        stage.model_copy(
+            update={"state": StageState.PENDING, "restarts": 0, "unavailable_since": None, "message": "Retried."}
+        )
         if stage.state is StageState.FAILED
         else stage
         for stage in status.stages

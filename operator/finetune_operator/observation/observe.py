@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from finetune_core.runs import ObservedRun, PolledProgress, RunState
 from finetune_kube.objects import ChildJob, ChildPod
 from finetune_operator.observation.ends import lost_pod_error, report_of, root_cause
-from finetune_operator.observation.pending import WarningEvent, pending_cause_of
+from finetune_operator.observation.pending import WarningEvent, is_incomplete, pending_cause_of
 
 _LOST_AFTER = timedelta(minutes=1)
 """A pod that still exists so long after its deletion deadline is on a node that does not respond."""
@@ -47,7 +47,8 @@ def observed_run(
         running = [pod for pod in alive if pod.phase == "Running" and pod.started_at]
         if (running and len(running) == len(alive) and len(pods) >= job.workers) or (job.stop_requested and alive):
             return replace(run, state=RunState.RUNNING)
-        return replace(run, pending_cause=None if ended else pending_cause_of(job, pods, warnings))
+        cause = None if ended else pending_cause_of(job, pods, warnings)
+        return replace(run, pending_cause=cause, incomplete=is_incomplete(job, pods, cause))
     finished_at = max(
         (pod.terminated.finished_at for pod in pods if pod.terminated and pod.terminated.finished_at), default=None
     )

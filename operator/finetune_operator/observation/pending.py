@@ -9,6 +9,7 @@ from finetune_api.failures import Reason
 from finetune_core.runs import PendingCause
 from finetune_core.sentences import clipped, one_line, sentence
 from finetune_kube.objects import ChildJob, ChildPod
+from finetune_operator.observation.quota import never_fits
 
 _MAX_QUOTE_LENGTH = 700
 
@@ -41,49 +42,56 @@ class WarningEvent:
 def pending_cause_of(job: ChildJob, pods: Sequence[ChildPod], warnings: Sequence[WarningEvent]) -> PendingCause | None:
     """The most severe cause; None if the pods are just starting."""
     for pod in pods:
-        if pod.waiting and (found := _of_container(job, pod)):
+        if pod.waiting and (found := _of_container(pod)):
             return found
     for warning in warnings:
         if warning.reason in SETUP_EVENTS:
             return PendingCause(
                 Reason.SETUP_FAILED,
                 f"A pod of Job {job.key[1]} cannot be set up: {quoted(warning.message)}",
-                job.created_at,
             )
         if warning.reason == CREATE_EVENT and len(pods) < job.workers:
-            reason, message = rejection_of(f"the pods of Job {job.key[1]}", warning.message)
-            return PendingCause(reason, message, job.created_at)
+            return rejection_of(f"the pods of Job {job.key[1]}", warning.message, job.workers)
     for pod in pods:
         if pod.not_scheduled and pod.not_scheduled.reason == "Unschedulable":
-            detail = pod.not_scheduled
             return PendingCause(
                 Reason.UNSCHEDULABLE,
-                f"Pod {pod.key[1]} does not fit any node: {quoted(detail.message)} It starts when a node fits.",
-                detail.since or pod.created_at,
+                f"Pod {pod.key[1]} does not fit any node: {quoted(pod.not_scheduled.message)} It starts when one fits.",
             )
     if job.suspended:
         return PendingCause(
             Reason.UNSCHEDULABLE,
             f"Job {job.key[1]} is suspended by a queue or a person; it starts when it is resumed.",
-            job.suspended.since or job.created_at,
         )
     return None
 
 
-def rejection_of(what: str, message: str) -> tuple[Reason, str]:
-    """Reason and sentence for objects (``the pods of Job x``) that the API server refuses to create."""
+def rejection_of(what: str, message: str, workers: int) -> PendingCause:
+    """Why the API server refuses to create objects (``the pods of Job x``) of a run with ``workers`` pods."""
     if "exceeded quota" in message:
-        return Reason.QUOTA_EXCEEDED, f"The quota of the namespace does not allow {what}: {quoted(message)}"
+        hopeless = never_fits(message, workers)
+        text = f"The quota of the namespace does not allow {what}: {quoted(message)}"
+        return PendingCause(Reason.QUOTA_EXCEEDED, f"{text} {hopeless}" if hopeless else text, bool(hopeless))
     if "violates PodSecurity" in message:
-        return (
+        return PendingCause(
             Reason.FORBIDDEN,
             f"The Pod Security level of the namespace does not allow {what}: {quoted(message)} Contact the cluster "
             "administrator.",
         )
-    return Reason.FORBIDDEN, f"The API server rejected {what}: {quoted(message)}"
+    return PendingCause(Reason.FORBIDDEN, f"The API server rejected {what}: {quoted(message)}")
 
 
-def _of_container(job: ChildJob, pod: ChildPod) -> PendingCause | None:
+def is_incomplete(job: ChildJob, pods: Sequence[ChildPod], cause: PendingCause | None) -> bool:
+    """Whether some workers of a gang hold nodes or quota, and wait for others that do not get any."""
+    if job.workers == 1 or job.suspended or cause is None:
+        return False
+    alive = [pod for pod in pods if not pod.finished]
+    if cause.reason is Reason.QUOTA_EXCEEDED:
+        return bool(alive)
+    return cause.reason is Reason.UNSCHEDULABLE and any(pod.node for pod in alive)
+
+
+def _of_container(pod: ChildPod) -> PendingCause | None:
     waiting = pod.waiting
     if waiting is None:
         return None
@@ -92,7 +100,6 @@ def _of_container(job: ChildJob, pod: ChildPod) -> PendingCause | None:
             Reason.IMAGE_UNAVAILABLE,
             f"The image {pod.image} of pod {pod.key[1]} cannot be pulled ({waiting.reason}): "
             f"{quoted(waiting.message)} Check trainer.image and trainer.imagePullSecrets of the operator.",
-            job.created_at,
         )
     if waiting.reason in _CONTAINER_REASONS:
         remedy = "Create the missing object, or correct its name in the job."
@@ -102,7 +109,6 @@ def _of_container(job: ChildJob, pod: ChildPod) -> PendingCause | None:
             Reason.SETUP_FAILED,
             f"The container of pod {pod.key[1]} cannot be set up ({waiting.reason}): {quoted(waiting.message)} "
             f"{remedy}",
-            job.created_at,
         )
     return None
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from finetune_api.stage import JobIdentity, StageConfig
@@ -12,13 +13,19 @@ from finetune_operator.resources.owner import owner_reference
 from finetune_operator.resources.pod import pod_template
 from finetune_operator.settings import TrainerSettings
 
+_NONE: Mapping[str, str] = MappingProxyType({})
 
-def stage_job(run: StageRun, settings: TrainerSettings, avoided_nodes: Sequence[str] = ()) -> dict[str, Any]:
+
+def stage_job(
+    run: StageRun, settings: TrainerSettings, avoided_nodes: Sequence[str] = (), job_labels: Mapping[str, str] = _NONE
+) -> dict[str, Any]:
     """The Job of a run, with one pod per worker.
 
     A pod is never replaced alone: the other ranks cannot continue without it, so the gang ends and the next attempt
-    starts from a checkpoint. A run on GPUs prefers nodes that are not in ``avoided_nodes``.
+    starts from a checkpoint. A run on GPUs prefers nodes that are not in ``avoided_nodes``. Of ``job_labels``, those of
+    the FineTuneJob, it gets the ones that the settings name.
     """
+    copied = {name: job_labels[name] for name in settings.copied_labels if name in job_labels}
     name, workers = names.run_name(run.job.name, run.id), run.world.workers
     gang = workers > 1
     subdomain = names.service_name(run.job.name) if gang else None
@@ -28,7 +35,7 @@ def stage_job(run: StageRun, settings: TrainerSettings, avoided_nodes: Sequence[
         "metadata": {
             "name": name,
             "namespace": run.job.namespace,
-            "labels": names.labels(run.job.name, run.id),
+            "labels": {**copied, **names.labels(run.job.name, run.id)},
             "annotations": {names.SPEC_DIGEST_ANNOTATION: run.job.spec_digest},
             "ownerReferences": [owner_reference(run.job)],
         },
@@ -39,7 +46,14 @@ def stage_job(run: StageRun, settings: TrainerSettings, avoided_nodes: Sequence[
             "parallelism": workers,
             # A terminating pod still writes its checkpoint, so it is replaced only after it has ended.
             "podReplacementPolicy": "Failed",
-            "template": pod_template(run, _config(run, name, subdomain), settings, subdomain, avoided_nodes),
+            "template": pod_template(
+                run,
+                _config(run, name, subdomain),
+                settings,
+                subdomain=subdomain,
+                avoided_nodes=avoided_nodes,
+                job_labels=copied,
+            ),
         },
     }
 

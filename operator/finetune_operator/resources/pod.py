@@ -22,10 +22,12 @@ def pod_template(
     run: StageRun,
     config: StageConfig,
     settings: TrainerSettings,
+    *,
     subdomain: str | None,
     avoided_nodes: Sequence[str],
+    job_labels: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The pod template of a run; ``config`` is an annotation of it, so no ConfigMap is needed.
+    """The pod template of a run, with ``job_labels``; ``config`` is an annotation of it, so no ConfigMap is needed.
 
     A pod with GPUs prefers nodes that are not in ``avoided_nodes``.
     """
@@ -46,12 +48,16 @@ def pod_template(
         "tolerations": list(stage_pod.tolerations),
         "affinity": _affinity(stage_pod.affinity, avoided_nodes if run.world.device is Device.GPU else ()),
         "priorityClassName": stage_pod.priority_class_name,
+        "schedulerName": stage_pod.scheduler_name,
         "runtimeClassName": stage_pod.runtime_class_name,
         "subdomain": subdomain,
     }
     annotations = {**stage_pod.annotations, STAGE_ANNOTATION: config.model_dump_json(exclude_none=True)}
     return {
-        "metadata": {"labels": {**stage_pod.labels, **labels(run.job.name, run.id)}, "annotations": annotations},
+        "metadata": {
+            "labels": {**stage_pod.labels, **job_labels, **labels(run.job.name, run.id)},
+            "annotations": annotations,
+        },
         "spec": spec | {name: value for name, value in optional.items() if value},
     }
 

@@ -53,7 +53,8 @@ from finetune_trainer.worker import failure_of
 _POLL_SECONDS = 0.05
 _ECHO_SECONDS = 2.0
 """Time to wait for the failure events of other ranks, before the host decides which rank failed first."""
-_RESOLVE_SECONDS = 120.0
+_RESOLVE_SECONDS = 420.0
+"""Longer than the operator lets a gang wait for a worker that has no node."""
 _BEFORE_FIRST_STEP = "before the first step"
 
 log = logging.getLogger("finetune_trainer")
@@ -330,7 +331,7 @@ def wait_until_resolvable(host: str, report: Callable[[str], None]) -> None:
         report: Called with the activity to show while waiting.
 
     Raises:
-        StageFailure: Unavailable, after 120 s.
+        StageFailure: Unavailable, after seven minutes.
     """
     deadline = time.monotonic() + _RESOLVE_SECONDS
     while True:
