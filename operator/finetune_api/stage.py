@@ -17,6 +17,7 @@ from finetune_api.evaluation import Evaluation
 from finetune_api.failures import ExitCode, Reason
 from finetune_api.layout import JobLayout, RevisionLayout
 from finetune_api.spec import FineTuneJobSpec
+from finetune_api.text import clean
 
 TERMINATION_MESSAGE_LIMIT = 4096
 """Bytes that Kubernetes keeps of a container's termination message."""
@@ -38,15 +39,15 @@ def _finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _encodable(text: Any) -> Any:
-    return text.encode(errors="replace").decode() if isinstance(text, str) else text
+def _clean(text: Any) -> Any:
+    return clean(text) if isinstance(text, str) else text
 
 
 Measured = Annotated[float | None, BeforeValidator(_finite_or_none)]
 """A measured number; NaN and infinity become None, because JSON cannot represent them."""
 
-Encodable = Annotated[str, BeforeValidator(_encodable)]
-"""Text that may contain surrogates, such as from a file name that is not UTF-8; they become question marks."""
+Foreign = Annotated[str, BeforeValidator(_clean)]
+"""Text that may quote data, names of files or libraries."""
 
 
 # The operator copies these values into status, whose schema has bounds. A report that exceeds them must be invalid.
@@ -135,13 +136,13 @@ class Progress(ApiModel):
 
     stage: Stage = Field(description="Name of the stage.")
     attempt: int = Field(ge=1, description="Number of the attempt, from 1.")
-    activity: str = Field(max_length=200, description="Current activity, in words.")
+    activity: Foreign = Field(max_length=200, description="Current activity, in words.")
     updated_at: float = Field(
         ge=0, le=_LATEST_TIME, description="Unix time of the last progress report of a worker process, in seconds."
     )
     done: Count | None = Field(default=None, description="Units of work done: optimizer steps, or examples.")
     total: Count | None = Field(default=None, description="Total units of work.")
-    unit: str = Field(default="steps", max_length=32, description="Name of the unit.")
+    unit: Foreign = Field(default="steps", max_length=32, description="Name of the unit.")
     eta_seconds: float | None = Field(
         default=None, ge=0, le=_LARGEST_COUNT, description="Estimated seconds to the end of the stage."
     )
@@ -168,12 +169,12 @@ class PrepareResult(ApiModel):
     tokens: Count = Field(description="Tokens of the train split.")
     duplicates: Count = Field(description="Rows dropped as duplicates.")
     invalid: Count = Field(description="Rows dropped as invalid.")
-    notes: tuple[Annotated[str, Field(max_length=NOTE_LENGTH)], ...] = Field(
+    notes: tuple[Annotated[Foreign, Field(max_length=NOTE_LENGTH)], ...] = Field(
         default=(), max_length=MOST_NOTES, description="What the user should know about the data."
     )
     labels: Count | None = Field(default=None, description="TextClassification: number of labels.")
     parameters: Count = Field(description="Parameters of the base model.")
-    detected: str = Field(default="", max_length=300, description="What the data was read as, in words.")
+    detected: Foreign = Field(default="", max_length=300, description="What the data was read as, in words.")
 
 
 class TrainResult(ApiModel):
@@ -221,7 +222,7 @@ class StageError(ApiModel):
     """Why a stage failed or was stopped."""
 
     reason: Reason = Field(description="Machine-readable reason.")
-    message: Encodable = Field(description="One sentence: what is wrong, where, and what to do.")
+    message: Foreign = Field(description="One sentence: what is wrong, where, and what to do.")
     exit_code: int = Field(ge=0, le=255, description="Exit code of the process of the stage.")
     rank: Count | None = Field(default=None, description="Rank of the process that failed first.")
 

@@ -5,22 +5,38 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, JsonValue, StringConstraints
 
 # \s is avoided, because Python and the API server (RE2) define it differently.
 _PATH = r"[^\x00-\x20\x7f?#@/]*(/[^\x00-\x20\x7f?#]*)?"
 """Bucket and path. There is no user name before the bucket: credentials do not belong in a manifest."""
+
+
+def _not_on_a_cluster(schemes: str) -> dict[str, JsonValue]:
+    """The rule of the API server that pydantic does not have: in a pod, file:// would read the pod's own files."""
+    message = f"file:// is an address on one machine, for finetune run; pods need {schemes}"
+    return {"x-kubernetes-validations": [{"rule": "!self.startsWith('file:')", "message": message}]}
+
 
 DataUri = Annotated[
     str,
     StringConstraints(
         pattern=r"^(file|s3|gs|az)://[^\x00-\x20\x7f#@/]*(/[^\x00-\x20\x7f#]*)?$", min_length=6, max_length=1024
     ),
+    Field(json_schema_extra=_not_on_a_cluster("s3://, gs:// or az://")),
 ]
 """An address that may have the wildcards * and ?."""
-OutputUri = Annotated[str, StringConstraints(pattern=f"^(file|s3|gs|az)://{_PATH}$", min_length=6, max_length=320)]
+OutputUri = Annotated[
+    str,
+    StringConstraints(pattern=f"^(file|s3|gs|az)://{_PATH}$", min_length=6, max_length=320),
+    Field(json_schema_extra=_not_on_a_cluster("s3://, gs:// or az://")),
+]
 """Shorter than DataUri, because addresses with this prefix must fit into a termination message."""
-ModelUri = Annotated[str, StringConstraints(pattern=f"^(hf|file|s3|gs|az)://{_PATH}$", min_length=6, max_length=1024)]
+ModelUri = Annotated[
+    str,
+    StringConstraints(pattern=f"^(hf|file|s3|gs|az)://{_PATH}$", min_length=6, max_length=1024),
+    Field(json_schema_extra=_not_on_a_cluster("hf://, s3://, gs:// or az://")),
+]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 SecretName = Annotated[str, StringConstraints(pattern="^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=128)]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from finetune_api.base import API_GROUP, KIND
 from finetune_api.failures import ExitCode
+from finetune_api.text import clean
 from finetune_cli.manifest import ManifestError, Problem, Source, address, checked, documents_of, is_ours, read
 from finetune_cli.output import Output, print_error, to_json, write
-from finetune_cli.printable import clean
 from finetune_cli.source import Document
 
 _ENDINGS = (".yaml", ".yml", ".json")

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, TextIO
 
-from finetune_cli.printable import clean, escaped, is_printable, printable
+from finetune_api.text import clean
+from finetune_cli.printable import escaped, is_printable, printable
 
 
 class Output(StrEnum):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from finetune_api.job import ConditionType, FineTuneJob, StageState, StageStatus
 from finetune_api.stage import STAGES
+from finetune_api.text import clean
 from finetune_cli.place import OnCluster
-from finetune_cli.printable import clean
 from finetune_cli.result import comparison, failure_lines, gate_lines, report_uri
 from finetune_cli.stored import condition, is_observed, rejection
 from finetune_cli.text import done_text, heading

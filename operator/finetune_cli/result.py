@@ -11,8 +11,8 @@ from finetune_api.failures import ExitCode, Reason
 from finetune_api.job import FailureStatus, FineTuneJob
 from finetune_api.layout import REPORT, JobLayout
 from finetune_api.stage import Stage
+from finetune_api.text import clean
 from finetune_cli.place import Place
-from finetune_cli.printable import clean
 from finetune_core.policies.gates import bound
 from finetune_core.runs import RunId
 from finetune_core.status import current_stage

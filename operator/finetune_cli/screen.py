@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from finetune_api.job import FineTuneJobStatus, StageState, StageStatus
 from finetune_api.stage import STAGES
-from finetune_cli.printable import clean
+from finetune_api.text import clean
 from finetune_cli.text import PlainLines, done_text, heading, retry_text
 from finetune_cli.view import Running, View
 

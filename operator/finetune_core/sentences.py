@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from finetune_api.text import clean
+
 
 def clipped(text: str, longest: int) -> str:
     """``text`` in at most ``longest`` characters; an ellipsis replaces the rest."""
@@ -9,7 +11,8 @@ def clipped(text: str, longest: int) -> str:
 
 
 def one_line(text: str) -> str:
-    return " ".join(text.split())
+    """``text`` from elsewhere without line breaks and control characters."""
+    return " ".join(clean(text).split())
 
 
 def sentence(text: str) -> str:

@@ -22,8 +22,8 @@ from yarl import URL
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
-_ESCAPED_IN_YAML = re.compile("[\x7f-\x9f\ufeff\ufffe\uffff]")
-"""Characters that JSON does not escape, and that YAML accepts only as escapes."""
+_ESCAPED_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+"""Characters that JSON does not escape, and that YAML keeps only as escapes."""
 _READ_BUFFER_BYTES = 2**21
 """One line of a watch is one object, which may exceed aiohttp's default buffer."""
 

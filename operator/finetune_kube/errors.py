@@ -33,6 +33,11 @@ class ApiError(Exception):
         return self.code in (400, 403, 409, 422)
 
     @property
+    def permanent(self) -> bool:
+        """Whether the request itself is wrong, and nobody's permission or other write can change that."""
+        return self.code in (400, 422)
+
+    @property
     def causes(self) -> list[tuple[str, str]]:
         """Field and message of each cause in the Status object."""
         causes = self.details.get("causes") or ()

@@ -25,6 +25,7 @@ from finetune_operator.controller import Controller, Pollers, Sinks
 from finetune_operator.event_recorder import EventRecorder
 from finetune_operator.logs import log_context
 from finetune_operator.metrics import Metrics
+from finetune_operator.observation.pending import quoted
 from finetune_operator.progress_poller import ProgressPoller, read_directly
 from finetune_operator.queue import WorkQueue
 from finetune_operator.settings import Settings
@@ -33,6 +34,8 @@ from finetune_operator.warning_events import WarningEvents
 _PROGRESS_PORT: int = StageConfig.model_fields["port"].default
 _STUCK_SECONDS = 600.0
 """Longer than any reconcile can take, as every request has a timeout."""
+_REFUSED_SECONDS = 300.0
+"""Time until a request is sent again that the API server refuses for its content, if the job does not change before."""
 _REPORT_AFTER_FAILURES = 3
 """Consecutive failures before the error is written to the status of the job."""
 
@@ -162,6 +165,16 @@ class Engine:
                 self._queue.add(key)
                 return
             self._metrics.reconcile_errors.inc()
+            if error.permanent:
+                log.error("reconcile failed: %s", error)
+                self._queue.done(key)
+                self._queue.add_after(key, _REFUSED_SECONDS)
+                message = (
+                    f"The API server refuses what the operator writes for this job: {quoted(error.message)} If the CRD "
+                    "is older than the operator, apply the one of its chart."
+                )
+                await self._report_error(key, message)
+                return
             count = self._queue.failed(key, error.retry_after)
             log.log(logging.WARNING if count > 1 else logging.INFO, "reconcile failed, retrying: %s", error)
         except Exception as error:

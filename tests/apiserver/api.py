@@ -24,6 +24,8 @@ _PATHS = {
     "ServiceAccount": ("/api/v1", "serviceaccounts"),
     "ResourceQuota": ("/api/v1", "resourcequotas"),
     "Deployment": ("/apis/apps/v1", "deployments"),
+    "ValidatingAdmissionPolicy": ("/apis/admissionregistration.k8s.io/v1", "validatingadmissionpolicies"),
+    "ValidatingAdmissionPolicyBinding": ("/apis/admissionregistration.k8s.io/v1", "validatingadmissionpolicybindings"),
     "ClusterRole": ("/apis/rbac.authorization.k8s.io/v1", "clusterroles"),
     "ClusterRoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "clusterrolebindings"),
     "Role": ("/apis/rbac.authorization.k8s.io/v1", "roles"),

@@ -89,12 +89,15 @@ MESSAGES = (
     Message("a failure of an unknown reason", failure(65, error__reason="Bored"), code=65, expected="exit code 65"),
     Message("a failure of a process that succeeded", failure(65, "It expected so."), expected="It expected so."),
     Message("a long sentence", failure(65, "a" * 12_000), code=65, expected="a" * 1999 + "…"),
-    Message("control characters", failure(65, "a\u0000b\u001b[31m\r\n\tc"), code=65, expected="a\u0000b\u001b[31m"),
+    Message("control characters", failure(65, "a\u0000b\u001b[31m\r\n\tc"), code=65, expected="a b c"),
+    Message("line breaks of YAML", failure(65, "a\u2028b\u2029c\u0085d"), code=65, expected="a b c d"),
+    Message("half a picture", failure(65, "a\ud83d b"), code=65, expected="a? b"),
+    Message("another reading order", failure(65, "a\u202eb"), code=65, expected="ab"),
     Message(
         "pictures",
         failure(65, "GLHF! \U0001f3d6\ufe0f \x7f\x85\ufeff\uffff"),
         code=65,
-        expected="GLHF! \U0001f3d6\ufe0f \x7f\x85",
+        expected="GLHF! \U0001f3d6\ufe0f",
     ),
     Message("the reason of the operator", failure(65, reason=Reason.GATE_FAILED), code=65, expected="bad"),
 )

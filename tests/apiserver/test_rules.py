@@ -19,7 +19,16 @@ from tests.apiserver.api import Api, Refused
 from tests.apiserver.conftest import CRD
 from tests.apiserver.desk import Desk
 from tests.builders import DIGEST, manifest
-from tests.unit.api_cases import ACCEPTED, CLASSIFICATION, INSTRUCTION, REFUSED, RULE_CASES, Case, nodes
+from tests.unit.api_cases import (
+    ACCEPTED,
+    CLASSIFICATION,
+    INSTRUCTION,
+    ON_ONE_MACHINE,
+    REFUSED,
+    RULE_CASES,
+    Case,
+    nodes,
+)
 
 NAMESPACE = "default"
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
@@ -58,7 +67,7 @@ class TestEveryRule:
 
     def test_is_covered_by_a_rejected_manifest(self, admin: Api) -> None:
         manifests = [case.build() for case in RULE_CASES if case.sentence]
-        manifests += [Case("", {path: value}).build() for path, value in REFUSED]
+        manifests += [Case("", {path: value}).build() for path, value in (*REFUSED, *ON_ONE_MACHINE)]
         messages = [refusal(admin, a_manifest(spec)) for spec in manifests]
         rules = [rule for _, node in nodes(SPEC_SCHEMA) for rule in node.get("x-kubernetes-validations", ())]
         untold = {rule["message"] for rule in rules if not any(rule["message"] in one for one in messages)}
@@ -67,6 +76,12 @@ class TestEveryRule:
     @pytest.mark.parametrize(("path", "value"), ACCEPTED, ids=label)
     def test_accepts_a_value_at_its_bound(self, admin: Api, path: str, value: Any) -> None:
         assert refusal(admin, a_manifest(Case("", {path: value}).build())) == ""
+
+    @pytest.mark.parametrize(("path", "value"), ON_ONE_MACHINE, ids=label)
+    def test_rejects_an_address_on_one_machine_at_its_field(self, admin: Api, path: str, value: Any) -> None:
+        message = refusal(admin, a_manifest(Case("", {path: value}).build()))
+        assert f"spec.{path}" in message
+        assert "file:// is an address on one machine, for finetune run; pods need" in message
 
     @pytest.mark.parametrize(("path", "value"), REFUSED, ids=label)
     def test_rejects_a_value_out_of_bounds_at_its_field(self, admin: Api, path: str, value: Any) -> None:
@@ -253,6 +268,15 @@ def change_object(draw: st.DrawFn, node: dict[str, Any], name: str, action: str)
         node[name] = draw(st.one_of(st.sampled_from(NUMBERS if number else WORDS), VALUES))
 
 
+def texts(node: Any) -> Iterator[str]:
+    """All strings in a spec."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict | list):
+        for inner in node.values() if isinstance(node, dict) else node:
+            yield from texts(inner)
+
+
 INTEGERS = [(path.removeprefix("."), node["minimum"]) for path, node in nodes(SPEC_SCHEMA) if node["type"] == "integer"]
 """The integer fields, each with its minimum."""
 
@@ -283,6 +307,8 @@ class TestPydanticAndTheApiServer:
             ours = ""
         except ValidationError as error:
             ours = str(error)
+        if any(value.startswith("file:") for value in texts(spec)):
+            ours = ours or "only for finetune run"
         theirs = refusal(admin, document)
         assert bool(ours) == bool(theirs), (
             f"{json.dumps(spec)}\npydantic: {ours or 'takes it'}\nserver: {theirs or 'takes it'}"

@@ -169,8 +169,6 @@ ACCEPTED: tuple[tuple[str, Any], ...] = (
     ("training.seed", 0),
     ("training.maxSequenceLength", 8),
     ("training.earlyStopping", {}),
-    ("model.uri", "file://./model"),
-    ("model.uri", "file:///home/josé/model"),
     ("model.revision", "a" * 128),
     ("output.uri", "s3://" + "a" * 315),
     ("output.uri", "s3://" + "é" * 315),
@@ -260,3 +258,13 @@ REFUSED: tuple[tuple[str, Any], ...] = (
     ("resilience.stallTimeoutSeconds", 29),
 )
 """Values of the wrong type, out of bounds or unknown."""
+
+ON_ONE_MACHINE: tuple[tuple[str, Any], ...] = (
+    ("model.uri", "file://./model"),
+    ("model.uri", "file:///home/josé/model"),
+    ("dataset.train.uri", "file:///proc/self/environ"),
+    ("dataset.validation.uri", "file://./validation.csv"),
+    ("dataset.test.uri", "file://./test.csv"),
+    ("output.uri", "file:///tmp"),
+)
+"""Values that are valid in `finetune run`, and that the API server rejects."""

@@ -6,7 +6,7 @@ import json
 from typing import Any, get_args
 
 import pytest
-from api_cases import ACCEPTED, CLASSIFICATION, REFUSED, RULE_CASES, Case
+from api_cases import ACCEPTED, CLASSIFICATION, ON_ONE_MACHINE, REFUSED, RULE_CASES, Case
 from pydantic import ValidationError
 
 from finetune_api.base import ApiModel, Rule
@@ -52,7 +52,7 @@ def test_every_rule_has_a_case_that_it_rejects() -> None:
         assert any(sentence in rule.message for sentence in refused), rule.message
 
 
-@pytest.mark.parametrize(("path", "value"), ACCEPTED, ids=label)
+@pytest.mark.parametrize(("path", "value"), [*ACCEPTED, *ON_ONE_MACHINE], ids=label)
 def test_a_value_at_its_bound_is_accepted(path: str, value: Any) -> None:
     parse(Case("", {path: value}).build())
 

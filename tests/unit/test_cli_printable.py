@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from finetune_api.text import clean
 from finetune_cli.lint import lint
 from finetune_cli.output import Output, to_json, to_yaml, write
-from finetune_cli.printable import clean, is_printable, printable
+from finetune_cli.printable import is_printable, printable
 
 HOSTILE = {
     "colour": "\x1b[31mred\x1b[0m",

@@ -34,8 +34,8 @@ class ModelSpec(ApiModel):
 
     uri: ModelUri = Field(
         description="Address of the model: hf://owner/name, or a directory in the Hugging Face layout (config.json, "
-        "tokenizer, *.safetensors) at s3://, gs://, az:// or file://. In `finetune run`, file://./path is relative to "
-        "the manifest."
+        "tokenizer, *.safetensors) at s3://, gs:// or az://. In `finetune run` also file://; file://./path is relative "
+        "to the manifest."
     )
     revision: str = Field(
         default="main",
