@@ -29,13 +29,14 @@ from finetune_trainer.modelling.loading import load, set_padding
 from finetune_trainer.modelling.modalities import other_modalities
 from finetune_trainer.modelling.precision import Hardware
 from finetune_trainer.prepared import DataReport, ModelHandling
-from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks import form_of
 from finetune_trainer.tasks.text_classification.evaluation import mean_features
 from finetune_trainer.train.causal import CausalCollator, CausalDataset
 from finetune_trainer.train.model import load_model
 from tests.families.compare import TOLERANCE, Wrong, distance, require_close
 from tests.families.inputs import (
     AUTO_CLASSES,
+    FAMILIES,
     ROW_LENGTH,
     TASKS,
     data_report,
@@ -114,7 +115,7 @@ class _Examination:
         self._base = base
         self._directory = directory
         self._peft_task = task
-        self._task = task_of(TASKS[task])
+        self._task = form_of(TASKS[task], FAMILIES[task])
         self._finding = finding
         self._causal = task == "CAUSAL_LM"
         self._table = examples(self._causal)
@@ -292,7 +293,7 @@ class _Examination:
     def _backward(self, model: Any, report: DataReport, spec: FineTuneJobSpec) -> None:
         data = self._task.dataset(self._table, spec, report)
         rows = list(range(min(2, len(data)))) if report.handling.batching else [0]
-        batch = self._task.collator(PAD)([data[row] for row in rows])
+        batch = self._task.collator(PAD, model)([data[row] for row in rows])
         labels = batch.pop("labels")
         self._task.loss(model(**batch).logits, labels, torch.tensor(labels.numel())).backward()
 

@@ -8,11 +8,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.tables.tasks import TaskType
+from finetune_api.tables.tasks import ModelFamily, TaskType
 from finetune_trainer.prepared import IGNORED_LABEL, DataReport, ModelHandling, ModelIdentity
 from tests.families.tiny import LABELS, PAD, VOCABULARY
 
 TASKS = {"CAUSAL_LM": TaskType.INSTRUCTION_TUNING, "SEQ_CLS": TaskType.TEXT_CLASSIFICATION}
+FAMILIES = {"CAUSAL_LM": ModelFamily.CAUSAL, "SEQ_CLS": ModelFamily.ENCODER}
 AUTO_CLASSES = {"CAUSAL_LM": AutoModelForCausalLM, "SEQ_CLS": AutoModelForSequenceClassification}
 
 ROW_LENGTH = 64
@@ -51,6 +52,7 @@ def data_report(task: TaskType, handling: ModelHandling) -> DataReport:
     """A report about prepared data, with the labels of the task."""
     return DataReport(
         task=task,
+        family=task.row.families[0],
         labels=LABELS if task is TaskType.TEXT_CLASSIFICATION else (),
         max_sequence_length=ROW_LENGTH,
         padding=PAD,

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import Device, Stage, StageConfig, World
-from finetune_api.tables.tasks import TaskType
+from finetune_api.tables.tasks import ModelFamily, TaskType
 from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.manifests import publish_directory
 from finetune_trainer.models import fetch_model
@@ -162,6 +162,7 @@ def data_report(
     classified = spec.task.type is TaskType.TEXT_CLASSIFICATION
     return DataReport(
         task=spec.task.type,
+        family=ModelFamily.ENCODER if classified else ModelFamily.CAUSAL,
         labels=LABELS if classified else (),
         max_sequence_length=64,
         padding=tokenizer.pad_token_id if tokenizer else 0,

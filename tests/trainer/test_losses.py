@@ -9,8 +9,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from finetune_api.spec import TaskType
+from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.prepared import IGNORED_LABEL
-from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks import form_of
 from finetune_trainer.train.batches import NO_ROW
 from finetune_trainer.train.causal import CausalCollator, CausalDataset
 
@@ -35,7 +36,8 @@ def test_micro_batches_add_up_to_the_mean_over_the_step(task: TaskType) -> None:
         labels[2] = IGNORED_LABEL
         expected = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED_LABEL)
     count = (labels != IGNORED_LABEL).sum()
-    parts = [task_of(task).loss(logits[part], labels[part], count) for part in ([0, 1], [2], [3, 4])]
+    form = form_of(task, task.row.families[0])
+    parts = [form.loss(logits[part], labels[part], count) for part in ([0, 1], [2], [3, 4])]
     assert float(sum(parts)) == pytest.approx(float(expected), rel=1e-5)
     assert float(parts[1]) == 0
 
@@ -46,7 +48,7 @@ def test_an_empty_row_is_a_row_without_labels_and_without_gradient() -> None:
     assert batch["input_ids"].tolist() == [[5, 9]]
     assert set(batch["labels"].flatten().tolist()) == {IGNORED_LABEL}
     logits = torch.randn(1, 2, 11, requires_grad=True)
-    loss = task_of(TaskType.INSTRUCTION_TUNING).loss(logits, batch["labels"], torch.tensor(7))
+    loss = form_of(TaskType.INSTRUCTION_TUNING, ModelFamily.CAUSAL).loss(logits, batch["labels"], torch.tensor(7))
     loss.backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     assert not logits.grad.any()

@@ -21,7 +21,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("operator/finetune_api", "trainer_image/finetune_trainer")
 
 TASK = """
+from finetune_api.tables.tasks import TaskType
 from finetune_trainer.prepare.rows import check_headers
+from finetune_trainer.tasks.base import Task
 from finetune_trainer.tasks.text_classification import TextClassification
 from finetune_trainer.tasks.text_classification.preparation import TextClassificationPreparation
 from finetune_trainer.tasks.text_classification.rows import LabelledRows
@@ -39,7 +41,7 @@ class StarRating(TextClassification):
         return Preparation(spec, tokenizer, max_length)
 
 
-task = StarRating()
+task = Task(dict.fromkeys(TaskType.STAR_RATING.row.families, StarRating()))
 """
 METHOD = """
 from finetune_trainer.methods.full import Full

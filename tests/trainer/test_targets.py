@@ -24,7 +24,7 @@ from finetune_api.spec import FineTuneJobSpec, Precision
 from finetune_trainer.methods import method_of
 from finetune_trainer.methods.adapters import restore
 from finetune_trainer.modelling.loading import load
-from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks import form_of
 from finetune_trainer.train.model import load_model
 from tests.families.tiny import build, config_of
 from tests.trainer.evaluation_fixtures import data_report
@@ -79,7 +79,9 @@ def attached(base: Path, task: str = "InstructionTuning", method: str = "LoRA", 
         },
         strict=False,
     )
-    return load_model(base, spec, data_report(spec), task=task_of(spec.task.type), precision=Precision.FP32)
+    return load_model(
+        base, spec, data_report(spec), task=form_of(spec.task.type, data_report(spec).family), precision=Precision.FP32
+    )
 
 
 def adapted(model: Any) -> set[str]:

@@ -11,6 +11,7 @@ import pytest
 
 from finetune_api.evaluation import Baseline, BaselineKind, Evaluation, GateResult, MetricResult
 from finetune_api.spec import FineTuneJobSpec, Metric
+from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.prepared import DataReport, InvalidRow, ModelHandling, ModelIdentity, SourceFile, SplitReport
 from finetune_trainer.report.changes import classification_changes, generation_changes
 from finetune_trainer.report.charts import Series, line_chart, number, thin, ticks
@@ -62,6 +63,7 @@ def report_inputs(task: str = "TextClassification", text: str = "a text", **chan
         "spec": spec,
         "data": DataReport(
             task=task,
+            family=ModelFamily.ENCODER if classified else ModelFamily.CAUSAL,
             labels=(text, "other") if classified else (),
             max_sequence_length=128,
             padding=0,

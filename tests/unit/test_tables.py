@@ -16,6 +16,7 @@ from finetune_trainer.exports import export_of
 from finetune_trainer.methods import method_of
 from finetune_trainer.registry import Registry, members
 from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks.base import TaskForm
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -47,7 +48,10 @@ def test_rows_cannot_be_changed() -> None:
 
 @pytest.mark.parametrize("task", TaskType)
 def test_every_task_has_a_whole_plugin(task: TaskType) -> None:
-    assert task_of(task) is task_of(task)
+    forms = task_of(task).forms
+    assert tuple(forms) == task.row.families
+    for form in forms.values():
+        assert [name for name in sorted(members(TaskForm)) if not hasattr(form, name)] == []
 
 
 @pytest.mark.parametrize("method", MethodType)

@@ -22,6 +22,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from finetune_api.layout import DATA_REPORT
+from finetune_api.tables.tasks import ModelFamily
 
 IGNORED_LABEL = -100
 """Label of a token without loss; the default ``ignore_index`` of torch.nn.functional.cross_entropy."""
@@ -94,6 +95,7 @@ class DataReport(_Record):
     """``data.json``."""
 
     task: str
+    family: ModelFamily = Field(description="Family of the base model, which decides the form of the task.")
     labels: tuple[str, ...] = Field(default=(), description="TextClassification: labels in order of their index.")
     max_sequence_length: int
     padding: int = Field(description="Token id that pads batches.")

@@ -22,6 +22,7 @@ class TaskType(StrEnum):
 class ModelFamily(StrEnum):
     ENCODER = "encoder"
     CAUSAL = "causal"
+    SEQ2SEQ = "seq2seq"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ maps to a model class of that task. It needs no torch, so prepare decides before
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from functools import cache
 from importlib.resources import files
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec
+from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.prepared import ModelHandling
 
 
@@ -63,6 +64,36 @@ class Families(BaseModel):
 def load_families() -> Families:
     """The content of ``families.json``."""
     return Families.model_validate_json((files(__package__) / "families.json").read_bytes())
+
+
+CAUSAL_LM, SEQ_2_SEQ_LM = "CAUSAL_LM", "SEQ_2_SEQ_LM"
+"""PEFT task types of models that generate text."""
+
+
+def family_of(families: Families, config: Mapping[str, Any], supported: Sequence[ModelFamily]) -> ModelFamily:
+    """The family of a model, out of those that a task supports; `decide_handling` refuses one that fits none.
+
+    Args:
+        families: The test results.
+        config: ``config.json`` of the model.
+        supported: The families that the task supports.
+    """
+    if config.get("is_encoder_decoder") is True:
+        order = (ModelFamily.SEQ2SEQ, ModelFamily.ENCODER, ModelFamily.CAUSAL)
+    elif _generates(families, config):
+        order = (ModelFamily.CAUSAL, ModelFamily.ENCODER, ModelFamily.SEQ2SEQ)
+    else:
+        order = (ModelFamily.ENCODER, ModelFamily.CAUSAL, ModelFamily.SEQ2SEQ)
+    return next(family for family in order if family in supported)
+
+
+def _generates(families: Families, config: Mapping[str, Any]) -> bool:
+    """Whether a model is a decoder that generates text; encoders such as BERT are one only if config.json says so."""
+    found = families.tasks[CAUSAL_LM].get(str(config.get("model_type")))
+    if found is None or any(config.get(key) != value for key, value in found.requires.items()):
+        return False
+    names = config.get("architectures")
+    return not (found.refused and isinstance(names, list) and not str(names[0]).endswith(("CausalLM", "LMHeadModel")))
 
 
 def decide_handling(

@@ -20,7 +20,7 @@ from finetune_trainer.methods.coverage import Coverage
 from finetune_trainer.prepared import DataReport
 from finetune_trainer.report.charts import NARROW, TONES, Series, change_bar, line_chart
 from finetune_trainer.report.format import format_change, format_value, grouped
-from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks import form_of
 
 BASELINE_NAMES: dict[BaselineKind, tuple[str, str]] = {
     BaselineKind.BASE_MODEL: ("the base model", "the model before fine-tuning, with the same prompts"),
@@ -71,7 +71,7 @@ def render(inputs: ReportInputs) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"short": _short, "grouped": grouped}
-    task = task_of(inputs.spec.task.type)
+    task = form_of(inputs.spec.task.type, inputs.data.family)
     template = environment.from_string((folder / "report.html.jinja").read_text(encoding="utf-8"))
     return template.render(
         policy=_CONTENT_POLICY,

@@ -24,7 +24,7 @@ from finetune_trainer.manifests import fetch_directory, publish_directory, read_
 from finetune_trainer.methods import method_of
 from finetune_trainer.models import fetch_model
 from finetune_trainer.prepared import DataReport, read_report
-from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks import form_of
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def run(context: StageContext) -> EvaluateResult:
     set_up(config.spec.training.seed)
     if config.world.device is Device.GPU:
         require_gpus("evaluation", 1)
-    task = task_of(config.spec.task.type)
+    task = form_of(config.spec.task.type, data.family)
     comparison = task.compare(
         EvaluationInputs(
             spec=config.spec,

@@ -27,7 +27,7 @@ from finetune_trainer import storage
 from finetune_trainer.checkpoints.upload import complete_checkpoints
 from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.manifests import TornDirectory, publish_directory, read_manifest
-from finetune_trainer.modelling.families import decide_handling, load_families
+from finetune_trainer.modelling.families import decide_handling, family_of, load_families
 from finetune_trainer.modelling.tokenizer import chat_templates, load_base_tokenizer, save_tokenizer
 from finetune_trainer.models import (
     LocalModel,
@@ -45,10 +45,10 @@ from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding,
 from finetune_trainer.prepare.splits import SPLITS, Selection, assign, check_processes, check_sizes
 from finetune_trainer.prepare.spool import TableWriter, selected
 from finetune_trainer.prepared import DataReport, ModelIdentity, SplitReport
-from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks import form_of
 from finetune_trainer.tasks.base import Preparation
 
-LAYOUT = 3
+LAYOUT = 4
 """Version of the format of the prepared data; data in another version is prepared again."""
 
 _LIBRARIES = ("huggingface-hub", "numpy", "pyarrow", "tokenizers", "transformers")
@@ -114,9 +114,10 @@ def run(context: StageContext) -> PrepareResult:
 def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     """Prepare the data and write it to ``output``, an empty directory."""
     spec = context.config.spec
-    task = task_of(spec.task.type)
     length = sequence_length(spec, inputs.identity)
     config = read_config(inputs.model.path, spec.model.uri)
+    family = family_of(load_families(), config, spec.task.type.row.families)
+    task = form_of(spec.task.type, family)
     handling_for = partial(
         decide_handling,
         load_families(),
@@ -167,6 +168,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     save_tokenizer(tokenizer, output / layout.TOKENIZER_DIRECTORY)
     report = DataReport(
         task=spec.task.type,
+        family=family,
         labels=preparation.labels,
         max_sequence_length=length,
         padding=padding,

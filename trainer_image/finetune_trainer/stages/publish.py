@@ -25,7 +25,7 @@ from finetune_trainer.manifests import TornDirectory, fetch_directory, hash_file
 from finetune_trainer.prepared import DataReport, read_report
 from finetune_trainer.publish.model_card import CardInputs, render_card
 from finetune_trainer.stages.evaluate import read_evaluation, trained_digest
-from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks import form_of
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def _assemble(context: StageContext, artifact: Path, evaluation: Evaluation) -> 
     for export in exports:
         export.write(ExportInputs(config.spec, data, trained), artifact)
     shutil.copytree(prepared / layout.TOKENIZER_DIRECTORY, artifact, dirs_exist_ok=True)
-    task_of(config.spec.task.type).finish_artifact(artifact, data)
+    form_of(config.spec.task.type, data.family).finish_artifact(artifact, data)
     for name in (layout.EVALUATION, layout.REPORT):
         shutil.copyfile(evaluated / name, artifact / name)
     (artifact / layout.CURVES).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")

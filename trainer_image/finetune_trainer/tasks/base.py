@@ -1,7 +1,8 @@
 """The protocol of a task.
 
-The package of a task defines a ``task`` object that implements `Task`. It imports torch lazily, and only to train and
-evaluate, because the prepare stage does not use torch.
+The package of a task defines a `Task` named ``task``, which has a form for each family of models that it supports: an
+encoder answers a question with a span of the text, a decoder with a text of its own. A form imports torch lazily, and
+only to train and evaluate, because the prepare stage does not use torch.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 
+from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.rows import Example, RowSchema
 from finetune_trainer.prepare.sources import DataFile
@@ -104,8 +106,8 @@ class CardParts:
     limitations: Sequence[str]
 
 
-class Task(Protocol):
-    """A task."""
+class TaskForm(Protocol):
+    """A task on models of one family."""
 
     needs_chat_template: bool
     """Whether the tokenizer needs a chat template."""
@@ -124,8 +126,8 @@ class Task(Protocol):
     def dataset(self, table: pa.Table, spec: FineTuneJobSpec, data: DataReport) -> TrainingDataset:
         """The training dataset for the rows of a prepared split."""
 
-    def collator(self, pad_token_id: int) -> Collator:
-        """The collate function, which pads a list of rows to a batch of tensors."""
+    def collator(self, pad_token_id: int, model: Any) -> Collator:
+        """The collate function, which pads a list of rows to a batch of tensors, the inputs of ``model``."""
 
     def model_class(self, data: DataReport) -> ModelClass:
         """The model class for training and evaluation."""
@@ -164,6 +166,14 @@ class Task(Protocol):
 
     def finish_artifact(self, directory: Path, data: DataReport) -> None:
         """Add task-specific files and settings to the artifact, so that transformers or PEFT can load it."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task."""
+
+    forms: Mapping[ModelFamily, TaskForm]
+    """Its form for each family of models in the row of the task."""
 
 
 Render = Callable[..., str]

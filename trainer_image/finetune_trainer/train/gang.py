@@ -24,7 +24,7 @@ from finetune_trainer.modelling.gpus import require_gpus
 from finetune_trainer.modelling.precision import bf16_supported, resolve_precision
 from finetune_trainer.prepared import read_report
 from finetune_trainer.splits import open_split
-from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks import form_of
 from finetune_trainer.train.arguments import training_arguments
 from finetune_trainer.train.batches import global_batches, tokens_of_batches
 from finetune_trainer.train.callbacks import (
@@ -64,7 +64,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     prepared = Path(inputs.prepared)
     report = read_report(prepared)
     set_seed(spec.training.seed)
-    task = task_of(spec.task.type)
+    task = form_of(spec.task.type, report.family)
     train_data = task.dataset(open_split(prepared, "train"), spec, report)
     validation = task.dataset(open_split(prepared, "validation"), spec, report)
     plan = plan_training(spec, len(train_data), config.world.size, report.handling.batching)

@@ -15,10 +15,12 @@ from finetune_trainer.methods.base import Attachment
 from finetune_trainer.modelling.loading import attention_settings, load, set_padding
 from finetune_trainer.modelling.precision import dtype_of
 from finetune_trainer.prepared import DataReport
-from finetune_trainer.tasks.base import Task
+from finetune_trainer.tasks.base import TaskForm
 
 
-def load_model(directory: Path, spec: FineTuneJobSpec, report: DataReport, *, task: Task, precision: Precision) -> Any:
+def load_model(
+    directory: Path, spec: FineTuneJobSpec, report: DataReport, *, task: TaskForm, precision: Precision
+) -> Any:
     """Load the base model and attach the method.
 
     Args:
@@ -57,7 +59,7 @@ def load_model(directory: Path, spec: FineTuneJobSpec, report: DataReport, *, ta
     return method.attach(loaded, Attachment(spec, task.adapter_task, head, report.handling.untrained))
 
 
-def _head(model: PreTrainedModel, task: Task, random: Iterable[str]) -> tuple[str, ...]:
+def _head(model: PreTrainedModel, task: TaskForm, random: Iterable[str]) -> tuple[str, ...]:
     """Names of the modules to train fully and store with an adapter: the task head, and modules with randomly
     initialised parameters, without those that are part of another one.
     """

@@ -13,7 +13,7 @@ from transformers import Trainer
 
 from finetune_trainer.patches.transformers import NoStepAfterTheLast
 from finetune_trainer.prepared import IGNORED_LABEL
-from finetune_trainer.tasks.base import Task
+from finetune_trainer.tasks.base import TaskForm
 from finetune_trainer.train.batches import BatchSizes, EpochBatches
 from finetune_trainer.train.data import EpochDataLoader, TrainingDataset
 
@@ -27,8 +27,9 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
     def __init__(
         self,
         *,
+        model: Any,
         sizes: BatchSizes,
-        task: Task,
+        task: TaskForm,
         pad_token_id: int,
         train_dataset: TrainingDataset,
         validation: TrainingDataset,
@@ -36,8 +37,9 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         **kwargs: Any,
     ) -> None:
         """``export_checkpoints``: whether checkpoints must contain model files, because one may become the result."""
-        collator = task.collator(pad_token_id)
+        collator = task.collator(pad_token_id, model)
         super().__init__(
+            model=model,
             data_collator=collator,
             train_dataset=train_dataset,
             eval_dataset=validation,

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from finetune_api import layout
+from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.json_files import read_json, read_json_if_present, write_json
 from finetune_trainer.prepared import DataReport
-from finetune_trainer.tasks.base import CardParts, ModelClass
+from finetune_trainer.tasks.base import CardParts, ModelClass, Task
 from finetune_trainer.tasks.instruction_tuning.preparation import InstructionTuningPreparation
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class InstructionTuning:
-    """Implements `finetune_trainer.tasks.base.Task`."""
+    """Implements `finetune_trainer.tasks.base.TaskForm`."""
 
     needs_chat_template = True
     adapter_task = "CAUSAL_LM"
@@ -42,7 +43,7 @@ class InstructionTuning:
 
         return CausalDataset(table, data.max_sequence_length if data.handling.packing else None)
 
-    def collator(self, pad_token_id: int) -> Collator:
+    def collator(self, pad_token_id: int, model: Any) -> Collator:
         from finetune_trainer.train.causal import CausalCollator
 
         return CausalCollator(pad_token_id)
@@ -96,4 +97,4 @@ class InstructionTuning:
             write_json(config_path, read_json(config_path) | tokens)
 
 
-task = InstructionTuning()
+task = Task({ModelFamily.CAUSAL: InstructionTuning()})

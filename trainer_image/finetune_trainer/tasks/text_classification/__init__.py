@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from finetune_api import layout
+from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.json_files import read_json, write_json
 from finetune_trainer.prepared import IGNORED_LABEL, DataReport
-from finetune_trainer.tasks.base import CardParts, ModelClass
+from finetune_trainer.tasks.base import CardParts, ModelClass, Task
 from finetune_trainer.tasks.text_classification.preparation import TextClassificationPreparation
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _PROBLEM_TYPE = "single_label_classification"
 
 
 class TextClassification:
-    """Implements `finetune_trainer.tasks.base.Task`."""
+    """Implements `finetune_trainer.tasks.base.TaskForm`."""
 
     needs_chat_template = False
     adapter_task = "SEQ_CLS"
@@ -45,7 +46,7 @@ class TextClassification:
 
         return ClassificationDataset(table)
 
-    def collator(self, pad_token_id: int) -> Collator:
+    def collator(self, pad_token_id: int, model: Any) -> Collator:
         from finetune_trainer.tasks.text_classification.training import ClassificationCollator
 
         return ClassificationCollator(pad_token_id)
@@ -115,4 +116,4 @@ def _has_weights(module: torch.nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 
 
-task = TextClassification()
+task = Task(dict.fromkeys((ModelFamily.ENCODER, ModelFamily.CAUSAL), TextClassification()))
