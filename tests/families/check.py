@@ -74,7 +74,7 @@ def examine(model_type: str, task: str, directory: Path) -> Finding:
 
     Args:
         model_type: Such as ``llama``.
-        task: PEFT task type, CAUSAL_LM or SEQ_CLS.
+        task: PEFT task type, such as CAUSAL_LM.
         directory: An empty directory for models.
     """
     finding = Finding()
@@ -85,21 +85,30 @@ def examine(model_type: str, task: str, directory: Path) -> Finding:
 
 def _examine(finding: Finding, config: Any, task: str, directory: Path) -> None:
     base = directory / "base"
-    with _recorded(finding, "build"):
+    with recorded(finding, "build"):
         model = build(config(), AUTO_CLASSES[task])
         finding.model_class = type(model).__name__
         model.save_pretrained(base)
         del model
     if finding.checks["build"]:
         return
-    with _recorded(finding, "load"):
+    with recorded(finding, "load"):
         finding.attention = load(AUTO_CLASSES[task], base, torch.float32, "base").model.config._attn_implementation
     if not finding.checks["load"]:
-        _Examination(base, directory, task, finding).run()
+        examination_of(task)(base, directory, task, finding).run()
+
+
+def examination_of(task: str) -> type[Examination]:
+    """The examination of models for a PEFT task type."""
+    if task == "SEQ_2_SEQ_LM":
+        from tests.families.seq2seq import Seq2SeqExamination
+
+        return Seq2SeqExamination
+    return Examination
 
 
 @contextmanager
-def _recorded(finding: Finding, name: str) -> Iterator[None]:
+def recorded(finding: Finding, name: str) -> Iterator[None]:
     finding.checks.setdefault(name, "")  # What failed for one variant of a model type has failed.
     try:
         yield
@@ -110,7 +119,9 @@ def _recorded(finding: Finding, name: str) -> Iterator[None]:
         finding.checks[name] = f"{type(error).__name__}: {first}"[:200]
 
 
-class _Examination:
+class Examination:
+    """Tries one model; `checks` are those of encoders and decoders."""
+
     def __init__(self, base: Path, directory: Path, task: str, finding: Finding) -> None:
         self._base = base
         self._directory = directory
@@ -118,41 +129,43 @@ class _Examination:
         self._task = form_of(TASKS[task], FAMILIES[task])
         self._finding = finding
         self._causal = task == "CAUSAL_LM"
-        self._table = examples(self._causal)
+        self._table = examples(task)
         self._rows = TokenRows.of_column(self._table["input_ids"])
         self._new_head = False
 
+    def checks(self) -> dict[str, Callable[[], None]]:
+        """The checks of the base model, by name."""
+        if not self._causal:
+            return {"batch": self._batch, "baseline": self._baseline}
+        return {
+            "causal": self._sees_only_the_past,
+            "packing": self._packing,
+            "batch": self._batch,
+            "generates": self._generates,
+            "generation": self._generation,
+            "cache": self._cache,
+        }
+
     def run(self) -> None:
-        checks: dict[str, Callable[[], None]] = {"batch": self._batch}
-        if self._causal:
-            checks = {
-                "causal": self._sees_only_the_past,
-                "packing": self._packing,
-                "batch": self._batch,
-                "generates": self._generates,
-                "generation": self._generation,
-                "cache": self._cache,
-            }
-        else:
-            checks["baseline"] = self._baseline
-        with _recorded(self._finding, "runs"):
+        """Run all checks."""
+        with recorded(self._finding, "runs"):
             self._logits(self._bare, [0])
         if self._finding.checks["runs"]:
             return
-        for name, check in checks.items():
-            with _recorded(self._finding, name):
+        for name, check in self.checks().items():
+            with recorded(self._finding, name):
                 check()
-        with _recorded(self._finding, "gradients"):
+        with recorded(self._finding, "gradients"):
             self._survey()
         for method in ("LoRA", "Full"):
-            with _recorded(self._finding, method):
+            with recorded(self._finding, method):
                 self._train(method)
 
     def _report(self) -> DataReport:
         """The report of a job whose model has the limits that were found so far."""
         passed = {name for name, problem in self._finding.checks.items() if not problem}
         return data_report(
-            TASKS[self._peft_task],
+            self._peft_task,
             ModelHandling(
                 model_class=self._finding.model_class,
                 tested=True,
@@ -162,7 +175,7 @@ class _Examination:
                 attention=self._finding.attention,
                 untrained=tuple(self._finding.untrained),
                 unused_parameters=False,
-                new_head=not self._causal,
+                new_head=self._peft_task == "SEQ_CLS",
             ),
         )
 
@@ -248,6 +261,7 @@ class _Examination:
                 num_beams=1,
                 max_new_tokens=_NEW_TOKENS,
                 eos_token_id=None,
+                forced_eos_token_id=None,
                 suppress_tokens=[PAD, BOS],  # Some models give the padding token no position.
                 pad_token_id=PAD,
                 output_logits=True,
@@ -325,7 +339,7 @@ class _Examination:
 
     def _plainly_loaded(self, method: str, saved: Path) -> Any:
         """The result, loaded with transformers and PEFT only, as the model card says."""
-        settings: dict[str, Any] = {} if self._causal else {"num_labels": len(LABELS)}
+        settings: dict[str, Any] = {"num_labels": len(LABELS)} if self._peft_task == "SEQ_CLS" else {}
         auto_class = AUTO_CLASSES[self._peft_task]
         directory = saved if method == "Full" else self._base
         model = auto_class.from_pretrained(directory, dtype=torch.float32, **settings)

@@ -22,7 +22,11 @@ RESULTS = Path(__file__).with_name("results.jsonl")
 FAMILIES = _ROOT / "trainer_image" / "finetune_trainer" / "modelling" / "families.json"
 PAGE = _ROOT / "docs" / "models.md"
 
-TITLES = {"CAUSAL_LM": "Causal language models (InstructionTuning)", "SEQ_CLS": "Classifiers (TextClassification)"}
+TITLES = {
+    "CAUSAL_LM": "Causal language models (InstructionTuning, Summarization, Translation)",
+    "SEQ_CLS": "Classifiers (TextClassification)",
+    "SEQ_2_SEQ_LM": "Models with an encoder and a decoder (Summarization, Translation)",
+}
 
 _LIMITS = {"packing": Limit.PACKING, "batch": Limit.BATCH, "generation": Limit.GENERATION}
 _UNTESTED = {
@@ -32,6 +36,7 @@ _UNTESTED = {
 }
 _REFUSED = {
     "load": "it cannot be loaded",
+    "decoder": "transformers has no function that makes the inputs of its decoder",
     "causal": "a token sees the tokens after it",
     "baseline": "its hidden states cannot be computed from text alone",
     "generates": "it cannot generate",

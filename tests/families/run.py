@@ -25,6 +25,7 @@ import torch
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 from transformers.utils import logging as transformers_logging
@@ -40,6 +41,7 @@ _MEMORY_BYTES = 16 << 30
 CLASSES = {
     "CAUSAL_LM": dict(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
     "SEQ_CLS": dict(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
+    "SEQ_2_SEQ_LM": dict(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
 }
 
 
@@ -69,11 +71,13 @@ def _started() -> set[tuple[str, str]]:
         transformers=version("transformers"),
         peft=version("peft"),
         classes=CLASSES,
-        others=tuple(sorted(CONFIG_MAPPING_NAMES.keys() - CLASSES["CAUSAL_LM"].keys() - CLASSES["SEQ_CLS"].keys())),
+        others=tuple(sorted(CONFIG_MAPPING_NAMES.keys() - set().union(*CLASSES.values()))),
     )
     if RESULTS.is_file():
         present, results = read_results()
-        if present == header:
+        if (present.transformers, present.peft) == (header.transformers, header.peft):
+            _, *lines = RESULTS.read_text().splitlines(keepends=True)
+            RESULTS.write_text("".join([header.model_dump_json() + "\n", *lines]))  # It may have new tasks.
             return set(results)
     RESULTS.write_text(header.model_dump_json() + "\n")
     return set()
@@ -87,7 +91,7 @@ def _import_what_children_import() -> None:
         before = set(sys.modules)
         with tempfile.TemporaryDirectory() as directory:
             for task in CLASSES:
-                examine("gpt2", task, Path(directory) / task)
+                examine("bart" if task == "SEQ_2_SEQ_LM" else "gpt2", task, Path(directory) / task)
         with os.fdopen(writing, "w") as pipe:
             pipe.write("\n".join(set(sys.modules) - before))
         os._exit(0)

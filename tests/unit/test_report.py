@@ -91,7 +91,7 @@ def report_inputs(task: str = "TextClassification", text: str = "a text", **chan
             "linearProbe": {"C": 0.01, "accuracy": 0.8, "trainExamples": 4},
         }
         if classified
-        else {"maxNewTokens": 64},
+        else {"decoding": "greedy", "maxNewTokens": 64},
         "predictions": _rows(text) if classified else _answers(text),
         "history": {
             "train": [{"step": s, "loss": 2 / s, "learningRate": 1e-4, "tokensPerSecond": 900} for s in range(1, 50)],

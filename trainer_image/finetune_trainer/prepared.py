@@ -13,11 +13,15 @@ Each row is one example, with the columns:
   outside the answers of the assistant, which have no loss), ``prompt_length`` int32 (tokens before the last answer,
   including the generation prompt), ``reference`` string (the last answer), ``prompt`` string (the conversation before
   it, in readable form), ``source`` string.
+- Summarization and Translation: as InstructionTuning, with the source text as ``prompt``. For a model with an encoder
+  and a decoder, ``input_ids`` are the tokens of the source and ``labels`` those of the target, and there is no
+  ``prompt_length``.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -100,7 +104,11 @@ class DataReport(_Record):
     max_sequence_length: int
     padding: int = Field(description="Token id that pads batches.")
     end_tokens: tuple[int, ...] = Field(
-        default=(), description="InstructionTuning: token ids that end an answer, the most frequent first."
+        default=(), description="Token ids that end a generated answer, the most frequent first."
+    )
+    prefix: str = Field(default="", description="What the model sees before each source text.")
+    generation: dict[str, Any] = Field(
+        default={}, description="Settings of generation that the base model needs, as in generation_config.json."
     )
     template_date: str | None = Field(
         default=None, description="The date that the chat template was given as today, such as 2026-11-28."

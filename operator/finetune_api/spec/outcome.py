@@ -39,9 +39,10 @@ class Gate(ApiModel):
 
 
 class GenerationSpec(ApiModel):
-    """Settings of greedy generation, for metrics on generated answers."""
+    """Settings of generation, for metrics on generated answers. They are the same for the baseline."""
 
     max_new_tokens: int = Field(default=128, ge=1, le=8192, description="Maximum number of tokens of an answer.")
+    beams: int = Field(default=1, ge=1, le=16, description="Beams of beam search; 1 is greedy.")
 
 
 class EvaluationSpec(ApiModel):

@@ -33,7 +33,23 @@ def task_setting_rules() -> Iterator[Rule]:
         alias = to_camel(setting)
         yield Rule(
             cel=f"!has(self.{alias}) || self.type in {listed(owners)}",
-            message=f"{alias} are only valid for type {' or '.join(owners)}",
+            message=f"{alias} {'are' if alias.endswith('s') else 'is'} only valid for type {' or '.join(owners)}",
+            field=alias,
+            holds=holds,
+        )
+
+
+def required_setting_rules() -> Iterator[Rule]:
+    """Each task has the settings of spec.task that it requires."""
+    for owner, setting in ((task, setting) for task, row in TASKS.items() for setting in row.required):
+
+        def holds(task: TaskSpec, owner: TaskType = owner, setting: str = setting) -> bool:
+            return task.type is not owner or getattr(task, setting) is not None
+
+        alias = to_camel(setting)
+        yield Rule(
+            cel=f"self.type != '{owner}' || has(self.{alias})",
+            message=f"{owner} requires {alias}",
             field=alias,
             holds=holds,
         )

@@ -18,7 +18,11 @@ class Metric(StrEnum):
     TOKEN_ACCURACY = "token_accuracy"
     EXACT_MATCH = "exact_match"
     ROUGE_L = "rouge_l"
+    ROUGE_1 = "rouge_1"
+    ROUGE_2 = "rouge_2"
+    ROUGE_LSUM = "rouge_lsum"
     CHRF = "chrf"
+    BLEU = "bleu"
 
     @property
     def row(self) -> MetricRow:
@@ -65,8 +69,16 @@ METRICS = table(
             "Exact match", "share of answers that are the reference, word for word", "exact_match"
         ),
         Metric.ROUGE_L: MetricRow("ROUGE-L", "words in common with the reference, in order; 0 to 1", "rouge"),
+        Metric.ROUGE_1: MetricRow("ROUGE-1", "words in common with the reference; 0 to 1", "rouge"),
+        Metric.ROUGE_2: MetricRow("ROUGE-2", "pairs of words in common with the reference; 0 to 1", "rouge"),
+        Metric.ROUGE_LSUM: MetricRow(
+            "ROUGE-Lsum", "words in common with the reference, in order within each sentence; 0 to 1", "rouge"
+        ),
         Metric.CHRF: MetricRow(
             "chrF", "characters in common with the reference; 0 to 100", "chrf", unit_scale=False, digits=1
+        ),
+        Metric.BLEU: MetricRow(
+            "BLEU", "phrases in common with the reference; 0 to 100", "bleu", unit_scale=False, digits=1
         ),
     },
 )

@@ -28,7 +28,7 @@ from finetune_trainer.checkpoints.upload import complete_checkpoints
 from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.manifests import TornDirectory, publish_directory, read_manifest
 from finetune_trainer.modelling.families import decide_handling, family_of, load_families
-from finetune_trainer.modelling.tokenizer import chat_templates, load_base_tokenizer, save_tokenizer
+from finetune_trainer.modelling.tokenizer import chat_templates, save_tokenizer
 from finetune_trainer.models import (
     LocalModel,
     fetch_model,
@@ -128,13 +128,13 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     )
     handling_for(labels=())  # Refuses a model that cannot be tuned before the data is read.
     context.reporter.progress("loading the tokenizer")
-    tokenizer = load_base_tokenizer(inputs.model.path, spec.model.uri, chat=task.needs_chat_template)
+    tokenizer = task.load_tokenizer(inputs.model.path, spec)
     vocabulary = vocabulary_size(config)
     padding = choose_padding(tokenizer, vocabulary)
     today = datetime.now(UTC).date()
-    templates = chat_templates(tokenizer) if task.needs_chat_template else ()
+    templates = chat_templates(tokenizer) if task.uses_chat_template else ()
     dated = [template for template in templates if fix_template_date(template, today)]
-    preparation = task.preparation(spec, tokenizer, length)
+    preparation = task.preparation(spec, tokenizer, length, config)
     sets = _read(context, inputs, preparation, tokenizer.unk_token_id)
     assignment = assign({name: data.keys for name, data in sets.items()}, inputs.data.dataset, spec.training.seed)
     check_sizes(assignment, inputs.data.dataset)
@@ -173,6 +173,8 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         max_sequence_length=length,
         padding=padding,
         end_tokens=ends,
+        prefix=preparation.prefix,
+        generation=dict(task.generation(tokenizer, config, generation)),
         template_date=today.isoformat() if dated else None,
         splits={split: splits[split] for split in SPLITS},
         duplicates=sum(data.duplicates for data in sets.values()),

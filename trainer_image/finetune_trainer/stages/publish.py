@@ -114,7 +114,7 @@ def _assemble(context: StageContext, artifact: Path, evaluation: Evaluation) -> 
     for export in exports:
         export.write(ExportInputs(config.spec, data, trained), artifact)
     shutil.copytree(prepared / layout.TOKENIZER_DIRECTORY, artifact, dirs_exist_ok=True)
-    form_of(config.spec.task.type, data.family).finish_artifact(artifact, data)
+    form_of(config.spec.task.type, data.family).finish_artifact(artifact, data, config.spec)
     for name in (layout.EVALUATION, layout.REPORT):
         shutil.copyfile(evaluated / name, artifact / name)
     (artifact / layout.CURVES).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
