@@ -21,6 +21,9 @@ from finetune_api.spec import FineTuneJobSpec
 TERMINATION_MESSAGE_LIMIT = 4096
 """Bytes that Kubernetes keeps of a container's termination message."""
 
+CA_BUNDLE_VARIABLE = "FINETUNE_CA_BUNDLE"
+"""Environment variable: a PEM file of certificate authorities that a stage trusts besides the public ones."""
+
 SIGNIFICANT_DIGITS = 6
 """Precision of numbers in a termination message; the files in storage have full precision."""
 

@@ -37,6 +37,13 @@ class StagePod(_Model):
     workspace: str = Field(default="50Gi", description="Size of the scratch volume.")
 
 
+class CaBundle(_Model):
+    """Certificate authorities that stages trust besides the public ones."""
+
+    config_map: str = Field(min_length=1, description="Name of a ConfigMap in the jobs' namespaces.")
+    key: str = Field(default="ca.crt", min_length=1, description="Key with PEM certificates.")
+
+
 class TrainerSettings(_Model):
     """The image and the pods of stages."""
 
@@ -47,6 +54,7 @@ class TrainerSettings(_Model):
         default=None, description="Service account of the pods, for workload identity; its token is not mounted."
     )
     gpu_resource: str = Field(default="nvidia.com/gpu", description="Resource name of a GPU.")
+    ca_bundle: CaBundle | None = Field(default=None, description="Certificate authorities of the cluster.")
     stages: dict[Stage, StagePod] = Field(default={}, description="Pod settings of each stage.")
 
     def pod(self, stage: Stage) -> StagePod:

@@ -16,10 +16,12 @@ from pathlib import Path
 from obstore import exceptions
 
 from finetune_api.failures import Reason, StageFailure
+from finetune_trainer.certificates import cause_of_refusal
 from finetune_trainer.storage.location import Location
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
+_HOST = re.compile(r"https://(?:[^/\s@]*@)?([^/\s@]+)")
 _IDENTITY_SERVICE = re.compile(r"169\.254\.\d+\.\d+|metadata\.google\.internal|//sts\.|oauth2|login\.microsoftonline")
 
 _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted"}
@@ -119,6 +121,14 @@ class Answer:
         return cls(error, text.partition(" - ")[0], status, code)
 
     @property
+    def refused_certificate(self) -> str | None:
+        """Why the certificate of the service was refused; None if it was not."""
+        if self.status is not None:
+            return None
+        host = _HOST.search(self.headline)
+        return cause_of_refusal(str(self.error), host[1] if host else "the service")
+
+    @property
     def no_credentials(self) -> bool:
         return _IDENTITY_SERVICE.search(self.headline) is not None
 
@@ -158,6 +168,7 @@ class Answer:
 
 # The first matching row explains the error.
 _CAUSES: tuple[tuple[Callable[[Answer], bool], Reason, str], ...] = (
+    (lambda it: it.refused_certificate is not None, Reason.BAD_CONFIGURATION, "{certificate}"),
     (lambda it: it.no_credentials, Reason.PERMISSION_DENIED, "no credentials were found; set {credentials}"),
     (lambda it: it.no_bucket, Reason.NOT_FOUND, "the bucket {bucket} does not exist; create it or correct the address"),
     (lambda it: it.refused, Reason.PERMISSION_DENIED, "the service rejected the credentials; check {credentials}"),
@@ -211,7 +222,10 @@ def service_failure(error: Exception, location: Location, action: str) -> StageF
     answer = Answer.of(error)
     reason, cause = next((reason, cause) for matches, reason, cause in _CAUSES if matches(answer))
     cause = cause.format(
-        bucket=location.bucket, credentials=_CREDENTIALS_OF[location.scheme], endpoint=_ENDPOINT_OF[location.scheme]
+        certificate=answer.refused_certificate,
+        bucket=location.bucket,
+        credentials=_CREDENTIALS_OF[location.scheme],
+        endpoint=_ENDPOINT_OF[location.scheme],
     )
     status = " ".join(str(part) for part in (answer.status, answer.code) if part)
     return StageFailure(reason, f"Cannot {action} {location.uri}: {cause}" + (f" ({status})" if status else ""))
