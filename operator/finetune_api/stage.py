@@ -154,6 +154,8 @@ class Progress(ApiModel):
 
 
 NOTE_LENGTH = 160
+LONG_NOTE_LENGTH = 400
+"""Of a note with an address."""
 MOST_NOTES = 5
 
 
@@ -208,6 +210,7 @@ class PublishResult(ApiModel):
     uri: Address = Field(description="Directory of the artifact.")
     digest: Digest = Field(description="Digest of the artifact: that of its manifest.")
     size: Count = Field(description="Size of the artifact in bytes.")
+    note: str = Field(default="", max_length=LONG_NOTE_LENGTH, description="What could not be deleted, and why.")
 
 
 StageResult = Annotated[

@@ -118,7 +118,7 @@ def _evaluated(result: EvaluateResult) -> str:
 
 
 def _published(result: PublishResult) -> str:
-    return f"{size(result.size)} at {result.uri}"
+    return f"{size(result.size)} at {result.uri}" + (f"; {result.note}" if result.note else "")
 
 
 def _listed(words: list[str]) -> str:

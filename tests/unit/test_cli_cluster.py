@@ -193,7 +193,8 @@ class TestClusterError:
         assert error.exit_code == exit_code
 
     def test_shows_a_response_that_is_not_json(self) -> None:
-        assert "<html>" in refused_request(502, b"<html>").message
+        assert "upstream failed" in refused_request(502, b"upstream failed").message
+        assert "a page of a proxy" in refused_request(502, b"<html>").message
 
     def test_of_a_conflict_names_field_manager_and_field(self) -> None:
         cause = {"message": 'conflict with "argocd" using finetune.dev/v1alpha1', "field": ".spec.suspend"}
