@@ -30,7 +30,7 @@ from finetune_operator.metrics import Metrics
 from finetune_operator.observation.ends import nodes_without_gpus
 from finetune_operator.observation.observe import observed_run
 from finetune_operator.observation.pending import quoted, rejection_of
-from finetune_operator.outcomes import count_outcomes
+from finetune_operator.outcomes import Outcomes
 from finetune_operator.progress_poller import ProgressPoller
 from finetune_operator.resources.job import stage_job, workers_service
 from finetune_operator.resources.pod import GRACE_SECONDS
@@ -86,7 +86,7 @@ class Controller:
         self._cluster = cluster
         self._cache = cache
         self._progress, self._warnings = pollers.progress, pollers.warnings
-        self._events, self._metrics = sinks.events, sinks.metrics
+        self._events, self._outcomes = sinks.events, Outcomes(sinks.metrics)
         self._trainer = trainer
         self._now = clock
         self._urgent_waiting = urgent_waiting
@@ -109,6 +109,7 @@ class Controller:
             self._progress.stop(key)
             self._warnings.untrack(key)
             self._reconciled.discard(key)
+            self._outcomes.forget(key)
             return None
         try:
             job = FineTuneJob.model_validate_json(cached.text)
@@ -117,14 +118,14 @@ class Controller:
             return None
         seen = await self._observe(cached, job)
         self._warnings.track(key, seen.runs, seen.children)
+        self._count(seen, job.status)
         plan = await self._execute(seen)
         if plan.start and self._urgent_waiting():
             return timedelta(0)
         await self._write_status(cached, job.status, plan.status)
         self._record_events(seen, plan.status)
         self._poll_progress(seen, plan.status)
-        jobs = {id_: child for id_, (child, _) in seen.children.items()}
-        count_outcomes(self._metrics, job.status, plan.status, jobs, seen.now)
+        self._count(seen, plan.status)
         waits = [plan.requeue_after, await self._clean_up(seen, plan)]
         return min((wait for wait in waits if wait is not None), default=None)
 
@@ -237,6 +238,10 @@ class Controller:
             with log_context(revision=stop.id.revision, stage=stop.id.stage):
                 log.info("stopping attempt %d", stop.id.attempt)
             self._cache.update("Job", await self._cluster.stop_job(child.key))
+
+    def _count(self, seen: _Observation, stored: FineTuneJobStatus) -> None:
+        jobs = {id_: child for id_, (child, _) in seen.children.items()}
+        self._outcomes.stored(seen.cached.key, seen.cached.uid, stored, jobs, seen.now)
 
     def _record_events(self, seen: _Observation, after: FineTuneJobStatus) -> None:
         events = list(events_between(seen.job.status, after))
