@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from finetune_api.base import KIND
 from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob, FineTuneJobStatus
+from finetune_api.stage import JobIdentity
 from finetune_core import reconcile, status
 from finetune_core.policies import retention
 from finetune_core.runs import Observed, ObservedRun, PendingCause, Plan, RunId, RunState, StageRun, StopRun
@@ -30,6 +31,7 @@ from finetune_operator.metrics import Metrics
 from finetune_operator.observation.ends import nodes_without_gpus
 from finetune_operator.observation.observe import observed_run
 from finetune_operator.observation.pending import quoted, rejection_of
+from finetune_operator.observation.taken import is_own, owner_of_name
 from finetune_operator.outcomes import Outcomes
 from finetune_operator.progress_poller import ProgressPoller
 from finetune_operator.resources.job import stage_job, workers_service
@@ -206,8 +208,8 @@ class Controller:
         except ApiError as error:
             if not error.rejected:
                 raise
-            what = f"{manifest['kind']} {manifest['metadata']['name']}"
-            return ObservedRun(run.id, RunState.PENDING, pending_cause=_rejection(what, error, since))
+            cause = await self._rejection(manifest, run.job, error, since)
+            return ObservedRun(run.id, RunState.PENDING, pending_cause=cause)
         return ObservedRun(run.id, RunState.PENDING)
 
     async def _create_job(self, manifest: dict[str, Any], owner_uid: str) -> dict[str, Any]:
@@ -222,6 +224,27 @@ class Controller:
             if child is None or child.owner_uid != owner_uid:
                 raise
             return existing
+
+    async def _rejection(
+        self, manifest: dict[str, Any], job: JobIdentity, error: ApiError, since: datetime
+    ) -> PendingCause:
+        """Why a child (a Job or a Service) was not created."""
+        kind, key = manifest["kind"], key_of(manifest)
+        if error.code == 403:
+            reason, message = rejection_of(f"{kind} {key[1]}", error.message)
+            return PendingCause(reason, message, since)
+        if error.code in (409, 422) and (existing := await self._find(kind, key)) and not is_own(existing, job):
+            return PendingCause(Reason.SETUP_FAILED, owner_of_name(existing, job), since)
+        message = f"{kind} {key[1]} cannot be created: {quoted(error.message)}"
+        return PendingCause(Reason.SETUP_FAILED, message, since)
+
+    async def _find(self, kind: str, key: Key) -> dict[str, Any] | None:
+        try:
+            return await self._cluster.get(kind, key)
+        except ApiError as error:
+            if error.code != 404:
+                raise
+            return None
 
     async def _stop(self, stop: StopRun, child: ChildJob, pods: list[ChildPod], now: datetime) -> None:
         if stop.grace.total_seconds() < GRACE_SECONDS:
@@ -319,17 +342,3 @@ def _status_of(cached: CachedJob) -> tuple[FineTuneJobStatus, int]:
     except ValidationError:
         before = FineTuneJobStatus()
     return before, document["metadata"].get("generation", 1)
-
-
-def _rejection(what: str, error: ApiError, since: datetime) -> PendingCause:
-    """Why ``what`` (``Job intents-r1-train-1``) was not created."""
-    if error.code == 403:
-        reason, message = rejection_of(what, error.message)
-        return PendingCause(reason, message, since)
-    message = f"{what} cannot be created: {quoted(error.message)}"
-    if error.code == 409:
-        message = (
-            f"{what} already exists and is not owned by this FineTuneJob: {quoted(error.message)} Delete it, or rename "
-            "this FineTuneJob."
-        )
-    return PendingCause(Reason.SETUP_FAILED, message, since)
