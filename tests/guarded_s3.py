@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.etree import ElementTree
@@ -64,10 +65,10 @@ class GuardedS3:
 
 
 @contextmanager
-def guarded_s3() -> Iterator[GuardedS3]:
-    """Serve until the end of the block."""
+def guarded_s3(certificate: tuple[Path, Path] | None = None) -> Iterator[GuardedS3]:
+    """Serve until the end of the block, with TLS if there is a certificate."""
     service = GuardedS3()
-    with serving(type("_Bound", (_Handler,), {"service": service})) as service.endpoint:
+    with serving(type("_Bound", (_Handler,), {"service": service}), certificate) as service.endpoint:
         yield service
 
 

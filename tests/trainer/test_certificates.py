@@ -15,6 +15,11 @@ from typing import Any
 import pytest
 
 from finetune_api.failures import Reason
+from finetune_api.job import FineTuneJob
+from finetune_api.stage import Device, Stage, StageConfig, StageReport, World
+from tests.builders import an_identity, manifest
+from tests.guarded_s3 import guarded_s3
+from tests.ports import free_port
 from tests.tls import Authority, serving
 
 _PROGRAM = """
@@ -159,3 +164,41 @@ def test_an_unusable_bundle_is_named(server: str, tmp_path: Path, content: str |
     assert found["reason"] == Reason.BAD_CONFIGURATION
     assert words in found["message"]
     assert "trainer.caBundle" in found["message"]
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_stage_trusts_the_bundle_in_all_its_processes(authority: Authority, tmp_path: Path, trusted: bool) -> None:
+    """The host writes the claim of the revision, the worker reads the data."""
+    document = manifest(
+        dataset={"train": {"uri": "s3://bucket/none.jsonl"}},
+        output={"uri": "s3://bucket/out"},
+    )
+    config = StageConfig(
+        job=an_identity(),
+        stage=Stage.PREPARE,
+        attempt=1,
+        spec=FineTuneJob.model_validate_json(json.dumps(document)).spec,
+        world=World(workers=1, processes_per_worker=1, device=Device.CPU),
+        workspace=str(tmp_path / "workspace"),
+        termination_message_path=str(tmp_path / "report.json"),
+        port=free_port(),
+        listen="127.0.0.1",
+    )
+    (tmp_path / "stage.json").write_text(config.model_dump_json(exclude_unset=True))
+    with guarded_s3(authority.issue()) as service:
+        bundle = {"FINETUNE_CA_BUNDLE": str(authority.certificate)} if trusted else {}
+        subprocess.run(
+            [sys.executable, "-m", "finetune_trainer", "prepare", "--config", tmp_path / "stage.json"],
+            env={**os.environ, **service.environment, **bundle},
+            check=False,
+            capture_output=True,
+        )
+    error = StageReport.model_validate_json((tmp_path / "report.json").read_bytes()).error
+    assert error
+    if trusted:
+        assert error.reason is Reason.NOT_FOUND
+        assert "s3://bucket/none.jsonl" in error.message
+        assert any(key.startswith("out/") for key in service.objects), "the host has claimed the revision"
+    else:
+        assert error.reason is Reason.BAD_CONFIGURATION
+        assert "trainer.caBundle" in error.message
