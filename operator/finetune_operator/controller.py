@@ -124,10 +124,10 @@ class Controller:
         plan = await self._execute(seen)
         if plan.start and self._urgent_waiting():
             return timedelta(0)
-        await self._write_status(cached, job.status, plan.status)
+        if await self._write_status(cached, job.status, plan.status):
+            self._count(seen, plan.status)
         self._record_events(seen, plan.status)
         self._poll_progress(seen, plan.status)
-        self._count(seen, plan.status)
         waits = [plan.requeue_after, await self._clean_up(seen, plan)]
         return min((wait for wait in waits if wait is not None), default=None)
 
@@ -273,20 +273,22 @@ class Controller:
             events = [*unreported(seen.job.status, seen.now), *events]
         self._events.record(event_object(seen.job, event, seen.now) for event in events)
 
-    async def _write_status(self, cached: CachedJob, before: FineTuneJobStatus, after: FineTuneJobStatus) -> None:
+    async def _write_status(self, cached: CachedJob, before: FineTuneJobStatus, after: FineTuneJobStatus) -> bool:
+        """Write a status that has changed; returns whether ``after`` is stored, not if the job was deleted."""
         if after == before:
-            return
+            return True
         document = after.model_dump(mode="json", exclude_none=True)
         try:
             written = await self._cluster.write_status(cached.key, cached.uid, cached.version, document)
         except ApiError as error:
             if error.code == 404:
-                return
+                return False
             if error.code == 409:
                 # The cached job was outdated: read the current one for the next reconcile.
                 self._cache.update(KIND, await self._cluster.get(KIND, cached.key))
             raise
         self._cache.update(KIND, written)
+        return True
 
     async def _report_invalid(self, cached: CachedJob, error: ValidationError) -> None:
         """Write to the status that the spec cannot be parsed, for example if a newer CRD accepts it."""
