@@ -95,8 +95,8 @@ REASONS = table(
     Reason,
     {
         Reason.BAD_CONFIGURATION: ReasonRow(
-            "fields that do not fit the model or the data, an output address that another run writes to, or a setting of "
-            "storage, such as a certificate that is not trusted",
+            "fields that do not fit the model or the data, an output address that another run writes to, or a setting "
+            "of storage, such as a certificate that is not trusted",
             Fault.USER,
             Retry.NEVER,
             ExitCode.BAD_CONFIGURATION,
