@@ -12,7 +12,7 @@ from finetune_api.stage import (
     StageReport,
     TrainResult,
 )
-from finetune_core.times import duration
+from finetune_api.text import duration
 
 BASELINE_NAMES = {
     BaselineKind.BASE_MODEL: "base model",

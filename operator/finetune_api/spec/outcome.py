@@ -45,6 +45,14 @@ class GenerationSpec(ApiModel):
     beams: int = Field(default=1, ge=1, le=16, description="Beams of beam search; 1 is greedy.")
 
 
+class ReportSpec(ApiModel):
+    """What the report and the model card show."""
+
+    include_examples: bool = Field(
+        default=True, description="Whether the report shows test examples with the answers of both models."
+    )
+
+
 class EvaluationSpec(ApiModel):
     """How the tuned model is compared with the baseline."""
 
@@ -60,6 +68,7 @@ class EvaluationSpec(ApiModel):
         description="Whether to publish a model whose score is significantly worse than that of the baseline.",
     )
     generation: GenerationSpec = Field(default=GenerationSpec(), description="Settings of generation.")
+    report: ReportSpec = Field(default=ReportSpec(), description="Settings of report.html.")
 
 
 class KeepSpec(ApiModel):

@@ -29,7 +29,12 @@ def report_section(task: PairTask, inputs: ReportInputs, environment: Environmen
     if not inputs.predictions:
         return ""
     metric = sorting_metric(inputs.spec.metrics)
-    changes = generation_changes(inputs.predictions, str(metric), metric.higher_is_better)
+    changes = generation_changes(
+        inputs.predictions,
+        str(metric),
+        metric.higher_is_better,
+        examples=inputs.spec.evaluation.report.include_examples,
+    )
     render = template_of(__package__, "report.html.jinja", environment)
     return render(
         changes=changes,

@@ -53,6 +53,8 @@ LAYOUT = 4
 
 _LIBRARIES = ("huggingface-hub", "numpy", "pyarrow", "tokenizers", "transformers")
 
+_MANY_TRUNCATED = 0.05
+
 log = logging.getLogger(__name__)
 
 
@@ -159,6 +161,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         *handling.notes,
         *_unknown_tokens(sets),
         *_contradictions(contradicting),
+        *_truncations(splits, length),
         *end_notes(tokenizer, ends, preparation.answers),
         *preparation.notes(all_labels),
         *_generation_notes(spec, length, inputs.identity),
@@ -234,6 +237,17 @@ def _contradictions(count: int) -> list[str]:
         if count
         else []
     )
+
+
+def _truncations(splits: Mapping[str, SplitReport], length: int) -> list[str]:
+    """A warning if so many texts are truncated that the model may miss what matters."""
+    rows = sum(split.examples for split in splits.values())
+    truncated = sum(split.truncated for split in splits.values())
+    if truncated <= _MANY_TRUNCATED * rows:
+        return []
+    return [
+        f"{percent(truncated / rows)} of the texts are truncated to {length:,} tokens; raise training.maxSequenceLength"
+    ]
 
 
 def _clipped(note: str) -> str:

@@ -37,7 +37,12 @@ def report_section(inputs: ReportInputs, environment: Environment) -> str:
     if not inputs.predictions:
         return ""
     metric = sorting_metric(inputs.spec.metrics)
-    changes = generation_changes(inputs.predictions, str(metric), metric.higher_is_better)
+    changes = generation_changes(
+        inputs.predictions,
+        str(metric),
+        metric.higher_is_better,
+        examples=inputs.spec.evaluation.report.include_examples,
+    )
     render = template_of(__package__, "report.html.jinja", environment)
     return render(changes=changes, metric_name=metric.row.title, format_value=format_value)
 
