@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 from prepare_fixtures import a_context, json_lines, prepared, refused, stored
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from finetune_api.failures import Reason
 from finetune_api.stage import STAGES
-from finetune_trainer.evaluate.prompts import Seq2SeqPrompts
+from finetune_trainer.evaluate.generation import until_end
+from finetune_trainer.evaluate.prompts import CausalPrompts, Seq2SeqPrompts
 from finetune_trainer.modelling.shift import shift_of
 from finetune_trainer.splits import open_split
 from finetune_trainer.tasks.summarization import Summarization
@@ -117,18 +118,42 @@ class TestSummaries:
         assert (details["decoding"], details["maxNewTokens"]) == ("greedy", 6)
 
 
-def test_a_batch_with_padding_gives_the_answers_of_single_rows(tuned: Tuned) -> None:
-    if "t5" not in tuned.job.name:
-        pytest.skip("covered by tests/families")
-    table = open_split(tuned.job.revision / "prepared", "test")
-    prompts = Seq2SeqPrompts.of_table(table)
-    model = AutoModelForSeq2SeqLM.from_pretrained(tuned.job.root / "base").eval()
-    rows = np.arange(len(table))
-    together, targets = prompts.score(model, rows, 0, torch.device("cpu"))
-    for row in rows:
-        alone, target = prompts.score(model, rows[row : row + 1], 0, torch.device("cpu"))
-        assert targets[row, : target.shape[1]].tolist() == target[0].tolist()
-        torch.testing.assert_close(together[row, : alone.shape[1]], alone[0], rtol=1e-4, atol=1e-4)
+class TestBatches:
+    """Padding changes neither logits nor answers, in FP32."""
+
+    @pytest.fixture(scope="class")
+    def model(self, tuned: Tuned) -> Any:
+        seq2seq = "t5" in tuned.job.name
+        auto_class: Any = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
+        full = (tuned.artifact / "model.safetensors").exists()
+        return auto_class.from_pretrained(tuned.artifact if full else tuned.job.root / "base").eval()
+
+    @pytest.fixture(scope="class")
+    def prompts(self, tuned: Tuned) -> Any:
+        form = Seq2SeqPrompts if "t5" in tuned.job.name else CausalPrompts
+        return form.of_table(open_split(tuned.job.revision / "prepared", "test"))
+
+    def test_give_the_logits_of_single_rows(self, model: Any, prompts: Any) -> None:
+        rows = np.arange(len(prompts.references))
+        with torch.no_grad():
+            together, targets = prompts.score(model, rows, 0, torch.device("cpu"))
+            for row in rows:
+                alone, target = prompts.score(model, rows[row : row + 1], 0, torch.device("cpu"))
+                assert targets[row, : target.shape[1]].tolist() == target[0].tolist()
+                torch.testing.assert_close(together[row, : alone.shape[1]], alone[0], rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("beams", [1, 3])
+    def test_give_the_answers_of_single_rows(self, model: Any, prompts: Any, beams: int) -> None:
+        rows = np.arange(len(prompts.references))
+        settings = {"max_new_tokens": 6, "num_beams": beams, "do_sample": False, "pad_token_id": 0}
+
+        def answers(batch: Any) -> list[list[int]]:
+            given = prompts.inputs(batch, 0, torch.device("cpu"))
+            made = prompts.generated(model.generate(**given, **settings), given)
+            end = model.generation_config.eos_token_id
+            return [until_end(row, [end]).tolist() for row in made.numpy()]
+
+        assert answers(rows) == [answer for row in rows for answer in answers(rows[row : row + 1])]
 
 
 @dataclass(frozen=True)

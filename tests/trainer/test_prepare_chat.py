@@ -162,7 +162,7 @@ def test_a_template_that_marks_no_answer_is_rejected(tmp_path: Path) -> None:
     assert failure.reason is Reason.BAD_DATA
     assert failure.message == (
         f"{uri}:1: the model's chat template omits every answer; use another chat template (4 of 4 rows are invalid, "
-        "100 %; dataset.cleaning.dropInvalid allows 0 %)"
+        "100 %, also at :2, :3, :4; dataset.cleaning.dropInvalid allows 0 %)"
     )
 
 

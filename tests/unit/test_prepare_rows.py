@@ -201,7 +201,8 @@ def test_invalid_rows_are_dropped_up_to_the_allowed_fraction_and_rejected_above(
     with pytest.raises(StageFailure) as failure:
         a_tally(0.01, 100, 9, 3).check()
     assert failure.value.message == (
-        "s3://data/a.jsonl:3: it is bad (2 of 100 rows are invalid, 2 %; dataset.cleaning.dropInvalid allows 1 %)"
+        "s3://data/a.jsonl:3: it is bad (2 of 100 rows are invalid, 2 %, also at :9; dataset.cleaning.dropInvalid "
+        "allows 1 %)"
     )
 
 
@@ -212,7 +213,7 @@ def test_the_most_frequent_problem_is_reported_if_it_differs_from_the_first() ->
     with pytest.raises(StageFailure) as failure:
         tally.check()
     assert failure.value.message == (
-        "s3://data/a.jsonl:2: it is bad (3 of 10 rows are invalid, 30 %, most often: it has no label; "
+        "s3://data/a.jsonl:2: it is bad (3 of 10 rows are invalid, 30 %, also at :5, :6, most often: it has no label; "
         "dataset.cleaning.dropInvalid allows 10 %)"
     )
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.prepared import InvalidRow
 
+_PLACES = 8
+"""Places of invalid rows in a message, besides the first."""
 REPORTED_ROWS = 100
 """Maximum number of invalid rows in the data report."""
 
@@ -71,9 +73,18 @@ class Tally:
         counted = f"{self.invalid} of {self.rows} rows {'is' if self.invalid == 1 else 'are'} invalid"
         raise StageFailure(
             Reason.BAD_DATA,
-            f"{where}: {first.problem} ({counted}, {percent(self.invalid / self.rows)}{self._mostly(first.problem)}; "
+            f"{where}: {first.problem} ({counted}, {percent(self.invalid / self.rows)}{self._next()}"
+            f"{self._mostly(first.problem)}; "
             f"dataset.cleaning.dropInvalid allows {percent(self.allowed_share)})",
         )
+
+    def _next(self) -> str:
+        """Where the invalid rows after the first one are."""
+        first, *others = self.reported
+        places = [f"{row.file if row.file != first.file else ''}:{row.line}" for row in others]
+        if not places:
+            return ""
+        return f", also at {', '.join(places[:_PLACES])}{', …' if len(places) > _PLACES else ''}"
 
     def _mostly(self, first: str) -> str:
         """The most frequent problem, if it is not that of the first invalid row, which would be misleading alone."""
