@@ -107,11 +107,11 @@ class Stage:
         return 70
 
     def hang(self) -> None:
-        """Serve progress whose heartbeat never advances."""
+        """Serve progress that never changes."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        for step in range(1_000_000):
-            self.progress = self._progress(0.0, done=step)
-            time.sleep(0.02)
+        self.progress = self._progress(0.0, done=1)
+        while True:
+            time.sleep(1)
 
     def work_for_ever(self) -> None:
         while True:

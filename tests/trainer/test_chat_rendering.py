@@ -14,6 +14,7 @@ from finetune_trainer.modelling.tokenizer import load_base_tokenizer
 from finetune_trainer.patches.transformers import fix_template_date
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepared import IGNORED_LABEL
+from finetune_trainer.tasks.instruction_tuning import CHAT_TEMPLATE
 from finetune_trainer.tasks.instruction_tuning.messages import Message, conversation
 from finetune_trainer.tasks.instruction_tuning.rendering import ChatRenderer
 from finetune_trainer.tasks.instruction_tuning.tokens import ChatTokeniser
@@ -58,7 +59,9 @@ SYSTEM_IN_THE_LAST_QUESTION = (
 
 
 def tokenizer_of(tmp_path: Path, template: str | dict[str, str], **options: Any) -> PreTrainedTokenizerFast:
-    return load_base_tokenizer(a_chat_model(tmp_path / "model", template, **options), "file:///model", chat=True)
+    return load_base_tokenizer(
+        a_chat_model(tmp_path / "model", template, **options), "file:///model", template=CHAT_TEMPLATE
+    )
 
 
 def learned(tokenizer: PreTrainedTokenizerFast, messages: list[Message], tools: object = None) -> str:

@@ -37,7 +37,7 @@ class Preparation(TextClassificationPreparation):
 
 
 class StarRating(TextClassification):
-    def preparation(self, spec, tokenizer, max_length):
+    def preparation(self, spec, tokenizer, max_length, config):
         return Preparation(spec, tokenizer, max_length)
 
 

@@ -13,6 +13,7 @@ from finetune_trainer.modelling.tokenizer import load_base_tokenizer
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.splits import open_split
+from finetune_trainer.tasks.instruction_tuning import CHAT_TEMPLATE
 from finetune_trainer.tasks.instruction_tuning.messages import Message, conversation
 from finetune_trainer.tasks.instruction_tuning.tokens import ChatTokeniser
 from tests.trainer.prepare_fixtures import (
@@ -47,7 +48,7 @@ CHATS = [
 
 
 def tokenizer_of(tmp_path: Path, template: str | None) -> PreTrainedTokenizerFast:
-    return load_base_tokenizer(a_chat_model(tmp_path / "model", template), "file:///model", chat=True)
+    return load_base_tokenizer(a_chat_model(tmp_path / "model", template), "file:///model", template=CHAT_TEMPLATE)
 
 
 def encoded(tokenizer: PreTrainedTokenizerFast, messages: list[Message], tools: object = None) -> dict[str, Any]:
@@ -191,7 +192,9 @@ def test_a_model_without_template_uses_a_default_one(tmp_path: Path) -> None:
 
 def test_a_tokenizer_without_template_and_end_token_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(StageFailure) as failure:
-        load_base_tokenizer(a_chat_model(tmp_path / "model", None, eos=None), "hf://owner/model", chat=True)
+        load_base_tokenizer(
+            a_chat_model(tmp_path / "model", None, eos=None), "hf://owner/model", template=CHAT_TEMPLATE
+        )
     assert failure.value.reason is Reason.BAD_CONFIGURATION
     assert failure.value.message == (
         "The tokenizer of hf://owner/model has neither a chat template nor an end-of-sequence token, so it cannot end "

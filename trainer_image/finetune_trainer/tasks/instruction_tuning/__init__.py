@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from finetune_trainer.report.page import ReportInputs
     from finetune_trainer.train.data import Collator, TrainingDataset
 
-_SIMPLE_TEMPLATE = (
+CHAT_TEMPLATE = (
     "{bos}{{%- for message in messages -%}}"
     "{{%- if message['role'] == 'assistant' -%}}"
     "{{{{ '### assistant:\\n' }}}}{{% generation %}}{{{{ message['content'] + eos_token }}}}{{% endgeneration %}}"
@@ -47,7 +47,7 @@ class InstructionTuning:
     adapter_task = "CAUSAL_LM"
 
     def load_tokenizer(self, directory: Path, spec: FineTuneJobSpec) -> PreTrainedTokenizerFast:
-        return load_base_tokenizer(directory, spec.model.uri, template=_SIMPLE_TEMPLATE)
+        return load_base_tokenizer(directory, spec.model.uri, template=CHAT_TEMPLATE)
 
     def generation(
         self, tokenizer: PreTrainedTokenizerFast, config: Mapping[str, Any], generation: Mapping[str, Any]
