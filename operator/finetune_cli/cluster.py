@@ -44,18 +44,16 @@ async def connected(target: Target) -> AsyncIterator[Cluster]:
     configuration, namespace = await _configuration(target)
     async with Connection(configuration, FIELD_MANAGER) as connection:
         client = Client(connection, _TIMEOUT)
-        yield Cluster(client, target.namespace or namespace, namespace_is_given=bool(target.namespace))
+        yield Cluster(client, target.namespace or namespace)
 
 
 class Cluster:
     """One connection; every method may raise ClusterError."""
 
-    def __init__(self, client: Client, namespace: str, namespace_is_given: bool) -> None:
+    def __init__(self, client: Client, namespace: str) -> None:
         self._client = client
         self.namespace = namespace
         """The namespace of commands and manifests that do not name one."""
-        self.namespace_is_given = namespace_is_given
-        """Whether the command line names the namespace."""
 
     async def get(self, name: str, namespace: str | None = None) -> dict[str, Any]:
         """A FineTuneJob."""

@@ -53,10 +53,15 @@ def submit(
 
     Problems are reported with file and line before anything is sent. Submitting the same file again changes nothing.
     """
+    from finetune_api.failures import ExitCode
+    from finetune_cli.submit import checked_files
     from finetune_cli.submit import submit as execute
 
+    found = checked_files(manifests, namespace, watch)
+    if found is None:
+        raise typer.Exit(ExitCode.BAD_CONFIGURATION)
     _on_cluster(
-        lambda cluster: execute(cluster, manifests, Output(output), watch, force_conflicts),
+        lambda cluster: execute(cluster, found, Output(output), watch, force_conflicts),
         namespace,
         context,
         kubeconfig,
