@@ -41,9 +41,10 @@ def done_text(stage: StageStatus) -> str:
     return clean(f"done in {elapsed(stage)}{attempts}: {stage.message}")
 
 
-def retry_text(failure: FailureStatus) -> str:
-    """Why a stage is retried."""
-    return clean(f"attempt {failure.attempt} ended: {failure.message.rstrip('.')}; retrying")
+def retry_text(failure: FailureStatus, seconds: float | None = None) -> str:
+    """Why a stage is retried; ``seconds`` is the time until then, if it is known."""
+    when = "" if seconds is None else f" in {duration(seconds)}"
+    return clean(f"attempt {failure.attempt} ended: {failure.message.rstrip('.')}; retrying{when}")
 
 
 @dataclass
@@ -94,7 +95,8 @@ class PlainLines:
         failure = status.failure
         if failure and failure.retried and (failure.stage, failure.attempt) != self._retried:
             self._retried = (failure.stage, failure.attempt)
-            lines.append(f"{failure.stage}: {retry_text(failure)}")
+            seconds = view.outage.delay.total_seconds() if view.outage else None
+            lines.append(f"{failure.stage}: {retry_text(failure, seconds)}")
         for stage in status.stages:
             before = self._states.get(stage.name)
             self._states[stage.name] = stage
