@@ -29,10 +29,11 @@ def heading(job: FineTuneJob, world: World) -> tuple[str, str]:
 
 
 def elapsed(stage: StageStatus) -> str:
-    """The duration of a stage with all its attempts: ``12s``; empty if unknown."""
+    """The duration of a stage with all its attempts, without pauses of the job: ``12s``; empty if unknown."""
     if not stage.start_time or not stage.completion_time:
         return ""
-    return duration((from_text(stage.completion_time) - from_text(stage.start_time)).total_seconds())
+    total = (from_text(stage.completion_time) - from_text(stage.start_time)).total_seconds()
+    return duration(total - stage.paused_seconds)
 
 
 def done_text(stage: StageStatus) -> str:

@@ -164,6 +164,14 @@ class TestStop:
         assert (attempts(again)["train"], again.status.revision) == (2, 1)
         assert stage_status(again.status, Stage.TRAIN).restarts == 0
 
+    def test_duration_excludes_the_time_until_the_next_command(
+        self, tmp_path: Path, stages: Callable[..., None]
+    ) -> None:
+        stages(train=["work", "done"])
+        Session(tmp_path, a_job()).when(works_in(Stage.TRAIN), Executor.request_stop).run()
+        job = Session(tmp_path, a_job(), clock=lambda: datetime.now(UTC) + timedelta(hours=1)).run()
+        assert 3590 < stage_status(job.status, Stage.TRAIN).paused_seconds < 3700
+
     def test_second_request_kills(self, tmp_path: Path, stages: Callable[..., None]) -> None:
         stages(train=["deaf"])
         session = Session(tmp_path, a_job())
@@ -229,6 +237,17 @@ class TestAfterTheExecutorWasKilled:
         job = Session(tmp_path, a_job()).when(lambda shown: bool(shown.notes), twice).run()
         assert not is_running(pid)
         assert job.status.phase is Phase.SUSPENDED
+
+    def test_duration_excludes_the_time_after_a_crash_of_the_machine(
+        self, tmp_path: Path, stages: Callable[..., None]
+    ) -> None:
+        stages(train=["work", "done"])
+        pid = self.run_and_kill(tmp_path)
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not is_running(pid))
+        job = Session(tmp_path, a_job(), clock=lambda: datetime.now(UTC) + timedelta(hours=1)).run()
+        assert job.status.phase is Phase.SUCCEEDED
+        assert 3590 < stage_status(job.status, Stage.TRAIN).paused_seconds < 3700
 
     def test_stage_that_succeeded_meanwhile_is_not_repeated(self, tmp_path: Path, stages: Callable[..., None]) -> None:
         stages(train=["work", "BadData"])

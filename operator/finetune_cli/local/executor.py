@@ -29,6 +29,7 @@ from finetune_core.policies.world import world_of
 from finetune_core.reconcile import plan
 from finetune_core.runs import Observed, ObservedRun, RunId, StageRun
 from finetune_core.summaries import revision_change
+from finetune_core.times import to_text
 
 _SAVE_PROGRESS_SECONDS = 5.0
 _GRACE_AFTER_ERROR = timedelta(seconds=30)
@@ -154,8 +155,9 @@ class Executor:
         )
         before, status = status, await self._with_current_inputs(status)
         if before.revision and status.revision == before.revision and not status.completion_time:
-            # For the job, an executor that did not run is the same as a suspension.
-            job = self._job.model_copy(update={"status": status})
+            # For the job, an executor that did not run is the same as a suspension, also after a crash.
+            since = status.suspend_time or to_text(self._state.last_change())
+            job = self._job.model_copy(update={"status": status.model_copy(update={"suspend_time": since})})
             suspended = plan(job, Observed(tuple(self._earlier.values()), stop_requested=True), self._now())
             status = suspended.status
         self._job = self._job.model_copy(update={"status": self._rerun(status)})

@@ -15,6 +15,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -90,6 +91,11 @@ class RunDirectory:
                 return StageReport.model_validate_json(file.read(_MAX_REPORT_BYTES))
         except (OSError, ValidationError):
             return None
+
+    def last_change(self) -> datetime | None:
+        """When the stage last wrote its log or its report; None if it wrote nothing."""
+        times = [file.stat().st_mtime for file in (self.log, self.termination) if file.exists()]
+        return datetime.fromtimestamp(max(times), UTC) if times else None
 
     def last_log_line(self) -> str:
         """The last non-empty line of the log."""
@@ -172,6 +178,11 @@ class StateDirectory:
             write_atomic(self.path / "job.json", job.model_dump_json(exclude_none=True).encode())
         except OSError as error:
             raise cannot_write(self.path, error) from error
+
+    def last_change(self) -> datetime:
+        """When the job, or a run of it, last wrote one of its files."""
+        saved = datetime.fromtimestamp((self.path / "job.json").stat().st_mtime, UTC)
+        return max([saved, *(written for run in self.runs() if (written := run.last_change()))])
 
     def run(self, id_: RunId) -> RunDirectory:
         """The directory of one run, which may not exist."""
