@@ -12,6 +12,7 @@ from finetune_api.job import FineTuneJob
 from finetune_api.secrets import references
 from finetune_api.spec import FineTuneJobSpec, ResilienceSpec
 from finetune_cli.local import Executor, LocalError, Machine, StateDirectory, home
+from finetune_cli.local.jobs import manifest_path, state_path
 from finetune_cli.manifest import ManifestError, load
 from finetune_cli.output import Output, out, print_error, to_json, write
 from finetune_cli.place import ThisMachine
@@ -31,9 +32,10 @@ def run(manifest: str, output: Output, fresh: bool) -> int:
             listed = [{"file": one.file, "line": one.line, "message": one.message} for one in problems]
             write(to_json({"exitCode": int(ExitCode.BAD_CONFIGURATION), "errors": listed}))
         return ExitCode.BAD_CONFIGURATION
-    meta = wanted.metadata
+    source = manifest_path(manifest)
     try:
-        with StateDirectory.locked(home(), meta.namespace, meta.name) as state:
+        with StateDirectory.locked(state_path(home(), wanted, source)) as state:
+            state.record_manifest(source)
             job, code = _run(state, wanted, output, fresh)
             if output is Output.JSON:
                 write(to_json(document(job, logs(job, state), code)))

@@ -35,7 +35,7 @@ class Session:
 
     def run(self) -> FineTuneJob:
         meta = self.wanted.metadata
-        with StateDirectory.locked(self.home, meta.namespace, meta.name) as state:
+        with StateDirectory.locked(self.home / meta.namespace / meta.name) as state:
             return asyncio.run(self._run(state))
 
     async def _run(self, state: StateDirectory) -> FineTuneJob:

@@ -76,7 +76,8 @@ class Desk:
         return process.returncode, out, err
 
     def job(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads((self.root / "home" / "default" / "tiny" / "job.json").read_text())
+        (file,) = (self.root / "home" / "default").glob("tiny.*/job.json")
+        document: dict[str, Any] = json.loads(file.read_text())
         return document
 
 

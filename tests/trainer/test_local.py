@@ -195,7 +195,7 @@ from finetune_cli.local import Executor, StateDirectory
 async def run(state):
     await Executor(state, a_job(), lambda shown: None, machine=MACHINE, stage_command=COMMAND).run()
 
-with StateDirectory.locked(Path(sys.argv[1]), "team-a", "intents") as state:
+with StateDirectory.locked(Path(sys.argv[1], "team-a", "intents")) as state:
     asyncio.run(run(state))
 """
 
@@ -264,9 +264,9 @@ class TestAfterTheExecutorWasKilled:
 class TestStateDirectory:
     def test_is_locked_by_one_executor(self, tmp_path: Path) -> None:
         with (
-            StateDirectory.locked(tmp_path, "team-a", "intents"),
+            StateDirectory.locked(tmp_path / "team-a" / "intents"),
             pytest.raises(LocalError, match=rf"already running on this machine \(process {os.getpid()}\)"),
-            StateDirectory.locked(tmp_path, "team-a", "intents"),
+            StateDirectory.locked(tmp_path / "team-a" / "intents"),
         ):
             pass
 
@@ -274,7 +274,7 @@ class TestStateDirectory:
         (tmp_path / "file").write_text("")
         with (
             pytest.raises(LocalError, match=r"Cannot write to .*set FINETUNE_HOME") as caught,
-            StateDirectory.locked(tmp_path / "file", "team-a", "intents"),
+            StateDirectory.locked(tmp_path / "file" / "team-a" / "intents"),
         ):
             pass
         assert caught.value.exit_code is ExitCode.PERMISSION_DENIED
@@ -285,7 +285,7 @@ class TestStateDirectory:
         assert error.exit_code is ExitCode.DOES_NOT_FIT
 
     def test_of_another_version_is_one_sentence(self, tmp_path: Path) -> None:
-        with StateDirectory.locked(tmp_path, "team-a", "intents") as state:
+        with StateDirectory.locked(tmp_path / "team-a" / "intents") as state:
             (state.path / "job.json").write_text('{"kind": "FineTuneJob"}')
             with pytest.raises(LocalError, match="is not valid"):
                 state.load()

@@ -94,7 +94,7 @@ def test_after_a_failure_retries_the_failed_stage(tmp_path: Path, stages: Callab
 
 def test_runs_again_if_the_artifact_was_deleted(tmp_path: Path) -> None:
     job = Session(tmp_path, a_job()).run()
-    with StateDirectory.locked(tmp_path, "team-a", "intents") as state:
+    with StateDirectory.locked(tmp_path / "team-a" / "intents") as state:
         assert job.status.artifact is not None
         artifact = job.status.artifact.model_copy(update={"uri": (tmp_path / "gone").as_uri()})
         state.save(job.model_copy(update={"status": job.status.model_copy(update={"artifact": artifact})}))
