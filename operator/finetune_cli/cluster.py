@@ -47,6 +47,10 @@ async def connected(target: Target) -> AsyncIterator[Cluster]:
         yield Cluster(client, target.namespace or namespace)
 
 
+class NoCluster(ClusterError):
+    """There is no kubeconfig."""
+
+
 class Cluster:
     """One connection; every method may raise ClusterError."""
 
@@ -170,7 +174,7 @@ async def _configuration(target: Target) -> tuple[Any, str]:
             raise ClusterError(f"Kubeconfig {files}: {what}: {error}", code=400) from error
     if target.kubeconfig or target.context or not os.environ.get("KUBERNETES_SERVICE_HOST"):
         what = f"there is no kubeconfig at {' or '.join(paths)}"
-        raise ClusterError(f"No cluster: {what}; set --kubeconfig or KUBECONFIG.", code=400)
+        raise NoCluster(f"No cluster: {what}; set --kubeconfig or KUBECONFIG.", code=400)
     try:
         return from_service_account(), pod_namespace()
     except ConfigurationError as error:

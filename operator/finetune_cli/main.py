@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from finetune_cli import commands
+from finetune_cli import commands, job_commands
 from finetune_cli.output import Output, program
 
 app = typer.Typer(
@@ -75,6 +75,7 @@ def lint(
     raise typer.Exit(execute(paths, Output(output)))
 
 
+job_commands.register(app)
 commands.register(app)
 
 
