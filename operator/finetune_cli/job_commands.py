@@ -6,14 +6,22 @@ from typing import Annotated, Literal
 
 import typer
 
-from finetune_cli.options import Context, Job, Kubeconfig, Local, Namespace, Where, on_cluster, on_this_machine
+from finetune_cli.options import (
+    HINT,
+    Context,
+    Job,
+    Kubeconfig,
+    Local,
+    Namespace,
+    TextOrJson,
+    Where,
+    on_cluster,
+    on_this_machine,
+)
 from finetune_cli.output import Output
-
-_HINT = "For jobs of this machine, add --local."
 
 StageName = Literal["prepare", "train", "evaluate", "publish"]
 AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="List all namespaces.")]
-TextOrJson = Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="Output format.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +47,7 @@ def list_(
     _check_all_namespaces(None, local, all_namespaces)
     if where.is_here(None):
         on_this_machine(lambda: list_here(namespace, Output(output)))
-    on_cluster(lambda cluster: list_cluster(cluster, all_namespaces, Output(output)), where, hint=_HINT)
+    on_cluster(lambda cluster: list_cluster(cluster, all_namespaces, Output(output)), where, hint=HINT)
 
 
 def get(
@@ -67,7 +75,7 @@ def get(
         if job is None:
             raise typer.BadParameter("needs JOB; list all with finetune list --local", param_hint="--local")
         on_this_machine(lambda: get_here(job_here(job, namespace), Output(output)))
-    on_cluster(lambda cluster: execute(cluster, job, Output(output), all_namespaces), where, hint=_HINT)
+    on_cluster(lambda cluster: execute(cluster, job, Output(output), all_namespaces), where, hint=HINT)
 
 
 def history(
@@ -86,7 +94,7 @@ def history(
     where = Where(namespace, context, kubeconfig, local)
     if where.is_here(job):
         on_this_machine(lambda: history_here(job_here(job, namespace), Output(output)))
-    on_cluster(lambda cluster: history_on_cluster(cluster, job, Output(output)), where, hint=_HINT)
+    on_cluster(lambda cluster: history_on_cluster(cluster, job, Output(output)), where, hint=HINT)
 
 
 def watch(
@@ -113,7 +121,7 @@ def watch(
     where = Where(namespace, context, kubeconfig, local)
     if where.is_here(job):
         on_this_machine(lambda: watch_here(lambda: job_here(job, namespace), Output(output)))
-    on_cluster(lambda cluster: execute(cluster, job, Output(output)), where, hint=_HINT)
+    on_cluster(lambda cluster: execute(cluster, job, Output(output)), where, hint=HINT)
 
 
 def logs(
@@ -148,7 +156,7 @@ def logs(
         if worker:
             raise typer.BadParameter("a job on this machine has one worker, 0", param_hint="--worker")
         on_this_machine(lambda: logs_here(lambda: job_here(job, namespace), wanted, follow, tail))
-    on_cluster(lambda cluster: execute(cluster, job, wanted, follow, tail), where, hint=_HINT)
+    on_cluster(lambda cluster: execute(cluster, job, wanted, follow, tail), where, hint=HINT)
 
 
 def _check_all_namespaces(job: str | None, local: bool, all_namespaces: bool) -> None:

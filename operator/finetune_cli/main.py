@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from finetune_cli import commands, job_commands
+from finetune_cli import commands, job_commands, model_commands
 from finetune_cli.output import Output, program
 
 app = typer.Typer(
@@ -76,6 +76,7 @@ def lint(
 
 
 job_commands.register(app)
+model_commands.register(app)
 commands.register(app)
 
 

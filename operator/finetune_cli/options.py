@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -28,12 +28,15 @@ Kubeconfig = Annotated[
 Local = Annotated[
     bool, typer.Option("--local", help="Jobs that `finetune run` has run on this machine, instead of the cluster.")
 ]
+TextOrJson = Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="Output format.")]
 Job = Annotated[
     str,
     typer.Argument(
         metavar="JOB", help="Name of a job on the cluster (with --local on this machine), or manifest of a local one."
     ),
 ]
+
+HINT = "For jobs of this machine, add --local."
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Where:
 def on_cluster(command: Callable[[Cluster], Awaitable[int]], where: Where, *, hint: str = "") -> None:
     """Connect, run a command, and exit with its exit code; ``hint`` follows the error if there is no cluster."""
     from finetune_cli.cluster import NoCluster, Target, connected
+    from finetune_cli.local import LocalError
     from finetune_cli.refusals import ClusterError
 
     async def execute() -> int:
@@ -74,6 +78,9 @@ def on_cluster(command: Callable[[Cluster], Awaitable[int]], where: Where, *, hi
         code = asyncio.run(execute())
     except ClusterError as error:
         print_error(f"finetune: {error.message}" + (f" {hint}" if hint and isinstance(error, NoCluster) else ""))
+        code = error.exit_code
+    except LocalError as error:
+        print_error(f"finetune: {error.message}")
         code = error.exit_code
     except KeyboardInterrupt:
         code = 130

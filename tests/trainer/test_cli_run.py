@@ -69,6 +69,14 @@ class Desk:
             text=True,
         )
 
+    def finetune(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, standard output and standard error of any command."""
+        command = [sys.executable, "-m", "finetune_cli.main", *arguments]
+        ended = subprocess.run(
+            command, cwd=self.root, env=self.environment, capture_output=True, text=True, check=False, timeout=600
+        )
+        return ended.returncode, ended.stdout, ended.stderr
+
     def run(self, *options: str) -> tuple[int, str, str]:
         """Exit code, standard output and standard error."""
         with self.start(*options) as process:
@@ -135,6 +143,11 @@ def test_manifest_to_published_adapter_with_ctrl_c_in_between(desk: Desk) -> Non
     assert document["artifact"]["uri"] == artifact.as_uri()
     assert document["job"]["status"]["phase"] == "Succeeded"
     assert all(Path(log["path"]).exists() for log in document["logs"])
+
+    code, out, err = desk.finetune("predict", "job.yaml", "the red fox", "-o", "json")
+    assert code == 0, err
+    (prediction,) = json.loads(out)["predictions"]
+    assert prediction["label"] == max(prediction["scores"], key=prediction["scores"].get)
 
 
 def test_invalid_manifest_is_reported_with_file_and_line(desk: Desk) -> None:

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
-from finetune_api.failures import ExitCode
 from finetune_api.job import FineTuneJob, FineTuneJobStatus
 from finetune_api.manifest import MANIFEST_NAME
 from finetune_api.stage import Stage, World
 from finetune_cli.local import inputs
 from finetune_cli.local.child import StageProcess
-from finetune_cli.local.errors import LocalError, cannot_write
+from finetune_cli.local.errors import cannot_write
 from finetune_cli.local.history import earlier_runs
 from finetune_cli.local.machine import Machine
 from finetune_cli.local.outage import Outage, next_status, outage_after, retried_now
 from finetune_cli.local.state import StateDirectory
+from finetune_cli.local.trainer import trainer_command
 from finetune_core.policies.revision import current_revision, reopened, trained_again
 from finetune_core.policies.world import world_of
 from finetune_core.reconcile import plan
@@ -82,7 +80,7 @@ class Executor:
         self._desired = desired
         self._on_change = on_change
         self._machine = machine
-        self._command = list(stage_command or _trainer())
+        self._command = list(stage_command or trainer_command("finetune run"))
         self._fresh = fresh
         self._now = clock
         self._children: dict[RunId, StageProcess] = {}
@@ -292,17 +290,6 @@ class Executor:
             return
         self._state.save(self._job)
         self._saved, self._saved_at = status, time
-
-
-def _trainer() -> tuple[str, ...]:
-    for module in ("finetune_trainer", "torch"):
-        if find_spec(module) is None:
-            raise LocalError(
-                "finetune run needs the trainer; install it with pip install 'finetune-operator[cli,trainer]'.",
-                ExitCode.BAD_CONFIGURATION,
-            )
-    # -P: a file in the working directory must not shadow a library.
-    return (sys.executable, "-P", "-m", "finetune_trainer")
 
 
 def _is_missing(uri: str) -> bool:

@@ -96,7 +96,7 @@ def find(root: Path, argument: str, namespace: str | None, name: str | None) -> 
         hint = f"start it with finetune run {argument}" if path else "list all with finetune list --local"
         raise LocalError(f"No job {argument} was run on this machine; {hint}.", ExitCode.NOT_FOUND)
     if len(found) > 1 and path is None:
-        where = " and ".join(one.manifest or str(one.state.path) for one in found)
+        where = " and ".join(sorted(one.manifest or str(one.state.path) for one in found))
         raise LocalError(
             f"{len(found)} jobs on this machine are named {argument}: {where}; name the manifest instead.",
             ExitCode.BAD_CONFIGURATION,

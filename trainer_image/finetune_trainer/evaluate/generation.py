@@ -24,7 +24,7 @@ from finetune_trainer.evaluate.metrics import ANSWER_METRICS, TEACHER_FORCED, Fl
 from finetune_trainer.modelling.batching import BatchLimits, TokenRows, each_batch, length_sorted, padded
 from finetune_trainer.modelling.loading import check_finite, check_vocabulary
 from finetune_trainer.modelling.precision import Hardware
-from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer
+from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer, load_saved_tokenizer
 from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.splits import open_split
 
@@ -103,6 +103,19 @@ def compare(inputs: EvaluationInputs) -> Comparison:
         )
     ]
     return Comparison(BaselineKind.BASE_MODEL, details, results, predictions)
+
+
+def generated(inputs: EvaluationInputs, prompts: TokenRows) -> list[str]:
+    """The answers of the tuned model to ``prompts``, as in `compare`; ``inputs.trained`` is the published artifact.
+
+    Raises:
+        StageFailure: As `compare`.
+    """
+    model = inputs.method.tuned(inputs.load, inputs.base, inputs.trained)
+    check_vocabulary(model, prompts)
+    tokenizer = load_saved_tokenizer(inputs.trained)
+    rows = Prompts(prompts, labels=prompts, prompt_lengths=prompts.lengths, references=[])
+    return _Runner(inputs, rows, tokenizer, "tuned", model).generate()
 
 
 def _learned_tokens(labels: TokenRows) -> Ints:
@@ -210,7 +223,7 @@ class _Runner:
         losses, hits = np.zeros(examples), np.zeros(examples)
         if wanted.intersection(TEACHER_FORCED):
             losses, hits = self._score()
-        texts = self._generate() if wanted.intersection(ANSWER_METRICS) else None
+        texts = self.generate() if wanted.intersection(ANSWER_METRICS) else None
         return Answers(losses, hits, texts)
 
     def _counter(self, activity: str) -> ExampleCounter:
@@ -246,7 +259,7 @@ class _Runner:
         each_batch(length_sorted(prompts.tokens.lengths, limits), work)
         return losses, hits
 
-    def _generate(self) -> list[str]:
+    def generate(self) -> list[str]:
         """Generated answers, without the token that ends them and other special tokens."""
         counter = self._counter("generating answers")
         rows = self._prompts.tokens.heads(self._prompts.prompt_lengths)

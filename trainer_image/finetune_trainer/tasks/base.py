@@ -104,6 +104,16 @@ class CardParts:
     limitations: Sequence[str]
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """The output of the tuned model for one row."""
+
+    text: str
+    """For people."""
+    document: Mapping[str, Any]
+    """For programs; can be converted to JSON."""
+
+
 class Task(Protocol):
     """A task."""
 
@@ -151,6 +161,19 @@ class Task(Protocol):
         Raises:
             StageFailure: BadConfiguration (the model does not fit the data), BadData, Diverged (outputs that are not
                 finite), OutOfMemory.
+        """
+
+    def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
+        """Apply the tuned model to rows that have no answer; ``inputs.trained`` is the published artifact.
+
+        The result for a row of the test split is that of `compare`.
+
+        Args:
+            inputs: Inputs as for `compare`, without prepared data.
+            rows: Texts, or JSON objects with the columns of the task.
+
+        Raises:
+            StageFailure: BadData for an invalid row, by its number from 1; otherwise as `compare`.
         """
 
     def baseline_note(self, details: Mapping[str, Any]) -> str:

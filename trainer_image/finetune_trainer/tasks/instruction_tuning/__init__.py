@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 from finetune_api import layout
 from finetune_trainer.json_files import read_json, read_json_if_present, write_json
 from finetune_trainer.prepared import DataReport
-from finetune_trainer.tasks.base import CardParts, ModelClass
+from finetune_trainer.tasks.base import CardParts, ModelClass, Prediction
 from finetune_trainer.tasks.instruction_tuning.preparation import InstructionTuningPreparation
 
 if TYPE_CHECKING:
@@ -64,6 +64,11 @@ class InstructionTuning:
         from finetune_trainer.evaluate.generation import compare
 
         return compare(inputs)
+
+    def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
+        from finetune_trainer.tasks.instruction_tuning.prediction import predict
+
+        return predict(inputs, rows)
 
     def baseline_note(self, details: Mapping[str, Any]) -> str:
         from finetune_trainer.tasks.instruction_tuning.presentation import baseline_note

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 from finetune_api import layout
 from finetune_trainer.json_files import read_json, write_json
 from finetune_trainer.prepared import IGNORED_LABEL, DataReport
-from finetune_trainer.tasks.base import CardParts, ModelClass
+from finetune_trainer.tasks.base import CardParts, ModelClass, Prediction
 from finetune_trainer.tasks.text_classification.preparation import TextClassificationPreparation
 
 if TYPE_CHECKING:
@@ -83,6 +83,11 @@ class TextClassification:
         from finetune_trainer.tasks.text_classification.evaluation import compare
 
         return compare(inputs)
+
+    def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
+        from finetune_trainer.tasks.text_classification.prediction import predict
+
+        return predict(inputs, rows)
 
     def baseline_note(self, details: Mapping[str, Any]) -> str:
         from finetune_trainer.tasks.text_classification.presentation import baseline_note
