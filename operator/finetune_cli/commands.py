@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from finetune_cli.options import Context, Kubeconfig, Namespace, Where, on_cluster
+from finetune_cli.options import Context, Kubeconfig, Namespace, Settings, Where, on_cluster
 from finetune_cli.output import Output
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the FineTuneJob.")]
@@ -27,6 +27,7 @@ def submit(
     force_conflicts: Annotated[
         bool, typer.Option("--force-conflicts", help="Take over fields that another field manager has set.")
     ] = False,
+    settings: Settings = None,
     output: Annotated[
         Literal["text", "name", "json", "yaml"], typer.Option("-o", "--output", help="Output format.")
     ] = "text",
@@ -42,7 +43,7 @@ def submit(
     from finetune_cli.submit import checked_files
     from finetune_cli.submit import submit as execute
 
-    found = checked_files(manifests, namespace, watch)
+    found = checked_files(manifests, namespace, watch, settings or ())
     if found is None:
         raise typer.Exit(ExitCode.BAD_CONFIGURATION)
     on_cluster(

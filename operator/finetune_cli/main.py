@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from finetune_cli import commands, job_commands, model_commands
+from finetune_cli.options import Settings, TextOrJson
 from finetune_cli.output import Output, program
 
 app = typer.Typer(
@@ -43,10 +44,11 @@ def finetune(
 @app.command()
 def run(
     manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="YAML file with a FineTuneJob, or - for stdin.")],
-    output: Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="Output format.")] = "text",
+    output: TextOrJson = "text",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start a new revision even if this spec was run before.")
     ] = False,
+    settings: Settings = None,
 ) -> None:
     """Run a FineTuneJob on this machine: prepare, train, evaluate, publish.
 
@@ -56,7 +58,7 @@ def run(
     """
     from finetune_cli.run import run as execute
 
-    raise typer.Exit(execute(manifest, Output(output), fresh))
+    raise typer.Exit(execute(manifest, Output(output), fresh, settings or ()))
 
 
 @app.command()
@@ -64,7 +66,8 @@ def lint(
     paths: Annotated[
         list[str], typer.Argument(metavar="FILE|DIRECTORY", help="YAML files, directories of them, or - for stdin.")
     ],
-    output: Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="Output format.")] = "text",
+    output: TextOrJson = "text",
+    settings: Settings = None,
 ) -> None:
     """Validate FineTuneJobs without a cluster: report what the API server would reject, with file and line.
 
@@ -72,7 +75,7 @@ def lint(
     """
     from finetune_cli.lint import lint as execute
 
-    raise typer.Exit(execute(paths, Output(output)))
+    raise typer.Exit(execute(paths, Output(output), settings or ()))
 
 
 job_commands.register(app)

@@ -28,6 +28,10 @@ Kubeconfig = Annotated[
 Local = Annotated[
     bool, typer.Option("--local", help="Jobs that `finetune run` has run on this machine, instead of the cluster.")
 ]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Set a field, such as training.epochs=1; can be repeated."),
+]
 TextOrJson = Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="Output format.")]
 Job = Annotated[
     str,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from finetune_api.failures import ExitCode
@@ -15,16 +16,18 @@ from finetune_cli.local import Executor, LocalError, Machine, StateDirectory, ho
 from finetune_cli.local.jobs import manifest_path, state_path
 from finetune_cli.manifest import ManifestError, load
 from finetune_cli.output import Output, out, print_error, to_json, write
+from finetune_cli.overrides import overridden, overrides_of
 from finetune_cli.place import ThisMachine
 from finetune_cli.result import document, exit_code, result_lines
 from finetune_cli.screen import Screen, screen
 from finetune_cli.view import of_run
 
 
-def run(manifest: str, output: Output, fresh: bool) -> int:
-    """Run the job of a manifest; returns the exit code."""
+def run(manifest: str, output: Output, fresh: bool, settings: Sequence[str] = ()) -> int:
+    """Run the job of a manifest, with the fields of ``--set``; returns the exit code."""
     try:
-        wanted = load(manifest)
+        overrides = overrides_of(settings)
+        wanted = load(manifest, lambda document: overridden(document, overrides))
     except ManifestError as error:
         problems = error.problems
         print_error(*map(str, problems))

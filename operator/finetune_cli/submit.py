@@ -18,9 +18,11 @@ from finetune_cli.manifest import (
     checked,
     documents_of,
     is_ours,
+    problem_at,
     read,
 )
 from finetune_cli.output import Output, print_error, program, to_json, to_yaml, write
+from finetune_cli.overrides import Override, overridden, overrides_of
 from finetune_cli.refusals import FIELD_MANAGER, ClusterError
 from finetune_cli.sentences import dotted
 from finetune_cli.source import Document
@@ -50,10 +52,12 @@ class Submission:
         return replace(self, manifest={**self.manifest, "metadata": metadata})
 
 
-def checked_files(paths: Sequence[str], namespace: str | None, watch: bool) -> list[Submission] | None:
+def checked_files(
+    paths: Sequence[str], namespace: str | None, watch: bool, settings: Sequence[str] = ()
+) -> list[Submission] | None:
     """The FineTuneJobs in the files; None after their problems were printed. Needs no cluster."""
     try:
-        found = submissions(paths, namespace)
+        found = submissions(paths, namespace, overrides_of(settings))
     except ManifestError as error:
         print_error(*map(str, error.problems))
         return None
@@ -86,8 +90,8 @@ async def submit(cluster: Cluster, found: Sequence[Submission], output: Output, 
     return await watch_job(cluster, meta["name"], Output.TEXT)
 
 
-def submissions(paths: Sequence[str], namespace: str | None) -> list[Submission]:
-    """Every FineTuneJob in the files; ``namespace`` is that of the command line.
+def submissions(paths: Sequence[str], namespace: str | None, overrides: Sequence[Override] = ()) -> list[Submission]:
+    """Every FineTuneJob in the files; ``namespace`` and ``overrides`` are those of the command line.
 
     Raises:
         ManifestError: One of them is invalid; then none may be applied.
@@ -109,7 +113,12 @@ def submissions(paths: Sequence[str], namespace: str | None) -> list[Submission]
                 print_error(
                     f"note: {source.file}:{other.line}: {_named(other)} is not submitted; apply it with kubectl apply"
                 )
-        for document in jobs:
+        for written in jobs:
+            try:
+                document = overridden(written, overrides)
+            except ManifestError as error:
+                problems += error.problems
+                continue
             wrong = _problems(document, source, namespace)
             problems += wrong
             if not wrong:
@@ -172,11 +181,11 @@ def _problems(document: Document, source: Source, namespace: str | None) -> list
                 f"{dotted(path)} is {uri!r}, which pods cannot read; copy it to s3://, gs:// or az://, or run the job "
                 "on this machine with finetune run"
             )
-            problems.append(Problem(source.file, document.line_of(path), message))
+            problems.append(problem_at(document, source.file, path, message))
     written = address(document.data, ("metadata", "namespace"))
     if namespace and written and written != namespace:
         message = f"metadata.namespace is {written!r}, but -n is {namespace!r}; omit one of them"
-        problems.append(Problem(source.file, document.line_of(("metadata", "namespace")), message))
+        problems.append(problem_at(document, source.file, ("metadata", "namespace"), message))
     return sorted(problems, key=lambda problem: problem.line)
 
 
