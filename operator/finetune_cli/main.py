@@ -48,6 +48,10 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start a new revision even if this spec was run before.")
     ] = False,
+    dry: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only check data and model, and show what training would need; store nothing."),
+    ] = False,
     settings: Settings = None,
 ) -> None:
     """Run a FineTuneJob on this machine: prepare, train, evaluate, publish.
@@ -58,7 +62,9 @@ def run(
     """
     from finetune_cli.run import run as execute
 
-    raise typer.Exit(execute(manifest, Output(output), fresh, settings or ()))
+    if dry and fresh:
+        raise typer.BadParameter("not allowed with --dry-run", param_hint="--fresh")
+    raise typer.Exit(execute(manifest, Output(output), fresh, settings or (), dry))
 
 
 @app.command()

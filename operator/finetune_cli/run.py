@@ -12,6 +12,7 @@ from finetune_api.failures import ExitCode
 from finetune_api.job import FineTuneJob
 from finetune_api.secrets import references
 from finetune_api.spec import FineTuneJobSpec, ResilienceSpec
+from finetune_cli.dry_run import dry_run
 from finetune_cli.local import Executor, LocalError, Machine, StateDirectory, home
 from finetune_cli.local.jobs import manifest_path, state_path
 from finetune_cli.manifest import ManifestError, load
@@ -23,8 +24,8 @@ from finetune_cli.screen import Screen, screen
 from finetune_cli.view import of_run
 
 
-def run(manifest: str, output: Output, fresh: bool, settings: Sequence[str] = ()) -> int:
-    """Run the job of a manifest, with the fields of ``--set``; returns the exit code."""
+def run(manifest: str, output: Output, fresh: bool, settings: Sequence[str] = (), dry: bool = False) -> int:
+    """Run the job of a manifest, with the fields of ``--set``; ``dry`` only prepares it. Returns the exit code."""
     try:
         overrides = overrides_of(settings)
         wanted = load(manifest, lambda document: overridden(document, overrides))
@@ -37,6 +38,8 @@ def run(manifest: str, output: Output, fresh: bool, settings: Sequence[str] = ()
         return ExitCode.BAD_CONFIGURATION
     source = manifest_path(manifest)
     try:
+        if dry:
+            return dry_run(wanted, output)
         with StateDirectory.locked(state_path(home(), wanted, source)) as state:
             state.record_manifest(source)
             job, code = _run(state, wanted, output, fresh)

@@ -24,7 +24,7 @@ def heading(job: FineTuneJob, world: World) -> tuple[str, str]:
     revision = f", revision {job.status.revision}" if job.status.revision else ""
     return (
         clean(f"{meta.namespace}/{meta.name}{revision}"),
-        clean(f"{spec.model.uri}, {spec.task.type}, {_method(spec)}, {describe_world(world)}"),
+        clean(f"{spec.model.uri}, {spec.task.type}, {method_text(spec)}, {describe_world(world)}"),
     )
 
 
@@ -130,6 +130,7 @@ class PlainLines:
         return new.at - printed.at >= interval and new.percent != printed.percent
 
 
-def _method(spec: FineTuneJobSpec) -> str:
+def method_text(spec: FineTuneJobSpec) -> str:
+    """The method with its main setting: ``LoRA rank 16``."""
     settings = spec.method.settings
     return f"{spec.method.type} rank {settings.rank}" if isinstance(settings, LoraSpec) else str(spec.method.type)

@@ -150,6 +150,18 @@ def test_manifest_to_published_adapter_with_ctrl_c_in_between(desk: Desk) -> Non
     assert prediction["label"] == max(prediction["scores"], key=prediction["scores"].get)
 
 
+def test_dry_run_checks_data_and_model_and_leaves_nothing(desk: Desk) -> None:
+    code, out, err = desk.write().run("--dry-run")
+    assert code == 0, out + err
+    assert "\ndata      " in out
+    assert "\nmemory    about " in out
+    assert not (desk.root / "home").exists()
+    assert not (desk.root / "out").exists()
+    (desk.root / "train.jsonl").write_text("{broken\n")
+    code, out, _ = desk.run("--dry-run", "-o", "json")
+    assert (code, json.loads(out)["failure"]["reason"]) == (65, "BadData")
+
+
 def test_invalid_manifest_is_reported_with_file_and_line(desk: Desk) -> None:
     manifest = desk.write().root / "job.yaml"
     manifest.write_text(manifest.read_text().replace("learningRate", "learningrate"))
