@@ -86,6 +86,28 @@ def lint(
 
 job_commands.register(app)
 model_commands.register(app)
+
+
+@app.command()
+def init(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Data file, directory, pattern or address.")],
+    model: Annotated[
+        str | None, typer.Option("--model", help="Address or directory of the base model; default: a small one.")
+    ] = None,
+    file: Annotated[
+        str | None, typer.Option("-f", "--file", help="Manifest to write; default: a file with the name of the data.")
+    ] = None,
+) -> None:
+    """Write a commented manifest for a data file: detects its format, its columns and the task.
+
+    An existing file is not overwritten. Needs the extra `data` or `trainer`.
+    """
+    from finetune_cli.init import init as execute
+    from finetune_cli.options import on_this_machine
+
+    on_this_machine(lambda: execute(data, model, file))
+
+
 commands.register(app)
 
 

@@ -33,14 +33,22 @@ def trainer_command(command: str, extra: str = "trainer") -> tuple[str, ...]:
     return (sys.executable, "-P", "-m", "finetune_trainer")
 
 
-def ask(command: str, request: Mapping[str, Any], extra: str = "trainer") -> dict[str, Any]:
-    """The answer of ``finetune_trainer <command>`` to a request.
+def ask(
+    command: str, request: Mapping[str, Any], extra: str = "trainer", question: str | None = None
+) -> dict[str, Any]:
+    """The answer of the trainer to a request of ``finetune <command>``.
+
+    Args:
+        command: The command that asks.
+        request: What it asks.
+        extra: The extra that the answer needs.
+        question: The command of the trainer, if it has another name.
 
     Raises:
         LocalError: The trainer is not installed, or its answer is an error.
     """
     process = subprocess.run(
-        [*trainer_command(f"finetune {command}", extra), command],
+        [*trainer_command(f"finetune {command}", extra), question or command],
         input=json.dumps(request).encode(),
         capture_output=True,
         check=False,

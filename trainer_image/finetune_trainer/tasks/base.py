@@ -114,6 +114,20 @@ class Prediction:
     """For programs; can be converted to JSON."""
 
 
+@dataclass(frozen=True)
+class Recognised:
+    """Data that is for a task."""
+
+    columns: Mapping[str, str]
+    """The column for each field of dataset.columns."""
+    form: str
+    """The form of the rows, if the task has several."""
+    facts: str
+    """What the rows contain, as a clause; may be empty."""
+    certain: bool
+    """Whether the names of the columns say so; otherwise it is a guess."""
+
+
 class Task(Protocol):
     """A task."""
 
@@ -129,6 +143,14 @@ class Task(Protocol):
             spec: The spec of the job.
             tokenizer: The tokenizer of the base model.
             max_length: Maximum number of tokens of an example.
+        """
+
+    def recognise(self, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Recognised | None:
+        """The columns of this task in data that nobody has described; None if the data is not for this task.
+
+        Args:
+            names: Names of the columns.
+            rows: The first valid rows.
         """
 
     def dataset(self, table: pa.Table, spec: FineTuneJobSpec, data: DataReport) -> TrainingDataset:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from finetune_api import layout
 from finetune_trainer.json_files import read_json, read_json_if_present, write_json
 from finetune_trainer.prepared import DataReport
-from finetune_trainer.tasks.base import CardParts, ModelClass, Prediction
+from finetune_trainer.tasks.base import CardParts, ModelClass, Prediction, Recognised
 from finetune_trainer.tasks.instruction_tuning.preparation import InstructionTuningPreparation
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ class InstructionTuning:
         self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int
     ) -> InstructionTuningPreparation:
         return InstructionTuningPreparation(spec, tokenizer, max_length)
+
+    def recognise(self, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Recognised | None:
+        from finetune_trainer.tasks.instruction_tuning.rows import recognise
+
+        return recognise(names)
 
     def dataset(self, table: pa.Table, spec: FineTuneJobSpec, data: DataReport) -> TrainingDataset:
         from finetune_trainer.train.causal import CausalDataset

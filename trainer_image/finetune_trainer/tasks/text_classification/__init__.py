@@ -11,7 +11,7 @@ import pyarrow as pa
 from finetune_api import layout
 from finetune_trainer.json_files import read_json, write_json
 from finetune_trainer.prepared import IGNORED_LABEL, DataReport
-from finetune_trainer.tasks.base import CardParts, ModelClass, Prediction
+from finetune_trainer.tasks.base import CardParts, ModelClass, Prediction, Recognised
 from finetune_trainer.tasks.text_classification.preparation import TextClassificationPreparation
 
 if TYPE_CHECKING:
@@ -39,6 +39,11 @@ class TextClassification:
         self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int
     ) -> TextClassificationPreparation:
         return TextClassificationPreparation(spec, tokenizer, max_length)
+
+    def recognise(self, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Recognised | None:
+        from finetune_trainer.tasks.text_classification.recognition import recognise
+
+        return recognise(names, rows)
 
     def dataset(self, table: pa.Table, spec: FineTuneJobSpec, data: DataReport) -> TrainingDataset:
         from finetune_trainer.tasks.text_classification.training import ClassificationDataset
