@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    for command in (predict,):
+    for command in (predict, compare):
         app.command()(command)
 
 
@@ -88,3 +89,62 @@ def predict(
         return apply(artifact_of(read(await cluster.get(reference.job)), reference))
 
     on_cluster(of_cluster, where, hint=HINT)
+
+
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="JOB, JOB@REVISION, artifact, or evaluation.json.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The same.")],
+    *,
+    different_tests: Annotated[
+        bool, typer.Option("--different-tests", help="Show the scores even if the test examples differ.")
+    ] = False,
+    output: TextOrJson = "text",
+    local: Local = False,
+    namespace: Namespace = None,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Compare the scores of two results: revisions, jobs, artifacts or evaluation.json files.
+
+    The difference has a 95 % interval, paired by test example, if the predictions of both are stored. Results on
+    different test examples are refused. Needs the extra `data` or `trainer`.
+    """
+    from finetune_cli.artifacts import Reference
+    from finetune_cli.compare import Side, side_of_address, side_of_job
+    from finetune_cli.compare import compare as execute
+    from finetune_cli.here import job_here
+    from finetune_cli.history import specs
+
+    where = Where(namespace, context, kubeconfig, local)
+
+    def side_here(argument: str) -> Side | None:
+        """The side if it is not on the cluster."""
+        if side := side_of_address(argument):
+            return side
+        reference = Reference.of(argument)
+        if not replace(where, context=None, kubeconfig=None).is_here(reference.job):
+            return None
+        found = job_here(reference.job, namespace)
+        return side_of_job(found.job, reference, specs(found))
+
+    async def side_of(cluster: Cluster, argument: str) -> Side:
+        from finetune_cli.stored import read
+
+        reference = Reference.of(argument)
+        return side_here(argument) or side_of_job(read(await cluster.get(reference.job)), reference, {})
+
+    async def on_both(cluster: Cluster) -> int:
+        sides = (await side_of(cluster, first), await side_of(cluster, second))
+        return execute(sides, different_tests, Output(output))
+
+    def here() -> int | None:
+        one, other = side_here(first), side_here(second)
+        if one is None or other is None:
+            return None
+        for option, given in (("--context", context), ("--kubeconfig", kubeconfig)):
+            if given:
+                raise typer.BadParameter("neither result is on a cluster", param_hint=option)
+        return execute((one, other), different_tests, Output(output))
+
+    on_this_machine(here)
+    on_cluster(on_both, where, hint=HINT)

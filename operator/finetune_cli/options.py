@@ -91,8 +91,8 @@ def on_cluster(command: Callable[[Cluster], Awaitable[int]], where: Where, *, hi
     raise typer.Exit(code)
 
 
-def on_this_machine(command: Callable[[], int]) -> None:
-    """Run a command, and exit with its exit code."""
+def on_this_machine(command: Callable[[], int | None]) -> None:
+    """Run a command, and exit with its exit code; return if there is none, because it needs the cluster."""
     from finetune_cli.local import LocalError
 
     try:
@@ -102,4 +102,5 @@ def on_this_machine(command: Callable[[], int]) -> None:
         code = error.exit_code
     except KeyboardInterrupt:
         code = 130
-    raise typer.Exit(code)
+    if code is not None:
+        raise typer.Exit(code)

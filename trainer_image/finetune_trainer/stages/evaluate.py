@@ -59,6 +59,7 @@ def run(context: StageContext) -> EvaluateResult:
     with heavy_imports():
         from finetune_trainer.evaluate.comparison import SPLIT, EvaluationInputs
         from finetune_trainer.evaluate.gates import check_gates
+        from finetune_trainer.evaluate.pairing import digest_of
         from finetune_trainer.modelling.gpus import require_gpus
         from finetune_trainer.modelling.loading import set_up
         from finetune_trainer.modelling.precision import Hardware
@@ -87,6 +88,7 @@ def run(context: StageContext) -> EvaluateResult:
         baseline=Baseline(kind=comparison.baseline),
         metrics=comparison.metrics,
         verdict=comparison.metrics[0].verdict,
+        test_digest=digest_of(comparison.predictions),
         gates=check_gates(config.spec.evaluation, comparison.metrics),
     )
     _report_metrics(reporter, evaluation)
