@@ -15,6 +15,7 @@ from finetune_cli.options import (
     Namespace,
     TextOrJson,
     Where,
+    complete_job,
     on_cluster,
     on_this_machine,
 )
@@ -52,7 +53,12 @@ def list_(
 
 def get(
     job: Annotated[
-        str | None, typer.Argument(metavar="[JOB]", help="Show one job in detail: name or manifest; default: list all.")
+        str | None,
+        typer.Argument(
+            metavar="[JOB]",
+            help="Show one job in detail: name or manifest; default: list all.",
+            autocompletion=complete_job,
+        ),
     ] = None,
     *,
     output: Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -111,8 +111,27 @@ def init(
 commands.register(app)
 
 
+@app.command()
+def completion(
+    shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument(metavar="SHELL", help="bash, zsh or fish.")],
+) -> None:
+    """Print the completion script of a shell.
+
+    bash: add `source <(finetune completion bash)` to ~/.bashrc. zsh: add `source <(finetune completion zsh)` to
+    ~/.zshrc, after compinit. fish: finetune completion fish > ~/.config/fish/completions/finetune.fish.
+    """
+    from finetune_cli.completion import script
+
+    typer.echo(script(shell))
+
+
 def main() -> None:
     """Entry point of ``finetune`` and ``kubectl-finetune``."""
+    from finetune_cli.completion import PROGRAM, is_asked, prepare
+
+    if is_asked():
+        prepare()
+        app(prog_name=PROGRAM)
     app(prog_name=program())
 
 

@@ -16,6 +16,7 @@ from finetune_cli.options import (
     Namespace,
     TextOrJson,
     Where,
+    complete_job,
     on_cluster,
     on_this_machine,
 )
@@ -38,6 +39,7 @@ def predict(
             metavar="JOB|ARTIFACT",
             help="Name or manifest of a job, with @REVISION for an earlier one; or the address or directory of an "
             "artifact.",
+            autocompletion=complete_job,
         ),
     ],
     texts: Annotated[
@@ -92,8 +94,13 @@ def predict(
 
 
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="JOB, JOB@REVISION, artifact, or evaluation.json.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="The same.")],
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", help="JOB, JOB@REVISION, artifact, or evaluation.json.", autocompletion=complete_job
+        ),
+    ],
+    second: Annotated[str, typer.Argument(metavar="B", help="The same.", autocompletion=complete_job)],
     *,
     different_tests: Annotated[
         bool, typer.Option("--different-tests", help="Show the scores even if the test examples differ.")

@@ -33,10 +33,21 @@ Settings = Annotated[
     typer.Option("--set", metavar="FIELD=VALUE", help="Set a field, such as training.epochs=1; can be repeated."),
 ]
 TextOrJson = Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="Output format.")]
+
+
+def complete_job(context: typer.Context, incomplete: str) -> list[str]:
+    """The names of local jobs after ``--local``; otherwise the shell completes the path of a manifest."""
+    from finetune_cli.completion import job_names
+
+    return job_names(incomplete) if context.params.get("local") else []
+
+
 Job = Annotated[
     str,
     typer.Argument(
-        metavar="JOB", help="Name of a job on the cluster (with --local on this machine), or manifest of a local one."
+        metavar="JOB",
+        help="Name of a job on the cluster (with --local on this machine), or manifest of a local one.",
+        autocompletion=complete_job,
     ),
 ]
 
