@@ -129,7 +129,7 @@ def side_of_job(job: FineTuneJob, reference: Reference, known: Mapping[int, Fine
     """
     status, meta = job.status, job.metadata
     number = reference.revision or status.revision
-    title = f"{reference.job}@{number}"
+    title = f"{reference.job}@{number}" if number else reference.job
     if number == status.revision:
         if status.evaluation is None:
             raise LocalError(f"{title} has no evaluation ({status.phase}).", ExitCode.NOT_FOUND)

@@ -41,7 +41,10 @@ def list_(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """List jobs with phase, progress, score, verdict and age; with --local also their manifest."""
+    """List jobs: phase, progress, score, verdict, age.
+
+    With --local, the jobs of this machine and their manifests.
+    """
     from finetune_cli.listing import list_cluster, list_here
 
     where = Where(namespace, context, kubeconfig, local)
@@ -55,7 +58,7 @@ def get(
     job: Annotated[
         str | None,
         typer.Argument(
-            metavar="[JOB]",
+            metavar="JOB",
             help="Show one job in detail: name or manifest; default: list all.",
             autocompletion=complete_job,
         ),
@@ -70,7 +73,10 @@ def get(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """List jobs as kubectl does, or show one in detail: stages, failure, comparison with the baseline, artifact."""
+    """Show one job in detail, or list all as kubectl does.
+
+    The details are stages, failure, comparison with the baseline, and artifact.
+    """
     from finetune_cli.get import get as execute
     from finetune_cli.get import get_here
     from finetune_cli.here import job_here
@@ -93,7 +99,10 @@ def history(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Show the revisions of a job: when, phase, score, what changed in the spec, artifact."""
+    """Show the revisions of a job, and what changed.
+
+    A line for each revision: phase, start, end, score, what changed in the spec, artifact.
+    """
     from finetune_cli.here import job_here
     from finetune_cli.history import history_here, history_on_cluster
 
@@ -117,8 +126,8 @@ def watch(
 ) -> None:
     """Watch a job until it finishes.
 
-    Ctrl-C ends the command, not the job. Exit codes are those of `run`: 0 published, 1 rejected by a gate, otherwise
-    that of the failed stage; 130 after Ctrl-C.
+    Ctrl-C ends the command, not the job. Exit codes are those of `run`: 0 published, 1 rejected by a gate,
+    otherwise that of the failed stage; 130 after Ctrl-C.
     """
     from finetune_cli.here import job_here
     from finetune_cli.local_watch import watch_here

@@ -54,11 +54,12 @@ def run(
     ] = False,
     settings: Settings = None,
 ) -> None:
-    """Run a FineTuneJob on this machine: prepare, train, evaluate, publish.
+    """Run a job on this machine.
 
-    Ctrl-C stops after a checkpoint; the same command resumes. State and logs are in $FINETUNE_HOME, by default
-    ~/.local/state/finetune. Exit codes: 0 published, 1 rejected by a gate, 2 wrong options, 64 invalid manifest, 69 hub
-    or storage unreachable for five minutes, 75 already running, 130 stopped, otherwise that of the failed stage.
+    The stages are prepare, train, evaluate and publish. Ctrl-C stops after a checkpoint; the same command resumes.
+    State and logs are in $FINETUNE_HOME, by default ~/.local/state/finetune. Exit codes: 0 published, 1 rejected by
+    a gate, 2 wrong options, 64 invalid manifest, 69 hub or storage unreachable for five minutes, 75 already
+    running, 130 stopped, otherwise that of the failed stage.
     """
     from finetune_cli.run import run as execute
 
@@ -75,9 +76,10 @@ def lint(
     output: TextOrJson = "text",
     settings: Settings = None,
 ) -> None:
-    """Validate FineTuneJobs without a cluster: report what the API server would reject, with file and line.
+    """Check manifests without a cluster.
 
-    Objects of other kinds are skipped. Exit codes: 0 valid, 64 invalid.
+    Reports what the API server would reject, with file and line. Objects of other kinds are skipped. Exit codes: 0
+    valid, 64 invalid.
     """
     from finetune_cli.lint import lint as execute
 
@@ -98,9 +100,10 @@ def init(
         str | None, typer.Option("-f", "--file", help="Manifest to write; default: a file with the name of the data.")
     ] = None,
 ) -> None:
-    """Write a commented manifest for a data file: detects its format, its columns and the task.
+    """Write a commented manifest for a data file.
 
-    An existing file is not overwritten. Needs the extra `data` or `trainer`.
+    Detects its format, its columns and the task. An existing file is not overwritten. Needs the extra `data` or
+    `trainer`.
     """
     from finetune_cli.init import init as execute
     from finetune_cli.options import on_this_machine

@@ -43,7 +43,7 @@ def predict(
         ),
     ],
     texts: Annotated[
-        list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts; default: the lines of standard input.")
+        list[str] | None, typer.Argument(metavar="TEXT", help="Texts; default: the lines of standard input.")
     ] = None,
     *,
     file: Annotated[str | None, typer.Option("-f", "--file", help="File with one text in each line.")] = None,
@@ -60,9 +60,10 @@ def predict(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Apply the published model of a job to texts: labels with probabilities, or answers.
+    """Apply the published model of a job to texts.
 
-    Runs on this machine, also for a job on a cluster, and computes as the evaluation did. Needs the extra `trainer`.
+    Prints labels with probabilities, or answers. Runs on this machine, also for a job on a cluster, and computes as
+    the evaluation did. Needs the extra `trainer`.
     """
     from finetune_api.job import ArtifactStatus
     from finetune_cli.artifacts import Reference, address_of, artifact_of
@@ -111,10 +112,11 @@ def compare(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Compare the scores of two results: revisions, jobs, artifacts or evaluation.json files.
+    """Compare the scores of two results.
 
-    The difference has a 95 % interval, paired by test example, if the predictions of both are stored. Results on
-    different test examples are refused. Needs the extra `data` or `trainer`.
+    These are revisions, jobs, artifacts or evaluation.json files. The difference has a 95 % interval, paired by
+    test example, if the predictions of both are stored. Results on different test examples are refused. Needs the
+    extra `data` or `trainer`.
     """
     from finetune_cli.artifacts import Reference
     from finetune_cli.compare import Side, side_of_address, side_of_job

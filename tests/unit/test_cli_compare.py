@@ -92,7 +92,7 @@ class TestSides:
         assert (earlier.address, earlier.evaluation) == ("s3://old/team-a/intents/r1/evaluated", None)
         with pytest.raises(LocalError, match=r"intents has no revision 2"):
             side_of_job(job, Reference("intents", 2), {})
-        with pytest.raises(LocalError, match=r"intents@0 has no evaluation \(Pending\)"):
+        with pytest.raises(LocalError, match=r"intents has no evaluation \(Pending\)"):
             side_of_job(a_job(), Reference("intents"), {})
 
     def test_evaluation_files_and_addresses(self) -> None:
