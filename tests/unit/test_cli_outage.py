@@ -81,3 +81,17 @@ def test_repeated_command_does_not_wait() -> None:
     """The plan would wait for minutes after so many attempts."""
     assert retried_now(unreachable(9, 0)).failure is None
     assert outage_of(unreachable(9, 0)).delay == timedelta(seconds=10)
+
+
+def test_outage_is_over_when_the_next_attempt_ends_in_another_way() -> None:
+    found = outage_of(unreachable(1, 0))
+    running = unreachable(2, 60)
+    stage = running.stage(Stage.PREPARE)
+    assert outage_after(retried_now(unreachable(1, 0)), found) is found
+    alive = running.with_stage(stage.model_copy(update={"completion_time": None}))
+    assert outage_after(alive, found) is found
+    assert running.failure is not None
+    killed = running.model_copy(update={"failure": running.failure.model_copy(update={"reason": Reason.KILLED})})
+    assert outage_after(killed, found) is None
+    done = running.with_stage(stage.model_copy(update={"state": StageState.SUCCEEDED}))
+    assert outage_after(done.model_copy(update={"failure": None}), found) is None

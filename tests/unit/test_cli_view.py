@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +259,19 @@ class TestScreens:
         assert "✔ prepare  done in 10s: 4,967 training" in shown
         assert "train    40/120 steps (33 %), loss 0.5000, 900 tokens/s, 1m20s left" in shown
         assert "· publish" in shown
+
+    def test_counts_down_to_the_next_attempt(self) -> None:
+        from rich.console import Console
+
+        job = a_job_after(failed(Stage.PREPARE, Reason.UNAVAILABLE))
+        waiting = outage_after(job.status, None)
+        assert waiting
+        waiting = replace(waiting, retry_at=datetime.now(UTC) + timedelta(minutes=2))
+        console = Console(width=100, record=True, file=io.StringIO())
+        console.print(render(replace(a_snapshot(job), outage=waiting)))
+        assert re.search(
+            r"! prepare: attempt 1 ended: prepare met Unavailable; retrying in [12]m", console.export_text()
+        )
 
 
 class TestMachine:

@@ -45,10 +45,10 @@ class Outage:
 
 
 def outage_after(status: FineTuneJobStatus, before: Outage | None) -> Outage | None:
-    """The outage that ``status`` shows, or ``before`` while the next attempt runs."""
+    """The outage that ``status`` shows, or ``before`` until the next attempt has ended."""
     waiting = _waiting(status)
     if waiting is None:
-        return before
+        return before if before and _is_next(status, before) else None
     stage, _ = waiting
     if before and (before.stage, before.attempt) == (stage.name, stage.attempt):
         return before
@@ -79,6 +79,14 @@ def next_status(status: FineTuneJobStatus, outage: Outage | None, now: datetime)
 def retried_now(status: FineTuneJobStatus) -> FineTuneJobStatus:
     """``status`` without the failure of an unreachable service, after which the plan would wait up to five minutes."""
     return status if _waiting(status) is None else status.model_copy(update={"failure": None})
+
+
+def _is_next(status: FineTuneJobStatus, outage: Outage) -> bool:
+    """Whether the attempt after those of ``outage`` runs, or is about to start."""
+    stage = current_stage(status)
+    if stage is None or stage.name is not outage.stage:
+        return False
+    return stage.attempt == outage.attempt or (stage.attempt == outage.attempt + 1 and stage.completion_time is None)
 
 
 def _waiting(status: FineTuneJobStatus) -> tuple[StageStatus, FailureStatus] | None:
