@@ -9,7 +9,24 @@ import typer
 from finetune_cli.options import Context, Kubeconfig, Namespace, Settings, Where, on_cluster
 from finetune_cli.output import Output
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the FineTuneJob.")]
+
+def _name(argument: str) -> str:
+    """The argument, if it is a name.
+
+    Raises:
+        typer.BadParameter: It is the path of a manifest, which means a job of this machine.
+    """
+    from finetune_cli.local.jobs import is_path
+
+    if is_path(argument):
+        raise typer.BadParameter(
+            f"{argument} is no name of a job on a cluster; a job on this machine is stopped with Ctrl-C, and continued "
+            "with finetune run"
+        )
+    return argument
+
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the FineTuneJob on the cluster.", callback=_name)]
 
 
 def register(app: typer.Typer) -> None:

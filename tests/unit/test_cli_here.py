@@ -105,6 +105,14 @@ class TestWhere:
         assert finetune("list", "--local", "-A").exit_code == 2
         assert finetune("logs", "job.yaml", "--worker", "1").exit_code == 2
 
+    @pytest.mark.parametrize("command", ["suspend", "resume", "cancel"])
+    def test_commands_for_clusters_refuse_a_manifest(self, command: str) -> None:
+        result = finetune(command, "job.yaml")
+        assert result.exit_code == 2
+        assert (
+            "job.yaml is no name of a job on a cluster; a job on this machine is stopped with Ctrl-C" in result.stderr
+        )
+
     def test_unknown_job_has_the_exit_code_of_not_found(self) -> None:
         result = finetune("get", "job.yaml")
         assert (result.exit_code, result.stderr) == (
