@@ -162,6 +162,15 @@ def test_dry_run_checks_data_and_model_and_leaves_nothing(desk: Desk) -> None:
     assert (code, json.loads(out)["failure"]["reason"]) == (65, "BadData")
 
 
+def test_manifest_that_init_writes_can_be_run(desk: Desk) -> None:
+    code, out, err = desk.finetune("init", "train.jsonl", "--model", "base", "--file", "job.yaml")
+    assert code == 0, err
+    assert out.startswith("train.jsonl was read as JSON lines, for TextClassification; ")
+    assert desk.finetune("lint", "job.yaml")[0] == 0
+    code, out, err = desk.run("--dry-run", "--set", "distributed.gpusPerWorker=0")
+    assert code == 0, out + err
+
+
 def test_invalid_manifest_is_reported_with_file_and_line(desk: Desk) -> None:
     manifest = desk.write().root / "job.yaml"
     manifest.write_text(manifest.read_text().replace("learningRate", "learningrate"))
