@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from finetune_api.failures import ExitCode, Reason
-from finetune_api.job import Phase, StageState
+from finetune_api.job import FailureStatus, Phase, StageState
 from finetune_api.stage import STAGES, Device, Stage, StageConfig
 from finetune_cli.local import Executor, LocalError, Machine, Snapshot, StateDirectory, outage
 from finetune_cli.local.errors import cannot_write
@@ -89,6 +89,8 @@ class TestFailures:
         assert (job.status.phase, attempts(job)["train"], exit_code(job)) == (Phase.FAILED, 2, 69)
         assert job.status.failure is not None
         assert job.status.failure.message.startswith("met Unavailable. Gave up after 2 attempts in 5m")
+        retried = {failure.attempt for shown in session.shown if (failure := announced_retry(shown))}
+        assert retried == {1}
         again = Session(tmp_path, a_job(), clock=clock).run()
         assert (again.status.phase, again.status.revision, attempts(again)["prepare"]) == (Phase.SUCCEEDED, 1, 1)
 
@@ -183,6 +185,11 @@ class TestStop:
     def test_before_the_first_stage_started(self, tmp_path: Path) -> None:
         session = Session(tmp_path, a_job()).when(lambda _: True, Executor.request_stop)
         assert session.run().status.phase is Phase.SUSPENDED
+
+
+def announced_retry(shown: Snapshot) -> FailureStatus | None:
+    failure = shown.job.status.failure
+    return failure if failure and failure.retried else None
 
 
 RUNNER = """

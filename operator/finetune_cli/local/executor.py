@@ -269,7 +269,9 @@ class Executor:
         self._show()
 
     def _show(self) -> None:
-        alive = self._alive()
+        alive, failure = self._alive(), self._job.status.failure
+        if self._outage and self._outage.ends and failure and failure.retried and alive is None:
+            return  # The next status says that no other attempt follows.
         waits = self._outage and not self._outage.ends and alive is None
         self._on_change(
             Snapshot(
