@@ -95,6 +95,9 @@ class Evaluation(ApiModel):
     verdict: Verdict | None = Field(
         default=None, description="Whether the score is better or worse: the 95 % interval of its change excludes 0."
     )
+    test_digest: str | None = Field(
+        default=None, max_length=128, description="Digest of the test examples, whatever their order and files."
+    )
     gates: tuple[GateResult, ...] = Field(default=(), max_length=17, description="Every gate.")
 
     @property
@@ -109,3 +112,8 @@ class EvaluationFile(Evaluation):
         default={},
         description="How the models were compared: the baseline, decoding, versions and settings of metrics.",
     )
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """Without the details."""
+        return Evaluation(**{name: getattr(self, name) for name in Evaluation.model_fields})

@@ -111,6 +111,9 @@ class StageStatus(ApiModel):
     start_time: Timestamp | None = Field(default=None, description="Start of the first attempt, RFC 3339.")
     attempt_start_time: Timestamp | None = Field(default=None, description="Start of the newest attempt, RFC 3339.")
     completion_time: Timestamp | None = Field(default=None, description="End of the stage, RFC 3339.")
+    paused_seconds: int = Field(
+        default=0, ge=0, le=2**53 - 1, description="Seconds since its start in which the job was suspended or stopped."
+    )
     waiting_for: Reason | None = Field(default=None, description="Why its pods do not start.")
     waiting_since: Timestamp | None = Field(default=None, description="Since when its pods do not start, RFC 3339.")
     incomplete_since: Timestamp | None = Field(
@@ -193,6 +196,8 @@ class RevisionRecord(ApiModel):
     artifact: ArtifactStatus | None = Field(default=None, description="Artifact that it published.")
     score: ShortText | None = Field(default=None, description="First metric of its tuned model.")
     training: TrainingStatus | None = Field(default=None, description="The training that it used.")
+    start_time: Timestamp | None = Field(default=None, description="Start of the revision, RFC 3339.")
+    completion_time: Timestamp | None = Field(default=None, description="End of the revision, RFC 3339.")
     attempts: tuple[StageAttempts, ...] = Field(
         default=(), max_length=8, description="Attempts of its stages.", json_schema_extra=_ATOMIC_LIST
     )

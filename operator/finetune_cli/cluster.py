@@ -44,18 +44,20 @@ async def connected(target: Target) -> AsyncIterator[Cluster]:
     configuration, namespace = await _configuration(target)
     async with Connection(configuration, FIELD_MANAGER) as connection:
         client = Client(connection, _TIMEOUT)
-        yield Cluster(client, target.namespace or namespace, namespace_is_given=bool(target.namespace))
+        yield Cluster(client, target.namespace or namespace)
+
+
+class NoCluster(ClusterError):
+    """There is no kubeconfig."""
 
 
 class Cluster:
     """One connection; every method may raise ClusterError."""
 
-    def __init__(self, client: Client, namespace: str, namespace_is_given: bool) -> None:
+    def __init__(self, client: Client, namespace: str) -> None:
         self._client = client
         self.namespace = namespace
         """The namespace of commands and manifests that do not name one."""
-        self.namespace_is_given = namespace_is_given
-        """Whether the command line names the namespace."""
 
     async def get(self, name: str, namespace: str | None = None) -> dict[str, Any]:
         """A FineTuneJob."""
@@ -172,7 +174,7 @@ async def _configuration(target: Target) -> tuple[Any, str]:
             raise ClusterError(f"Kubeconfig {files}: {what}: {error}", code=400) from error
     if target.kubeconfig or target.context or not os.environ.get("KUBERNETES_SERVICE_HOST"):
         what = f"there is no kubeconfig at {' or '.join(paths)}"
-        raise ClusterError(f"No cluster: {what}; set --kubeconfig or KUBECONFIG.", code=400)
+        raise NoCluster(f"No cluster: {what}; set --kubeconfig or KUBECONFIG.", code=400)
     try:
         return from_service_account(), pod_namespace()
     except ConfigurationError as error:

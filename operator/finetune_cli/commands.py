@@ -1,35 +1,37 @@
-"""The commands for FineTuneJobs on a cluster."""
+"""The commands that change FineTuneJobs on a cluster."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from finetune_cli.output import Output, print_error
+from finetune_cli.options import Context, Kubeconfig, Namespace, Settings, Where, on_cluster
+from finetune_cli.output import Output
 
-if TYPE_CHECKING:
-    from finetune_cli.cluster import Cluster
 
-Namespace = Annotated[
-    str | None,
-    typer.Option("-n", "--namespace", help="Namespace; default: that of the context."),
-]
-Context = Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig; default: the current one.")]
-Kubeconfig = Annotated[
-    str | None,
-    typer.Option("--kubeconfig", help="Kubeconfig file; default: $KUBECONFIG, ~/.kube/config, or the service account."),
-]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the FineTuneJob.")]
+def _name(argument: str) -> str:
+    """The argument, if it is a name.
 
-StageName = Literal["prepare", "train", "evaluate", "publish"]
+    Raises:
+        typer.BadParameter: It is the path of a manifest, which means a job of this machine.
+    """
+    from finetune_cli.local.jobs import is_path
+
+    if is_path(argument):
+        raise typer.BadParameter(
+            f"{argument} is no name of a job on a cluster; a job on this machine is stopped with Ctrl-C, and continued "
+            "with finetune run"
+        )
+    return argument
+
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the FineTuneJob on the cluster.", callback=_name)]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to ``app``."""
-    for command in (submit, get, watch, logs, suspend, resume, cancel):
+    for command in (submit, suspend, resume, cancel):
         app.command()(command)
 
 
@@ -42,6 +44,7 @@ def submit(
     force_conflicts: Annotated[
         bool, typer.Option("--force-conflicts", help="Take over fields that another field manager has set.")
     ] = False,
+    settings: Settings = None,
     output: Annotated[
         Literal["text", "name", "json", "yaml"], typer.Option("-o", "--output", help="Output format.")
     ] = "text",
@@ -53,83 +56,17 @@ def submit(
 
     Problems are reported with file and line before anything is sent. Submitting the same file again changes nothing.
     """
+    from finetune_api.failures import ExitCode
+    from finetune_cli.submit import checked_files
     from finetune_cli.submit import submit as execute
 
-    _on_cluster(
-        lambda cluster: execute(cluster, manifests, Output(output), watch, force_conflicts),
-        namespace,
-        context,
-        kubeconfig,
+    found = checked_files(manifests, namespace, watch, settings or ())
+    if found is None:
+        raise typer.Exit(ExitCode.BAD_CONFIGURATION)
+    on_cluster(
+        lambda cluster: execute(cluster, found, Output(output), watch, force_conflicts),
+        Where(namespace, context, kubeconfig),
     )
-
-
-def get(
-    name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Show one job in detail; default: list all.")
-    ] = None,
-    *,
-    output: Annotated[
-        Literal["text", "wide", "json", "yaml", "name"], typer.Option("-o", "--output", help="Output format.")
-    ] = "text",
-    all_namespaces: Annotated[bool, typer.Option("-A", "--all-namespaces", help="List all namespaces.")] = False,
-    namespace: Namespace = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
-) -> None:
-    """List FineTuneJobs, or show one in detail: stages, failure, comparison with the baseline, artifact."""
-    from finetune_cli.get import get as execute
-
-    if name and all_namespaces:
-        raise typer.BadParameter("not allowed with NAME; use -n for the namespace of the job", param_hint="-A")
-    _on_cluster(lambda cluster: execute(cluster, name, Output(output), all_namespaces), namespace, context, kubeconfig)
-
-
-def watch(
-    name: Name,
-    *,
-    output: Annotated[
-        Literal["text", "json"],
-        typer.Option("-o", "--output", help="Output format; json prints one document at the end."),
-    ] = "text",
-    namespace: Namespace = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
-) -> None:
-    """Watch a FineTuneJob until it finishes.
-
-    Ctrl-C ends the command, not the job. Exit codes are those of `run`: 0 published, 1 rejected by a gate, otherwise
-    that of the failed stage; 130 after Ctrl-C.
-    """
-    from finetune_cli.watch import watch as execute
-
-    _on_cluster(lambda cluster: execute(cluster, name, Output(output)), namespace, context, kubeconfig)
-
-
-def logs(
-    name: Name,
-    *,
-    stage: Annotated[StageName | None, typer.Option("--stage", help="Stage; default: the latest.")] = None,
-    attempt: Annotated[
-        int | None, typer.Option("--attempt", min=1, help="Attempt of the stage; default: the latest.")
-    ] = None,
-    worker: Annotated[int, typer.Option("--worker", min=0, help="Index of the training pod.")] = 0,
-    follow: Annotated[
-        bool, typer.Option("-f", "--follow", help="Follow the log from stage to stage until the job finishes.")
-    ] = False,
-    tail: Annotated[
-        int | None, typer.Option("--tail", min=0, help="Print only this number of lines from the end.")
-    ] = None,
-    namespace: Namespace = None,
-    context: Context = None,
-    kubeconfig: Kubeconfig = None,
-) -> None:
-    """Print the log of the latest pod of a FineTuneJob."""
-    from finetune_api.stage import Stage
-    from finetune_cli.logs import Wanted
-    from finetune_cli.logs import logs as execute
-
-    wanted = Wanted(Stage(stage) if stage else None, attempt, worker)
-    _on_cluster(lambda cluster: execute(cluster, name, wanted, follow, tail), namespace, context, kubeconfig)
 
 
 def suspend(
@@ -143,7 +80,7 @@ def suspend(
     """Suspend a FineTuneJob: its pods write a checkpoint, then end and free their GPUs."""
     from finetune_cli.change import suspend as execute
 
-    _on_cluster(lambda cluster: execute(cluster, name, True, Output(output)), namespace, context, kubeconfig)
+    on_cluster(lambda cluster: execute(cluster, name, True, Output(output)), Where(namespace, context, kubeconfig))
 
 
 def resume(
@@ -157,7 +94,7 @@ def resume(
     """Resume a suspended FineTuneJob from its last checkpoint."""
     from finetune_cli.change import suspend as execute
 
-    _on_cluster(lambda cluster: execute(cluster, name, False, Output(output)), namespace, context, kubeconfig)
+    on_cluster(lambda cluster: execute(cluster, name, False, Output(output)), Where(namespace, context, kubeconfig))
 
 
 def cancel(
@@ -172,25 +109,4 @@ def cancel(
     """Stop and delete a FineTuneJob; its files in object storage are kept."""
     from finetune_cli.change import cancel as execute
 
-    _on_cluster(lambda cluster: execute(cluster, name, force, Output(output)), namespace, context, kubeconfig)
-
-
-def _on_cluster(
-    command: Callable[[Cluster], Awaitable[int]], namespace: str | None, context: str | None, kubeconfig: str | None
-) -> None:
-    """Connect, run a command, and exit with its exit code."""
-    from finetune_cli.cluster import Target, connected
-    from finetune_cli.refusals import ClusterError
-
-    async def execute() -> int:
-        async with connected(Target(namespace, context, kubeconfig)) as cluster:
-            return await command(cluster)
-
-    try:
-        code = asyncio.run(execute())
-    except ClusterError as error:
-        print_error(f"finetune: {error.message}")
-        code = error.exit_code
-    except KeyboardInterrupt:
-        code = 130
-    raise typer.Exit(code)
+    on_cluster(lambda cluster: execute(cluster, name, force, Output(output)), Where(namespace, context, kubeconfig))

@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.failures import ExitCode
+from finetune_cli.here import place_here, view_here
+from finetune_cli.local.jobs import LocalJob
 from finetune_cli.output import Output, columns, print_error, to_json, to_yaml, write
 from finetune_cli.page import page
+from finetune_cli.place import OnCluster
 from finetune_cli.stored import RESOURCE, read
+from finetune_cli.view import of_job
 
 if TYPE_CHECKING:
     from finetune_cli.cluster import Cluster
@@ -17,7 +21,9 @@ if TYPE_CHECKING:
 async def get(cluster: Cluster, name: str | None, output: Output, all_namespaces: bool) -> int:
     """Print one job or all; returns the exit code."""
     if name and output is Output.TEXT:
-        write("\n".join(page(read(await cluster.get(name)))))
+        shown = read(await cluster.get(name))
+        place = OnCluster(shown.metadata.namespace, shown.metadata.name)
+        write("\n".join(page(of_job(shown), str(shown.status.phase), place)))
     elif output in (Output.TEXT, Output.WIDE):
         _print_table(
             await cluster.table(name, all_namespaces), cluster.namespace, all_namespaces, output is Output.WIDE
@@ -33,6 +39,19 @@ async def get(cluster: Cluster, name: str | None, output: Output, all_namespaces
             for job in jobs:
                 job["metadata"].pop("managedFields", None)
             write(to_json(found) if output is Output.JSON else to_yaml(found))
+    return ExitCode.DONE
+
+
+def get_here(local: LocalJob, output: Output) -> int:
+    """Print one job of this machine; returns the exit code."""
+    document = local.job.model_dump(mode="json", by_alias=True, exclude_none=True)
+    if output is Output.NAME:
+        write(f"{RESOURCE}/{local.job.metadata.name}")
+    elif output in (Output.JSON, Output.YAML):
+        write(to_json(document) if output is Output.JSON else to_yaml(document))
+    else:
+        lines = page(view_here(local), local.phase, place_here(local))
+        write("\n".join([*lines, "", f"manifest    {local.manifest or 'unknown'}", f"state       {local.state.path}"]))
     return ExitCode.DONE
 
 

@@ -12,6 +12,7 @@ from finetune_api.failures import ExitCode
 from finetune_api.text import clean
 from finetune_cli.manifest import ManifestError, Problem, Source, address, checked, documents_of, is_ours, read
 from finetune_cli.output import Output, print_error, to_json, write
+from finetune_cli.overrides import Override, overridden, overrides_of
 from finetune_cli.source import Document
 
 _ENDINGS = (".yaml", ".yml", ".json")
@@ -30,9 +31,14 @@ class Findings:
     """Skipped documents of other kinds."""
 
 
-def lint(paths: Sequence[str], output: Output) -> int:
-    """Check the FineTuneJobs in files and directories; returns the exit code."""
-    found = findings(paths)
+def lint(paths: Sequence[str], output: Output, settings: Sequence[str] = ()) -> int:
+    """Check the FineTuneJobs in files and directories, with the fields of ``--set``; returns the exit code."""
+    try:
+        overrides = overrides_of(settings)
+    except ManifestError as error:
+        found, overrides = Findings(problems=error.problems), ()
+    else:
+        found = findings(paths, overrides)
     if output is Output.JSON:
         errors = [{"file": one.file, "line": one.line, "message": one.message} for one in found.problems]
         write(to_json({"jobs": found.jobs, "files": found.files, "skipped": found.others, "errors": errors}))
@@ -53,20 +59,20 @@ def summary(found: Findings, paths: Sequence[str]) -> str:
     return f"{what} checked, {result}{skipped}"
 
 
-def findings(paths: Sequence[str]) -> Findings:
+def findings(paths: Sequence[str], overrides: Sequence[Override] = ()) -> Findings:
     """Check every file; in a directory, all YAML and JSON files."""
     found = Findings()
     for path in paths:
         if path != "-" and Path(path).is_dir():
             for file in _below(path):
-                _check(file, found, named=False)
+                _check(file, found, overrides, named=False)
         else:
-            _check(path, found, named=True)
+            _check(path, found, overrides, named=True)
     found.problems.sort(key=lambda problem: (problem.file, problem.line))
     return found
 
 
-def _check(path: str, found: Findings, named: bool) -> None:
+def _check(path: str, found: Findings, overrides: Sequence[Override], named: bool) -> None:
     """Check one file. A file that is not ``named`` on the command line may be anything, such as a template."""
     try:
         source = read(path)
@@ -87,13 +93,13 @@ def _check(path: str, found: Findings, named: bool) -> None:
     found.jobs += len(jobs)
     found.files += bool(jobs)
     for document in jobs:
-        found.problems += _problems(document, source)
+        found.problems += _problems(document, source, overrides)
     found.problems += _repeated(jobs, source)
 
 
-def _problems(document: Document, source: Source) -> list[Problem]:
+def _problems(document: Document, source: Source, overrides: Sequence[Override]) -> list[Problem]:
     try:
-        checked(document, source)
+        checked(overridden(document, overrides), source)
     except ManifestError as error:
         missing = all(problem.message.endswith("is missing") for problem in error.problems)
         if missing and any((source.directory / name).is_file() for name in _KUSTOMIZATIONS):

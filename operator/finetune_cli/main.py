@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from finetune_cli import commands
+from finetune_cli import commands, job_commands, model_commands
+from finetune_cli.options import Settings, TextOrJson
 from finetune_cli.output import Output, program
 
 app = typer.Typer(
@@ -43,20 +44,28 @@ def finetune(
 @app.command()
 def run(
     manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="YAML file with a FineTuneJob, or - for stdin.")],
-    output: Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="Output format.")] = "text",
+    output: TextOrJson = "text",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start a new revision even if this spec was run before.")
     ] = False,
+    dry: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only check data and model, and show what training would need; store nothing."),
+    ] = False,
+    settings: Settings = None,
 ) -> None:
-    """Run a FineTuneJob on this machine: prepare, train, evaluate, publish.
+    """Run a job on this machine.
 
-    Ctrl-C stops after a checkpoint; the same command resumes. State and logs are in $FINETUNE_HOME, by default
-    ~/.local/state/finetune. Exit codes: 0 published, 1 rejected by a gate, 64 invalid manifest, 130 stopped, otherwise
-    that of the failed stage.
+    The stages are prepare, train, evaluate and publish. Ctrl-C stops after a checkpoint; the same command resumes.
+    State and logs are in $FINETUNE_HOME, by default ~/.local/state/finetune. Exit codes: 0 published, 1 rejected by
+    a gate, 2 wrong options, 64 invalid manifest, 69 hub or storage unreachable for five minutes, 75 already
+    running, 130 stopped, otherwise that of the failed stage.
     """
     from finetune_cli.run import run as execute
 
-    raise typer.Exit(execute(manifest, Output(output), fresh))
+    if dry and fresh:
+        raise typer.BadParameter("not allowed with --dry-run", param_hint="--fresh")
+    raise typer.Exit(execute(manifest, Output(output), fresh, settings or (), dry))
 
 
 @app.command()
@@ -64,22 +73,68 @@ def lint(
     paths: Annotated[
         list[str], typer.Argument(metavar="FILE|DIRECTORY", help="YAML files, directories of them, or - for stdin.")
     ],
-    output: Annotated[Literal["text", "json"], typer.Option("-o", "--output", help="Output format.")] = "text",
+    output: TextOrJson = "text",
+    settings: Settings = None,
 ) -> None:
-    """Validate FineTuneJobs without a cluster: report what the API server would reject, with file and line.
+    """Check manifests without a cluster.
 
-    Objects of other kinds are skipped. Exit codes: 0 valid, 64 invalid.
+    Reports what the API server would reject, with file and line. Objects of other kinds are skipped. Exit codes: 0
+    valid, 64 invalid.
     """
     from finetune_cli.lint import lint as execute
 
-    raise typer.Exit(execute(paths, Output(output)))
+    raise typer.Exit(execute(paths, Output(output), settings or ()))
+
+
+job_commands.register(app)
+model_commands.register(app)
+
+
+@app.command()
+def init(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Data file, directory, pattern or address.")],
+    model: Annotated[
+        str | None, typer.Option("--model", help="Address or directory of the base model; default: a small one.")
+    ] = None,
+    file: Annotated[
+        str | None, typer.Option("-f", "--file", help="Manifest to write; default: a file with the name of the data.")
+    ] = None,
+) -> None:
+    """Write a commented manifest for a data file.
+
+    Detects its format, its columns and the task. An existing file is not overwritten. Needs the extra `data` or
+    `trainer`.
+    """
+    from finetune_cli.init import init as execute
+    from finetune_cli.options import on_this_machine
+
+    on_this_machine(lambda: execute(data, model, file))
 
 
 commands.register(app)
 
 
+@app.command()
+def completion(
+    shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument(metavar="SHELL", help="bash, zsh or fish.")],
+) -> None:
+    """Print the completion script of a shell.
+
+    bash: add `source <(finetune completion bash)` to ~/.bashrc. zsh: add `source <(finetune completion zsh)` to
+    ~/.zshrc, after compinit. fish: finetune completion fish > ~/.config/fish/completions/finetune.fish.
+    """
+    from finetune_cli.completion import script
+
+    typer.echo(script(shell))
+
+
 def main() -> None:
     """Entry point of ``finetune`` and ``kubectl-finetune``."""
+    from finetune_cli.completion import PROGRAM, is_asked, prepare
+
+    if is_asked():
+        prepare()
+        app(prog_name=PROGRAM)
     app(prog_name=program())
 
 

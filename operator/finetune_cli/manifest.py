@@ -6,6 +6,7 @@ import copy
 import json
 import os.path
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
@@ -37,11 +38,14 @@ class Problem:
     """One problem of a manifest."""
 
     file: str
+    """Name of the file, or the option of the command line."""
     line: int
+    """From 1; 0 for an option."""
     message: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.message}"
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{where}: {self.message}"
 
 
 class ManifestError(Exception):
@@ -92,14 +96,24 @@ def documents_of(source: Source) -> list[Document]:
         raise ManifestError([Problem(source.file, error.line, error.message)]) from error
 
 
-def load(path: str) -> FineTuneJob:
+Change = Callable[[Document], Document]
+"""Changes a document before it is validated."""
+
+
+def problem_at(document: Document, file: str, path: tuple[str | int, ...], message: str) -> Problem:
+    """The problem of a field, with the place that it comes from."""
+    origin = document.origin_of(path)
+    return Problem(origin, 0, message) if origin else Problem(file, document.line_of(path), message)
+
+
+def load(path: str, change: Change = lambda document: document) -> FineTuneJob:
     """The FineTuneJob in a file, or on standard input for ``-``, with relative ``file://./`` URIs made absolute.
 
     Raises:
         ManifestError: It cannot be read, or is not exactly one valid FineTuneJob.
     """
     source = read(path)
-    return parse(source.text, source.file, source.directory)
+    return checked(change(_chosen(documents_of(source), source.file)), source)
 
 
 def parse(text: str, file: str, directory: Path) -> FineTuneJob:
@@ -134,13 +148,13 @@ def checked(document: Document, source: Source) -> FineTuneJob:
     problems = [Problem(file, line, message) for line, message in document.problems]
     for path in ADDRESSES:
         found = _resolve(data, path, source.directory)
-        problems += [Problem(file, document.line_of(path), message) for message in found]
+        problems += [problem_at(document, file, path, message) for message in found]
     try:
         job = FineTuneJob.model_validate_json(json.dumps(data))
     except ValidationError as error:
         for details in causes(error.errors(include_url=False)):
             where, message = sentence(details)
-            problems.append(Problem(file, document.line_of(where), message))
+            problems.append(problem_at(document, file, where, message))
         raise ManifestError(sorted(problems, key=lambda problem: problem.line)) from error
     if problems:
         raise ManifestError(sorted(problems, key=lambda problem: problem.line))

@@ -5,31 +5,30 @@ from __future__ import annotations
 from finetune_api.job import ConditionType, FineTuneJob, StageState, StageStatus
 from finetune_api.stage import STAGES
 from finetune_api.text import clean
-from finetune_cli.place import OnCluster
-from finetune_cli.result import comparison, failure_lines, gate_lines, report_uri
+from finetune_cli.place import Place
+from finetune_cli.result import comparison, failure_lines, gate_lines, report_uri, shown_uri
 from finetune_cli.stored import condition, is_observed, rejection
 from finetune_cli.text import done_text, heading
-from finetune_cli.view import View, of_job
+from finetune_cli.view import View
 
 
-def page(job: FineTuneJob) -> list[str]:
+def page(view: View, phase: str, place: Place) -> list[str]:
     """Heading, problems, stages, comparison, artifact, failure, earlier revisions."""
-    view, status = of_job(job), job.status
+    job, status = view.job, view.job.status
     first, second = heading(job, view.world)
-    lines = [f"{first}: {status.phase}", second, *_problems(job, view)]
+    lines = [f"{first}: {phase}", second, *_problems(job, view)]
     if status.revision:
         lines += ["", *(_stage(status.stage(name), view) for name in STAGES)]
     if status.evaluation:
         lines += ["", *comparison(status.evaluation), *gate_lines(status.evaluation)]
     lines += [""] if status.artifact or status.failure or status.checkpoint or status.evaluation else []
     if status.artifact:
-        lines += [f"artifact    {status.artifact.uri}", f"digest      {status.artifact.digest}"]
+        lines += [f"artifact    {shown_uri(status.artifact.uri)}", f"digest      {status.artifact.digest}"]
     elif status.checkpoint:
-        lines.append(f"checkpoint  step {status.checkpoint.step} at {status.checkpoint.uri}")
+        lines.append(f"checkpoint  step {status.checkpoint.step} at {shown_uri(status.checkpoint.uri)}")
     if report := report_uri(job):
-        lines.append(f"report      {report}")
+        lines.append(f"report      {shown_uri(report)}")
     if status.failure:
-        place = OnCluster(job.metadata.namespace, job.metadata.name)
         lines += failure_lines(status.failure, place, status.revision)
     if status.history:
         lines += ["", *_history(job)]
@@ -67,6 +66,6 @@ def _history(job: FineTuneJob) -> list[str]:
     lines = ["earlier revisions"]
     for record in reversed(job.status.history):
         score = f", score {record.score}" if record.score else ""
-        where = f", {record.artifact.uri}" if record.artifact else ""
+        where = f", {shown_uri(record.artifact.uri)}" if record.artifact else ""
         lines.append(f"r{record.revision}  {record.phase}{score}{where}")
     return lines

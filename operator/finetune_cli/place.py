@@ -30,15 +30,16 @@ class Place(Protocol):
 class ThisMachine:
     """A job that runs as local processes."""
 
-    resume = "run the same command to resume"
-
-    def __init__(self, state: StateDirectory) -> None:
+    def __init__(self, state: StateDirectory, command: str | None = None) -> None:
+        """``command`` is the one that runs the job; None if it is the one that was typed."""
         self._state = state
+        self.resume = f"resume it with {command}" if command else "run the same command to resume"
+        self._retry = command or "the same command"
 
     def again(self, reason: Reason) -> str:
         if reason is Reason.GATE_FAILED:
             return after_last_attempt(reason)
-        return "Run the same command to retry from the failed stage."
+        return f"Run {self._retry} to retry from the failed stage."
 
     def whose(self, fault: Fault) -> str:
         return {

@@ -56,9 +56,9 @@ def result_lines(job: FineTuneJob, place: Place) -> list[str]:
     if status.completion_time is None:
         return [*lines, _stopped(job, place)]
     if status.failure is None and status.artifact:
-        lines += [f"artifact  {_shown(status.artifact.uri)}", f"digest    {status.artifact.digest}"]
+        lines += [f"artifact  {shown_uri(status.artifact.uri)}", f"digest    {status.artifact.digest}"]
     if report := report_uri(job):
-        lines.append(f"report    {_shown(report)}")
+        lines.append(f"report    {shown_uri(report)}")
     if status.failure:
         lines += failure_lines(status.failure, place, status.revision)
     return [clean(line) if not line.startswith(" ") else line for line in lines]
@@ -135,6 +135,6 @@ def failure_lines(failure: FailureStatus, place: Place, revision: int) -> list[s
     return [*lines, "Another attempt follows." if failure.retried else place.again(failure.reason)]
 
 
-def _shown(uri: str) -> str:
+def shown_uri(uri: str) -> str:
     """An address for people: a path where it is one."""
     return unquote(urlsplit(uri).path) if uri.startswith("file:///") else uri

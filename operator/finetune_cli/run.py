@@ -5,25 +5,30 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from finetune_api.failures import ExitCode
 from finetune_api.job import FineTuneJob
 from finetune_api.secrets import references
 from finetune_api.spec import FineTuneJobSpec, ResilienceSpec
+from finetune_cli.dry_run import dry_run
 from finetune_cli.local import Executor, LocalError, Machine, StateDirectory, home
+from finetune_cli.local.jobs import manifest_path, state_path
 from finetune_cli.manifest import ManifestError, load
 from finetune_cli.output import Output, out, print_error, to_json, write
+from finetune_cli.overrides import overridden, overrides_of
 from finetune_cli.place import ThisMachine
 from finetune_cli.result import document, exit_code, result_lines
 from finetune_cli.screen import Screen, screen
 from finetune_cli.view import of_run
 
 
-def run(manifest: str, output: Output, fresh: bool) -> int:
-    """Run the job of a manifest; returns the exit code."""
+def run(manifest: str, output: Output, fresh: bool, settings: Sequence[str] = (), dry: bool = False) -> int:
+    """Run the job of a manifest, with the fields of ``--set``; ``dry`` only prepares it. Returns the exit code."""
     try:
-        wanted = load(manifest)
+        overrides = overrides_of(settings)
+        wanted = load(manifest, lambda document: overridden(document, overrides))
     except ManifestError as error:
         problems = error.problems
         print_error(*map(str, problems))
@@ -31,9 +36,12 @@ def run(manifest: str, output: Output, fresh: bool) -> int:
             listed = [{"file": one.file, "line": one.line, "message": one.message} for one in problems]
             write(to_json({"exitCode": int(ExitCode.BAD_CONFIGURATION), "errors": listed}))
         return ExitCode.BAD_CONFIGURATION
-    meta = wanted.metadata
+    source = manifest_path(manifest)
     try:
-        with StateDirectory.locked(home(), meta.namespace, meta.name) as state:
+        if dry:
+            return dry_run(wanted, output)
+        with StateDirectory.locked(state_path(home(), wanted, source)) as state:
+            state.record_manifest(source)
             job, code = _run(state, wanted, output, fresh)
             if output is Output.JSON:
                 write(to_json(document(job, logs(job, state), code)))

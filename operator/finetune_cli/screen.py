@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO
 
-from finetune_api.job import FineTuneJobStatus, StageState, StageStatus
+from finetune_api.job import FailureStatus, FineTuneJobStatus, StageState, StageStatus
 from finetune_api.stage import STAGES
 from finetune_api.text import clean
 from finetune_cli.text import PlainLines, done_text, heading, retry_text
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Group, RenderableType
     from rich.live import Live
     from rich.table import Table
+    from rich.text import Text
 
 
 class Screen:
@@ -93,10 +96,24 @@ def render(view: View) -> Group:
     parts.append(table)
     failure = status.failure
     if failure and failure.retried:
-        parts.append(Text(f"! {failure.stage}: {retry_text(failure)}", style="yellow"))
+        parts.append(_Retry(failure, view.outage.retry_at if view.outage else None))
     if view.suspension:
         parts.append(Text(view.suspension[:1].upper() + view.suspension[1:], style="yellow"))
     return Group(*parts)
+
+
+@dataclass(frozen=True)
+class _Retry:
+    """Why and when a stage is retried; counts down, because the view is drawn several times a second."""
+
+    failure: FailureStatus
+    at: datetime | None
+
+    def __rich__(self) -> Text:
+        from rich.text import Text
+
+        seconds = (self.at - datetime.now(UTC)).total_seconds() if self.at else None
+        return Text(f"! {self.failure.stage}: {retry_text(self.failure, seconds)}", style="yellow")
 
 
 def _add_stage(table: Table, stage: StageStatus, view: View) -> None:

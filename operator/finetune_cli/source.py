@@ -51,6 +51,13 @@ class Document:
     problems: list[tuple[int, str]] = field(default_factory=list)
     """Problems of the YAML itself that did not prevent parsing: ``(line, sentence)``."""
 
+    origins: dict[Path_, str] = field(default_factory=dict)
+    """Fields that do not come from the text, such as those of the command line, and what they come from."""
+
+    def origin_of(self, path: Path_) -> str | None:
+        """Where ``path``, or the nearest parent that does not come from the text, comes from; None for the text."""
+        return next((self.origins[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self.origins), None)
+
     def line_of(self, path: Path_) -> int:
         """The line of ``path``, or of its nearest parent in the document."""
         while path and path not in self.lines:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.base import KIND
-from finetune_api.failures import ExitCode
 from finetune_cli.manifest import (
     ADDRESSES,
     ManifestError,
@@ -19,9 +18,11 @@ from finetune_cli.manifest import (
     checked,
     documents_of,
     is_ours,
+    problem_at,
     read,
 )
 from finetune_cli.output import Output, print_error, program, to_json, to_yaml, write
+from finetune_cli.overrides import Override, overridden, overrides_of
 from finetune_cli.refusals import FIELD_MANAGER, ClusterError
 from finetune_cli.sentences import dotted
 from finetune_cli.source import Document
@@ -45,21 +46,33 @@ class Submission:
     def name(self) -> str:
         return str(self.manifest["metadata"]["name"])
 
+    def within(self, namespace: str) -> Submission:
+        """The submission in ``namespace``, unless the manifest names another one."""
+        metadata = {"namespace": namespace, **self.manifest["metadata"]}
+        return replace(self, manifest={**self.manifest, "metadata": metadata})
 
-async def submit(cluster: Cluster, paths: Sequence[str], output: Output, watch: bool, force: bool) -> int:
-    """Apply every FineTuneJob in the files; returns the exit code."""
+
+def checked_files(
+    paths: Sequence[str], namespace: str | None, watch: bool, settings: Sequence[str] = ()
+) -> list[Submission] | None:
+    """The FineTuneJobs in the files; None after their problems were printed. Needs no cluster."""
     try:
-        found = submissions(paths, cluster.namespace, cluster.namespace_is_given)
+        found = submissions(paths, namespace, overrides_of(settings))
     except ManifestError as error:
         print_error(*map(str, error.problems))
-        return ExitCode.BAD_CONFIGURATION
+        return None
     if watch and len(found) > 1:
         print_error(
             f"finetune: --watch needs exactly one FineTuneJob, but there are {len(found)}; use finetune watch NAME."
         )
-        return ExitCode.BAD_CONFIGURATION
+        return None
+    return found
+
+
+async def submit(cluster: Cluster, found: Sequence[Submission], output: Output, watch: bool, force: bool) -> int:
+    """Apply FineTuneJobs; returns the exit code."""
     code, applied = 0, []
-    for submission in found:
+    for submission in (one.within(cluster.namespace) for one in found):
         try:
             applied.append(await _apply(cluster, submission, output, force))
         except ClusterError as error:
@@ -77,8 +90,8 @@ async def submit(cluster: Cluster, paths: Sequence[str], output: Output, watch: 
     return await watch_job(cluster, meta["name"], Output.TEXT)
 
 
-def submissions(paths: Sequence[str], namespace: str, is_given: bool) -> list[Submission]:
-    """Every FineTuneJob in the files, with a namespace.
+def submissions(paths: Sequence[str], namespace: str | None, overrides: Sequence[Override] = ()) -> list[Submission]:
+    """Every FineTuneJob in the files; ``namespace`` and ``overrides`` are those of the command line.
 
     Raises:
         ManifestError: One of them is invalid; then none may be applied.
@@ -100,11 +113,16 @@ def submissions(paths: Sequence[str], namespace: str, is_given: bool) -> list[Su
                 print_error(
                     f"note: {source.file}:{other.line}: {_named(other)} is not submitted; apply it with kubectl apply"
                 )
-        for document in jobs:
-            wrong = _problems(document, source, namespace if is_given else None)
+        for written in jobs:
+            try:
+                document = overridden(written, overrides)
+            except ManifestError as error:
+                problems += error.problems
+                continue
+            wrong = _problems(document, source, namespace)
             problems += wrong
             if not wrong:
-                found.append(Submission(_manifest(document.data, namespace), document, source.file))
+                found.append(Submission(_manifest(document.data), document, source.file))
     if problems:
         raise ManifestError(problems)
     return found
@@ -163,20 +181,20 @@ def _problems(document: Document, source: Source, namespace: str | None) -> list
                 f"{dotted(path)} is {uri!r}, which pods cannot read; copy it to s3://, gs:// or az://, or run the job "
                 "on this machine with finetune run"
             )
-            problems.append(Problem(source.file, document.line_of(path), message))
+            problems.append(problem_at(document, source.file, path, message))
     written = address(document.data, ("metadata", "namespace"))
     if namespace and written and written != namespace:
         message = f"metadata.namespace is {written!r}, but -n is {namespace!r}; omit one of them"
-        problems.append(Problem(source.file, document.line_of(("metadata", "namespace")), message))
+        problems.append(problem_at(document, source.file, ("metadata", "namespace"), message))
     return sorted(problems, key=lambda problem: problem.line)
 
 
-def _manifest(data: dict[str, Any], namespace: str) -> dict[str, Any]:
+def _manifest(data: dict[str, Any]) -> dict[str, Any]:
     """The document without fields that only the API server sets, so that output of `get -o yaml` can be submitted."""
     manifest = _without_nulls(copy.deepcopy(data))
     manifest.pop("status", None)
     metadata = {name: value for name, value in manifest["metadata"].items() if name not in _SERVER_FIELDS}
-    return {**manifest, "metadata": {"namespace": namespace, **metadata}}
+    return {**manifest, "metadata": metadata}
 
 
 def _without_nulls(node: Any) -> Any:

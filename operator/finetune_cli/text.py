@@ -24,15 +24,16 @@ def heading(job: FineTuneJob, world: World) -> tuple[str, str]:
     revision = f", revision {job.status.revision}" if job.status.revision else ""
     return (
         clean(f"{meta.namespace}/{meta.name}{revision}"),
-        clean(f"{spec.model.uri}, {spec.task.type}, {_method(spec)}, {describe_world(world)}"),
+        clean(f"{spec.model.uri}, {spec.task.type}, {method_text(spec)}, {describe_world(world)}"),
     )
 
 
 def elapsed(stage: StageStatus) -> str:
-    """The duration of a stage with all its attempts: ``12s``; empty if unknown."""
+    """The duration of a stage with all its attempts, without pauses of the job: ``12s``; empty if unknown."""
     if not stage.start_time or not stage.completion_time:
         return ""
-    return duration((from_text(stage.completion_time) - from_text(stage.start_time)).total_seconds())
+    total = (from_text(stage.completion_time) - from_text(stage.start_time)).total_seconds()
+    return duration(total - stage.paused_seconds)
 
 
 def done_text(stage: StageStatus) -> str:
@@ -41,9 +42,10 @@ def done_text(stage: StageStatus) -> str:
     return clean(f"done in {elapsed(stage)}{attempts}: {stage.message}")
 
 
-def retry_text(failure: FailureStatus) -> str:
-    """Why a stage is retried."""
-    return clean(f"attempt {failure.attempt} ended: {failure.message.rstrip('.')}; retrying")
+def retry_text(failure: FailureStatus, seconds: float | None = None) -> str:
+    """Why a stage is retried; ``seconds`` is the time until then, if it is known."""
+    when = "" if seconds is None else f" in {duration(seconds)}"
+    return clean(f"attempt {failure.attempt} ended: {failure.message.rstrip('.')}; retrying{when}")
 
 
 @dataclass
@@ -94,7 +96,8 @@ class PlainLines:
         failure = status.failure
         if failure and failure.retried and (failure.stage, failure.attempt) != self._retried:
             self._retried = (failure.stage, failure.attempt)
-            lines.append(f"{failure.stage}: {retry_text(failure)}")
+            seconds = view.outage.delay.total_seconds() if view.outage else None
+            lines.append(f"{failure.stage}: {retry_text(failure, seconds)}")
         for stage in status.stages:
             before = self._states.get(stage.name)
             self._states[stage.name] = stage
@@ -127,6 +130,7 @@ class PlainLines:
         return new.at - printed.at >= interval and new.percent != printed.percent
 
 
-def _method(spec: FineTuneJobSpec) -> str:
+def method_text(spec: FineTuneJobSpec) -> str:
+    """The method with its main setting: ``LoRA rank 16``."""
     settings = spec.method.settings
     return f"{spec.method.type} rank {settings.rank}" if isinstance(settings, LoraSpec) else str(spec.method.type)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from finetune_api.job import FineTuneJob, Phase, ProgressStatus, StageStatus
 from finetune_api.stage import Progress, Stage, World
 from finetune_api.text import clean, duration
-from finetune_cli.local import Snapshot
+from finetune_cli.local import Outage, Snapshot
 from finetune_core.policies.world import world_of
 from finetune_core.status import current_stage
 
@@ -46,6 +46,8 @@ class View:
     """Why the job is stopping or suspended; empty otherwise."""
     notes: tuple[str, ...] = ()
     """Notes that are not in the status; the list only grows."""
+    outage: Outage | None = None
+    """The unreachable service that a local job waits for."""
 
 
 def of_run(snapshot: Snapshot, notes: tuple[str, ...] = ()) -> View:
@@ -65,7 +67,14 @@ def of_run(snapshot: Snapshot, notes: tuple[str, ...] = ()) -> View:
                 total=progress.total,
             )
     stopping = snapshot.stopping and run is not None and not snapshot.job.status.completion_time
-    return View(snapshot.job, snapshot.world, running, STOPPING if stopping else "", (*notes, *snapshot.notes))
+    return View(
+        snapshot.job,
+        snapshot.world,
+        running,
+        STOPPING if stopping else "",
+        (*notes, *snapshot.notes),
+        snapshot.outage,
+    )
 
 
 def of_job(job: FineTuneJob, notes: tuple[str, ...] = ()) -> View:

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetune_api.failures import ExitCode
 from finetune_api.job import FineTuneJob
@@ -22,6 +22,8 @@ from finetune_cli.view import of_job
 if TYPE_CHECKING:
     from finetune_cli.cluster import Cluster
 
+T = TypeVar("T")
+
 _OBSERVE_TIMEOUT_SECONDS = 20.0
 _RECONNECT_SECONDS = 3.0
 
@@ -31,7 +33,7 @@ async def watch(cluster: Cluster, name: str, output: Output) -> int:
     stream = out() if output is Output.TEXT else sys.stderr
     with screen(stream, quiet=output is Output.JSON) as shown:
         watcher = Watcher(cluster, name, shown)
-        job = await _until_interrupted(watcher.run())
+        job = await until_interrupted(watcher.run())
     where = f"{name} -n {cluster.namespace}"
     if job is None:
         if watcher.deleted:
@@ -126,7 +128,7 @@ def _without_status(job: FineTuneJob) -> FineTuneJob:
     return job.model_copy(update={"status": type(job.status)()})
 
 
-async def _until_interrupted(work: Coroutine[Any, Any, FineTuneJob | None]) -> FineTuneJob | None:
+async def until_interrupted(work: Coroutine[Any, Any, T]) -> T | None:
     """The result of ``work``; None after SIGINT, SIGTERM or SIGHUP."""
     task = asyncio.create_task(work)
     loop = asyncio.get_running_loop()

@@ -144,6 +144,34 @@ class TestGet:
         assert "artifact    s3://adapters/team-a/intents/r1/artifact" in shown
 
 
+class TestListAndHistory:
+    @pytest.mark.usefixtures("operator")
+    def test_show_results_and_revisions(self, shell: Shell, desk: Desk) -> None:
+        assert shell.run("list") == (0, "", f"No FineTuneJobs in namespace {desk.namespace}.\n")
+        desk.apply()
+        desk.run_all()
+        heading, row = shell.out("list").splitlines()
+        assert heading.split() == ["NAME", "PHASE", "PROGRESS", "SCORE", "VERDICT", "AGE"]
+        assert row.split()[:5] == ["intents", "Succeeded", "published", "accuracy", "0.8400"]
+        assert shell.out("list", "-A").startswith("NAMESPACE   NAME")
+        desk.apply(evaluation={"gates": [{"metric": "accuracy", "minimum": 0.5}]})
+        desk.until(lambda status: status["revision"] == 2, "revision 2")
+        first, second = json.loads(shell.out("history", "intents", "-o", "json"))["revisions"]
+        assert (first["phase"], first["score"], second["changed"]) == ("Succeeded", "0.8400", "evaluation")
+        assert first["started"] <= first["completed"] <= second["started"]
+
+    def test_result_that_is_not_there_is_reported(self, shell: Shell, desk: Desk) -> None:
+        desk.apply()
+        assert shell.run("predict", "intents", "a text")[::2] == (
+            66,
+            "finetune: intents has published no artifact (Pending).\n",
+        )
+        assert shell.run("compare", "intents", "intents")[::2] == (
+            66,
+            "finetune: intents has no evaluation (Pending).\n",
+        )
+
+
 class TestWatch:
     @pytest.mark.usefixtures("operator")
     def test_ends_when_the_job_finishes(self, shell: Shell, desk: Desk) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from finetune_api.stage import Stage
 from tests.trainer.forks.client import close_fork_server
+from tests.trainer.local_session import ROOT
 from tests.trainer.stages import TinyJob, classification_job, instruction_job
 
 if sys.dont_write_bytecode:
@@ -35,6 +37,19 @@ def classification(tmp_path_factory: pytest.TempPathFactory) -> TinyJob:
 @pytest.fixture(scope="session")
 def instruction(tmp_path_factory: pytest.TempPathFactory) -> TinyJob:
     return prepared(instruction_job(tmp_path_factory.mktemp("instruction")))
+
+
+@pytest.fixture
+def stage_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stage processes find the sources of `tests.stage_program`, and succeed at once."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "operator")]))
+    monkeypatch.delenv("FAKE_STAGES", raising=False)
+
+
+@pytest.fixture
+def stages(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Set the behaviour of each attempt of a stage: ``stages(train=["crash", "done"])``."""
+    return lambda **words: monkeypatch.setenv("FAKE_STAGES", json.dumps(words))
 
 
 def prepared(job: TinyJob) -> TinyJob:

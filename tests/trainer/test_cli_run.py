@@ -69,6 +69,14 @@ class Desk:
             text=True,
         )
 
+    def finetune(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, standard output and standard error of any command."""
+        command = [sys.executable, "-m", "finetune_cli.main", *arguments]
+        ended = subprocess.run(
+            command, cwd=self.root, env=self.environment, capture_output=True, text=True, check=False, timeout=600
+        )
+        return ended.returncode, ended.stdout, ended.stderr
+
     def run(self, *options: str) -> tuple[int, str, str]:
         """Exit code, standard output and standard error."""
         with self.start(*options) as process:
@@ -76,7 +84,8 @@ class Desk:
         return process.returncode, out, err
 
     def job(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads((self.root / "home" / "default" / "tiny" / "job.json").read_text())
+        (file,) = (self.root / "home" / "default").glob("tiny.*/job.json")
+        document: dict[str, Any] = json.loads(file.read_text())
         return document
 
 
@@ -134,6 +143,32 @@ def test_manifest_to_published_adapter_with_ctrl_c_in_between(desk: Desk) -> Non
     assert document["artifact"]["uri"] == artifact.as_uri()
     assert document["job"]["status"]["phase"] == "Succeeded"
     assert all(Path(log["path"]).exists() for log in document["logs"])
+
+    code, out, err = desk.finetune("predict", "job.yaml", "the red fox", "-o", "json")
+    assert code == 0, err
+    (prediction,) = json.loads(out)["predictions"]
+    assert prediction["label"] == max(prediction["scores"], key=prediction["scores"].get)
+
+
+def test_dry_run_checks_data_and_model_and_leaves_nothing(desk: Desk) -> None:
+    code, out, err = desk.write().run("--dry-run")
+    assert code == 0, out + err
+    assert "\ndata      " in out
+    assert "\nmemory    about " in out
+    assert not (desk.root / "home").exists()
+    assert not (desk.root / "out").exists()
+    (desk.root / "train.jsonl").write_text("{broken\n")
+    code, out, _ = desk.run("--dry-run", "-o", "json")
+    assert (code, json.loads(out)["failure"]["reason"]) == (65, "BadData")
+
+
+def test_manifest_that_init_writes_can_be_run(desk: Desk) -> None:
+    code, out, err = desk.finetune("init", "train.jsonl", "--model", "base", "--file", "job.yaml")
+    assert code == 0, err
+    assert out.startswith("train.jsonl was read as JSON lines, for TextClassification; ")
+    assert desk.finetune("lint", "job.yaml")[0] == 0
+    code, out, err = desk.run("--dry-run", "--set", "distributed.gpusPerWorker=0")
+    assert code == 0, out + err
 
 
 def test_invalid_manifest_is_reported_with_file_and_line(desk: Desk) -> None:

@@ -20,6 +20,7 @@ from finetune_api.stage import STAGES
 from finetune_trainer.evaluate.generation import until_end
 from finetune_trainer.evaluate.prompts import CausalPrompts, Seq2SeqPrompts
 from finetune_trainer.modelling.shift import shift_of
+from finetune_trainer.predict import Request, predict
 from finetune_trainer.splits import open_split
 from finetune_trainer.tasks.summarization import Summarization
 from finetune_trainer.train.seq2seq import Seq2SeqCollator, Seq2SeqDataset, loss
@@ -112,6 +113,12 @@ class TestSummaries:
         report = (tuned.artifact / "report.html").read_text()
         assert "<h4>Text · rows.jsonl:" in report
         assert "<mark>" in report
+
+    def test_of_predict_are_those_of_the_evaluation(self, tuned: Tuned, tmp_path: Path) -> None:
+        rows = [{"text": row["prompt"]} if n % 2 else row["prompt"] for n, row in enumerate(tuned.predictions)]
+        request = Request(artifact=tuned.artifact.as_uri(), rows=rows)
+        found = [(one.document["text"], one.document["summary"]) for one in predict(request, tmp_path).predictions]
+        assert found == [(row["prompt"], row["tuned"]) for row in tuned.predictions]
 
     def test_say_how_they_were_generated(self, tuned: Tuned) -> None:
         details = tuned.evaluation["details"]

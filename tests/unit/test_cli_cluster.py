@@ -14,12 +14,13 @@ from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob
 from finetune_api.spec import Metric
 from finetune_api.stage import STAGES, Stage
-from finetune_cli import commands
+from finetune_cli import job_commands
 from finetune_cli.get import rows
 from finetune_cli.logs import Wanted, chosen, logs
 from finetune_cli.main import app
 from finetune_cli.output import Output, columns, program
 from finetune_cli.page import page
+from finetune_cli.place import OnCluster
 from finetune_cli.refusals import ClusterError, refusal
 from finetune_cli.stored import has_finished, read
 from finetune_cli.submit import changed
@@ -56,6 +57,10 @@ def stored(job: FineTuneJob) -> dict[str, Any]:
     return document
 
 
+def page_of(job: FineTuneJob) -> list[str]:
+    return page(of_job(job), str(job.status.phase), OnCluster("team-a", "intents"))
+
+
 class TestView:
     def test_shows_progress_from_the_status(self) -> None:
         run = a_run(Stage.TRAIN, progress=a_progress(loss=0.51239, tokens_per_second=1234.4, eta_seconds=200))
@@ -89,7 +94,7 @@ class TestView:
 class TestDetailPage:
     def test_of_a_running_job(self) -> None:
         run = a_run(Stage.TRAIN, attempt=1, progress=a_progress())
-        assert page(a_job_after(succeeded(Stage.PREPARE), run)) == [
+        assert page_of(a_job_after(succeeded(Stage.PREPARE), run)) == [
             "team-a/intents, revision 1: Training",
             "hf://owner/encoder, TextClassification, LoRA rank 16, 1 GPU",
             "",
@@ -101,7 +106,7 @@ class TestDetailPage:
         ]
 
     def test_of_a_failed_job_names_the_fault_and_the_logs_command(self) -> None:
-        assert page(a_job_after(failed(Stage.PREPARE, Reason.BAD_DATA)))[-4:] == [
+        assert page_of(a_job_after(failed(Stage.PREPARE, Reason.BAD_DATA)))[-4:] == [
             "Failed in prepare, attempt 1 (BadData): prepare met BadData.",
             "To fix this, change the manifest, the data, or the permissions of its Secrets.",
             "log       finetune logs intents -n team-a --stage prepare --attempt 1",
@@ -110,10 +115,10 @@ class TestDetailPage:
         ]
 
     def test_of_a_retried_failure_announces_another_attempt(self) -> None:
-        assert page(a_job_after(failed(Stage.PREPARE, Reason.UNAVAILABLE)))[-1] == "Another attempt follows."
+        assert page_of(a_job_after(failed(Stage.PREPARE, Reason.UNAVAILABLE)))[-1] == "Another attempt follows."
 
     def test_of_a_published_job(self) -> None:
-        shown = page(a_job_after(*[succeeded(stage) for stage in STAGES]))
+        shown = page_of(a_job_after(*[succeeded(stage) for stage in STAGES]))
         assert shown[0] == "team-a/intents, revision 1: Succeeded"
         assert "metric    linear probe   tuned   change      95 % interval" in shown
         assert shown[-3:] == [
@@ -125,11 +130,11 @@ class TestDetailPage:
     def test_of_a_job_with_an_invalid_spec(self) -> None:
         job = a_job()
         job = job.model_copy(update={"status": invalid_spec(job.status, 1, "spec.model.uri is empty", NOON)})
-        assert "! Not accepted: spec.model.uri is empty" in page(job)
+        assert "! Not accepted: spec.model.uri is empty" in page_of(job)
         assert has_finished(job)
 
     def test_warns_if_the_spec_is_not_reconciled_yet(self) -> None:
-        assert page(a_job(generation=2))[2].startswith("! The operator has not reconciled this spec yet")
+        assert page_of(a_job(generation=2))[2].startswith("! The operator has not reconciled this spec yet")
 
 
 class TestStoredJob:
@@ -327,7 +332,7 @@ class TestOutputOption:
         assert all(word in result.output for word in ("'yaml' is not one of", "'text'", "'name'"))
 
     def test_stage_option_has_every_stage(self) -> None:
-        assert get_args(commands.StageName) == tuple(Stage)
+        assert get_args(job_commands.StageName) == tuple(Stage)
 
 
 @pytest.mark.parametrize(
@@ -350,9 +355,9 @@ def test_page_of_a_rejected_job_names_the_gate() -> None:
         succeeded(Stage.TRAIN),
         succeeded(Stage.EVALUATE, evaluation=an_evaluation(GateResult(**gate))),
     )
-    assert page(job)[0].endswith(": Rejected")
-    assert page(job)[-3:-1] == [
+    assert page_of(job)[0].endswith(": Rejected")
+    assert page_of(job)[-3:-1] == [
         "report      s3://adapters/team-a/intents/r1/evaluated/report.html",
         "Not published: accuracy is 0.84, 0.06 below the minimum 0.9.",
     ]
-    assert page(job)[-1].startswith("Relax the gate in spec.evaluation")
+    assert page_of(job)[-1].startswith("Relax the gate in spec.evaluation")

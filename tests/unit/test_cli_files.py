@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -107,24 +108,24 @@ class TestSubmit:
     def test_sends_the_manifest_without_nulls_and_server_fields(self, folder: Path) -> None:
         text = GOOD.replace("name: intents,", "name: intents, uid: x, resourceVersion: '7', managedFields: [],")
         (folder / "job.yaml").write_text(text + "status: {phase: Failed}\n")
-        (found,) = submissions(["job.yaml"], "team-a", is_given=False)
+        (found,) = (one.within("team-a") for one in submissions(["job.yaml"], None))
         assert found.manifest["metadata"] == {"namespace": "team-a", "name": "intents", "labels": {"team": "a"}}
         assert found.manifest["spec"]["training"] == {"learningRate": 2e-4}
         assert "status" not in found.manifest
 
     def test_keeps_the_namespace_of_the_manifest(self, folder: Path) -> None:
         (folder / "job.yaml").write_text(GOOD.replace("name: intents,", "name: intents, namespace: team-b,"))
-        (found,) = submissions(["job.yaml"], "team-a", is_given=False)
+        (found,) = (one.within("team-a") for one in submissions(["job.yaml"], None))
         assert found.manifest["metadata"]["namespace"] == "team-b"
         with pytest.raises(ManifestError, match=r"job\.yaml:3: metadata\.namespace is 'team-b', but -n is 'team-a'"):
-            submissions(["job.yaml"], "team-a", is_given=True)
+            submissions(["job.yaml"], "team-a")
 
     def test_takes_every_job_and_reports_skipped_objects(
         self, folder: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         (folder / "a.yaml").write_text(f"{SECRET}---\n{GOOD}---\n{GOOD.replace('name: intents', 'name: topics')}")
         (folder / "b.yaml").write_text(GOOD.replace("name: intents", "name: tones"))
-        found = submissions(["a.yaml", "b.yaml"], "team-a", is_given=False)
+        found = submissions(["a.yaml", "b.yaml"], None)
         assert [one.name for one in found] == ["intents", "topics", "tones"]
         assert capsys.readouterr().err == "note: a.yaml:1: Secret s3 is not submitted; apply it with kubectl apply\n"
 
@@ -132,7 +133,7 @@ class TestSubmit:
     def test_rejects_file_uris(self, folder: Path, uri: str) -> None:
         (folder / "job.yaml").write_text(GOOD.replace("s3://data/intents.jsonl", uri))
         with pytest.raises(ManifestError) as caught:
-            submissions(["job.yaml"], "team-a", is_given=False)
+            submissions(["job.yaml"], None)
         assert str(caught.value) == (
             f"job.yaml:7: spec.dataset.train.uri is '{uri}', which pods cannot read; copy it to s3://, gs:// or az://, "
             "or run the job on this machine with finetune run"
@@ -141,7 +142,21 @@ class TestSubmit:
     def test_rejects_a_file_without_a_job(self, folder: Path) -> None:
         (folder / "job.yaml").write_text(SECRET)
         with pytest.raises(ManifestError, match=r"job\.yaml:1: contains no FineTuneJob"):
-            submissions(["job.yaml"], "team-a", is_given=False)
+            submissions(["job.yaml"], None)
+
+    def test_reports_problems_of_the_manifest_without_a_kubeconfig(self, folder: Path) -> None:
+        (folder / "job.yaml").write_text(GOOD.replace("epochs", "epoch"))
+        command = [sys.executable, "-m", "finetune_cli.main", "submit", "job.yaml"]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("KUBERNETES_")}
+        ended = subprocess.run(
+            command,
+            env={**environment, "KUBECONFIG": str(folder / "none")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (ended.returncode, ended.stdout) == (64, "")
+        assert ended.stderr == "job.yaml:8: spec.training.epoch is not a field; did you mean epochs?\n"
 
 
 class TestLocalRunNotes:

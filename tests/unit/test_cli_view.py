@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from finetune_api.job import FineTuneJob
 from finetune_api.spec import Metric
 from finetune_api.stage import STAGES, Device, Stage, World
 from finetune_cli.local import Machine, Snapshot, StateDirectory
+from finetune_cli.local.outage import outage_after
 from finetune_cli.output import to_json
 from finetune_cli.place import ThisMachine
 from finetune_cli.result import document, exit_code, result_lines
@@ -89,6 +93,19 @@ class TestPlainLines:
             "34 duplicates dropped",
             "train: started",
         ]
+
+    def test_print_the_duration_without_pauses(self) -> None:
+        job = a_job_after(succeeded(Stage.PREPARE, finished_at=after(hours=1)))
+        paused = job.status.stage(Stage.PREPARE).model_copy(update={"paused_seconds": 3580})
+        job = job.model_copy(update={"status": job.status.with_stage(paused)})
+        assert any(line.startswith("prepare: done in 20s: ") for line in PlainLines().update(a_snapshot(job), 0))
+
+    def test_print_when_an_unreachable_service_is_tried_again(self) -> None:
+        job = a_job_after(failed(Stage.PREPARE, Reason.UNAVAILABLE))
+        waiting = outage_after(job.status, None)
+        assert PlainLines().update(replace(a_snapshot(job), outage=waiting), 0)[-1] == (
+            "prepare: attempt 1 ended: prepare met Unavailable; retrying in 2s"
+        )
 
     def test_print_progress_every_five_percent_or_ten_seconds(self) -> None:
         lines = PlainLines()
@@ -246,6 +263,19 @@ class TestScreens:
         assert "✔ prepare  done in 10s: 4,967 training" in shown
         assert "train    40/120 steps (33 %), loss 0.5000, 900 tokens/s, 1m20s left" in shown
         assert "· publish" in shown
+
+    def test_counts_down_to_the_next_attempt(self) -> None:
+        from rich.console import Console
+
+        job = a_job_after(failed(Stage.PREPARE, Reason.UNAVAILABLE))
+        waiting = outage_after(job.status, None)
+        assert waiting
+        waiting = replace(waiting, retry_at=datetime.now(UTC) + timedelta(minutes=2))
+        console = Console(width=100, record=True, file=io.StringIO())
+        console.print(render(replace(a_snapshot(job), outage=waiting)))
+        assert re.search(
+            r"! prepare: attempt 1 ended: prepare met Unavailable; retrying in [12]m", console.export_text()
+        )
 
 
 class TestMachine:

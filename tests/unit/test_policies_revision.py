@@ -47,6 +47,26 @@ def test_failed_job_is_reopened_at_the_failed_stage() -> None:
     assert made.status.failure is None
 
 
+def test_duration_of_a_stage_excludes_the_time_in_which_the_job_was_suspended() -> None:
+    job = in_status(a_job(), succeeded(Stage.PREPARE), a_run(Stage.TRAIN), at=10)
+    stopped = (succeeded(Stage.PREPARE), failed(Stage.TRAIN, Reason.STOPPED, finished_at=after(seconds=20)))
+    suspended = plan(job, Observed(stopped, stop_requested=True), after(seconds=20)).status
+    job = job.model_copy(update={"status": suspended})
+    resumed = plan(job, Observed(stopped), after(hours=1, seconds=20)).status
+    assert stage_status(resumed, Stage.TRAIN).paused_seconds == 3600
+    assert stage_status(resumed, Stage.PREPARE).paused_seconds == 0
+    job = job.model_copy(update={"status": resumed})
+    again = plan(job, Observed((*stopped, a_run(Stage.TRAIN, attempt=2))), after(hours=1, seconds=30)).status
+    assert stage_status(again, Stage.TRAIN).paused_seconds == 3600
+
+
+def test_duration_of_a_stage_excludes_the_time_before_a_person_retried_it() -> None:
+    job = a_job(resilience={"maxRestarts": 0})
+    runs = (succeeded(Stage.PREPARE), failed(Stage.TRAIN, Reason.BAD_DATA))
+    status = plan(job, Observed(runs), after(seconds=10)).status
+    assert stage_status(reopened(status, after(hours=2, seconds=10)), Stage.TRAIN).paused_seconds == 7200
+
+
 def test_finished_job_is_not_reopened() -> None:
     done = plan(a_job(), Observed(tuple(succeeded(stage) for stage in STAGES)), NOON).status
     assert reopened(done, after(hours=1)) is done

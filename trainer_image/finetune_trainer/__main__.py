@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from importlib import import_module
 from types import FrameType
 
 
@@ -17,11 +18,9 @@ def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _exit_on_signal)
-    if sys.argv[1:2] == ["inputs"]:
-        # Not a stage: it reads the data in this process, which the host of a stage must not do.
-        from finetune_trainer.inputs import main as print_inputs
-
-        sys.exit(print_inputs(sys.argv[2:]))
+    if sys.argv[1:2] and sys.argv[1] in ("inputs", "predict", "examine", "compare"):
+        # Not stages: they do their work in this process, which the host of a stage must not do.
+        sys.exit(import_module(f"finetune_trainer.{sys.argv[1]}").main(sys.argv[2:]))
     from finetune_trainer.command import main
 
     sys.exit(main())

@@ -20,6 +20,8 @@ Each row is one example, with the columns:
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,24 @@ class DataReport(_Record):
         """What the data was read as: the formats of the files, and the form of the rows."""
         formats = dict.fromkeys(source.format for source in self.sources)
         return "; ".join(part for part in (" and ".join(formats), self.rows) if part)
+
+
+_NOT_FOR_USE: dict[str, Any] = {"splits": {}, "sources": (), "invalid_rows": (), "notes": ()}
+"""Fields about the data itself, which a model does not need when it is used."""
+
+
+def report_for_use(data: DataReport) -> dict[str, Any]:
+    """The part of the report that is needed to use the tuned model, for the manifest of the artifact."""
+    return data.model_dump(mode="json", exclude=set(_NOT_FOR_USE))
+
+
+def use_report(stored: Mapping[str, Any]) -> DataReport:
+    """The report from what `report_for_use` has stored.
+
+    Raises:
+        ValidationError: Another version has stored it.
+    """
+    return DataReport.model_validate_json(json.dumps({**stored, **_NOT_FOR_USE}))
 
 
 def read_report(directory: Path) -> DataReport:

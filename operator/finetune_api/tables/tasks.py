@@ -52,6 +52,8 @@ class TaskRow:
     """Default maximum number of tokens of an example; the limit of the model may reduce it."""
     hub_task: str
     """Name of the task on the Hugging Face Hub."""
+    starting_model: str = ""
+    """A small model to begin with, which `finetune init` writes; empty if the user has to name one."""
     settings: tuple[str, ...] = ()
     """Fields of spec.task that are valid for this task."""
     required: tuple[str, ...] = ()
@@ -85,6 +87,7 @@ TASKS = table(
             families=(ModelFamily.ENCODER, ModelFamily.CAUSAL),
             default_length=512,
             hub_task="text-classification",
+            starting_model="hf://google-bert/bert-base-uncased",
             settings=("labels",),
         ),
         TaskType.INSTRUCTION_TUNING: TaskRow(
@@ -98,6 +101,7 @@ TASKS = table(
             families=(ModelFamily.CAUSAL,),
             default_length=2048,
             hub_task="text-generation",
+            starting_model="hf://Qwen/Qwen2.5-0.5B-Instruct",
             packs=True,
             generates=True,
         ),
@@ -117,6 +121,7 @@ TASKS = table(
             families=(ModelFamily.CAUSAL, ModelFamily.SEQ2SEQ),
             default_length=1024,
             hub_task="summarization",
+            starting_model="hf://google-t5/t5-small",
             settings=("instruction",),
             packs=True,
             generates=True,

@@ -3,6 +3,7 @@
 from finetune_cli.local.errors import LocalError
 from finetune_cli.local.executor import Executor, Snapshot
 from finetune_cli.local.machine import Machine
+from finetune_cli.local.outage import Outage
 from finetune_cli.local.state import StateDirectory, home
 
-__all__ = ["Executor", "LocalError", "Machine", "Snapshot", "StateDirectory", "home"]
+__all__ = ["Executor", "LocalError", "Machine", "Outage", "Snapshot", "StateDirectory", "home"]

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
-from finetune_api.failures import ExitCode
 from finetune_api.job import FineTuneJob, FineTuneJobStatus
 from finetune_api.manifest import MANIFEST_NAME
 from finetune_api.stage import Stage, World
 from finetune_cli.local import inputs
 from finetune_cli.local.child import StageProcess
-from finetune_cli.local.errors import LocalError, cannot_write
+from finetune_cli.local.errors import cannot_write
 from finetune_cli.local.history import earlier_runs
 from finetune_cli.local.machine import Machine
+from finetune_cli.local.outage import Outage, next_status, outage_after, retried_now
 from finetune_cli.local.state import StateDirectory
+from finetune_cli.local.trainer import trainer_command
 from finetune_core.policies.revision import current_revision, reopened, trained_again
 from finetune_core.policies.world import world_of
 from finetune_core.reconcile import plan
 from finetune_core.runs import Observed, ObservedRun, RunId, StageRun
 from finetune_core.summaries import revision_change
+from finetune_core.times import to_text
 
 _SAVE_PROGRESS_SECONDS = 5.0
 _GRACE_AFTER_ERROR = timedelta(seconds=30)
@@ -44,6 +45,8 @@ class Snapshot:
     stopping: bool
     notes: tuple[str, ...]
     """Notes that are not in the status; the list only grows."""
+    outage: Outage | None = None
+    """The unreachable service that the job waits for."""
 
 
 class Executor:
@@ -77,7 +80,7 @@ class Executor:
         self._desired = desired
         self._on_change = on_change
         self._machine = machine
-        self._command = list(stage_command or _trainer())
+        self._command = list(stage_command or trainer_command("finetune run"))
         self._fresh = fresh
         self._now = clock
         self._children: dict[RunId, StageProcess] = {}
@@ -88,6 +91,7 @@ class Executor:
         self._notes: list[str] = []
         self._files: tuple[inputs.Stamp, ...] | None = None
         """The input files as they were before prepare started."""
+        self._outage: Outage | None = None
         self._saved: FineTuneJobStatus | None = None
         self._saved_at = float("-inf")
         world = world_of(Stage.TRAIN, desired.spec.distributed)
@@ -149,8 +153,9 @@ class Executor:
         )
         before, status = status, await self._with_current_inputs(status)
         if before.revision and status.revision == before.revision and not status.completion_time:
-            # For the job, an executor that did not run is the same as a suspension.
-            job = self._job.model_copy(update={"status": status})
+            # For the job, an executor that did not run is the same as a suspension, also after a crash.
+            since = status.suspend_time or to_text(self._state.last_change())
+            job = self._job.model_copy(update={"status": status.model_copy(update={"suspend_time": since})})
             suspended = plan(job, Observed(tuple(self._earlier.values()), stop_requested=True), self._now())
             status = suspended.status
         self._job = self._job.model_copy(update={"status": self._rerun(status)})
@@ -208,12 +213,15 @@ class Executor:
             self._note(f"The last run failed in stage {status.failure.stage}; retrying that stage.")
         elif status.completion_time:
             self._note("This spec was run before; showing its result. Use --fresh to run it again.")
-        return retried
+        return retried_now(retried)
 
     async def _reconcile(self) -> bool:
         """Observe, plan, execute, save the status, wait. Returns whether the job needs no other reconcile."""
         self._wake.clear()
         observed = self._observe()
+        if not self._stop_requested:
+            status = next_status(self._job.status, self._outage, self._now())
+            self._job = self._job.model_copy(update={"status": status})
         next_plan = plan(self._job, observed, self._now())
         for stop in next_plan.stop:
             self._children[stop.id].stop(stop.grace, on_request=observed.stop_requested)
@@ -224,18 +232,23 @@ class Executor:
         training = next_plan.status.training
         if training and training.inputs_digest and (before is None or before.inputs_digest != training.inputs_digest):
             self._record_inputs(training.inputs_digest, self._files)
+        self._outage = outage_after(next_plan.status, self._outage)
         self._save(now=bool(next_plan.start) or next_plan.requeue_after is None)
         self._show()
         if next_plan.start:
             return False
         if not self._alive() and (next_plan.requeue_after is None):
             return True
-        try:
-            timeout = None if next_plan.requeue_after is None else next_plan.requeue_after.total_seconds()
-            await asyncio.wait_for(self._wake.wait(), timeout)
-        except TimeoutError:
-            pass
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), self._seconds_until(next_plan.requeue_after))
         return False
+
+    def _seconds_until(self, requeue_after: timedelta | None) -> float | None:
+        """Seconds until the next reconcile; None if only an event causes one."""
+        waits = [] if requeue_after is None else [requeue_after.total_seconds()]
+        if self._outage and not self._alive() and not self._stop_requested:
+            waits.append(0 if self._outage.ends else (self._outage.retry_at - self._now()).total_seconds())
+        return max(min(waits), 0) if waits else None
 
     def _observe(self) -> Observed:
         runs = {**self._earlier, **{id_: child.observed for id_, child in self._children.items()}}
@@ -256,7 +269,20 @@ class Executor:
         self._show()
 
     def _show(self) -> None:
-        self._on_change(Snapshot(self._job, self._world, self._alive(), self._stop_requested, tuple(self._notes)))
+        alive, failure = self._alive(), self._job.status.failure
+        if self._outage and self._outage.ends and failure and failure.retried and alive is None:
+            return  # The next status says that no other attempt follows.
+        waits = self._outage and not self._outage.ends and alive is None
+        self._on_change(
+            Snapshot(
+                self._job,
+                self._world,
+                alive,
+                self._stop_requested,
+                tuple(self._notes),
+                self._outage if waits else None,
+            )
+        )
 
     def _save(self, now: bool) -> None:
         """Save the job; if only its progress has changed, at most every few seconds."""
@@ -266,17 +292,6 @@ class Executor:
             return
         self._state.save(self._job)
         self._saved, self._saved_at = status, time
-
-
-def _trainer() -> tuple[str, ...]:
-    for module in ("finetune_trainer", "torch"):
-        if find_spec(module) is None:
-            raise LocalError(
-                "finetune run needs the trainer; install it with pip install 'finetune-operator[cli,trainer]'.",
-                ExitCode.BAD_CONFIGURATION,
-            )
-    # -P: a file in the working directory must not shadow a library.
-    return (sys.executable, "-P", "-m", "finetune_trainer")
 
 
 def _is_missing(uri: str) -> bool:

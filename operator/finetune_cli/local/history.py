@@ -33,13 +33,16 @@ def _ended_run(
     directory: RunDirectory, record: RunRecord, note: Callable[[str], None], force: Callable[[], bool]
 ) -> ObservedRun:
     if record.finished_at is None:
+        ended_at = directory.last_change()
         if processes.alive(directory.path, record.pid, record.identity):
             note(
                 f"An earlier finetune run was killed and left stage {directory.id.stage} running "
                 f"(process {record.pid}); stopping it."
             )
             processes.stop_orphans(directory.path, record.pid, record.identity, _GRACE_SECONDS, force)
-        record = record.model_copy(update={"finished_at": datetime.now(UTC).isoformat(), "disrupted": True})
+            ended_at = None
+        finished_at = (ended_at or datetime.now(UTC)).isoformat()
+        record = record.model_copy(update={"finished_at": finished_at, "disrupted": True})
         try:
             directory.write_record(record)
         except OSError as error:

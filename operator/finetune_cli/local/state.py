@@ -1,9 +1,10 @@
 """The state of the local executor on disk, one directory per job, from which it resumes after a crash.
 
-<home>/<namespace>/<name>/lock
-                          job.json                    the FineTuneJob with its status
-                          r<revision>/<stage>-<attempt>/
-                              stage.json  termination.json  log.txt  run.json  workspace/
+<home>/<namespace>/<name>.<key>/lock
+                                source.json                 the manifest, which the key is a digest of
+                                job.json                    the FineTuneJob with its status
+                                r<revision>/<stage>-<attempt>/
+                                    stage.json  termination.json  log.txt  run.json  workspace/
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import fcntl
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -28,6 +32,18 @@ from finetune_core.runs import RunId
 _MAX_REPORT_BYTES = 65536
 _LAST_BYTES = 4096
 _MAX_LINE_LENGTH = 300
+_LOCK_TRIES = 10
+"""`finetune list` also locks the directory, for a moment."""
+_LOCK_SECONDS = 0.05
+
+
+class Source(BaseModel):
+    """``source.json``: where the job comes from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    manifest: str
+    """Absolute path of the manifest."""
 
 
 class RunRecord(BaseModel):
@@ -91,6 +107,11 @@ class RunDirectory:
         except (OSError, ValidationError):
             return None
 
+    def last_change(self) -> datetime | None:
+        """When the stage last wrote its log or its report; None if it wrote nothing."""
+        times = [file.stat().st_mtime for file in (self.log, self.termination) if file.exists()]
+        return datetime.fromtimestamp(max(times), UTC) if times else None
+
     def last_log_line(self) -> str:
         """The last non-empty line of the log."""
         try:
@@ -110,37 +131,68 @@ class StateDirectory:
 
     @classmethod
     @contextlib.contextmanager
-    def locked(cls, root: Path, namespace: str, name: str) -> Iterator[StateDirectory]:
+    def locked(cls, path: Path) -> Iterator[StateDirectory]:
         """The directory of a job, locked by this process.
 
         Raises:
             LocalError: Another process has locked it, or it is not writable.
         """
-        path = root / namespace / name
+        state = cls(path)
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = (path / "lock").open("a+")
         except OSError as error:
             raise cannot_write(path, error) from error
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _locks(lock, tries=_LOCK_TRIES):
                 lock.seek(0)
                 holder = lock.read(32).strip()
                 who = f" (process {holder})" if holder.isdigit() else ""
                 raise LocalError(
-                    f"{namespace}/{name} is already running on this machine{who}; wait until it ends, or stop it "
+                    f"{state.title} is already running on this machine{who}; wait until it ends, or stop it "
                     "with Ctrl-C there.",
                     ExitCode.STOPPED,
-                ) from None
+                )
             try:
                 lock.truncate(0)
                 lock.write(str(os.getpid()))
                 lock.flush()
             except OSError as error:
                 raise cannot_write(path, error) from error
-            yield cls(path)
+            yield state
+
+    @property
+    def title(self) -> str:
+        """Namespace and name of the job."""
+        return f"{self.path.parent.name}/{self.path.name.partition('.')[0]}"
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether a process runs the job now."""
+        try:
+            with (self.path / "lock").open() as lock:
+                return not _locks(lock, tries=1)
+        except OSError:
+            return False
+
+    @property
+    def manifest(self) -> str:
+        """Path of the manifest; empty if an earlier version of finetune wrote the directory."""
+        try:
+            return Source.model_validate_json((self.path / "source.json").read_bytes()).manifest
+        except (OSError, ValidationError):
+            return ""
+
+    def record_manifest(self, manifest: str) -> None:
+        """Record the path of the manifest.
+
+        Raises:
+            LocalError: The disk is full, or the directory is not writable.
+        """
+        try:
+            write_atomic(self.path / "source.json", Source(manifest=manifest).model_dump_json().encode())
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
 
     def load(self) -> FineTuneJob | None:
         """The saved job; None for a new one.
@@ -173,6 +225,11 @@ class StateDirectory:
         except OSError as error:
             raise cannot_write(self.path, error) from error
 
+    def last_change(self) -> datetime:
+        """When the job, or a run of it, last wrote one of its files."""
+        saved = datetime.fromtimestamp((self.path / "job.json").stat().st_mtime, UTC)
+        return max([saved, *(written for run in self.runs() if (written := run.last_change()))])
+
     def run(self, id_: RunId) -> RunDirectory:
         """The directory of one run, which may not exist."""
         return RunDirectory(id_, self.path / f"r{id_.revision}" / f"{id_.stage}-{id_.attempt}")
@@ -196,6 +253,18 @@ def home() -> Path:
     state = os.environ.get("XDG_STATE_HOME")
     base = Path(state) if state and Path(state).is_absolute() else Path.home() / ".local" / "state"
     return base / "finetune"
+
+
+def _locks(file: IO[str], tries: int) -> bool:
+    """Whether this process gets the lock of ``file``."""
+    for left in reversed(range(tries)):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if left:
+                time.sleep(_LOCK_SECONDS)
+    return False
 
 
 def write_atomic(path: Path, content: bytes) -> None:

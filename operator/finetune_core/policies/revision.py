@@ -19,7 +19,8 @@ from finetune_api.job import (
 from finetune_api.stage import STAGES
 from finetune_core.constants import CONDITION_OF
 from finetune_core.runs import Observed
-from finetune_core.times import to_text
+from finetune_core.status import current_stage
+from finetune_core.times import from_text, to_text
 
 HISTORY_LIMIT = 20
 """Earlier revisions that the status keeps."""
@@ -86,7 +87,8 @@ def resumed(status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus:
     """``status`` of a job that is no longer suspended."""
     if status.suspend_time is None:
         return status
-    return status.model_copy(update={"suspend_time": None, "resume_time": to_text(now)})
+    paused = _paused(status, from_text(status.suspend_time), now)
+    return paused.model_copy(update={"suspend_time": None, "resume_time": to_text(now)})
 
 
 def reopened(status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus:
@@ -96,17 +98,27 @@ def reopened(status: FineTuneJobStatus, now: datetime) -> FineTuneJobStatus:
     """
     if status.completion_time is None or status.failure is None or status.failure.reason is Reason.GATE_FAILED:
         return status
+    paused = _paused(status, from_text(status.completion_time), now)
     stages = tuple(
         stage.model_copy(
             update={"state": StageState.PENDING, "restarts": 0, "unavailable_since": None, "message": "Retried."}
         )
         if stage.state is StageState.FAILED
         else stage
-        for stage in status.stages
+        for stage in paused.stages
     )
     return status.model_copy(
         update={"stages": stages, "failure": None, "completion_time": None, "resume_time": to_text(now)}
     )
+
+
+def _paused(status: FineTuneJobStatus, since: datetime, now: datetime) -> FineTuneJobStatus:
+    """``status`` with the pause added to the stage that it interrupted, so that its duration excludes the pause."""
+    stage = current_stage(status)
+    if stage is None or stage.start_time is None:
+        return status
+    seconds = max(round((now - since).total_seconds()), 0)
+    return status.with_stage(stage.model_copy(update={"paused_seconds": stage.paused_seconds + seconds}))
 
 
 def after_publication(status: FineTuneJobStatus) -> FineTuneJobStatus:
@@ -173,6 +185,8 @@ def _record(status: FineTuneJobStatus) -> tuple[RevisionRecord, ...]:
             artifact=status.artifact,
             score=status.evaluation.score if status.evaluation else None,
             training=status.training,
+            start_time=status.start_time,
+            completion_time=status.completion_time,
             attempts=tuple(
                 StageAttempts(name=name, attempts=count) for name in STAGES if (count := status.attempts(name))
             ),

@@ -23,7 +23,7 @@ from finetune_trainer.evaluate.prompts import Prompts
 from finetune_trainer.modelling.batching import BatchLimits, each_batch, length_sorted
 from finetune_trainer.modelling.loading import check_finite
 from finetune_trainer.modelling.precision import Hardware
-from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer
+from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer, load_saved_tokenizer
 from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.splits import open_split
 
@@ -96,6 +96,18 @@ def compare(inputs: EvaluationInputs, form: type[Prompts]) -> Comparison:
         )
     ]
     return Comparison(BaselineKind.BASE_MODEL, details, results, predictions)
+
+
+def generated(inputs: EvaluationInputs, prompts: Prompts) -> list[str]:
+    """The answers of the tuned model to ``prompts``, as in `compare`; ``inputs.trained`` is the published artifact.
+
+    Raises:
+        StageFailure: As `compare`.
+    """
+    model = inputs.method.tuned(inputs.load, inputs.base, inputs.trained)
+    prompts.check(model)
+    tokenizer = load_saved_tokenizer(inputs.trained)
+    return _Runner(inputs, prompts, tokenizer, "tuned", model).generate()
 
 
 def _scores(
@@ -187,15 +199,15 @@ class _Runner:
 
     def run(self) -> Answers:
         wanted = set(self._inputs.spec.metrics)
-        examples = len(self._prompts.references)
+        examples = len(self._prompts.prompt_lengths)
         losses, hits = np.zeros(examples), np.zeros(examples)
         if wanted.intersection(TEACHER_FORCED):
             losses, hits = self._score()
-        texts = self._generate() if wanted.difference(TEACHER_FORCED) else None
+        texts = self.generate() if wanted.difference(TEACHER_FORCED) else None
         return Answers(losses, hits, texts)
 
     def _counter(self, activity: str) -> ExampleCounter:
-        return ExampleCounter(self._inputs.reporter, f"{activity} ({self._name})", len(self._prompts.references))
+        return ExampleCounter(self._inputs.reporter, f"{activity} ({self._name})", len(self._prompts.prompt_lengths))
 
     def _score(self) -> tuple[Floats, Floats]:
         """Teacher-forced loss and token accuracy of each example."""
@@ -225,12 +237,12 @@ class _Runner:
         each_batch(length_sorted(prompts.lengths, limits), work)
         return losses, hits
 
-    def _generate(self) -> list[str]:
+    def generate(self) -> list[str]:
         """Generated answers, without the token that ends them and other special tokens."""
         counter = self._counter("generating answers")
         prompts, new_tokens = self._prompts, self._inputs.spec.evaluation.generation.max_new_tokens
         limits = prompts.limits(new_tokens, self._inputs.data.model.max_positions)
-        texts = [""] * len(prompts.references)
+        texts = [""] * len(prompts.prompt_lengths)
         ends = self._inputs.data.end_tokens
 
         def work(batch: Ints) -> None:

@@ -47,6 +47,14 @@ def dtype_of(precision: Precision) -> torch.dtype:
     return {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16, Precision.FP32: torch.float32}[precision]
 
 
+def usable_hardware(precision: Precision, device: Device) -> Hardware:
+    """The hardware for a precision, or in the default precision of ``device`` if it does not support it."""
+    try:
+        return Hardware.of(precision, device)
+    except StageFailure:
+        return Hardware.of(Precision.AUTO, device)
+
+
 @dataclass(frozen=True)
 class Hardware:
     """Device and dtype of a model."""

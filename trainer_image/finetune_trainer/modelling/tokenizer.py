@@ -116,11 +116,14 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
 
 def load_prepared_tokenizer(prepared: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer from ``prepared``, the directory of the prepared data."""
+    return load_saved_tokenizer(prepared / TOKENIZER_DIRECTORY)
+
+
+def load_saved_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer that `save_tokenizer` has saved."""
     from transformers import AutoTokenizer
 
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        prepared / TOKENIZER_DIRECTORY, local_files_only=True
-    )
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, local_files_only=True)
     return tokenizer
 
 

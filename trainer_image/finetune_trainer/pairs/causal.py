@@ -15,7 +15,7 @@ from finetune_trainer.pairs.rows import Pair
 from finetune_trainer.pairs.task import PairTask
 from finetune_trainer.prepare.arrays import texts
 from finetune_trainer.prepare.encoded import Encoded
-from finetune_trainer.prepare.rows import Example, RowSchema, check_headers
+from finetune_trainer.prepare.rows import Example, RowSchema, check_headers, first_columns
 from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.prepare.special_tokens import AnswerTokens
 from finetune_trainer.tasks.instruction_tuning.messages import ASSISTANT, Conversation
@@ -72,14 +72,14 @@ class CausalPairsPreparation:
         return self._tokeniser.answers
 
     def row_schema(self, files: Sequence[DataFile]) -> RowSchema:
-        schema = self._task.rows(self._spec, files)
+        schema = self._task.rows(self._spec, first_columns(files))
         check_headers(files, schema)
         return schema
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
         pairs = [example for example in examples if isinstance(example, Pair)]
-        sources = self._cut([pair.source for pair in pairs])
-        conversations = [self._conversation(source, pair.target) for source, pair in zip(sources, pairs, strict=True)]
+        sources = self.cut([pair.source for pair in pairs])
+        conversations = [self.conversation(source, pair.target) for source, pair in zip(sources, pairs, strict=True)]
         encoded = self._tokeniser.encode(conversations)
         valid = [index for index in range(len(pairs)) if index not in encoded.problems]
         # The report shows the source without the instruction.
@@ -97,7 +97,8 @@ class CausalPairsPreparation:
         self._check.see(batch)
         return batch
 
-    def _conversation(self, source: str, target: str) -> Conversation:
+    def conversation(self, source: str, target: str) -> Conversation:
+        """The conversation that the model learns."""
         messages = [
             {"role": "user", "content": f"{self._instruction}\n\n{source}"},
             {"role": ASSISTANT, "content": target},
@@ -111,7 +112,7 @@ class CausalPairsPreparation:
             StageFailure: BadConfiguration when there is no room for a source.
         """
         # With a tokeniser of its own, because it counts answers.
-        encoded = ChatTokeniser(self._tokenizer, max_length).encode([self._conversation("a", "a")])
+        encoded = ChatTokeniser(self._tokenizer, max_length).encode([self.conversation("a", "a")])
         if encoded.problems:
             raise StageFailure(
                 Reason.BAD_CONFIGURATION,
@@ -129,7 +130,7 @@ class CausalPairsPreparation:
             )
         return budget
 
-    def _cut(self, sources: Sequence[str]) -> list[str]:
+    def cut(self, sources: Sequence[str]) -> list[str]:
         """``sources``, each cut after the last token for which there is room."""
         cut = []
         for source, encoding in zip(

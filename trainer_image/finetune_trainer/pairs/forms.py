@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from finetune_trainer.pairs.causal import PLAIN_TEMPLATE, CausalPairsPreparation
 from finetune_trainer.pairs.seq2seq import Seq2SeqPairsPreparation, generation_settings, load_pair_tokenizer
 from finetune_trainer.pairs.task import PairTask
 from finetune_trainer.prepared import DataReport
-from finetune_trainer.tasks.base import CardParts, ModelClass, Task
+from finetune_trainer.tasks.base import CardParts, ModelClass, Prediction, Recognise, Task
 from finetune_trainer.tasks.instruction_tuning import InstructionTuning
 
 if TYPE_CHECKING:
@@ -44,9 +44,9 @@ _REPLACED_SETTINGS = (
 """Settings of a base model that the evaluation does not use, so that the artifact must not use them either."""
 
 
-def pair_forms(task: PairTask) -> Task:
+def pair_forms(task: PairTask, recognise: Recognise) -> Task:
     """The forms of ``task``."""
-    return Task({ModelFamily.CAUSAL: CausalPairs(task), ModelFamily.SEQ2SEQ: Seq2SeqPairs(task)})
+    return Task({ModelFamily.CAUSAL: CausalPairs(task), ModelFamily.SEQ2SEQ: Seq2SeqPairs(task)}, recognise)
 
 
 class CausalPairs(InstructionTuning):
@@ -62,6 +62,11 @@ class CausalPairs(InstructionTuning):
         self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int, config: Mapping[str, Any]
     ) -> CausalPairsPreparation:
         return CausalPairsPreparation(self._task, spec, tokenizer, max_length)
+
+    def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
+        from finetune_trainer.pairs.prediction import predict_causal
+
+        return predict_causal(self._task, inputs, rows)
 
     def report_section(self, inputs: ReportInputs, environment: Environment) -> str:
         from finetune_trainer.pairs.presentation import report_section
@@ -125,6 +130,11 @@ class Seq2SeqPairs:
         from finetune_trainer.evaluate.prompts import Seq2SeqPrompts
 
         return compare(inputs, Seq2SeqPrompts)
+
+    def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
+        from finetune_trainer.pairs.prediction import predict_seq2seq
+
+        return predict_seq2seq(self._task, inputs, rows)
 
     def baseline_note(self, details: Mapping[str, Any]) -> str:
         from finetune_trainer.tasks.instruction_tuning.presentation import baseline_note

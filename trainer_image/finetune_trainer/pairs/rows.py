@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Protocol
 
 from finetune_trainer.prepare.readers import Values
-from finetune_trainer.prepare.rows import text_of
+from finetune_trainer.prepare.rows import RowSchema, text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,17 @@ class Pair:
         return ""
 
 
+class PairSchema(RowSchema, Protocol):
+    """Reads rows as pairs."""
+
+    def source(self, values: Values) -> str:
+        """The source text of a row, which may lack the target.
+
+        Raises:
+            BadRow: There is none.
+        """
+
+
 @dataclass(frozen=True)
 class PairRows:
     """Reads rows with a source column and a target column."""
@@ -41,5 +53,7 @@ class PairRows:
     optional: tuple[str, ...] = ()
 
     def example(self, values: Values) -> Pair:
-        source, target = (text_of(values, *names) for names in zip(self.needed, self.fields, strict=True))
-        return Pair(source, target)
+        return Pair(self.source(values), text_of(values, self.needed[1], self.fields[1]))
+
+    def source(self, values: Values) -> str:
+        return text_of(values, self.needed[0], self.fields[0])

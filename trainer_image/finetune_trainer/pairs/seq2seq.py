@@ -19,7 +19,7 @@ from finetune_trainer.pairs.task import PairTask
 from finetune_trainer.prepare.arrays import TOKENS, texts, token_lists
 from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.problems import BadRow
-from finetune_trainer.prepare.rows import Example, RowSchema, check_headers
+from finetune_trainer.prepare.rows import Example, RowSchema, check_headers, first_columns
 from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.prepare.special_tokens import AnswerTokens
 
@@ -97,7 +97,7 @@ class Seq2SeqPairsPreparation:
         ]
 
     def row_schema(self, files: Sequence[DataFile]) -> RowSchema:
-        schema = self._task.rows(self._spec, files)
+        schema = self._task.rows(self._spec, first_columns(files))
         check_headers(files, schema)
         return schema
 

@@ -9,8 +9,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from finetune_api.spec import FineTuneJobSpec
-from finetune_trainer.prepare.rows import RowSchema
-from finetune_trainer.prepare.sources import DataFile
+from finetune_trainer.pairs.rows import PairSchema
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,11 @@ class PairTask(Protocol):
     sample: str
     """A source for the program in the model card."""
 
-    def rows(self, spec: FineTuneJobSpec, files: Sequence[DataFile]) -> RowSchema:
-        """Reads the rows of ``files`` as pairs.
+    fields: tuple[str, str]
+    """The fields of dataset.columns with source and target."""
+
+    def rows(self, spec: FineTuneJobSpec, names: Sequence[str]) -> PairSchema:
+        """Reads rows with columns ``names`` as pairs.
 
         Raises:
             StageFailure: BadConfiguration when the spec does not say how.

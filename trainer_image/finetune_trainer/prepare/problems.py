@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from finetune_api.failures import Reason, StageFailure
@@ -19,6 +21,19 @@ _DETAILS = re.compile(r"\([^)]*\)|\d+")
 
 class BadRow(Exception):
     """An invalid row. The message follows ``<file>:<line>: `` and says what is wrong and what to do."""
+
+
+@contextmanager
+def row_explained(number: int) -> Iterator[None]:
+    """Convert a `BadRow` into a failure that names the row by its number.
+
+    Raises:
+        StageFailure: BadData.
+    """
+    try:
+        yield
+    except BadRow as problem:
+        raise StageFailure(Reason.BAD_DATA, f"row {number}: {problem}") from None
 
 
 @dataclass

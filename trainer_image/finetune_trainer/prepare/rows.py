@@ -55,6 +55,11 @@ class RowSchema(Protocol):
         """
 
 
+def first_columns(files: Iterable[DataFile]) -> tuple[str, ...]:
+    """The columns of the first row of the first file that has rows; empty if none has."""
+    return next((names for file in files if (names := columns_of(file)) is not None), ())
+
+
 def check_headers(files: Iterable[DataFile], schema: RowSchema) -> None:
     """Check that the header or schema of each file has the needed columns.
 

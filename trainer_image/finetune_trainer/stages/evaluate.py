@@ -59,6 +59,7 @@ def run(context: StageContext) -> EvaluateResult:
     with heavy_imports():
         from finetune_trainer.evaluate.comparison import SPLIT, EvaluationInputs
         from finetune_trainer.evaluate.gates import check_gates
+        from finetune_trainer.evaluate.pairing import digest_of
         from finetune_trainer.modelling.gpus import require_gpus
         from finetune_trainer.modelling.loading import set_up
         from finetune_trainer.modelling.precision import Hardware
@@ -87,6 +88,7 @@ def run(context: StageContext) -> EvaluateResult:
         baseline=Baseline(kind=comparison.baseline),
         metrics=comparison.metrics,
         verdict=comparison.metrics[0].verdict,
+        test_digest=digest_of(comparison.predictions),
         gates=check_gates(config.spec.evaluation, comparison.metrics),
     )
     _report_metrics(reporter, evaluation)
@@ -131,8 +133,7 @@ def read_evaluation(uri: str) -> Evaluation:
     """
     try:
         content = storage.read_bytes(storage.join(uri, layout.EVALUATION))
-        stored = EvaluationFile.model_validate_json(content)
-        return Evaluation(**{name: getattr(stored, name) for name in Evaluation.model_fields})
+        return EvaluationFile.model_validate_json(content).evaluation
     except ValidationError:
         raise StageFailure(
             Reason.BAD_DATA,

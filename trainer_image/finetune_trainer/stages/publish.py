@@ -23,7 +23,7 @@ from finetune_trainer.exports.base import ExportInputs
 from finetune_trainer.host.revision_lock import read_holder
 from finetune_trainer.json_files import read_json_if_present
 from finetune_trainer.manifests import TornDirectory, fetch_directory, hash_files, publish_directory, read_manifest
-from finetune_trainer.prepared import DataReport, read_report
+from finetune_trainer.prepared import DataReport, read_report, report_for_use
 from finetune_trainer.publish.model_card import CardInputs, render_card
 from finetune_trainer.stages.evaluate import read_evaluation, trained_digest
 from finetune_trainer.tasks import form_of
@@ -138,6 +138,7 @@ def _assemble(context: StageContext, artifact: Path, evaluation: Evaluation) -> 
         "inputsDigest": data.inputs_digest,
         "model": data.model.model_dump(mode="json"),
         "data": _data_provenance(data, prepared_manifest.digest),
+        "use": report_for_use(data),
         "trainedDigest": trained_manifest.digest,
         "evaluatedDigest": evaluated_manifest.digest,
         "evaluation": evaluation.model_dump(mode="json", exclude_none=True),

@@ -109,6 +109,30 @@ class CardParts:
     limitations: Sequence[str]
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """The output of the tuned model for one row."""
+
+    text: str
+    """For people."""
+    document: Mapping[str, Any]
+    """For programs; can be converted to JSON."""
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """Data that is for a task."""
+
+    columns: Mapping[str, str]
+    """The column for each field of dataset.columns."""
+    form: str
+    """The form of the rows, if the task has several."""
+    facts: str
+    """What the rows contain, as a clause; may be empty."""
+    certain: bool
+    """Whether the names of the columns say so; otherwise it is a guess."""
+
+
 class TaskForm(Protocol):
     """A task on models of one family."""
 
@@ -177,6 +201,19 @@ class TaskForm(Protocol):
                 finite), OutOfMemory.
         """
 
+    def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
+        """Apply the tuned model to rows that have no answer; ``inputs.trained`` is the published artifact.
+
+        The result for a row of the test split is that of `compare`.
+
+        Args:
+            inputs: Inputs as for `compare`, without prepared data.
+            rows: Texts, or JSON objects with the columns of the task.
+
+        Raises:
+            StageFailure: BadData for an invalid row, by its number from 1; otherwise as `compare`.
+        """
+
     def baseline_note(self, details: Mapping[str, Any]) -> str:
         """A description of the baseline for the report, in sentences; may be empty."""
 
@@ -190,12 +227,18 @@ class TaskForm(Protocol):
         """Add task-specific files and settings to the artifact, so that transformers or PEFT can load it."""
 
 
+Recognise = Callable[[Sequence[str], Sequence[Mapping[str, Any]]], Recognised | None]
+"""Finds the columns of a task in data that nobody has described, from the names of its columns and its first valid
+rows; None if the data is not for the task."""
+
+
 @dataclass(frozen=True)
 class Task:
     """A task."""
 
     forms: Mapping[ModelFamily, TaskForm]
     """Its form for each family of models in the row of the task."""
+    recognise: Recognise
 
 
 Render = Callable[..., str]

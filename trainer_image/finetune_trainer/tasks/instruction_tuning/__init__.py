@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,9 @@ from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.json_files import read_json, read_json_if_present, write_json
 from finetune_trainer.modelling.tokenizer import load_base_tokenizer
 from finetune_trainer.prepared import DataReport
-from finetune_trainer.tasks.base import CardParts, ModelClass, Preparation, Task
+from finetune_trainer.tasks.base import CardParts, ModelClass, Prediction, Preparation, Task
 from finetune_trainer.tasks.instruction_tuning.preparation import InstructionTuningPreparation
+from finetune_trainer.tasks.instruction_tuning.rows import recognise
 
 if TYPE_CHECKING:
     import torch
@@ -88,6 +89,11 @@ class InstructionTuning:
 
         return compare(inputs, CausalPrompts)
 
+    def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
+        from finetune_trainer.tasks.instruction_tuning.prediction import predict
+
+        return predict(inputs, rows)
+
     def baseline_note(self, details: Mapping[str, Any]) -> str:
         from finetune_trainer.tasks.instruction_tuning.presentation import baseline_note
 
@@ -119,4 +125,4 @@ class InstructionTuning:
             write_json(config_path, read_json(config_path) | tokens)
 
 
-task = Task({ModelFamily.CAUSAL: InstructionTuning()})
+task = Task({ModelFamily.CAUSAL: InstructionTuning()}, recognise)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finetune_api.spec import DataFormat, FineTuneJobSpec
-from finetune_trainer.prepare.readers import Values, columns_of
-from finetune_trainer.prepare.rows import text_of, value_of
+from finetune_trainer.prepare.readers import Values
+from finetune_trainer.prepare.rows import first_columns, text_of, value_of
 from finetune_trainer.prepare.sources import DataFile
+from finetune_trainer.tasks.base import Recognised
 from finetune_trainer.tasks.instruction_tuning.layouts import (
     CONVERSATIONS,
     SYSTEM,
@@ -20,6 +21,14 @@ from finetune_trainer.tasks.instruction_tuning.messages import ASSISTANT, Conver
 
 _TOOLS = "tools"
 _LEGACY_TOOLS = "functions"
+_PAIRS = (
+    ("question", "answer"),
+    ("prompt", "response"),
+    ("instruction", "response"),
+    ("query", "response"),
+    ("input", "output"),
+)
+"""Names of a prompt and its completion that are often used instead of the default."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,21 @@ def schema_for(spec: FineTuneJobSpec, files: Sequence[DataFile]) -> Rows:
         return prompts
     if spec.dataset.format is DataFormat.OPENAI_CHAT or columns.given("messages") is not None:
         return ShareGptRows(messages) if messages == CONVERSATIONS else ChatRows(messages)
-    found = next((names for file in files if (names := columns_of(file)) is not None), ())
+    found = first_columns(files)
+    return _layout(found, messages, prompts) or prompts
+
+
+def recognise(names: Sequence[str], _: Sequence[Values]) -> Recognised | None:
+    """See `finetune_trainer.tasks.base.Recognise`."""
+    if layout := _layout(names, "messages", PromptRows("prompt", "completion")):
+        return Recognised({}, layout.form, "", certain=True)
+    for prompt, completion in _PAIRS:
+        if prompt in names and completion in names:
+            columns = {"prompt": prompt, "completion": completion}
+            return Recognised(columns, PromptRows.form, "", certain=False)
+    return None
+
+
+def _layout(names: Sequence[str], messages: str, prompts: PromptRows) -> Rows | None:
     layouts: tuple[Rows, ...] = (ChatRows(messages), prompts, ShareGptRows(CONVERSATIONS), AlpacaRows())
-    return next((rows for rows in layouts if set(rows.needed) <= set(found)), prompts)
+    return next((rows for rows in layouts if set(rows.needed) <= set(names)), None)

@@ -14,12 +14,14 @@ from finetune_trainer.pairs.rows import Pair, PairRows
 from finetune_trainer.pairs.task import Titles
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values
-from finetune_trainer.prepare.rows import RowSchema
-from finetune_trainer.prepare.sources import DataFile
+from finetune_trainer.tasks.base import Recognised
 
 _INSTRUCTION = "Summarize the text."
 _PREFIX = "summarize: "
 """What T5 was pretrained with (Raffel et al. 2020, appendix D)."""
+
+_TEXTS = ("text", "document", "article", "dialogue", "report", "content", "body")
+_SUMMARIES = ("summary", "highlights", "abstract")
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,14 @@ class Summarization:
 
     purpose = "summarising texts"
     titles = Titles("Text", "Summary")
+    fields = ("text", "summary")
     sample = (
         "The mill at the river closed in May. Forty people lost their jobs, most of whom had worked there for years."
     )
 
-    def rows(self, spec: FineTuneJobSpec, files: Sequence[DataFile]) -> RowSchema:
-        columns = spec.dataset.columns
-        return SummaryRows((columns.name("text"), columns.name("summary")), ("text", "summary"))
+    def rows(self, spec: FineTuneJobSpec, names: Sequence[str]) -> SummaryRows:
+        text, summary = self.fields
+        return SummaryRows((spec.dataset.columns.name(text), spec.dataset.columns.name(summary)), self.fields)
 
     def instruction(self, spec: FineTuneJobSpec) -> str:
         return spec.task.instruction or _INSTRUCTION
@@ -69,4 +72,14 @@ class Summarization:
         return NoCheck()
 
 
-task = pair_forms(Summarization())
+def recognise(names: Sequence[str], _: Sequence[Values]) -> Recognised | None:
+    """See `finetune_trainer.tasks.base.Recognise`."""
+    named = {name.strip().lower(): name for name in reversed(names)}
+    text = next((named[name] for name in _TEXTS if name in named), None)
+    summary = next((named[name] for name in _SUMMARIES if name in named), None)
+    if text is None or summary is None:
+        return None
+    return Recognised({"text": text, "summary": summary}, "", "", certain=summary.lower() == "summary")
+
+
+task = pair_forms(Summarization(), recognise)

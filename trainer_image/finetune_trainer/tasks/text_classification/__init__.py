@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,9 @@ from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.json_files import read_json, write_json
 from finetune_trainer.modelling.tokenizer import load_base_tokenizer
 from finetune_trainer.prepared import IGNORED_LABEL, DataReport
-from finetune_trainer.tasks.base import CardParts, ModelClass, Task
+from finetune_trainer.tasks.base import CardParts, ModelClass, Prediction, Task
 from finetune_trainer.tasks.text_classification.preparation import TextClassificationPreparation
+from finetune_trainer.tasks.text_classification.recognition import recognise
 
 if TYPE_CHECKING:
     import torch
@@ -94,6 +95,11 @@ class TextClassification:
 
         return compare(inputs)
 
+    def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
+        from finetune_trainer.tasks.text_classification.prediction import predict
+
+        return predict(inputs, rows)
+
     def baseline_note(self, details: Mapping[str, Any]) -> str:
         from finetune_trainer.tasks.text_classification.presentation import baseline_note
 
@@ -125,4 +131,4 @@ def _has_weights(module: torch.nn.Module) -> bool:
     return next(module.parameters(), None) is not None
 
 
-task = Task(dict.fromkeys((ModelFamily.ENCODER, ModelFamily.CAUSAL), TextClassification()))
+task = Task(dict.fromkeys((ModelFamily.ENCODER, ModelFamily.CAUSAL), TextClassification()), recognise)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -90,11 +91,38 @@ def _baseline(inputs: EvaluationInputs, test: pa.Table, padding: int) -> baselin
 
 
 def _tuned_predictions(inputs: EvaluationInputs, rows: TokenRows, padding: int) -> Ints:
+    predictions = np.zeros(len(rows), dtype=np.int64)
+
+    def keep(batch: Ints, logits: torch.Tensor) -> None:
+        predictions[batch] = logits.argmax(dim=-1).cpu().numpy()
+
+    tuned_logits(inputs, rows, padding, keep)
+    return predictions
+
+
+def tuned_logits(
+    inputs: EvaluationInputs, rows: TokenRows, padding: int, keep: Callable[[Ints, torch.Tensor], None]
+) -> None:
+    """Call ``keep`` with the indices and the logits, float32 of shape (batch, labels), of every batch of ``rows``.
+
+    Raises:
+        StageFailure: As `compare`.
+    """
     model = inputs.method.tuned(inputs.load, inputs.base, inputs.trained)
     set_padding(model, padding)
     check_vocabulary(model, rows)
+    hardware = inputs.hardware
     counter = ExampleCounter(inputs.reporter, "classifying with the tuned model", len(rows))
-    return predict(model, rows, padding, inputs.hardware, counter, limits=_limits(inputs))
+
+    def work(batch: Ints) -> None:
+        tokens, mask = (tensor.to(hardware.device) for tensor in padded(rows, batch, padding))
+        with torch.inference_mode(), hardware.autocast():
+            logits = model(input_ids=tokens, attention_mask=mask).logits.float()
+        check_finite(logits, "tuned", "output")
+        keep(batch, logits)
+        counter.add(len(batch))
+
+    each_batch(length_sorted(rows.lengths, _limits(inputs)), work)
 
 
 def _limits(inputs: EvaluationInputs) -> BatchLimits:
@@ -123,28 +151,6 @@ def mean_features(
 
     each_batch(length_sorted(rows.lengths, limits), work)
     return features
-
-
-def predict(
-    model: Any, rows: TokenRows, padding: int, hardware: Hardware, counter: ExampleCounter, *, limits: BatchLimits
-) -> Ints:
-    """The index of the label with the highest logit: int64 (examples,).
-
-    Raises:
-        StageFailure: Diverged when a logit is not finite.
-    """
-    predictions = np.zeros(len(rows), dtype=np.int64)
-
-    def work(batch: Ints) -> None:
-        tokens, mask = (tensor.to(hardware.device) for tensor in padded(rows, batch, padding))
-        with torch.inference_mode(), hardware.autocast():
-            logits = model(input_ids=tokens, attention_mask=mask).logits.float()
-        check_finite(logits, "tuned", "output")
-        predictions[batch] = logits.argmax(dim=-1).cpu().numpy()
-        counter.add(len(batch))
-
-    each_batch(length_sorted(rows.lengths, limits), work)
-    return predictions
 
 
 def _labels(table: pa.Table) -> Ints:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.pairs.forms import pair_forms
 from finetune_trainer.pairs.languages import display_name
+from finetune_trainer.pairs.rows import PairSchema
 from finetune_trainer.pairs.task import Titles
-from finetune_trainer.prepare.rows import RowSchema
-from finetune_trainer.prepare.sources import DataFile
+from finetune_trainer.prepare.readers import Values
+from finetune_trainer.tasks.base import Recognised
 from finetune_trainer.tasks.translation.check import UntranslatedRows
 from finetune_trainer.tasks.translation.rows import schema_for
 
@@ -19,10 +20,11 @@ class Translation:
 
     purpose = "translation"
     titles = Titles("Source", "Translation")
+    fields = ("source", "target")
     sample = "Good morning."
 
-    def rows(self, spec: FineTuneJobSpec, files: Sequence[DataFile]) -> RowSchema:
-        return schema_for(spec, files)
+    def rows(self, spec: FineTuneJobSpec, names: Sequence[str]) -> PairSchema:
+        return schema_for(spec, names, self.fields)
 
     def instruction(self, spec: FineTuneJobSpec) -> str:
         if spec.task.instruction:
@@ -46,4 +48,9 @@ class Translation:
         return UntranslatedRows()
 
 
-task = pair_forms(Translation())
+def recognise(_names: Sequence[str], _rows: Sequence[Values]) -> Recognised | None:
+    """Nothing: no column says the languages, which the job needs."""
+    return None
+
+
+task = pair_forms(Translation(), recognise)

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.pairs.languages import language_of
-from finetune_trainer.pairs.rows import Pair, PairRows
+from finetune_trainer.pairs.rows import Pair, PairRows, PairSchema
 from finetune_trainer.prepare.problems import BadRow
-from finetune_trainer.prepare.readers import Values, columns_of, type_name
-from finetune_trainer.prepare.rows import RowSchema, checked, value_of
-from finetune_trainer.prepare.sources import DataFile
+from finetune_trainer.prepare.readers import Values, type_name
+from finetune_trainer.prepare.rows import checked, value_of
 
 
 @dataclass(frozen=True)
@@ -20,8 +19,8 @@ class ByLanguage:
     """Reads rows with an object such as ``{"en": "Good morning.", "de": "Guten Morgen."}``."""
 
     column: str
-    source: str
-    target: str
+    source_language: str
+    target_language: str
     optional: tuple[str, ...] = ()
 
     @property
@@ -33,12 +32,15 @@ class ByLanguage:
         return ("translation",)
 
     def example(self, values: Values) -> Pair:
+        return Pair(self.source(values), self._text(values, self.target_language))
+
+    def source(self, values: Values) -> str:
+        return self._text(values, self.source_language)
+
+    def _text(self, values: Values, language: str) -> str:
         texts = value_of(values, self.column, "translation")
         if not isinstance(texts, dict):
             raise BadRow(f"column '{self.column}' contains {type_name(texts)}, not an object; correct the row")
-        return Pair(self._text(texts, self.source), self._text(texts, self.target))
-
-    def _text(self, texts: dict[str, object], language: str) -> str:
         wanted = language_of(language)
         fitting = [key for key in texts if key == language or (wanted and language_of(key) == wanted)]
         if not fitting:
@@ -50,19 +52,17 @@ class ByLanguage:
         return checked(texts[fitting[0]], f"{fitting[0]!r} in column '{self.column}'")
 
 
-def schema_for(spec: FineTuneJobSpec, files: Sequence[DataFile]) -> RowSchema:
-    """The row schema of ``files``: set by the spec, or else detected from the first row.
+def schema_for(spec: FineTuneJobSpec, names: Sequence[str], fields: tuple[str, str]) -> PairSchema:
+    """The row schema for rows with columns ``names``: set by the spec, or else detected.
 
     Raises:
         StageFailure: BadConfiguration when the languages of a column with both are not set.
     """
     columns = spec.dataset.columns
-    pairs = PairRows((columns.name("source"), columns.name("target")), ("source", "target"))
+    pairs = PairRows((columns.name(fields[0]), columns.name(fields[1])), fields)
     both = columns.name("translation")
-    if columns.given("translation") is None:
-        found = next((names for file in files if (names := columns_of(file)) is not None), ())
-        if both not in found or set(pairs.needed) <= set(found):
-            return pairs
+    if columns.given("translation") is None and (both not in names or set(pairs.needed) <= set(names)):
+        return pairs
     source, target = spec.task.source_language, spec.task.target_language
     if source is None or target is None:
         raise StageFailure(

@@ -1,0 +1,164 @@
+"""``finetune run --dry-run``: checks data and model as prepare does, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import tempfile
+from datetime import UTC, datetime, timedelta
+from math import ceil
+from pathlib import Path
+
+from finetune_api.failures import ExitCode
+from finetune_api.job import FineTuneJob, spec_digest, training_digest
+from finetune_api.spec import FineTuneJobSpec, Precision
+from finetune_api.stage import Device, JobIdentity, PrepareResult, Stage, StageReport, World
+from finetune_api.tables.methods import Result
+from finetune_api.text import clean
+from finetune_cli.local import Machine, Snapshot
+from finetune_cli.local.child import StageProcess
+from finetune_cli.local.machine import describe_world
+from finetune_cli.local.state import RunDirectory
+from finetune_cli.local.trainer import trainer_command
+from finetune_cli.output import Output, out, to_json, write
+from finetune_cli.result import INTERRUPTED
+from finetune_cli.screen import screen
+from finetune_cli.text import method_text
+from finetune_cli.view import of_run
+from finetune_core.policies.world import world_of
+from finetune_core.reconcile import plan
+from finetune_core.runs import Observed, RunId, StageRun
+from finetune_core.summaries import size, summary
+
+_GRACE = timedelta(seconds=10)
+_DEFAULT_EPOCHS = 3.0
+_OPTIMIZER_BYTES = 12
+"""Bytes for each trained parameter: two moments of Adam and the weight, in FP32."""
+
+
+def dry_run(job: FineTuneJob, output: Output) -> int:
+    """Run prepare with a scratch directory as output, and print what it found; returns the exit code.
+
+    Raises:
+        LocalError: The trainer is not installed, or the scratch directory is not writable.
+    """
+    machine = Machine.detect()
+    with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
+        directory = RunDirectory(RunId(1, Stage.PREPARE, 1), Path(scratch) / "run")
+        report, stopped = asyncio.run(_prepare(job, directory, machine, output))
+        last = directory.last_log_line()
+    world = machine.fit(world_of(Stage.TRAIN, job.spec.distributed), job.spec.training.batch_size)
+    code = _exit_code(report, stopped)
+    result = report.result if report else None
+    if output is Output.JSON:
+        found = result.model_dump(mode="json", exclude_none=True, exclude={"uri", "digest"}) if result else None
+        error = report.error.model_dump(mode="json", exclude_none=True) if report and report.error else None
+        memory = memory_bytes(job.spec, result.parameters, world) if isinstance(result, PrepareResult) else None
+        write(to_json({"exitCode": code, "prepared": found, "memoryBytes": memory, "failure": error}))
+    elif isinstance(result, PrepareResult) and report:
+        write("\n".join(["", *map(clean, summary_lines(job.spec, report, result, world))]))
+    elif report and report.error and not stopped:
+        write(f"\nFailed in prepare ({report.error.reason}): {report.error.message}")
+    else:
+        write("\nStopped; nothing was stored." if stopped else f"\nprepare ended without a report: {last}")
+    return code
+
+
+def summary_lines(spec: FineTuneJobSpec, report: StageReport, result: PrepareResult, world: World) -> list[str]:
+    """What prepare found, and what training would need, for people."""
+    training, examples = spec.training, result.examples.get("train", 0)
+    epochs = training.epochs or _DEFAULT_EPOCHS
+    amount = f"{training.max_steps:,} steps" if training.max_steps else f"{epochs:g} epochs"
+    # Packing changes the number of rows.
+    if not training.max_steps and not spec.packing:
+        amount += f", {ceil(ceil(examples / training.batch_size) * epochs):,} steps"
+    memory = memory_bytes(spec, result.parameters, world)
+    return [
+        f"data      {summary(report)}",
+        f"tokens    {result.tokens:,} in the training split",
+        f"model     {spec.model.uri}, {result.parameters:,} parameters",
+        f"training  {method_text(spec)}, {amount} of {training.batch_size} examples, on {describe_world(world)}",
+        f"memory    about {size(memory)} in each process for {_what(spec)}; activations come on top",
+        "Nothing was stored, and the address of the output was not checked. Run the job without --dry-run.",
+    ]
+
+
+def memory_bytes(spec: FineTuneJobSpec, parameters: int, world: World) -> int:
+    """Bytes in each process for weights, gradients and optimizer state, without activations and adapter."""
+    width = 4 if _precision(spec, world) is Precision.FP32 else 2
+    stage, processes = spec.distributed.zero.stage, world.size
+    weights = parameters * width / (processes if stage == 3 else 1)
+    if not _trains_all(spec):
+        return round(weights)
+    gradients = parameters * width / (processes if stage >= 2 else 1)
+    optimizer = parameters * _OPTIMIZER_BYTES / (processes if stage >= 1 else 1)
+    return round(weights + gradients + optimizer)
+
+
+async def _prepare(
+    job: FineTuneJob, directory: RunDirectory, machine: Machine, output: Output
+) -> tuple[StageReport | None, bool]:
+    """The report of the stage, and whether a signal has stopped it."""
+    changed = asyncio.Event()
+    run = _stage_run(job, (directory.path.parent / "output").as_uri())
+    child = StageProcess(run, directory, changed.set, lambda: datetime.now(UTC))
+    stopped = False
+
+    def stop() -> None:
+        nonlocal stopped
+        stopped = True
+        child.stop(_GRACE, on_request=True)
+
+    stream = out() if output is Output.TEXT else sys.stderr
+    with screen(stream, quiet=output is Output.JSON) as shown:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, stop)
+        started = job.model_copy(update={"status": plan(job, Observed(), datetime.now(UTC)).status})
+        world = machine.fit(world_of(Stage.TRAIN, job.spec.distributed), job.spec.training.batch_size)
+        await child.start(trainer_command("finetune run"), machine.fit(run.world, job.spec.training.batch_size))
+        while child.alive:
+            observed = child.observed
+            status = plan(started, Observed((observed,)), datetime.now(UTC)).status
+            notes = ("This is a dry run: it ends after prepare and stores nothing.",)
+            shown.show(of_run(Snapshot(started.model_copy(update={"status": status}), world, observed, stopped, notes)))
+            await changed.wait()
+            changed.clear()
+        await child.ended()
+    return directory.report(), stopped
+
+
+def _stage_run(job: FineTuneJob, output: str) -> StageRun:
+    spec = job.spec.model_copy(update={"output": job.spec.output.model_copy(update={"uri": output})})
+    identity = JobIdentity(
+        namespace=job.metadata.namespace,
+        name=job.metadata.name,
+        uid="dry-run",
+        revision=1,
+        spec_digest=spec_digest(spec),
+        training_revision=1,
+        training_digest=training_digest(spec),
+    )
+    return StageRun(RunId(1, Stage.PREPARE, 1), identity, world_of(Stage.PREPARE, spec.distributed), spec)
+
+
+def _exit_code(report: StageReport | None, stopped: bool) -> int:
+    if stopped:
+        return INTERRUPTED
+    return report.exit_code if report else ExitCode.INTERNAL
+
+
+def _precision(spec: FineTuneJobSpec, world: World) -> Precision:
+    chosen = spec.training.precision
+    if chosen is Precision.AUTO:
+        return Precision.BF16 if world.device is Device.GPU else Precision.FP32
+    return chosen
+
+
+def _trains_all(spec: FineTuneJobSpec) -> bool:
+    return spec.method.type.row.result is Result.MODEL
+
+
+def _what(spec: FineTuneJobSpec) -> str:
+    return "weights, gradients and optimizer state" if _trains_all(spec) else "the weights of the base model"

@@ -1,0 +1,39 @@
+"""What `finetune run --dry-run` says about training."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_api.stage import Device, PrepareResult, Stage, World
+from finetune_cli.dry_run import memory_bytes, summary_lines
+from tests.builders import a_job, a_report
+
+CPUS = World(workers=1, processes_per_worker=2, device=Device.CPU)
+GPUS = World(workers=1, processes_per_worker=4, device=Device.GPU)
+
+
+@pytest.mark.parametrize(
+    ("method", "zero", "precision", "world", "expected"),
+    [
+        ("LoRA", 2, "Auto", CPUS, 4),
+        ("LoRA", 2, "Auto", GPUS, 2),
+        ("LoRA", 3, "BF16", GPUS, 0.5),
+        ("Full", 0, "Auto", CPUS, 4 + 4 + 12),
+        ("Full", 1, "BF16", GPUS, 2 + 2 + 3),
+        ("Full", 2, "BF16", GPUS, 2 + 0.5 + 3),
+        ("Full", 3, "BF16", GPUS, 0.5 + 0.5 + 3),
+    ],
+)
+def test_memory_for_each_parameter(method: str, zero: int, precision: str, world: World, expected: float) -> None:
+    spec = a_job(method={"type": method}, distributed={"zero": {"stage": zero}}, training={"precision": precision}).spec
+    assert memory_bytes(spec, 1_000_000, world) == expected * 1_000_000
+
+
+def test_lines_name_data_model_training_and_memory() -> None:
+    report = a_report(Stage.PREPARE)
+    assert isinstance(report.result, PrepareResult)
+    lines = summary_lines(a_job(training={"batchSize": 100, "epochs": 2}).spec, report, report.result, CPUS)
+    assert lines[0].startswith("data      4,967 training, 621 validation and 621 test examples, 9 labels")
+    assert lines[2] == "model     hf://owner/encoder, 22,000,000 parameters"
+    assert lines[3] == "training  LoRA rank 16, 2 epochs, 100 steps of 100 examples, on 2 CPU processes"
+    assert lines[4].startswith("memory    about 88.0 MB in each process for the weights of the base model")

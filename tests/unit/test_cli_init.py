@@ -1,0 +1,110 @@
+"""``finetune init``: from a data file to a manifest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.failures import ExitCode
+from finetune_api.job import FineTuneJob
+from finetune_api.tables.tasks import TASKS
+from finetune_cli.init import address, init, job_name, value
+from finetune_cli.lint import findings
+from finetune_cli.local import LocalError
+from finetune_cli.manifest import load
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def written(folder: Path, name: str, rows: list[dict[str, Any]] | str) -> FineTuneJob:
+    """The job for a data file; lint accepts its manifest."""
+    text = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / name).write_text(text)
+    assert init(name, None, "job.yaml") == 0
+    assert findings(["job.yaml"]).problems == []
+    job = load("job.yaml")
+    (folder / "job.yaml").unlink()
+    return job
+
+
+def columns_of(job: FineTuneJob) -> dict[str, Any]:
+    return job.spec.dataset.columns.model_dump(exclude_none=True, by_alias=True)
+
+
+@pytest.mark.parametrize(
+    ("row", "task", "columns"),
+    [
+        ({"text": "a text", "label": "x"}, "TextClassification", {}),
+        ({"id": 1, "Message": "a text", "intent": "x"}, "TextClassification", {"text": "Message", "label": "intent"}),
+        ({"q": "a longer text", "kind: of": "x"}, "TextClassification", {"text": "q", "label": "kind: of"}),
+        ({"messages": [{"role": "user", "content": "a"}]}, "InstructionTuning", {}),
+        ({"prompt": "a", "completion": "b"}, "InstructionTuning", {}),
+        ({"instruction": "a", "input": "", "output": "b"}, "InstructionTuning", {}),
+        ({"conversations": [{"from": "human", "value": "a"}]}, "InstructionTuning", {}),
+        ({"question": "a", "answer": "b"}, "InstructionTuning", {"prompt": "question", "completion": "answer"}),
+    ],
+)
+def test_columns_and_task_are_detected(folder: Path, row: dict[str, Any], task: str, columns: dict[str, str]) -> None:
+    def varied(value: Any, number: int) -> Any:
+        if value == "x":
+            return "xy"[number % 2]
+        return number if isinstance(value, int) else f"{value} {number}" if isinstance(value, str) and value else value
+
+    rows = [{name: varied(value, number) for name, value in row.items()} for number in range(12)]
+    job = written(folder, "data.jsonl", rows)
+    assert (str(job.spec.task.type), columns_of(job)) == (task, columns)
+    assert job.spec.model.uri == TASKS[job.spec.task.type].starting_model
+    assert job.spec.dataset.train.uri == (folder / "data.jsonl").as_uri()
+
+
+def test_csv_with_semicolons_and_a_difficult_name(folder: Path) -> None:
+    rows = "".join(f"text {number};{'ab'[number % 2]}\n" for number in range(12))
+    job = written(folder, "Mein Datensatz #1.csv", "utterance;category\n" + rows)
+    assert job.metadata.name == "mein-datensatz-1"
+    assert columns_of(job) == {"text": "utterance", "label": "category"}
+
+
+def test_existing_manifest_is_not_overwritten(folder: Path) -> None:
+    (folder / "intents.jsonl").write_text("{}\n")
+    (folder / "intents.yaml").write_text("mine")
+    with pytest.raises(LocalError, match=r"intents\.yaml exists; name another file with --file") as caught:
+        init("intents.jsonl", None, None)
+    assert caught.value.exit_code is ExitCode.BAD_CONFIGURATION
+    assert (folder / "intents.yaml").read_text() == "mine"
+
+
+def test_data_that_is_for_no_task_or_missing_is_one_sentence(folder: Path) -> None:
+    (folder / "numbers.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
+    with pytest.raises(LocalError, match=r"The columns of .* \(a\) are those of no task") as caught:
+        init("numbers.jsonl", None, None)
+    assert caught.value.exit_code is ExitCode.BAD_DATA
+    with pytest.raises(LocalError, match=r"There is no file none\.csv"):
+        init("none.csv", None, None)
+    (folder / "texts.csv").write_text("text,label\na,x\nb,y\n")
+    with pytest.raises(LocalError, match=r"There is no directory bert; a model on the hub is hf://owner/name"):
+        init("texts.csv", "bert", None)
+    with pytest.raises(LocalError, match=r"spec\.model\.uri is 'ftp://x'"):
+        init("texts.csv", "ftp://x", None)
+    assert list(folder.glob("*.yaml")) == []
+
+
+def test_names_addresses_and_values(folder: Path) -> None:
+    assert job_name("/data/Support_Intents.v2.jsonl.gz") == "support-intents"
+    assert job_name("/data/intents/train.parquet") == "intents-train"
+    assert address("data/a b.jsonl", folder) == "file://./data/a%20b.jsonl"
+    assert address("/elsewhere/*.csv", folder) == "file:///elsewhere/*.csv"
+    assert address("s3://data/x", folder) == "s3://data/x"
+    assert [value(text) for text in ("text", "yes", "1e3", "a: b", "x #y")] == [
+        "text",
+        '"yes"',
+        '"1e3"',
+        '"a: b"',
+        '"x #y"',
+    ]

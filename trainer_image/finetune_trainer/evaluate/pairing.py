@@ -1,0 +1,107 @@
+"""Compares two tuned models that were evaluated on the same test split, example by example."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from finetune_api.evaluation import Evaluation, MetricResult
+from finetune_api.spec import Metric
+from finetune_trainer.evaluate.corpus_metrics import corpus_metric
+from finetune_trainer.evaluate.intervals import classification_interval, corpus_interval, ratio_interval
+from finetune_trainer.evaluate.metrics import ANSWER_METRICS, CLASSIFICATION, Ints, classification_score
+
+Row = Mapping[str, Any]
+"""A row of ``predictions.jsonl``."""
+
+_OUTPUTS = ("source", "baseline", "tuned", "scores")
+"""Keys of a row that do not belong to the example itself: the same example may come from another file."""
+_SEED = 0
+_TOLERANCE = 1e-6
+
+
+def digest_of(rows: Sequence[Row]) -> str:
+    """Digest of the test examples, in any order; it does not depend on the models or on the files."""
+    return "sha256:" + hashlib.sha256("\n".join(sorted(map(_content, rows))).encode(errors="replace")).hexdigest()
+
+
+def paired_results(
+    first: Sequence[Row], second: Sequence[Row], before: Evaluation, after: Evaluation
+) -> list[MetricResult]:
+    """The change from the first tuned model to the second, for each metric that the predictions determine.
+
+    Args:
+        first: Predictions of the first model.
+        second: Those of the second, on the same examples in any order.
+        before: The evaluation of the first model.
+        after: The evaluation of the second.
+    """
+    pairs = list(zip(sorted(first, key=_content), sorted(second, key=_content), strict=True))
+    others = {metric.name: metric for metric in after.metrics}
+    results = []
+    for metric in before.metrics:
+        other = others.get(metric.name)
+        interval = _interval(metric.name, pairs, (metric.tuned, other.tuned)) if other else None
+        if other and interval:
+            results.append(
+                MetricResult(
+                    name=metric.name,
+                    baseline=metric.tuned,
+                    tuned=other.tuned,
+                    change=other.tuned - metric.tuned,
+                    interval=interval,
+                    higher_is_better=metric.higher_is_better,
+                )
+            )
+    return results
+
+
+def _interval(
+    metric: Metric, pairs: Sequence[tuple[Row, Row]], values: tuple[float, float]
+) -> tuple[float, float] | None:
+    """The interval of the change; None if the rows do not determine the metric."""
+    if metric in CLASSIFICATION:
+        return _classification(metric, pairs, values)
+    # The rows do not say their language. In one that needs other settings, the value is another one.
+    if corpus := corpus_metric(metric, language=None):
+        references = [str(row["reference"]) for row, _ in pairs]
+        if any(row["tuned"] is None for pair in pairs for row in pair):
+            return None
+        before, after = (corpus.statistics([str(pair[side]["tuned"]) for pair in pairs], references) for side in (0, 1))
+        if _differ([corpus.score(before.sum(axis=0)), corpus.score(after.sum(axis=0))], values):
+            return None
+        return corpus_interval(corpus, before, after, seed=_SEED)
+    if metric in ANSWER_METRICS:
+        scores = [np.array([pair[side]["scores"][metric]["tuned"] for pair in pairs]) for side in (0, 1)]
+        return ratio_interval(scores[0], scores[1], np.ones(len(pairs)), seed=_SEED)
+    # The rows do not have the weight of an example, its number of tokens.
+    return None
+
+
+def _classification(
+    metric: Metric, pairs: Sequence[tuple[Row, Row]], values: tuple[float, float]
+) -> tuple[float, float] | None:
+    names = sorted({str(row[key]) for pair in pairs for row in pair for key in ("label", "baseline", "tuned")})
+    index_of = {name: index for index, name in enumerate(names)}
+
+    def indices(side: int, key: str) -> Ints:
+        return np.array([index_of[str(pair[side][key])] for pair in pairs], dtype=np.int64)
+
+    gold, first, second = indices(0, "label"), indices(0, "tuned"), indices(1, "tuned")
+    found = [classification_score(metric, gold, predictions, len(names)) for predictions in (first, second)]
+    # A label that is in no row may count in the metric.
+    if _differ(found, values):
+        return None
+    return classification_interval(metric, gold, first, second, len(names), seed=_SEED)
+
+
+def _differ(found: Sequence[float], stored: Sequence[float]) -> bool:
+    return any(abs(mine - theirs) > _TOLERANCE for mine, theirs in zip(found, stored, strict=True))
+
+
+def _content(row: Row) -> str:
+    return json.dumps({key: value for key, value in row.items() if key not in _OUTPUTS}, sort_keys=True)

@@ -1,0 +1,73 @@
+"""``finetune_trainer examine``: which task a data file is for, and which of its columns have which meaning.
+
+Standard input is ``{"uri": …}``. Standard output has ``task``, ``columns`` (those that differ from the default),
+``readAs`` (format and form of the rows), ``facts``, ``names`` of all columns, and ``notes``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.spec import DatasetSpec
+from finetune_api.tables.tasks import TaskType
+from finetune_trainer.prepare.fetch import fetch_data
+from finetune_trainer.prepare.problems import BadRow
+from finetune_trainer.prepare.readers import columns_of, read_rows
+from finetune_trainer.requests import respond
+from finetune_trainer.tasks import task_of
+from finetune_trainer.tasks.base import Recognised
+
+_SAMPLE = 1000
+
+
+def main(_: list[str]) -> int:
+    """Answer the request on standard input; returns the exit code."""
+    return respond(lambda request, scratch: examine(str(json.loads(request)["uri"]), scratch))
+
+
+def examine(uri: str, scratch: Path) -> dict[str, Any]:
+    """What the data at ``uri`` is.
+
+    Raises:
+        StageFailure: BadData when it has no rows, or is for no task; BadConfiguration when ``uri`` is no address;
+            otherwise as `fetch_data`.
+    """
+    try:
+        dataset = DatasetSpec.model_validate_json(json.dumps({"train": {"uri": uri}}))
+    except ValidationError:
+        raise StageFailure(Reason.BAD_CONFIGURATION, f"{uri} is not a valid address of data") from None
+    fetched = fetch_data(dataset, scratch)
+    first = fetched.files["train"][0]
+    names = columns_of(first)
+    if not names:
+        raise StageFailure(Reason.BAD_DATA, f"{uri} has no rows that can be read")
+    read = (values for _, values in read_rows(first, names))
+    rows = [values for values in islice(read, _SAMPLE) if not isinstance(values, BadRow)]
+    found = [(task, guess) for task in TaskType if (guess := task_of(task).recognise(names, rows))]
+    if not found:
+        raise StageFailure(
+            Reason.BAD_DATA,
+            f"The columns of {uri} ({', '.join(names)[:200]}) are those of no task: rename them, or write the manifest "
+            "by hand and set dataset.columns",
+        )
+    task, guess = max(found, key=lambda pair: pair[1].certain)
+    return {
+        "task": str(task),
+        "columns": _different(guess),
+        "readAs": "; ".join(part for part in (str(first.form), guess.form) if part),
+        "facts": guess.facts,
+        "names": list(names),
+        "notes": list(fetched.notes),
+    }
+
+
+def _different(guess: Recognised) -> Mapping[str, str]:
+    """The columns whose names are not those of the fields."""
+    return {field: column for field, column in guess.columns.items() if column != field}
