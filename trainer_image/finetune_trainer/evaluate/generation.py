@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import Metric
 from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter, metric_result
 from finetune_trainer.evaluate.corpus_metrics import CorpusMetric, corpus_metric
+from finetune_trainer.evaluate.decoding import decoding
 from finetune_trainer.evaluate.intervals import corpus_interval, ratio_interval
 from finetune_trainer.evaluate.metrics import ANSWER_METRICS, TEACHER_FORCED, Floats, Ints, ratio
 from finetune_trainer.evaluate.prompts import Prompts
@@ -261,17 +261,14 @@ class _Runner:
         at_once = self._limits.unless_alone(self._inputs.data.handling.batched_generation)
         for limit in np.unique(limits):
             chosen = np.flatnonzero(limits == limit)
-            with self._settings(int(limit)):
+            with decoding(self._model, self._config(int(limit))):
                 batches = length_sorted(prompts.prompt_lengths[chosen] + limit, at_once)
                 each_batch([chosen[batch] for batch in batches], work)
         return texts
 
-    @contextmanager
-    def _settings(self, new_tokens: int) -> Iterator[None]:
-        """Replace the generation config of the model, so that its sampling settings and penalties have no effect."""
-        own = self._model.generation_config
+    def _config(self, new_tokens: int) -> GenerationConfig:
         configuration: Any = GenerationConfig
-        self._model.generation_config = configuration(
+        config: GenerationConfig = configuration(
             do_sample=False,
             num_beams=self._inputs.spec.evaluation.generation.beams,
             max_new_tokens=new_tokens,
@@ -279,7 +276,4 @@ class _Runner:
             pad_token_id=self._padding,
             **self._inputs.data.generation,
         )
-        try:
-            yield
-        finally:
-            self._model.generation_config = own
+        return config
