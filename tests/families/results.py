@@ -22,7 +22,11 @@ RESULTS = Path(__file__).with_name("results.jsonl")
 FAMILIES = _ROOT / "trainer_image" / "finetune_trainer" / "modelling" / "families.json"
 PAGE = _ROOT / "docs" / "models.md"
 
-TITLES = {"CAUSAL_LM": "Causal language models (InstructionTuning)", "SEQ_CLS": "Classifiers (TextClassification)"}
+TITLES = {
+    "CAUSAL_LM": "Causal language models (InstructionTuning)",
+    "SEQ_CLS": "Classifiers (TextClassification)",
+    "QUESTION_ANS": "Encoders with a span head (QuestionAnswering)",
+}
 
 _LIMITS = {"packing": Limit.PACKING, "batch": Limit.BATCH, "generation": Limit.GENERATION}
 _UNTESTED = {
@@ -33,6 +37,7 @@ _UNTESTED = {
 _REFUSED = {
     "load": "it cannot be loaded",
     "causal": "a token sees the tokens after it",
+    "encodes": "answers are extracted with encoders such as BERT, in which a token sees all others",
     "baseline": "its hidden states cannot be computed from text alone",
     "generates": "it cannot generate",
     "cache": "what it generates is not what one pass over the text predicts",

@@ -25,6 +25,7 @@ import torch
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 from transformers.utils import logging as transformers_logging
@@ -40,6 +41,7 @@ _MEMORY_BYTES = 16 << 30
 CLASSES = {
     "CAUSAL_LM": dict(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
     "SEQ_CLS": dict(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
+    "QUESTION_ANS": dict(MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES),
 }
 
 
@@ -69,14 +71,17 @@ def _started() -> set[tuple[str, str]]:
         transformers=version("transformers"),
         peft=version("peft"),
         classes=CLASSES,
-        others=tuple(sorted(CONFIG_MAPPING_NAMES.keys() - CLASSES["CAUSAL_LM"].keys() - CLASSES["SEQ_CLS"].keys())),
+        others=tuple(sorted(CONFIG_MAPPING_NAMES.keys() - {name for names in CLASSES.values() for name in names})),
     )
+    lines = []
     if RESULTS.is_file():
         present, results = read_results()
         if present == header:
             return set(results)
-    RESULTS.write_text(header.model_dump_json() + "\n")
-    return set()
+        if (present.transformers, present.peft) == (header.transformers, header.peft):
+            lines = RESULTS.read_text().splitlines()[1:]  # A task was added.
+    RESULTS.write_text("\n".join([header.model_dump_json(), *lines]) + "\n")
+    return set(read_results()[1])
 
 
 def _import_what_children_import() -> None:

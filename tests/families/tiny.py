@@ -119,13 +119,14 @@ def config_of(model_type: str, task: str, variant: dict[str, Any]) -> PreTrained
 
     Args:
         model_type: Such as ``llama``.
-        task: PEFT task type, CAUSAL_LM or SEQ_CLS.
+        task: PEFT task type, such as CAUSAL_LM.
         variant: One of `variants_of`.
     """
     config_class = type(AutoConfig.for_model(model_type))
     values = _small(config_class) | variant
-    if task == "SEQ_CLS":
+    if task != "CAUSAL_LM":
         values.pop("is_decoder", None)
+    if task == "SEQ_CLS":
         values |= {"id2label": {index: f"LABEL_{index}" for index in range(len(LABELS))}}
         values |= {"label2id": {f"LABEL_{index}": index for index in range(len(LABELS))}}
     config: PreTrainedConfig = config_class(**values)

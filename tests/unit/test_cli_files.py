@@ -50,7 +50,7 @@ class TestLint:
         (folder / "jobs.yaml").write_text(f"{SECRET}---\n{GOOD}---\n{bad}")
         assert problems("jobs.yaml") == [
             "jobs.yaml:20: spec.task.type is 'TetxClassification', but must be one of TextClassification, "
-            "InstructionTuning; did you mean TextClassification?",
+            "InstructionTuning, QuestionAnswering; did you mean TextClassification?",
             "jobs.yaml:22: spec.training.epochs must be above 0; it is 0",
         ]
 

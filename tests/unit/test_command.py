@@ -33,5 +33,5 @@ def test_unknown_task_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["prepare", "--config", str(path)]) == 64
     assert capsys.readouterr().err == (
         f"finetune_trainer: {path} is not a valid StageConfig: spec.task.type: "
-        "Input should be 'TextClassification' or 'InstructionTuning'\n"
+        "Input should be 'TextClassification', 'InstructionTuning' or 'QuestionAnswering'\n"
     )

@@ -33,7 +33,7 @@ def task_setting_rules() -> Iterator[Rule]:
         alias = to_camel(setting)
         yield Rule(
             cel=f"!has(self.{alias}) || self.type in {listed(owners)}",
-            message=f"{alias} are only valid for type {' or '.join(owners)}",
+            message=f"{alias} {'are' if alias.endswith('s') else 'is'} only valid for type {' or '.join(owners)}",
             field=alias,
             holds=holds,
         )

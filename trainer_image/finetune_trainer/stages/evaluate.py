@@ -88,6 +88,7 @@ def run(context: StageContext) -> EvaluateResult:
         metrics=comparison.metrics,
         verdict=comparison.metrics[0].verdict,
         gates=check_gates(config.spec.evaluation, comparison.metrics),
+        span_decoding=comparison.span_decoding,
     )
     _report_metrics(reporter, evaluation)
 
