@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.tasks.question_answering.offsets import TokenSpans
 from finetune_trainer.tasks.question_answering.rows import Answer, Question
 from finetune_trainer.tasks.question_answering.windows import WindowTokeniser, overlap_of
+from tests.trainer.qa_fixtures import of_words, tokenizer_of
 
 CUT = IGNORED_LABEL
 WORDS = [f"c{number:02}" for number in range(100)]
@@ -37,54 +37,8 @@ REWRITTEN = [
 ]
 
 
-def with_special(backend: Tokenizer) -> PreTrainedTokenizerFast:
-    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    )
-
-
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-
-
-def of_words(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """One token a word."""
-    words = [*SPECIAL, *dict.fromkeys(word for text in texts for word in text.split())]
-    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return with_special(backend)
-
-
 def rewriting(kind: str) -> PreTrainedTokenizerFast:
-    """A tokenizer that normalises text as BERT (uncased), XLM-RoBERTa or RoBERTa does."""
-    texts = [text for text, _ in REWRITTEN] * 3
-    if kind == "bert":
-        backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-        backend.normalizer = normalizers.BertNormalizer(strip_accents=True, lowercase=True)
-        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        backend.decoder = decoders.WordPiece()
-        trainer: Any = trainers.WordPieceTrainer(vocab_size=120, special_tokens=SPECIAL, show_progress=False)
-    elif kind == "unigram":
-        backend = Tokenizer(models.Unigram())
-        backend.normalizer = normalizers.NFKC()
-        backend.pre_tokenizer = pre_tokenizers.Metaspace()
-        backend.decoder = decoders.Metaspace()
-        trainer = trainers.UnigramTrainer(
-            vocab_size=140, special_tokens=SPECIAL, unk_token="[UNK]", show_progress=False
-        )
-    else:
-        backend = Tokenizer(models.BPE())
-        backend.normalizer = normalizers.NFC()
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        backend.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=300,
-            special_tokens=SPECIAL,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-    backend.train_from_iterator(texts, trainer)
-    return with_special(backend)
+    return tokenizer_of(kind, [text for text, _ in REWRITTEN])
 
 
 def encoded(tokenizer: PreTrainedTokenizerFast, questions: Sequence[Question], length: int, overlap: int) -> Any:
