@@ -152,7 +152,7 @@ def a_report(stage: Stage, attempt: int = 1, evaluation: Evaluation | None = Non
             trainable_parameters=300_000,
         ),
         Stage.EVALUATE: EvaluateResult(
-            uri="s3://adapters/evaluated", digest=DIGEST, evaluation=evaluation or an_evaluation()
+            uri="s3://adapters/team-a/intents/r1/evaluated", digest=DIGEST, evaluation=evaluation or an_evaluation()
         ),
         Stage.PUBLISH: PublishResult(uri="s3://adapters/team-a/intents/r1/artifact", digest=DIGEST, size=1_400_000),
     }

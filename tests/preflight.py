@@ -31,6 +31,8 @@ def obstacle(cache: Path, programs: list[str], checkout: Path) -> str | None:
         return f"{sys.executable} cannot create environments: install its module venv (python3-venv on Debian)."
     from tests.tools import missing
 
+    if shutil.which("openssl") is None:
+        return "The tests of TLS create certificates: install openssl."
     return _go() or _space(cache, bool(missing(programs)), checkout)
 
 

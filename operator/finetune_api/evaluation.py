@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from finetune_api.base import ApiModel, Rule
 from finetune_api.spec import Gate, Metric
@@ -100,7 +100,7 @@ class SpanDecoding(ApiModel):
 
 
 class Evaluation(ApiModel):
-    """The comparison of the tuned model with the baseline."""
+    """The comparison of the tuned model with the baseline, in a stage's report and in status."""
 
     split: str = Field(max_length=64, description="Name of the split.")
     examples: int = Field(ge=1, le=2**53 - 1, description="Number of its examples.")
@@ -117,3 +117,12 @@ class Evaluation(ApiModel):
     @property
     def passed(self) -> bool:
         return all(gate.passed for gate in self.gates)
+
+
+class EvaluationFile(Evaluation):
+    """``evaluation.json``."""
+
+    details: dict[str, JsonValue] = Field(
+        default={},
+        description="How the models were compared: the baseline, decoding, versions and settings of metrics.",
+    )

@@ -137,6 +137,9 @@ class ProgressStatus(ApiModel):
 class EvaluationStatus(Evaluation):
     """The comparison with the baseline, and the first metric as text for printer columns."""
 
+    uri: Address = Field(
+        default="", description="Directory of evaluation.json, report.html and the predictions, also if a gate fails."
+    )
     metric: ShortText = Field(description="Name of the first metric.")
     baseline_score: ShortText = Field(description="First metric of the baseline.")
     score: ShortText = Field(description="First metric of the tuned model.")

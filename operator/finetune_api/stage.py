@@ -25,6 +25,9 @@ TERMINATION_MESSAGE_LIMIT = 4096
 HEARTBEAT_NAME = "heartbeat"
 """The file in the workspace that a stage touches at every sign of progress."""
 
+CA_BUNDLE_VARIABLE = "FINETUNE_CA_BUNDLE"
+"""Environment variable: a PEM file of certificate authorities that a stage trusts besides the public ones."""
+
 SIGNIFICANT_DIGITS = 6
 """Precision of numbers in a termination message; the files in storage have full precision."""
 
@@ -155,6 +158,8 @@ class Progress(ApiModel):
 
 
 NOTE_LENGTH = 160
+LONG_NOTE_LENGTH = 400
+"""Of a note with an address."""
 MOST_NOTES = 5
 
 
@@ -209,6 +214,7 @@ class PublishResult(ApiModel):
     uri: Address = Field(description="Directory of the artifact.")
     digest: Digest = Field(description="Digest of the artifact: that of its manifest.")
     size: Count = Field(description="Size of the artifact in bytes.")
+    note: str = Field(default="", max_length=LONG_NOTE_LENGTH, description="What could not be deleted, and why.")
 
 
 StageResult = Annotated[

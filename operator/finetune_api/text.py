@@ -1,4 +1,4 @@
-"""Makes text from elsewhere safe to store and to show: from data, models, logs, reports and the API server.
+"""Text for people. Makes text from elsewhere safe to show: from data, models, logs, reports and the API server.
 
 It could contain escape sequences, which move the cursor or change what is already on a screen, bidirectional controls,
 which show text in another order than it has, and characters that are line breaks in YAML only.
@@ -24,3 +24,15 @@ def clean(text: str) -> str:
     """``text`` on one line, without escape sequences, control characters and surrogates."""
     text = _REMOVED.sub("", ESCAPE_SEQUENCE.sub("", text))
     return _BREAKS.sub(" ", _HALVES.sub("?", text)).strip()
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: ``9s``, ``3m20s``, ``2h05m``, ``1d03h``."""
+    whole = max(round(seconds), 0)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"

@@ -38,6 +38,8 @@ ModelUri = Annotated[
     Field(json_schema_extra=_not_on_a_cluster("hf://, s3://, gs:// or az://")),
 ]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+Instruction = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+Language = Annotated[str, StringConstraints(min_length=2, max_length=64)]
 SecretName = Annotated[str, StringConstraints(pattern="^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 

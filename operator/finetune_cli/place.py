@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from finetune_api.failures import Fault
+from finetune_api.failures import Fault, Reason
 from finetune_cli.local import StateDirectory
 from finetune_cli.output import program
+from finetune_core.remedies import after_last_attempt
 from finetune_core.runs import RunId
 
 
@@ -15,8 +16,9 @@ class Place(Protocol):
 
     resume: str
     """How to resume a stopped job, as the end of a sentence."""
-    again: str
-    """How to retry a failed job, as a sentence."""
+
+    def again(self, reason: Reason) -> str:
+        """What to do after a job has failed for good, as sentences."""
 
     def whose(self, fault: Fault) -> str:
         """Who has to act, as a sentence."""
@@ -29,10 +31,14 @@ class ThisMachine:
     """A job that runs as local processes."""
 
     resume = "run the same command to resume"
-    again = "Run the same command to retry from the failed stage."
 
     def __init__(self, state: StateDirectory) -> None:
         self._state = state
+
+    def again(self, reason: Reason) -> str:
+        if reason is Reason.GATE_FAILED:
+            return after_last_attempt(reason)
+        return "Run the same command to retry from the failed stage."
 
     def whose(self, fault: Fault) -> str:
         return {
@@ -52,9 +58,9 @@ class OnCluster:
     def __init__(self, namespace: str, name: str) -> None:
         self._job = f"{name} -n {namespace}"
         self.resume = f"resume it with {program()} resume {self._job}"
-        self.again = (
-            "Submit a changed spec to start the next revision, or delete the job and submit the same spec to retry."
-        )
+
+    def again(self, reason: Reason) -> str:
+        return after_last_attempt(reason)
 
     def whose(self, fault: Fault) -> str:
         return {

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from finetune_api.evaluation import Evaluation, GateResult
 from finetune_api.failures import ExitCode, Reason
 from finetune_api.job import FailureStatus, FineTuneJob
-from finetune_api.layout import REPORT, JobLayout
+from finetune_api.layout import REPORT
 from finetune_api.stage import Stage
 from finetune_api.text import clean
 from finetune_cli.place import Place
@@ -39,15 +39,11 @@ def exit_code(job: FineTuneJob) -> int:
 
 def report_uri(job: FineTuneJob) -> str | None:
     """Where report.html lies; None before there is one."""
-    if job.status.evaluation is None:
+    evaluation = job.status.evaluation
+    if evaluation is None:
         return None
-    if job.status.artifact:
-        return f"{job.status.artifact.uri}/{REPORT}"
-    meta = job.metadata
-    training = job.status.training
-    of_job = JobLayout.of(job.spec.output.uri, meta.namespace, meta.name)
-    layout = of_job.revision(job.status.revision, training.revision if training else None)
-    return f"{layout.evaluated}/{REPORT}"
+    uri = job.status.artifact.uri if job.status.artifact else evaluation.uri
+    return f"{uri}/{REPORT}" if uri else None
 
 
 def result_lines(job: FineTuneJob, place: Place) -> list[str]:
@@ -131,12 +127,12 @@ def _stopped(job: FineTuneJob, place: Place) -> str:
 def failure_lines(failure: FailureStatus, place: Place, revision: int) -> list[str]:
     """What failed, whose fault it is, where its log is and what comes next."""
     if failure.reason is Reason.GATE_FAILED:
-        return [f"Not published: {failure.message}"]
+        return [f"Not published: {failure.message}", place.again(failure.reason)]
     where = f"{failure.stage}, attempt {failure.attempt}" + ("" if failure.rank is None else f", rank {failure.rank}")
     lines = [f"Failed in {where} ({failure.reason}): {failure.message}", place.whose(failure.fault)]
     if log := place.log(RunId(revision, failure.stage, failure.attempt)):
         lines.append(f"log       {log}")
-    return [*lines, "Another attempt follows." if failure.retried else place.again]
+    return [*lines, "Another attempt follows." if failure.retried else place.again(failure.reason)]
 
 
 def _shown(uri: str) -> str:

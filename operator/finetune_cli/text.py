@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from finetune_api.job import FailureStatus, FineTuneJob, StageState, StageStatus
 from finetune_api.spec import FineTuneJobSpec, LoraSpec
 from finetune_api.stage import Stage, World
-from finetune_api.text import clean
+from finetune_api.text import clean, duration
 from finetune_cli.local.machine import describe_world
 from finetune_cli.view import View
-from finetune_core.times import duration, from_text
+from finetune_core.times import from_text
 
 _INTERVAL_PERCENT = 5
 _INTERVAL_SECONDS = 10.0

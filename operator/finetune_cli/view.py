@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from finetune_api.job import FineTuneJob, Phase, ProgressStatus, StageStatus
 from finetune_api.stage import Progress, Stage, World
-from finetune_api.text import clean
+from finetune_api.text import clean, duration
 from finetune_cli.local import Snapshot
 from finetune_core.policies.world import world_of
 from finetune_core.status import current_stage
-from finetune_core.times import duration
 
 STOPPING = "stopping after a checkpoint; press Ctrl-C again to stop at once"
 

@@ -356,8 +356,8 @@ def _with_results(status: FineTuneJobStatus, report: StageReport) -> FineTuneJob
             return status.model_copy(update={"training": status.training.model_copy(update={"inputs_digest": digest})})
         case TrainResult(digest=digest) if status.training:
             return status.model_copy(update={"training": status.training.model_copy(update={"weights_digest": digest})})
-        case EvaluateResult(evaluation=evaluation):
-            return status.model_copy(update={"evaluation": evaluation_status(evaluation)})
+        case EvaluateResult(evaluation=evaluation, uri=uri):
+            return status.model_copy(update={"evaluation": evaluation_status(evaluation, uri)})
         case PublishResult(uri=uri, digest=digest):
             return after_publication(status.model_copy(update={"artifact": ArtifactStatus(uri=uri, digest=digest)}))
         case _:

@@ -18,8 +18,11 @@ from finetune_api.job import (
     StageState,
     StageStatus,
 )
-from finetune_api.stage import STAGES, Stage
+from finetune_api.layout import REPORT
+from finetune_api.stage import STAGES, CheckpointRef, Stage
 from finetune_core.constants import CONDITION_OF
+from finetune_core.remedies import after_last_attempt
+from finetune_core.sentences import sentence
 from finetune_core.times import to_text
 
 Truth = Literal["True", "False", "Unknown"]
@@ -27,6 +30,9 @@ Truth = Literal["True", "False", "Unknown"]
 SUSPENDING, SUSPENDED = str(Phase.SUSPENDING), str(Phase.SUSPENDED)
 """Reasons of Ready, Reconciling and Stalled while ``spec.suspend`` is true."""
 _PROGRESSING = "Progressing"
+
+_LONGEST_ADDRESS = 200
+"""Of a report that the condition Ready names."""
 
 _PHASE_OF = {
     Stage.PREPARE: Phase.PREPARING,
@@ -156,12 +162,17 @@ def _has_recovered(status: FineTuneJobStatus, stage: StageStatus, failure: Failu
     return failure.stage is stage.name and failure.attempt < stage.attempt and counted
 
 
-def _retry_instructions(status: FineTuneJobStatus) -> str:
-    resume = f" from the checkpoint at step {status.checkpoint.step}" if status.checkpoint else ""
-    return (
-        "There are no more attempts. Apply a changed spec to start the next revision, or delete the job and apply the "
-        f"same spec to retry{resume}."
-    )
+def _retry_instructions(failure: FailureStatus, checkpoint: CheckpointRef | None) -> str:
+    resume = f" from the checkpoint at step {checkpoint.step}" if checkpoint else ""
+    return f"There are no more attempts. {after_last_attempt(failure.reason, resume)}"
+
+
+def _with_report(message: str, status: FineTuneJobStatus) -> str:
+    """``message`` of a rejected result with the address of its report, if that is short."""
+    uri = status.evaluation.uri if status.evaluation else ""
+    if not uri or len(uri) > _LONGEST_ADDRESS:
+        return message
+    return f"{sentence(message)} The report is {uri}/{REPORT}"
 
 
 def _overall_conditions(status: FineTuneJobStatus, suspension: Suspension) -> Iterator[_Condition]:
@@ -174,8 +185,11 @@ def _overall_conditions(status: FineTuneJobStatus, suspension: Suspension) -> It
         yield _Condition(ConditionType.RECONCILING, "False", "Done", "All stages succeeded.")
         yield _Condition(ConditionType.STALLED, "False", "Done", "Nothing blocks the job.")
     elif status.completion_time and failure:
-        yield _Condition(ConditionType.READY, "False", failure.reason, failure.message)
-        yield _Condition(ConditionType.RECONCILING, "False", failure.reason, _retry_instructions(status))
+        rejected = failure.reason is Reason.GATE_FAILED
+        message = _with_report(failure.message, status) if rejected else failure.message
+        instructions = _retry_instructions(failure, status.checkpoint)
+        yield _Condition(ConditionType.READY, "False", failure.reason, message)
+        yield _Condition(ConditionType.RECONCILING, "False", failure.reason, instructions)
         yield _Condition(ConditionType.STALLED, "True", failure.reason, failure.message)
     elif suspension is not Suspension.NONE:
         stage = current.name if current else Stage.PUBLISH

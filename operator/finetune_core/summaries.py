@@ -12,7 +12,7 @@ from finetune_api.stage import (
     StageReport,
     TrainResult,
 )
-from finetune_core.times import duration
+from finetune_api.text import duration
 
 BASELINE_NAMES = {
     BaselineKind.BASE_MODEL: "base model",
@@ -51,11 +51,12 @@ def progress_status(progress: Progress) -> ProgressStatus:
     )
 
 
-def evaluation_status(evaluation: Evaluation) -> EvaluationStatus:
-    """``evaluation`` with its first metric as text."""
+def evaluation_status(evaluation: Evaluation, uri: str) -> EvaluationStatus:
+    """``evaluation``, whose report is in the directory ``uri``, with its first metric as text."""
     first = evaluation.metrics[0] if evaluation.metrics else None
     return EvaluationStatus(
         **{name: getattr(evaluation, name) for name in Evaluation.model_fields},
+        uri=uri,
         metric=str(first.name) if first else "",
         baseline_score=score(first.baseline) if first else "",
         score=score(first.tuned) if first else "",
@@ -119,7 +120,7 @@ def _evaluated(result: EvaluateResult) -> str:
 
 
 def _published(result: PublishResult) -> str:
-    return f"{size(result.size)} at {result.uri}"
+    return f"{size(result.size)} at {result.uri}" + (f"; {result.note}" if result.note else "")
 
 
 def _listed(words: list[str]) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from finetune_api.base import API_GROUP, API_VERSION, KIND
 from finetune_api.job import Phase
 from finetune_kube.objects import ChildJob, ChildPod, Key, key_of, parse_job, parse_pod, version_of
+from finetune_operator.metrics import Score
 
 _METADATA = ("name", "namespace", "uid", "generation", "labels")
 
@@ -28,6 +29,8 @@ class CachedJob:
     phase: str
     deleting: bool
     finished: bool
+    scores: str
+    """``metric baseline tuned`` for each metric of the evaluation, separated by spaces; usually empty."""
     text: bytes
     """The object as JSON, with the metadata fields that the operator reads."""
 
@@ -118,6 +121,14 @@ class Cache:
     def phases(self) -> dict[str, int]:
         """The number of FineTuneJobs in each phase."""
         return {phase: self._phases[phase] for phase in Phase}
+
+    def scores(self) -> Iterator[Score]:
+        """Every metric of every evaluated FineTuneJob."""
+        for job in self.jobs:
+            words = iter(job.scores.split())
+            for metric, baseline, tuned in zip(words, words, words, strict=True):
+                yield (*job.key, metric, "baseline", float(baseline))
+                yield (*job.key, metric, "tuned", float(tuned))
 
     def _update_job(self, obj: Mapping[str, Any], deleted: bool) -> Key | None:
         known = self.jobs.get(key_of(obj))
@@ -218,5 +229,12 @@ def cached_job(obj: Mapping[str, Any]) -> CachedJob:
         phase=status.get("phase", Phase.PENDING),
         deleting="deletionTimestamp" in metadata,
         finished="completionTime" in status,
+        scores=_scores(status),
         text=json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode(errors="replace"),
     )
+
+
+def _scores(status: Mapping[str, Any]) -> str:
+    """`CachedJob.scores`. The schema of the CRD has checked the types."""
+    metrics = (status.get("evaluation") or {}).get("metrics") or ()
+    return " ".join(f"{metric['name']} {metric['baseline']} {metric['tuned']}" for metric in metrics)

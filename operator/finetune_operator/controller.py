@@ -29,7 +29,8 @@ from finetune_operator.metrics import Metrics
 from finetune_operator.observation.ends import nodes_without_gpus
 from finetune_operator.observation.observe import observed_run
 from finetune_operator.observation.pending import quoted, rejection_of
-from finetune_operator.outcomes import count_outcomes
+from finetune_operator.observation.taken import is_own, owner_of_name
+from finetune_operator.outcomes import Outcomes
 from finetune_operator.progress_poller import ProgressPoller
 from finetune_operator.resources.job import stage_job, workers_service
 from finetune_operator.resources.pod import GRACE_SECONDS
@@ -85,7 +86,7 @@ class Controller:
         self._cluster = cluster
         self._cache = cache
         self._progress, self._warnings = pollers.progress, pollers.warnings
-        self._events, self._metrics = sinks.events, sinks.metrics
+        self._events, self._outcomes = sinks.events, Outcomes(sinks.metrics)
         self._trainer = trainer
         self._now = clock
         self._urgent_waiting = urgent_waiting
@@ -108,6 +109,7 @@ class Controller:
             self._progress.stop(key)
             self._warnings.untrack(key)
             self._reconciled.discard(key)
+            self._outcomes.forget(key)
             return None
         try:
             job = FineTuneJob.model_validate_json(cached.text)
@@ -116,14 +118,14 @@ class Controller:
             return None
         seen = await self._observe(cached, job)
         self._warnings.track(key, seen.runs, seen.children)
+        self._count(seen, job.status)
         plan = await self._execute(seen)
         if plan.start and self._urgent_waiting():
             return timedelta(0)
-        await self._write_status(cached, job.status, plan.status)
+        if await self._write_status(cached, job.status, plan.status):
+            self._count(seen, plan.status)
         self._record_events(seen, plan.status)
         self._poll_progress(seen, plan.status)
-        jobs = {id_: child for id_, (child, _) in seen.children.items()}
-        count_outcomes(self._metrics, job.status, plan.status, jobs, seen.now)
         waits = [plan.requeue_after, await self._clean_up(seen, plan)]
         return min((wait for wait in waits if wait is not None), default=None)
 
@@ -203,8 +205,8 @@ class Controller:
         except ApiError as error:
             if not error.rejected:
                 raise
-            what = f"{manifest['kind']} {manifest['metadata']['name']}"
-            return ObservedRun(run.id, RunState.PENDING, pending_cause=_rejection(what, error, run.world.workers))
+            cause = await self._rejection(manifest, run, error)
+            return ObservedRun(run.id, RunState.PENDING, pending_cause=cause)
         return ObservedRun(run.id, RunState.PENDING)
 
     async def _create_job(self, manifest: dict[str, Any], owner_uid: str) -> dict[str, Any]:
@@ -219,6 +221,24 @@ class Controller:
             if child is None or child.owner_uid != owner_uid:
                 raise
             return existing
+
+    async def _rejection(self, manifest: dict[str, Any], run: StageRun, error: ApiError) -> PendingCause:
+        """Why a child (a Job or a Service) of ``run`` was not created."""
+        kind, key = manifest["kind"], key_of(manifest)
+        if error.code == 403:
+            return rejection_of(f"{kind} {key[1]}", error.message, run.world.workers)
+        if error.code in (409, 422) and (existing := await self._find(kind, key)) and not is_own(existing, run.job):
+            return PendingCause(Reason.SETUP_FAILED, owner_of_name(existing, run.job))
+        message = f"{kind} {key[1]} cannot be created: {quoted(error.message)}"
+        return PendingCause(Reason.SETUP_FAILED, message)
+
+    async def _find(self, kind: str, key: Key) -> dict[str, Any] | None:
+        try:
+            return await self._cluster.get(kind, key)
+        except ApiError as error:
+            if error.code != 404:
+                raise
+            return None
 
     async def _stop(self, stop: StopRun, child: ChildJob, pods: list[ChildPod], now: datetime) -> None:
         if stop.grace.total_seconds() < GRACE_SECONDS:
@@ -236,6 +256,10 @@ class Controller:
                 log.info("stopping attempt %d", stop.id.attempt)
             self._cache.update("Job", await self._cluster.stop_job(child.key))
 
+    def _count(self, seen: _Observation, stored: FineTuneJobStatus) -> None:
+        jobs = {id_: child for id_, (child, _) in seen.children.items()}
+        self._outcomes.stored(seen.cached.key, seen.cached.uid, stored, jobs, seen.now)
+
     def _record_events(self, seen: _Observation, after: FineTuneJobStatus) -> None:
         events = list(events_between(seen.job.status, after))
         if seen.cached.key not in self._reconciled:
@@ -243,20 +267,22 @@ class Controller:
             events = [*unreported(seen.job.status, seen.now), *events]
         self._events.record(event_object(seen.job, event, seen.now) for event in events)
 
-    async def _write_status(self, cached: CachedJob, before: FineTuneJobStatus, after: FineTuneJobStatus) -> None:
+    async def _write_status(self, cached: CachedJob, before: FineTuneJobStatus, after: FineTuneJobStatus) -> bool:
+        """Write a status that has changed; returns whether ``after`` is stored, not if the job was deleted."""
         if after == before:
-            return
+            return True
         document = after.model_dump(mode="json", exclude_none=True)
         try:
             written = await self._cluster.write_status(cached.key, cached.uid, cached.version, document)
         except ApiError as error:
             if error.code == 404:
-                return
+                return False
             if error.code == 409:
                 # The cached job was outdated: read the current one for the next reconcile.
                 self._cache.update(KIND, await self._cluster.get(KIND, cached.key))
             raise
         self._cache.update(KIND, written)
+        return True
 
     async def _report_invalid(self, cached: CachedJob, error: ValidationError) -> None:
         """Write to the status that the spec cannot be parsed, for example if a newer CRD accepts it."""
@@ -322,16 +348,3 @@ def _status_of(cached: CachedJob) -> tuple[FineTuneJobStatus, int]:
     except ValidationError:
         before = FineTuneJobStatus()
     return before, document["metadata"].get("generation", 1)
-
-
-def _rejection(what: str, error: ApiError, workers: int) -> PendingCause:
-    """Why ``what`` (``Job intents-r1-train-1``) was not created."""
-    if error.code == 403:
-        return rejection_of(what, error.message, workers)
-    message = f"{what} cannot be created: {quoted(error.message)}"
-    if error.code == 409:
-        message = (
-            f"{what} already exists and is not owned by this FineTuneJob: {quoted(error.message)} Delete it, or rename "
-            "this FineTuneJob."
-        )
-    return PendingCause(Reason.SETUP_FAILED, message)

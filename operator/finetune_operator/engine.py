@@ -68,7 +68,7 @@ class Engine:
         self._synced_at: float | None = None
         self.synced = asyncio.Event()
         """Set after the first complete list of all kinds."""
-        metrics.register_gauges(self._cache.phases, lambda: len(self._queue))
+        metrics.register_gauges(self._cache.phases, lambda: len(self._queue), self._cache.scores)
 
     def handle(self, kind: str, obj: Mapping[str, Any], deleted: bool) -> None:
         """Update the cache with an object from a watch, and enqueue its FineTuneJob."""

@@ -1,15 +1,27 @@
-"""Prometheus metrics of the operator. Job names are not labels, as their number is unbounded."""
+"""Prometheus metrics of the operator.
+
+Only the scores have the names of jobs as labels: they exist as long as the job. Counters for each job would grow
+without bound.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from finetune_api.failures import Reason
+from finetune_api.stage import STAGES
+
 _RECONCILE_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _WAITING_SECONDS = (1, 5, 15, 60, 300, 900, 3600, 14400, 86400)
+SUCCEEDED = "Succeeded"
+"""The reason of an attempt without a failure."""
+
+Score = tuple[str, str, str, str, float]
+"""Namespace, name of the job, metric, side (baseline or tuned), and value."""
 
 
 class Metrics:
@@ -45,6 +57,11 @@ class Metrics:
             buckets=_WAITING_SECONDS,
             registry=self.registry,
         )
+        for stage in STAGES:
+            self.waiting_seconds.labels(stage)
+            # A counter that appears with the value 1 has no increase.
+            for reason in (SUCCEEDED, *Reason):
+                self.stage_outcomes.labels(stage, reason)
         self.last_resync = Gauge(
             "finetune_last_resync_timestamp_seconds",
             "Unix time of the last resync.",
@@ -55,15 +72,26 @@ class Metrics:
         """Count one request to the Kubernetes API; ``code`` is 0 if there was no response."""
         self.api_requests.labels(method, resource, str(code)).inc()
 
-    def register_gauges(self, jobs_by_phase: Callable[[], Mapping[str, int]], queue_depth: Callable[[], int]) -> None:
+    def register_gauges(
+        self,
+        jobs_by_phase: Callable[[], Mapping[str, int]],
+        queue_depth: Callable[[], int],
+        scores: Callable[[], Iterable[Score]],
+    ) -> None:
         """Register the functions that compute the gauges."""
-        self.registry.register(_State(jobs_by_phase, queue_depth))
+        self.registry.register(_State(jobs_by_phase, queue_depth, scores))
 
 
 class _State(Collector):
-    def __init__(self, jobs_by_phase: Callable[[], Mapping[str, int]], queue_depth: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        jobs_by_phase: Callable[[], Mapping[str, int]],
+        queue_depth: Callable[[], int],
+        scores: Callable[[], Iterable[Score]],
+    ) -> None:
         self._jobs_by_phase = jobs_by_phase
         self._queue_depth = queue_depth
+        self._scores = scores
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         jobs = GaugeMetricFamily("finetune_jobs", "FineTuneJobs by phase.", labels=["phase"])
@@ -73,3 +101,11 @@ class _State(Collector):
         yield GaugeMetricFamily(
             "finetune_queue_depth", "FineTuneJobs that are queued for a reconcile.", value=self._queue_depth()
         )
+        scores = GaugeMetricFamily(
+            "finetune_job_score",
+            "Metrics of the baseline and of the tuned model, from the status of each evaluated FineTuneJob.",
+            labels=["namespace", "name", "metric", "side"],
+        )
+        for namespace, name, metric, side, value in self._scores():
+            scores.add_metric([namespace, name, metric, side], value)
+        yield scores

@@ -55,6 +55,13 @@ class StagePod(_Model):
     workspace: str = Field(default="50Gi", description="Size of the scratch volume.")
 
 
+class CaBundle(_Model):
+    """Certificate authorities that stages trust besides the public ones."""
+
+    config_map: str = Field(min_length=1, description="Name of a ConfigMap in the jobs' namespaces.")
+    key: str = Field(default="ca.crt", min_length=1, description="Key with PEM certificates.")
+
+
 class TrainerSettings(_Model):
     """The image and the pods of stages."""
 
@@ -68,6 +75,7 @@ class TrainerSettings(_Model):
     copied_labels: tuple[CopiedLabel, ...] = Field(
         default=(), description="Labels that Jobs and pods get if the FineTuneJob has them."
     )
+    ca_bundle: CaBundle | None = Field(default=None, description="Certificate authorities of the cluster.")
     stages: dict[Stage, StagePod] = Field(default={}, description="Pod settings of each stage.")
 
     def pod(self, stage: Stage) -> StagePod:

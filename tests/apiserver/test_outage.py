@@ -198,7 +198,12 @@ class TestObservability:
         assert values['finetune_api_requests_total{code="201",method="POST",resource="jobs"}'] == 4
         assert values["finetune_reconcile_errors_total"] == 0
         assert values["finetune_queue_depth"] == 0
-        assert "intents" not in text
+        scores = {series for series in values if "intents" in series}
+        assert all(series.startswith("finetune_job_score{") for series in scores)
+        labels = f'metric="accuracy",name="intents",namespace="{desk.namespace}",side="tuned"'
+        assert values[f"finetune_job_score{{{labels}}}"] == pytest.approx(0.84)
+        desk.api.delete("FineTuneJob", "intents", desk.namespace)
+        wait_until(lambda: "intents" not in operator.http("/metrics")[1], "the scores are gone")
 
     def test_logs_are_json_with_the_job(self, desk: Desk, operator: Operator) -> None:
         import json

@@ -184,7 +184,7 @@ class TestRejectedObjects:
         status = desk.until(lambda status: stage(status, "prepare").get("waitingFor"), "it waits", "taken")
         assert stage(status, "prepare")["waitingFor"] == Reason.SETUP_FAILED
         text = condition(status, "DataPrepared")["message"]
-        assert "Job taken-r1-prepare-1 already exists and is not owned by this FineTuneJob" in text
+        assert "Job taken-r1-prepare-1 already exists and is not owned by this FineTuneJob. " in text
         assert len(text) < 2000
         foreign = desk.api.get("Job", "taken-r1-prepare-1", desk.namespace)
         assert "ownerReferences" not in foreign["metadata"]
@@ -201,11 +201,45 @@ class TestRejectedObjects:
         desk.api.delete("FineTuneJob", "again", desk.namespace)
         uid = desk.apply("again")["metadata"]["uid"]
         status = desk.until(lambda status: stage(status, "prepare").get("waitingFor"), "it waits", "again")
-        assert "is not owned by this FineTuneJob" in condition(status, "DataPrepared")["message"]
+        assert "but by a deleted one of the same name" in condition(status, "DataPrepared")["message"]
         # As the garbage collector does a little later.
         desk.api.delete("Job", old["metadata"]["name"], desk.namespace, propagationPolicy="Background")
         job = wait_until(lambda: self.own(desk, old["metadata"]["name"]), "its own Job is there")
         assert job["metadata"]["ownerReferences"][0]["uid"] == uid
+
+    def test_orphan_of_a_deleted_job_is_reported(self, office: tuple[Desk, Operator]) -> None:
+        desk, _ = office
+        desk.apply("orphaned")
+        name = desk.child("prepare", name="orphaned")["metadata"]["name"]
+        desk.api.delete("FineTuneJob", "orphaned", desk.namespace, propagationPolicy="Orphan")
+        # As the garbage collector does: first the children, then the finalizer.
+        desk.api.merge("Job", name, desk.namespace, {"metadata": {"ownerReferences": None}})
+        desk.api.merge("FineTuneJob", "orphaned", desk.namespace, {"metadata": {"finalizers": None}})
+        desk.apply("orphaned")
+        status = desk.until(lambda status: stage(status, "prepare").get("waitingFor"), "it waits", "orphaned")
+        text = condition(status, "DataPrepared")["message"]
+        assert "it is an orphan of one of the same name" in text
+        assert f"kubectl -n {desk.namespace} delete job {name}." in text
+        desk.api.delete("Job", name, desk.namespace, propagationPolicy="Background")
+        wait_until(lambda: self.own(desk, name), "its own Job is there")
+
+    def test_service_of_another_job_or_release_is_reported(self, office: tuple[Desk, Operator]) -> None:
+        desk, _ = office
+        other = desk.apply("other", suspend=True)["metadata"]
+        owner = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "name": "other", "uid": other["uid"]}
+        taken: tuple[tuple[str, dict[str, Any], str], ...] = (
+            ("owned", {"ownerReferences": [{**owner, "controller": True}]}, "but by FineTuneJob other. Rename this"),
+            ("released", {"annotations": {"meta.helm.sh/release-name": "web"}}, "but by the Helm release web. Rename"),
+        )
+        for name, fields, expected in taken:
+            metadata = {"name": f"{name}-workers", "namespace": desk.namespace, **fields}
+            desk.api.create(
+                "Service", {"metadata": metadata, "spec": {"ports": [{"port": 80}], "selector": {"a": "b"}}}
+            )
+            desk.apply(name, distributed={"workers": 2, "gpusPerWorker": 0})
+            desk.kubelet.succeed(desk.child("prepare", name=name))
+            status = desk.until(lambda status: stage(status, "train").get("waitingFor"), "it waits", name)
+            assert expected in condition(status, "Trained")["message"]
 
     @staticmethod
     def own(desk: Desk, name: str) -> Job | None:
@@ -222,7 +256,7 @@ class TestRejectedObjects:
         desk.kubelet.succeed(desk.child("prepare", name="served"))
         status = desk.until(lambda status: stage(status, "train").get("waitingFor"), "it waits", "served")
         text = condition(status, "Trained")["message"]
-        assert "Service served-workers" in text
+        assert "Service served-workers already exists and is not owned by this FineTuneJob. " in text
         assert "Job served-r1-train-1 already" not in text
 
     def test_deleted_service_is_recreated_with_the_next_attempt(self, office: tuple[Desk, Operator]) -> None:

@@ -12,7 +12,7 @@ import yaml
 
 from finetune_api.job import FineTuneJob
 from finetune_api.stage import Stage
-from finetune_operator.settings import Settings, StagePod, load
+from finetune_operator.settings import CaBundle, Settings, StagePod, load
 from tests.chart.helm import CHART, ROOT, Refused, helm, notes, of_kind, rendered, the
 
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -84,6 +84,13 @@ def test_values_are_rendered_into_the_settings() -> None:
     assert read.trainer.pod(Stage.TRAIN).resources["limits"] == {"memory": "64Gi"}, "the default of the chart is kept"
 
 
+def test_the_ca_bundle_is_rendered_into_the_settings() -> None:
+    assert settings().trainer.ca_bundle is None
+    assert settings('trainer.caBundle={"configMap":"private-ca"}').trainer.ca_bundle == CaBundle(
+        config_map="private-ca"
+    )
+
+
 def test_the_values_schema_lists_every_setting_of_a_stage() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     assert set(schema["definitions"]["stagePod"]["properties"]) == {
@@ -101,6 +108,7 @@ def test_the_values_schema_lists_every_setting_of_a_stage() -> None:
         ('trainer.stages.training={"resources":{}}', "additional properties 'training' not allowed"),
         ('trainer.stages.train.nodeselector={"a":"b"}', "additional properties 'nodeselector' not allowed"),
         ('namespaces=["Team A"]', "at '/namespaces/0'"),
+        ('trainer.caBundle={"secret":"ca"}', "additional properties 'secret' not allowed"),
         ('image.digest="latest"', "at '/image/digest'"),
         ("serviceAccount.create=false", "set serviceAccount.name to an existing service account"),
         ("monitoring.prometheusRule.enabled=true", "needs monitoring.podMonitors.enabled"),

@@ -37,7 +37,7 @@ DASHBOARD = json.loads((CHART / "dashboards" / "finetune.json").read_text())
 def series() -> set[str]:
     """The names of all series that the operator and the stages export."""
     operator, stage = Metrics(), StageMetrics()
-    operator.register_gauges(lambda: {"Pending": 1}, lambda: 0)
+    operator.register_gauges(lambda: {"Pending": 1}, lambda: 0, lambda: ())
     return {"up", *_names(operator.registry), *_names(stage.registry)}
 
 
@@ -68,7 +68,7 @@ def test_prometheus_scrapes_the_operator() -> None:
     labels = the("Deployment")["spec"]["template"]["metadata"]["labels"]
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
     assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
-    assert monitor["spec"]["podMetricsEndpoints"] == [{"port": "http", "path": "/metrics"}]
+    assert monitor["spec"]["podMetricsEndpoints"] == [{"port": "http", "path": "/metrics", "honorLabels": True}]
     # The alert FineTuneOperatorDown selects this job.
     assert labels[monitor["spec"]["jobLabel"]] == "finetune-operator"
 
@@ -77,6 +77,8 @@ def test_prometheus_scrapes_worker_0_of_every_stage() -> None:
     spec = of_kind("PodMonitor", MONITORS)["finetune-operator-stages"]["spec"]
     (endpoint,) = spec["podMetricsEndpoints"]
     assert spec["namespaceSelector"] == {"any": True}
+    # Users run these pods, and could otherwise report metrics for other namespaces.
+    assert "honorLabels" not in endpoint
     assert spec["selector"]["matchExpressions"] == [{"key": names.STAGE_LABEL, "operator": "Exists"}]
     assert (endpoint["port"], endpoint["path"]) == ("metrics", "/metrics")
     sources = {rule["sourceLabels"][0]: rule for rule in endpoint["relabelings"]}

@@ -12,7 +12,7 @@ RIGHTS = {
     "finetune.dev/finetunejobs/status": {"patch"},
     "batch/jobs": {"get", "list", "watch", "create", "patch", "delete"},
     "/pods": {"list", "watch", "delete"},
-    "/services": {"create", "patch"},
+    "/services": {"get", "create", "patch"},
     "/events": {"list", "create"},
 }
 TEAMS = 'namespaces=["team-a","team-b"]'

@@ -142,6 +142,7 @@ def _scrape_config(monitor: dict[str, Any]) -> dict[str, Any]:
     return {
         "job_name": name,
         "metrics_path": endpoint.get("path", "/metrics"),
+        "honor_labels": endpoint.get("honorLabels", False),
         "kubernetes_sd_configs": [sd],
         "relabel_configs": [over, *keep, port, *named, *own],
     }

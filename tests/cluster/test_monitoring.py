@@ -56,6 +56,12 @@ def test_prometheus_has_scraped_the_training_series(tenant: Tenant, series: str)
 
 
 @pytest.mark.usefixtures("status")
+def test_the_scores_have_the_namespace_of_the_job(tenant: Tenant) -> None:
+    series = f'finetune_job_score{{namespace="{tenant.name}",name="{NAME}",side="tuned"}}'
+    wait_until(lambda: query(series), "Prometheus has scraped the scores", 60, 0.5)
+
+
+@pytest.mark.usefixtures("status")
 def test_prometheus_scrapes_the_operator() -> None:
     def has_succeeded_job() -> bool:
         found = query('finetune_jobs{phase="Succeeded"}')

@@ -64,7 +64,7 @@ def port_of(pod: Object) -> Iterator[None]:
     """Drop what is sent to the port of ``pod`` that the operator reads."""
     identity = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
     enter = ("nsenter", f"--target={node_of(pod).task(identity)}", "--net", "iptables", "--wait")
-    rule = ("INPUT", "--protocol=tcp", f"--dport={PORT}", "--jump=DROP")
+    rule = ("INPUT", "--protocol", "tcp", "--dport", str(PORT), "--jump", "DROP")
     subprocess.run([*enter, "--insert", *rule], check=True)
     try:
         yield

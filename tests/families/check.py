@@ -89,21 +89,30 @@ def examine(model_type: str, task: str, directory: Path) -> Finding:
 
 def _examine(finding: Finding, config: Any, task: str, directory: Path) -> None:
     base = directory / "base"
-    with _recorded(finding, "build"):
+    with recorded(finding, "build"):
         model = build(config(), AUTO_CLASSES[task])
         finding.model_class = type(model).__name__
         model.save_pretrained(base)
         del model
     if finding.checks["build"]:
         return
-    with _recorded(finding, "load"):
+    with recorded(finding, "load"):
         finding.attention = load(AUTO_CLASSES[task], base, torch.float32, "base").model.config._attn_implementation
     if not finding.checks["load"]:
-        _Examination(base, directory, task, finding).run()
+        examination_of(task)(base, directory, task, finding).run()
+
+
+def examination_of(task: str) -> type[Examination]:
+    """The examination of models for a PEFT task type."""
+    if task == "SEQ_2_SEQ_LM":
+        from tests.families.seq2seq import Seq2SeqExamination
+
+        return Seq2SeqExamination
+    return Examination
 
 
 @contextmanager
-def _recorded(finding: Finding, name: str) -> Iterator[None]:
+def recorded(finding: Finding, name: str) -> Iterator[None]:
     finding.checks.setdefault(name, "")  # What failed for one variant of a model type has failed.
     try:
         yield
@@ -114,7 +123,9 @@ def _recorded(finding: Finding, name: str) -> Iterator[None]:
         finding.checks[name] = f"{type(error).__name__}: {first}"[:200]
 
 
-class _Examination:
+class Examination:
+    """Tries one model; `checks` are those of encoders and decoders."""
+
     def __init__(self, base: Path, directory: Path, task: str, finding: Finding) -> None:
         self._base = base
         self._directory = directory
@@ -127,42 +138,44 @@ class _Examination:
         self._rows = TokenRows.of_column(self._table["input_ids"])
         self._new_head = False
 
+    def checks(self) -> dict[str, Callable[[], None]]:
+        """The checks of the base model, by name."""
+        if not self._causal:
+            return {"batch": self._batch, "baseline": self._baseline}
+        return {
+            "causal": self._sees_only_the_past,
+            "packing": self._packing,
+            "batch": self._batch,
+            "generates": self._generates,
+            "generation": self._generation,
+            "cache": self._cache,
+        }
+
     def run(self) -> None:
-        checks: dict[str, Callable[[], None]] = {"batch": self._batch}
-        if self._causal:
-            checks = {
-                "causal": self._sees_only_the_past,
-                "packing": self._packing,
-                "batch": self._batch,
-                "generates": self._generates,
-                "generation": self._generation,
-                "cache": self._cache,
-            }
-        else:
-            checks["baseline"] = self._baseline
-        with _recorded(self._finding, "runs"):
+        """Run all checks."""
+        with recorded(self._finding, "runs"):
             self._logits(self._bare, [0])
         if self._finding.checks["runs"]:
             return
         if self._spans:
-            with _recorded(self._finding, "encodes"):
+            with recorded(self._finding, "encodes"):
                 self._encodes()
             if self._finding.checks["encodes"]:
                 return
-        for name, check in checks.items():
-            with _recorded(self._finding, name):
+        for name, check in self.checks().items():
+            with recorded(self._finding, name):
                 check()
-        with _recorded(self._finding, "gradients"):
+        with recorded(self._finding, "gradients"):
             self._survey()
         for method in ("LoRA", "Full"):
-            with _recorded(self._finding, method):
+            with recorded(self._finding, method):
                 self._train(method)
 
     def _report(self) -> DataReport:
         """The report of a job whose model has the limits that were found so far."""
         passed = {name for name, problem in self._finding.checks.items() if not problem}
         return data_report(
-            TASKS[self._peft_task],
+            self._peft_task,
             ModelHandling(
                 model_class=self._finding.model_class,
                 tested=True,
@@ -283,6 +296,7 @@ class _Examination:
                 num_beams=1,
                 max_new_tokens=_NEW_TOKENS,
                 eos_token_id=None,
+                forced_eos_token_id=None,
                 suppress_tokens=[PAD, BOS],  # Some models give the padding token no position.
                 pad_token_id=PAD,
                 output_logits=True,

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+)
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.tables.tasks import ModelFamily, TaskType
@@ -15,16 +20,19 @@ from tests.families.tiny import LABELS, PAD, VOCABULARY
 TASKS = {
     "CAUSAL_LM": TaskType.INSTRUCTION_TUNING,
     "SEQ_CLS": TaskType.TEXT_CLASSIFICATION,
+    "SEQ_2_SEQ_LM": TaskType.SUMMARIZATION,
     "QUESTION_ANS": TaskType.QUESTION_ANSWERING,
 }
 FAMILIES = {
     "CAUSAL_LM": ModelFamily.CAUSAL,
     "SEQ_CLS": ModelFamily.ENCODER,
+    "SEQ_2_SEQ_LM": ModelFamily.SEQ2SEQ,
     "QUESTION_ANS": ModelFamily.ENCODER,
 }
 AUTO_CLASSES = {
     "CAUSAL_LM": AutoModelForCausalLM,
     "SEQ_CLS": AutoModelForSequenceClassification,
+    "SEQ_2_SEQ_LM": AutoModelForSeq2SeqLM,
     "QUESTION_ANS": AutoModelForQuestionAnswering,
 }
 
@@ -42,6 +50,9 @@ def examples(task: str) -> pa.Table:
     ids = pa.list_(pa.int32())
     if task == "QUESTION_ANS":
         return _questions(rows)
+    if task == "SEQ_2_SEQ_LM":
+        targets = [[*generator.integers(3, VOCABULARY, length).tolist(), 2] for length in (7, 12, 3, 9, 1, 15)]
+        return pa.table({"input_ids": pa.array([[*row, 2] for row in rows], ids), "labels": pa.array(targets, ids)})
     if task == "SEQ_CLS":
         # T5 and BART classify at the end token, which every text needs exactly once.
         rows = [[*row[:-1], 2] for row in rows]
@@ -83,11 +94,12 @@ def job_spec(task: TaskType, method: str) -> FineTuneJobSpec:
     )
 
 
-def data_report(task: TaskType, handling: ModelHandling) -> DataReport:
+def data_report(peft_task: str, handling: ModelHandling) -> DataReport:
     """A report about prepared data, with the labels of the task."""
+    task = TASKS[peft_task]
     return DataReport(
         task=task,
-        family=task.row.families[0],
+        family=FAMILIES[peft_task],
         labels=LABELS if task is TaskType.TEXT_CLASSIFICATION else (),
         max_sequence_length=ROW_LENGTH,
         padding=PAD,

@@ -23,8 +23,9 @@ FAMILIES = _ROOT / "trainer_image" / "finetune_trainer" / "modelling" / "familie
 PAGE = _ROOT / "docs" / "models.md"
 
 TITLES = {
-    "CAUSAL_LM": "Causal language models (InstructionTuning)",
+    "CAUSAL_LM": "Causal language models (InstructionTuning, Summarization, Translation)",
     "SEQ_CLS": "Classifiers (TextClassification)",
+    "SEQ_2_SEQ_LM": "Models with an encoder and a decoder (Summarization, Translation)",
     "QUESTION_ANS": "Encoders with a span head (QuestionAnswering)",
 }
 
@@ -36,6 +37,7 @@ _UNTESTED = {
 }
 _REFUSED = {
     "load": "it cannot be loaded",
+    "decoder": "transformers has no function that makes the inputs of its decoder",
     "causal": "a token sees the tokens after it",
     "encodes": "answers are extracted with encoders such as BERT, in which a token sees all others",
     "baseline": "its hidden states cannot be computed from text alone",

@@ -26,6 +26,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 from transformers.utils import logging as transformers_logging
@@ -41,6 +42,7 @@ _MEMORY_BYTES = 16 << 30
 CLASSES = {
     "CAUSAL_LM": dict(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
     "SEQ_CLS": dict(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES),
+    "SEQ_2_SEQ_LM": dict(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
     "QUESTION_ANS": dict(MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES),
 }
 
@@ -71,17 +73,16 @@ def _started() -> set[tuple[str, str]]:
         transformers=version("transformers"),
         peft=version("peft"),
         classes=CLASSES,
-        others=tuple(sorted(CONFIG_MAPPING_NAMES.keys() - {name for names in CLASSES.values() for name in names})),
+        others=tuple(sorted(CONFIG_MAPPING_NAMES.keys() - set().union(*CLASSES.values()))),
     )
-    lines = []
     if RESULTS.is_file():
         present, results = read_results()
-        if present == header:
-            return set(results)
         if (present.transformers, present.peft) == (header.transformers, header.peft):
-            lines = RESULTS.read_text().splitlines()[1:]  # A task was added.
-    RESULTS.write_text("\n".join([header.model_dump_json(), *lines]) + "\n")
-    return set(read_results()[1])
+            _, *lines = RESULTS.read_text().splitlines(keepends=True)
+            RESULTS.write_text("".join([header.model_dump_json() + "\n", *lines]))  # It may have new tasks.
+            return set(results)
+    RESULTS.write_text(header.model_dump_json() + "\n")
+    return set()
 
 
 def _import_what_children_import() -> None:
@@ -92,7 +93,7 @@ def _import_what_children_import() -> None:
         before = set(sys.modules)
         with tempfile.TemporaryDirectory() as directory:
             for task in CLASSES:
-                examine("gpt2", task, Path(directory) / task)
+                examine("bart" if task == "SEQ_2_SEQ_LM" else "gpt2", task, Path(directory) / task)
         with os.fdopen(writing, "w") as pipe:
             pipe.write("\n".join(set(sys.modules) - before))
         os._exit(0)

@@ -109,6 +109,10 @@ _VARIANTS: dict[str, list[dict[str, Any]]] = {
 """Values of config.json that change how a model type attends, beside its defaults."""
 
 
+_START_WITH_PADDING = ("t5", "mt5", "umt5", "longt5", "switch_transformers", "marian", "pegasus", "pegasus_x")
+"""Model types whose decoder starts with the padding token; the others start with the end token."""
+
+
 def variants_of(model_type: str) -> list[dict[str, Any]]:
     """The fields of each variant of a model type; the first are its defaults."""
     return [{}, *_VARIANTS.get(model_type, [])]
@@ -126,6 +130,9 @@ def config_of(model_type: str, task: str, variant: dict[str, Any]) -> PreTrained
     values = _small(config_class) | variant
     if task != "CAUSAL_LM":
         values.pop("is_decoder", None)
+    if task == "SEQ_2_SEQ_LM":
+        start = PAD if model_type in _START_WITH_PADDING else EOS
+        values |= {"is_encoder_decoder": True, "decoder_start_token_id": start, "forced_bos_token_id": None}
     if task == "SEQ_CLS":
         values |= {"id2label": {index: f"LABEL_{index}" for index in range(len(LABELS))}}
         values |= {"label2id": {f"LABEL_{index}": index for index in range(len(LABELS))}}

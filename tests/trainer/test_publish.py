@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from finetune_trainer.host.revision_lock import Holder
 from finetune_trainer.manifests import publish_directory, read_manifest
 from finetune_trainer.stages.evaluate import run as evaluate
 from finetune_trainer.stages.publish import run
+from tests.guarded_s3 import AWS_LOCK, Refusal, guarded_s3
 from tests.trainer.tiny_models import LABELS, make_texts
 
 
@@ -285,3 +287,40 @@ def test_weights_that_were_not_evaluated_are_not_published(evaluated: Job, tmp_p
     with pytest.raises(StageFailure, match="evaluates other weights than"):
         result = run(job.context(Stage.PUBLISH))
     assert result is None
+
+
+class TestForbiddenDeletion:
+    """Clean-up in a bucket that allows no deletion."""
+
+    @pytest.fixture
+    def job(self, evaluated: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job]:
+        with guarded_s3() as service:
+            for name, value in {**service.environment, "FINETUNE_STORAGE_PATIENCE_SECONDS": "1"}.items():
+                monkeypatch.setenv(name, value)
+            job = Job(tmp_path, evaluated.with_spec(output={"uri": "s3://bucket/out"}), evaluated.data)
+            for path in (evaluated.root / "storage").rglob("*"):
+                if path.is_file():
+                    key = path.relative_to(evaluated.root / "storage")
+                    storage.write_bytes(f"s3://bucket/out/{key}", path.read_bytes())
+            self.service = service
+            yield job
+
+    def test_object_lock_leaves_the_job_published_with_one_note(
+        self, job: Job, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self.service.on_delete = AWS_LOCK
+        for _ in range(2):
+            caplog.clear()
+            result = run(job.context(Stage.PUBLISH))
+            assert read_manifest(result.uri) is not None
+            assert "object lock or a retention policy protects it" in result.note
+            assert "s3://bucket/out/team-a/tiny/r1" in result.note
+            assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+
+    def test_a_service_in_trouble_is_tried_again(self, job: Job) -> None:
+        self.service.on_delete = Refusal(503, "SlowDown", "Please reduce your request rate.")
+        with pytest.raises(StageFailure) as caught:
+            run(job.context(Stage.PUBLISH))
+        assert caught.value.reason is Reason.UNAVAILABLE
+        self.service.on_delete = None
+        assert run(job.context(Stage.PUBLISH)).note == ""

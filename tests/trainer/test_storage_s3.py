@@ -14,8 +14,10 @@ import pytest
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_trainer import storage
+from finetune_trainer.checkpoints.upload import CheckpointUploader, SavedCheckpoint
 from finetune_trainer.manifests import TornDirectory, fetch_directory, publish_directory, read_manifest
 from finetune_trainer.storage.parallel import each
+from tests.guarded_s3 import AWS_LOCK, MINIO_LOCK, POLICY, GuardedS3, Refusal, guarded_s3
 from tests.s3 import ACCESS_KEY, SECRET_KEY, S3Server, s3_server
 
 BIG = 50 * (1 << 20) + 12_345  # four parts of 16 MiB, the last one short
@@ -51,7 +53,7 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def use(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def use(server: S3Server | GuardedS3, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
@@ -250,6 +252,69 @@ class TestFailures:
             storage.check_writable("s3://bucket")
         caught = self.fails(call, "s3://bucket/x", tmp_path)
         check(caught, Reason.UNAVAILABLE, "s3://bucket/x", "could not be reached", "AWS_ENDPOINT_URL")
+
+
+class TestGuardedBucket:
+    """What the service forbids although the credentials are valid."""
+
+    @pytest.fixture
+    def service(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[GuardedS3]:
+        with guarded_s3() as running:
+            use(running, monkeypatch)
+            storage.write_bytes("s3://bucket/retention/manifest.json", b"x")
+            yield running
+
+    @pytest.mark.parametrize("refusal", [AWS_LOCK, MINIO_LOCK], ids=lambda refusal: refusal.code)
+    def test_object_lock_is_named(self, service: GuardedS3, refusal: Refusal) -> None:
+        service.on_delete = service.on_overwrite = refusal
+        for call in (
+            lambda: storage.delete_tree("s3://bucket/retention"),
+            lambda: storage.write_bytes("s3://bucket/retention/manifest.json", b"y"),
+        ):
+            with pytest.raises(StageFailure) as caught:
+                call()
+            check(caught, Reason.PERMISSION_DENIED, "s3://bucket/retention", "object lock or a retention policy")
+            assert refusal.code in caught.value.message
+
+    def test_a_policy_is_not_reported_as_wrong_credentials(self, service: GuardedS3) -> None:
+        """The name of the bucket or of a key in the response is no cause."""
+        service.on_delete = service.on_overwrite = POLICY
+        for call in (
+            lambda: storage.delete_tree("s3://bucket/retention"),
+            lambda: storage.write_bytes("s3://bucket/retention/manifest.json", b"y"),
+        ):
+            with pytest.raises(StageFailure) as caught:
+                call()
+            check(caught, Reason.PERMISSION_DENIED, "the credentials do not permit it; grant the permission")
+            assert len(caught.value.message) < 300
+
+    def test_an_old_checkpoint_that_stays_does_not_fail_the_upload_of_the_new_one(
+        self, service: GuardedS3, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        service.on_delete = AWS_LOCK
+        complete: list[int] = []
+        uploader = CheckpointUploader(
+            "s3://bucket/checkpoints",
+            keep=1,
+            worker=0,
+            workers=1,
+            busy=tmp_path / "busy",
+            on_complete=lambda ref, _: complete.append(ref.step),
+        )
+        uploader.start()
+        for step in (1, 2, 3):
+            (tmp_path / str(step)).mkdir()
+            (tmp_path / str(step) / "state").write_bytes(b"x")
+            uploader.submit(SavedCheckpoint(step, tmp_path / str(step), {}, None))
+        uploader.drain()
+        assert (complete, uploader.failure) == ([1, 2, 3], None)
+        assert len([record for record in caplog.records if "it stays" in record.message]) == 1
+
+    def test_a_throttled_deletion_is_tried_again_later(self, service: GuardedS3) -> None:
+        service.on_delete = Refusal(503, "SlowDown", "Please reduce your request rate.")
+        with pytest.raises(StageFailure) as caught:
+            storage.delete_tree("s3://bucket/retention")
+        check(caught, Reason.UNAVAILABLE, "the service still returned an error")
 
 
 def test_documents_do_not_wait_long_for_a_server_that_never_answers(environment: pytest.MonkeyPatch) -> None:

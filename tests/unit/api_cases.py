@@ -78,7 +78,7 @@ ALL_LINEAR = "all-linear cannot be combined with other names in targetModules"
 EPOCHS_OR_STEPS = "set epochs or maxSteps, not both"
 ONE_BOUND = "set exactly one of minimum, maximum and minimumImprovement"
 BATCH = "training.batchSize must be a multiple of the processes: distributed.workers × gpusPerWorker"
-PACKING = "training.packing is only valid for InstructionTuning"
+PACKING = "training.packing is only valid for InstructionTuning, Summarization, Translation"
 METRICS_OF_CLASSIFICATION = "evaluation.metrics of TextClassification are accuracy, macro_f1, weighted_f1"
 METRICS_OF_INSTRUCTION = "evaluation.metrics of InstructionTuning are loss, token_accuracy, exact_match, rouge_l, chrf"
 GATES_OF_CLASSIFICATION = "gates of TextClassification can be on accuracy, macro_f1, weighted_f1"
@@ -86,13 +86,48 @@ GATES_OF_INSTRUCTION = "gates of InstructionTuning can be on loss, token_accurac
 COLUMNS_OF_QUESTIONS = "dataset.columns of QuestionAnswering are question and context and answers"
 METRICS_OF_QUESTIONS = "evaluation.metrics of QuestionAnswering are squad_f1, exact_match, has_answer_f1, no_answer_f1"
 GATES_OF_QUESTIONS = "gates of QuestionAnswering can be on squad_f1, exact_match, has_answer_f1, no_answer_f1"
-GENERATION = "evaluation.generation is only valid for InstructionTuning"
+GENERATION = "evaluation.generation is only valid for InstructionTuning, Summarization, Translation"
+SUMMARY: dict[str, Any] = {"task": {"type": "Summarization"}}
+TRANSLATION: dict[str, Any] = {"task": {"type": "Translation", "targetLanguage": "de"}}
+INSTRUCTION_OF = "instruction is only valid for type Summarization or Translation"
+SOURCE_OF = "sourceLanguage is only valid for type Translation"
+TARGET_OF = "targetLanguage is only valid for type Translation"
+TARGET = "Translation requires targetLanguage"
+LANGUAGES_BOTH = "set columns.source and columns.target, or columns.translation, not both"
+COLUMNS_OF_SUMMARY = "dataset.columns of Summarization are text and summary"
+COLUMNS_OF_TRANSLATION = "dataset.columns of Translation are source and target, or translation"
+METRICS_OF_SUMMARY = "evaluation.metrics of Summarization are rouge_l, rouge_1, rouge_2, rouge_lsum, chrf, exact_match"
+METRICS_OF_TRANSLATION = "evaluation.metrics of Translation are chrf, bleu, exact_match, loss, token_accuracy"
+GATES_OF_SUMMARY = "gates of Summarization can be on rouge_l"
+GATES_OF_TRANSLATION = "gates of Translation can be on chrf"
 
 RULE_CASES = (
     Case("shortest", {}),
     chat("shortest chat", {}),
     Case("labels", {"task.labels": ["a", "b"]}),
     chat("labels of a chat", {"task.labels": ["a", "b"]}, LABELS_FOR_CLASSIFICATION),
+    Case("summary", SUMMARY),
+    Case("instruction of a summary", {"task": {"type": "Summarization", "instruction": "Say it in a sentence."}}),
+    Case("instruction of a classification", {"task.instruction": "Classify."}, INSTRUCTION_OF),
+    Case("language of a summary", {"task": {"type": "Summarization", "sourceLanguage": "en"}}, SOURCE_OF),
+    Case("target of a summary", {"task": {"type": "Summarization", "targetLanguage": "en"}}, TARGET_OF),
+    Case("translation", TRANSLATION),
+    Case("translation to nowhere", {"task": {"type": "Translation", "sourceLanguage": "en"}}, TARGET),
+    Case("translation column", TRANSLATION | {"dataset.columns.translation": "t"}),
+    Case(
+        "translation and target", TRANSLATION | {"dataset.columns": {"translation": "t", "target": "t"}}, LANGUAGES_BOTH
+    ),
+    Case("label of a summary", SUMMARY | {"dataset.columns.label": "t"}, COLUMNS_OF_SUMMARY),
+    Case("label of a translation", TRANSLATION | {"dataset.columns.label": "t"}, COLUMNS_OF_TRANSLATION),
+    Case("beams of a summary", SUMMARY | {"evaluation.generation.beams": 4}),
+    Case("accuracy of a summary", SUMMARY | {"evaluation.metrics": ["accuracy"]}, METRICS_OF_SUMMARY),
+    Case("rouge of a translation", TRANSLATION | {"evaluation.metrics": ["rouge_l"]}, METRICS_OF_TRANSLATION),
+    Case("a gate of a summary", SUMMARY | {"evaluation.gates": [{"metric": "bleu", "minimum": 1}]}, GATES_OF_SUMMARY),
+    Case(
+        "a gate of a translation",
+        TRANSLATION | {"evaluation.gates": [{"metric": "rouge_l", "minimum": 1}]},
+        GATES_OF_TRANSLATION,
+    ),
     Case("many labels", {"task.labels": [f"{i:016d}" for i in range(1024)]}),
     Case("long labels", {"task.labels": [f"{i:0128d}" for i in range(129)]}, LABELS_TOO_LONG),
     Case("equal labels", {"task.labels": ["a", "b", "a"]}, LABELS_DIFFER, server="Duplicate value"),

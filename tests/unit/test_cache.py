@@ -15,7 +15,7 @@ from finetune_api.stage import Stage
 from finetune_core.times import to_text
 from finetune_kube.objects import ChildJob, ChildPod, Key, key_of
 from finetune_operator.cache import Cache
-from tests.builders import NOON
+from tests.builders import NOON, an_evaluation
 from tests.kube_objects import a_child, a_fine_tune_job, a_pod, ended, running, success, true
 
 KEY = ("team-a", "intents")
@@ -69,6 +69,19 @@ class TestFineTuneJob:
         cached = cache.jobs.get(KEY)
         assert cached is not None
         assert cached.uid == "new"
+
+    def test_scores_of_evaluated_jobs_exist_until_they_are_deleted(self) -> None:
+        evaluated = {"evaluation": an_evaluation().model_dump(mode="json", exclude_none=True)}
+        cache = Cache()
+        cache.update(KIND, a_fine_tune_job("a", version=1, status=evaluated))
+        cache.update(KIND, a_fine_tune_job("b", version=2))
+        assert list(cache.scores())[:2] == [
+            ("team-a", "a", "accuracy", "baseline", 0.79),
+            ("team-a", "a", "accuracy", "tuned", 0.84),
+        ]
+        assert {name for _, name, *_ in cache.scores()} == {"a"}
+        cache.update(KIND, a_fine_tune_job("a", version=3), deleted=True)
+        assert list(cache.scores()) == []
 
     def test_is_counted_by_phase(self) -> None:
         cache = Cache()

@@ -105,7 +105,8 @@ class TestDetailPage:
             "Failed in prepare, attempt 1 (BadData): prepare met BadData.",
             "To fix this, change the manifest, the data, or the permissions of its Secrets.",
             "log       finetune logs intents -n team-a --stage prepare --attempt 1",
-            "Submit a changed spec to start the next revision, or delete the job and submit the same spec to retry.",
+            "Correct the data, then delete the job and apply it again; or apply a spec with other data to start the "
+            "next revision.",
         ]
 
     def test_of_a_retried_failure_announces_another_attempt(self) -> None:
@@ -193,7 +194,8 @@ class TestClusterError:
         assert error.exit_code == exit_code
 
     def test_shows_a_response_that_is_not_json(self) -> None:
-        assert "<html>" in refused_request(502, b"<html>").message
+        assert "upstream failed" in refused_request(502, b"upstream failed").message
+        assert "a page of a proxy" in refused_request(502, b"<html>").message
 
     def test_of_a_conflict_names_field_manager_and_field(self) -> None:
         cause = {"message": 'conflict with "argocd" using finetune.dev/v1alpha1', "field": ".spec.suspend"}
@@ -349,4 +351,8 @@ def test_page_of_a_rejected_job_names_the_gate() -> None:
         succeeded(Stage.EVALUATE, evaluation=an_evaluation(GateResult(**gate))),
     )
     assert page(job)[0].endswith(": Rejected")
-    assert page(job)[-1] == "Not published: accuracy is 0.84, 0.06 below the minimum 0.9."
+    assert page(job)[-3:-1] == [
+        "report      s3://adapters/team-a/intents/r1/evaluated/report.html",
+        "Not published: accuracy is 0.84, 0.06 below the minimum 0.9.",
+    ]
+    assert page(job)[-1].startswith("Relax the gate in spec.evaluation")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune_api.spec import TaskType
 from finetune_cli.lint import findings, lint, summary
 from finetune_cli.manifest import ManifestError
 from finetune_cli.output import Output
@@ -49,8 +50,8 @@ class TestLint:
         )
         (folder / "jobs.yaml").write_text(f"{SECRET}---\n{GOOD}---\n{bad}")
         assert problems("jobs.yaml") == [
-            "jobs.yaml:20: spec.task.type is 'TetxClassification', but must be one of TextClassification, "
-            "InstructionTuning, QuestionAnswering; did you mean TextClassification?",
+            f"jobs.yaml:20: spec.task.type is 'TetxClassification', but must be one of {', '.join(TaskType)}; "
+            "did you mean TextClassification?",
             "jobs.yaml:22: spec.training.epochs must be above 0; it is 0",
         ]
 

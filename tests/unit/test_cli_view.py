@@ -157,15 +157,19 @@ class TestResult:
             succeeded(Stage.PREPARE),
             succeeded(Stage.TRAIN),
             succeeded(Stage.EVALUATE, evaluation=evaluation),
-            output={"uri": "file:///home/me/my%20out"},
         )
+        assert job.status.evaluation
+        stored = job.status.evaluation.model_copy(update={"uri": "file:///home/me/my%20out/evaluated"})
+        job = job.model_copy(update={"status": job.status.model_copy(update={"evaluation": stored})})
         assert exit_code(job) == 1
-        assert result_lines(job, ThisMachine(state))[-5:] == [
+        assert result_lines(job, ThisMachine(state))[-6:] == [
             "FAILED  accuracy at least 0.9: it is 0.84",
             "passed  macro_f1 better by at least 0.02: it is 0.05",
             "",
-            "report    /home/me/my out/team-a/intents/r1/evaluated/report.html",
+            "report    /home/me/my out/evaluated/report.html",
             "Not published: accuracy is 0.84, 0.06 below the minimum 0.9.",
+            "Relax the gate in spec.evaluation to evaluate the stored weights again without training, or change the "
+            "training to start the next revision.",
         ]
 
     def test_of_a_failed_job(self, state: StateDirectory) -> None:

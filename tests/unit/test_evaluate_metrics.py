@@ -1,24 +1,19 @@
-"""Metrics of the evaluate stage, compared with scikit-learn, rouge-score and sacreBLEU."""
+"""Metrics of the evaluate stage, compared with scikit-learn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
-from sacrebleu import sentence_chrf
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from finetune_api.spec import Metric
 from finetune_trainer.evaluate.metrics import (
     CLASSIFICATION,
-    chrf,
     classification_score,
     classification_scores,
     exact_match,
     label_counts,
     ratio,
-    rouge_l,
 )
 
 _REFERENCES = {
@@ -54,59 +49,6 @@ def test_recall_per_label_equals_scikit_learns() -> None:
 def test_scores_are_zero_without_correct_predictions() -> None:
     gold, predicted = np.array([0, 0]), np.array([1, 1])
     assert [classification_score(metric, gold, predicted, 2) for metric in CLASSIFICATION] == [0, 0, 0]
-
-
-_SENTENCES = [
-    ("the cat sat on the mat", "the cat was on the mat"),
-    ("", "something"),
-    ("something", ""),
-    ("It's a DOG, isn't it?", "its a dog isn't it"),
-    ("a b a b a b", "b a b a"),
-    ("one", "two"),
-]
-
-
-@pytest.fixture(scope="module")
-def peer_rouge_l() -> Callable[[str, str], float]:
-    """ROUGE-L of rouge-score. A fixture, because the import of NLTK takes two seconds."""
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer(["rougeL"])
-    return lambda answer, reference: float(scorer.score(reference, answer)["rougeL"].fmeasure)
-
-
-@pytest.mark.parametrize(("answer", "reference"), _SENTENCES)
-def test_rouge_l_equals_rouge_score_on_english(
-    answer: str, reference: str, peer_rouge_l: Callable[[str, str], float]
-) -> None:
-    assert rouge_l(answer, reference) == pytest.approx(peer_rouge_l(answer, reference))
-
-
-def test_rouge_l_equals_rouge_score_on_random_words(peer_rouge_l: Callable[[str, str], float]) -> None:
-    generator = np.random.default_rng(5)
-    for _ in range(50):
-        answer, reference = (" ".join(generator.choice(list("abcdefg"), generator.integers(1, 90))) for _ in range(2))
-        assert rouge_l(answer, reference) == pytest.approx(peer_rouge_l(answer, reference))
-
-
-@pytest.mark.parametrize(
-    ("answer", "reference", "score"),
-    [
-        ("привет мир", "привет мир", 1.0),
-        ("привет мир", "привет", 2 / 3),
-        ("今日は雨", "今日は晴", 0.75),
-        ("{}", "{}", 1.0),
-        ("{}", "[]", 0.0),
-    ],
-)
-def test_rouge_l_supports_other_scripts_and_texts_without_words(answer: str, reference: str, score: float) -> None:
-    assert rouge_l(answer, reference) == pytest.approx(score)
-
-
-@pytest.mark.parametrize(("answer", "reference"), [pair for pair in _SENTENCES if all(pair)])
-def test_chrf_equals_sacrebleus(answer: str, reference: str) -> None:
-    assert chrf(answer, reference) == pytest.approx(sentence_chrf(answer, [reference], eps_smoothing=False).score)
-    assert chrf(reference, reference) == pytest.approx(100)
 
 
 def test_exact_match_ignores_white_space_at_the_ends_only() -> None:

@@ -233,6 +233,7 @@ def test_the_splits_of_a_saved_dictionary_are_the_splits(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("state", "problem"),
     [
+        ({"_data_files": [{"filename": "password=hunter2"}]}, " lacks a file, which its saved data set lists"),
         ({"_data_files": [{"filename": "data-2.arrow"}]}, " lacks data-2.arrow, which its saved data set lists"),
         ({"_data_files": "[" * 9}, "/state.json lists no data files: save the data set again"),
         ({"_indices_data_files": [{"filename": "i.arrow"}]}, "/state.json: the saved data set has an indices mapping"),

@@ -45,6 +45,14 @@ def test_labels_may_be_text_booleans_and_whole_numbers(value: object, label: str
             {"text": "a"},
             "column 'label' is missing (columns: 'text'); set dataset.columns.label to the right column",
         ),
+        (
+            {"root:x:0:0:root:/root:/bin/bash": "", "KEY=value": "", "x" * 41: "", "label": ""},
+            "column 'text' is missing (columns: 'label', …); set dataset.columns.text to the right column",
+        ),
+        (
+            {"root:x:0:0:root:/root:/bin/bash": ""},
+            "column 'text' is missing (columns: …); set dataset.columns.text to the right column",
+        ),
         ({}, "column 'text' is missing (columns: none); set dataset.columns.text to the right column"),
         ({"text": 7, "label": "refund"}, "column 'text' contains a number, not text; correct the row"),
         ({"text": None, "label": "refund"}, "column 'text' contains null, not text; correct the row"),

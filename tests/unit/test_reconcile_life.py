@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from finetune_api.failures import Reason
 from finetune_api.job import ConditionType, FineTuneJob, FineTuneJobStatus, Phase, StageState
-from finetune_api.stage import STAGES, Device, PrepareResult, Stage
+from finetune_api.stage import STAGES, Device, PrepareResult, PublishResult, Stage
 from finetune_core.reconcile import plan
 from finetune_core.runs import Observed, ObservedRun, PendingCause, Plan, RunState
 from finetune_core.summaries import summary
@@ -129,6 +129,13 @@ class TestStageOrder:
         result = prepared.report.result.model_copy(update={"detected": "CSV separated by ';', windows-1252"})
         report = prepared.report.model_copy(update={"result": result})
         assert summary(report).endswith("; 34 duplicates dropped; read as CSV separated by ';', windows-1252")
+
+    def test_what_could_not_be_deleted_is_in_the_message(self) -> None:
+        published = succeeded(Stage.PUBLISH)
+        assert published.report is not None
+        assert isinstance(published.report.result, PublishResult)
+        result = published.report.result.model_copy(update={"note": "not cleaned up: object lock"})
+        assert summary(published.report.model_copy(update={"result": result})).endswith("; not cleaned up: object lock")
 
 
 class TestProgress:

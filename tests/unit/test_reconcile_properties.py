@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from finetune_api.evaluation import GateResult
@@ -154,6 +154,7 @@ EVENTS = st.one_of(
 
 
 @settings(max_examples=150)
+@example([(_end(4), False), (_wait(5), True), (_change, False), (_vanish, False), (_change, False)])
 @given(st.lists(st.tuples(EVENTS, st.booleans() | st.just(False)), max_size=30))
 def test_invariants_hold_for_any_sequence_of_observations(history: list[tuple[Event, bool]]) -> None:
     world = World()

@@ -91,7 +91,7 @@ def report_inputs(task: str = "TextClassification", text: str = "a text", **chan
             "linearProbe": {"C": 0.01, "accuracy": 0.8, "trainExamples": 4},
         }
         if classified
-        else {"maxNewTokens": 64},
+        else {"decoding": "greedy", "maxNewTokens": 64},
         "predictions": _rows(text) if classified else _answers(text),
         "history": {
             "train": [{"step": s, "loss": 2 / s, "learningRate": 1e-4, "tokensPerSecond": 900} for s in range(1, 50)],
@@ -194,7 +194,7 @@ def test_page_shows_verdict_scores_data_and_provenance() -> None:
 
 
 def test_classification_changes_per_example_label_and_confusion() -> None:
-    changes = classification_changes(_rows("a"), ["a", "other", "never"], {"a": 3})
+    changes = classification_changes(_rows("a"), ["a", "other", "never"], {"a": 3}, examples=True)
     assert (changes.fixed, changes.broken, changes.both_right, changes.both_wrong) == (1, 1, 1, 1)
     by_label = {change.label: change for change in changes.labels}
     assert (by_label["a"].baseline, by_label["a"].tuned, by_label["a"].train_examples) == (0.5, 0.5, 3)
@@ -204,7 +204,7 @@ def test_classification_changes_per_example_label_and_confusion() -> None:
 
 @pytest.mark.parametrize(("higher", "gain", "loss"), [(True, 1, 2), (False, 2, 1)])
 def test_generation_changes_are_sorted_by_size(higher: bool, gain: int, loss: int) -> None:
-    changes = generation_changes(_answers("a"), "rouge_l", higher)
+    changes = generation_changes(_answers("a"), "rouge_l", higher, examples=True)
     assert changes.same == 1
     assert changes.better + changes.worse == 3
     assert changes.gains[0].row["source"] == f"test.jsonl:{gain}"
@@ -276,3 +276,10 @@ def test_long_series_are_thinned_and_non_finite_points_dropped() -> None:
     assert {y for _, y in thinned} == {1.0}
     assert line_chart("t", "x", "y", [Series("s", [(1.0, float("inf"))], "tuned")]) is None
     assert "circle" in str(line_chart("t", "x", "y", [Series("s", [(1.0, 2.0)], "tuned")]))
+
+
+def test_a_report_without_examples_has_none_of_their_texts() -> None:
+    classified = classification_changes(_rows("a"), ["a", "other", "never"], {"a": 3}, examples=False)
+    assert (classified.fixed_rows, classified.broken_rows, classified.wrong_rows) == ([], [], [])
+    generated = generation_changes(_answers("a"), "rouge_l", True, examples=False)
+    assert (generated.gains, generated.losses, generated.unchanged, generated.same) == ([], [], [], 1)

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from finetune_api.stage import STAGES, JobIdentity, Stage, StageConfig
+from finetune_api.stage import CA_BUNDLE_VARIABLE, STAGES, JobIdentity, Stage, StageConfig
 from finetune_core import names
 from finetune_core.policies.world import world_of
 from finetune_core.runs import RunId, StageRun
 from finetune_operator.resources.job import stage_job, workers_service
-from finetune_operator.settings import StagePod, TrainerSettings
+from finetune_operator.settings import CaBundle, StagePod, TrainerSettings
 from tests.builders import a_job
 
 SETTINGS = TrainerSettings(image="finetune-trainer:test")
@@ -117,6 +117,16 @@ class TestEveryStage:
         mounted = {mount["name"] for mount in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in pod_of(job)["volumes"]}
         assert {"/tmp", "/workspace"} <= {mount["mountPath"] for mount in container["volumeMounts"]}
+
+    def test_trusts_the_certificate_authorities_of_the_cluster(self, stage: Stage) -> None:
+        bundle = CaBundle(config_map="private-ca", key="root.pem")
+        job = made(stage, settings=TrainerSettings(image="x", ca_bundle=bundle))
+        (variable,) = (one for one in container_of(job)["env"] if one["name"] == CA_BUNDLE_VARIABLE)
+        (mount,) = (one for one in container_of(job)["volumeMounts"] if one["name"] == "ca")
+        (volume,) = (one for one in pod_of(job)["volumes"] if one["name"] == "ca")
+        assert volume["configMap"] == {"name": "private-ca", "items": [{"key": "root.pem", "path": "ca.crt"}]}
+        assert (variable["value"], mount["readOnly"]) == (f"{mount['mountPath']}/ca.crt", True)
+        assert not {"ca"} & {volume["name"] for volume in pod_of(made(stage))["volumes"]}
 
     def test_is_not_retried_by_kubernetes(self, stage: Stage) -> None:
         job = made(stage)

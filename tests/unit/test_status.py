@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from finetune_api.evaluation import GateResult
-from finetune_api.failures import Reason
+from finetune_api.failures import Fault, Reason
 from finetune_api.job import ConditionType, FineTuneJob, FineTuneJobStatus, Phase
 from finetune_api.spec import Metric
 from finetune_api.stage import STAGES, Stage
 from finetune_core.reconcile import plan
+from finetune_core.remedies import after_last_attempt
 from finetune_core.runs import Observed, ObservedRun, PendingCause, RunState
 from tests.builders import (
     a_checkpoint,
@@ -127,14 +128,45 @@ def test_failure_message_is_in_the_conditions() -> None:
     assert condition(FAILED, ConditionType.DATA_PREPARED).reason == "BadData"
 
 
-def test_failure_message_explains_how_to_retry() -> None:
-    remedy = "Apply a changed spec to start the next revision, or delete the job and apply the same spec to retry"
-    assert condition(FAILED, ConditionType.RECONCILING).message == f"There are no more attempts. {remedy}."
-    refused = failed(Stage.TRAIN, Reason.PERMISSION_DENIED)
-    assert refused.report
-    refused = replace(refused, report=refused.report.model_copy(update={"checkpoint": a_checkpoint(30)}))
-    message = condition(status_after(succeeded(Stage.PREPARE), refused), ConditionType.RECONCILING).message
-    assert message.endswith("to retry from the checkpoint at step 30.")
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        (Reason.BAD_DATA, "Correct the data, then delete the job and apply it again; or apply a spec with other data"),
+        (Reason.DIVERGED, "The same spec would diverge again: apply one with another training"),
+        (
+            Reason.PERMISSION_DENIED,
+            "Correct the cause first, as the same job would fail again. Then delete the job and apply it again from "
+            "the checkpoint at step 30;",
+        ),
+        (
+            Reason.DISK_FULL,
+            "Apply a changed spec to start the next revision, or delete the job and apply the same spec to retry from "
+            "the checkpoint at step 30.",
+        ),
+    ],
+)
+def test_failure_message_explains_what_helps(reason: Reason, advice: str) -> None:
+    run = failed(Stage.TRAIN, reason)
+    assert run.report
+    run = replace(run, report=run.report.model_copy(update={"checkpoint": a_checkpoint(30)}))
+    message = condition(status_after(succeeded(Stage.PREPARE), run), ConditionType.RECONCILING).message
+    assert message.startswith(f"There are no more attempts. {advice}")
+
+
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason.row.fault is Fault.USER])
+def test_no_advice_after_a_users_fault_is_to_try_the_same_again(reason: Reason) -> None:
+    advice = after_last_attempt(reason, " from the checkpoint at step 30")
+    assert "the same spec to retry" not in advice
+    assert "{" not in advice
+    assert advice.endswith(".")
+
+
+def test_a_rejected_result_names_its_report_and_what_helps() -> None:
+    assert REJECTED.evaluation
+    assert REJECTED.evaluation.uri == "s3://adapters/team-a/intents/r1/evaluated"
+    assert condition(REJECTED, ConditionType.READY).message.endswith(f" {REJECTED.evaluation.uri}/report.html")
+    advice = condition(REJECTED, ConditionType.RECONCILING).message
+    assert "Relax the gate in spec.evaluation to evaluate the stored weights again without training" in advice
 
 
 def test_transition_time_changes_only_with_the_status() -> None:

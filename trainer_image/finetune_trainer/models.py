@@ -18,6 +18,7 @@ from finetune_api.failures import Reason, StageFailure
 from finetune_api.layout import GENERATION_CONFIG
 from finetune_api.spec import ModelSpec
 from finetune_trainer import storage
+from finetune_trainer.certificates import cause_of_refusal
 from finetune_trainer.manifests import hash_files
 from finetune_trainer.prepared import ModelIdentity
 from finetune_trainer.storage.location import parse
@@ -340,6 +341,8 @@ def _hub_failure(uri: str, revision: str, error: Exception) -> StageFailure | No
                 f"{uri} at revision '{revision}' is not completely in the cache, and HF_HUB_OFFLINE prevents the "
                 "download: add it to the cache in HF_HOME, or unset HF_HUB_OFFLINE",
             )
+        case httpx2.ConnectError() if cause := cause_of_refusal(str(error), os.environ.get("HF_ENDPOINT") or "the hub"):
+            failure = _bad(f"Cannot reach the hub for {uri}: {cause}")
         case httpx2.HTTPError():
             failure = StageFailure(
                 Reason.UNAVAILABLE,

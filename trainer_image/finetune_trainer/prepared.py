@@ -21,11 +21,15 @@ Each row is one example, with the columns:
   characters of each token of the whole context), ``answer_spans`` list<int32> (of each answer, likewise), ``remarks``
   list<int32> (answers that were moved, are ambiguous, or have no place), ``question``, ``context``, ``answers`` (JSON
   list of texts), ``id`` and ``source`` string.
+- Summarization and Translation: as InstructionTuning, with the source text as ``prompt``. For a model with an encoder
+  and a decoder, ``input_ids`` are the tokens of the source and ``labels`` those of the target, and there is no
+  ``prompt_length``.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -111,7 +115,11 @@ class DataReport(_Record):
     max_sequence_length: int
     padding: int = Field(description="Token id that pads batches.")
     end_tokens: tuple[int, ...] = Field(
-        default=(), description="InstructionTuning: token ids that end an answer, the most frequent first."
+        default=(), description="Token ids that end a generated answer, the most frequent first."
+    )
+    prefix: str = Field(default="", description="What the model sees before each source text.")
+    generation: dict[str, Any] = Field(
+        default={}, description="Settings of generation that the base model needs, as in generation_config.json."
     )
     template_date: str | None = Field(
         default=None, description="The date that the chat template was given as today, such as 2026-11-28."

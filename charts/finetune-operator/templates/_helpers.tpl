@@ -40,6 +40,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
       "stages" .Values.trainer.stages
 }}
 {{- with .Values.trainer.serviceAccountName }}{{ $_ := set $trainer "serviceAccountName" . }}{{ end }}
+{{- if .Values.trainer.caBundle.configMap }}{{ $_ := set $trainer "caBundle" .Values.trainer.caBundle }}{{ end }}
 {{- $secrets := list }}
 {{- range .Values.trainer.imagePullSecrets }}{{ $secrets = append $secrets .name }}{{ end }}
 {{- $_ := set $trainer "imagePullSecrets" $secrets }}

@@ -24,6 +24,7 @@ from finetune_api.spec.outcome import (
     GenerationSpec,
     KeepSpec,
     OutputSpec,
+    ReportSpec,
     ResilienceSpec,
 )
 from finetune_api.spec.training import (
@@ -78,6 +79,7 @@ __all__ = [
     "OutputSpec",
     "OutputUri",
     "Precision",
+    "ReportSpec",
     "ResilienceSpec",
     "Schedule",
     "SecretRef",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field, create_model
 
 from finetune_api.base import ApiModel, Rule
-from finetune_api.spec.rules import column_form_rules, task_setting_rules
+from finetune_api.spec.rules import column_form_rules, required_setting_rules, task_setting_rules
 from finetune_api.tables.tasks import TASKS, TaskType
 from finetune_api.vocabulary import (
     ColumnName,
@@ -15,7 +15,9 @@ from finetune_api.vocabulary import (
     DataFormat,
     DataUri,
     Deduplication,
+    Instruction,
     Label,
+    Language,
     ModelUri,
     SecretName,
 )
@@ -78,9 +80,23 @@ class TaskSpec(ApiModel):
         description="QuestionAnswering with an encoder: tokens that consecutive windows of a context have in common, "
         "if it is longer than the model. Bounded by half of what the question leaves of a window. Default: 128.",
     )
+    instruction: Instruction | None = Field(
+        default=None,
+        description="Summarization, Translation: what the model is asked to do, before the text. Default: that of the "
+        "task. Of the models with an encoder and a decoder, only those of T5's family read it.",
+    )
+    source_language: Language | None = Field(
+        default=None,
+        description="Translation: language of the source as a BCP-47 tag, such as en or zh-Hant, or as the code of the "
+        "model's tokenizer, such as eng_Latn.",
+    )
+    target_language: Language | None = Field(
+        default=None, description="Translation: language of the target. It also decides how BLEU splits words."
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         *task_setting_rules(),
+        *required_setting_rules(),
         Rule(
             cel=None,  # The list has type set. In CEL the rule would be quadratic and exceed the cost limit.
             message="labels must be different from each other",

@@ -39,9 +39,18 @@ class Gate(ApiModel):
 
 
 class GenerationSpec(ApiModel):
-    """Settings of greedy generation, for metrics on generated answers."""
+    """Settings of generation, for metrics on generated answers. They are the same for the baseline."""
 
     max_new_tokens: int = Field(default=128, ge=1, le=8192, description="Maximum number of tokens of an answer.")
+    beams: int = Field(default=1, ge=1, le=16, description="Beams of beam search; 1 is greedy.")
+
+
+class ReportSpec(ApiModel):
+    """What the report and the model card show."""
+
+    include_examples: bool = Field(
+        default=True, description="Whether the report shows test examples with the answers of both models."
+    )
 
 
 class EvaluationSpec(ApiModel):
@@ -59,6 +68,7 @@ class EvaluationSpec(ApiModel):
         description="Whether to publish a model whose score is significantly worse than that of the baseline.",
     )
     generation: GenerationSpec = Field(default=GenerationSpec(), description="Settings of generation.")
+    report: ReportSpec = Field(default=ReportSpec(), description="Settings of report.html.")
 
 
 class KeepSpec(ApiModel):

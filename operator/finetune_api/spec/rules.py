@@ -39,6 +39,22 @@ def task_setting_rules() -> Iterator[Rule]:
         )
 
 
+def required_setting_rules() -> Iterator[Rule]:
+    """Each task has the settings of spec.task that it requires."""
+    for owner, setting in ((task, setting) for task, row in TASKS.items() for setting in row.required):
+
+        def holds(task: TaskSpec, owner: TaskType = owner, setting: str = setting) -> bool:
+            return task.type is not owner or getattr(task, setting) is not None
+
+        alias = to_camel(setting)
+        yield Rule(
+            cel=f"self.type != '{owner}' || has(self.{alias})",
+            message=f"{owner} requires {alias}",
+            field=alias,
+            holds=holds,
+        )
+
+
 def method_setting_rules() -> Iterator[Rule]:
     """Each settings field of spec.method is valid only for its method."""
     for method, row in METHODS.items():

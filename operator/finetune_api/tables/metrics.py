@@ -18,7 +18,11 @@ class Metric(StrEnum):
     TOKEN_ACCURACY = "token_accuracy"
     EXACT_MATCH = "exact_match"
     ROUGE_L = "rouge_l"
+    ROUGE_1 = "rouge_1"
+    ROUGE_2 = "rouge_2"
+    ROUGE_LSUM = "rouge_lsum"
     CHRF = "chrf"
+    BLEU = "bleu"
     SQUAD_F1 = "squad_f1"
     HAS_ANSWER_F1 = "has_answer_f1"
     NO_ANSWER_F1 = "no_answer_f1"
@@ -70,6 +74,11 @@ METRICS = table(
             "exact_match",
         ),
         Metric.ROUGE_L: MetricRow("ROUGE-L", "words in common with the reference, in order; 0 to 1", "rouge"),
+        Metric.ROUGE_1: MetricRow("ROUGE-1", "words in common with the reference; 0 to 1", "rouge"),
+        Metric.ROUGE_2: MetricRow("ROUGE-2", "pairs of words in common with the reference; 0 to 1", "rouge"),
+        Metric.ROUGE_LSUM: MetricRow(
+            "ROUGE-Lsum", "words in common with the reference, in order within each sentence; 0 to 1", "rouge"
+        ),
         Metric.CHRF: MetricRow(
             "chrF", "characters in common with the reference; 0 to 100", "chrf", unit_scale=False, digits=1
         ),
@@ -79,6 +88,9 @@ METRICS = table(
         Metric.HAS_ANSWER_F1: MetricRow("F1 with answer", "SQuAD F1 of the questions that have an answer", "f1"),
         Metric.NO_ANSWER_F1: MetricRow(
             "F1 without answer", "share of the questions without an answer that got none", "f1"
+        ),
+        Metric.BLEU: MetricRow(
+            "BLEU", "phrases in common with the reference; 0 to 100", "bleu", unit_scale=False, digits=1
         ),
     },
 )

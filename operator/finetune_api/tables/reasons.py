@@ -96,7 +96,8 @@ REASONS = table(
     Reason,
     {
         Reason.BAD_CONFIGURATION: ReasonRow(
-            "fields that do not fit the model or the data, or an output address that another run writes to",
+            "fields that do not fit the model or the data, an output address that another run writes to, or a setting "
+            "of storage, such as a certificate that is not trusted",
             Fault.USER,
             Retry.NEVER,
             ExitCode.BAD_CONFIGURATION,
@@ -115,7 +116,10 @@ REASONS = table(
             "the model, its revision or the data does not exist", Fault.USER, Retry.NEVER, ExitCode.NOT_FOUND
         ),
         Reason.PERMISSION_DENIED: ReasonRow(
-            "the credentials are missing or do not grant access", Fault.USER, Retry.NEVER, ExitCode.PERMISSION_DENIED
+            "the credentials are missing or do not grant access, or object lock protects what has to be replaced",
+            Fault.USER,
+            Retry.NEVER,
+            ExitCode.PERMISSION_DENIED,
         ),
         Reason.DIVERGED: ReasonRow(
             "the loss became infinite or NaN; try a lower learning rate", Fault.USER, Retry.NEVER, ExitCode.DIVERGED

@@ -14,6 +14,8 @@ class TaskType(StrEnum):
     TEXT_CLASSIFICATION = "TextClassification"
     INSTRUCTION_TUNING = "InstructionTuning"
     QUESTION_ANSWERING = "QuestionAnswering"
+    SUMMARIZATION = "Summarization"
+    TRANSLATION = "Translation"
 
     @property
     def row(self) -> TaskRow:
@@ -52,7 +54,9 @@ class TaskRow:
     hub_task: str
     """Name of the task on the Hugging Face Hub."""
     settings: tuple[str, ...] = ()
-    """Fields of spec.task that are valid for this task, in camelCase."""
+    """Fields of spec.task that are valid for this task."""
+    required: tuple[str, ...] = ()
+    """Those without which the task is not defined."""
     packs: bool = False
     """Whether several examples can share a row of a batch (training.packing)."""
     generates: bool = False
@@ -69,6 +73,7 @@ class TaskRow:
 
 
 _TABULAR = (DataFormat.AUTO, DataFormat.JSONL, DataFormat.CSV, DataFormat.PARQUET)
+_TEACHER_FORCED = (Metric.LOSS, Metric.TOKEN_ACCURACY)
 
 TASKS = table(
     TaskType,
@@ -112,6 +117,42 @@ TASKS = table(
             default_length=384,
             hub_task="question-answering",
             settings=("window_overlap",),
+        ),
+        TaskType.SUMMARIZATION: TaskRow(
+            columns=((Column("text", "the text"), Column("summary", "the summary that the model learns")),),
+            formats=_TABULAR,
+            metrics=(
+                Metric.ROUGE_L,
+                Metric.ROUGE_1,
+                Metric.ROUGE_2,
+                Metric.ROUGE_LSUM,
+                Metric.CHRF,
+                Metric.EXACT_MATCH,
+                *_TEACHER_FORCED,
+            ),
+            default_metrics=(Metric.ROUGE_L, Metric.ROUGE_1, Metric.ROUGE_2, Metric.ROUGE_LSUM),
+            families=(ModelFamily.CAUSAL, ModelFamily.SEQ2SEQ),
+            default_length=1024,
+            hub_task="summarization",
+            settings=("instruction",),
+            packs=True,
+            generates=True,
+        ),
+        TaskType.TRANSLATION: TaskRow(
+            columns=(
+                (Column("source", "the text"), Column("target", "its translation, which the model learns")),
+                (Column("translation", "an object with the text and its translation by language code"),),
+            ),
+            formats=_TABULAR,
+            metrics=(Metric.CHRF, Metric.BLEU, Metric.EXACT_MATCH, *_TEACHER_FORCED),
+            default_metrics=(Metric.CHRF, Metric.BLEU),
+            families=(ModelFamily.CAUSAL, ModelFamily.SEQ2SEQ),
+            default_length=512,
+            hub_task="translation",
+            settings=("instruction", "source_language", "target_language"),
+            required=("target_language",),
+            packs=True,
+            generates=True,
         ),
     },
 )

@@ -40,6 +40,7 @@ def current_revision(
         # The status was written by an earlier version.
         training = TrainingStatus(revision=status.revision, spec_digest=training_digest(spec))
         return status.model_copy(update={"training": training})
+    status = _with_unrecorded_attempts(status, observed)
     if earlier := next((record for record in reversed(status.history) if record.spec_digest == digest), None):
         return _returned(status, earlier, training_digest(spec), now)
     # After a crash there may be runs of a revision that is not in the status: its number is taken.
@@ -47,6 +48,17 @@ def current_revision(
     number, of_training = max(_next_number(status), taken + 1), training_digest(spec)
     training = _known_training(status, of_training) or TrainingStatus(revision=number, spec_digest=of_training)
     return _started(status, number, digest, training, now)
+
+
+def _with_unrecorded_attempts(status: FineTuneJobStatus, observed: Observed) -> FineTuneJobStatus:
+    """``status`` with the attempts that were started before a crash: their names are taken for good."""
+    found = {
+        name: max([0, *(run.id.attempt for run in observed.runs if run.id[:2] == (status.revision, name))])
+        for name in STAGES
+    }
+    attempts = {name: max(count, status.attempts(name)) for name, count in found.items()}
+    entries = tuple(StageAttempts(name=name, attempts=count) for name, count in attempts.items() if count)
+    return status.model_copy(update={"earlier_attempts": entries})
 
 
 def trained_again(status: FineTuneJobStatus, spec: FineTuneJobSpec, now: datetime) -> FineTuneJobStatus:

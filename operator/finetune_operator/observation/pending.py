@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from finetune_api.failures import Reason
 from finetune_core.runs import PendingCause
 from finetune_core.sentences import clipped, one_line, sentence
+from finetune_kube.errors import without_documents
 from finetune_kube.objects import ChildJob, ChildPod
 from finetune_operator.observation.quota import never_fits
 
@@ -114,5 +115,5 @@ def _of_container(pod: ChildPod) -> PendingCause | None:
 
 
 def quoted(text: str) -> str:
-    """``text`` on one line as a sentence, clipped if it is too long."""
-    return sentence(clipped(one_line(text), _MAX_QUOTE_LENGTH))
+    """``text`` on one line as a sentence, without long documents, clipped if it is too long."""
+    return sentence(clipped(one_line(without_documents(text)), _MAX_QUOTE_LENGTH))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_api.stage import HEARTBEAT_NAME, Device, Stage, StageConfig
+from finetune_api.stage import CA_BUNDLE_VARIABLE, HEARTBEAT_NAME, Device, Stage, StageConfig
 from finetune_core.names import CONTAINER, STAGE_ANNOTATION, labels
 from finetune_core.runs import StageRun
 from finetune_operator.resources.secrets import environment_from
@@ -15,6 +15,8 @@ GRACE_SECONDS = 300
 """Time for a last checkpoint, for example when a node is drained."""
 
 _CONFIG_DIRECTORY = "/etc/finetune"
+_CA_DIRECTORY = "/etc/finetune-ca"
+_CA_FILE = "ca.crt"
 _WORKSPACE = "/workspace"
 
 
@@ -69,7 +71,7 @@ def _container(run: StageRun, config: StageConfig, settings: TrainerSettings) ->
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
         "args": [str(run.id.stage), "--config", f"{_CONFIG_DIRECTORY}/stage.json"],
-        "env": [{"name": "HOME", "value": _WORKSPACE}, *stage_pod.env],
+        "env": [{"name": "HOME", "value": _WORKSPACE}, *_ca_variable(settings), *stage_pod.env],
         "ports": [{"name": "metrics", "containerPort": config.port}],
         "resources": _resources(run, settings),
         "readinessProbe": _readiness_probe(run),
@@ -85,6 +87,7 @@ def _container(run: StageRun, config: StageConfig, settings: TrainerSettings) ->
             {"name": "config", "mountPath": _CONFIG_DIRECTORY, "readOnly": True},
             {"name": "workspace", "mountPath": _WORKSPACE},
             {"name": "tmp", "mountPath": "/tmp"},
+            *([{"name": "ca", "mountPath": _CA_DIRECTORY, "readOnly": True}] if settings.ca_bundle else []),
             *([{"name": "shared-memory", "mountPath": "/dev/shm"}] if _has_shared_memory(run) else []),
         ],
     }
@@ -101,6 +104,10 @@ def _readiness_probe(run: StageRun) -> dict[str, Any]:
         "timeoutSeconds": 10,
         "failureThreshold": 1,
     }
+
+
+def _ca_variable(settings: TrainerSettings) -> list[dict[str, Any]]:
+    return [{"name": CA_BUNDLE_VARIABLE, "value": f"{_CA_DIRECTORY}/{_CA_FILE}"}] if settings.ca_bundle else []
 
 
 def _affinity(configured: Mapping[str, Any], avoided_nodes: Sequence[str]) -> dict[str, Any]:
@@ -130,6 +137,9 @@ def _volumes(run: StageRun, settings: TrainerSettings) -> list[dict[str, Any]]:
         {"name": "workspace", "emptyDir": {"sizeLimit": stage_pod.workspace}},
         {"name": "tmp", "emptyDir": {}},
     ]
+    if bundle := settings.ca_bundle:
+        items = [{"key": bundle.key, "path": _CA_FILE}]
+        volumes.append({"name": "ca", "configMap": {"name": bundle.config_map, "items": items}})
     if _has_shared_memory(run):
         # NCCL, Gloo and data loaders share tensors in /dev/shm, which has only 64 MiB by default.
         volumes.append(

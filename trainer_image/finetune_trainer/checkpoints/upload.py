@@ -125,6 +125,7 @@ class CheckpointUploader:
         self._queue: queue.Queue[SavedCheckpoint | None] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
         self._parts_seconds = _PARTS_TIMEOUT_SECONDS
+        self._kept_some = False
         self.failure: StageFailure | None = None
         """The error of the last upload; None when it succeeded."""
 
@@ -196,4 +197,13 @@ class CheckpointUploader:
         """Delete complete checkpoints except the newest ``keep``; manifests first, so that none counts as complete."""
         for ref in complete_checkpoints(self._uri)[: -self._keep]:
             if ref.step != keep_also:
-                storage.delete_tree(ref.uri)
+                self._delete(ref.uri)
+
+    def _delete(self, uri: str) -> None:
+        """Delete a checkpoint; one that cannot be deleted does not make the upload of the newest a failure."""
+        try:
+            storage.delete_tree(uri)
+        except StageFailure as failure:
+            if not self._kept_some:
+                log.warning("%s; it stays", failure.message)
+            self._kept_some = True

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
@@ -18,11 +16,12 @@ from finetune_api.evaluation import BaselineKind, MetricResult
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import Metric
 from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter, metric_result
-from finetune_trainer.evaluate.corpus_metrics import CORPUS_METRICS
+from finetune_trainer.evaluate.corpus_metrics import CorpusMetric, corpus_metric
 from finetune_trainer.evaluate.intervals import corpus_interval, ratio_interval
 from finetune_trainer.evaluate.metrics import ANSWER_METRICS, TEACHER_FORCED, Floats, Ints, ratio
-from finetune_trainer.modelling.batching import BatchLimits, TokenRows, each_batch, length_sorted, padded
-from finetune_trainer.modelling.loading import check_finite, check_vocabulary
+from finetune_trainer.evaluate.prompts import Prompts
+from finetune_trainer.modelling.batching import BatchLimits, each_batch, length_sorted
+from finetune_trainer.modelling.loading import check_finite
 from finetune_trainer.modelling.precision import Hardware
 from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer
 from finetune_trainer.prepared import IGNORED_LABEL
@@ -31,25 +30,6 @@ from finetune_trainer.splits import open_split
 _LIMITS = {"cpu": BatchLimits(examples=16, tokens=4096), "cuda": BatchLimits(examples=64, tokens=131072)}
 _LOGITS_AT_ONCE = 1 << 28  # Elements, 1 GiB as float32.
 _HEARTBEAT_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """The tokens of the test split."""
-
-    tokens: TokenRows
-    labels: TokenRows
-    prompt_lengths: Ints
-    references: list[str]
-
-    @classmethod
-    def of_table(cls, table: pa.Table) -> Prompts:
-        return cls(
-            TokenRows.of_column(table["input_ids"]),
-            TokenRows.of_column(table["labels"]),
-            table["prompt_length"].to_numpy().astype(np.int64),
-            table["reference"].to_pylist(),
-        )
 
 
 @dataclass(frozen=True)
@@ -64,28 +44,41 @@ class Answers:
     """Generated answers; None when no metric needs them."""
 
 
-def compare(inputs: EvaluationInputs) -> Comparison:
-    """Run baseline and tuned model on the test split.
+def compare(inputs: EvaluationInputs, form: type[Prompts]) -> Comparison:
+    """Run baseline and tuned model on the test split, whose rows have the form ``form``.
 
     Raises:
         StageFailure: BadConfiguration (the model does not fit the data), BadData (no answer tokens in test), Diverged
             (a loss that is not finite), OutOfMemory.
     """
     table = open_split(inputs.prepared, SPLIT)
-    prompts = Prompts.of_table(table)
-    learned = _learned_tokens(prompts.labels)
+    prompts = form.of_table(table)
+    if not prompts.learned.any():
+        raise StageFailure(Reason.BAD_DATA, "The test split contains no answer tokens; check dataset.columns")
     tokenizer = load_prepared_tokenizer(inputs.prepared)
     answers: dict[str, Answers] = {}
     for name, model in inputs.method.baseline_and_tuned(inputs.load, inputs.base, inputs.trained):
-        check_vocabulary(model, prompts.tokens)
+        prompts.check(model)
         answers[name] = _Runner(inputs, prompts, tokenizer, name, model).run()
         del model  # Frees its memory for the next model.
     baseline, tuned = answers["baseline"], answers["tuned"]
 
-    scores = {metric: _scores(metric, prompts, learned, baseline, tuned) for metric in inputs.spec.metrics}
+    language = inputs.spec.task.target_language
+    corpora = {metric: corpus for metric in inputs.spec.metrics if (corpus := corpus_metric(metric, language))}
+    scores = {metric: _scores(metric, corpora, prompts, baseline, tuned) for metric in inputs.spec.metrics}
     seed = inputs.spec.training.seed
-    results = tuple(_result(metric, scores[metric], prompts, (baseline, tuned), seed) for metric in scores)
-    details = _details(inputs, prompts) if tuned.texts is not None else {}
+    results = tuple(
+        _result(
+            metric,
+            scores[metric],
+            corpus=corpora.get(metric),
+            prompts=prompts,
+            answers=(baseline, tuned),
+            seed=seed,
+        )
+        for metric in scores
+    )
+    details = _details(inputs, prompts, corpora) if tuned.texts is not None else {}
     predictions = [
         {
             "source": source,
@@ -105,35 +98,34 @@ def compare(inputs: EvaluationInputs) -> Comparison:
     return Comparison(BaselineKind.BASE_MODEL, details, results, predictions)
 
 
-def _learned_tokens(labels: TokenRows) -> Ints:
-    """Number of tokens with a loss in each example; the first token has none, because no token predicts it."""
-    counted = np.array([int((labels[row][1:] != IGNORED_LABEL).sum()) for row in range(len(labels))], dtype=np.int64)
-    if not counted.any():
-        raise StageFailure(Reason.BAD_DATA, "The test split contains no answer tokens; check dataset.columns")
-    return counted
-
-
 def _scores(
-    metric: Metric, prompts: Prompts, learned: Ints, baseline: Answers, tuned: Answers
+    metric: Metric, corpora: Mapping[Metric, CorpusMetric], prompts: Prompts, baseline: Answers, tuned: Answers
 ) -> tuple[Floats, Floats, Floats]:
     """Baseline values, tuned values and weights, each of shape (examples,)."""
+    weights = prompts.learned.astype(np.float64)
     if metric is Metric.LOSS:
-        return baseline.losses, tuned.losses, learned.astype(np.float64)
+        return baseline.losses, tuned.losses, weights
     if metric is Metric.TOKEN_ACCURACY:
-        return baseline.hits, tuned.hits, learned.astype(np.float64)
+        return baseline.hits, tuned.hits, weights
+    value = corpora[metric].of_one if metric in corpora else ANSWER_METRICS[metric]
     of_baseline, of_tuned = (
-        np.array([ANSWER_METRICS[metric](*pair) for pair in zip(answers.texts or (), prompts.references, strict=True)])
+        np.array([value(*pair) for pair in zip(answers.texts or (), prompts.references, strict=True)])
         for answers in (baseline, tuned)
     )
     return of_baseline, of_tuned, np.ones(len(prompts.references))
 
 
 def _result(
-    metric: Metric, scores: tuple[Floats, Floats, Floats], prompts: Prompts, answers: tuple[Answers, Answers], seed: int
+    metric: Metric,
+    scores: tuple[Floats, Floats, Floats],
+    *,
+    corpus: CorpusMetric | None,
+    prompts: Prompts,
+    answers: tuple[Answers, Answers],
+    seed: int,
 ) -> MetricResult:
     """The result of a metric; ``answers`` are those of baseline and tuned model."""
     of_baseline, of_tuned, weights = scores
-    corpus = CORPUS_METRICS.get(metric)
     if corpus is None:
         interval = ratio_interval(of_baseline, of_tuned, weights, seed=seed)
         return metric_result(metric, ratio(of_baseline, weights), ratio(of_tuned, weights), interval)
@@ -142,31 +134,20 @@ def _result(
     return metric_result(metric, corpus.score(before.sum(axis=0)), corpus.score(after.sum(axis=0)), interval)
 
 
-def _details(inputs: EvaluationInputs, prompts: Prompts) -> dict[str, Any]:
-    new_tokens = inputs.spec.evaluation.generation.max_new_tokens
-    limits = new_token_limits(prompts.prompt_lengths, new_tokens, inputs.data.model.max_positions)
-    limited = int((limits < new_tokens).sum())
-    signatures = {
-        str(metric): corpus.signature for metric, corpus in CORPUS_METRICS.items() if metric in inputs.spec.metrics
-    }
+def _details(inputs: EvaluationInputs, prompts: Prompts, corpora: Mapping[Metric, CorpusMetric]) -> dict[str, Any]:
+    generation = inputs.spec.evaluation.generation
+    limits = prompts.limits(generation.max_new_tokens, inputs.data.model.max_positions)
+    limited = int((limits < generation.max_new_tokens).sum())
+    longer = int((prompts.learned > generation.max_new_tokens).sum())
     return {
-        "decoding": "greedy",
-        "maxNewTokens": new_tokens,
+        "decoding": "greedy" if generation.beams == 1 else f"beam search with {generation.beams} beams",
+        "maxNewTokens": generation.max_new_tokens,
         "endTokens": list(inputs.data.end_tokens),
+        **({"settings": inputs.data.generation} if inputs.data.generation else {}),
         **({"limitedAnswers": limited} if limited else {}),
-        **({"signatures": signatures} if signatures else {}),
+        **({"longerReferences": longer} if longer else {}),
+        **({"signatures": {str(metric): corpus.signature for metric, corpus in corpora.items()}} if corpora else {}),
     }
-
-
-def new_token_limits(prompt_lengths: Ints, new_tokens: int, positions: int | None) -> Ints:
-    """The largest number of new tokens for each prompt, so that prompt and answer fit into the model's positions.
-
-    Args:
-        prompt_lengths: Tokens of each prompt, of shape (examples,).
-        new_tokens: evaluation.generation.maxNewTokens.
-        positions: Longest sequence that the model supports; None if unknown.
-    """
-    return np.minimum(new_tokens, (positions or sys.maxsize) - prompt_lengths)
 
 
 def until_end(tokens: Ints, ends: Sequence[int]) -> Ints:
@@ -206,30 +187,28 @@ class _Runner:
 
     def run(self) -> Answers:
         wanted = set(self._inputs.spec.metrics)
-        examples = len(self._prompts.tokens)
+        examples = len(self._prompts.references)
         losses, hits = np.zeros(examples), np.zeros(examples)
         if wanted.intersection(TEACHER_FORCED):
             losses, hits = self._score()
-        texts = self._generate() if wanted.intersection(ANSWER_METRICS) else None
+        texts = self._generate() if wanted.difference(TEACHER_FORCED) else None
         return Answers(losses, hits, texts)
 
     def _counter(self, activity: str) -> ExampleCounter:
-        return ExampleCounter(self._inputs.reporter, f"{activity} ({self._name})", len(self._prompts.tokens))
+        return ExampleCounter(self._inputs.reporter, f"{activity} ({self._name})", len(self._prompts.references))
 
     def _score(self) -> tuple[Floats, Floats]:
         """Teacher-forced loss and token accuracy of each example."""
         prompts, counter = self._prompts, self._counter("measuring the loss")
-        losses, hits = np.zeros(len(prompts.tokens)), np.zeros(len(prompts.tokens))
+        losses, hits = np.zeros(len(prompts.references)), np.zeros(len(prompts.references))
         vocabulary = self._model.config.get_text_config().vocab_size
         limits = BatchLimits(self._limits.examples, min(self._limits.tokens, _LOGITS_AT_ONCE // vocabulary))
         limits = limits.unless_alone(self._inputs.data.handling.batching)
 
         def work(batch: Ints) -> None:
             device = self._hardware.device
-            tokens, mask = (tensor.to(device) for tensor in padded(prompts.tokens, batch, self._padding))
-            targets = padded(prompts.labels, batch, IGNORED_LABEL)[0].to(device)[:, 1:]
             with torch.inference_mode(), self._hardware.autocast():
-                logits = self._model(input_ids=tokens, attention_mask=mask, use_cache=False).logits[:, :-1]
+                logits, targets = prompts.score(self._model, batch, self._padding, device)
             learned = targets != IGNORED_LABEL
             chosen, wanted = logits[learned].float(), targets[learned]
             counts = learned.sum(dim=1).clamp(min=1).cpu().numpy()
@@ -243,30 +222,22 @@ class _Runner:
                 result[batch] = sums.sum(dim=1).cpu().numpy() / counts
             counter.add(len(batch))
 
-        each_batch(length_sorted(prompts.tokens.lengths, limits), work)
+        each_batch(length_sorted(prompts.lengths, limits), work)
         return losses, hits
 
     def _generate(self) -> list[str]:
         """Generated answers, without the token that ends them and other special tokens."""
         counter = self._counter("generating answers")
-        rows = self._prompts.tokens.heads(self._prompts.prompt_lengths)
-        limits = new_token_limits(
-            rows.lengths, self._inputs.spec.evaluation.generation.max_new_tokens, self._inputs.data.model.max_positions
-        )
-        texts = [""] * len(rows)
+        prompts, new_tokens = self._prompts, self._inputs.spec.evaluation.generation.max_new_tokens
+        limits = prompts.limits(new_tokens, self._inputs.data.model.max_positions)
+        texts = [""] * len(prompts.references)
         ends = self._inputs.data.end_tokens
 
         def work(batch: Ints) -> None:
-            tokens, mask = (
-                tensor.to(self._hardware.device) for tensor in padded(rows, batch, self._padding, left=True)
-            )
+            given = prompts.inputs(batch, self._padding, self._hardware.device)
             with torch.inference_mode(), self._hardware.autocast():
-                sequences = self._model.generate(
-                    input_ids=tokens,
-                    attention_mask=mask,
-                    stopping_criteria=StoppingCriteriaList([_Heartbeat(counter)]),
-                )
-            answers = [until_end(row, ends) for row in sequences[:, tokens.shape[1] :].cpu().numpy()]
+                sequences = self._model.generate(**given, stopping_criteria=StoppingCriteriaList([_Heartbeat(counter)]))
+            answers = [until_end(row, ends) for row in prompts.generated(sequences, given).cpu().numpy()]
             # transformers would otherwise remove spaces before punctuation if the tokenizer asks for it.
             decoded = self._tokenizer.batch_decode(
                 [answer.tolist() for answer in answers], skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -278,22 +249,23 @@ class _Runner:
         at_once = self._limits.unless_alone(self._inputs.data.handling.batched_generation)
         for limit in np.unique(limits):
             chosen = np.flatnonzero(limits == limit)
-            with self._greedy(int(limit)):
-                batches = length_sorted(rows.lengths[chosen] + limit, at_once)
+            with self._settings(int(limit)):
+                batches = length_sorted(prompts.prompt_lengths[chosen] + limit, at_once)
                 each_batch([chosen[batch] for batch in batches], work)
         return texts
 
     @contextmanager
-    def _greedy(self, new_tokens: int) -> Iterator[None]:
+    def _settings(self, new_tokens: int) -> Iterator[None]:
         """Replace the generation config of the model, so that its sampling settings and penalties have no effect."""
         own = self._model.generation_config
         configuration: Any = GenerationConfig
         self._model.generation_config = configuration(
             do_sample=False,
-            num_beams=1,
+            num_beams=self._inputs.spec.evaluation.generation.beams,
             max_new_tokens=new_tokens,
             eos_token_id=list(self._inputs.data.end_tokens) or None,
             pad_token_id=self._padding,
+            **self._inputs.data.generation,
         )
         try:
             yield

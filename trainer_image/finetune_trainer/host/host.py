@@ -41,6 +41,7 @@ from finetune_api.stage import (
     StageReport,
     StageResult,
 )
+from finetune_trainer.certificates import trust_bundle
 from finetune_trainer.checkpoints.upload import BUSY_NAME, CheckpointUploader, SavedCheckpoint
 from finetune_trainer.host.inputs import fetch_train_inputs
 from finetune_trainer.host.memory import out_of_memory_sentence
@@ -112,6 +113,7 @@ class Host:
                 Reason.PERMISSION_DENIED,
                 f"cannot create the workspace {config.workspace} ({error.strerror}): check its permissions",
             ) from error
+        trust_bundle(self._workspace)
         server = MonitorServer(self._monitor, config.listen, config.port)
         server.start()
         try:

@@ -123,7 +123,8 @@ def decide_handling(
     return ModelHandling(
         model_class=family.model_class,
         tested=family.untested is None,
-        packing=_packing(spec, family, limits),
+        # No model with an encoder and a decoder separates the examples of a packed row.
+        packing=_packing(spec, family, {Limit.PACKING} if adapter_task == SEQ_2_SEQ_LM else limits),
         batching=Limit.BATCH not in limits,
         batched_generation=Limit.GENERATION not in limits,
         attention=family.attention,

@@ -1,10 +1,11 @@
-"""Check that torch can use the GPUs that Kubernetes has allocated to this pod."""
+"""The hardware of the processes: the GPUs that Kubernetes has allocated, or CPUs."""
 
 from __future__ import annotations
 
 import torch
 
 from finetune_api.failures import Reason, StageFailure
+from finetune_api.stage import Device, World
 
 
 def require_gpus(stage: str, count: int) -> None:
@@ -25,3 +26,10 @@ def require_gpus(stage: str, count: int) -> None:
             "GPU driver and the device plugin of the node, and that the torch build of the trainer image supports its "
             "GPUs",
         )
+
+
+def hardware_in_words(world: World) -> str:
+    """The hardware of all processes, such as ``16 × NVIDIA H200`` or ``2 CPU processes``."""
+    if world.device is Device.GPU:
+        return f"{world.size} × {torch.cuda.get_device_name()}"
+    return f"{world.size} CPU process{'es' if world.size > 1 else ''}"

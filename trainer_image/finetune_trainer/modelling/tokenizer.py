@@ -15,38 +15,31 @@ from finetune_trainer.exceptions import first_line
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-_SIMPLE_TEMPLATE = (
-    "{bos}{{%- for message in messages -%}}"
-    "{{%- if message['role'] == 'assistant' -%}}"
-    "{{{{ '### assistant:\\n' }}}}{{% generation %}}{{{{ message['content'] + eos_token }}}}{{% endgeneration %}}"
-    "{{{{ '\\n\\n' }}}}"
-    "{{%- else -%}}"
-    "{{{{ '### ' + message['role'] + ':\\n' + message['content'] + '\\n\\n' }}}}"
-    "{{%- endif -%}}"
-    "{{%- endfor -%}}"
-    "{{%- if add_generation_prompt -%}}{{{{ '### assistant:\\n' }}}}{{%- endif -%}}"
-)
 
+def load_base_tokenizer(directory: Path, model_uri: str, *, template: str | None = None) -> PreTrainedTokenizerFast:
+    """Load the tokenizer of the model in ``directory``.
 
-def load_base_tokenizer(directory: Path, model_uri: str, *, chat: bool) -> PreTrainedTokenizerFast:
-    """Load the tokenizer of the model in ``directory``; with ``chat`` it gets a simple chat template if it has none.
+    ``template`` is the chat template of a tokenizer without one, with ``{bos}`` where a beginning-of-sequence token may
+    be; None if no chat template is needed.
 
     ``tokenizer.json`` is loaded directly. Without that file, AutoTokenizer converts the tokenizer; its import takes
     seconds.
 
     Raises:
-        StageFailure: BadConfiguration when the tokenizer cannot be loaded, or, with ``chat``, when it has neither a
+        StageFailure: BadConfiguration when the tokenizer cannot be loaded, or, with ``template``, when it has neither a
             chat template nor an end-of-sequence token, or several chat templates without a default.
     """
     tokenizer = _load(directory, model_uri)
+    if template is None:
+        return tokenizer
     templates = tokenizer.chat_template
-    if chat and isinstance(templates, dict) and templates and "default" not in templates:
+    if isinstance(templates, dict) and templates and "default" not in templates:
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
             f"The tokenizer of {model_uri} has several chat templates ({', '.join(sorted(templates))[:200]}) and none "
             "is named default: rename the one to use",
         )
-    if chat and not tokenizer.chat_template:
+    if not tokenizer.chat_template:
         if tokenizer.eos_token is None:
             raise StageFailure(
                 Reason.BAD_CONFIGURATION,
@@ -54,7 +47,24 @@ def load_base_tokenizer(directory: Path, model_uri: str, *, chat: bool) -> PreTr
                 "end an answer: use a generative model, or add eos_token to tokenizer_config.json",
             )
         begins = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
-        tokenizer.chat_template = _SIMPLE_TEMPLATE.format(bos="{{- bos_token -}}" if begins else "")
+        tokenizer.chat_template = template.format(bos="{{- bos_token -}}" if begins else "")
+    return tokenizer
+
+
+def load_auto_tokenizer(directory: Path, model_uri: str, **settings: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of the model in ``directory`` with its own class, which may be a slow one.
+
+    ``settings`` are those of its class, such as ``src_lang``.
+
+    Raises:
+        StageFailure: BadConfiguration when it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    with _explained(f"The tokenizer of {model_uri} cannot be loaded", "add the files of its tokenizer to the model"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            str(directory), local_files_only=True, trust_remote_code=False, **settings
+        )
     return tokenizer
 
 

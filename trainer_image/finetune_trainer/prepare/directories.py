@@ -35,6 +35,7 @@ _SPLIT_OF_WORD = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 """The words with which the Hugging Face Hub assigns files to splits."""
+_FILE_NAME = re.compile(r"[\w./ -]{1,100}")
 _BETWEEN_WORDS = re.compile(r"[\W\d_]+")
 
 
@@ -143,4 +144,6 @@ def _texts(document: Any, key: str, inner: str | None = None) -> list[str]:
 
 
 def _incomplete(uri: str, missing: str) -> StageFailure:
-    return StageFailure(Reason.BAD_DATA, f"{uri} lacks {missing}, which its saved data set lists: upload it again")
+    # The name is from a file that anyone may have written.
+    name = missing if _FILE_NAME.fullmatch(missing) else "a file"
+    return StageFailure(Reason.BAD_DATA, f"{uri} lacks {name}, which its saved data set lists: upload it again")

@@ -25,6 +25,8 @@ class Encoded:
     columns: dict[str, pa.Array]
     truncated: npt.NDArray[np.bool_]
     problems: dict[int, BadRow]
+    tokens: tuple[str, ...] = ("input_ids",)
+    """The columns with token ids, whose lengths together are that of a row."""
 
 
 class Tokeniser(Protocol):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from finetune_api.failures import Reason, StageFailure
-from finetune_api.spec import DataEncoding, DataFormat, DatasetSpec, SplitSource
+from finetune_api.spec import DataEncoding, DataFormat, DatasetSpec, Deduplication, SplitSource
 from finetune_trainer import storage
 from finetune_trainer.manifests import hash_files
 from finetune_trainer.prepare.directories import (
@@ -97,7 +97,9 @@ def fetch_data(dataset: DatasetSpec, scratch: Path) -> FetchedData:
             effective[split] = source.model_copy(update={"uri": uri, "fraction": None})
             notes.append(f"{split} split beside the training data: {_names(beside)}")
     held_out = {file.uri for split in _HELD_OUT for file in chosen.get(split, ())}
-    if repeated := [file for file in chosen["train"] if file.uri in held_out]:
+    repeated = [file for file in chosen["train"] if file.uri in held_out]
+    # Without deduplication, the splits may have the same rows on purpose, such as to learn them by heart.
+    if repeated and dataset.cleaning.deduplicate is not Deduplication.NONE:
         notes.append(f"not training data, because another split has the file: {_names(repeated)}")
         chosen["train"] = [file for file in chosen["train"] if file.uri not in held_out]
         if not chosen["train"]:

@@ -128,11 +128,13 @@ def read_data_set(
             writer.write(pa.RecordBatch.from_arrays([*encoded.columns.values(), sources], schema=columns))
             keys.extend(batch.keys[index] for index in valid)
             groups.extend(batch.groups[index] for index in valid)
-            lengths.append(list_lengths(encoded.columns["input_ids"]))
+            columns_of_tokens = [encoded.columns[name] for name in encoded.tokens]
+            lengths.append(np.sum([list_lengths(column) for column in columns_of_tokens], axis=0, dtype=np.int64))
             truncated.append(encoded.truncated)
-            tokens = int32s(encoded.columns["input_ids"].flatten())
-            highest = max(highest, int(tokens.max(initial=-1)))
-            unknown += 0 if unknown_id is None else int((tokens == unknown_id).sum())
+            for column in columns_of_tokens:
+                tokens = int32s(column.flatten())
+                highest = max(highest, int(tokens.max(initial=-1)))
+                unknown += 0 if unknown_id is None else int((tokens == unknown_id).sum())
             on_rows(tally.rows)
 
         batch = _Batch()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,6 +10,8 @@ from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values, columns_of, type_name
 from finetune_trainer.prepare.sources import DataFile, FileKind
+
+_COLUMN_NAME = re.compile(r"[\w .,;|/()#%&?+*'-]{1,40}")
 
 
 class Example(Protocol):
@@ -89,8 +92,10 @@ def value_of(values: Values, column: str, field: str) -> Any:
 
 
 def missing(column: str, field: str, names: Iterable[str]) -> str:
-    listed = [f"'{name[:40]}'" for name in names]
-    present = ", ".join(listed[:8]) + (", …" if len(listed) > 8 else "") if listed else "none"
+    every = list(names)
+    # A name with other characters is probably a row of a file that is no table, and is not shown.
+    listed = [f"'{name}'" for name in every if _COLUMN_NAME.fullmatch(name)]
+    present = ", ".join([*listed[:8], *(["…"] if len(every) > len(listed[:8]) else [])]) or "none"
     return f"column '{column}' is missing (columns: {present}); set dataset.columns.{field} to the right column"
 
 

@@ -75,7 +75,7 @@ class GenerationChanges:
 
 
 def classification_changes(
-    rows: Sequence[Row], labels: Sequence[str], train_counts: Mapping[str, int]
+    rows: Sequence[Row], labels: Sequence[str], train_counts: Mapping[str, int], *, examples: bool
 ) -> ClassificationChanges:
     """Group the predictions of a classifier into fixed, broken and unchanged, and summarise them per label.
 
@@ -83,7 +83,9 @@ def classification_changes(
         rows: Predictions with the keys label, baseline, tuned and text.
         labels: All labels.
         train_counts: Number of training examples per label.
+        examples: Whether to keep samples of the rows.
     """
+    shown = _SHOWN if examples else 0
     groups: dict[tuple[bool, bool], list[Row]] = {(a, b): [] for a in (True, False) for b in (True, False)}
     for row in rows:
         groups[row["baseline"] == row["label"], row["tuned"] == row["label"]].append(row)
@@ -92,22 +94,26 @@ def classification_changes(
         broken=len(groups[True, False]),
         both_right=len(groups[True, True]),
         both_wrong=len(groups[False, False]),
-        fixed_rows=_spread(groups[False, True], _SHOWN),
-        broken_rows=_spread(groups[True, False], _SHOWN),
-        wrong_rows=_spread(groups[False, False], _SHOWN),
+        fixed_rows=_spread(groups[False, True], shown),
+        broken_rows=_spread(groups[True, False], shown),
+        wrong_rows=_spread(groups[False, False], shown),
         labels=_by_label(rows, labels, train_counts),
         confusions=_confusions(rows),
     )
 
 
-def generation_changes(rows: Sequence[Row], metric: str, higher_is_better: bool) -> GenerationChanges:
+def generation_changes(
+    rows: Sequence[Row], metric: str, higher_is_better: bool, *, examples: bool
+) -> GenerationChanges:
     """Group generated answers by the change of one metric.
 
     Args:
         rows: Predictions with the key scores.
         metric: A key of ``scores``.
         higher_is_better: Whether an increase of the metric is an improvement.
+        examples: Whether to keep samples of the rows.
     """
+    shown = _GENERATIONS_SHOWN if examples else 0
     sign = 1 if higher_is_better else -1
     scored = []
     for row in rows:
@@ -121,9 +127,9 @@ def generation_changes(rows: Sequence[Row], metric: str, higher_is_better: bool)
         better=len(better),
         worse=len(worse),
         same=len(scored) - len(better) - len(worse),
-        gains=better[:_GENERATIONS_SHOWN],
-        losses=worse[:_GENERATIONS_SHOWN],
-        unchanged=_spread([item for item in scored if item.gain == 0], _GENERATIONS_SHOWN),
+        gains=better[:shown],
+        losses=worse[:shown],
+        unchanged=_spread([item for item in scored if item.gain == 0], shown),
     )
 
 

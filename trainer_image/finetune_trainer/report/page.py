@@ -15,6 +15,7 @@ from markupsafe import Markup
 from finetune_api.evaluation import BaselineKind, Evaluation, GateResult, MetricResult, Verdict
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import JobIdentity
+from finetune_api.text import duration
 from finetune_trainer.methods import method_of
 from finetune_trainer.methods.coverage import Coverage
 from finetune_trainer.prepared import DataReport
@@ -157,6 +158,10 @@ def training_facts(training: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("tokens", "Tokens trained on", grouped),
         ("tokensPerSecond", "Tokens per second", grouped),
         ("trainableParameters", "Trainable parameters", grouped),
+        ("finished", "Finished", str),
+        ("seconds", "Duration of the steps", duration),
+        ("hardware", "Hardware", str),
+        ("precision", "Precision", str),
     ):
         if training.get(key) is not None:
             rows.append((name, form(training[key])))

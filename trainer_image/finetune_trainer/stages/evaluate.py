@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_api import layout
-from finetune_api.evaluation import Baseline, Evaluation
+from finetune_api.evaluation import Baseline, Evaluation, EvaluationFile
 from finetune_api.events import EvaluationEvent
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.manifest import Manifest
@@ -113,7 +113,8 @@ def run(context: StageContext) -> EvaluateResult:
     output = context.workspace / "evaluated"
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir()
-    _write(output, evaluation, comparison.predictions, page)
+    file = EvaluationFile(**dict(evaluation), details=comparison.details)
+    _write(output, file, comparison.predictions, page)
     provenance = {
         **_inputs_provenance(config, weights),
         "preparedDigest": prepared_manifest.digest,
@@ -130,7 +131,9 @@ def read_evaluation(uri: str) -> Evaluation:
         StageFailure: BadData when the file is not a valid evaluation.
     """
     try:
-        return Evaluation.model_validate_json(storage.read_bytes(storage.join(uri, layout.EVALUATION)))
+        content = storage.read_bytes(storage.join(uri, layout.EVALUATION))
+        stored = EvaluationFile.model_validate_json(content)
+        return Evaluation(**{name: getattr(stored, name) for name in Evaluation.model_fields})
     except ValidationError:
         raise StageFailure(
             Reason.BAD_DATA,
@@ -188,7 +191,7 @@ def _report_metrics(reporter: Reporter, evaluation: Evaluation) -> None:
         reporter.send(EvaluationEvent(model="tuned", metric=metric.name, value=metric.tuned))
 
 
-def _write(output: Path, evaluation: Evaluation, predictions: list[dict[str, Any]], page: str) -> None:
+def _write(output: Path, evaluation: EvaluationFile, predictions: list[dict[str, Any]], page: str) -> None:
     document = json.dumps(evaluation.model_dump(mode="json", exclude_none=True), indent=2) + "\n"
     (output / layout.EVALUATION).write_text(document, encoding="utf-8")
     with (output / layout.PREDICTIONS).open("w", encoding="utf-8") as file:

@@ -28,7 +28,7 @@ from finetune_trainer.checkpoints.upload import complete_checkpoints
 from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.manifests import TornDirectory, publish_directory, read_manifest
 from finetune_trainer.modelling.families import decide_handling, family_of, load_families
-from finetune_trainer.modelling.tokenizer import chat_templates, load_base_tokenizer, save_tokenizer
+from finetune_trainer.modelling.tokenizer import chat_templates, save_tokenizer
 from finetune_trainer.models import (
     LocalModel,
     fetch_model,
@@ -52,6 +52,8 @@ LAYOUT = 4
 """Version of the format of the prepared data; data in another version is prepared again."""
 
 _LIBRARIES = ("huggingface-hub", "numpy", "pyarrow", "tokenizers", "transformers")
+
+_MANY_TRUNCATED = 0.05
 
 log = logging.getLogger(__name__)
 
@@ -128,13 +130,13 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     )
     handling_for(labels=())  # Refuses a model that cannot be tuned before the data is read.
     context.reporter.progress("loading the tokenizer")
-    tokenizer = load_base_tokenizer(inputs.model.path, spec.model.uri, chat=task.needs_chat_template)
+    tokenizer = task.load_tokenizer(inputs.model.path, spec)
     vocabulary = vocabulary_size(config)
     padding = choose_padding(tokenizer, vocabulary)
     today = datetime.now(UTC).date()
-    templates = chat_templates(tokenizer) if task.needs_chat_template else ()
+    templates = chat_templates(tokenizer) if task.uses_chat_template else ()
     dated = [template for template in templates if fix_template_date(template, today)]
-    preparation = task.preparation(spec, tokenizer, length)
+    preparation = task.preparation(spec, tokenizer, length, config)
     sets = _read(context, inputs, preparation, tokenizer.unk_token_id)
     keys = {name: data.keys for name, data in sets.items()}
     assignment = assign(keys, inputs.data.dataset, spec.training.seed, sets["train"].groups)
@@ -160,6 +162,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         *handling.notes,
         *_unknown_tokens(sets),
         *_contradictions(contradicting),
+        *_truncations(splits, length),
         *end_notes(tokenizer, ends, preparation.answers),
         *preparation.notes(all_labels),
         *_generation_notes(spec, length, inputs.identity),
@@ -174,6 +177,8 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         max_sequence_length=length,
         padding=padding,
         end_tokens=ends,
+        prefix=preparation.prefix,
+        generation=dict(task.generation(tokenizer, config, generation)),
         template_date=today.isoformat() if dated else None,
         splits={split: splits[split] for split in SPLITS},
         duplicates=sum(data.duplicates for data in sets.values()),
@@ -233,6 +238,17 @@ def _contradictions(count: int) -> list[str]:
         if count
         else []
     )
+
+
+def _truncations(splits: Mapping[str, SplitReport], length: int) -> list[str]:
+    """A warning if so many texts are truncated that the model may miss what matters."""
+    rows = sum(split.examples for split in splits.values())
+    truncated = sum(split.truncated for split in splits.values())
+    if truncated <= _MANY_TRUNCATED * rows:
+        return []
+    return [
+        f"{percent(truncated / rows)} of the texts are truncated to {length:,} tokens; raise training.maxSequenceLength"
+    ]
 
 
 def _clipped(note: str) -> str:

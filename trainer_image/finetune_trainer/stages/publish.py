@@ -13,7 +13,8 @@ from finetune_api.evaluation import Evaluation
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.layout import JobLayout
 from finetune_api.manifest import Manifest
-from finetune_api.stage import PublishResult, StageConfig
+from finetune_api.stage import LONG_NOTE_LENGTH, PublishResult, StageConfig
+from finetune_api.tables.reasons import Retry
 from finetune_trainer import storage
 from finetune_trainer.checkpoints.upload import stored_checkpoints
 from finetune_trainer.context import StageContext
@@ -59,9 +60,8 @@ def run(context: StageContext) -> PublishResult:
             f"Another run has already published to {config.layout.artifact}; change metadata.name or output.uri",
         )
     reporter.progress("deleting files that are no longer needed")
-    _clean(config)
-    _clean_other_revisions(config)
-    return PublishResult(uri=config.layout.artifact, digest=manifest.digest, size=manifest.size)
+    note = _clean_up(config)
+    return PublishResult(uri=config.layout.artifact, digest=manifest.digest, size=manifest.size, note=note)
 
 
 def _manifest(uri: str, stage: str) -> Manifest:
@@ -114,7 +114,7 @@ def _assemble(context: StageContext, artifact: Path, evaluation: Evaluation) -> 
     for export in exports:
         export.write(ExportInputs(config.spec, data, trained), artifact)
     shutil.copytree(prepared / layout.TOKENIZER_DIRECTORY, artifact, dirs_exist_ok=True)
-    form_of(config.spec.task.type, data.family).finish_artifact(artifact, data)
+    form_of(config.spec.task.type, data.family).finish_artifact(artifact, data, config.spec)
     for name in (layout.EVALUATION, layout.REPORT):
         shutil.copyfile(evaluated / name, artifact / name)
     (artifact / layout.CURVES).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
@@ -176,20 +176,51 @@ def _has_chat_template(artifact: Path) -> bool:
     return bool(read_json_if_present(artifact / "tokenizer_config.json").get("chat_template"))
 
 
-def _clean(config: StageConfig) -> None:
-    """Delete the prepared data and all but the newest complete checkpoints, as ``output.keep`` specifies."""
+def _clean_up(config: StageConfig) -> str:
+    """Delete what is no longer needed; returns a note about what stays because storage forbids its deletion.
+
+    Raises:
+        StageFailure: A failure that a retry may solve.
+    """
+    kept: list[StageFailure] = []
+    for find in (_superseded, _of_other_revisions):
+        try:
+            uris = find(config)
+        except StageFailure as failure:
+            kept.append(_lasting(failure))
+            continue
+        for uri in uris:
+            try:
+                storage.delete_tree(uri)
+            except StageFailure as failure:
+                kept.append(_lasting(failure))
+    if not kept:
+        return ""
+    more = f", and {len(kept) - 1} more stay" if len(kept) > 1 else ""
+    note = f"not cleaned up: {kept[0].message}{more}"
+    log.warning("%s", note)
+    return note if len(note) <= LONG_NOTE_LENGTH else f"{note[: LONG_NOTE_LENGTH - 1]}…"
+
+
+def _lasting(failure: StageFailure) -> StageFailure:
+    """``failure``; raises it instead if the operator tries the stage again."""
+    if failure.reason.row.retry is not Retry.NEVER:
+        raise failure
+    return failure
+
+
+def _superseded(config: StageConfig) -> list[str]:
+    """The prepared data, and all but the newest complete checkpoints, as ``output.keep`` specifies."""
     keep = config.spec.output.keep
     found = stored_checkpoints(config.layout.checkpoints)
     newest = sorted((step for step, complete in found.items() if complete), reverse=True)[: keep.checkpoints]
-    for step in found.keys() - newest:
-        storage.delete_tree(config.layout.checkpoint(step))
-    if not keep.prepared_data:
-        storage.delete_tree(config.layout.prepared)
-    log.info("kept %d checkpoints", len(newest))
+    log.info("keeping %d checkpoints", len(newest))
+    checkpoints = [config.layout.checkpoint(step) for step in sorted(found.keys() - newest)]
+    return checkpoints if keep.prepared_data else [*checkpoints, config.layout.prepared]
 
 
-def _clean_other_revisions(config: StageConfig) -> None:
-    """Delete what the other revisions of this job need only to continue: data, checkpoints and weights.
+def _of_other_revisions(config: StageConfig) -> list[str]:
+    """What the other revisions of this job need only to continue: data, checkpoints and weights.
 
     Their evaluations and artifacts are kept, and the directories of other jobs, such as one of the same name on another
     cluster.
@@ -198,11 +229,11 @@ def _clean_other_revisions(config: StageConfig) -> None:
     of_job = JobLayout.of(config.spec.output.uri, job.namespace, job.name)
     numbers = (JobLayout.revision_of(path) for path, _ in storage.list_files(of_job.uri))
     found = {number for number in numbers if number is not None}
+    uris: list[str] = []
     for number in sorted(found - {job.revision, job.training_revision}):
         other = of_job.revision(number)
         holder = read_holder(other.lock)
-        if holder is None or holder.uid != job.uid:
-            continue
-        for uri in (other.prepared, other.checkpoints, other.trained):
-            storage.delete_tree(uri)
-        log.info("deleted data, checkpoints and weights of revision %d", number)
+        if holder is not None and holder.uid == job.uid:
+            log.info("deleting data, checkpoints and weights of revision %d", number)
+            uris += [other.prepared, other.checkpoints, other.trained]
+    return uris

@@ -9,15 +9,17 @@ from __future__ import annotations
 import configparser
 import os
 from datetime import timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import obstore
 from obstore import exceptions
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.storage.credentials import variables_for
+from finetune_trainer.storage.errors import Answer
 from finetune_trainer.storage.location import Location
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ _ENDPOINTS = {
     "gs": ("GOOGLE_BASE_URL",),
     "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
 }
+_STORES: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
 _AMBIENT_AWS = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE")
 
 
@@ -76,19 +79,32 @@ def _build(
 ) -> ObjectStore:
     """``settings`` holds the variables that are not in the environment, where obstore reads the others itself."""
     variables = dict(environment)
-    own: Any = dict(settings)
     retry_config = _retry_config(variables)
+    profile = _aws_profile(variables) if scheme == "s3" else {}
+    options = _client_options(scheme, variables, bulk, profile.get("endpoint"))
+    config: Any = {**profile, **dict(settings)}
+    create = partial(_STORES[scheme], bucket, config=config)
+    once = {"client_options": {**options, "timeout": _CONNECT_TIMEOUT}, "retry_config": {"max_retries": 0}}
     try:
-        if scheme == "s3":
-            profile = _aws_profile(variables)
-            options = _client_options(scheme, variables, bulk, profile.get("endpoint"))
-            return S3Store(bucket, config={**profile, **own}, client_options=options, retry_config=retry_config)
-        options = _client_options(scheme, variables, bulk)
-        if scheme == "gs":
-            return GCSStore(bucket, config=own, client_options=options, retry_config=retry_config)
-        return AzureStore(bucket, config=own, client_options=options, retry_config=retry_config)
+        store: ObjectStore = create(client_options=options, retry_config=retry_config)
+        probe: ObjectStore = create(**once)
     except (exceptions.BaseError, ValueError) as error:
         raise StageFailure(Reason.BAD_CONFIGURATION, _settings_sentence(scheme, bucket, str(error))) from None
+    if any(url.startswith("https://") for _, url in _endpoints(scheme, variables, profile.get("endpoint"))):
+        _check_certificate(probe)
+    return store
+
+
+def _check_certificate(probe: ObjectStore) -> None:
+    """Raise the error of obstore if it refuses the certificate of the service.
+
+    ``probe`` makes no retries: obstore retries such an error like any other, which takes a minute.
+    """
+    try:
+        obstore.head(probe, "certificate")
+    except (exceptions.BaseError, OSError) as error:
+        if Answer.of(error).refused_certificate:
+            raise
 
 
 def _retry_config(variables: dict[str, str]) -> RetryConfig:
@@ -124,10 +140,7 @@ def _client_options(scheme: str, variables: dict[str, str], bulk: bool, configur
         "connect_timeout": _CONNECT_TIMEOUT,
         "timeout": _BULK_REQUEST_TIMEOUT if bulk else _SMALL_REQUEST_TIMEOUT,
     }
-    named = [(name, variables[name]) for name in _ENDPOINTS[scheme] if variables.get(name)]
-    if configured:
-        named.append(("endpoint_url of the AWS profile", configured))
-    for name, url in named:
+    for name, url in _endpoints(scheme, variables, configured):
         if not url.startswith(("http://", "https://")):
             raise StageFailure(
                 Reason.BAD_CONFIGURATION, f"{name} is not an HTTP URL; set it to https://host or http://host:port"
@@ -138,6 +151,12 @@ def _client_options(scheme: str, variables: dict[str, str], bulk: bool, configur
     if bundle and scheme == "s3":
         options["root_certificate"] = _read(Path(bundle), "AWS_CA_BUNDLE").encode()
     return options
+
+
+def _endpoints(scheme: str, variables: dict[str, str], configured: str | None) -> list[tuple[str, str]]:
+    """Each endpoint that is set, with the name of its setting; ``configured`` is that of the AWS profile."""
+    named = [(name, variables[name]) for name in _ENDPOINTS[scheme] if variables.get(name)]
+    return [*named, *([("endpoint_url of the AWS profile", configured)] if configured else [])]
 
 
 def _aws_profile(variables: dict[str, str]) -> S3Config:

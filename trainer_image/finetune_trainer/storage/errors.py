@@ -16,15 +16,26 @@ from pathlib import Path
 from obstore import exceptions
 
 from finetune_api.failures import Reason, StageFailure
+from finetune_trainer.certificates import cause_of_refusal
 from finetune_trainer.storage.location import Location
 
 _STATUS = re.compile(r"status code: (\d{3})")
-_CODE = re.compile(r"<Code>(\w{1,64})</Code>")
+# In the response to a request, and in obstore's error for one object of DeleteObjects, which has no status.
+_CODE = re.compile(r"<Code>(\w{1,64})</Code>|\(code: (\w{1,64})\)$")
+_MESSAGES = re.compile(
+    r"<(?:Message|Details)>(.*?)</|source: DeleteFailed \{.*?message: \"((?:[^\"\\]|\\.)*)\"", re.DOTALL
+)
+_QUOTED = re.compile(r"\\?\"[^\"]*\"|'[^']*'")
+"""Names in a message, such as that of the object."""
+_RETENTION = re.compile(r"object.?lock|\bWORM\b|retention|legal.?hold|immutable", re.IGNORECASE)
+_HOST = re.compile(r"https://(?:[^/\s@]*@)?([^/\s@]+)")
 _IDENTITY_SERVICE = re.compile(r"169\.254\.\d+\.\d+|metadata\.google\.internal|//sts\.|oauth2|login\.microsoftonline")
 
 _NO_BUCKET = {"NoSuchBucket", "ContainerNotFound", "ContainerBeingDeleted"}
+_RETAINED = {"ObjectLocked", "BlobImmutableDueToPolicy", "BlobImmutableDueToLegalHold"}
+_DENIED = {"AccessDenied", "AllAccessDisabled", "AuthorizationPermissionMismatch"}
+_TROUBLED = {"InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable", "SlowDown"}
 _BAD_CREDENTIALS = {
-    "AccessDenied",
     "AuthenticationFailed",
     "AuthorizationFailure",
     "ExpiredToken",
@@ -115,8 +126,16 @@ class Answer:
     def of(cls, error: Exception) -> Answer:
         text = str(error).partition("\n\nDebug source")[0]
         status = int(found[1]) if (found := _STATUS.search(text)) else None
-        code = found[1] if (found := _CODE.search(text)) else None
+        code = found[1] or found[2] if (found := _CODE.search(text.strip())) else None
         return cls(error, text.partition(" - ")[0], status, code)
+
+    @property
+    def refused_certificate(self) -> str | None:
+        """Why the certificate of the service was refused; None if it was not."""
+        if self.status is not None or self.code is not None:
+            return None
+        host = _HOST.search(self.headline)
+        return cause_of_refusal(str(self.error), host[1] if host else "the service")
 
     @property
     def no_credentials(self) -> bool:
@@ -127,9 +146,21 @@ class Answer:
         return self.code in _NO_BUCKET
 
     @property
+    def retained(self) -> bool:
+        """Whether object lock, a retention policy or a legal hold forbids to delete or replace the object."""
+        if self.code in _RETAINED:
+            return True
+        messages = (message for found in _MESSAGES.findall(str(self.error)) for message in found)
+        return any(_RETENTION.search(_QUOTED.sub("", message)) for message in messages)
+
+    @property
+    def denied(self) -> bool:
+        return self.code in _DENIED
+
+    @property
     def refused(self) -> bool:
         kinds = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
-        return self.code in _BAD_CREDENTIALS or self.status in (401, 403) or isinstance(self.error, kinds)
+        return self.code in _BAD_CREDENTIALS | _DENIED or self.status in (401, 403) or isinstance(self.error, kinds)
 
     @property
     def no_object(self) -> bool:
@@ -153,13 +184,26 @@ class Answer:
 
     @property
     def troubled(self) -> bool:
-        return self.status is not None and (self.status >= 500 or self.status in (408, 409, 429))
+        if self.status is None:
+            return self.code in _TROUBLED
+        return self.status >= 500 or self.status in (408, 409, 429)
 
 
 # The first matching row explains the error.
 _CAUSES: tuple[tuple[Callable[[Answer], bool], Reason, str], ...] = (
+    (lambda it: it.refused_certificate is not None, Reason.BAD_CONFIGURATION, "{certificate}"),
     (lambda it: it.no_credentials, Reason.PERMISSION_DENIED, "no credentials were found; set {credentials}"),
     (lambda it: it.no_bucket, Reason.NOT_FOUND, "the bucket {bucket} does not exist; create it or correct the address"),
+    (
+        lambda it: it.retained,
+        Reason.PERMISSION_DENIED,
+        "object lock or a retention policy protects it; wait until that ends, or use a bucket without it",
+    ),
+    (
+        lambda it: it.denied,
+        Reason.PERMISSION_DENIED,
+        "the credentials do not permit it; grant the permission, or check {credentials}",
+    ),
     (lambda it: it.refused, Reason.PERMISSION_DENIED, "the service rejected the credentials; check {credentials}"),
     (
         lambda it: it.no_object or it.status == 404,
@@ -189,7 +233,7 @@ _CAUSES: tuple[tuple[Callable[[Answer], bool], Reason, str], ...] = (
         "the service still returned an error after retries; check its health",
     ),
     (
-        lambda it: it.status is not None,
+        lambda it: it.status is not None or it.code is not None,
         Reason.BAD_CONFIGURATION,
         "the service rejected the request; check the address and {endpoint}",
     ),
@@ -211,7 +255,10 @@ def service_failure(error: Exception, location: Location, action: str) -> StageF
     answer = Answer.of(error)
     reason, cause = next((reason, cause) for matches, reason, cause in _CAUSES if matches(answer))
     cause = cause.format(
-        bucket=location.bucket, credentials=_CREDENTIALS_OF[location.scheme], endpoint=_ENDPOINT_OF[location.scheme]
+        certificate=answer.refused_certificate,
+        bucket=location.bucket,
+        credentials=_CREDENTIALS_OF[location.scheme],
+        endpoint=_ENDPOINT_OF[location.scheme],
     )
     status = " ".join(str(part) for part in (answer.status, answer.code) if part)
     return StageFailure(reason, f"Cannot {action} {location.uri}: {cause}" + (f" ({status})" if status else ""))

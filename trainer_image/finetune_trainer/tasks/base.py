@@ -25,7 +25,6 @@ from finetune_trainer.prepared import DataReport
 if TYPE_CHECKING:
     import torch
     from jinja2 import Environment
-    from transformers import PreTrainedTokenizerFast
 
     from finetune_api.spec import FineTuneJobSpec
     from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
@@ -52,6 +51,10 @@ class Preparation(Protocol):
     @property
     def rows(self) -> str:
         """The form of the rows as it was detected, such as ``ShareGPT conversations``; empty if there is one form."""
+
+    @property
+    def prefix(self) -> str:
+        """What the model sees before each source text; empty if it sees the text as it is, or in a chat template."""
 
     def row_schema(self, files: Sequence[DataFile]) -> RowSchema:
         """The row schema of the next dataset, which consists of ``files``.
@@ -109,18 +112,37 @@ class CardParts:
 class TaskForm(Protocol):
     """A task on models of one family."""
 
-    needs_chat_template: bool
-    """Whether the tokenizer needs a chat template."""
+    uses_chat_template: bool
+    """Whether examples are rendered with the chat template of the tokenizer."""
     adapter_task: str
     """PEFT task type, such as CAUSAL_LM."""
 
-    def preparation(self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int) -> Preparation:
+    def load_tokenizer(self, directory: Path, spec: FineTuneJobSpec) -> Any:
+        """Load the tokenizer of the base model in ``directory``.
+
+        Raises:
+            StageFailure: BadConfiguration when it cannot be loaded or lacks what the task needs.
+        """
+
+    def preparation(
+        self, spec: FineTuneJobSpec, tokenizer: Any, max_length: int, config: Mapping[str, Any]
+    ) -> Preparation:
         """The part of the prepare stage that depends on the task.
 
         Args:
             spec: The spec of the job.
-            tokenizer: The tokenizer of the base model.
+            tokenizer: The tokenizer of the base model, which `load_tokenizer` has loaded.
             max_length: Maximum number of tokens of an example.
+            config: The model's ``config.json``.
+        """
+
+    def generation(self, tokenizer: Any, config: Mapping[str, Any], generation: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The settings of generation that the base model needs for the task, as in ``generation_config.json``.
+
+        Args:
+            tokenizer: The tokenizer of the base model, which `load_tokenizer` has loaded.
+            config: The model's ``config.json``.
+            generation: The model's ``generation_config.json``; may be empty.
         """
 
     def dataset(self, table: pa.Table, spec: FineTuneJobSpec, data: DataReport) -> TrainingDataset:
@@ -164,7 +186,7 @@ class TaskForm(Protocol):
     def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
         """The parts of the model card that depend on the task."""
 
-    def finish_artifact(self, directory: Path, data: DataReport) -> None:
+    def finish_artifact(self, directory: Path, data: DataReport, spec: FineTuneJobSpec) -> None:
         """Add task-specific files and settings to the artifact, so that transformers or PEFT can load it."""
 
 

@@ -18,10 +18,10 @@ Features = dict[str, Any]
 Collator = Callable[[list[Features]], dict[str, torch.Tensor]]
 
 
-def token_counts(table: pa.Table) -> IndexArray:
-    """Tokens of each row, shape (rows,)."""
+def token_counts(table: pa.Table, column: str = "input_ids") -> IndexArray:
+    """Tokens of each row in ``column``, shape (rows,)."""
     # Without pyarrow.compute, which registers all of its functions on import, in every rank.
-    counts = [np.diff(chunk.offsets.to_numpy()) for chunk in table["input_ids"].chunks]
+    counts = [np.diff(chunk.offsets.to_numpy()) for chunk in table[column].chunks]
     return np.concatenate([np.empty(0, dtype=np.int64), *counts])
 
 

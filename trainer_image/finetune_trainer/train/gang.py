@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from finetune_trainer.checkpoints.upload import BUSY_NAME
 from finetune_trainer.context import StageContext
 from finetune_trainer.host.inputs import TrainInputs, checkpoint_provenance
 from finetune_trainer.methods import method_of
-from finetune_trainer.modelling.gpus import require_gpus
+from finetune_trainer.modelling.gpus import hardware_in_words, require_gpus
 from finetune_trainer.modelling.precision import bf16_supported, resolve_precision
 from finetune_trainer.prepared import read_report
 from finetune_trainer.splits import open_split
@@ -146,6 +147,9 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
                 "world": config.world.model_dump(mode="json"),
                 "zeroStage": spec.distributed.zero.stage,
                 "precision": precision,
+                "hardware": hardware_in_words(config.world),
+                "seconds": round(sum(entry.get("seconds", 0.0) for entry in state.log_history), 1),
+                "finished": datetime.now(UTC).date().isoformat(),
                 "batch": {"perDevice": plan.sizes.per_device, "accumulation": plan.sizes.accumulation},
                 "seed": spec.training.seed,
                 "weightsOfStep": state.global_step if best is None else best,

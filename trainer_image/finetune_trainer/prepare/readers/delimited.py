@@ -122,6 +122,6 @@ def _header(file: DataFile, first: _Record) -> tuple[str, ...]:
     duplicate = next((name for name in names if name and names.count(name) > 1), None)
     if duplicate is not None:
         raise StageFailure(
-            Reason.BAD_DATA, f"{file.at(line)}: the header has the column '{duplicate}' twice: rename one of them"
+            Reason.BAD_DATA, f"{file.at(line)}: the header has the column '{duplicate[:40]}' twice: rename one of them"
         )
     return names

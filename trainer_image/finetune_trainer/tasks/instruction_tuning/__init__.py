@@ -11,8 +11,9 @@ import pyarrow as pa
 from finetune_api import layout
 from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.json_files import read_json, read_json_if_present, write_json
+from finetune_trainer.modelling.tokenizer import load_base_tokenizer
 from finetune_trainer.prepared import DataReport
-from finetune_trainer.tasks.base import CardParts, ModelClass, Task
+from finetune_trainer.tasks.base import CardParts, ModelClass, Preparation, Task
 from finetune_trainer.tasks.instruction_tuning.preparation import InstructionTuningPreparation
 
 if TYPE_CHECKING:
@@ -26,16 +27,36 @@ if TYPE_CHECKING:
     from finetune_trainer.report.page import ReportInputs
     from finetune_trainer.train.data import Collator, TrainingDataset
 
+_SIMPLE_TEMPLATE = (
+    "{bos}{{%- for message in messages -%}}"
+    "{{%- if message['role'] == 'assistant' -%}}"
+    "{{{{ '### assistant:\\n' }}}}{{% generation %}}{{{{ message['content'] + eos_token }}}}{{% endgeneration %}}"
+    "{{{{ '\\n\\n' }}}}"
+    "{{%- else -%}}"
+    "{{{{ '### ' + message['role'] + ':\\n' + message['content'] + '\\n\\n' }}}}"
+    "{{%- endif -%}}"
+    "{{%- endfor -%}}"
+    "{{%- if add_generation_prompt -%}}{{{{ '### assistant:\\n' }}}}{{%- endif -%}}"
+)
+
 
 class InstructionTuning:
     """Implements `finetune_trainer.tasks.base.TaskForm`."""
 
-    needs_chat_template = True
+    uses_chat_template = True
     adapter_task = "CAUSAL_LM"
 
+    def load_tokenizer(self, directory: Path, spec: FineTuneJobSpec) -> PreTrainedTokenizerFast:
+        return load_base_tokenizer(directory, spec.model.uri, template=_SIMPLE_TEMPLATE)
+
+    def generation(
+        self, tokenizer: PreTrainedTokenizerFast, config: Mapping[str, Any], generation: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        return {}
+
     def preparation(
-        self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int
-    ) -> InstructionTuningPreparation:
+        self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int, config: Mapping[str, Any]
+    ) -> Preparation:
         return InstructionTuningPreparation(spec, tokenizer, max_length)
 
     def dataset(self, table: pa.Table, spec: FineTuneJobSpec, data: DataReport) -> TrainingDataset:
@@ -63,8 +84,9 @@ class InstructionTuning:
 
     def compare(self, inputs: EvaluationInputs) -> Comparison:
         from finetune_trainer.evaluate.generation import compare
+        from finetune_trainer.evaluate.prompts import CausalPrompts
 
-        return compare(inputs)
+        return compare(inputs, CausalPrompts)
 
     def baseline_note(self, details: Mapping[str, Any]) -> str:
         from finetune_trainer.tasks.instruction_tuning.presentation import baseline_note
@@ -81,7 +103,7 @@ class InstructionTuning:
 
         return card(inputs, environment)
 
-    def finish_artifact(self, directory: Path, data: DataReport) -> None:
+    def finish_artifact(self, directory: Path, data: DataReport, spec: FineTuneJobSpec) -> None:
         """Write the tokens that end an answer and pad a batch to the configuration files of transformers.
 
         ``generation_config.json`` is also written for an adapter; programs that load only the base model can use it.

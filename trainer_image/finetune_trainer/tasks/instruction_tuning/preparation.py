@@ -24,7 +24,7 @@ class InstructionTuningPreparation:
     """Implements `finetune_trainer.tasks.base.Preparation`; datasets are independent of each other."""
 
     labels: tuple[str, ...] = ()
-    rows = ""
+    rows = prefix = ""
 
     def __init__(self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
         self._spec = spec

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.tables.metrics import Metric
-from finetune_trainer.evaluate.metrics import ANSWER_METRICS
+from finetune_trainer.evaluate.metrics import TEACHER_FORCED
 from finetune_trainer.report.changes import generation_changes
 from finetune_trainer.report.format import format_value
 from finetune_trainer.tasks.base import CardParts, template_of
@@ -22,7 +22,10 @@ def baseline_note(details: Mapping[str, Any]) -> str:
     """The decoding settings of both models; empty if no answers were generated."""
     if "maxNewTokens" not in details:
         return ""
-    note = f"Answers were decoded greedily, with at most {details['maxNewTokens']} new tokens"
+    how = "greedily" if details["decoding"] == "greedy" else f"by {details['decoding']}"
+    note = f"Answers were decoded {how}, with at most {details['maxNewTokens']} new tokens"
+    if longer := details.get("longerReferences"):
+        note += f", which {longer} of the references {'exceed' if longer > 1 else 'exceeds'}"
     if limited := details.get("limitedAnswers"):
         note += f", in {limited} examples fewer, because prompt and answer must fit into the model's positions"
     signatures = (f" {metric}: {signature}." for metric, signature in details.get("signatures", {}).items())
@@ -33,8 +36,13 @@ def report_section(inputs: ReportInputs, environment: Environment) -> str:
     """The test examples with the largest gains and losses in one metric."""
     if not inputs.predictions:
         return ""
-    metric = _sorting_metric(inputs.spec.metrics)
-    changes = generation_changes(inputs.predictions, str(metric), metric.higher_is_better)
+    metric = sorting_metric(inputs.spec.metrics)
+    changes = generation_changes(
+        inputs.predictions,
+        str(metric),
+        metric.higher_is_better,
+        examples=inputs.spec.evaluation.report.include_examples,
+    )
     render = template_of(__package__, "report.html.jinja", environment)
     return render(changes=changes, metric_name=metric.row.title, format_value=format_value)
 
@@ -55,8 +63,8 @@ def card(inputs: CardInputs, environment: Environment) -> CardParts:
     )
 
 
-def _sorting_metric(metrics: tuple[Metric, ...]) -> Metric:
+def sorting_metric(metrics: tuple[Metric, ...]) -> Metric:
     """The metric to sort examples by: preferably a generation metric that is not binary."""
-    generated = [metric for metric in metrics if metric in ANSWER_METRICS]
+    generated = [metric for metric in metrics if metric not in TEACHER_FORCED]
     graded = [metric for metric in generated if metric is not Metric.EXACT_MATCH]
     return next(iter([*graded, *generated, *metrics]))

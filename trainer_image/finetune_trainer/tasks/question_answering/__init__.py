@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from finetune_api.tables.tasks import ModelFamily
+from finetune_trainer.modelling.tokenizer import load_base_tokenizer
 from finetune_trainer.prepared import IGNORED_LABEL, DataReport
 from finetune_trainer.tasks.base import CardParts, ModelClass, Task
 from finetune_trainer.tasks.question_answering.preparation import ExtractivePreparation
@@ -32,11 +33,19 @@ if TYPE_CHECKING:
 class ExtractiveQuestionAnswering:
     """QuestionAnswering with an encoder; implements `finetune_trainer.tasks.base.TaskForm`."""
 
-    needs_chat_template = False
+    uses_chat_template = False
     adapter_task = "QUESTION_ANS"
 
+    def load_tokenizer(self, directory: Path, spec: FineTuneJobSpec) -> PreTrainedTokenizerFast:
+        return load_base_tokenizer(directory, spec.model.uri)
+
+    def generation(
+        self, tokenizer: PreTrainedTokenizerFast, config: Mapping[str, Any], generation: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        return {}
+
     def preparation(
-        self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int
+        self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int, config: Mapping[str, Any]
     ) -> ExtractivePreparation:
         return ExtractivePreparation(spec, tokenizer, max_length)
 
@@ -90,7 +99,7 @@ class ExtractiveQuestionAnswering:
 
         return card(inputs, environment)
 
-    def finish_artifact(self, directory: Path, data: DataReport) -> None:
+    def finish_artifact(self, directory: Path, data: DataReport, spec: FineTuneJobSpec) -> None:
         """Nothing to add: ``evaluation.json`` has the threshold of no answer."""
 
 

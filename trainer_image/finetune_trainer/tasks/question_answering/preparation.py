@@ -39,6 +39,7 @@ class ExtractivePreparation:
     labels: tuple[str, ...] = ()
     answers = AnswerTokens()
     rows = ""
+    prefix = ""
 
     def __init__(self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
         self._spec = spec

@@ -61,7 +61,12 @@ def report_section(inputs: ReportInputs, environment: Environment) -> str:
         for name, split in inputs.data.splits.items()
     ]
     return render(
-        changes=generation_changes(inputs.predictions, metric, metric.higher_is_better),
+        changes=generation_changes(
+            inputs.predictions,
+            metric,
+            metric.higher_is_better,
+            examples=inputs.spec.evaluation.report.include_examples,
+        ),
         metric_name=metric.row.title,
         format_value=format_value,
         segments=segments,

@@ -11,6 +11,7 @@ import pyarrow as pa
 from finetune_api import layout
 from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.json_files import read_json, write_json
+from finetune_trainer.modelling.tokenizer import load_base_tokenizer
 from finetune_trainer.prepared import IGNORED_LABEL, DataReport
 from finetune_trainer.tasks.base import CardParts, ModelClass, Task
 from finetune_trainer.tasks.text_classification.preparation import TextClassificationPreparation
@@ -33,11 +34,19 @@ _PROBLEM_TYPE = "single_label_classification"
 class TextClassification:
     """Implements `finetune_trainer.tasks.base.TaskForm`."""
 
-    needs_chat_template = False
+    uses_chat_template = False
     adapter_task = "SEQ_CLS"
 
+    def load_tokenizer(self, directory: Path, spec: FineTuneJobSpec) -> PreTrainedTokenizerFast:
+        return load_base_tokenizer(directory, spec.model.uri)
+
+    def generation(
+        self, tokenizer: PreTrainedTokenizerFast, config: Mapping[str, Any], generation: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        return {}
+
     def preparation(
-        self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int
+        self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int, config: Mapping[str, Any]
     ) -> TextClassificationPreparation:
         return TextClassificationPreparation(spec, tokenizer, max_length)
 
@@ -100,7 +109,7 @@ class TextClassification:
 
         return card(inputs, environment)
 
-    def finish_artifact(self, directory: Path, data: DataReport) -> None:
+    def finish_artifact(self, directory: Path, data: DataReport, spec: FineTuneJobSpec) -> None:
         """Write ``labels.json``, the labels in order of their index, and add them to ``config.json`` if it exists."""
         write_json(directory / layout.LABELS, list(data.labels))
         config_path = directory / layout.MODEL_CONFIG

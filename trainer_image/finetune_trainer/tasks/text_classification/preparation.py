@@ -52,6 +52,10 @@ class TextClassificationPreparation:
         return ""
 
     @property
+    def prefix(self) -> str:
+        return ""
+
+    @property
     def labels(self) -> tuple[str, ...]:
         return sorted_labels(self._tokeniser.labels) if self._given is None else self._given
 

@@ -39,7 +39,8 @@ def baseline_note(details: Mapping[str, Any]) -> str:
 def report_section(inputs: ReportInputs, environment: Environment) -> str:
     """Recall by label, confusions, and the examples that tuning fixed or broke."""
     counts = inputs.data.splits["train"].label_counts
-    changes = classification_changes(inputs.predictions, inputs.data.labels, counts)
+    examples = inputs.spec.evaluation.report.include_examples
+    changes = classification_changes(inputs.predictions, inputs.data.labels, counts, examples=examples)
     render = template_of(__package__, "report.html.jinja", environment)
     return render(changes=changes, labels_shown=_LABELS_SHOWN, recall_bar=recall_bar)
 

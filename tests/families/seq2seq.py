@@ -1,0 +1,57 @@
+"""Tries a model type with an encoder and a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune_trainer.modelling.batching import TokenRows, padded
+from finetune_trainer.modelling.shift import shift_of
+from finetune_trainer.prepared import IGNORED_LABEL
+from tests.families.check import Examination, recorded
+from tests.families.compare import require_close
+from tests.families.tiny import PAD
+
+
+class Seq2SeqExamination(Examination):
+    """Logits are those of the decoder for the target of a row."""
+
+    def run(self) -> None:
+        with recorded(self._finding, "decoder"):
+            shift_of(self._bare)
+        if not self._finding.checks["decoder"]:
+            super().run()
+
+    def checks(self) -> dict[str, Callable[[], None]]:
+        return {
+            "batch": self._batch,
+            "generates": self._generates,
+            "generation": self._generation,
+            "cache": self._cache,
+        }
+
+    def _logits(self, model: Any, rows: list[int]) -> list[torch.Tensor]:
+        targets = TokenRows.of_column(self._table["labels"])
+        tokens, mask = padded(self._rows, np.asarray(rows), PAD)
+        labels = padded(targets, np.asarray(rows), IGNORED_LABEL)[0]
+        with torch.inference_mode():
+            inputs = shift_of(model)(labels)
+            logits = model(input_ids=tokens, attention_mask=mask, decoder_input_ids=inputs, use_cache=False).logits
+        return [logits[line, : len(targets[row])] for line, row in enumerate(rows)]
+
+    def _generate(self, rows: list[int]) -> list[torch.Tensor]:
+        made = self._generated(*padded(self._rows, np.asarray(rows), PAD))
+        return list(torch.stack(made.logits, dim=1))
+
+    def _cache(self) -> None:
+        """Generation with the cache gives the logits of one pass over the whole target."""
+        tokens, mask = padded(self._rows, np.asarray([0]), PAD)
+        made = self._generated(tokens, mask)
+        with torch.inference_mode():
+            logits = self._bare(
+                input_ids=tokens, attention_mask=mask, decoder_input_ids=made.sequences[:, :-1], use_cache=False
+            ).logits
+        require_close("generated with a cache", [logits[0]], [torch.stack(made.logits, dim=1)[0]])

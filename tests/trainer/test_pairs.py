@@ -1,0 +1,347 @@
+"""Summarization and Translation end to end: on a decoder, and on models with an encoder and a decoder."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from prepare_fixtures import a_context, json_lines, prepared, refused, stored
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from finetune_api.failures import Reason
+from finetune_api.stage import STAGES
+from finetune_trainer.evaluate.prompts import Seq2SeqPrompts
+from finetune_trainer.modelling.shift import shift_of
+from finetune_trainer.splits import open_split
+from finetune_trainer.tasks.summarization import Summarization
+from finetune_trainer.train.seq2seq import Seq2SeqCollator, Seq2SeqDataset, loss
+from tests.trainer.pair_models import save_marian, save_nllb, save_t5
+from tests.trainer.stages import TinyJob, write_jsonl
+from tests.trainer.tiny_models import FILLER, LABELS, make_texts, save_llama
+
+SOURCES = [text for text, _ in make_texts(24, 2)]
+PAIRS = [("good morning", "guten morgen"), ("the cat sleeps", "die katze schläft"), ("it rains", "es regnet")] * 4
+TRANSLATION = {"type": "Translation", "sourceLanguage": "en", "targetLanguage": "de"}
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A job that has run to its end."""
+
+    job: TinyJob
+
+    @property
+    def artifact(self) -> Path:
+        return self.job.revision / "artifact"
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads((self.artifact / "evaluation.json").read_text())
+        return document
+
+    @property
+    def predictions(self) -> list[dict[str, Any]]:
+        lines = (self.job.revision / "evaluated" / "predictions.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+
+def by_heart(root: Path, model: str, method: str) -> Tuned:
+    """Learn a few summaries, each the last three words of its text, and run all stages."""
+    rows = [{"text": f"{text} today there", "summary": f"{text.split()[-1]} today there"} for text in SOURCES]
+    if model == "t5":
+        save_t5(root / "base", [text for row in rows for text in row.values()] + ["summarize: "])
+    else:
+        save_llama(root / "base")
+        (root / "base" / "chat_template.jinja").unlink()  # It gets that of text-to-text tasks.
+    uri = write_jsonl(root / "rows.jsonl", rows)
+    spec = {
+        "model": {"uri": (root / "base").as_uri()},
+        "task": {"type": "Summarization"},
+        "dataset": {
+            "train": {"uri": uri},
+            "validation": {"uri": uri},
+            "test": {"uri": uri},
+            "cleaning": {"deduplicate": "None"},
+        },
+        "method": {"type": method},
+        "training": {"maxSteps": 150, "batchSize": 8, "learningRate": 1e-2, "maxSequenceLength": 48},
+        "evaluation": {"generation": {"maxNewTokens": 6}, "publishWorse": True},
+        "distributed": {"gpusPerWorker": 0, "zero": {"stage": 0}},
+        "output": {"uri": (root / "storage").as_uri(), "keep": {"preparedData": True}},
+    }
+    job = TinyJob(root, spec, f"{model}-{method.lower()}")
+    for stage in STAGES:
+        outcome = job.run(stage)
+        assert outcome.code == 0, outcome.log
+    return Tuned(job)
+
+
+@pytest.fixture(scope="module", params=[("t5", "Full"), ("t5", "LoRA"), ("llama", "Full")], ids="-".join)
+def tuned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    model, method = request.param
+    return by_heart(tmp_path_factory.mktemp(model), model, method)
+
+
+class TestSummaries:
+    def test_are_learned_by_heart(self, tuned: Tuned) -> None:
+        score = tuned.evaluation["metrics"][0]
+        assert score["name"] == "rouge_l"
+        assert score["tuned"] > max(0.8, score["baseline"] + 0.3)
+
+    def test_of_the_artifact_are_those_of_the_evaluation(self, tuned: Tuned, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The program on the model card, word for word but for its text."""
+        row = tuned.predictions[0]
+        program = (tuned.artifact / "README.md").read_text().split("```python\n")[1].split("```")[0]
+        changed = program.replace(Summarization.sample, row["prompt"])
+        assert changed != program
+        changed = changed.replace('"path/to/base"', repr(str(tuned.job.root / "base")))
+        monkeypatch.chdir(tuned.artifact)
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            exec(compile(changed, "README.md", "exec"), {})
+        assert output.getvalue().strip() == row["tuned"].strip()
+
+    def test_are_shown_in_the_report_with_their_differences(self, tuned: Tuned) -> None:
+        report = (tuned.artifact / "report.html").read_text()
+        assert "<h4>Text · rows.jsonl:" in report
+        assert "<mark>" in report
+
+    def test_say_how_they_were_generated(self, tuned: Tuned) -> None:
+        details = tuned.evaluation["details"]
+        assert (details["decoding"], details["maxNewTokens"]) == ("greedy", 6)
+
+
+def test_a_batch_with_padding_gives_the_answers_of_single_rows(tuned: Tuned) -> None:
+    if "t5" not in tuned.job.name:
+        pytest.skip("covered by tests/families")
+    table = open_split(tuned.job.revision / "prepared", "test")
+    prompts = Seq2SeqPrompts.of_table(table)
+    model = AutoModelForSeq2SeqLM.from_pretrained(tuned.job.root / "base").eval()
+    rows = np.arange(len(table))
+    together, targets = prompts.score(model, rows, 0, torch.device("cpu"))
+    for row in rows:
+        alone, target = prompts.score(model, rows[row : row + 1], 0, torch.device("cpu"))
+        assert targets[row, : target.shape[1]].tolist() == target[0].tolist()
+        torch.testing.assert_close(together[row, : alone.shape[1]], alone[0], rtol=1e-4, atol=1e-4)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The first batch of prepared data, and its model."""
+
+    model: Any
+    features: dict[str, torch.Tensor]
+    report: Any
+    directory: Path
+
+    @property
+    def loss(self) -> float:
+        """Of the product: without the labels as inputs."""
+        inputs = {name: value for name, value in self.features.items() if name != "labels"}
+        labels = self.features["labels"]
+        with torch.no_grad():
+            return float(loss(self.model(**inputs).logits, labels, (labels != -100).sum()))
+
+    @property
+    def own_loss(self) -> float:
+        """Of the model: with the labels, from which it makes the inputs of the decoder itself."""
+        names = ("input_ids", "attention_mask", "labels")
+        with torch.no_grad():
+            return float(self.model(**{name: self.features[name] for name in names}).loss)
+
+
+def first_batch(root: Path, model: Path, task: dict[str, str], rows: list[tuple[str, str]]) -> Batch:
+    data = json_lines(root / "rows.jsonl", [{"source": source, "target": target} for source, target in rows])
+    uri = {"uri": data}
+    dataset = {"train": uri, "validation": uri, "test": uri, "cleaning": {"deduplicate": "None"}}
+    context = a_context(root, model.as_uri(), task, dataset, training={"maxSequenceLength": 32})
+    _, report = prepared(context)
+    directory = stored(context)
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(model).eval()
+    data_set = Seq2SeqDataset(open_split(directory, "train"))
+    collate = Seq2SeqCollator(report.padding, shift_of(loaded))
+    return Batch(loaded, collate([data_set[row] for row in range(3)]), report, directory)
+
+
+class TestMarian:
+    """Source and target have SentencePiece models of their own (case 11)."""
+
+    @pytest.fixture(scope="class")
+    def batch(self, tmp_path_factory: pytest.TempPathFactory) -> Batch:
+        root = tmp_path_factory.mktemp("marian")
+        sources, targets = zip(*PAIRS, strict=True)
+        save_marian(root / "base", list(sources), list(targets))
+        return first_batch(root, root / "base", TRANSLATION, PAIRS)
+
+    def test_targets_are_pieces_of_the_target(self, batch: Batch) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(batch.directory / "tokenizer")
+        expected = tokenizer(text_target=[target for _, target in PAIRS[:3]])["input_ids"]
+        labels = [[token for token in row if token != -100] for row in batch.features["labels"].tolist()]
+        assert labels == expected
+        assert all(row[-1] == tokenizer.eos_token_id for row in labels)
+
+    def test_the_decoder_starts_with_padding(self, batch: Batch) -> None:
+        padding = batch.model.config.pad_token_id
+        inputs, labels = batch.features["decoder_input_ids"], batch.features["labels"]
+        assert set(inputs[:, 0].tolist()) == {padding}
+        assert inputs[0, 1:].tolist() == labels[0, :-1].masked_fill(labels[0, :-1] == -100, padding).tolist()
+
+    def test_loss_equals_that_of_the_model(self, batch: Batch) -> None:
+        assert batch.loss == pytest.approx(batch.own_loss, abs=1e-5)
+
+
+class TestNllb:
+    """The languages are tokens at the start of source and target (cases 10 and 14)."""
+
+    CODES = ("deu_Latn", "eng_Latn", "fra_Latn", "zho_Hans", "zho_Hant")
+
+    @pytest.fixture(scope="class")
+    def model(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        directory = tmp_path_factory.mktemp("nllb") / "base"
+        save_nllb(directory, [text for pair in PAIRS for text in pair], self.CODES)
+        return directory
+
+    def test_codes_are_where_the_model_expects_them(self, model: Path, tmp_path: Path) -> None:
+        batch = first_batch(tmp_path, model, TRANSLATION, PAIRS)
+        tokenizer = AutoTokenizer.from_pretrained(batch.directory / "tokenizer")
+        source, target, decoder = (
+            tokenizer.convert_ids_to_tokens([token for token in batch.features[name][0].tolist() if token >= 0])
+            for name in ("input_ids", "labels", "decoder_input_ids")
+        )
+        assert (source[0], source[source.index("</s>")]) == ("eng_Latn", "</s>")
+        assert (target[0], target[-1]) == ("deu_Latn", "</s>")
+        assert decoder[:2] == ["</s>", "deu_Latn"]
+        code = tokenizer.convert_tokens_to_ids("deu_Latn")
+        assert batch.report.generation == {"decoder_start_token_id": 2, "forced_bos_token_id": code}
+
+    def test_loss_equals_that_of_the_model(self, model: Path, tmp_path: Path) -> None:
+        batch = first_batch(tmp_path, model, TRANSLATION, PAIRS)
+        assert batch.loss == pytest.approx(batch.own_loss, abs=1e-5)
+
+    @pytest.mark.parametrize(
+        ("languages", "sentence"),
+        [
+            ({"targetLanguage": "de_DEU"}, "task.targetLanguage 'de_DEU' is no language of"),
+            ({"targetLanguage": "zh"}, "may be zho_Hans or zho_Hant"),
+            ({"sourceLanguage": None}, "so it needs task.sourceLanguage: one of deu_Latn"),
+        ],
+    )
+    def test_other_languages_are_refused(
+        self, model: Path, tmp_path: Path, languages: dict[str, str | None], sentence: str
+    ) -> None:
+        task = {name: value for name, value in (TRANSLATION | languages).items() if value is not None}
+        rows = [{"source": source, "target": target} for source, target in PAIRS]
+        dataset = {"train": {"uri": json_lines(tmp_path / "rows.jsonl", rows)}}
+        failure = refused(a_context(tmp_path, model.as_uri(), task, dataset))
+        assert (failure.reason, sentence in failure.message) == (Reason.BAD_CONFIGURATION, True), failure.message
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The addresses of a T5 and a Llama."""
+    root = tmp_path_factory.mktemp("bases")
+    save_t5(root / "t5", [FILLER, "translate English to German:", *LABELS])
+    save_llama(root / "llama")
+    return {name: (root / name).as_uri() for name in ("t5", "llama")}
+
+
+def rows_context(root: Path, base: str, rows: list[dict[str, Any]], **task: Any) -> Any:
+    dataset = {
+        "train": {"uri": json_lines(root / "rows.jsonl", rows)},
+        "validation": {"fraction": 0.2},
+        "test": {"fraction": 0.2, "minimumExamples": 1},
+    }
+    generation = {"generation": {"maxNewTokens": 8}}
+    return a_context(root, base, task, dataset, training={"maxSequenceLength": 40}, evaluation=generation)
+
+
+@pytest.mark.parametrize("base", ["t5", "llama"])
+class TestRows:
+    def test_with_a_longer_source_are_truncated_and_counted(
+        self, bases: dict[str, str], base: str, tmp_path: Path
+    ) -> None:
+        rows = [
+            {"source": f"the a of {number}" * (20 if number == 3 else 1), "target": "we saw"} for number in range(12)
+        ]
+        context = rows_context(tmp_path, bases[base], rows, **TRANSLATION)
+        _, report = prepared(context)
+        assert sum(split.truncated for split in report.splits.values()) == 1
+        tables = [open_split(stored(context), split) for split in report.splits]
+        assert max(len(row) for table in tables for row in table["input_ids"].to_pylist()) <= 40
+        # The target is whole.
+        assert all(row[-1] not in (-100, 0) for table in tables for row in table["labels"].to_pylist())
+
+    def test_with_a_longer_target_are_refused_with_their_line(
+        self, bases: dict[str, str], base: str, tmp_path: Path
+    ) -> None:
+        rows = [{"source": f"the a {number}", "target": "we " * (60 if number == 3 else 1)} for number in range(12)]
+        failure = refused(rows_context(tmp_path, bases[base], rows, **TRANSLATION))
+        assert failure.reason is Reason.BAD_DATA
+        assert "rows.jsonl:4: " in failure.message
+        assert "training.maxSequenceLength" in failure.message
+
+    def test_that_are_not_translated_are_reported_with_their_lines(
+        self, bases: dict[str, str], base: str, tmp_path: Path
+    ) -> None:
+        rows = [
+            {"source": f"the a {number}", "target": "we saw" if number < 10 else f" The A {number}"}
+            for number in range(12)
+        ]
+        _, report = prepared(rows_context(tmp_path, bases[base], rows, **TRANSLATION))
+        assert "the target equals the source in 2 of 12 rows: rows.jsonl:11, rows.jsonl:12" in report.notes
+
+    def test_none_of_which_is_translated_are_refused(self, bases: dict[str, str], base: str, tmp_path: Path) -> None:
+        rows = [{"source": f"the a {number}", "target": f"the a {number}"} for number in range(12)]
+        failure = refused(rows_context(tmp_path, bases[base], rows, **TRANSLATION))
+        assert "there is nothing to learn" in failure.message
+
+    @pytest.mark.parametrize("summary", ["", "  ", "...", None])
+    def test_without_a_word_in_their_summary_are_invalid(
+        self, bases: dict[str, str], base: str, tmp_path: Path, summary: str | None
+    ) -> None:
+        rows = [{"text": f"the a {number}", "summary": summary if number == 4 else "we saw"} for number in range(12)]
+        failure = refused(rows_context(tmp_path, bases[base], rows, type="Summarization"))
+        assert failure.reason is Reason.BAD_DATA
+        assert "rows.jsonl:5: column 'summary'" in failure.message
+
+    def test_by_language_are_read(self, bases: dict[str, str], base: str, tmp_path: Path) -> None:
+        rows = [{"id": number, "translation": {"en": f"the a {number}", "de": "we saw"}} for number in range(12)]
+        context = rows_context(tmp_path, bases[base], rows, **TRANSLATION)
+        prepared(context)
+        table = open_split(stored(context), "train")
+        assert set(table["reference"].to_pylist()) == {"we saw"}
+        assert all(prompt.startswith("the a ") for prompt in table["prompt"].to_pylist())
+
+    def test_by_other_languages_are_refused_with_theirs(self, bases: dict[str, str], base: str, tmp_path: Path) -> None:
+        rows = [{"translation": {"en": f"the a {number}", "fr": "we saw"}} for number in range(12)]
+        failure = refused(rows_context(tmp_path, bases[base], rows, **TRANSLATION))
+        assert "column 'translation' has no text in 'de' (languages: 'en', 'fr')" in failure.message
+
+
+def test_a_decoder_sees_the_instruction_and_t5_the_prefix(bases: dict[str, str], tmp_path: Path) -> None:
+    rows = [{"source": f"the a {number}", "target": "we saw"} for number in range(12)]
+    seen = {}
+    for name in ("t5", "llama"):
+        context = rows_context(tmp_path, bases[name], rows, **TRANSLATION)
+        _, report = prepared(context)
+        tokenizer = AutoTokenizer.from_pretrained(stored(context) / "tokenizer")
+        seen[name] = (report.prefix, len(open_split(stored(context), "train")["input_ids"].to_pylist()[0]))
+        assert tokenizer.eos_token_id in report.end_tokens
+    assert seen["t5"] == ("translate English to German: ", 7)
+    assert seen["llama"][0] == ""
+
+
+def test_an_encoder_cannot_translate(tmp_path: Path) -> None:
+    from tests.trainer.tiny_models import save_bert
+
+    save_bert(tmp_path / "bert")
+    rows = [{"source": f"the a {number}", "target": "we saw"} for number in range(12)]
+    failure = refused(rows_context(tmp_path, (tmp_path / "bert").as_uri(), rows, **TRANSLATION))
+    assert failure.reason is Reason.BAD_CONFIGURATION
+    assert "is no model for Translation" in failure.message

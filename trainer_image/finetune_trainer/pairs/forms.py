@@ -1,0 +1,164 @@
+"""The forms of a text-to-text task: on decoders, and on models with an encoder and a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from finetune_api import layout
+from finetune_api.tables.tasks import ModelFamily
+from finetune_trainer.json_files import read_json, read_json_if_present, write_json
+from finetune_trainer.modelling.tokenizer import load_base_tokenizer
+from finetune_trainer.pairs.causal import PLAIN_TEMPLATE, CausalPairsPreparation
+from finetune_trainer.pairs.seq2seq import Seq2SeqPairsPreparation, generation_settings, load_pair_tokenizer
+from finetune_trainer.pairs.task import PairTask
+from finetune_trainer.prepared import DataReport
+from finetune_trainer.tasks.base import CardParts, ModelClass, Task
+from finetune_trainer.tasks.instruction_tuning import InstructionTuning
+
+if TYPE_CHECKING:
+    import torch
+    from jinja2 import Environment
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+    from finetune_api.spec import FineTuneJobSpec
+    from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
+    from finetune_trainer.publish.model_card import CardInputs
+    from finetune_trainer.report.page import ReportInputs
+    from finetune_trainer.train.data import Collator, TrainingDataset
+
+_REPLACED_SETTINGS = (
+    "length_penalty",
+    "max_length",
+    "min_length",
+    "min_new_tokens",
+    "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size",
+    "repetition_penalty",
+    "early_stopping",
+    "forced_eos_token_id",
+)
+"""Settings of a base model that the evaluation does not use, so that the artifact must not use them either."""
+
+
+def pair_forms(task: PairTask) -> Task:
+    """The forms of ``task``."""
+    return Task({ModelFamily.CAUSAL: CausalPairs(task), ModelFamily.SEQ2SEQ: Seq2SeqPairs(task)})
+
+
+class CausalPairs(InstructionTuning):
+    """Implements `finetune_trainer.tasks.base.TaskForm`: a conversation of one question and one answer."""
+
+    def __init__(self, task: PairTask) -> None:
+        self._task = task
+
+    def load_tokenizer(self, directory: Path, spec: FineTuneJobSpec) -> PreTrainedTokenizerFast:
+        return load_base_tokenizer(directory, spec.model.uri, template=PLAIN_TEMPLATE)
+
+    def preparation(
+        self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int, config: Mapping[str, Any]
+    ) -> CausalPairsPreparation:
+        return CausalPairsPreparation(self._task, spec, tokenizer, max_length)
+
+    def report_section(self, inputs: ReportInputs, environment: Environment) -> str:
+        from finetune_trainer.pairs.presentation import report_section
+
+        return report_section(self._task, inputs, environment)
+
+    def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
+        from finetune_trainer.pairs.presentation import causal_card
+
+        return causal_card(self._task, inputs, environment)
+
+
+class Seq2SeqPairs:
+    """Implements `finetune_trainer.tasks.base.TaskForm`."""
+
+    uses_chat_template = False
+    adapter_task = "SEQ_2_SEQ_LM"
+
+    def __init__(self, task: PairTask) -> None:
+        self._task = task
+
+    def load_tokenizer(self, directory: Path, spec: FineTuneJobSpec) -> PreTrainedTokenizerBase:
+        return load_pair_tokenizer(directory, spec, self._task.languages(spec))
+
+    def preparation(
+        self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerBase, max_length: int, config: Mapping[str, Any]
+    ) -> Seq2SeqPairsPreparation:
+        return Seq2SeqPairsPreparation(self._task, spec, tokenizer, max_length, config)
+
+    def generation(
+        self, tokenizer: PreTrainedTokenizerBase, config: Mapping[str, Any], generation: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        return generation_settings(tokenizer, config, generation)
+
+    def dataset(self, table: pa.Table, spec: FineTuneJobSpec, data: DataReport) -> TrainingDataset:
+        from finetune_trainer.train.seq2seq import Seq2SeqDataset
+
+        return Seq2SeqDataset(table)
+
+    def collator(self, pad_token_id: int, model: Any) -> Collator:
+        from finetune_trainer.modelling.shift import shift_of
+        from finetune_trainer.train.seq2seq import Seq2SeqCollator
+
+        return Seq2SeqCollator(pad_token_id, shift_of(model))
+
+    def model_class(self, data: DataReport) -> ModelClass:
+        from transformers import AutoModelForSeq2SeqLM
+
+        return ModelClass(AutoModelForSeq2SeqLM, {})
+
+    def head_modules(self, model: torch.nn.Module) -> Iterable[str]:
+        return ()
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        from finetune_trainer.train.seq2seq import loss
+
+        return loss(logits, labels, count)
+
+    def compare(self, inputs: EvaluationInputs) -> Comparison:
+        from finetune_trainer.evaluate.generation import compare
+        from finetune_trainer.evaluate.prompts import Seq2SeqPrompts
+
+        return compare(inputs, Seq2SeqPrompts)
+
+    def baseline_note(self, details: Mapping[str, Any]) -> str:
+        from finetune_trainer.tasks.instruction_tuning.presentation import baseline_note
+
+        return baseline_note(details)
+
+    def report_section(self, inputs: ReportInputs, environment: Environment) -> str:
+        from finetune_trainer.pairs.presentation import report_section
+
+        return report_section(self._task, inputs, environment)
+
+    def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
+        from finetune_trainer.pairs.presentation import seq2seq_card
+
+        return seq2seq_card(self._task, inputs, environment)
+
+    def finish_artifact(self, directory: Path, data: DataReport, spec: FineTuneJobSpec) -> None:
+        """Write ``generation_config.json``, so that plain ``generate`` gives the answers of the evaluation."""
+        generation = read_json_if_present(directory / layout.GENERATION_CONFIG)
+        kept = {
+            key: value for key, value in generation.items() if key not in (*_REPLACED_SETTINGS, "_from_model_config")
+        }
+        settings = {
+            **kept,
+            **data.generation,
+            "eos_token_id": list(data.end_tokens) if len(data.end_tokens) > 1 else data.end_tokens[0],
+            "pad_token_id": data.padding,
+            "max_new_tokens": spec.evaluation.generation.max_new_tokens,
+            "num_beams": spec.evaluation.generation.beams,
+            "do_sample": False,
+        }
+        write_json(directory / layout.GENERATION_CONFIG, settings)
+        config_path = directory / layout.MODEL_CONFIG
+        if config_path.is_file():
+            # transformers reads the settings of older models from here.
+            config = {key: value for key, value in read_json(config_path).items() if key not in _REPLACED_SETTINGS}
+            write_json(config_path, config)

@@ -1,0 +1,84 @@
+"""Text-to-text tasks in report and model card."""
+
+from __future__ import annotations
+
+import re
+from difflib import SequenceMatcher
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup, escape
+
+from finetune_trainer.pairs.task import PairTask
+from finetune_trainer.report.changes import generation_changes
+from finetune_trainer.report.format import format_value
+from finetune_trainer.tasks.base import CardParts, template_of
+from finetune_trainer.tasks.instruction_tuning.presentation import sorting_metric
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+    from finetune_trainer.publish.model_card import CardInputs
+    from finetune_trainer.report.page import ReportInputs
+
+_PIECES = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|\w+|\s+|[^\w\s]")
+_LIMITATIONS = ("Outputs were compared with a single reference; truth and safety were not evaluated.",)
+
+
+def report_section(task: PairTask, inputs: ReportInputs, environment: Environment) -> str:
+    """The test examples with the largest changes of one metric, with what differs from the reference marked."""
+    if not inputs.predictions:
+        return ""
+    metric = sorting_metric(inputs.spec.metrics)
+    changes = generation_changes(
+        inputs.predictions,
+        str(metric),
+        metric.higher_is_better,
+        examples=inputs.spec.evaluation.report.include_examples,
+    )
+    render = template_of(__package__, "report.html.jinja", environment)
+    return render(
+        changes=changes,
+        metric_name=metric.row.title,
+        format_value=format_value,
+        titles=task.titles,
+        marked=marked,
+        shorten=environment.filters["short"],
+    )
+
+
+def marked(text: str, reference: str) -> Markup:
+    """``text`` as HTML, with the pieces marked that ``reference`` does not have in the same order."""
+    pieces, others = _PIECES.findall(text), _PIECES.findall(reference)
+    parts = []
+    first, second = ([piece.casefold() for piece in part] for part in (pieces, others))
+    matcher = SequenceMatcher(None, first, second, autojunk=False)
+    for kind, start, end, _, _ in matcher.get_opcodes():
+        part = "".join(pieces[start:end])
+        if part:
+            parts.append(escape(part) if kind == "equal" or part.isspace() else Markup("<mark>{}</mark>").format(part))
+    return Markup("").join(parts)
+
+
+def causal_card(task: PairTask, inputs: CardInputs, environment: Environment) -> CardParts:
+    """Usage: a program that gives the model one source."""
+    render = template_of(__package__, "causal_usage.py.jinja", environment)
+    return _card(
+        task,
+        render(
+            **inputs.of_usage,
+            content=f"{task.instruction(inputs.spec)}\n\n{task.sample}",
+            max_new_tokens=inputs.spec.evaluation.generation.max_new_tokens,
+            beams=inputs.spec.evaluation.generation.beams,
+            end_tokens=list(inputs.data.end_tokens) or None,
+        ),
+    )
+
+
+def seq2seq_card(task: PairTask, inputs: CardInputs, environment: Environment) -> CardParts:
+    """Usage: a program that gives the model one source."""
+    render = template_of(__package__, "seq2seq_usage.py.jinja", environment)
+    return _card(task, render(**inputs.of_usage, source=inputs.data.prefix + task.sample))
+
+
+def _card(task: PairTask, usage: str) -> CardParts:
+    return CardParts(purpose=task.purpose, usage=usage, note="", limitations=_LIMITATIONS)

@@ -1,0 +1,64 @@
+"""What distinguishes one text-to-text task from another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.prepare.rows import RowSchema
+from finetune_trainer.prepare.sources import DataFile
+
+
+@dataclass(frozen=True)
+class Titles:
+    """Headings of the report."""
+
+    source: str
+    target: str
+
+
+class PairCheck(Protocol):
+    """Looks at the rows of all splits."""
+
+    def see(self, batch: pa.RecordBatch) -> None:
+        """Called with each batch; ``prompt`` is the source, ``reference`` the target, ``source`` file and line."""
+
+    def notes(self) -> Sequence[str]:
+        """What the user should know about the rows.
+
+        Raises:
+            StageFailure: BadData when the rows teach nothing.
+        """
+
+
+class PairTask(Protocol):
+    """A text-to-text task."""
+
+    purpose: str
+    """For the model card, such as ``summarising texts``."""
+    titles: Titles
+    sample: str
+    """A source for the program in the model card."""
+
+    def rows(self, spec: FineTuneJobSpec, files: Sequence[DataFile]) -> RowSchema:
+        """Reads the rows of ``files`` as pairs.
+
+        Raises:
+            StageFailure: BadConfiguration when the spec does not say how.
+        """
+
+    def instruction(self, spec: FineTuneJobSpec) -> str:
+        """What a decoder is asked to do, before the source."""
+
+    def prefix(self, spec: FineTuneJobSpec) -> str:
+        """What a model of T5's family sees before the source."""
+
+    def languages(self, spec: FineTuneJobSpec) -> tuple[str | None, str | None] | None:
+        """The languages of source and target in the spec; None for a task within one language."""
+
+    def check(self) -> PairCheck:
+        """A new check."""
