@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from jinja2 import Environment, StrictUndefined
 
+from finetune_trainer.report.changes import GenerationChanges, ScoredRow
+from finetune_trainer.report.format import format_value
+from finetune_trainer.tasks.base import template_of
+from finetune_trainer.tasks.question_answering import presentation
 from finetune_trainer.tasks.question_answering.presentation import Segment, baseline_note, segments
 
 CONTEXT = "The boiler was built in Leeds by the night crew."
@@ -55,3 +60,33 @@ def test_the_baseline_note_names_both_candidates_and_the_rules() -> None:
     assert "0.500 (fitted on 1,234 windows of the training data), no answer to any question 0.250" in note
     assert note.endswith(baseline_note({}))
     assert "by the rules of SQuAD 2.0" in baseline_note({})
+
+
+def test_texts_in_the_report_are_escaped_and_marked() -> None:
+    attack = "<script>alert(1)</script>"
+    row = a_row(
+        question=attack,
+        context=f"{attack} in Leeds",
+        answers=[attack],
+        answerSpans=[[0, len(attack)]],
+        baseline="",
+        tuned="Leeds",
+        tunedSpan=[len(attack) + 4, len(attack) + 9],
+        source="train.json:1",
+        id=attack,
+    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"short": str, "grouped": str}
+    render = template_of(str(presentation.__package__), "report.html.jinja", environment)
+    page = render(
+        changes=GenerationChanges("squad_f1", 0, 1, 0, [], [ScoredRow(row, 1.0, 0.0, -1.0)], []),
+        metric_name="SQuAD F1",
+        format_value=format_value,
+        segments=segments,
+        counts=[("test", 1, 0)],
+        decoding=None,
+    )
+    assert "<script" not in page
+    assert '<mark class="reference" title="reference">&lt;script&gt;' in page
+    assert '<mark class="tuned" title="tuned">Leeds</mark>' in page
+    assert '<span class="quiet">no answer</span>' in page
