@@ -44,7 +44,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def questions(root: Path, model: str, train: str, **spec: Any) -> StageContext:
     """A job whose splits are the same file, unless ``dataset`` says otherwise."""
     source = {"uri": train}
-    alike = {"validation": source, "test": source, "cleaning": {"deduplicate": "None"}}
+    alike = {
+        "validation": source,
+        "test": {**source, "minimumExamples": 1},
+        "cleaning": {"deduplicate": "None"},
+    }
     dataset = {"train": source, **spec.pop("dataset", alike)}
     training = {"training": {"maxSequenceLength": 64}}
     return a_context(root, model, {"type": "QuestionAnswering"}, dataset, **(training | spec))
@@ -79,8 +83,8 @@ def test_answers_beside_their_answer_start_are_moved_and_named(tmp_path: Path, m
     _, report = prepared(context)
     assert report.detected == "SQuAD JSON"
     assert (
-        "2 answers are not at their answer_start, and moved to the one place where their text stands: train.json:2 "
-        "(q2), train.json:5 (q5)" in report.notes
+        "2 answers are not at answer_start, and moved to the only place of their text: train.json:2 (q2), "
+        "train.json:5 (q5)" in report.notes
     )
     for example in open_split(stored(context), "train").to_pylist():
         texts = [example["context"][start:end] for start, end in zip(*2 * [iter(example["answer_spans"])], strict=True)]
@@ -177,12 +181,12 @@ def test_a_table_without_the_column_of_the_answers_is_refused(tmp_path: Path, mo
 
 
 def test_an_answer_that_is_whole_in_no_window_is_refused_with_its_line(tmp_path: Path, model: str) -> None:
-    long = row(context=f"{PUMP} {VALVE}", answers=[PUMP])
+    long = row(context=f"{PUMP} {VALVE}", answers=[f"{PUMP} {VALVE}"])
     context = questions(
         tmp_path,
         model,
         json_lines(tmp_path / "train.jsonl", [long]),
-        training={"maxSequenceLength": 24},
+        training={"maxSequenceLength": 16},
     )
     failure = refused(context)
     assert "train.jsonl:1: the answer 'Pump B2 leaks" in failure.message

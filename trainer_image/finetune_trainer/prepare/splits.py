@@ -139,14 +139,18 @@ def check_sizes(assignment: Assignment, dataset: DatasetSpec) -> None:
         StageFailure: BadData when a split has too few.
     """
     removed = f" after removal of {assignment.leaked} that are also in another split" if assignment.leaked else ""
+    together = ""
     if assignment.groups is not None:
-        removed += f", because rows of one context or title stay together, and train has {assignment.groups} of them"
+        together = f", because rows of one context or title stay together, and train has {assignment.groups} of them"
     for split, selection in assignment.splits.items():
         if not selection.rows:
             where = f"the {split} split" if split != "train" else f"the train split of {dataset.train.uri}"
             raise StageFailure(
-                Reason.BAD_DATA, f"There are no examples in {where}{removed}: add data, or change the fractions"
+                Reason.BAD_DATA,
+                f"There are no examples in {where}{removed}{_drawn(selection, together)}: add data, or change the "
+                "fractions",
             )
+    removed += _drawn(assignment.splits[TEST], together)
     found, minimum = len(assignment.splits[TEST].rows), dataset.test.minimum_examples
     if found < minimum:
         raise StageFailure(
@@ -155,6 +159,11 @@ def check_sizes(assignment: Assignment, dataset: DatasetSpec) -> None:
             f"model with its baseline: add data, raise dataset.test.fraction, or lower dataset.test.minimumExamples "
             f"from {minimum}",
         )
+
+
+def _drawn(selection: Selection, clause: str) -> str:
+    """``clause``, for a split that is drawn from the training data."""
+    return clause if selection.origin == "train" else ""
 
 
 def check_processes(examples: int, processes: int) -> None:

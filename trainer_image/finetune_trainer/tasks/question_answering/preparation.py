@@ -27,9 +27,9 @@ ANSWERED, UNANSWERED = "answer", "no answer"
 
 _LISTED = 8
 _REMARKS = (
-    "not at their answer_start, and moved to the one place where their text stands",
-    "without answer_start and several times in their context; the first place is learned",
-    "in no place of their context, beside another answer that is; they count in the evaluation only",
+    "not at answer_start, and moved to the only place of their text",
+    "without answer_start and in several places; the first is learned",
+    "in no place, beside another that is; they count in the evaluation only",
 )
 
 
