@@ -231,7 +231,8 @@ class Examination:
         row = self._data[0]
         changed = row | {"input_ids": row["input_ids"].copy()}
         changed["input_ids"][-2] = changed["input_ids"][-2] % (VOCABULARY - 3) + 3
-        before, after = (self._of_features(self._bare, [features])[0, :, :-2] for features in (row, changed))
+        # Not those of the question, which BigBird replaces.
+        before, after = (self._of_features(self._bare, [features])[0, :, 4:-2] for features in (row, changed))
         if distance(before, after) <= _ROUNDING:
             raise Wrong("a token does not see the tokens after it")
 

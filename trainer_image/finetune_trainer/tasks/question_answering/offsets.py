@@ -82,6 +82,8 @@ def _trimmed(context: str, start: int, end: int) -> tuple[int, int]:
 
 def _extended(context: str, offsets: Offsets) -> Offsets:
     """The offsets with the combining marks that follow a token and belong to no other."""
+    if context.isascii():
+        return offsets
     extended = []
     for index, (start, stop) in enumerate(offsets):
         end, limit = stop, offsets[index + 1][0] if index + 1 < len(offsets) else len(context)
