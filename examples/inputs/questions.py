@@ -18,18 +18,9 @@ from inputs.names import LANGUAGES, Name, is_held_out, read_names
 SENTENCES = (
     "In {language} it is called {name}.",
     "Its {language} name is {name}.",
-    "{name} is how it is known in {language}.",
-    "Speakers of {language} say {name}.",
-    "The {language} language has the name {name} for it.",
-    "Those who learn {language} know it as {name}.",
 )
-QUESTIONS = (
-    "What is {thing} called in {language}?",
-    "Which name does {thing} have in {language}?",
-    "What do speakers of {language} say for {thing}?",
-    "What is the {language} name of {thing}?",
-)
-LEAST, MOST = 2, 4
+QUESTIONS = ("What is {thing} called in {language}?",)
+LEAST, MOST = 2, 3
 """Languages of a context."""
 QUESTIONS_A_CONTEXT = 2
 UNANSWERED = 0.25
