@@ -85,6 +85,17 @@ def test_a_question_has_the_best_span_and_the_lowest_score_of_no_answer_of_its_w
     assert best.margin.tolist() == [-6.0, 7.0]
 
 
+def test_a_question_without_any_span_has_a_finite_margin_and_threshold() -> None:
+    none = BestSpans.empty(2)
+    none.null[:] = 1.0
+    none.score[0] = 0.5
+    assert none.margin[0] == 0.5
+    threshold = choose_threshold(none.margin, np.array([1.0, 0.0]), np.array([0.0, 1.0]))
+    assert threshold is not None
+    assert np.isfinite(threshold)
+    assert is_answered(none.margin, threshold).tolist() == [True, False]
+
+
 def test_the_text_of_tokens_that_share_a_character_is_a_slice() -> None:
     assert text_of([(0, 3), (4, 6), (4, 6), (7, 9)], 1, 2) == (4, 6)
     assert text_of([(0, 3), (4, 6), (4, 6), (7, 9)], 0, 3) == (0, 9)

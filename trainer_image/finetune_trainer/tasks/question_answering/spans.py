@@ -40,8 +40,8 @@ class BestSpans:
 
     @property
     def margin(self) -> Floats:
-        """By how much the score of no answer exceeds that of the best span."""
-        return self.null - self.score
+        """By how much the score of no answer exceeds that of the best span; a large number without any span."""
+        return np.where(np.isfinite(self.score), self.null - self.score, float(np.finfo(np.float32).max))
 
     def of_questions(self, questions: Ints, count: int) -> BestSpans:
         """The best span of all windows of each question. The score of no answer is the lowest of its windows: an answer
