@@ -1,6 +1,6 @@
 """Create the data and the model of an example on this machine, without a download.
 
-python examples/make_inputs.py quickstart | chat | docstrings  [--into examples]
+python examples/make_inputs.py quickstart | chat | questions | docstrings  [--into examples]
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from inputs import docstrings
 INSTALL = "pip install 'finetune-operator[examples]'"
 TRAIN_NAMES, TEST_NAMES = 3600, 600
 TRAIN_DOCSTRINGS, TEST_DOCSTRINGS = 3600, 800
+TRAIN_ARTICLES, TEST_ARTICLES = 600, 150
 TRAIN_CONVERSATIONS, TEST_CONVERSATIONS = 2400, 240
 
 
@@ -57,9 +58,26 @@ def chat(into: Path) -> None:
     link(into / "models/small-causal", model)
 
 
+def name_questions(into: Path) -> None:
+    """Create questions about the names of things in twelve languages, in the form of SQuAD 2.0, and MiniLM."""
+    try:
+        from inputs import questions
+    except ImportError:
+        raise SystemExit(f"Babel is not installed; install it with: {INSTALL}") from None
+    train, test = questions.split(questions.articles(), TRAIN_ARTICLES, TEST_ARTICLES)
+    for side, part in (("train", train), ("test", test)):
+        path = into / f"data/questions/{side}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        document = {"version": "v2.0", "data": part}
+        path.write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        log(f"Wrote {len(part)} articles to {path}")
+    link_minilm(into)
+
+
 EXAMPLES: dict[str, Callable[[Path], None]] = {
     "quickstart": quickstart,
     "chat": chat,
+    "questions": name_questions,
     "docstrings": docstring_topics,
 }
 

@@ -17,6 +17,7 @@ class BaselineKind(StrEnum):
     BASE_MODEL = "BaseModel"
     LINEAR_PROBE = "LinearProbe"
     MAJORITY_CLASS = "MajorityClass"
+    NO_ANSWER = "NoAnswer"
 
 
 class Verdict(StrEnum):
@@ -32,7 +33,8 @@ class Baseline(ApiModel):
 
     kind: BaselineKind = Field(
         description="BaseModel: the model before fine-tuning, with the same prompts. LinearProbe: logistic "
-        "regression on the frozen model. MajorityClass: always the most frequent label."
+        "regression on the frozen model. MajorityClass: always the most frequent label. NoAnswer: no question has an "
+        "answer."
     )
 
 
@@ -85,6 +87,18 @@ class GateResult(Gate):
     rules: ClassVar[tuple[Rule, ...]] = ()
 
 
+class SpanDecoding(ApiModel):
+    """How the answers of a QuestionAnswering encoder were chosen, in addition to its logits."""
+
+    longest_answer: int = Field(ge=1, le=2**31 - 1, description="Largest number of tokens of an answer.")
+    threshold: float | None = Field(
+        default=None,
+        description="The tuned model gives no answer where the score of no answer exceeds that of the best span by "
+        "more than this; it was chosen on the validation split. Absent if every question gets an answer.",
+    )
+    baseline_threshold: float | None = Field(default=None, description="The same of the baseline, chosen likewise.")
+
+
 class Evaluation(ApiModel):
     """The comparison of the tuned model with the baseline, in a stage's report and in status."""
 
@@ -99,6 +113,9 @@ class Evaluation(ApiModel):
         default=None, max_length=128, description="Digest of the test examples, whatever their order and files."
     )
     gates: tuple[GateResult, ...] = Field(default=(), max_length=17, description="Every gate.")
+    span_decoding: SpanDecoding | None = Field(
+        default=None, description="QuestionAnswering with an encoder: how answers were chosen."
+    )
 
     @property
     def passed(self) -> bool:

@@ -18,6 +18,7 @@ BASELINE_NAMES = {
     BaselineKind.BASE_MODEL: "base model",
     BaselineKind.LINEAR_PROBE: "linear probe",
     BaselineKind.MAJORITY_CLASS: "majority class",
+    BaselineKind.NO_ANSWER: "no answer",
 }
 
 

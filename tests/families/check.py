@@ -27,11 +27,13 @@ from finetune_trainer.methods import method_of
 from finetune_trainer.modelling.batching import BatchLimits, TokenRows, padded
 from finetune_trainer.modelling.loading import load, set_padding
 from finetune_trainer.modelling.modalities import other_modalities
+from finetune_trainer.modelling.outputs import logits_of
 from finetune_trainer.modelling.precision import Hardware
 from finetune_trainer.prepared import DataReport, ModelHandling
 from finetune_trainer.tasks import form_of
 from finetune_trainer.tasks.text_classification.evaluation import mean_features
 from finetune_trainer.train.causal import CausalCollator, CausalDataset
+from finetune_trainer.train.data import TrainingDataset
 from finetune_trainer.train.model import load_model
 from tests.families.compare import TOLERANCE, Wrong, distance, require_close
 from tests.families.inputs import (
@@ -48,6 +50,8 @@ from tests.families.inputs import (
 from tests.families.tiny import BOS, LABELS, PAD, VOCABULARY, build, config_of, variants_of
 
 _NEW_TOKENS = 4
+_ROUNDING = 1e-5
+"""Largest difference of equal logits, relative to their standard deviation."""
 _CPU = Hardware(torch.device("cpu"), torch.float32)
 
 
@@ -129,6 +133,7 @@ class Examination:
         self._task = form_of(TASKS[task], FAMILIES[task])
         self._finding = finding
         self._causal = task == "CAUSAL_LM"
+        self._spans = task == "QUESTION_ANS"
         self._table = examples(task)
         self._rows = TokenRows.of_column(self._table["input_ids"])
         self._new_head = False
@@ -152,6 +157,11 @@ class Examination:
             self._logits(self._bare, [0])
         if self._finding.checks["runs"]:
             return
+        if self._spans:
+            with recorded(self._finding, "encodes"):
+                self._encodes()
+            if self._finding.checks["encodes"]:
+                return
         for name, check in self.checks().items():
             with recorded(self._finding, name):
                 check()
@@ -192,13 +202,39 @@ class Examination:
 
     def _logits(self, model: Any, rows: list[int]) -> list[torch.Tensor]:
         """The logits of each row, in a batch that the evaluation would make."""
+        if self._spans:
+            spans = self._of_features(model, [self._data[row] for row in rows])
+            return [spans[line, :, : len(self._rows[row])] for line, row in enumerate(rows)]
         tokens, mask = padded(self._rows, np.asarray(rows), PAD)
         with torch.inference_mode():
             logits = model(input_ids=tokens, attention_mask=mask).logits
         return [logits[line, : len(self._rows[row])] if self._causal else logits[line] for line, row in enumerate(rows)]
 
+    def _of_features(self, model: Any, rows: list[Any]) -> torch.Tensor:
+        """The logits of rows of the dataset, in a batch that the training would make."""
+        inputs = self._task.collator(PAD, model)(rows)
+        del inputs["labels"]
+        with torch.inference_mode():
+            return logits_of(model(**inputs))
+
+    @cached_property
+    def _data(self) -> TrainingDataset:
+        return self._task.dataset(self._table, job_spec(TASKS[self._peft_task], "Full"), self._report())
+
     def _alone(self, model: Any) -> list[torch.Tensor]:
         return [self._logits(model, [row])[0] for row in range(len(self._rows))]
+
+    def _encodes(self) -> None:
+        """The model is an encoder: its first logits depend on the last token, and it has no decoder."""
+        if self._bare.config.is_encoder_decoder:
+            raise Wrong("it has a decoder")
+        row = self._data[0]
+        changed = row | {"input_ids": row["input_ids"].copy()}
+        changed["input_ids"][-2] = changed["input_ids"][-2] % (VOCABULARY - 3) + 3
+        # Not those of the question, which BigBird replaces.
+        before, after = (self._of_features(self._bare, [features])[0, :, 4:-2] for features in (row, changed))
+        if distance(before, after) <= _ROUNDING:
+            raise Wrong("a token does not see the tokens after it")
 
     def _batch(self) -> None:
         model = self._bare
@@ -270,6 +306,14 @@ class Examination:
 
     def _baseline(self) -> None:
         backbone = load(AutoModel, self._base, torch.float32, "base").model
+        if self._spans:
+            inputs = self._task.collator(PAD, backbone)([self._data[0]])
+            del inputs["labels"]
+            with torch.inference_mode():
+                states = backbone(**inputs).last_hidden_state
+            if states.shape[:2] != inputs["input_ids"].shape:
+                raise Wrong(f"the hidden states have the shape {tuple(states.shape)}")
+            return
         counter = ExampleCounter(Reporter(None), "features", len(self._rows))
         mean_features(backbone, self._rows, PAD, _CPU, counter, limits=BatchLimits(examples=1, tokens=4096))
 
@@ -309,7 +353,7 @@ class Examination:
         rows = list(range(min(2, len(data)))) if report.handling.batching else [0]
         batch = self._task.collator(PAD, model)([data[row] for row in rows])
         labels = batch.pop("labels")
-        self._task.loss(model(**batch).logits, labels, torch.tensor(labels.numel())).backward()
+        self._task.loss(logits_of(model(**batch)), labels, torch.tensor(labels.numel())).backward()
 
     def _survey(self) -> None:
         """Which parameters and linear layers of the base model get a gradient."""

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+)
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.tables.tasks import ModelFamily, TaskType
@@ -16,26 +21,35 @@ TASKS = {
     "CAUSAL_LM": TaskType.INSTRUCTION_TUNING,
     "SEQ_CLS": TaskType.TEXT_CLASSIFICATION,
     "SEQ_2_SEQ_LM": TaskType.SUMMARIZATION,
+    "QUESTION_ANS": TaskType.QUESTION_ANSWERING,
 }
 FAMILIES = {
     "CAUSAL_LM": ModelFamily.CAUSAL,
     "SEQ_CLS": ModelFamily.ENCODER,
     "SEQ_2_SEQ_LM": ModelFamily.SEQ2SEQ,
+    "QUESTION_ANS": ModelFamily.ENCODER,
 }
 AUTO_CLASSES = {
     "CAUSAL_LM": AutoModelForCausalLM,
     "SEQ_CLS": AutoModelForSequenceClassification,
     "SEQ_2_SEQ_LM": AutoModelForSeq2SeqLM,
+    "QUESTION_ANS": AutoModelForQuestionAnswering,
 }
 
 ROW_LENGTH = 64
 
 
 def examples(task: str) -> pa.Table:
-    """Random rows of different length, with the columns of prepared data."""
+    """Random rows of different length, with the columns of prepared data.
+
+    Args:
+        task: PEFT task type, such as CAUSAL_LM.
+    """
     generator = np.random.default_rng(0)
     rows = [generator.integers(3, VOCABULARY, length).tolist() for length in (40, 9, 23, 17, 31, 5)]
     ids = pa.list_(pa.int32())
+    if task == "QUESTION_ANS":
+        return _questions(rows)
     if task == "SEQ_2_SEQ_LM":
         targets = [[*generator.integers(3, VOCABULARY, length).tolist(), 2] for length in (7, 12, 3, 9, 1, 15)]
         return pa.table({"input_ids": pa.array([[*row, 2] for row in rows], ids), "labels": pa.array(targets, ids)})
@@ -46,6 +60,23 @@ def examples(task: str) -> pa.Table:
         return pa.table({"input_ids": pa.array(rows, ids), "label": labels})
     targets = [[IGNORED_LABEL] * (len(row) // 2) + row[len(row) // 2 :] for row in rows]
     return pa.table({"input_ids": pa.array(rows, ids), "labels": pa.array(targets, ids)})
+
+
+def _questions(rows: list[list[int]]) -> pa.Table:
+    """Each row as one window of RoBERTa's form: a question of one token, and a context with an answer of one token."""
+    rows = [[1, row[0], 2, 2, *row[1:], 2] for row in rows]  # Longformer needs three separators.
+    values = {
+        "input_ids": rows,
+        "token_type_ids": [[0, 0, 0, 0, *(1 for _ in row[4:])] for row in rows],
+        "window_lengths": [[len(row)] for row in rows],
+        "null_positions": [[0] for _ in rows],
+        "context_starts": [[4] for _ in rows],
+        "context_lengths": [[len(row) - 5] for row in rows],
+        "context_firsts": [[0] for _ in rows],
+        "starts": [[len(row) // 2 + 1] for row in rows],
+        "ends": [[len(row) // 2 + 1] for row in rows],
+    }
+    return pa.table({name: pa.array(lists, pa.list_(pa.int32())) for name, lists in values.items()})
 
 
 def job_spec(task: TaskType, method: str) -> FineTuneJobSpec:

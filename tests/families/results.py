@@ -26,6 +26,7 @@ TITLES = {
     "CAUSAL_LM": "Causal language models (InstructionTuning, Summarization, Translation)",
     "SEQ_CLS": "Classifiers (TextClassification)",
     "SEQ_2_SEQ_LM": "Models with an encoder and a decoder (Summarization, Translation)",
+    "QUESTION_ANS": "Encoders with a span head (QuestionAnswering)",
 }
 
 _LIMITS = {"packing": Limit.PACKING, "batch": Limit.BATCH, "generation": Limit.GENERATION}
@@ -38,6 +39,7 @@ _REFUSED = {
     "load": "it cannot be loaded",
     "decoder": "transformers has no function that makes the inputs of its decoder",
     "causal": "a token sees the tokens after it",
+    "encodes": "answers are extracted with encoders such as BERT, in which a token sees all others",
     "baseline": "its hidden states cannot be computed from text alone",
     "generates": "it cannot generate",
     "cache": "what it generates is not what one pass over the text predicts",

@@ -69,6 +69,7 @@ _INDEXER = {
     **{"indexer_compress_ratio": 4, "hc_count": 2, "hc_lowrank": 8, "ngram_vocab_size_base": 100},
 }
 _SPECIAL: dict[str, dict[str, Any]] = {
+    "big_bird": {"sep_token_id": EOS},
     "bamba": {"attn_layer_indices": [1, 3]},
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}},

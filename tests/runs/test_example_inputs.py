@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 import make_inputs
-from inputs import chat, docstrings, names, small_causal
+from inputs import chat, docstrings, names, questions, small_causal
 from inputs.docstrings import Docstring, Example
 from inputs.names import Name
 
@@ -167,3 +168,27 @@ def test_a_link_replaces_what_was_there(tmp_path: Path) -> None:
         make_inputs.link(tmp_path / "models" / "m", target)
     assert (tmp_path / "models" / "m" / "config.json").read_text() == "new"
     assert (old / "config.json").exists()
+
+
+def test_answers_stand_in_their_context_and_other_languages_do_not() -> None:
+    articles = list(questions.articles())
+    asked = [(p["context"], q) for article in articles for p in article["paragraphs"] for q in p["qas"]]
+    for context, question in asked:
+        for answer in question["answers"]:
+            start = answer["answer_start"]
+            assert context[start : start + len(answer["text"])] == answer["text"]
+        assert question["is_impossible"] != bool(question["answers"])
+        found = re.search(r" in (\w+)\?$| of (\w+) say for |the (\w+) name of ", question["question"])
+        assert found
+        title = context.partition(" has a name in every language.")[0]
+        (language,) = filter(None, found.groups())
+        if language not in title:
+            assert (language in context) != question["is_impossible"]
+    share = sum(question["is_impossible"] for _, question in asked) / len(asked)
+    assert 0.2 < share < 0.3
+
+
+def test_no_thing_is_asked_about_in_both_splits() -> None:
+    train, test = questions.split(questions.articles(), 600, 150)
+    assert (len(train), len(test)) == (600, 150)
+    assert not {article["title"] for article in train} & {article["title"] for article in test}

@@ -26,6 +26,10 @@ SAMPLE = [
     ("SEQ_CLS", "distilbert"),  # A head of two layers.
     ("SEQ_CLS", "gpt2"),  # Conv1D layers.
     ("SEQ_CLS", "xlnet"),  # One at a time.
+    ("QUESTION_ANS", "bert"),
+    ("QUESTION_ANS", "roberta"),  # No token types.
+    ("QUESTION_ANS", "llama"),  # Refused.
+    ("QUESTION_ANS", "t5"),  # Refused.
 ]
 
 

@@ -30,6 +30,11 @@ def test_micro_batches_add_up_to_the_mean_over_the_step(task: TaskType) -> None:
     if task is TaskType.TEXT_CLASSIFICATION:
         logits, labels = torch.randn(rows, classes), torch.tensor([1, 2, IGNORED_LABEL, 4, 5])
         expected = cross_entropy(logits, labels, ignore_index=IGNORED_LABEL)
+    elif task is TaskType.QUESTION_ANSWERING:
+        logits, labels = torch.randn(rows, 2, classes), torch.randint(classes, (rows, 2))
+        labels[2] = IGNORED_LABEL
+        both = [cross_entropy(logits[:, side], labels[:, side], ignore_index=IGNORED_LABEL) for side in (0, 1)]
+        expected = sum(both) / 2
     else:
         logits, labels = torch.randn(rows, 6, classes), torch.randint(classes, (rows, 6))
         labels[:, :2] = IGNORED_LABEL

@@ -11,10 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from peft import PeftModelForQuestionAnswering
 from transformers import Trainer
 from transformers.loss import loss_for_object_detection, loss_utils
 
-from finetune_trainer.patches import deepspeed, transformers
+from finetune_trainer.patches import deepspeed, peft, transformers
 
 
 def source(module: str) -> str:
@@ -25,7 +26,7 @@ def source(module: str) -> str:
     return Path(spec.origin).read_text()
 
 
-@pytest.mark.parametrize("patches", [deepspeed, transformers], ids=lambda patches: patches.__name__)
+@pytest.mark.parametrize("patches", [deepspeed, peft, transformers], ids=lambda patches: patches.__name__)
 def test_the_changes_were_checked_with_the_installed_version(patches: object) -> None:
     library = patches.__name__.rpartition(".")[2]  # type: ignore[attr-defined]
     assert version(library) == patches.VERSION  # type: ignore[attr-defined]
@@ -48,3 +49,12 @@ def test_deepspeed_still_compiles_muon_on_import() -> None:
 
 def test_deepspeed_still_builds_a_kernel_on_the_cpu() -> None:
     assert "__compatible_ops__" in source("deepspeed.comm.torch")
+
+
+def test_peft_still_drops_token_type_ids_of_question_answering() -> None:
+    forward = inspect.getsource(PeftModelForQuestionAnswering.forward)
+    alone = forward.partition("if not peft_config.is_prompt_learning:")[2].partition("batch_size =")[0]
+    assert "self.base_model(" in alone
+    assert "token_type_ids" not in alone
+    assert peft.task_type_of("QUESTION_ANS") is None
+    assert peft.task_type_of("SEQ_CLS") == "SEQ_CLS"

@@ -15,6 +15,8 @@ CLASSIFICATION: dict[str, Any] = {
 }
 CHAT_DATA: dict[str, Any] = {"train": {"uri": "s3://bucket/train.jsonl"}, "format": "OpenAIChat"}
 INSTRUCTION: dict[str, Any] = CLASSIFICATION | {"task": {"type": "InstructionTuning"}}
+QUESTIONS: dict[str, Any] = CLASSIFICATION | {"task": {"type": "QuestionAnswering"}}
+SPECS = {"classification": CLASSIFICATION, "instruction": INSTRUCTION, "questions": QUESTIONS}
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Case:
     server: str | None = None
 
     def build(self) -> dict[str, Any]:
-        spec = copy.deepcopy(CLASSIFICATION if self.spec == "classification" else INSTRUCTION)
+        spec = copy.deepcopy(SPECS[self.spec])
         for path, value in self.changes.items():
             node = spec
             *parents, last = path.split(".")
@@ -54,7 +56,12 @@ def chat(name: str, changes: dict[str, Any], sentence: str | None = None) -> Cas
     return Case(name, changes, sentence, spec="instruction")
 
 
+def questions(name: str, changes: dict[str, Any], sentence: str | None = None) -> Case:
+    return Case(name, changes, sentence, spec="questions")
+
+
 LABELS_FOR_CLASSIFICATION = "labels are only valid for type TextClassification"
+OVERLAP_OF_QUESTIONS = "windowOverlap is only valid for type QuestionAnswering"
 LABELS_TOO_LONG = "labels have more than 16,384 characters in all; leave them out"
 LABELS_DIFFER = "labels must be different from each other"
 REVISION_FOR_HUB = "revision is only valid for hf:// models"
@@ -76,6 +83,9 @@ METRICS_OF_CLASSIFICATION = "evaluation.metrics of TextClassification are accura
 METRICS_OF_INSTRUCTION = "evaluation.metrics of InstructionTuning are loss, token_accuracy, exact_match, rouge_l, chrf"
 GATES_OF_CLASSIFICATION = "gates of TextClassification can be on accuracy, macro_f1, weighted_f1"
 GATES_OF_INSTRUCTION = "gates of InstructionTuning can be on loss, token_accuracy, exact_match, rouge_l, chrf"
+COLUMNS_OF_QUESTIONS = "dataset.columns of QuestionAnswering are question and context and answers"
+METRICS_OF_QUESTIONS = "evaluation.metrics of QuestionAnswering are squad_f1, exact_match, has_answer_f1, no_answer_f1"
+GATES_OF_QUESTIONS = "gates of QuestionAnswering can be on squad_f1, exact_match, has_answer_f1, no_answer_f1"
 GENERATION = "evaluation.generation is only valid for InstructionTuning, Summarization, Translation"
 SUMMARY: dict[str, Any] = {"task": {"type": "Summarization"}}
 TRANSLATION: dict[str, Any] = {"task": {"type": "Translation", "targetLanguage": "de"}}
@@ -122,6 +132,14 @@ RULE_CASES = (
     Case("long labels", {"task.labels": [f"{i:0128d}" for i in range(129)]}, LABELS_TOO_LONG),
     Case("equal labels", {"task.labels": ["a", "b", "a"]}, LABELS_DIFFER, server="Duplicate value"),
     Case("labels in two cases", {"task.labels": ["a", "A"]}),
+    questions("shortest questions", {}),
+    questions("window overlap", {"task.windowOverlap": 64, "dataset.columns.answers": "a"}),
+    Case("window overlap of a classification", {"task.windowOverlap": 64}, OVERLAP_OF_QUESTIONS),
+    questions("labels of questions", {"task.labels": ["a", "b"]}, LABELS_FOR_CLASSIFICATION),
+    questions("label of questions", {"dataset.columns.label": "t"}, COLUMNS_OF_QUESTIONS),
+    questions("metric of another task", {"evaluation.metrics": ["squad_f1", "rouge_l"]}, METRICS_OF_QUESTIONS),
+    questions("gate of another task", {"evaluation.gates": [{"metric": "loss", "maximum": 1}]}, GATES_OF_QUESTIONS),
+    questions("generation of questions", {"evaluation.generation": {"maxNewTokens": 9}}, GENERATION),
     Case("revision of the hub", {"model.revision": "0123abc"}),
     Case("revision of a bucket", {"model": {"uri": "s3://b/m", "revision": "0123abc"}}, REVISION_FOR_HUB),
     Case("default revision of a bucket", {"model": {"uri": "s3://b/m", "revision": "main"}}),

@@ -100,7 +100,10 @@ def test_every_field_is_described() -> None:
         (".spec.training.weightDecay", "Default: 0.01."),
         (".spec.training.activationCheckpointing", "Default: false."),
         (".spec.method.lora.targetModules", "Default: all-linear."),
-        (".spec.training.learningRate", "Default: 2e-5 for Full, 2e-4 for LoRA (5e-4 for TextClassification)."),
+        (
+            ".spec.training.learningRate",
+            "Default: 2e-5 for Full, 2e-4 for LoRA (5e-4 for TextClassification, 5e-4 for QuestionAnswering).",
+        ),
     ],
 )
 def test_a_description_states_the_default_once(path: str, text: str) -> None:

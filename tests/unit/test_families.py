@@ -164,3 +164,26 @@ def test_the_generated_files_are_up_to_date(capsys: pytest.CaptureFixture[str]) 
 def test_every_verdict_occurs_in_the_results() -> None:
     verdicts = {results.verdict(family) for task in load_families().tasks.values() for family in task.values()}
     assert verdicts == {"works", "limits", "refused", "untested"}
+
+
+@pytest.mark.parametrize("model_type", ["t5", "bart", "llama", "gpt2"])
+def test_answers_are_not_extracted_with_models_that_generate(model_type: str) -> None:
+    spec = FineTuneJobSpec.model_validate(
+        {
+            "model": {"uri": "hf://acme/model"},
+            "task": {"type": "QuestionAnswering"},
+            "dataset": {"train": {"uri": "file:///train.jsonl"}},
+            "output": {"uri": "file:///output"},
+        },
+        strict=False,
+    )
+    with pytest.raises(StageFailure, match="answers are extracted with encoders such as BERT") as caught:
+        decide_handling(
+            load_families(),
+            spec,
+            {"model_type": model_type},
+            adapter_task="QUESTION_ANS",
+            labels=(),
+            installed=load_families().transformers,
+        )
+    assert caught.value.reason is Reason.BAD_CONFIGURATION

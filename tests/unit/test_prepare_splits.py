@@ -205,3 +205,36 @@ def test_the_test_split_has_its_minimum_if_its_fraction_is_that_many(seed: int) 
     assert draw(few, fractions, seed, test_minimum=5) == draw(few, fractions, seed)
     grown = draw([*enough, *keys(*range(48, 70))], fractions, seed, test_minimum=5)
     assert grown["test"] & set(enough) <= drawn["test"]
+
+
+@given(st.lists(st.integers(0, 12), min_size=2, max_size=80), st.integers(0, 9))
+def test_rows_of_a_group_are_in_one_split(numbers: list[int], seed: int) -> None:
+    contents = keys(*range(len(numbers)))
+    groups = [b"group %d" % number for number in numbers]
+    assignment = assign({"train": contents}, a_spec().dataset, seed, groups)
+    rows = [row for selection in assignment.splits.values() for row in selection.rows]
+    assert sorted(rows) == list(range(len(numbers)))
+    of_split = [{numbers[row] for row in selection.rows} for selection in assignment.splits.values()]
+    assert sum(map(len, of_split)) == len(set(numbers)) == assignment.groups
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_test_split_gets_whole_groups_up_to_its_minimum(seed: int) -> None:
+    groups = [b"group %d" % (row // 10) for row in range(200)]
+    assignment = assign({"train": keys(*range(200))}, a_spec().dataset, seed, groups)
+    assert 5 <= len(assignment.splits["test"].rows) < 200
+    assert len(assignment.splits["test"].rows) % 10 == 0
+    check_sizes(assignment, a_spec().dataset)
+
+
+def test_a_single_group_is_not_divided_and_the_message_says_so() -> None:
+    assignment = assign({"train": keys(*range(100))}, a_spec().dataset, 1, [b"one"] * 100)
+    with pytest.raises(StageFailure, match="rows of one context or title stay together, and train has 1 of them"):
+        check_sizes(assignment, a_spec().dataset)
+
+
+def test_groups_that_are_the_rows_change_no_split() -> None:
+    contents = keys(*range(300))
+    assert assign({"train": contents}, a_spec().dataset, 3, list(contents)) == assign(
+        {"train": contents}, a_spec().dataset, 3
+    )

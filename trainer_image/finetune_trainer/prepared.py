@@ -13,6 +13,14 @@ Each row is one example, with the columns:
   outside the answers of the assistant, which have no loss), ``prompt_length`` int32 (tokens before the last answer,
   including the generation prompt), ``reference`` string (the last answer), ``prompt`` string (the conversation before
   it, in readable form), ``source`` string.
+- QuestionAnswering with an encoder: ``input_ids`` and ``token_type_ids`` list<int32> (the tokens of all windows of the
+  context, each with the question); for each window, all list<int32>: ``window_lengths`` (tokens), ``null_positions``
+  (the token whose score is that of no answer), ``context_starts`` and ``context_lengths`` (the tokens of the context),
+  ``context_firsts`` (which token of the whole context is the first), ``starts`` and ``ends`` (first and last token of
+  the answer; the null position without one, -100 in a window that cuts one); ``offsets`` list<int32> (start and end in
+  characters of each token of the whole context), ``answer_spans`` list<int32> (of each answer, likewise), ``remarks``
+  list<int32> (answers that were moved, are ambiguous, or have no place), ``question``, ``context``, ``answers`` (JSON
+  list of texts), ``id`` and ``source`` string.
 - Summarization and Translation: as InstructionTuning, with the source text as ``prompt``. For a model with an encoder
   and a decoder, ``input_ids`` are the tokens of the source and ``labels`` those of the target, and there is no
   ``prompt_length``.
@@ -45,7 +53,10 @@ class SplitReport(_Record):
     tokens: int
     truncated: int = Field(description="Examples truncated to the sequence length.")
     length_quantiles: dict[str, int] = Field(description="Tokens at p50, p90, p99 and max.")
-    label_counts: dict[str, int] = Field(default_factory=dict, description="TextClassification: examples by label.")
+    label_counts: dict[str, int] = Field(
+        default_factory=dict,
+        description="TextClassification: examples by label. QuestionAnswering: by ``answer`` or ``no answer``.",
+    )
 
 
 class InvalidRow(_Record):

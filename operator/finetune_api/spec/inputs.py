@@ -73,6 +73,13 @@ class TaskSpec(ApiModel):
         json_schema_extra={"x-kubernetes-list-type": "set"},
         description="TextClassification: all labels. If omitted, they are read from the training data.",
     )
+    window_overlap: int | None = Field(
+        default=None,
+        ge=0,
+        le=65536,
+        description="QuestionAnswering with an encoder: tokens that consecutive windows of a context have in common, "
+        "if it is longer than the model. Bounded by half of what the question leaves of a window. Default: 128.",
+    )
     instruction: Instruction | None = Field(
         default=None,
         description="Summarization, Translation: what the model is asked to do, before the text. Default: that of the "

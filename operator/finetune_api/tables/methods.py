@@ -75,7 +75,7 @@ METHODS = table(
             result=Result.ADAPTER,
             learning_rate=2e-4,
             # A new head has to be learned as well (Hu et al. 2021, appendix D: 4e-4 to 5e-4 on GLUE).
-            task_learning_rates={TaskType.TEXT_CLASSIFICATION: 5e-4},
+            task_learning_rates={TaskType.TEXT_CLASSIFICATION: 5e-4, TaskType.QUESTION_ANSWERING: 5e-4},
             settings=Settings("lora", LoraSpec),
         ),
     },

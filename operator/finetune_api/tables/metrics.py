@@ -23,6 +23,9 @@ class Metric(StrEnum):
     ROUGE_LSUM = "rouge_lsum"
     CHRF = "chrf"
     BLEU = "bleu"
+    SQUAD_F1 = "squad_f1"
+    HAS_ANSWER_F1 = "has_answer_f1"
+    NO_ANSWER_F1 = "no_answer_f1"
 
     @property
     def row(self) -> MetricRow:
@@ -66,7 +69,9 @@ METRICS = table(
             "Token accuracy", "share of answer tokens that were the model's first choice", "accuracy"
         ),
         Metric.EXACT_MATCH: MetricRow(
-            "Exact match", "share of answers that are the reference, word for word", "exact_match"
+            "Exact match",
+            "share of answers that are the reference; in QuestionAnswering by the rules of SQuAD 2.0",
+            "exact_match",
         ),
         Metric.ROUGE_L: MetricRow("ROUGE-L", "words in common with the reference, in order; 0 to 1", "rouge"),
         Metric.ROUGE_1: MetricRow("ROUGE-1", "words in common with the reference; 0 to 1", "rouge"),
@@ -76,6 +81,13 @@ METRICS = table(
         ),
         Metric.CHRF: MetricRow(
             "chrF", "characters in common with the reference; 0 to 100", "chrf", unit_scale=False, digits=1
+        ),
+        Metric.SQUAD_F1: MetricRow(
+            "SQuAD F1", "words in common with the closest reference, by the rules of SQuAD 2.0; 0 to 1", "f1"
+        ),
+        Metric.HAS_ANSWER_F1: MetricRow("F1 with answer", "SQuAD F1 of the questions that have an answer", "f1"),
+        Metric.NO_ANSWER_F1: MetricRow(
+            "F1 without answer", "share of the questions without an answer that got none", "f1"
         ),
         Metric.BLEU: MetricRow(
             "BLEU", "phrases in common with the reference; 0 to 100", "bleu", unit_scale=False, digits=1

@@ -13,6 +13,7 @@ from finetune_api.vocabulary import DataFormat
 class TaskType(StrEnum):
     TEXT_CLASSIFICATION = "TextClassification"
     INSTRUCTION_TUNING = "InstructionTuning"
+    QUESTION_ANSWERING = "QuestionAnswering"
     SUMMARIZATION = "Summarization"
     TRANSLATION = "Translation"
 
@@ -104,6 +105,22 @@ TASKS = table(
             starting_model="hf://Qwen/Qwen2.5-0.5B-Instruct",
             packs=True,
             generates=True,
+        ),
+        TaskType.QUESTION_ANSWERING: TaskRow(
+            columns=(
+                (
+                    Column("question", "the question"),
+                    Column("context", "the text that has the answer"),
+                    Column("answers", "the answers, empty where there is none"),
+                ),
+            ),
+            formats=_TABULAR,
+            metrics=(Metric.SQUAD_F1, Metric.EXACT_MATCH, Metric.HAS_ANSWER_F1, Metric.NO_ANSWER_F1),
+            default_metrics=(Metric.SQUAD_F1, Metric.EXACT_MATCH, Metric.HAS_ANSWER_F1, Metric.NO_ANSWER_F1),
+            families=(ModelFamily.ENCODER,),
+            default_length=384,
+            hub_task="question-answering",
+            settings=("window_overlap",),
         ),
         TaskType.SUMMARIZATION: TaskRow(
             columns=((Column("text", "the text"), Column("summary", "the summary that the model learns")),),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_api.evaluation import BaselineKind, MetricResult
+from finetune_api.evaluation import BaselineKind, MetricResult, SpanDecoding
 from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_trainer.context import Reporter
 from finetune_trainer.methods.base import Method
@@ -59,6 +59,8 @@ class Comparison:
     metrics: tuple[MetricResult, ...]
     predictions: list[dict[str, Any]]
     """One dict per test example, in order: source, text or prompt, label or reference, baseline, tuned."""
+    span_decoding: SpanDecoding | None = None
+    """QuestionAnswering with an encoder: how answers were chosen."""
 
 
 class ExampleCounter:

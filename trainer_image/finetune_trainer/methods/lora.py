@@ -9,6 +9,7 @@ from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec, LoraSpec
 from finetune_trainer.methods.adapters import AdapterMethod, without_base_weights
 from finetune_trainer.methods.base import Attachment
+from finetune_trainer.patches.peft import task_type_of
 
 if TYPE_CHECKING:
     from finetune_trainer.modelling.loading import LoadedModel
@@ -32,7 +33,7 @@ class Lora(AdapterMethod):
         else:
             targets = named_targets(model, attachment, lora.target_modules)
         config = LoraConfig(
-            task_type=attachment.adapter_task,
+            task_type=task_type_of(attachment.adapter_task),
             r=lora.rank,
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,

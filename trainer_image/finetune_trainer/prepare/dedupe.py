@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from finetune_trainer.prepare.rows import Example
+from finetune_trainer.prepare.rows import Example, Grouped
 
 KEY_BYTES = 16
 """With 2^40 rows, the probability of a collision is about 10^-15."""
@@ -14,6 +14,18 @@ KEY_BYTES = 16
 def content_key(example: Example) -> bytes:
     """A 16-byte hash of the content of an example."""
     return hashlib.blake2b(example.content.encode(), digest_size=KEY_BYTES).digest()
+
+
+def group_key(example: Example, key: bytes) -> bytes:
+    """A 16-byte hash of what must not be divided between splits: the group of an example, or its content.
+
+    Args:
+        example: The example.
+        key: Its `content_key`.
+    """
+    if not isinstance(example, Grouped):
+        return key
+    return hashlib.blake2b(example.group.encode(), digest_size=KEY_BYTES).digest()
 
 
 def without(keys: Sequence[bytes], *taken: Iterable[bytes]) -> list[int]:

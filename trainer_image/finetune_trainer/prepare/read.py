@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from finetune_trainer.prepare.arrays import int32s, list_lengths, texts
-from finetune_trainer.prepare.dedupe import content_key
+from finetune_trainer.prepare.dedupe import content_key, group_key
 from finetune_trainer.prepare.encoded import Tokeniser
 from finetune_trainer.prepare.problems import BadRow, Tally
 from finetune_trainer.prepare.readers import read_rows
@@ -46,6 +46,8 @@ class DataSet:
     """Tokens that stand for text which the tokenizer does not know."""
     contradicting: int
     """Rows whose content an earlier row has with another answer; they are dropped as well if duplicates are."""
+    groups: list[bytes] = field(default_factory=list)
+    """The group of each row, which is in one split, in the order of ``keys``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class Place:
 class _Batch:
     examples: list[Example] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
+    groups: list[bytes] = field(default_factory=list)
     places: list[Place] = field(default_factory=list)
     characters: int = 0
 
@@ -88,7 +91,7 @@ def read_data_set(
 ) -> DataSet:
     """Read all rows of ``files`` and write the valid ones to ``spool``.
 
-    Memory use is one batch plus about 200 bytes per row.
+    Memory use is one batch plus about 200 bytes per row, or 250 of rows in groups.
 
     Args:
         files: The files of the data set, in order.
@@ -104,6 +107,7 @@ def read_data_set(
         StageFailure: BadData when there are no rows or too many invalid ones, or a file does not have its format.
     """
     keys: list[bytes] = []
+    groups: list[bytes] = []
     answers: dict[bytes, int] = {}  # The hash of the first answer, to save memory.
     lengths: list[npt.NDArray[np.int64]] = []
     truncated: list[npt.NDArray[np.bool_]] = []
@@ -123,6 +127,7 @@ def read_data_set(
             sources = texts([batch.places[index].source for index in valid])
             writer.write(pa.RecordBatch.from_arrays([*encoded.columns.values(), sources], schema=columns))
             keys.extend(batch.keys[index] for index in valid)
+            groups.extend(batch.groups[index] for index in valid)
             columns_of_tokens = [encoded.columns[name] for name in encoded.tokens]
             lengths.append(np.sum([list_lengths(column) for column in columns_of_tokens], axis=0, dtype=np.int64))
             truncated.append(encoded.truncated)
@@ -145,6 +150,7 @@ def read_data_set(
                 answers[key] = hash(example.answer)
             batch.examples.append(example)
             batch.keys.append(key)
+            batch.groups.append(group_key(example, key))
             batch.places.append(place)
             batch.characters += example.characters
             if len(batch.examples) >= EXAMPLES_AT_ONCE or batch.characters >= CHARACTERS_AT_ONCE:
@@ -157,6 +163,7 @@ def read_data_set(
         schema=columns,
         tally=tally,
         keys=keys,
+        groups=groups,
         lengths=np.concatenate([np.empty(0, np.int64), *lengths]),
         truncated=np.concatenate([np.empty(0, np.bool_), *truncated]),
         duplicates=duplicates,

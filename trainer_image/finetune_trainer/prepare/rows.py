@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.prepare.problems import BadRow
@@ -30,6 +30,15 @@ class Example(Protocol):
     def answer(self) -> str:
         """What an example with this content should have as the answer, such as its label; empty if ``content``
         contains everything. Two examples with the same content are duplicates, or contradict each other."""
+
+
+@runtime_checkable
+class Grouped(Protocol):
+    """An example that is in the same split as all others of its group."""
+
+    @property
+    def group(self) -> str:
+        """What the examples of a group have in common, such as the text that they are about."""
 
 
 class RowSchema(Protocol):

@@ -14,6 +14,7 @@ class FileKind(Enum):
 
     JSONL = "JSON lines"
     JSON_ARRAY = "JSON array"
+    SQUAD = "SQuAD JSON"
     CSV = "CSV"
     TSV = "tab-separated"
     PARQUET = "Parquet"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,8 @@ class Assignment:
 
     splits: dict[str, Selection]
     leaked: int
+    groups: int | None = None
+    """Number of the groups of rows that stay together in a split; None if every row is drawn by itself."""
 
 
 def draw(
@@ -39,22 +42,23 @@ def draw(
     split has its fraction of all rows, and of the rows of each label, only on average. Equal keys are in the same set.
 
     Args:
-        keys: Content keys of the rows to draw from.
+        keys: Keys of the rows to draw from: of their content, or of the group that stays together.
         fractions: Share of the rows for each split.
         seed: Seed of the draw.
         test_minimum: Rows that the test split has at least, if its fraction of all rows is that many.
     """
+    rows = Counter(keys)
     secret = seed.to_bytes(8, "little")
     # Keys are hashes; hashing them again with the seed gives numbers that are independent of the keys.
-    numbers = {key: _share(hashlib.blake2b(key, digest_size=8, key=secret).digest()) for key in keys}
+    numbers = {key: _share(hashlib.blake2b(key, digest_size=8, key=secret).digest()) for key in rows}
     drawn: dict[str, set[bytes]] = {}
     start = 0.0
     for split, fraction in fractions.items():
         drawn[split] = {key for key, number in numbers.items() if start <= number < start + fraction}
         start += fraction
-    if round(fractions.get(TEST, 0.0) * len(numbers)) >= test_minimum > 0:
+    if round(fractions.get(TEST, 0.0) * rows.total()) >= test_minimum > 0:
         # The rows with the lowest numbers: an added row may replace one of them, but moves no other row to test.
-        lowest = set(sorted(numbers, key=numbers.__getitem__)[:test_minimum])
+        lowest = _lowest(numbers, rows, test_minimum)
         drawn = {split: of_split | lowest if split == TEST else of_split - lowest for split, of_split in drawn.items()}
     for split, of_split in drawn.items():
         # A small data set may leave none for a split. It then gets the row with the lowest number, which stays the
@@ -65,12 +69,26 @@ def draw(
     return drawn
 
 
+def _lowest(numbers: Mapping[bytes, float], rows: Mapping[bytes, int], minimum: int) -> set[bytes]:
+    """The keys with the lowest numbers that have ``minimum`` rows together; never all of them."""
+    lowest: set[bytes] = set()
+    found = 0
+    for key in sorted(numbers, key=numbers.__getitem__)[:-1]:
+        if found >= minimum:
+            break
+        lowest.add(key)
+        found += rows[key]
+    return lowest
+
+
 def _share(digest: bytes) -> float:
     """A hash as a number from 0 to below 1."""
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def assign(keys: Mapping[str, Sequence[bytes]], dataset: DatasetSpec, seed: int) -> Assignment:
+def assign(
+    keys: Mapping[str, Sequence[bytes]], dataset: DatasetSpec, seed: int, groups: Sequence[bytes] | None = None
+) -> Assignment:
     """Assign the rows to the splits.
 
     With deduplication, rows of train that are also in validation or test are removed, and so are rows of validation
@@ -80,7 +98,9 @@ def assign(keys: Mapping[str, Sequence[bytes]], dataset: DatasetSpec, seed: int)
         keys: Content keys of the rows of ``train`` and of each split with its own data set, in order.
         dataset: The fractions of the splits, and whether equal rows are removed.
         seed: Seed of the draw.
+        groups: The group of each row of ``train``, all rows of which are in one split; None draws by content.
     """
+    groups = keys["train"] if groups is None else groups
     deduplicate = dataset.cleaning.deduplicate is not Deduplication.NONE
     leaked = 0
 
@@ -96,19 +116,20 @@ def assign(keys: Mapping[str, Sequence[bytes]], dataset: DatasetSpec, seed: int)
     own_test = set(keys.get("test", ()))
     own_validation = set(keys.get("validation", ()))
     pool = kept("train", pool, own_test)
-    candidates = (keys["train"][row] for row in pool)
+    candidates = (groups[row] for row in pool)
     drawn = draw(candidates, _fractions(dataset), seed, dataset.test.minimum_examples)
     splits: dict[str, Selection] = {}
     taken: set[bytes] = set()
     for split, own in (("test", own_test), ("validation", own_validation)):
         if split in drawn:
-            splits[split] = Selection("train", [row for row in pool if keys["train"][row] in drawn[split]])
-            pool = [row for row in pool if keys["train"][row] not in drawn[split]]
+            splits[split] = Selection("train", [row for row in pool if groups[row] in drawn[split]])
+            pool = [row for row in pool if groups[row] not in drawn[split]]
         else:
             splits[split] = Selection(split, kept(split, list(range(len(keys[split]))), taken))
-        taken |= drawn.get(split, own)
+        taken |= {keys["train"][row] for row in splits[split].rows} if split in drawn else own
     splits["train"] = Selection("train", kept("train", pool, own_validation))
-    return Assignment({split: splits[split] for split in SPLITS}, leaked)
+    together = None if groups == keys["train"] else len(set(groups))
+    return Assignment({split: splits[split] for split in SPLITS}, leaked, together)
 
 
 def check_sizes(assignment: Assignment, dataset: DatasetSpec) -> None:
@@ -118,12 +139,18 @@ def check_sizes(assignment: Assignment, dataset: DatasetSpec) -> None:
         StageFailure: BadData when a split has too few.
     """
     removed = f" after removal of {assignment.leaked} that are also in another split" if assignment.leaked else ""
+    together = ""
+    if assignment.groups is not None:
+        together = f", because rows of one context or title stay together, and train has {assignment.groups} of them"
     for split, selection in assignment.splits.items():
         if not selection.rows:
             where = f"the {split} split" if split != "train" else f"the train split of {dataset.train.uri}"
             raise StageFailure(
-                Reason.BAD_DATA, f"There are no examples in {where}{removed}: add data, or change the fractions"
+                Reason.BAD_DATA,
+                f"There are no examples in {where}{removed}{_drawn(selection, together)}: add data, or change the "
+                "fractions",
             )
+    removed += _drawn(assignment.splits[TEST], together)
     found, minimum = len(assignment.splits[TEST].rows), dataset.test.minimum_examples
     if found < minimum:
         raise StageFailure(
@@ -132,6 +159,11 @@ def check_sizes(assignment: Assignment, dataset: DatasetSpec) -> None:
             f"model with its baseline: add data, raise dataset.test.fraction, or lower dataset.test.minimumExamples "
             f"from {minimum}",
         )
+
+
+def _drawn(selection: Selection, clause: str) -> str:
+    """``clause``, for a split that is drawn from the training data."""
+    return clause if selection.origin == "train" else ""
 
 
 def check_processes(examples: int, processes: int) -> None:

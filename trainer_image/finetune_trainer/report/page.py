@@ -27,6 +27,7 @@ BASELINE_NAMES: dict[BaselineKind, tuple[str, str]] = {
     BaselineKind.BASE_MODEL: ("the base model", "the model before fine-tuning, with the same prompts"),
     BaselineKind.LINEAR_PROBE: ("a linear probe", "logistic regression on features of the base model"),
     BaselineKind.MAJORITY_CLASS: ("the majority class", "always the most frequent label of the training data"),
+    BaselineKind.NO_ANSWER: ("no answer", "no question gets an answer"),
 }
 
 _TEXT_SHOWN = 700

@@ -90,6 +90,7 @@ def run(context: StageContext) -> EvaluateResult:
         verdict=comparison.metrics[0].verdict,
         test_digest=digest_of(comparison.predictions),
         gates=check_gates(config.spec.evaluation, comparison.metrics),
+        span_decoding=comparison.span_decoding,
     )
     _report_metrics(reporter, evaluation)
 

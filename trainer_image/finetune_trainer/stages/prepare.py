@@ -138,7 +138,8 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     dated = [template for template in templates if fix_template_date(template, today)]
     preparation = task.preparation(spec, tokenizer, length, config)
     sets = _read(context, inputs, preparation, tokenizer.unk_token_id)
-    assignment = assign({name: data.keys for name, data in sets.items()}, inputs.data.dataset, spec.training.seed)
+    keys = {name: data.keys for name, data in sets.items()}
+    assignment = assign(keys, inputs.data.dataset, spec.training.seed, sets["train"].groups)
     check_sizes(assignment, inputs.data.dataset)
     _check_vocabulary(sets, vocabulary, spec.model.uri)
     splits = {}

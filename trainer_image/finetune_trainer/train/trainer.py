@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
+from finetune_trainer.modelling.outputs import logits_of
 from finetune_trainer.patches.transformers import NoStepAfterTheLast
 from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.tasks.base import TaskForm
@@ -44,7 +45,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
             train_dataset=train_dataset,
             eval_dataset=validation,
             compute_loss_func=lambda outputs, labels, num_items_in_batch: task.loss(
-                outputs.logits, labels, num_items_in_batch
+                logits_of(outputs), labels, num_items_in_batch
             ),
             **kwargs,
         )
@@ -87,7 +88,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
             for rows, counts in self._validation_batches():
                 inputs = self._prepare_inputs(self._collate([self._validation[row] for row in rows]))
                 labels = inputs.pop("labels")
-                logits = model(**inputs).logits
+                logits = logits_of(model(**inputs))
                 if counts:
                     loss = self._task.loss(logits, labels, torch.tensor(1))
                     total += torch.tensor([float(loss), int((labels != IGNORED_LABEL).sum())], dtype=torch.float64)

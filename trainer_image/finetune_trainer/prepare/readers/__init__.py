@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from finetune_trainer.prepare.problems import BadRow
-from finetune_trainer.prepare.readers import columnar, delimited, json_rows
+from finetune_trainer.prepare.readers import columnar, delimited, json_rows, squad
 from finetune_trainer.prepare.readers.values import Row, Values, type_name
 from finetune_trainer.prepare.sources import DataFile, FileKind
 from finetune_trainer.storage.errors import explained_path
@@ -31,6 +31,8 @@ def columns_of(file: DataFile) -> tuple[str, ...] | None:
                 return columnar.columns(file)
             case FileKind.CSV | FileKind.TSV:
                 return delimited.columns(file)
+            case FileKind.SQUAD:
+                return squad.COLUMNS
         for _, (_, values) in zip(range(_LOOK_AHEAD), json_rows.rows(file), strict=False):
             if not isinstance(values, BadRow):
                 return tuple(values)
@@ -51,3 +53,5 @@ def read_rows(file: DataFile, wanted: tuple[str, ...]) -> Iterator[Row]:
                 yield from delimited.rows(file)
             case FileKind.JSONL | FileKind.JSON_ARRAY:
                 yield from json_rows.rows(file)
+            case FileKind.SQUAD:
+                yield from squad.rows(file)

@@ -14,6 +14,7 @@ from pathlib import Path
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import DataEncoding
 from finetune_trainer.prepare.readers.dialect import detected_dialect
+from finetune_trainer.prepare.readers.squad import START
 from finetune_trainer.prepare.readers.text import corrupt, open_bytes
 from finetune_trainer.prepare.sources import Compression, FileKind, Form
 from finetune_trainer.storage.errors import explained_path
@@ -163,6 +164,8 @@ def _with_json_kind(form: Form, uri: str, text: str) -> Form:
     start = text.lstrip()
     if start.startswith("["):
         return replace(form, kind=FileKind.JSON_ARRAY)
+    if START.match(start) and '"paragraphs"' in start:
+        return replace(form, kind=FileKind.SQUAD)
     if start.startswith("{") and _LINE_END.split(start, maxsplit=1)[0].strip() == "{":
         raise StageFailure(
             Reason.BAD_DATA,

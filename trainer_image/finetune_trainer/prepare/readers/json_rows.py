@@ -17,6 +17,8 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 _DIGITS = 4300
 """Python converts integers of up to this many digits."""
 _TOO_DEEP = "the JSON is nested too deeply; correct the row"
+LONGEST_START = 64 << 10
+"""Characters before the array of a document in which the start of the array must be."""
 
 
 class _Decoder(json.JSONDecoder):
@@ -133,18 +135,38 @@ class _Buffer:
 def _of_array(file: DataFile) -> Iterator[Row]:
     buffer, decoder = _Buffer(file), _Decoder()
     buffer.take("[")
-    if not buffer.take("]"):
-        while True:
-            yield buffer.row, decoder.row(_item(buffer, decoder), "row")
-            if buffer.take("]"):
-                break
-            if not buffer.take(","):
-                raise buffer.invalid(
-                    "the array is not closed" if not buffer.next_character() else "expecting ',' or ']'"
-                )
-            buffer.row += 1
+    for item in _items(buffer, decoder):
+        yield buffer.row, decoder.row(item, "row")
     if buffer.next_character():
         raise buffer.invalid("there is text after the array")
+
+
+def items_after(file: DataFile, start: re.Pattern[str]) -> Iterator[Values | BadRow]:
+    """Iterate over the objects of the array that follows the match of ``start`` at the beginning of the file.
+
+    Raises:
+        StageFailure: BadData when the array is not valid JSON.
+    """
+    buffer, decoder = _Buffer(file), _Decoder()
+    buffer.more(LONGEST_START)
+    found = start.match(buffer.text)
+    assert found is not None, "the format was detected by the same pattern"
+    buffer.position = found.end()
+    for item in _items(buffer, decoder):
+        yield decoder.row(item, "item")
+
+
+def _items(buffer: _Buffer, decoder: _Decoder) -> Iterator[Any]:
+    """The items of an array after its ``[``, to its end."""
+    if buffer.take("]"):
+        return
+    while True:
+        yield _item(buffer, decoder)
+        if buffer.take("]"):
+            return
+        if not buffer.take(","):
+            raise buffer.invalid("the array is not closed" if not buffer.next_character() else "expecting ',' or ']'")
+        buffer.row += 1
 
 
 def _item(buffer: _Buffer, decoder: _Decoder) -> Any:

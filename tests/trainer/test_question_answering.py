@@ -1,0 +1,188 @@
+"""QuestionAnswering with tiny encoders: all stages, on questions that are learned by heart."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.stage import EvaluateResult, Stage
+from tests.trainer.qa_fixtures import heart_job
+from tests.trainer.stages import TinyJob
+
+ENDS = [
+    ("Berlin is the largest city of Germany.", "Berlin"),
+    ("Coal is black", "Coal"),
+    ("The largest lake of the region is Baikal", "Baikal"),
+    ("Paris", "Paris"),
+    ("7 tonnes were shipped", "7 tonnes"),
+    ("They paid in 1999", "1999"),
+    ("Ångström was a Swede.", "Ångström"),
+    ("It is made of oak", "oak"),
+    ("“Moby-Dick” came out in 1851", "“Moby-Dick”"),
+]
+REWRITTEN = [
+    ("Price on request… call Ms Weiß now.", "Ms Weiß"),
+    ("The ﬁrst ﬂoor is closed; use Gate ３.", "Gate ３"),
+    ("Cafe\u0301 Noir opens at nine.", "Cafe\u0301 Noir"),
+    ("See form ① or form ②.", "form ②"),
+    ("The\u200b key is under the mat.", "under the mat"),
+    ("東京タワーは333メートルです。", "333メートル"),
+    ("Room\u00a012 is free.", "Room\u00a012"),
+    ("NAÏVE and naïve differ.", "naïve"),
+]
+WORDS = [f"w{number:02}" for number in range(60)]
+
+
+def rows_of(pairs: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "question": f"Question {number}?",
+            "context": context,
+            "answers": {"text": [answer], "answer_start": [context.rindex(answer)]},
+        }
+        for number, (context, answer) in enumerate(pairs)
+    ]
+
+
+def long_rows() -> list[dict[str, Any]]:
+    """Questions about contexts of three windows, a third of them without an answer."""
+    rows = []
+    for number in range(12):
+        words = [*WORDS[number : number + 40], *WORDS[:number]]
+        answer = " ".join(words[3 * number : 3 * number + 2])
+        rows.append(
+            {
+                "id": f"q{number:02}",
+                "question": f"find {words[3 * number]}" if number % 3 else f"find z{number}",
+                "context": " ".join(words),
+                "answers": [answer] if number % 3 else [],
+            }
+        )
+    return rows
+
+
+def through(job: TinyJob, last: Stage) -> dict[str, Any]:
+    """Run all stages to ``last``, and return evaluation.json."""
+    for stage in (Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE, Stage.PUBLISH):
+        outcome = job.run(stage)
+        assert outcome.code == 0, outcome.log
+        if stage is last:
+            break
+    document: dict[str, Any] = json.loads((job.revision / "evaluated" / "evaluation.json").read_text())
+    return document
+
+
+def predictions(job: TinyJob) -> list[dict[str, Any]]:
+    lines = (job.revision / "evaluated" / "predictions.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def scores(evaluation: dict[str, Any], model: str = "tuned") -> dict[str, float]:
+    return {metric["name"]: metric[model] for metric in evaluation["metrics"]}
+
+
+@pytest.mark.parametrize("kind", ["bert", "bytes"])
+def test_answers_at_both_ends_of_the_context_are_learned(kind: str, tmp_path: Path) -> None:
+    job = heart_job(tmp_path, rows_of(ENDS), kind)
+    evaluation = through(job, Stage.EVALUATE)
+    assert scores(evaluation) == {"squad_f1": 1, "exact_match": 1, "has_answer_f1": 1}
+    report = json.loads((job.revision / "prepared" / "data.json").read_text())
+    assert report["splits"]["train"]["label_counts"] == {"answer": len(ENDS)}
+    assert evaluation["spanDecoding"] == {"longestAnswer": 30}
+
+
+def test_predicted_answers_are_slices_of_the_context_as_it_was_written(tmp_path: Path) -> None:
+    job = heart_job(tmp_path, rows_of(REWRITTEN), "unigram")
+    assert scores(through(job, Stage.EVALUATE))["exact_match"] == 1
+    for row in predictions(job):
+        assert row["tuned"] == row["context"][slice(*row["tunedSpan"])] == row["answers"][0]
+
+
+@pytest.fixture(scope="module", params=["Full", "LoRA"])
+def windowed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinyJob:
+    training = {"maxSteps": 160, "batchSize": 12, "learningRate": 3e-3, "maxSequenceLength": 24}
+    method: dict[str, Any] = {"type": request.param}
+    if request.param == "LoRA":
+        method["lora"] = {"rank": 32, "alpha": 64, "dropout": 0.0}
+        training["learningRate"] = 1e-2
+    job = heart_job(
+        tmp_path_factory.mktemp("windowed"),
+        long_rows(),
+        "words",
+        task={"type": "QuestionAnswering", "windowOverlap": 4},
+        method=method,
+        training=training,
+        evaluation={"publishWorse": True},  # An adapter alone makes little of a random base model.
+    )
+    through(job, Stage.PUBLISH)
+    return job
+
+
+def test_no_answer_has_a_threshold_for_each_model(windowed: TinyJob) -> None:
+    evaluation = json.loads((windowed.revision / "artifact" / "evaluation.json").read_text())
+    if windowed.spec["method"]["type"] == "Full":
+        assert scores(evaluation)["squad_f1"] > 0.9
+    assert set(scores(evaluation)) == {"squad_f1", "exact_match", "has_answer_f1", "no_answer_f1"}
+    assert evaluation["baseline"]["kind"] in ("LinearProbe", "NoAnswer")
+    assert scores(evaluation, "baseline")["squad_f1"] >= 1 / 3
+    decoding = evaluation["spanDecoding"]
+    assert isinstance(decoding["threshold"], float)
+    assert decoding.get("baselineThreshold") != decoding["threshold"]
+
+
+def test_the_data_report_counts_windows_and_kinds_of_questions(windowed: TinyJob) -> None:
+    report = json.loads((windowed.revision / "prepared" / "data.json").read_text())
+    assert report["splits"]["test"]["label_counts"] == {"answer": 8, "no answer": 4}
+    assert any(note.startswith("36 contexts are longer than the 24 tokens of a row") for note in report["notes"])
+
+
+def test_the_report_marks_the_answers_in_their_contexts(windowed: TinyJob) -> None:
+    page = (windowed.revision / "artifact" / "report.html").read_text()
+    assert '<mark class="reference' in page
+    assert re.search('<mark class="[a-z ]*tuned"', page)
+    assert '<span class="quiet">no answer</span>' in page
+    assert "<script" not in page
+
+
+def test_the_program_of_the_card_gives_the_measured_answers(windowed: TinyJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = windowed.revision / "artifact"
+    if not (artifact / "base").exists():
+        (artifact / "base").symlink_to(windowed.root / "base")
+    monkeypatch.chdir(artifact)
+    program = (artifact / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    program = program.replace("path/to/base", "base")
+    assert ("PeftModel" in program) == (artifact / "adapter_config.json").exists()
+    for row in predictions(windowed)[:6]:
+        code = program.replace('"A question"', json.dumps(row["question"]))
+        code = code.replace('"The text that has the answer"', json.dumps(row["context"]))
+        with contextlib.redirect_stdout(io.StringIO()) as output:
+            exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
+        assert output.getvalue() == row["tuned"] + "\n"
+
+
+def test_a_base_model_with_a_span_head_is_the_baseline_itself(tmp_path: Path) -> None:
+    job = heart_job(tmp_path, rows_of(ENDS), "bert", head=True, method={"type": "LoRA"})
+    job = job.changed(training={"maxSteps": 4})
+    evaluation = through(job, Stage.EVALUATE)
+    assert evaluation["baseline"]["kind"] == "BaseModel"
+
+
+def test_a_metric_of_questions_that_the_test_split_lacks_is_refused_in_prepare(tmp_path: Path) -> None:
+    job = heart_job(tmp_path, rows_of(ENDS), evaluation={"metrics": ["squad_f1", "no_answer_f1"]})
+    outcome = job.run(Stage.PREPARE)
+    assert outcome.code == 65
+    assert outcome.message.startswith(
+        "The evaluation cannot measure no_answer_f1, because there is no question with no "
+    )
+
+
+def test_the_result_of_the_evaluation_fits_its_model(windowed: TinyJob) -> None:
+    outcome = windowed.run(Stage.EVALUATE)
+    assert isinstance(outcome.report.result, EvaluateResult)
+    assert outcome.report.result.evaluation.span_decoding is not None

@@ -1,0 +1,106 @@
+"""QuestionAnswering: answers a question about a text.
+
+An encoder answers with a span of the text (``preparation``, ``windows``, ``offsets``, ``training``, ``spans``,
+``probe``, ``evaluation``). What does not depend on the model is in ``rows``, ``positions`` and ``scoring``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from finetune_api.tables.tasks import ModelFamily
+from finetune_trainer.modelling.tokenizer import load_base_tokenizer
+from finetune_trainer.prepared import IGNORED_LABEL, DataReport
+from finetune_trainer.tasks.base import CardParts, ModelClass, Task
+from finetune_trainer.tasks.question_answering.preparation import ExtractivePreparation
+
+if TYPE_CHECKING:
+    import torch
+    from jinja2 import Environment
+    from transformers import PreTrainedTokenizerFast
+
+    from finetune_api.spec import FineTuneJobSpec
+    from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
+    from finetune_trainer.publish.model_card import CardInputs
+    from finetune_trainer.report.page import ReportInputs
+    from finetune_trainer.train.data import Collator, TrainingDataset
+
+
+class ExtractiveQuestionAnswering:
+    """QuestionAnswering with an encoder; implements `finetune_trainer.tasks.base.TaskForm`."""
+
+    uses_chat_template = False
+    adapter_task = "QUESTION_ANS"
+
+    def load_tokenizer(self, directory: Path, spec: FineTuneJobSpec) -> PreTrainedTokenizerFast:
+        return load_base_tokenizer(directory, spec.model.uri)
+
+    def generation(
+        self, tokenizer: PreTrainedTokenizerFast, config: Mapping[str, Any], generation: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        return {}
+
+    def preparation(
+        self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int, config: Mapping[str, Any]
+    ) -> ExtractivePreparation:
+        return ExtractivePreparation(spec, tokenizer, max_length)
+
+    def dataset(self, table: pa.Table, spec: FineTuneJobSpec, data: DataReport) -> TrainingDataset:
+        from finetune_trainer.tasks.question_answering.training import SpanDataset
+
+        return SpanDataset(table)
+
+    def collator(self, pad_token_id: int, model: Any) -> Collator:
+        from finetune_trainer.tasks.question_answering.training import SpanCollator
+
+        return SpanCollator(pad_token_id, model)
+
+    def model_class(self, data: DataReport) -> ModelClass:
+        from transformers import AutoModelForQuestionAnswering
+
+        return ModelClass(AutoModelForQuestionAnswering, {})
+
+    def head_modules(self, model: torch.nn.Module) -> Iterable[str]:
+        """All modules with weights outside the backbone."""
+        backbone = str(getattr(model, "base_model_prefix", ""))
+        if not hasattr(model, backbone):
+            return []
+        children = (name for name, part in model.named_children() if next(part.parameters(), None) is not None)
+        return [name for name in children if name != backbone]
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        """Both labels of a window count, so that the loss of a step is the mean of that of starts and ends."""
+        from torch.nn.functional import cross_entropy
+
+        flat = logits.float().flatten(0, 1)
+        return cross_entropy(flat, labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum") / count
+
+    def compare(self, inputs: EvaluationInputs) -> Comparison:
+        from finetune_trainer.tasks.question_answering.evaluation import compare
+
+        return compare(inputs)
+
+    def baseline_note(self, details: Mapping[str, Any]) -> str:
+        from finetune_trainer.tasks.question_answering.presentation import baseline_note
+
+        return baseline_note(details)
+
+    def report_section(self, inputs: ReportInputs, environment: Environment) -> str:
+        from finetune_trainer.tasks.question_answering.presentation import report_section
+
+        return report_section(inputs, environment)
+
+    def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
+        from finetune_trainer.tasks.question_answering.presentation import card
+
+        return card(inputs, environment)
+
+    def finish_artifact(self, directory: Path, data: DataReport, spec: FineTuneJobSpec) -> None:
+        """Nothing to add: ``evaluation.json`` has the threshold of no answer."""
+
+
+task = Task({ModelFamily.ENCODER: ExtractiveQuestionAnswering()})

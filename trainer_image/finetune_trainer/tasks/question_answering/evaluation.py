@@ -1,0 +1,344 @@
+"""QuestionAnswering with an encoder: compares the tuned model with its baseline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModel
+
+from finetune_api.evaluation import BaselineKind, MetricResult, SpanDecoding
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.spec import Metric
+from finetune_trainer.evaluate.baseline import Features
+from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter, metric_result
+from finetune_trainer.evaluate.intervals import ratio_interval
+from finetune_trainer.evaluate.metrics import Ints, ratio
+from finetune_trainer.modelling.batching import BatchLimits, each_batch, length_sorted, padded
+from finetune_trainer.modelling.loading import check_finite, check_vocabulary
+from finetune_trainer.modelling.outputs import logits_of, takes_token_types
+from finetune_trainer.splits import open_split
+from finetune_trainer.tasks.question_answering.batches import Windows
+from finetune_trainer.tasks.question_answering.offsets import Offsets
+from finetune_trainer.tasks.question_answering.probe import REGULARISATION, TOKENS, SpanHead, TokenFeatures
+from finetune_trainer.tasks.question_answering.scoring import Scores, weights
+from finetune_trainer.tasks.question_answering.spans import (
+    LONGEST_ANSWER,
+    BestSpans,
+    Logits,
+    best_span,
+    choose_threshold,
+    is_answered,
+    text_of,
+)
+
+_LIMITS = {"cpu": BatchLimits(examples=64, tokens=8192), "cuda": BatchLimits(examples=512, tokens=131072)}
+
+Read = Callable[[torch.Tensor, Ints], None]
+"""Called with an output of a model for the windows with these indices."""
+
+
+class Questions:
+    """The questions of a split."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.windows = Windows.of(table)
+        self.contexts: list[str] = table["context"].to_pylist()
+        self.references: list[list[str]] = [json.loads(answers) for answers in table["answers"].to_pylist()]
+        self.offsets: list[Offsets] = [_pairs(row) for row in table["offsets"].to_pylist()]
+
+    def __len__(self) -> int:
+        return len(self.contexts)
+
+    def positions(self, window: int) -> slice:
+        """The tokens of the context in a window."""
+        start = int(self.windows.context_starts[window])
+        return slice(start, start + int(self.windows.context_lengths[window]))
+
+    def blank(self, window: int) -> NDArray[np.bool_]:
+        """Which tokens of the context in a window have no characters."""
+        first = int(self.windows.context_firsts[window])
+        offsets = self.offsets[int(self.windows.questions[window])]
+        return np.array(
+            [start == end for start, end in offsets[first : first + int(self.windows.context_lengths[window])]]
+        )
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The answers of a model to the questions of a split."""
+
+    spans: list[tuple[int, int] | None]
+    """Slice of the context; None for no answer."""
+    texts: list[str]
+    """Empty for no answer."""
+    scores: Scores
+
+    @classmethod
+    def of(cls, questions: Questions, best: BestSpans, threshold: float | None) -> Predicted:
+        given = is_answered(best.margin, threshold) & np.isfinite(best.score)
+        spans = [
+            text_of(questions.offsets[row], int(best.first[row]), int(best.last[row])) if given[row] else None
+            for row in range(len(questions))
+        ]
+        texts = [
+            "" if span is None else context[slice(*span)]
+            for context, span in zip(questions.contexts, spans, strict=True)
+        ]
+        return cls(spans, texts, Scores.of(texts, questions.references))
+
+    @classmethod
+    def none(cls, questions: Questions) -> Predicted:
+        """No question gets an answer."""
+        texts = [""] * len(questions)
+        return cls([None] * len(questions), texts, Scores.of(texts, questions.references))
+
+
+@dataclass(frozen=True)
+class Result:
+    """A model with its threshold: its answers to the test questions, and its F1 on validation."""
+
+    kind: BaselineKind
+    test: Predicted
+    threshold: float | None
+    validation_f1: float
+    details: dict[str, Any]
+
+
+def compare(inputs: EvaluationInputs) -> Comparison:
+    """Run baseline and tuned model on the test split; their thresholds are chosen on the validation split.
+
+    Raises:
+        StageFailure: BadConfiguration (the model does not fit the data), BadData (no test question for a metric of the
+            spec), Diverged (outputs that are not finite), OutOfMemory.
+    """
+    comparing = _Comparing(inputs)
+    metrics = comparing.metrics()
+    baseline = comparing.baseline()
+    tuned = comparing.of_model(inputs.method.tuned(inputs.load, inputs.base, inputs.trained), "tuned")
+    results = tuple(comparing.result(metric, baseline.test.scores, tuned.test.scores) for metric in metrics)
+    decoding = SpanDecoding(
+        longest_answer=comparing.longest, threshold=tuned.threshold, baseline_threshold=baseline.threshold
+    )
+    rows = comparing.rows(baseline.test, tuned.test)
+    return Comparison(baseline.kind, baseline.details, results, rows, decoding)
+
+
+class _Comparing:
+    def __init__(self, inputs: EvaluationInputs) -> None:
+        self._inputs = inputs
+        self._table = open_split(inputs.prepared, SPLIT)
+        self._train = open_split(inputs.prepared, "train")
+        self._test = Questions(self._table)
+        self._validation = Questions(open_split(inputs.prepared, "validation"))
+        self.longest = max(LONGEST_ANSWER, Windows.of(self._train).longest_answer)
+        self._limits = _LIMITS[inputs.hardware.device.type].unless_alone(inputs.data.handling.batching)
+
+    def metrics(self) -> list[Metric]:
+        """The metrics to measure: without the defaults for which there are no test questions.
+
+        Raises:
+            StageFailure: BadData when that is one that the spec names.
+        """
+        evaluation = self._inputs.spec.evaluation
+        named = {*(evaluation.metrics or ()), *(gate.metric for gate in evaluation.gates)}
+        wanted = self._inputs.spec.metrics
+        empty = [metric for metric in wanted if not weights(metric, self._test.references).any()]
+        if missing := [metric for metric in empty if metric in named]:
+            raise StageFailure(
+                Reason.BAD_DATA,
+                f"The test split has no question that {missing[0]} measures: add such questions, or remove "
+                "{missing[0]} from evaluation.metrics and evaluation.gates",
+            )
+        return [metric for metric in wanted if metric not in empty]
+
+    def baseline(self) -> Result:
+        """The base model, if it has a trained span head; otherwise the better on validation of no answer and a linear
+        span head.
+        """
+        loaded = self._inputs.load(self._inputs.base)
+        if not loaded.random:
+            return self.of_model(loaded.model, "baseline")
+        del loaded
+        none = Predicted.none(self._validation)
+        none_f1 = float(none.scores.f1.mean())
+        head = self._head()
+        details = {
+            "chosenBy": "SQuAD F1 on the validation split",
+            "noAnswer": {"f1": none_f1},
+            "linearProbe": {"f1": head.validation_f1, **head.details},
+        }
+        if head.validation_f1 > none_f1:
+            return Result(head.kind, head.test, head.threshold, head.validation_f1, details)
+        return Result(BaselineKind.NO_ANSWER, Predicted.none(self._test), None, none_f1, details)
+
+    def of_model(self, model: Any, name: str) -> Result:
+        """The answers of a model with a span head."""
+        best = []
+        for split, questions in (("validation", self._validation), ("test", self._test)):
+            found = BestSpans.empty(len(questions.windows))
+
+            def read(logits: torch.Tensor, batch: Ints, found: BestSpans = found, own: Questions = questions) -> None:
+                check_finite(logits, name, "output")
+                for row, window in zip(logits.cpu().numpy(), batch, strict=True):
+                    self._take(found, own, int(window), row)
+
+            self._each(model, questions, f"answering {split} questions with the {name} model", read)
+            best.append(found.of_questions(questions.windows.questions, len(questions)))
+        return self._decided(BaselineKind.BASE_MODEL, best[0], best[1], {})
+
+    def result(self, metric: Metric, baseline: Scores, tuned: Scores) -> MetricResult:
+        weighted = weights(metric, self._test.references)
+        values = baseline.values(metric), tuned.values(metric)
+        interval = ratio_interval(*values, weighted, seed=self._inputs.spec.training.seed)
+        return metric_result(metric, ratio(values[0], weighted), ratio(values[1], weighted), interval)
+
+    def rows(self, baseline: Predicted, tuned: Predicted) -> list[dict[str, Any]]:
+        """The rows of predictions.jsonl."""
+        columns = [self._table[name].to_pylist() for name in ("source", "id", "question", "answer_spans")]
+        rows = []
+        for index, (source, name, question, spans) in enumerate(zip(*columns, strict=True)):
+            scores = {
+                metric: {
+                    "baseline": float(baseline.scores.values(metric)[index]),
+                    "tuned": float(tuned.scores.values(metric)[index]),
+                }
+                for metric in (Metric.SQUAD_F1, Metric.EXACT_MATCH)
+            }
+            rows.append(
+                {
+                    "source": source,
+                    **({"id": name} if name else {}),
+                    "question": question,
+                    "context": self._test.contexts[index],
+                    "answers": self._test.references[index],
+                    "answerSpans": _pairs(spans),
+                    "baseline": baseline.texts[index],
+                    "baselineSpan": baseline.spans[index],
+                    "tuned": tuned.texts[index],
+                    "tunedSpan": tuned.spans[index],
+                    "scores": scores,
+                }
+            )
+        return rows
+
+    def _decided(self, kind: BaselineKind, validation: BestSpans, test: BestSpans, details: dict[str, Any]) -> Result:
+        """Choose the threshold on validation, and answer the test questions with it."""
+        answered = Predicted.of(self._validation, validation, None).scores.f1
+        unanswered = Predicted.none(self._validation).scores.f1
+        threshold = choose_threshold(validation.margin, answered, unanswered)
+        of_validation = Predicted.of(self._validation, validation, threshold)
+        f1 = float(of_validation.scores.f1.mean())
+        return Result(kind, Predicted.of(self._test, test, threshold), threshold, f1, details)
+
+    def _take(self, found: BestSpans, questions: Questions, window: int, logits: Logits) -> None:
+        """Note the best span of a window, whose logits have the shape (2, tokens)."""
+        first, last, score = best_span(logits[:, questions.positions(window)], questions.blank(window), self.longest)
+        offset = int(questions.windows.context_firsts[window])
+        found.first[window], found.last[window], found.score[window] = offset + first, offset + last, score
+        found.null[window] = logits[:, questions.windows.nulls[window]].sum()
+
+    def _head(self) -> Result:
+        """The linear span head with the strength of regularisation that is best on validation."""
+        backbone = self._inputs.load_as(AutoModel, self._inputs.base).model
+        train = Questions(self._train)
+        chosen = _sample(train.windows, self._inputs.spec.training.seed)
+        fitted, _ = self._features(backbone, train, "train", chosen)
+        others = {name: self._features(backbone, own, name, None)[1] for name, own in self._splits().items()}
+        counter = ExampleCounter(self._inputs.reporter, "fitting the linear span head", len(chosen))
+        head = SpanHead(fitted.values)
+        best: Result | None = None
+        for strength in REGULARISATION:
+            head.fit(fitted, strength, lambda: counter.add(0))
+            validation, test = (self._best(head, others[name], own) for name, own in self._splits().items())
+            details = {"regularisation": strength, "trainWindows": len(chosen)}
+            result = self._decided(BaselineKind.LINEAR_PROBE, validation, test, details)
+            if best is None or result.validation_f1 > best.validation_f1:
+                best = result
+        assert best is not None
+        return best
+
+    def _splits(self) -> dict[str, Questions]:
+        return {"validation": self._validation, "test": self._test}
+
+    def _features(
+        self, backbone: Any, questions: Questions, name: str, chosen: Ints | None
+    ) -> tuple[TokenFeatures, list[Features]]:
+        """The last hidden states of the null position and the context of each window, in the order of ``chosen``."""
+        windows = questions.windows
+        listed = np.arange(len(windows)) if chosen is None else chosen
+        states: dict[int, Features] = {}
+
+        def read(hidden: torch.Tensor, batch: Ints) -> None:
+            check_finite(hidden, "baseline", "hidden state")
+            for row, window in zip(hidden.cpu().numpy(), batch, strict=True):
+                kept = row[questions.positions(int(window))]
+                states[int(window)] = np.concatenate([row[[windows.nulls[window]]], kept])
+
+        self._each(backbone, questions, f"computing features of the base model ({name})", read, listed)
+        rows = [states[int(window)] for window in listed]
+        firsts = np.cumsum([0, *(len(row) for row in rows)])[:-1]
+        # The null position is the first of a window's rows.
+        starts = np.where(windows.starts == windows.nulls, 0, windows.starts - windows.context_starts + 1)[listed]
+        ends = np.where(windows.ends == windows.nulls, 0, windows.ends - windows.context_starts + 1)[listed]
+        counts = np.array([len(row) for row in rows])
+        features = TokenFeatures(
+            values=np.concatenate(rows),
+            windows=np.repeat(np.arange(len(rows)), counts),
+            starts=firsts + starts,
+            ends=firsts + ends,
+        )
+        return features, rows
+
+    def _best(self, head: SpanHead, rows: list[Features], questions: Questions) -> BestSpans:
+        windows = questions.windows
+        found = BestSpans.empty(len(windows))
+        for window, row in enumerate(rows):
+            logits = head.logits(row)
+            first, last, score = best_span(logits[:, 1:], questions.blank(window), self.longest)
+            offset = int(windows.context_firsts[window])
+            found.first[window], found.last[window], found.score[window] = offset + first, offset + last, score
+            found.null[window] = logits[:, 0].sum()
+        return found.of_questions(windows.questions, len(questions))
+
+    def _each(self, model: Any, questions: Questions, activity: str, read: Read, chosen: Ints | None = None) -> None:
+        """Run a model on windows, and read its logits (batch, 2, tokens) or hidden states (batch, tokens, width)."""
+        windows, hardware = questions.windows, self._inputs.hardware
+        listed = np.arange(len(windows)) if chosen is None else chosen
+        check_vocabulary(model, windows.tokens)
+        with_types = takes_token_types(model)
+        counter = ExampleCounter(self._inputs.reporter, activity, len(listed))
+
+        def work(batch: Ints) -> None:
+            at = listed[batch]
+            tokens, mask = padded(windows.tokens, at, self._inputs.data.padding)
+            batch_inputs = {"input_ids": tokens, "attention_mask": mask}
+            if with_types:
+                batch_inputs["token_type_ids"] = padded(windows.types, at, 0)[0]
+            on_device = {name: tensor.to(hardware.device) for name, tensor in batch_inputs.items()}
+            with torch.inference_mode(), hardware.autocast():
+                outputs = model(**on_device)
+            hidden = getattr(outputs, "last_hidden_state", None)
+            read((logits_of(outputs) if hidden is None else hidden).float(), at)
+            counter.add(len(batch))
+
+        each_batch(length_sorted(windows.tokens.lengths[listed], self._limits), work)
+
+
+def _sample(windows: Windows, seed: int) -> Ints:
+    """Windows with a label, at random by ``seed``, of at most `TOKENS` tokens; ascending."""
+    labelled = np.flatnonzero(windows.starts >= 0)
+    order = np.random.default_rng(seed).permutation(labelled)
+    kept = np.cumsum(windows.context_lengths[order] + 1) <= TOKENS
+    kept[0] = True
+    return np.sort(order[kept])
+
+
+def _pairs(values: list[int]) -> Offsets:
+    return list(zip(values[::2], values[1::2], strict=True))

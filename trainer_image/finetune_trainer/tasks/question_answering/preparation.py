@@ -1,0 +1,130 @@
+"""QuestionAnswering with an encoder in the prepare stage."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.spec import FineTuneJobSpec, Metric
+from finetune_trainer.prepare.encoded import Encoded
+from finetune_trainer.prepare.rows import Example, check_headers
+from finetune_trainer.prepare.sources import DataFile
+from finetune_trainer.prepare.special_tokens import AnswerTokens
+from finetune_trainer.prepared import IGNORED_LABEL
+from finetune_trainer.tasks.question_answering.rows import QuestionRows
+from finetune_trainer.tasks.question_answering.windows import DEFAULT_OVERLAP, WindowTokeniser
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+ANSWERED, UNANSWERED = "answer", "no answer"
+"""Keys of SplitReport.label_counts."""
+
+_LISTED = 8
+_REMARKS = (
+    "not at answer_start, and moved to the only place of their text",
+    "without answer_start and in several places; the first is learned",
+    "in no place, beside another that is; they count in the evaluation only",
+)
+
+
+class ExtractivePreparation:
+    """Implements `finetune_trainer.tasks.base.Preparation`."""
+
+    labels: tuple[str, ...] = ()
+    answers = AnswerTokens()
+    rows = ""
+    prefix = ""
+
+    def __init__(self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
+        self._spec = spec
+        self._columns = spec.dataset.columns
+        self._length = max_length
+        wanted = spec.task.window_overlap
+        self._overlap = DEFAULT_OVERLAP if wanted is None else wanted
+        self._tokeniser = WindowTokeniser(tokenizer, max_length, self._overlap)
+        self._schema: QuestionRows | None = None
+        self._answered = 0
+        self._trained = False
+        self._remarks: tuple[dict[str, int], ...] = tuple({} for _ in _REMARKS)
+        self._long = self._windows = self._cut = 0
+
+    @property
+    def fields(self) -> list[pa.Field]:
+        return self._tokeniser.fields
+
+    def row_schema(self, files: Sequence[DataFile]) -> QuestionRows:
+        names = [self._columns.name(field) for field in QuestionRows.fields]
+        self._schema = QuestionRows(*names)
+        self._answered = 0
+        check_headers(files, self._schema)
+        return self._schema
+
+    def encode(self, examples: Sequence[Example]) -> Encoded:
+        encoded = self._tokeniser.encode(examples)
+        self._answered += sum(answers != "[]" for answers in encoded.columns["answers"].to_pylist())
+        return encoded
+
+    def end_data_set(self, uri: str) -> None:
+        """Check that the rows have the column of the answers, and that a training question has one."""
+        assert self._schema is not None
+        column = self._schema.needed[2]
+        if not self._schema.answered:
+            raise StageFailure(
+                Reason.BAD_DATA,
+                f"No row of {uri} has the column '{column}': set dataset.columns.answers to the right column",
+            )
+        if not self._trained and not self._answered:
+            raise StageFailure(
+                Reason.BAD_DATA, f"No question of {uri} has an answer in column '{column}': add answers to learn"
+            )
+        self._trained = True
+
+    def finish(self, batch: pa.RecordBatch, label_counts: Counter[str]) -> pa.RecordBatch:
+        rows = batch.select(["answers", "remarks", "window_lengths", "starts", "source", "id"]).to_pylist()
+        for row in rows:
+            label_counts[ANSWERED if json.loads(row["answers"]) else UNANSWERED] += 1
+            where = f"{row['source']} ({row['id'][:60]})" if row["id"] else row["source"]
+            for found, count in zip(self._remarks, row["remarks"], strict=True):
+                if count:
+                    found[where] = count
+            windows = len(row["window_lengths"])
+            self._long += windows > 1
+            self._windows += windows if windows > 1 else 0
+            self._cut += row["starts"].count(IGNORED_LABEL)
+        return batch
+
+    def notes(self, label_counts: Mapping[str, int]) -> list[str]:
+        """Raises:
+        StageFailure: BadData when evaluation.metrics needs questions of a kind that there are none of.
+        """
+        for metric, kind in ((Metric.NO_ANSWER_F1, UNANSWERED), (Metric.HAS_ANSWER_F1, ANSWERED)):
+            if metric in _asked(self._spec) and not label_counts.get(kind):
+                raise StageFailure(
+                    Reason.BAD_DATA,
+                    f"The evaluation cannot measure {metric}, because there is no question with {kind}: add such "
+                    f"questions, or remove {metric} from evaluation.metrics and evaluation.gates",
+                )
+        notes = [
+            f"{sum(found.values()):,} answers are {what}: {', '.join(list(found)[:_LISTED])}"
+            + (", …" if len(found) > _LISTED else "")
+            for found, what in zip(self._remarks, _REMARKS, strict=True)
+            if found
+        ]
+        if self._long:
+            cut = f"; {self._cut:,} of them cut an answer and are not learned" if self._cut else ""
+            notes.append(
+                f"{self._long:,} contexts are longer than the {self._length} tokens of a row and were divided into "
+                f"{self._windows:,} windows that overlap by at most {self._overlap} tokens{cut}"
+            )
+        return notes
+
+
+def _asked(spec: FineTuneJobSpec) -> set[Metric]:
+    """The metrics that the job names."""
+    return {*(spec.evaluation.metrics or ()), *(gate.metric for gate in spec.evaluation.gates)}
