@@ -23,7 +23,8 @@ from finetune_api.manifest import MANIFEST_NAME
 from finetune_api.spec import Metric
 from finetune_api.stage import Stage
 from finetune_trainer.context import Reporter
-from finetune_trainer.evaluate.generation import new_token_limits, until_end
+from finetune_trainer.evaluate.generation import until_end
+from finetune_trainer.evaluate.prompts import CausalPrompts
 from finetune_trainer.manifests import fetch_directory, publish_directory, read_manifest
 from finetune_trainer.modelling.batching import BatchLimits, TokenRows, each_batch, length_sorted, padded
 from finetune_trainer.splits import open_split
@@ -191,8 +192,11 @@ def test_generated_tokens_are_cut_at_the_first_end() -> None:
 
 
 def test_prompt_and_answer_fit_into_the_positions_of_the_model() -> None:
-    assert new_token_limits(np.array([10, 60, 63]), 8, 64).tolist() == [8, 4, 1]
-    assert new_token_limits(np.array([10, 60, 63]), 8, None).tolist() == [8, 8, 8]
+    lengths = np.array([10, 60, 63])
+    tokens = TokenRows(np.zeros(lengths.sum(), np.int32), np.cumsum([0, *lengths]))
+    prompts = CausalPrompts(tokens, labels=tokens, prompt_lengths=lengths, references=[])
+    assert prompts.limits(8, 64).tolist() == [8, 4, 1]
+    assert prompts.limits(8, None).tolist() == [8, 8, 8]
 
 
 def _no_trained(job: Job) -> None:

@@ -41,7 +41,7 @@ class StarRating(TextClassification):
         return Preparation(spec, tokenizer, max_length)
 
 
-task = Task(dict.fromkeys(TaskType.STAR_RATING.row.families, StarRating()))
+task = Task(dict.fromkeys(TaskType.STAR_RATING.row.families, StarRating()), lambda names, rows: None)
 """
 METHOD = """
 from finetune_trainer.methods.full import Full

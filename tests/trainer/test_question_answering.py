@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from finetune_api.failures import StageFailure
 from finetune_api.stage import EvaluateResult, Stage
+from finetune_trainer.predict import Request, predict
 from tests.trainer.qa_fixtures import heart_job
 from tests.trainer.stages import TinyJob
 
@@ -164,6 +166,21 @@ def test_the_program_of_the_card_gives_the_measured_answers(windowed: TinyJob, m
         with contextlib.redirect_stdout(io.StringIO()) as output:
             exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
         assert output.getvalue() == row["tuned"] + "\n"
+
+
+def test_predictions_of_the_artifact_are_those_of_the_evaluation(windowed: TinyJob, tmp_path: Path) -> None:
+    expected = predictions(windowed)
+    rows = [{"question": row["question"], "context": row["context"]} for row in expected]
+    request = Request(artifact=(windowed.revision / "artifact").as_uri(), rows=rows)
+    found = [one.document for one in predict(request, tmp_path).predictions]
+    assert [(one["answer"], one["span"]) for one in found] == [(row["tuned"], row["tunedSpan"]) for row in expected]
+    assert "" in [one["answer"] for one in found]
+
+
+def test_question_without_its_context_is_refused_by_its_number(windowed: TinyJob, tmp_path: Path) -> None:
+    request = Request(artifact=(windowed.revision / "artifact").as_uri(), rows=["What is it?"])
+    with pytest.raises(StageFailure, match="row 1: a question needs its context; write an object with 'question' and"):
+        predict(request, tmp_path)
 
 
 def test_a_base_model_with_a_span_head_is_the_baseline_itself(tmp_path: Path) -> None:

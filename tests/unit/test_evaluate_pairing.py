@@ -100,4 +100,32 @@ def test_score_in_a_language_with_other_words_has_no_interval() -> None:
 
 def test_loss_has_no_interval_because_the_rows_lack_the_number_of_tokens() -> None:
     rows = answered(*REFERENCES)
+    for number, row in enumerate(rows):
+        row["scores"]["loss"] = {"baseline": 1.0, "tuned": number / 10}
     assert paired_results(rows, rows, evaluation(loss=0.3), evaluation(loss=0.3)) == []
+
+
+def asked(*answers: str) -> list[dict[str, Any]]:
+    """Predictions of a model that answers with spans."""
+    return [
+        {
+            "source": f"a:{n}",
+            "question": f"which {n}",
+            "context": "the right one",
+            "answers": ["right"],
+            "answerSpans": [(4, 9)],
+            "baseline": "",
+            "baselineSpan": None,
+            "tuned": answer,
+            "tunedSpan": None if not answer else (4, 9),
+            "scores": {"squad_f1": {"baseline": 0.0, "tuned": float(answer == "right")}},
+        }
+        for n, answer in enumerate(answers)
+    ]
+
+
+def test_answers_with_spans_are_compared() -> None:
+    worse, better = asked(*["", "right"] * 20), asked(*["right"] * 40)
+    assert digest_of(worse) == digest_of(better)
+    (result,) = paired_results(worse, better, evaluation(squad_f1=0.5), evaluation(squad_f1=1))
+    assert result.interval[0] > 0

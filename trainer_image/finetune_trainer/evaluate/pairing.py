@@ -11,14 +11,14 @@ import numpy as np
 
 from finetune_api.evaluation import Evaluation, MetricResult
 from finetune_api.spec import Metric
-from finetune_trainer.evaluate.corpus_metrics import corpus_metric
+from finetune_trainer.evaluate.corpus_metrics import CorpusMetric, corpus_metric
 from finetune_trainer.evaluate.intervals import classification_interval, corpus_interval, ratio_interval
-from finetune_trainer.evaluate.metrics import ANSWER_METRICS, CLASSIFICATION, Ints, classification_score
+from finetune_trainer.evaluate.metrics import CLASSIFICATION, Ints, classification_score
 
 Row = Mapping[str, Any]
 """A row of ``predictions.jsonl``."""
 
-_OUTPUTS = ("source", "baseline", "tuned", "scores")
+_OUTPUTS = ("source", "baseline", "baselineSpan", "tuned", "tunedSpan", "scores")
 """Keys of a row that do not belong to the example itself: the same example may come from another file."""
 _SEED = 0
 _TOLERANCE = 1e-6
@@ -67,19 +67,32 @@ def _interval(
     if metric in CLASSIFICATION:
         return _classification(metric, pairs, values)
     # The rows do not say their language. In one that needs other settings, the value is another one.
-    if corpus := corpus_metric(metric, language=None):
-        references = [str(row["reference"]) for row, _ in pairs]
-        if any(row["tuned"] is None for pair in pairs for row in pair):
-            return None
-        before, after = (corpus.statistics([str(pair[side]["tuned"]) for pair in pairs], references) for side in (0, 1))
-        if _differ([corpus.score(before.sum(axis=0)), corpus.score(after.sum(axis=0))], values):
-            return None
-        return corpus_interval(corpus, before, after, seed=_SEED)
-    if metric in ANSWER_METRICS:
-        scores = [np.array([pair[side]["scores"][metric]["tuned"] for pair in pairs]) for side in (0, 1)]
-        return ratio_interval(scores[0], scores[1], np.ones(len(pairs)), seed=_SEED)
-    # The rows do not have the weight of an example, its number of tokens.
-    return None
+    corpus = corpus_metric(metric, language=None)
+    return _of_corpus(corpus, pairs, values) if corpus else _of_scores(metric, pairs, values)
+
+
+def _of_corpus(
+    corpus: CorpusMetric, pairs: Sequence[tuple[Row, Row]], values: tuple[float, float]
+) -> tuple[float, float] | None:
+    references = [str(row["reference"]) for row, _ in pairs]
+    if any(row["tuned"] is None for pair in pairs for row in pair):
+        return None
+    before, after = (corpus.statistics([str(pair[side]["tuned"]) for pair in pairs], references) for side in (0, 1))
+    if _differ([corpus.score(before.sum(axis=0)), corpus.score(after.sum(axis=0))], values):
+        return None
+    return corpus_interval(corpus, before, after, seed=_SEED)
+
+
+def _of_scores(
+    metric: Metric, pairs: Sequence[tuple[Row, Row]], values: tuple[float, float]
+) -> tuple[float, float] | None:
+    if any(metric not in row["scores"] for pair in pairs for row in pair):
+        return None
+    scores = [np.array([pair[side]["scores"][metric]["tuned"] for pair in pairs]) for side in (0, 1)]
+    # The rows do not have the weight of an example, such as its number of tokens for the loss.
+    if _differ([float(of_model.mean()) for of_model in scores], values):
+        return None
+    return ratio_interval(scores[0], scores[1], np.ones(len(pairs)), seed=_SEED)
 
 
 def _classification(

@@ -6,7 +6,7 @@ An encoder answers with a span of the text (``preparation``, ``windows``, ``offs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,11 @@ import pyarrow as pa
 
 from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.modelling.tokenizer import load_base_tokenizer
+from finetune_trainer.prepare.readers import Values
 from finetune_trainer.prepared import IGNORED_LABEL, DataReport
-from finetune_trainer.tasks.base import CardParts, ModelClass, Task
+from finetune_trainer.tasks.base import CardParts, ModelClass, Prediction, Recognised, Task
 from finetune_trainer.tasks.question_answering.preparation import ExtractivePreparation
+from finetune_trainer.tasks.question_answering.rows import QuestionRows
 
 if TYPE_CHECKING:
     import torch
@@ -84,6 +86,11 @@ class ExtractiveQuestionAnswering:
 
         return compare(inputs)
 
+    def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
+        from finetune_trainer.tasks.question_answering.prediction import predict
+
+        return predict(inputs, rows)
+
     def baseline_note(self, details: Mapping[str, Any]) -> str:
         from finetune_trainer.tasks.question_answering.presentation import baseline_note
 
@@ -103,4 +110,11 @@ class ExtractiveQuestionAnswering:
         """Nothing to add: ``evaluation.json`` has the threshold of no answer."""
 
 
-task = Task({ModelFamily.ENCODER: ExtractiveQuestionAnswering()})
+def recognise(names: Sequence[str], _: Sequence[Values]) -> Recognised | None:
+    """See `finetune_trainer.tasks.base.Recognise`."""
+    if not set(QuestionRows.fields) <= set(names):
+        return None
+    return Recognised({}, "", "", certain=True)
+
+
+task = Task({ModelFamily.ENCODER: ExtractiveQuestionAnswering()}, recognise)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 from transformers import AutoModel
 
 from finetune_api.evaluation import BaselineKind, MetricResult, SpanDecoding
@@ -20,84 +16,18 @@ from finetune_trainer.evaluate.baseline import Features
 from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter, metric_result
 from finetune_trainer.evaluate.intervals import ratio_interval
 from finetune_trainer.evaluate.metrics import Ints, ratio
-from finetune_trainer.modelling.batching import BatchLimits, each_batch, length_sorted, padded
-from finetune_trainer.modelling.loading import check_finite, check_vocabulary
-from finetune_trainer.modelling.outputs import logits_of, takes_token_types
+from finetune_trainer.modelling.loading import check_finite
 from finetune_trainer.splits import open_split
+from finetune_trainer.tasks.question_answering.answering import Predicted, Questions, SpanRunner, pairs
 from finetune_trainer.tasks.question_answering.batches import Windows
-from finetune_trainer.tasks.question_answering.offsets import Offsets
 from finetune_trainer.tasks.question_answering.probe import REGULARISATION, TOKENS, SpanHead, TokenFeatures
 from finetune_trainer.tasks.question_answering.scoring import Scores, weights
 from finetune_trainer.tasks.question_answering.spans import (
     LONGEST_ANSWER,
     BestSpans,
-    Logits,
     best_span,
     choose_threshold,
-    is_answered,
-    text_of,
 )
-
-_LIMITS = {"cpu": BatchLimits(examples=64, tokens=8192), "cuda": BatchLimits(examples=512, tokens=131072)}
-
-Read = Callable[[torch.Tensor, Ints], None]
-"""Called with an output of a model for the windows with these indices."""
-
-
-class Questions:
-    """The questions of a split."""
-
-    def __init__(self, table: pa.Table) -> None:
-        self.windows = Windows.of(table)
-        self.contexts: list[str] = table["context"].to_pylist()
-        self.references: list[list[str]] = [json.loads(answers) for answers in table["answers"].to_pylist()]
-        self.offsets: list[Offsets] = [_pairs(row) for row in table["offsets"].to_pylist()]
-
-    def __len__(self) -> int:
-        return len(self.contexts)
-
-    def positions(self, window: int) -> slice:
-        """The tokens of the context in a window."""
-        start = int(self.windows.context_starts[window])
-        return slice(start, start + int(self.windows.context_lengths[window]))
-
-    def blank(self, window: int) -> NDArray[np.bool_]:
-        """Which tokens of the context in a window have no characters."""
-        first = int(self.windows.context_firsts[window])
-        offsets = self.offsets[int(self.windows.questions[window])]
-        return np.array(
-            [start == end for start, end in offsets[first : first + int(self.windows.context_lengths[window])]]
-        )
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """The answers of a model to the questions of a split."""
-
-    spans: list[tuple[int, int] | None]
-    """Slice of the context; None for no answer."""
-    texts: list[str]
-    """Empty for no answer."""
-    scores: Scores
-
-    @classmethod
-    def of(cls, questions: Questions, best: BestSpans, threshold: float | None) -> Predicted:
-        given = is_answered(best.margin, threshold) & np.isfinite(best.score)
-        spans = [
-            text_of(questions.offsets[row], int(best.first[row]), int(best.last[row])) if given[row] else None
-            for row in range(len(questions))
-        ]
-        texts = [
-            "" if span is None else context[slice(*span)]
-            for context, span in zip(questions.contexts, spans, strict=True)
-        ]
-        return cls(spans, texts, Scores.of(texts, questions.references))
-
-    @classmethod
-    def none(cls, questions: Questions) -> Predicted:
-        """No question gets an answer."""
-        texts = [""] * len(questions)
-        return cls([None] * len(questions), texts, Scores.of(texts, questions.references))
 
 
 @dataclass(frozen=True)
@@ -138,7 +68,7 @@ class _Comparing:
         self._test = Questions(self._table)
         self._validation = Questions(open_split(inputs.prepared, "validation"))
         self.longest = max(LONGEST_ANSWER, Windows.of(self._train).longest_answer)
-        self._limits = _LIMITS[inputs.hardware.device.type].unless_alone(inputs.data.handling.batching)
+        self._runner = SpanRunner(inputs)
 
     def metrics(self) -> list[Metric]:
         """The metrics to measure: without the defaults for which there are no test questions.
@@ -154,7 +84,7 @@ class _Comparing:
             raise StageFailure(
                 Reason.BAD_DATA,
                 f"The test split has no question that {missing[0]} measures: add such questions, or remove "
-                "{missing[0]} from evaluation.metrics and evaluation.gates",
+                f"{missing[0]} from evaluation.metrics and evaluation.gates",
             )
         return [metric for metric in wanted if metric not in empty]
 
@@ -182,15 +112,8 @@ class _Comparing:
         """The answers of a model with a span head."""
         best = []
         for split, questions in (("validation", self._validation), ("test", self._test)):
-            found = BestSpans.empty(len(questions.windows))
-
-            def read(logits: torch.Tensor, batch: Ints, found: BestSpans = found, own: Questions = questions) -> None:
-                check_finite(logits, name, "output")
-                for row, window in zip(logits.cpu().numpy(), batch, strict=True):
-                    self._take(found, own, int(window), row)
-
-            self._each(model, questions, f"answering {split} questions with the {name} model", read)
-            best.append(found.of_questions(questions.windows.questions, len(questions)))
+            activity = f"answering {split} questions with the {name} model"
+            best.append(self._runner.best_spans(model, name, questions, self.longest, activity))
         return self._decided(BaselineKind.BASE_MODEL, best[0], best[1], {})
 
     def result(self, metric: Metric, baseline: Scores, tuned: Scores) -> MetricResult:
@@ -218,7 +141,7 @@ class _Comparing:
                     "question": question,
                     "context": self._test.contexts[index],
                     "answers": self._test.references[index],
-                    "answerSpans": _pairs(spans),
+                    "answerSpans": pairs(spans),
                     "baseline": baseline.texts[index],
                     "baselineSpan": baseline.spans[index],
                     "tuned": tuned.texts[index],
@@ -236,13 +159,6 @@ class _Comparing:
         of_validation = Predicted.of(self._validation, validation, threshold)
         f1 = float(of_validation.scores.f1.mean())
         return Result(kind, Predicted.of(self._test, test, threshold), threshold, f1, details)
-
-    def _take(self, found: BestSpans, questions: Questions, window: int, logits: Logits) -> None:
-        """Note the best span of a window, whose logits have the shape (2, tokens)."""
-        first, last, score = best_span(logits[:, questions.positions(window)], questions.blank(window), self.longest)
-        offset = int(questions.windows.context_firsts[window])
-        found.first[window], found.last[window], found.score[window] = offset + first, offset + last, score
-        found.null[window] = logits[:, questions.windows.nulls[window]].sum()
 
     def _head(self) -> Result:
         """The linear span head with the strength of regularisation that is best on validation."""
@@ -281,7 +197,7 @@ class _Comparing:
                 kept = row[questions.positions(int(window))]
                 states[int(window)] = np.concatenate([row[[windows.nulls[window]]], kept])
 
-        self._each(backbone, questions, f"computing features of the base model ({name})", read, listed)
+        self._runner.each(backbone, questions.windows, f"computing features of the base model ({name})", read, listed)
         rows = [states[int(window)] for window in listed]
         firsts = np.cumsum([0, *(len(row) for row in rows)])[:-1]
         # The null position is the first of a window's rows.
@@ -307,29 +223,6 @@ class _Comparing:
             found.null[window] = logits[:, 0].sum()
         return found.of_questions(windows.questions, len(questions))
 
-    def _each(self, model: Any, questions: Questions, activity: str, read: Read, chosen: Ints | None = None) -> None:
-        """Run a model on windows, and read its logits (batch, 2, tokens) or hidden states (batch, tokens, width)."""
-        windows, hardware = questions.windows, self._inputs.hardware
-        listed = np.arange(len(windows)) if chosen is None else chosen
-        check_vocabulary(model, windows.tokens)
-        with_types = takes_token_types(model)
-        counter = ExampleCounter(self._inputs.reporter, activity, len(listed))
-
-        def work(batch: Ints) -> None:
-            at = listed[batch]
-            tokens, mask = padded(windows.tokens, at, self._inputs.data.padding)
-            batch_inputs = {"input_ids": tokens, "attention_mask": mask}
-            if with_types:
-                batch_inputs["token_type_ids"] = padded(windows.types, at, 0)[0]
-            on_device = {name: tensor.to(hardware.device) for name, tensor in batch_inputs.items()}
-            with torch.inference_mode(), hardware.autocast():
-                outputs = model(**on_device)
-            hidden = getattr(outputs, "last_hidden_state", None)
-            read((logits_of(outputs) if hidden is None else hidden).float(), at)
-            counter.add(len(batch))
-
-        each_batch(length_sorted(windows.tokens.lengths[listed], self._limits), work)
-
 
 def _sample(windows: Windows, seed: int) -> Ints:
     """Windows with a label, at random by ``seed``, of at most `TOKENS` tokens; ascending."""
@@ -338,7 +231,3 @@ def _sample(windows: Windows, seed: int) -> Ints:
     kept = np.cumsum(windows.context_lengths[order] + 1) <= TOKENS
     kept[0] = True
     return np.sort(order[kept])
-
-
-def _pairs(values: list[int]) -> Offsets:
-    return list(zip(values[::2], values[1::2], strict=True))

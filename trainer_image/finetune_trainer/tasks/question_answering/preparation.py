@@ -45,9 +45,8 @@ class ExtractivePreparation:
         self._spec = spec
         self._columns = spec.dataset.columns
         self._length = max_length
-        wanted = spec.task.window_overlap
-        self._overlap = DEFAULT_OVERLAP if wanted is None else wanted
-        self._tokeniser = WindowTokeniser(tokenizer, max_length, self._overlap)
+        self._overlap = _overlap(spec)
+        self._tokeniser = window_tokeniser(spec, tokenizer, max_length)
         self._schema: QuestionRows | None = None
         self._answered = 0
         self._trained = False
@@ -123,6 +122,15 @@ class ExtractivePreparation:
                 f"{self._windows:,} windows that overlap by at most {self._overlap} tokens{cut}"
             )
         return notes
+
+
+def window_tokeniser(spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int) -> WindowTokeniser:
+    """The windows that a job reads contexts in."""
+    return WindowTokeniser(tokenizer, max_length, _overlap(spec))
+
+
+def _overlap(spec: FineTuneJobSpec) -> int:
+    return DEFAULT_OVERLAP if spec.task.window_overlap is None else spec.task.window_overlap
 
 
 def _asked(spec: FineTuneJobSpec) -> set[Metric]:
