@@ -6,7 +6,8 @@ threshold of no answer is chosen on validation, as the official script of SQuAD 
     python bench/plain_question_answering.py PREPARED MODEL --steps 150 --batch 16 --rate 1e-3 --length 128
 
 and compare the last line with ``evaluation.json`` of a job with the same settings, one process, ``method: Full`` and
-``output: {keep: {preparedData: true}}``.
+``output: {keep: {preparedData: true}}``. With ``--steps 0`` and the artifact as MODEL, it only answers,
+with the weights of the job.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def main() -> None:
             model=model,
             args=TrainingArguments(
                 output_dir=output,
-                max_steps=options.steps,
+                max_steps=options.steps or 1,
                 per_device_train_batch_size=options.batch,
                 per_device_eval_batch_size=64,
                 learning_rate=options.rate,
@@ -71,7 +72,8 @@ def main() -> None:
             data_collator=DataCollatorWithPadding(tokenizer),
             processing_class=tokenizer,
         )
-        trainer.train()
+        if options.steps:
+            trainer.train()
         found = {}
         for split in ("validation", "test"):
             logits = trainer.predict(_model_inputs(windows[split], tokenizer)).predictions

@@ -18,7 +18,7 @@ from inputs import docstrings
 INSTALL = "pip install 'finetune-operator[examples]'"
 TRAIN_NAMES, TEST_NAMES = 3600, 600
 TRAIN_DOCSTRINGS, TEST_DOCSTRINGS = 3600, 800
-TRAIN_ARTICLES, TEST_ARTICLES = 600, 150
+TRAIN_ARTICLES, TEST_ARTICLES = 300, 60
 TRAIN_CONVERSATIONS, TEST_CONVERSATIONS = 2400, 240
 
 
@@ -58,8 +58,8 @@ def chat(into: Path) -> None:
     link(into / "models/small-causal", model)
 
 
-def name_questions(into: Path) -> None:
-    """Create questions about the names of things in twelve languages, in the form of SQuAD 2.0, and MiniLM."""
+def territory_questions(into: Path) -> None:
+    """Create questions about countries and territories, in the form of SQuAD 2.0, and MiniLM."""
     try:
         from inputs import questions
     except ImportError:
@@ -77,7 +77,7 @@ def name_questions(into: Path) -> None:
 EXAMPLES: dict[str, Callable[[Path], None]] = {
     "quickstart": quickstart,
     "chat": chat,
-    "questions": name_questions,
+    "questions": territory_questions,
     "docstrings": docstring_topics,
 }
 

@@ -1,47 +1,64 @@
-"""Questions about the names of countries, languages and currencies, as articles of SQuAD 2.0.
+"""Questions about countries and territories, as articles of SQuAD 2.0.
 
-A context tells what a thing is called in some languages, and a question asks for one of them, or for one that the
-context does not have. The names come from Unicode CLDR through Babel, without a download.
+A context tells some facts about a territory: its currency, its official language, its code, and its German name. A question asks for one of them, or for one that the context does not have. The facts come
+from Unicode CLDR through Babel, without a download.
 """
 
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from babel import Locale
+from babel.languages import get_official_languages
+from babel.numbers import get_territory_currencies
 
-from inputs.names import LANGUAGES, Name, is_held_out, read_names
+from inputs.names import is_held_out
 
-SENTENCES = (
-    "In {language} it is called {name}.",
-    "Its {language} name is {name}.",
-)
-QUESTIONS = ("What is {thing} called in {language}?",)
-LEAST, MOST = 2, 3
-"""Languages of a context."""
-QUESTIONS_A_CONTEXT = 2
-UNANSWERED = 0.25
-"""Share of the questions that ask for a language that the context does not have."""
+FACTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "currency": (
+        ("People pay with the {answer}.", "The currency is the {answer}.", "Prices are given in the {answer}."),
+        ("What is the currency of {territory}?", "How do people pay in {territory}?"),
+    ),
+    "language": (
+        ("The official language is {answer}.", "Laws are written in {answer}.", "Officials speak {answer}."),
+        ("What is the official language of {territory}?", "Which language do officials speak in {territory}?"),
+    ),
+    "code": (
+        ("Its code is {answer}.", "It is abbreviated as {answer}.", "Forms have the code {answer} for it."),
+        ("What is the code of {territory}?", "How is {territory} abbreviated?"),
+    ),
+    "german": (
+        ("Germans call it {answer}.", "Its German name is {answer}.", "In German it is {answer}."),
+        ("What is {territory} called in German?", "What is the German name of {territory}?"),
+    ),
+}
+"""Sentences of the context, and questions, by fact."""
+TOLD, ASKED = 3, 3
+"""Facts in a context, and facts that are asked for."""
 
 
 def articles() -> Iterator[dict[str, Any]]:
-    """An article with one paragraph for each thing, in an order that does not depend on the version of CLDR."""
-    english = Locale("en")
-    names: dict[str, dict[str, Name]] = defaultdict(dict)
-    for name in read_names():
-        names[name.thing][name.language] = name
-    for thing in sorted(names):
-        kind, _, code = thing.partition("/")
-        title = getattr(english, kind).get(code)
-        if title and len(names[thing]) == len(LANGUAGES):
-            yield _article(thing, title, names[thing])
+    """An article for each territory of which all facts are known."""
+    english, german = Locale("en"), Locale("de")
+    for code, territory in sorted(english.territories.items()):
+        currencies, languages = get_territory_currencies(code), get_official_languages(code)
+        if not (code.isalpha() and len(code) == 2 and currencies and languages):
+            continue
+        yield _article(
+            territory,
+            {
+                "currency": english.currencies.get(currencies[-1], currencies[-1]),
+                "language": english.languages.get(languages[0], languages[0]),
+                "code": code,
+                "german": german.territories[code],
+            },
+        )
 
 
 def split(found: Iterable[dict[str, Any]], train: int, test: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """At most ``train`` and ``test`` articles, at random. No thing is in both."""
+    """At most ``train`` and ``test`` articles, at random. No territory is in both."""
     sides: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
     for article in found:
         sides[is_held_out(article["title"])].append(article)
@@ -50,28 +67,22 @@ def split(found: Iterable[dict[str, Any]], train: int, test: int) -> tuple[list[
     return sides[False][:train], sides[True][:test]
 
 
-def _article(thing: str, title: str, names: dict[str, Name]) -> dict[str, Any]:
-    draw = random.Random(thing)
-    told = draw.sample(sorted(names), draw.randint(LEAST, MOST))
-    context = f"{title} has a name in every language."
-    starts = {}
-    for language in told:
-        before, _, after = draw.choice(SENTENCES).format(language=language, name="\0").partition("\0")
-        starts[language] = len(context) + 1 + len(before)
-        context += f" {before}{names[language].text}{after}"
-    asked = draw.sample(told, QUESTIONS_A_CONTEXT)
-    others = sorted(set(names) - set(told))
-    questions = []
-    for number, language in enumerate(asked):
-        impossible = draw.random() < UNANSWERED
-        chosen = draw.choice(others) if impossible else language
-        answer = {"text": names[chosen].text, "answer_start": starts.get(chosen)}
-        questions.append(
-            {
-                "id": f"{thing}/{number}",
-                "question": draw.choice(QUESTIONS).format(thing=title, language=chosen),
-                "answers": [] if impossible else [answer],
-                "is_impossible": impossible,
-            }
-        )
-    return {"title": thing, "paragraphs": [{"context": context, "qas": questions}]}
+def _article(territory: str, facts: dict[str, str]) -> dict[str, Any]:
+    draw = random.Random(territory)
+    told = draw.sample(sorted(facts), TOLD)
+    context = f"This is about {territory}."
+    answers = {}
+    for fact in told:
+        before, _, after = draw.choice(FACTS[fact][0]).partition("{answer}")
+        answers[fact] = {"text": facts[fact], "answer_start": len(context) + 1 + len(before)}
+        context += f" {before}{facts[fact]}{after}"
+    questions = [
+        {
+            "id": f"{territory}/{fact}",
+            "question": draw.choice(FACTS[fact][1]).format(territory=territory),
+            "answers": [answers[fact]] if fact in told else [],
+            "is_impossible": fact not in told,
+        }
+        for fact in draw.sample(sorted(facts), ASKED)
+    ]
+    return {"title": territory, "paragraphs": [{"context": context, "qas": questions}]}
