@@ -26,6 +26,8 @@ TRAIN_DOCSTRINGS, TEST_DOCSTRINGS = 3600, 800
 TRAIN_CONVERSATIONS, TEST_CONVERSATIONS = 2400, 240
 TRAIN_SUMMARIES, TEST_SUMMARIES = 2300, 240
 TRAIN_PHRASES, TEST_PHRASES = 4000, 300
+READ_PHRASES = 1500
+"""Phrases of the training split that the small model has read before."""
 
 
 def quickstart(into: Path) -> None:
@@ -91,7 +93,7 @@ def link_small_seq2seq(into: Path) -> None:
 
     texts = small_seq2seq.reading(
         (example.prose for example in summarized()[0]),
-        ((phrase.source, phrase.target) for phrase in translated()[0]),
+        ((phrase.source, phrase.target) for phrase in translated()[0][:READ_PHRASES]),
     )
     link(into / "models/small-seq2seq", small_seq2seq.cached_model(texts, small_seq2seq.Recipe(), log))
 

@@ -14,7 +14,7 @@ from inputs.docstrings import Docstring, shortened
 
 MIN_SUMMARY_WORDS, MAX_SUMMARY_WORDS = 4, 20
 MIN_TEXT_WORDS = 8
-MAX_CHARACTERS = 320
+MAX_CHARACTERS = 240
 _SENTENCES = re.compile(r"(.+?[.!?])\s+([A-Z\"'`(<*].+)")
 
 
