@@ -32,11 +32,11 @@ class Recipe:
     heads: int = 4
     feed_forward: int = 512
     context: int = 128
-    sequence: int = 48
+    sequence: int = 80
     masked: float = 0.25
     span: int = 2
     batch: int = 24
-    steps: int = 340
+    steps: int = 400
     muon_rate: float = 0.02
     adam_rate: float = 3e-3
     seed: int = 17
