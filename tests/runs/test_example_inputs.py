@@ -231,6 +231,21 @@ def test_a_model_is_made_once_for_the_same_recipe(monkeypatch: pytest.MonkeyPatc
     assert (first / "model.safetensors").exists()
 
 
+def test_small_models_are_made_with_their_tokenizers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tiny: dict[str, int] = {"vocabulary": 300, "width": 16, "layers": 1, "heads": 2, "feed_forward": 16, "context": 32}
+    texts = ["Return the sum of all values in the list, or 0 when it is empty."] * 20
+    for module, family in ((small_causal, AutoModelForCausalLM), (small_seq2seq, AutoModelForSeq2SeqLM)):
+        recipe = module.Recipe(**tiny, sequence=16, batch=2, steps=2)
+        made = module.cached_model(texts, recipe, lambda _: None)
+        tokenizer, model = AutoTokenizer.from_pretrained(made), family.from_pretrained(made)
+        tokens = tokenizer("Return 0", return_tensors="pt")["input_ids"]
+        assert (int(tokens[0, -1]) == tokenizer.eos_token_id) == (module is small_seq2seq)
+        assert model.generate(tokens, max_new_tokens=2, do_sample=False).shape[1] >= 2
+
+
 def test_muon_in_single_precision_is_torchs() -> None:
     import torch
 
