@@ -14,7 +14,7 @@ CHECK_PYTHON = command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: $
   $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(RIGHT_PYTHON)")'
 UV_INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: install help preflight demo quickstart-inputs compiled demo-chat test tested test-unit test-families test-smoke test-cluster test-gpu \
+.PHONY: install help preflight demo quickstart-inputs compiled examples test tested test-unit test-families test-smoke test-cluster test-gpu \
   programs cluster cluster-possible cluster-made cluster-down lint crds constraints bench clean
 
 install: .venv/.installed ## Create .venv with everything needed to develop and test (default target)
@@ -60,9 +60,13 @@ quickstart-inputs:
 compiled:
 	-@exec $(BIN)/python -c 'import finetune_trainer.train.gang, finetune_trainer.tasks.text_classification.evaluation' >/dev/null 2>&1
 
-demo-chat: preflight install ## Fine-tune a small causal language model (examples/chat-lora.yaml)
-	$(BIN)/python examples/make_inputs.py chat
-	$(BIN)/finetune run examples/chat-lora.yaml
+# demo-chat, demo-summarization, …: one for each manifest.
+demo-%: preflight install
+	$(BIN)/python examples/make_inputs.py $*
+	$(BIN)/finetune run examples/$*.yaml
+
+examples: preflight install ## Run all examples, and write the table of README.md (15 minutes on two cores)
+	$(BIN)/python examples/run_all.py
 
 lint: install ## Run ruff, mypy and import-linter, and check the generated files
 	$(BIN)/ruff check .

@@ -1,6 +1,8 @@
 """Create the data and the model of an example on this machine, without a download.
 
-python examples/make_inputs.py quickstart | chat | questions | docstrings  [--into examples]
+python examples/make_inputs.py NAME  [--into examples]
+
+NAME is quickstart, chat, question-answering, summarization, translation or docstrings.
 """
 
 from __future__ import annotations
@@ -10,24 +12,30 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from inputs import docstrings
+from inputs import docstrings, summaries
+from inputs.summaries import Summarized
+
+if TYPE_CHECKING:
+    from inputs.phrases import Phrase
 
 INSTALL = "pip install 'finetune-operator[examples]'"
 TRAIN_NAMES, TEST_NAMES = 3600, 600
 TRAIN_DOCSTRINGS, TEST_DOCSTRINGS = 3600, 800
 TRAIN_ARTICLES, TEST_ARTICLES = 300, 60
 TRAIN_CONVERSATIONS, TEST_CONVERSATIONS = 2400, 240
+TRAIN_SUMMARIES, TEST_SUMMARIES = 2300, 240
+TRAIN_PHRASES, TEST_PHRASES = 4000, 300
+READ_PHRASES = 1500
+"""Phrases of the training split that the small model has read before."""
 
 
 def quickstart(into: Path) -> None:
     """Create the quickstart's inputs: names of countries, languages and currencies with their language, and MiniLM."""
-    try:
-        from inputs import names
-    except ImportError:
-        raise SystemExit(f"Babel is not installed; install it with: {INSTALL}") from None
+    names = with_babel("names")
     train, test = names.split(names.clean(names.read_names()), TRAIN_NAMES, TEST_NAMES)
     for side, part in (("train", train), ("test", test)):
         rows = [{"text": name.text, "language": name.language} for name in part]
@@ -47,10 +55,7 @@ def docstring_topics(into: Path) -> None:
 
 def chat(into: Path) -> None:
     """Create the chat example's inputs: conversations about dates, numbers and names, and a small language model."""
-    try:
-        from inputs import chat, small_causal
-    except ImportError:
-        raise SystemExit(f"Babel is not installed; install it with: {INSTALL}") from None
+    chat, small_causal = with_babel("chat"), with_babel("small_causal")
     write_jsonl(into / "data/chat/train.jsonl", chat.conversations(TRAIN_CONVERSATIONS, for_test=False))
     write_jsonl(into / "data/chat/test.jsonl", chat.conversations(TEST_CONVERSATIONS, for_test=True))
     texts = [example.text for example in docstrings.clean(docstrings.read_docstrings())]
@@ -58,12 +63,9 @@ def chat(into: Path) -> None:
     link(into / "models/small-causal", model)
 
 
-def territory_questions(into: Path) -> None:
+def question_answering(into: Path) -> None:
     """Create questions about countries and territories, in the form of SQuAD 2.0, and MiniLM."""
-    try:
-        from inputs import questions
-    except ImportError:
-        raise SystemExit(f"Babel is not installed; install it with: {INSTALL}") from None
+    questions = with_babel("questions")
     train, test = questions.split(questions.articles(), TRAIN_ARTICLES, TEST_ARTICLES)
     for side, part in (("train", train), ("test", test)):
         path = into / f"data/questions/{side}.json"
@@ -74,10 +76,58 @@ def territory_questions(into: Path) -> None:
     link_minilm(into)
 
 
+def summarization(into: Path) -> None:
+    """Create the summarization example's inputs: docstrings and their first sentences, and a small seq2seq model."""
+    for side, part in zip(("train", "test"), summarized(), strict=True):
+        rows = [{"text": example.text, "summary": example.summary} for example in part]
+        write_jsonl(into / f"data/summaries/{side}.jsonl", rows)
+    link_small_seq2seq(into)
+
+
+def translation(into: Path) -> None:
+    """Create the translation example's inputs: phrases in English and in German, and a small seq2seq model."""
+    for side, part in zip(("train", "test"), translated(), strict=True):
+        rows = [{"translation": {"en": phrase.source, "de": phrase.target}} for phrase in part]
+        write_jsonl(into / f"data/phrases/{side}.jsonl", rows)
+    link_small_seq2seq(into)
+
+
+def summarized() -> tuple[list[Summarized], list[Summarized]]:
+    """The training and test split of the summarization example."""
+    return docstrings.split(summaries.clean(docstrings.read_docstrings()), TRAIN_SUMMARIES, TEST_SUMMARIES)
+
+
+def translated() -> tuple[list[Phrase], list[Phrase]]:
+    """The training and test split of the translation example."""
+    phrases = with_babel("phrases").phrases
+    return list(phrases(TRAIN_PHRASES, for_test=False)), list(phrases(TEST_PHRASES, for_test=True))
+
+
+def link_small_seq2seq(into: Path) -> None:
+    """Link the small model with an encoder and a decoder, which has read the training splits, next to the data."""
+    from inputs import small_seq2seq
+
+    texts = small_seq2seq.reading(
+        (example.prose for example in summarized()[0]),
+        ((phrase.source, phrase.target) for phrase in translated()[0][:READ_PHRASES]),
+    )
+    link(into / "models/small-seq2seq", small_seq2seq.cached_model(texts, small_seq2seq.Recipe(), log))
+
+
+def with_babel(module: str) -> Any:
+    """The module of ``inputs`` that needs Babel."""
+    try:
+        return import_module(f"inputs.{module}")
+    except ImportError:
+        raise SystemExit(f"Babel is not installed; install it with: {INSTALL}") from None
+
+
 EXAMPLES: dict[str, Callable[[Path], None]] = {
     "quickstart": quickstart,
     "chat": chat,
-    "questions": territory_questions,
+    "question-answering": question_answering,
+    "summarization": summarization,
+    "translation": translation,
     "docstrings": docstring_topics,
 }
 

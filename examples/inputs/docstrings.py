@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 TOPICS: dict[str, str] = {
     "async": "asyncio",
@@ -71,6 +72,19 @@ def _signature(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunc
     return f"{node.name}({', '.join(argument.arg for argument in node.args.args if argument.arg != 'self')})"
 
 
+class HasProse(Protocol):
+    """An example of some kind that is made from a docstring."""
+
+    @property
+    def prose(self) -> str:
+        """The docstring."""
+
+    def __lt__(self, other: Any, /) -> bool: ...
+
+
+Documented = TypeVar("Documented", bound=HasProse)
+
+
 @dataclass(frozen=True, order=True)
 class Example:
     """A labelled text. ``prose`` is the docstring alone, which is used to find duplicates."""
@@ -94,23 +108,23 @@ def clean(docstrings: Iterable[Docstring]) -> list[Example]:
         key = " ".join(_words(prose))
         if topic and key and len(prose) >= MIN_CHARACTERS:
             text = f"{docstring.signature}: {prose}" if docstring.signature else prose
-            examples.setdefault(key, Example(prose, _shortened(text), topic))
+            examples.setdefault(key, Example(prose, shortened(text, MAX_CHARACTERS), topic))
             topics[key].add(topic)
     return [example for key, example in examples.items() if len(topics[key]) == 1]
 
 
-def split(examples: list[Example], train: int, test: int) -> tuple[list[Example], list[Example]]:
+def split(examples: list[Documented], train: int, test: int) -> tuple[list[Documented], list[Documented]]:
     """At most ``train`` and ``test`` examples. Near-duplicate docstrings are always in the same split.
 
     Examples are ordered by a hash of the docstring, so that Python versions with slightly different docstrings get
     nearly the same splits.
     """
-    groups: dict[int, list[Example]] = defaultdict(list)
+    groups: dict[int, list[Documented]] = defaultdict(list)
     for example, group in zip(examples, near_duplicates([example.prose for example in examples]), strict=True):
         groups[group].append(example)
     ordered = sorted(groups.values(), key=lambda group: min(map(_digest, group)))
-    for_test: list[Example] = []
-    for_train: list[Example] = []
+    for_test: list[Documented] = []
+    for_train: list[Documented] = []
     for group in ordered:
         if len(for_test) < test and len(group) <= 3:  # a large group of similar texts is of little use in a test split
             for_test += sorted(group)
@@ -141,6 +155,11 @@ def near_duplicates(texts: list[str], share: float = 0.5) -> list[int]:
     return [root(index) for index in range(len(texts))]
 
 
+def shortened(text: str, characters: int) -> str:
+    """``text``, cut after the last word that ends within ``characters``."""
+    return text if len(text) <= characters else text[:characters].rsplit(" ", 1)[0]
+
+
 def _words(text: str) -> list[str]:
     return re.findall(r"[a-z]+", text.lower())
 
@@ -150,11 +169,5 @@ def _triples(text: str) -> set[tuple[str, ...]]:
     return {tuple(words[start : start + 3]) for start in range(max(1, len(words) - 2))}
 
 
-def _shortened(text: str) -> str:
-    if len(text) <= MAX_CHARACTERS:
-        return text
-    return text[:MAX_CHARACTERS].rsplit(" ", 1)[0]
-
-
-def _digest(example: Example) -> str:
+def _digest(example: HasProse) -> str:
     return hashlib.sha256(example.prose.encode()).hexdigest()

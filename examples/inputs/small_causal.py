@@ -6,18 +6,15 @@ contains none of the chat example's questions, and no day or number from the exa
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import random
-import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+
+from inputs import pretraining
+from inputs.pretraining import Log, Pace, bpe, import_torch, pretrain
 
 PAD, END, SYSTEM, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
 CHAT_TEMPLATE = (
@@ -42,33 +39,19 @@ class Recipe:
     context: int = 1024
     sequence: int = 256
     batch: int = 6
-    steps: int = 420
+    steps: int = 220
     muon_rate: float = 0.02
     adam_rate: float = 3e-3
     seed: int = 17
-    version: int = 2
+    version: int = 3
     """Increase it if a change of the code below changes the model."""
 
-    def digest(self, texts: list[str]) -> str:
-        """Twelve hex digits that identify the recipe and the training texts."""
-        content = json.dumps([asdict(self), texts])
-        return hashlib.sha256(content.encode()).hexdigest()[:12]
 
-
-def cached_model(texts: list[str], recipe: Recipe, log: Callable[[str], None]) -> Path:
+def cached_model(texts: list[str], recipe: Recipe, log: Log) -> Path:
     """The directory of the model, which is trained unless an earlier run has cached it."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune-operator" / "models"
-    final = cache / f"small-causal-{recipe.digest(texts)}"
-    if (final / "model.safetensors").exists():
-        log(f"Found the small model in {final}")
-        return final
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        made = Path(scratch) / "model"
-        _make(made, texts, recipe, log)
-        shutil.rmtree(final, ignore_errors=True)
-        made.rename(final)
-    return final
+    return pretraining.cached_model(
+        "small-causal", [asdict(recipe), texts], lambda into: _make(into, texts, recipe, log), log
+    )
 
 
 @dataclass(frozen=True)
@@ -118,10 +101,8 @@ def _facts(draw: random.Random, count: int) -> Iterator[Fact]:
                 yield Fact(language, Locale(locale).territories[code], names[code])
 
 
-def _make(into: Path, texts: list[str], recipe: Recipe, log: Callable[[str], None]) -> None:
-    # Spinning threads make training four times slower on a busy machine. torch reads this when it is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    import torch
+def _make(into: Path, texts: list[str], recipe: Recipe, log: Log) -> None:
+    torch = import_torch()
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(recipe.seed)
@@ -141,34 +122,18 @@ def _make(into: Path, texts: list[str], recipe: Recipe, log: Callable[[str], Non
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    log(
-        f"Trained a tokenizer of {len(tokenizer)} tokens; training a model of {parameters / 1e6:.1f} million parameters"
-    )
     stream = [token for ids in tokenizer([text + END for text in texts])["input_ids"] for token in ids]
-    _pretrain(model, torch.tensor(stream), recipe, log)
+    batches = _batches(torch.tensor(stream), recipe)
+    pretrain(model, batches, Pace(recipe.steps, recipe.muon_rate, recipe.adam_rate), log)
     model.save_pretrained(into)
     tokenizer.save_pretrained(into)
 
 
 def _tokenizer(texts: list[str], recipe: Recipe) -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=recipe.vocabulary,
-        special_tokens=[PAD, END, SYSTEM, USER, ASSISTANT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=bpe(texts, recipe.vocabulary, [PAD, END, SYSTEM, USER, ASSISTANT]),
         eos_token=END,
         pad_token=PAD,
         additional_special_tokens=[SYSTEM, USER, ASSISTANT],
@@ -178,37 +143,7 @@ def _tokenizer(texts: list[str], recipe: Recipe) -> Any:
     )
 
 
-def _pretrain(model: Any, stream: Any, recipe: Recipe, log: Callable[[str], None]) -> None:
-    """Next-token training on windows of ``stream``, with Muon for the hidden matrices and AdamW for the rest.
-
-    Batches are small: early in training, more steps help more than less noisy gradients.
-    """
-    import torch
-
-    inside = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    optimizers = [
-        torch.optim.Muon(inside, lr=recipe.muon_rate, weight_decay=0.01),
-        torch.optim.AdamW(rest, lr=recipe.adam_rate, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
-
-    def pace(step: int) -> float:
-        return min((step + 1) / 20, 1.0, 1.5 * (1 - step / recipe.steps) + 0.02)
-
-    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, pace) for optimizer in optimizers]
-    began = time.monotonic()
-    for step, batch in zip(range(recipe.steps), _batches(stream, recipe), strict=False):
-        loss = model(input_ids=batch, labels=batch).loss
-        loss.backward()
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-        if step % 50 == 49 or step == 0:
-            log(f"step {step + 1}/{recipe.steps}, loss {loss.item():.2f}, {time.monotonic() - began:.0f} s")
-
-
-def _batches(stream: Any, recipe: Recipe) -> Iterator[Any]:
+def _batches(stream: Any, recipe: Recipe) -> Iterator[dict[str, Any]]:
     """Infinite batches of windows. Each epoch uses all windows once and shifts their boundaries."""
     import torch
 
@@ -218,4 +153,5 @@ def _batches(stream: Any, recipe: Recipe) -> Iterator[Any]:
         count = (len(stream) - start) // recipe.sequence
         windows = stream[start : start + count * recipe.sequence].view(count, recipe.sequence)
         order = torch.randperm(count, generator=draw)
-        yield from windows[order[: count - count % recipe.batch]].split(recipe.batch)
+        for batch in windows[order[: count - count % recipe.batch]].split(recipe.batch):
+            yield {"input_ids": batch, "labels": batch}

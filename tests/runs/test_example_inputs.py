@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 import make_inputs
-from inputs import chat, docstrings, names, questions, small_causal
+from inputs import chat, docstrings, names, phrases, pretraining, questions, small_causal, small_seq2seq, summaries
 from inputs.docstrings import Docstring, Example
 from inputs.names import Name
 
@@ -148,6 +150,119 @@ def test_reading_has_prose_facts_and_a_little_chat() -> None:
     assert texts.count("Return the sum. Missing values are skipped.") == 200
     assert any(text.startswith("German: ") for text in texts)
     assert 30 < sum(small_causal.ASSISTANT in text for text in texts) < 140
+
+
+def test_a_summary_is_no_part_of_its_text() -> None:
+    made = summaries.clean(docstrings.read_docstrings(only={"asyncio", "email", "tkinter", "logging"}))
+    assert len(made) > 200
+    assert not [example for example in made if example.summary.rstrip(".").casefold() in example.text.casefold()]
+    assert len({example.summary.casefold() for example in made}) == len(made)
+
+
+def test_docstrings_become_summaries_and_texts() -> None:
+    found = [
+        Docstring(
+            "asyncio", "wait(task)", "Wait until the task\nis done.  It waits at most for ten or\ntwenty seconds."
+        ),
+        Docstring("asyncio", "wait()", "Wait until the task is done. It is an error to call this more than once."),
+        Docstring(
+            "asyncio", "stop()", "Stop the whole loop. Do not call this to stop the whole loop twice in one task."
+        ),
+        Docstring("asyncio", "one()", "This docstring has a single sentence."),
+        Docstring("asyncio", "", "This is about the module. It has no signature and is therefore left out here."),
+    ]
+    assert [(example.text, example.summary) for example in summaries.clean(found)] == [
+        ("wait(task): It waits at most for ten or twenty seconds.", "Wait until the task is done.")
+    ]
+
+
+def test_no_docstring_is_summarized_for_training_and_for_test() -> None:
+    made = summaries.clean(docstrings.read_docstrings(only={"asyncio", "email", "tkinter", "logging", "unittest"}))
+    train, test = docstrings.split(made, 300, 60)
+    groups = docstrings.near_duplicates([example.prose for example in train + test])
+    assert set(groups[: len(train)]).isdisjoint(groups[len(train) :])
+
+
+def test_phrases_are_the_same_each_time_and_shared_by_no_split() -> None:
+    train, test = (list(phrases.phrases(600, for_test=side)) for side in (False, True))
+    assert train == list(phrases.phrases(600, for_test=False))
+    assert {phrase.source for phrase in train}.isdisjoint(phrase.source for phrase in test)
+    assert len({phrase.source for phrase in train}) == 600
+    assert not [phrase for phrase in train + test if phrase.source == phrase.target]
+
+
+def test_a_phrase_says_the_same_in_both_languages() -> None:
+    made = {phrase.source: phrase.target for phrase in phrases.phrases(3000, for_test=False)}
+    years = [(source, target) for source, target in made.items() if source.startswith("Monday")]
+    assert years
+    assert all(target.startswith("Montag") and source[-4:] == target[-4:] for source, target in years)
+
+
+def test_the_seq2seq_model_reads_phrases_apart_from_their_translations() -> None:
+    pairs = [(f"{number} days", f"{number} Tage") for number in range(200)]
+    texts = small_seq2seq.reading(["Return the sum."], pairs)
+    assert sorted(texts) == sorted(["Return the sum.", *(text for pair in pairs for text in pair)])
+    together = [pair for pair in itertools.pairwise(texts) if pair in pairs]
+    assert len(together) < 10
+
+
+def test_masked_spans_are_a_share_of_the_tokens_and_the_last_token_stays() -> None:
+    recipe, draw, tokens = small_seq2seq.Recipe(), random.Random(3), list(range(1, 1001))
+    found = small_seq2seq.masked(tokens, 0, recipe, draw)
+    kept = [token for token in found if token]
+    assert kept == sorted(set(kept))
+    assert kept[-1] == 1000
+    assert recipe.masked / 2 < 1 - len(kept) / 1000 < recipe.masked * 1.5
+    assert found.count(0) < 1000 - len(kept)
+
+
+def test_a_model_is_made_once_for_the_same_recipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made: list[Path] = []
+
+    def make(into: Path) -> None:
+        into.mkdir()
+        (into / "model.safetensors").write_bytes(b"weights")
+        made.append(into)
+
+    first, again, other = (pretraining.cached_model("small", recipe, make, lambda _: None) for recipe in (1, 1, 2))
+    assert first == again != other
+    assert len(made) == 2
+    assert (first / "model.safetensors").exists()
+
+
+def test_small_models_are_made_with_their_tokenizers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tiny: dict[str, int] = {"vocabulary": 300, "width": 16, "layers": 1, "heads": 2, "feed_forward": 16, "context": 32}
+    texts = ["Return the sum of all values in the list, or 0 when it is empty."] * 20
+    for module, family in ((small_causal, AutoModelForCausalLM), (small_seq2seq, AutoModelForSeq2SeqLM)):
+        recipe = module.Recipe(**tiny, sequence=16, batch=2, steps=2)
+        made = module.cached_model(texts, recipe, lambda _: None)
+        tokenizer, model = AutoTokenizer.from_pretrained(made), family.from_pretrained(made)
+        tokens = tokenizer("Return 0", return_tensors="pt")["input_ids"]
+        assert (int(tokens[0, -1]) == tokenizer.eos_token_id) == (module is small_seq2seq)
+        assert model.generate(tokens, max_new_tokens=2, do_sample=False).shape[1] >= 2
+
+
+def test_muon_in_single_precision_is_torchs() -> None:
+    import torch
+
+    from inputs.muon import Muon
+
+    torch.manual_seed(3)
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((24, 8), (8, 24), (24, 8))]
+    theirs = [torch.nn.Parameter(matrix.detach().clone()) for matrix in ours]
+    optimizers = Muon(ours, lr=0.02, weight_decay=0.01), torch.optim.Muon(theirs, lr=0.02, weight_decay=0.01)
+    for _ in range(3):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(one, other, atol=2e-3)
 
 
 def test_rows_are_written_as_json_lines(tmp_path: Path) -> None:

@@ -318,6 +318,17 @@ class TestRows:
         assert "rows.jsonl:4: " in failure.message
         assert "training.maxSequenceLength" in failure.message
 
+    def test_with_the_same_source_are_in_one_split(self, bases: dict[str, str], base: str, tmp_path: Path) -> None:
+        rows = [{"source": f"the a {number // 3}", "target": f"we saw {number}"} for number in range(90)]
+        context = rows_context(tmp_path, bases[base], rows, **TRANSLATION)
+        _, report = prepared(context)
+        sources = [
+            source
+            for split in report.splits
+            for source in set(open_split(stored(context), split)["prompt"].to_pylist())
+        ]
+        assert sorted(sources) == sorted({row["source"] for row in rows})
+
     def test_that_are_not_translated_are_reported_with_their_lines(
         self, bases: dict[str, str], base: str, tmp_path: Path
     ) -> None:

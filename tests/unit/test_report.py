@@ -211,6 +211,22 @@ def test_generation_changes_are_sorted_by_size(higher: bool, gain: int, loss: in
     assert changes.losses[0].row["source"] == f"test.jsonl:{loss}"
 
 
+@pytest.mark.parametrize(("higher", "lines"), [(True, [2, 4, 3]), (False, [3, 4, 2])])
+def test_the_lowest_scores_come_first_and_answers_like_the_reference_are_left_out(
+    higher: bool, lines: list[int]
+) -> None:
+    answers = [row if line == 1 else row | {"tuned": "b"} for line, row in enumerate(_answers("a"), start=1)]
+    changes = generation_changes(answers, "rouge_l", higher, examples=True)
+    assert [item.row["source"] for item in changes.lowest] == [f"test.jsonl:{line}" for line in lines]
+
+
+@pytest.mark.parametrize("task", ["InstructionTuning", "Summarization"])
+def test_a_report_of_generated_answers_shows_the_lowest_scores(task: str) -> None:
+    answers = [row | {"tuned": "another text"} for row in _answers("a text")]
+    assert "Lowest scores of the tuned model" in render(report_inputs(task, predictions=answers))
+    assert "Lowest scores of the tuned model" not in render(report_inputs(task, predictions=_answers("a text")))
+
+
 @pytest.mark.parametrize(
     ("name", "interval", "expected"),
     [
@@ -281,5 +297,7 @@ def test_long_series_are_thinned_and_non_finite_points_dropped() -> None:
 def test_a_report_without_examples_has_none_of_their_texts() -> None:
     classified = classification_changes(_rows("a"), ["a", "other", "never"], {"a": 3}, examples=False)
     assert (classified.fixed_rows, classified.broken_rows, classified.wrong_rows) == ([], [], [])
-    generated = generation_changes(_answers("a"), "rouge_l", True, examples=False)
+    answers = [row | {"tuned": "b"} for row in _answers("a")]
+    generated = generation_changes(answers, "rouge_l", True, examples=False)
     assert (generated.gains, generated.losses, generated.unchanged, generated.same) == ([], [], [], 1)
+    assert generated.lowest == []

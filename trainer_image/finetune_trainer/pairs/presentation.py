@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from finetune_trainer.report.page import ReportInputs
 
 _PIECES = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|\w+|\s+|[^\w\s]")
+_BETWEEN_MARKS = re.compile(r"</mark>(\s+)<mark>")
 _LIMITATIONS = ("Outputs were compared with a single reference; truth and safety were not evaluated.",)
 
 
@@ -56,7 +57,7 @@ def marked(text: str, reference: str) -> Markup:
         part = "".join(pieces[start:end])
         if part:
             parts.append(escape(part) if kind == "equal" or part.isspace() else Markup("<mark>{}</mark>").format(part))
-    return Markup("").join(parts)
+    return Markup(_BETWEEN_MARKS.sub(r"\1", Markup("").join(parts)))  # escaped, so that only our marks match
 
 
 def causal_card(task: PairTask, inputs: CardInputs, environment: Environment) -> CardParts:

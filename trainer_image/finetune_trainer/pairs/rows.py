@@ -30,6 +30,11 @@ class Pair:
         """Empty, because two targets of one source do not contradict each other."""
         return ""
 
+    @property
+    def group(self) -> str:
+        """All targets of one source are in the same split."""
+        return self.source
+
 
 class PairSchema(RowSchema, Protocol):
     """Reads rows as pairs."""

@@ -128,8 +128,9 @@ def assign(
             splits[split] = Selection(split, kept(split, list(range(len(keys[split]))), taken))
         taken |= {keys["train"][row] for row in splits[split].rows} if split in drawn else own
     splits["train"] = Selection("train", kept("train", pool, own_validation))
-    together = None if groups == keys["train"] else len(set(groups))
-    return Assignment({split: splits[split] for split in SPLITS}, leaked, together)
+    count = len(set(groups))
+    alone = count == len(set(keys["train"]))
+    return Assignment({split: splits[split] for split in SPLITS}, leaked, None if alone else count)
 
 
 def check_sizes(assignment: Assignment, dataset: DatasetSpec) -> None:
@@ -141,7 +142,7 @@ def check_sizes(assignment: Assignment, dataset: DatasetSpec) -> None:
     removed = f" after removal of {assignment.leaked} that are also in another split" if assignment.leaked else ""
     together = ""
     if assignment.groups is not None:
-        together = f", because rows of one context or title stay together, and train has {assignment.groups} of them"
+        together = f", because rows of one text or title stay together, and train has {assignment.groups} of them"
     for split, selection in assignment.splits.items():
         if not selection.rows:
             where = f"the {split} split" if split != "train" else f"the train split of {dataset.train.uri}"

@@ -72,6 +72,8 @@ class GenerationChanges:
     gains: list[ScoredRow]
     losses: list[ScoredRow]
     unchanged: list[ScoredRow]
+    lowest: list[ScoredRow]
+    """The answers of the tuned model with the lowest scores, without those that are the reference."""
 
 
 def classification_changes(
@@ -130,6 +132,9 @@ def generation_changes(
         gains=better[:shown],
         losses=worse[:shown],
         unchanged=_spread([item for item in scored if item.gain == 0], shown),
+        lowest=sorted(
+            (item for item in scored if item.row["tuned"] != item.row["reference"]), key=lambda item: sign * item.tuned
+        )[:shown],
     )
 
 
