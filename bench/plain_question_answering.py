@@ -1,7 +1,8 @@
 """A plain script without finetune-operator for QuestionAnswering: transformers' own loss, windows and n-best decoding.
 
-It follows run_qa.py of transformers' examples, on the rows of a prepare stage, of which it uses the texts only. The
-threshold of no answer is chosen on validation, as the official script of SQuAD 2.0 does. Run as
+For models of BERT's architecture. It follows run_qa.py of transformers' examples, on the rows of a prepare stage, of
+which it uses the texts only. The threshold of no answer is chosen on validation, as the official script of SQuAD 2.0
+does. Run as
 
     python bench/plain_question_answering.py PREPARED MODEL --steps 150 --batch 16 --rate 1e-3 --length 128
 
@@ -68,7 +69,7 @@ def main() -> None:
                 report_to="none",
                 seed=17,
             ),
-            train_dataset=_model_inputs(windows["train"], tokenizer),
+            train_dataset=_model_inputs(windows["train"]),
             data_collator=DataCollatorWithPadding(tokenizer),
             processing_class=tokenizer,
         )
@@ -76,7 +77,7 @@ def main() -> None:
             trainer.train()
         found = {}
         for split in ("validation", "test"):
-            logits = trainer.predict(_model_inputs(windows[split], tokenizer)).predictions
+            logits = trainer.predict(_model_inputs(windows[split])).predictions
             found[split] = _answers(rows[split], windows[split], *logits[:2])
     threshold = _threshold(rows["validation"], found["validation"])
     texts = ["" if null > threshold else text for text, null in found["test"]]
@@ -98,6 +99,7 @@ def _windows(tokenizer: Any, rows: list[dict[str, Any]], length: int, stride: in
         stride=stride,
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
+        return_token_type_ids=True,
     )
     starts, ends = [], []
     for window, question in enumerate(encoded["overflow_to_sample_mapping"]):
@@ -118,8 +120,8 @@ def _windows(tokenizer: Any, rows: list[dict[str, Any]], length: int, stride: in
     return {**encoded, "start_positions": starts, "end_positions": ends, "context": context}
 
 
-def _model_inputs(windows: dict[str, Any], tokenizer: Any) -> Any:
-    names = [*tokenizer.model_input_names, "start_positions", "end_positions"]
+def _model_inputs(windows: dict[str, Any]) -> Any:
+    names = ["input_ids", "attention_mask", "token_type_ids", "start_positions", "end_positions"]
     return [dict(zip(names, values, strict=True)) for values in zip(*(windows[name] for name in names), strict=True)]
 
 

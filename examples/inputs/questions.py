@@ -1,6 +1,7 @@
 """Questions about countries and territories, as articles of SQuAD 2.0.
 
-A context tells some facts about a territory: its currency, its official language, its code, and its German name. A question asks for one of them, or for one that the context does not have. The facts come
+A context tells some facts about a territory: its currency, its official language, its code, and its German name. A
+question asks for one of them, or for one that the context does not have. The facts come
 from Unicode CLDR through Babel, without a download.
 """
 
