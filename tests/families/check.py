@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +33,8 @@ from finetune_trainer.tasks.text_classification.evaluation import mean_features
 from finetune_trainer.train.causal import CausalCollator, CausalDataset
 from finetune_trainer.train.data import TrainingDataset
 from finetune_trainer.train.model import load_model
-from tests.families.compare import TOLERANCE, Wrong, distance, require_close
+from tests.families.compare import Wrong, distance, require_close, sees_the_future
+from tests.families.finding import Finding, recorded
 from tests.families.inputs import (
     AUTO_CLASSES,
     FAMILIES,
@@ -53,24 +52,6 @@ _NEW_TOKENS = 4
 _ROUNDING = 1e-5
 """Largest difference of equal logits, relative to their standard deviation."""
 _CPU = Hardware(torch.device("cpu"), torch.float32)
-
-
-@dataclass
-class Finding:
-    """The result of one model type; a check that was not reached is absent."""
-
-    model_class: str = ""
-    attention: str = ""
-    checks: dict[str, str] = field(default_factory=dict)
-    """By name of the check: empty when it passed, otherwise what was wrong."""
-    needs_decoder: bool = False
-    """Whether a token sees the tokens after it unless config.json says ``is_decoder``."""
-    untrained: list[str] = field(default_factory=list)
-    """Ends of the names of linear layers to which training gives no gradient."""
-    unused: bool = False
-    """Whether other parameters get no gradient either."""
-    frozen: list[str] = field(default_factory=list)
-    """Ends of the names of linear layers and experts that get a gradient, and no adapter from all-linear."""
 
 
 def examine(model_type: str, task: str, directory: Path) -> Finding:
@@ -109,18 +90,6 @@ def examination_of(task: str) -> type[Examination]:
 
         return Seq2SeqExamination
     return Examination
-
-
-@contextmanager
-def recorded(finding: Finding, name: str) -> Iterator[None]:
-    finding.checks.setdefault(name, "")  # What failed for one variant of a model type has failed.
-    try:
-        yield
-    except Wrong as wrong:
-        finding.checks[name] = str(wrong)
-    except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        finding.checks[name] = f"{type(error).__name__}: {first}"[:200]
 
 
 class Examination:
@@ -244,8 +213,8 @@ class Examination:
     def _sees_only_the_past(self) -> None:
         model = self._bare
         if hasattr(model.config, "is_decoder"):
-            self._finding.needs_decoder = _sees_the_future(self._load(is_decoder=False), self._rows[0])
-        if _sees_the_future(model, self._rows[0]):
+            self._finding.needs_decoder = sees_the_future(self._load(is_decoder=False), self._rows[0])
+        if sees_the_future(model, self._rows[0]):
             raise Wrong("a token sees the tokens after it")
 
     def _packing(self) -> None:
@@ -415,19 +384,6 @@ class Examination:
         frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
         if wrong := sorted(frozen & self._reached):
             raise Wrong(f"{len(wrong)} parameters that text trains are frozen, such as {wrong[0]}")
-
-
-def _sees_the_future(model: Any, row: Any) -> bool:
-    """Whether the logits before the last token depend on it."""
-    tokens = torch.from_numpy(row.astype(np.int64))[None]
-    changed = tokens.clone()
-    changed[0, -1] = changed[0, -1] % (VOCABULARY - 1) + 1
-    with torch.inference_mode():
-        before, after = (
-            model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0, :-1]
-            for ids in (tokens, changed)
-        )
-    return distance(before, after) > TOLERANCE
 
 
 def _end(name: str) -> str:

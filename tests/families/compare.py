@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
+
+from tests.families.tiny import VOCABULARY
 
 TOLERANCE = 2e-3
 """Largest difference of logits, relative to their standard deviation, that counts as rounding."""
@@ -28,3 +33,16 @@ def require_close(where: str, expected: list[torch.Tensor], actual: list[torch.T
 def distance(one: torch.Tensor, other: torch.Tensor) -> float:
     """The largest difference of two tensors of logits, relative to their standard deviation."""
     return float((one - other).abs().max() / one.std().clamp(min=1e-6))
+
+
+def sees_the_future(model: Any, row: Any) -> bool:
+    """Whether the logits before the last token depend on it."""
+    tokens = torch.from_numpy(row.astype(np.int64))[None]
+    changed = tokens.clone()
+    changed[0, -1] = changed[0, -1] % (VOCABULARY - 1) + 1
+    with torch.inference_mode():
+        before, after = (
+            model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0, :-1]
+            for ids in (tokens, changed)
+        )
+    return distance(before, after) > TOLERANCE

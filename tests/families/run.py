@@ -31,7 +31,8 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
-from tests.families.check import Finding, examine
+from tests.families.check import examine
+from tests.families.finding import Finding
 from tests.families.results import RESULTS, Header, Result, read_results
 
 _PROCESSOR_SECONDS = 60

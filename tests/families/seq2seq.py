@@ -11,8 +11,9 @@ import torch
 from finetune_trainer.modelling.batching import TokenRows, padded
 from finetune_trainer.modelling.shift import shift_of
 from finetune_trainer.prepared import IGNORED_LABEL
-from tests.families.check import Examination, recorded
+from tests.families.check import Examination
 from tests.families.compare import require_close
+from tests.families.finding import recorded
 from tests.families.tiny import PAD
 
 
