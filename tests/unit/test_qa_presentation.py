@@ -79,7 +79,7 @@ def test_texts_in_the_report_are_escaped_and_marked() -> None:
     environment.filters |= {"short": str, "grouped": str}
     render = template_of(str(presentation.__package__), "report.html.jinja", environment)
     page = render(
-        changes=GenerationChanges("squad_f1", 0, 1, 0, [], [ScoredRow(row, 1.0, 0.0, -1.0)], []),
+        changes=GenerationChanges("squad_f1", 0, 1, 0, [], [ScoredRow(row, 1.0, 0.0, -1.0)], [], []),
         metric_name="SQuAD F1",
         format_value=format_value,
         segments=segments,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -105,7 +105,12 @@ def classification_changes(
 
 
 def generation_changes(
-    rows: Sequence[Row], metric: str, higher_is_better: bool, *, examples: bool
+    rows: Sequence[Row],
+    metric: str,
+    higher_is_better: bool,
+    *,
+    examples: bool,
+    is_reference: Callable[[Row], bool] = lambda row: row["tuned"] == row["reference"],
 ) -> GenerationChanges:
     """Group generated answers by the change of one metric.
 
@@ -114,6 +119,7 @@ def generation_changes(
         metric: A key of ``scores``.
         higher_is_better: Whether an increase of the metric is an improvement.
         examples: Whether to keep samples of the rows.
+        is_reference: Whether the answer of the tuned model is the reference of its row.
     """
     shown = _GENERATIONS_SHOWN if examples else 0
     sign = 1 if higher_is_better else -1
@@ -132,9 +138,9 @@ def generation_changes(
         gains=better[:shown],
         losses=worse[:shown],
         unchanged=_spread([item for item in scored if item.gain == 0], shown),
-        lowest=sorted(
-            (item for item in scored if item.row["tuned"] != item.row["reference"]), key=lambda item: sign * item.tuned
-        )[:shown],
+        lowest=sorted((item for item in scored if not is_reference(item.row)), key=lambda item: sign * item.tuned)[
+            :shown
+        ],
     )
 
 

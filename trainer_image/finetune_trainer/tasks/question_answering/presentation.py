@@ -66,6 +66,7 @@ def report_section(inputs: ReportInputs, environment: Environment) -> str:
             metric,
             metric.higher_is_better,
             examples=inputs.spec.evaluation.report.include_examples,
+            is_reference=lambda row: row["tuned"] in (row["answers"] or [""]),
         ),
         metric_name=metric.row.title,
         format_value=format_value,
