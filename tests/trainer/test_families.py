@@ -26,6 +26,9 @@ SAMPLE = [
     ("SEQ_CLS", "distilbert"),  # A head of two layers.
     ("SEQ_CLS", "gpt2"),  # Conv1D layers.
     ("SEQ_CLS", "xlnet"),  # One at a time.
+    ("SEQ_2_SEQ_LM", "t5"),
+    ("SEQ_2_SEQ_LM", "marian"),
+    ("SEQ_2_SEQ_LM", "led"),  # Eager attention, and linear layers without a gradient.
     ("QUESTION_ANS", "bert"),
     ("QUESTION_ANS", "roberta"),  # No token types.
     ("QUESTION_ANS", "llama"),  # Refused.
