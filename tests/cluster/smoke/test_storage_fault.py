@@ -19,7 +19,7 @@ def test_credentials_revoked_before_publish_fail_the_job_until_restored(tenant: 
     assert (status["failure"]["reason"], status["failure"]["stage"]) == ("PermissionDenied", "publish")
     assert "s3://adapters" in condition_message(status)
     assert not (tenant.revision(NAME) / "artifact").exists()
-    assert "delete the job and apply the same spec" in condition_message(status, "Reconciling")
+    assert "Then delete the job and apply it again" in condition_message(status, "Reconciling")
     tenant.secret("writer", services.CREDENTIALS)
     tenant.api.delete("FineTuneJob", NAME, tenant.name)
     tenant.apply(NAME, spec)
