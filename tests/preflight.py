@@ -31,9 +31,11 @@ def obstacle(cache: Path, programs: list[str], checkout: Path) -> str | None:
         return f"{sys.executable} cannot create environments: install its module venv (python3-venv on Debian)."
     from tests.tools import missing
 
-    if shutil.which("openssl") is None:
-        return "The tests of TLS create certificates: install openssl."
-    return _go() or _space(cache, bool(missing(programs)), checkout)
+    return _go() or _openssl() or _space(cache, bool(missing(programs)), checkout)
+
+
+def _openssl() -> str | None:
+    return None if shutil.which("openssl") else "The tests of TLS create certificates: install openssl."
 
 
 def _go() -> str | None:

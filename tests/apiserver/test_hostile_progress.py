@@ -108,7 +108,7 @@ TAKEN: dict[str, tuple[Answer, str]] = {
     "more done than there is": (body(progress(done=7, total=3)), "prepare 7/3"),
     "nothing to do": (body(progress(done=0, total=0)), "prepare 0/0"),
     "a long activity": (body(progress(activity="x" * 200, done=None, total=None)), "prepare: " + "x" * 200),
-    "control characters": (body(progress(activity="a\u0000b\u001b[31m", done=None)), "prepare: a\u0000b\u001b[31m"),
+    "control characters": (body(progress(activity="a\u0000b\u001b[31m", done=None)), "prepare: a b"),
     "a loss of NaN": (body(progress(loss=float("nan"))), "prepare 40/120"),
     "a huge loss": (body(progress(loss=1e308, tokensPerSecond=1.7e308)), "prepare 40/120"),
     "a time far in the future": (body(progress(updatedAt=4e9)), "prepare 40/120"),

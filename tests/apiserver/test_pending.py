@@ -74,7 +74,7 @@ CASES = (
         lambda desk, job: desk.kubelet.unschedulable(job, "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."),
         Reason.UNSCHEDULABLE,
         Fault.CLUSTER,
-        ": 0/3 nodes are available: 3 Insufficient nvidia.com/gpu. It starts when a node fits.",
+        ": 0/3 nodes are available: 3 Insufficient nvidia.com/gpu. It starts when one fits.",
     ),
     warned(
         "mount",
@@ -156,9 +156,9 @@ class TestPendingRun:
 class TestRejectedObjects:
     def test_job_starts_when_the_quota_is_raised(self, desk: Desk, operator: Operator) -> None:
         name = {"name": "jobs", "namespace": desk.namespace}
-        desk.api.create("ResourceQuota", {"metadata": name, "spec": {"hard": {"count/jobs.batch": "0"}}})
-        # As the quota controller does.
-        hard = {"hard": {"count/jobs.batch": "0"}, "used": {"count/jobs.batch": "0"}}
+        desk.api.create("ResourceQuota", {"metadata": name, "spec": {"hard": {"count/jobs.batch": "1"}}})
+        # As the quota controller does when another Job exists.
+        hard = {"hard": {"count/jobs.batch": "1"}, "used": {"count/jobs.batch": "1"}}
         desk.api.merge_status("ResourceQuota", "jobs", desk.namespace, hard)
         desk.apply()
         status = desk.until(lambda status: stage(status, "prepare").get("waitingFor"), "it waits")

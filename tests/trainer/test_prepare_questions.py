@@ -146,7 +146,7 @@ def test_one_context_cannot_be_divided_into_splits(tmp_path: Path, model: str) -
     rows = [row(question=f"Question {number}?") for number in range(60)]
     failure = refused(questions(tmp_path, model, json_lines(tmp_path / "train.jsonl", rows), dataset={}))
     assert failure.reason is Reason.BAD_DATA
-    assert "because rows of one context or title stay together, and train has 1 of them" in failure.message
+    assert "because rows of one text or title stay together, and train has 1 of them" in failure.message
 
 
 @pytest.mark.parametrize(
