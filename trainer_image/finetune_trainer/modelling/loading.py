@@ -98,6 +98,15 @@ def attention_settings(handling: ModelHandling) -> dict[str, str]:
     return {} if handling.attention is None else {"attn_implementation": handling.attention}
 
 
+def outside_backbone(model: torch.nn.Module) -> list[str]:
+    """Names of the modules with weights beside the backbone; empty if the model has no backbone of its own."""
+    backbone = str(getattr(model, "base_model_prefix", ""))
+    if not hasattr(model, backbone):
+        return []
+    children = (name for name, part in model.named_children() if next(part.parameters(), None) is not None)
+    return [name for name in children if name != backbone]
+
+
 def _check_mismatches(name: str, mismatched: Any, labels: int) -> None:
     """Check that all tensors of another shape than the model expects differ only in the number of labels."""
     for key, stored, expected in mismatched:

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup, escape
 
 from finetune_trainer.pairs.task import PairTask
-from finetune_trainer.report.changes import generation_changes
-from finetune_trainer.report.format import format_value
 from finetune_trainer.tasks.base import CardParts, template_of
-from finetune_trainer.tasks.instruction_tuning.presentation import sorting_metric
+from finetune_trainer.tasks.instruction_tuning.presentation import of_changes
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -29,18 +27,9 @@ def report_section(task: PairTask, inputs: ReportInputs, environment: Environmen
     """The test examples with the largest changes of one metric, with what differs from the reference marked."""
     if not inputs.predictions:
         return ""
-    metric = sorting_metric(inputs.spec.metrics)
-    changes = generation_changes(
-        inputs.predictions,
-        str(metric),
-        metric.higher_is_better,
-        examples=inputs.spec.evaluation.report.include_examples,
-    )
     render = template_of(__package__, "report.html.jinja", environment)
     return render(
-        changes=changes,
-        metric_name=metric.row.title,
-        format_value=format_value,
+        **of_changes(inputs),
         titles=task.titles,
         marked=marked,
         shorten=environment.filters["short"],

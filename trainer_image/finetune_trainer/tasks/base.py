@@ -241,6 +241,12 @@ class Task:
     recognise: Recognise
 
 
+def known_name(known: Sequence[str], names: Sequence[str]) -> str | None:
+    """The first of the ``known`` names of a column, in lower case, that is among ``names``, as it is written there."""
+    by_name = {name.strip().lower(): name for name in reversed(names)}
+    return next((by_name[name] for name in known if name in by_name), None)
+
+
 Render = Callable[..., str]
 
 

@@ -36,6 +36,12 @@ def report_section(inputs: ReportInputs, environment: Environment) -> str:
     """The test examples with the largest gains and losses in one metric."""
     if not inputs.predictions:
         return ""
+    render = template_of(__package__, "report.html.jinja", environment)
+    return render(**of_changes(inputs))
+
+
+def of_changes(inputs: ReportInputs) -> dict[str, Any]:
+    """The variables of a section about the changes in one metric of generated answers."""
     metric = sorting_metric(inputs.spec.metrics)
     changes = generation_changes(
         inputs.predictions,
@@ -43,8 +49,7 @@ def report_section(inputs: ReportInputs, environment: Environment) -> str:
         metric.higher_is_better,
         examples=inputs.spec.evaluation.report.include_examples,
     )
-    render = template_of(__package__, "report.html.jinja", environment)
-    return render(changes=changes, metric_name=metric.row.title, format_value=format_value)
+    return {"changes": changes, "metric_name": metric.row.title, "format_value": format_value}
 
 
 def card(inputs: CardInputs, environment: Environment) -> CardParts:

@@ -67,12 +67,9 @@ class ExtractiveQuestionAnswering:
         return ModelClass(AutoModelForQuestionAnswering, {})
 
     def head_modules(self, model: torch.nn.Module) -> Iterable[str]:
-        """All modules with weights outside the backbone."""
-        backbone = str(getattr(model, "base_model_prefix", ""))
-        if not hasattr(model, backbone):
-            return []
-        children = (name for name, part in model.named_children() if next(part.parameters(), None) is not None)
-        return [name for name in children if name != backbone]
+        from finetune_trainer.modelling.loading import outside_backbone
+
+        return outside_backbone(model)
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
         """Both labels of a window count, so that the loss of a step is the mean of that of starts and ends."""

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from numpy.typing import NDArray
 
 from finetune_trainer.evaluate.comparison import EvaluationInputs, ExampleCounter
 from finetune_trainer.evaluate.metrics import Ints
@@ -20,7 +19,7 @@ from finetune_trainer.modelling.outputs import logits_of, takes_token_types
 from finetune_trainer.tasks.question_answering.batches import Windows
 from finetune_trainer.tasks.question_answering.offsets import Offsets
 from finetune_trainer.tasks.question_answering.scoring import Scores
-from finetune_trainer.tasks.question_answering.spans import BestSpans, best_span, is_answered, text_of
+from finetune_trainer.tasks.question_answering.spans import BestSpans, Logits, best_span, is_answered, text_of
 
 _LIMITS = {"cpu": BatchLimits(examples=64, tokens=8192), "cuda": BatchLimits(examples=512, tokens=131072)}
 
@@ -36,6 +35,7 @@ class Questions:
         self.contexts: list[str] = table["context"].to_pylist()
         self.references: list[list[str]] = [json.loads(answers) for answers in table["answers"].to_pylist()]
         self.offsets: list[Offsets] = [pairs(row) for row in table["offsets"].to_pylist()]
+        self._blank = [np.array([start == end for start, end in offsets], np.bool_) for offsets in self.offsets]
 
     def __len__(self) -> int:
         return len(self.contexts)
@@ -45,13 +45,22 @@ class Questions:
         start = int(self.windows.context_starts[window])
         return slice(start, start + int(self.windows.context_lengths[window]))
 
-    def blank(self, window: int) -> NDArray[np.bool_]:
-        """Which tokens of the context in a window have no characters."""
-        first = int(self.windows.context_firsts[window])
-        offsets = self.offsets[int(self.windows.questions[window])]
-        return np.array(
-            [start == end for start, end in offsets[first : first + int(self.windows.context_lengths[window])]]
-        )
+    def note(self, found: BestSpans, window: int, logits: Logits, null: float, longest: int) -> None:
+        """Note the best span of a window.
+
+        Args:
+            found: Where to note it, at the index of the window.
+            window: Index of the window.
+            logits: Of its context as start and as end, of shape (2, tokens).
+            null: Sum of the two logits of its null position.
+            longest: Largest number of tokens of an answer.
+        """
+        offset, length = int(self.windows.context_firsts[window]), int(self.windows.context_lengths[window])
+        # At tokens without characters no answer starts or ends.
+        blank = self._blank[int(self.windows.questions[window])][offset : offset + length]
+        first, last, score = best_span(logits, blank, longest)
+        found.first[window], found.last[window], found.score[window] = offset + first, offset + last, score
+        found.null[window] = null
 
 
 @dataclass(frozen=True)
@@ -101,12 +110,9 @@ class SpanRunner:
 
         def read(logits: torch.Tensor, batch: Ints) -> None:
             check_finite(logits, name, "output")
-            for row, window in zip(logits.cpu().numpy(), batch, strict=True):
-                of_context = row[:, questions.positions(int(window))]
-                first, last, score = best_span(of_context, questions.blank(int(window)), longest)
-                offset = int(windows.context_firsts[window])
-                found.first[window], found.last[window], found.score[window] = offset + first, offset + last, score
-                found.null[window] = row[:, windows.nulls[window]].sum()
+            for row, window in zip(logits.cpu().numpy(), batch.tolist(), strict=True):
+                null = row[:, windows.nulls[window]].sum()
+                questions.note(found, window, row[:, questions.positions(window)], null, longest)
 
         self.each(model, windows, activity, read)
         return found.of_questions(windows.questions, len(questions))

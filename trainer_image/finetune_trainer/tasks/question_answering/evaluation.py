@@ -25,7 +25,6 @@ from finetune_trainer.tasks.question_answering.scoring import Scores, weights
 from finetune_trainer.tasks.question_answering.spans import (
     LONGEST_ANSWER,
     BestSpans,
-    best_span,
     choose_threshold,
 )
 
@@ -213,15 +212,11 @@ class _Comparing:
         return features, rows
 
     def _best(self, head: SpanHead, rows: list[Features], questions: Questions) -> BestSpans:
-        windows = questions.windows
-        found = BestSpans.empty(len(windows))
+        found = BestSpans.empty(len(questions.windows))
         for window, row in enumerate(rows):
             logits = head.logits(row)
-            first, last, score = best_span(logits[:, 1:], questions.blank(window), self.longest)
-            offset = int(windows.context_firsts[window])
-            found.first[window], found.last[window], found.score[window] = offset + first, offset + last, score
-            found.null[window] = logits[:, 0].sum()
-        return found.of_questions(windows.questions, len(questions))
+            questions.note(found, window, logits[:, 1:], logits[:, 0].sum(), self.longest)
+        return found.of_questions(questions.windows.questions, len(questions))
 
 
 def _sample(windows: Windows, seed: int) -> Ints:

@@ -14,7 +14,7 @@ from finetune_trainer.pairs.rows import Pair, PairRows
 from finetune_trainer.pairs.task import Titles
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values
-from finetune_trainer.tasks.base import Recognised
+from finetune_trainer.tasks.base import Recognised, known_name
 
 _INSTRUCTION = "Summarize the text."
 _PREFIX = "summarize: "
@@ -74,9 +74,7 @@ class Summarization:
 
 def recognise(names: Sequence[str], _: Sequence[Values]) -> Recognised | None:
     """See `finetune_trainer.tasks.base.Recognise`."""
-    named = {name.strip().lower(): name for name in reversed(names)}
-    text = next((named[name] for name in _TEXTS if name in named), None)
-    summary = next((named[name] for name in _SUMMARIES if name in named), None)
+    text, summary = known_name(_TEXTS, names), known_name(_SUMMARIES, names)
     if text is None or summary is None:
         return None
     return Recognised({"text": text, "summary": summary}, "", "", certain=summary.lower() == "summary")

@@ -79,11 +79,10 @@ class TextClassification:
         """All modules outside the backbone, and the pooler of an encoder, which is untrained in sentence embedding
         models that do not use it.
         """
-        backbone = str(getattr(model, "base_model_prefix", ""))
+        from finetune_trainer.modelling.loading import outside_backbone
+
         poolers = [name for name, _ in model.named_modules() if name.rpartition(".")[2] == "pooler"]
-        if not hasattr(model, backbone):
-            return poolers
-        return [*poolers, *(name for name, part in model.named_children() if name != backbone and _has_weights(part))]
+        return [*poolers, *outside_backbone(model)]
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
         from torch.nn.functional import cross_entropy
@@ -125,10 +124,6 @@ class TextClassification:
             config["label2id"] = {label: index for index, label in enumerate(data.labels)}
             config["problem_type"] = _PROBLEM_TYPE
             write_json(config_path, config)
-
-
-def _has_weights(module: torch.nn.Module) -> bool:
-    return next(module.parameters(), None) is not None
 
 
 task = Task(dict.fromkeys((ModelFamily.ENCODER, ModelFamily.CAUSAL), TextClassification()), recognise)

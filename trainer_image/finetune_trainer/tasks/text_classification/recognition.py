@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_trainer.tasks.base import Recognised
+from finetune_trainer.tasks.base import Recognised, known_name
 from finetune_trainer.tasks.text_classification.rows import sorted_labels
 
 _LABELS = ("label", "labels", "category", "class", "intent", "sentiment", "target", "topic", "tag")
@@ -16,22 +16,17 @@ _SHOWN = 5
 
 def recognise(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Recognised | None:
     """See `finetune_trainer.tasks.base.Recognise`."""
-    label = _named(_LABELS, names) or _by_values(names, rows)
+    label = known_name(_LABELS, names) or _by_values(names, rows)
     if label is None:
         return None
     others = [name for name in names if name != label]
-    text = _named(_TEXTS, others) or _longest(others, rows)
+    text = known_name(_TEXTS, others) or _longest(others, rows)
     if text is None:
         return None
     labels = sorted_labels({str(row[label]).strip() for row in rows if row.get(label) is not None})
     shown = ", ".join(labels[:_SHOWN]) + (", …" if len(labels) > _SHOWN else "")
     facts = f"{len(labels)} labels in the first {len(rows):,} rows: {shown}"
     return Recognised({"text": text, "label": label}, "", facts, certain=(text, label) == ("text", "label"))
-
-
-def _named(known: Sequence[str], names: Sequence[str]) -> str | None:
-    by_name = {name.strip().lower(): name for name in reversed(names)}
-    return next((by_name[name] for name in known if name in by_name), None)
 
 
 def _by_values(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str | None:
