@@ -49,7 +49,7 @@ def _tasks() -> Iterator[str]:
                 *("yes" if family in row.families else "" for family in ModelFamily),
                 ", ".join([*row.default_metrics, *(m for m in row.metrics if m not in row.default_metrics)]),
                 "yes" if row.packs else "",
-                str(row.default_length),
+                row.lengths_in_words,
             )
             for task, row in TASKS.items()
         ),

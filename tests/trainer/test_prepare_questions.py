@@ -51,7 +51,8 @@ def questions(root: Path, model: str, train: str, **spec: Any) -> StageContext:
     }
     dataset = {"train": source, **spec.pop("dataset", alike)}
     training = {"training": {"maxSequenceLength": 64}}
-    return a_context(root, model, {"type": "QuestionAnswering"}, dataset, **(training | spec))
+    task = {"type": "QuestionAnswering", **spec.pop("task", {})}
+    return a_context(root, model, task, dataset, **(training | spec))
 
 
 def squad(path: Path, paragraphs: list[tuple[str, list[dict[str, Any]]]], version: str = "1.1") -> str:
@@ -193,9 +194,27 @@ def test_an_answer_that_is_whole_in_no_window_is_refused_with_its_line(tmp_path:
     assert "is whole in no window" in failure.message
 
 
-def test_a_decoder_is_refused(tmp_path: Path) -> None:
-    model = a_chat_model(tmp_path / "model", None).as_uri()
-    failure = refused(questions(tmp_path, model, json_lines(tmp_path / "train.jsonl", [row()])))
+def test_spans_of_a_decoder_are_refused(tmp_path: Path) -> None:
+    directory = a_chat_model(tmp_path / "model", None)
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "architectures": ["LlamaForQuestionAnswering"]}))
+    failure = refused(questions(tmp_path, directory.as_uri(), json_lines(tmp_path / "train.jsonl", [row()])))
     assert failure.reason is Reason.BAD_CONFIGURATION
     assert "LlamaForQuestionAnswering" in failure.message
     assert "answers are extracted with encoders such as BERT" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"evaluation": {"generation": {"maxNewTokens": 9}}}, "evaluation.generation"),
+        ({"evaluation": {"duringTraining": {}}}, "evaluation.duringTraining"),
+        ({"task": {"instruction": "Answer."}}, "task.instruction"),
+    ],
+)
+def test_settings_of_generation_are_refused_for_an_encoder(
+    spec: dict[str, Any], field: str, tmp_path: Path, model: str
+) -> None:
+    failure = refused(questions(tmp_path, model, json_lines(tmp_path / "train.jsonl", many(4)), **spec))
+    assert failure.reason is Reason.BAD_CONFIGURATION
+    assert failure.message.startswith(f"{field} is only valid for a decoder or a model with an encoder and a decoder")

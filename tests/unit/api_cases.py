@@ -78,7 +78,7 @@ ALL_LINEAR = "all-linear cannot be combined with other names in targetModules"
 EPOCHS_OR_STEPS = "set epochs or maxSteps, not both"
 ONE_BOUND = "set exactly one of minimum, maximum and minimumImprovement"
 BATCH = "training.batchSize must be a multiple of the processes: distributed.workers × gpusPerWorker"
-PACKING = "training.packing is only valid for InstructionTuning, Summarization, Translation"
+PACKING = "training.packing is only valid for InstructionTuning, QuestionAnswering, Summarization, Translation"
 METRICS_OF_CLASSIFICATION = "evaluation.metrics of TextClassification are accuracy, macro_f1, weighted_f1"
 METRICS_OF_INSTRUCTION = "evaluation.metrics of InstructionTuning are loss, token_accuracy, exact_match, rouge_l, chrf"
 GATES_OF_CLASSIFICATION = "gates of TextClassification can be on accuracy, macro_f1, weighted_f1"
@@ -86,10 +86,11 @@ GATES_OF_INSTRUCTION = "gates of InstructionTuning can be on loss, token_accurac
 COLUMNS_OF_QUESTIONS = "dataset.columns of QuestionAnswering are question and context and answers"
 METRICS_OF_QUESTIONS = "evaluation.metrics of QuestionAnswering are squad_f1, exact_match, has_answer_f1, no_answer_f1"
 GATES_OF_QUESTIONS = "gates of QuestionAnswering can be on squad_f1, exact_match, has_answer_f1, no_answer_f1"
-GENERATION = "evaluation.generation is only valid for InstructionTuning, Summarization, Translation"
+DURING_TRAINING = "evaluation.duringTraining is only valid for InstructionTuning, QuestionAnswering, Summarization"
+GENERATION = "evaluation.generation is only valid for InstructionTuning, QuestionAnswering, Summarization, Translation"
 SUMMARY: dict[str, Any] = {"task": {"type": "Summarization"}}
 TRANSLATION: dict[str, Any] = {"task": {"type": "Translation", "targetLanguage": "de"}}
-INSTRUCTION_OF = "instruction is only valid for type Summarization or Translation"
+INSTRUCTION_OF = "instruction is only valid for type QuestionAnswering or Summarization or Translation"
 SOURCE_OF = "sourceLanguage is only valid for type Translation"
 TARGET_OF = "targetLanguage is only valid for type Translation"
 TARGET = "Translation requires targetLanguage"
@@ -139,7 +140,8 @@ RULE_CASES = (
     questions("label of questions", {"dataset.columns.label": "t"}, COLUMNS_OF_QUESTIONS),
     questions("metric of another task", {"evaluation.metrics": ["squad_f1", "rouge_l"]}, METRICS_OF_QUESTIONS),
     questions("gate of another task", {"evaluation.gates": [{"metric": "loss", "maximum": 1}]}, GATES_OF_QUESTIONS),
-    questions("generation of questions", {"evaluation.generation": {"maxNewTokens": 9}}, GENERATION),
+    questions("generation of questions", {"evaluation.generation": {"maxNewTokens": 9}}),
+    questions("instruction of questions", {"task.instruction": "Answer."}),
     Case("revision of the hub", {"model.revision": "0123abc"}),
     Case("revision of a bucket", {"model": {"uri": "s3://b/m", "revision": "0123abc"}}, REVISION_FOR_HUB),
     Case("default revision of a bucket", {"model": {"uri": "s3://b/m", "revision": "main"}}),
@@ -210,6 +212,8 @@ RULE_CASES = (
     chat("classification gate", {"evaluation.gates": [{"metric": "accuracy", "minimum": 1}]}, GATES_OF_INSTRUCTION),
     chat("generation", {"evaluation.generation.maxNewTokens": 64}),
     Case("default generation of a classification", {"evaluation.generation.maxNewTokens": 128}),
+    chat("answers in training", {"evaluation.duringTraining": {}}),
+    Case("answers of a classification in training", {"evaluation.duringTraining": {"examples": 9}}, DURING_TRAINING),
     Case("generation of a classification", {"evaluation.generation.maxNewTokens": 64}, GENERATION),
 )
 

@@ -8,6 +8,7 @@ import pytest
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec
+from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.modelling.families import Families, Family, Limit, decide_handling, load_families
 from finetune_trainer.prepared import ModelHandling
 from tests.families import results
@@ -49,6 +50,7 @@ def decide(
         spec,
         {"model_type": model_type, **config},
         adapter_task="SEQ_CLS" if labels else "CAUSAL_LM",
+        family=ModelFamily.CAUSAL,
         labels=labels,
         installed=installed,
     )
@@ -183,6 +185,7 @@ def test_answers_are_not_extracted_with_models_that_generate(model_type: str) ->
             spec,
             {"model_type": model_type},
             adapter_task="QUESTION_ANS",
+            family=ModelFamily.ENCODER,
             labels=(),
             installed=load_families().transformers,
         )

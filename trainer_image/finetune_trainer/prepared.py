@@ -21,6 +21,10 @@ Each row is one example, with the columns:
   characters of each token of the whole context), ``answer_spans`` list<int32> (of each answer, likewise), ``remarks``
   list<int32> (answers that were moved, are ambiguous, or have no place), ``question``, ``context``, ``answers`` (JSON
   list of texts), ``id`` and ``source`` string.
+- QuestionAnswering with other models: the columns of Summarization, whose ``prompt`` is the question and the context as
+  far as there is room; ``question``, ``context`` (whole), ``answers``, ``id`` and ``answer_spans`` as above;
+  ``absent`` int32 (answers that do not stand in the context), ``outside`` bool (whether all answers stand in the part
+  that is cut off).
 - Summarization and Translation: as InstructionTuning, with the source text as ``prompt``. For a model with an encoder
   and a decoder, ``input_ids`` are the tokens of the source and ``labels`` those of the target, and there is no
   ``prompt_length``.

@@ -82,8 +82,9 @@ class TaskSpec(ApiModel):
     )
     instruction: Instruction | None = Field(
         default=None,
-        description="Summarization, Translation: what the model is asked to do, before the text. Default: that of the "
-        "task. Of the models with an encoder and a decoder, only those of T5's family read it.",
+        description="Summarization, Translation, and QuestionAnswering with a model that generates: what the model is "
+        "asked to do, before the text. Default: that of the task. Of the models with an encoder and a decoder, only "
+        "those of T5's family take it.",
     )
     source_language: Language | None = Field(
         default=None,

@@ -56,7 +56,7 @@ class FineTuneJobSpec(ApiModel):
     @property
     def packing(self) -> bool:
         if self.training.packing is None:
-            return self.task.type.row.packs
+            return bool(self.task.type.row.packs)
         return self.training.packing
 
     @property

@@ -25,6 +25,7 @@ def job_rules() -> tuple[Rule, ...]:
         *(_metrics_rule(task, row.metrics) for task, row in TASKS.items()),
         *(_gates_rule(task, row.metrics) for task, row in TASKS.items()),
         _generation_rule(),
+        _during_training_rule(),
         *(_columns_rule(task, row) for task, row in TASKS.items()),
         *_format_rules(),
         *_method_rules(),
@@ -78,6 +79,17 @@ def _generation_rule() -> Rule:
         "generates nothing",
         field="evaluation.generation",
         holds=lambda spec: spec.task.type in generating or spec.evaluation.generation == default,
+    )
+
+
+def _during_training_rule() -> Rule:
+    generating = [task for task, row in TASKS.items() if row.generates]
+    return Rule(
+        cel=f"self.task.type in {listed(generating)} || !has(self.evaluation) || !has(self.evaluation.duringTraining)",
+        message=f"evaluation.duringTraining is only valid for {names_of(generates=True)}; {names_of(generates=False)} "
+        "generates nothing",
+        field="evaluation.duringTraining",
+        holds=lambda spec: spec.task.type in generating or spec.evaluation.during_training is None,
     )
 
 

@@ -45,6 +45,14 @@ class GenerationSpec(ApiModel):
     beams: int = Field(default=1, ge=1, le=16, description="Beams of beam search; 1 is greedy.")
 
 
+class DuringTrainingSpec(ApiModel):
+    """Generated answers at each validation in training."""
+
+    examples: int = Field(
+        default=64, ge=1, le=4096, description="Number of validation examples, drawn once; all if there are fewer."
+    )
+
+
 class ReportSpec(ApiModel):
     """What the report and the model card show."""
 
@@ -68,6 +76,11 @@ class EvaluationSpec(ApiModel):
         description="Whether to publish a model whose score is significantly worse than that of the baseline.",
     )
     generation: GenerationSpec = Field(default=GenerationSpec(), description="Settings of generation.")
+    during_training: DuringTrainingSpec | None = Field(
+        default=None,
+        description="Also measure the metrics of generated answers at each validation in training, for the curves. "
+        "They decide nothing, and are not measured for a model that is trained already.",
+    )
     report: ReportSpec = Field(default=ReportSpec(), description="Settings of report.html.")
 
 

@@ -12,7 +12,7 @@ from finetune_api.tables.methods import DEFAULT_METHOD, METHODS, MethodType, rat
 from finetune_api.tables.tasks import TASKS, names_of
 from finetune_api.vocabulary import Precision, Schedule, Steps
 
-_LENGTHS = ", ".join(f"{row.default_length} for {task}" for task, row in TASKS.items())
+_LENGTHS = ", ".join(f"{row.lengths_in_words} for {task}" for task, row in TASKS.items())
 
 
 if TYPE_CHECKING:
@@ -111,8 +111,9 @@ class TrainingSpec(ApiModel):
         default=None,
         ge=8,
         le=1048576,
-        description="Maximum number of tokens of a sequence; longer text is truncated (classification) or an invalid "
-        f"row (chat). Default: the limit of the model, at most {_LENGTHS}.",
+        description="Maximum number of tokens of a sequence. A longer text is truncated, or read in windows by an "
+        "encoder that answers questions; a longer conversation or answer is an invalid row. Default: the limit of the "
+        f"model, at most {_LENGTHS}.",
     )
     packing: bool | None = Field(
         default=None,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from finetune_api.tables.metrics import Metric
@@ -55,19 +56,31 @@ class TaskRow:
     """Name of the task on the Hugging Face Hub."""
     starting_model: str = ""
     """A small model to begin with, which `finetune init` writes; empty if the user has to name one."""
-    settings: tuple[str, ...] = ()
-    """Fields of spec.task that are valid for this task."""
+    settings: Mapping[str, tuple[ModelFamily, ...]] = field(default_factory=dict)
+    """Fields of spec.task that are valid for this task, and the families of models that have a use for them."""
     required: tuple[str, ...] = ()
     """Those without which the task is not defined."""
-    packs: bool = False
-    """Whether several examples can share a row of a batch (training.packing)."""
-    generates: bool = False
-    """Whether the evaluation generates text (evaluation.generation)."""
+    packs: tuple[ModelFamily, ...] = ()
+    """Families with which several examples can share a row of a batch (training.packing)."""
+    generates: tuple[ModelFamily, ...] = ()
+    """Families with which the evaluation generates text (evaluation.generation)."""
+    other_lengths: Mapping[ModelFamily, int] = field(default_factory=dict)
+    """Families whose default maximum number of tokens differs."""
 
     @property
     def column_fields(self) -> tuple[str, ...]:
         """The fields of dataset.columns for all forms, without duplicates."""
         return tuple(dict.fromkeys(column.field for form in self.columns for column in form))
+
+    def length_for(self, family: ModelFamily) -> int:
+        """Default maximum number of tokens of an example for models of ``family``."""
+        return self.other_lengths.get(family, self.default_length)
+
+    @property
+    def lengths_in_words(self) -> str:
+        """The default lengths, such as ``384 (1024 for causal, 1024 for seq2seq)``."""
+        others = [f"{length} for {family}" for family, length in self.other_lengths.items()]
+        return str(self.default_length) + (f" ({', '.join(others)})" if others else "")
 
     @property
     def columns_in_words(self) -> str:
@@ -76,6 +89,7 @@ class TaskRow:
 
 _TABULAR = (DataFormat.AUTO, DataFormat.JSONL, DataFormat.CSV, DataFormat.PARQUET)
 _TEACHER_FORCED = (Metric.LOSS, Metric.TOKEN_ACCURACY)
+_GENERATIVE = (ModelFamily.CAUSAL, ModelFamily.SEQ2SEQ)
 
 TASKS = table(
     TaskType,
@@ -89,7 +103,7 @@ TASKS = table(
             default_length=512,
             hub_task="text-classification",
             starting_model="hf://google-bert/bert-base-uncased",
-            settings=("labels",),
+            settings={"labels": (ModelFamily.ENCODER, ModelFamily.CAUSAL)},
         ),
         TaskType.INSTRUCTION_TUNING: TaskRow(
             columns=(
@@ -103,8 +117,8 @@ TASKS = table(
             default_length=2048,
             hub_task="text-generation",
             starting_model="hf://Qwen/Qwen2.5-0.5B-Instruct",
-            packs=True,
-            generates=True,
+            packs=(ModelFamily.CAUSAL,),
+            generates=(ModelFamily.CAUSAL,),
         ),
         TaskType.QUESTION_ANSWERING: TaskRow(
             columns=(
@@ -117,10 +131,13 @@ TASKS = table(
             formats=_TABULAR,
             metrics=(Metric.SQUAD_F1, Metric.EXACT_MATCH, Metric.HAS_ANSWER_F1, Metric.NO_ANSWER_F1),
             default_metrics=(Metric.SQUAD_F1, Metric.EXACT_MATCH, Metric.HAS_ANSWER_F1, Metric.NO_ANSWER_F1),
-            families=(ModelFamily.ENCODER,),
+            families=(ModelFamily.ENCODER, *_GENERATIVE),
             default_length=384,
             hub_task="question-answering",
-            settings=("window_overlap",),
+            settings={"window_overlap": (ModelFamily.ENCODER,), "instruction": _GENERATIVE},
+            packs=(ModelFamily.CAUSAL,),
+            generates=_GENERATIVE,
+            other_lengths=dict.fromkeys(_GENERATIVE, 1024),
         ),
         TaskType.SUMMARIZATION: TaskRow(
             columns=((Column("text", "the text"), Column("summary", "the summary that the model learns")),),
@@ -135,13 +152,13 @@ TASKS = table(
                 *_TEACHER_FORCED,
             ),
             default_metrics=(Metric.ROUGE_L, Metric.ROUGE_1, Metric.ROUGE_2, Metric.ROUGE_LSUM),
-            families=(ModelFamily.CAUSAL, ModelFamily.SEQ2SEQ),
+            families=_GENERATIVE,
             default_length=1024,
             hub_task="summarization",
             starting_model="hf://google-t5/t5-small",
-            settings=("instruction",),
-            packs=True,
-            generates=True,
+            settings={"instruction": _GENERATIVE},
+            packs=(ModelFamily.CAUSAL,),
+            generates=_GENERATIVE,
         ),
         TaskType.TRANSLATION: TaskRow(
             columns=(
@@ -151,13 +168,13 @@ TASKS = table(
             formats=_TABULAR,
             metrics=(Metric.CHRF, Metric.BLEU, Metric.EXACT_MATCH, *_TEACHER_FORCED),
             default_metrics=(Metric.CHRF, Metric.BLEU),
-            families=(ModelFamily.CAUSAL, ModelFamily.SEQ2SEQ),
+            families=_GENERATIVE,
             default_length=512,
             hub_task="translation",
-            settings=("instruction", "source_language", "target_language"),
+            settings=dict.fromkeys(("instruction", "source_language", "target_language"), _GENERATIVE),
             required=("target_language",),
-            packs=True,
-            generates=True,
+            packs=(ModelFamily.CAUSAL,),
+            generates=_GENERATIVE,
         ),
     },
 )
@@ -165,5 +182,7 @@ TASKS = table(
 
 def names_of(**wanted: bool) -> str:
     """A comma-separated list of the tasks whose rows have these values, such as ``names_of(packs=True)``."""
-    found = [task for task, row in TASKS.items() if all(getattr(row, name) is value for name, value in wanted.items())]
+    found = [
+        task for task, row in TASKS.items() if all(bool(getattr(row, name)) is value for name, value in wanted.items())
+    ]
     return ", ".join(found)

@@ -66,8 +66,8 @@ def load_families() -> Families:
     return Families.model_validate_json((files(__package__) / "families.json").read_bytes())
 
 
-CAUSAL_LM, SEQ_2_SEQ_LM = "CAUSAL_LM", "SEQ_2_SEQ_LM"
-"""PEFT task types of models that generate text."""
+CAUSAL_LM = "CAUSAL_LM"
+"""PEFT task type of decoders that generate text."""
 
 
 def family_of(families: Families, config: Mapping[str, Any], supported: Sequence[ModelFamily]) -> ModelFamily:
@@ -78,7 +78,11 @@ def family_of(families: Families, config: Mapping[str, Any], supported: Sequence
         config: ``config.json`` of the model.
         supported: The families that the task supports.
     """
-    if config.get("is_encoder_decoder") is True:
+    names = config.get("architectures")
+    if isinstance(names, list) and names and str(names[0]).endswith("ForQuestionAnswering"):
+        # It has a trained span head, whatever model is below it.
+        order = (ModelFamily.ENCODER, ModelFamily.CAUSAL, ModelFamily.SEQ2SEQ)
+    elif config.get("is_encoder_decoder") is True:
         order = (ModelFamily.SEQ2SEQ, ModelFamily.ENCODER, ModelFamily.CAUSAL)
     elif _generates(families, config):
         order = (ModelFamily.CAUSAL, ModelFamily.ENCODER, ModelFamily.SEQ2SEQ)
@@ -102,6 +106,7 @@ def decide_handling(
     config: Mapping[str, Any],
     *,
     adapter_task: str,
+    family: ModelFamily,
     labels: tuple[str, ...],
     installed: str,
 ) -> ModelHandling:
@@ -112,26 +117,26 @@ def decide_handling(
         spec: The spec of the job.
         config: ``config.json`` of the base model.
         adapter_task: PEFT task type of the task, such as CAUSAL_LM.
+        family: The result of `family_of`.
         labels: Labels of the job in order of their index; empty for a task without labels.
         installed: Version of the installed transformers.
 
     Raises:
         StageFailure: BadConfiguration when the model cannot be tuned for the task, or not with training.packing.
     """
-    family = _family(families, spec, config, adapter_task, installed)
-    limits = set(family.limits) if family.untested is None else set(Limit)
+    entry = _entry(families, spec, config, adapter_task, installed)
+    limits = set(entry.limits) if entry.untested is None else set(Limit)
     return ModelHandling(
-        model_class=family.model_class,
-        tested=family.untested is None,
-        # No model with an encoder and a decoder separates the examples of a packed row.
-        packing=_packing(spec, family, {Limit.PACKING} if adapter_task == SEQ_2_SEQ_LM else limits),
+        model_class=entry.model_class,
+        tested=entry.untested is None,
+        packing=_packing(spec, entry, family, limits),
         batching=Limit.BATCH not in limits,
         batched_generation=Limit.GENERATION not in limits,
-        attention=family.attention,
-        untrained=family.untrained,
-        unused_parameters=family.unused_parameters or family.untested is not None,
+        attention=entry.attention,
+        untrained=entry.untrained,
+        unused_parameters=entry.unused_parameters or entry.untested is not None,
         new_head=bool(labels) and base_labels(config) != labels,
-        notes=tuple(_notes(families, spec, family, limits)) + tuple(_head_note(config, labels)),
+        notes=tuple(_notes(families, spec, entry, family, limits)) + tuple(_head_note(config, labels)),
     )
 
 
@@ -146,7 +151,7 @@ def base_labels(config: Mapping[str, Any]) -> tuple[str, ...] | None:
     return tuple(str(names[index]) for index in sorted(names, key=int))
 
 
-def _family(
+def _entry(
     families: Families,
     spec: FineTuneJobSpec,
     config: Mapping[str, Any],
@@ -181,32 +186,37 @@ def _family(
     return found
 
 
-def _packing(spec: FineTuneJobSpec, family: Family, limits: Collection[Limit]) -> bool:
-    if not spec.packing or Limit.PACKING not in limits:
+def _packing(spec: FineTuneJobSpec, entry: Family, family: ModelFamily, limits: Collection[Limit]) -> bool:
+    packs = family in spec.task.type.row.packs
+    if not spec.packing or (packs and Limit.PACKING not in limits):
         return spec.packing
     if spec.training.packing:
-        cause = "was not tested with packing" if family.untested else "does not separate the examples of a packed row"
-        raise _bad(f"training.packing is true, but {family.model_class} {cause}: set training.packing to false")
+        untested = packs and entry.untested
+        cause = "was not tested with packing" if untested else "does not separate the examples of a packed row"
+        raise _bad(f"training.packing is true, but {entry.model_class} {cause}: set training.packing to false")
     return False
 
 
-def _notes(families: Families, spec: FineTuneJobSpec, family: Family, limits: Collection[Limit]) -> list[str]:
+def _notes(
+    families: Families, spec: FineTuneJobSpec, entry: Family, family: ModelFamily, limits: Collection[Limit]
+) -> list[str]:
     """What is done differently for this model, one sentence each."""
-    name, row = family.model_class, spec.task.type.row
-    if family.untested is not None:
-        packing = " without packing and" if row.packs else ""
+    name, row = entry.model_class, spec.task.type.row
+    packs = family in row.packs
+    if entry.untested is not None:
+        packing = " without packing and" if packs else ""
         return [
-            f"{name} is untested with transformers {families.transformers} ({family.untested}): it runs{packing} one "
+            f"{name} is untested with transformers {families.transformers} ({entry.untested}): it runs{packing} one "
             "example at a time"
         ]
     notes = []
-    if Limit.PACKING in limits and row.packs and spec.packing:
+    if Limit.PACKING in limits and packs and spec.packing:
         notes.append(f"packing is off, because {name} does not separate the examples of a packed row")
     if Limit.BATCH in limits:
         notes.append(f"examples run one at a time, because the outputs of {name} depend on padding")
-    elif Limit.GENERATION in limits and row.generates:
+    elif Limit.GENERATION in limits and family in row.generates:
         notes.append(f"answers are generated one at a time, because those of {name} depend on padding")
-    if family.attention == "eager":
+    if entry.attention == "eager":
         notes.append(f"attention is eager, because {name} has no SDPA implementation")
     return notes
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,17 +10,13 @@ import pyarrow as pa
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec
-from finetune_trainer.pairs.rows import Pair
-from finetune_trainer.pairs.task import PairTask
 from finetune_trainer.prepare.arrays import texts
 from finetune_trainer.prepare.encoded import Encoded
-from finetune_trainer.prepare.rows import Example, RowSchema, check_headers, first_columns
-from finetune_trainer.prepare.sources import DataFile
-from finetune_trainer.prepare.special_tokens import AnswerTokens
 from finetune_trainer.tasks.instruction_tuning.messages import ASSISTANT, Conversation
 from finetune_trainer.tasks.instruction_tuning.tokens import ChatTokeniser
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerFast
 
 PLAIN_TEMPLATE = (
@@ -39,63 +34,45 @@ _LEAST_SOURCE = 8
 """Tokens of the source below which a row is of no use."""
 
 
-class CausalPairsPreparation:
-    """Implements `finetune_trainer.tasks.base.Preparation`.
+class CausalPairEncoder:
+    """Implements `finetune_trainer.pairs.encoder.PairEncoder`: the source is a message of the user.
 
     A source that leaves less room than evaluation.generation.maxNewTokens for the target is truncated. Its length does
     not depend on the target, which the evaluation must not know.
     """
 
-    labels: tuple[str, ...] = ()
-    rows = prefix = ""
+    prefix = ""
 
     def __init__(
-        self, task: PairTask, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int
+        self,
+        spec: FineTuneJobSpec,
+        tokenizer: PreTrainedTokenizerFast,
+        max_length: int,
+        instruction: str,
     ) -> None:
-        self._task = task
+        """``instruction``: what the model is asked to do, before the source."""
         self._spec = spec
-        self._instruction = task.instruction(spec)
+        self._instruction = instruction
         self._tokenizer = tokenizer
         self._tokeniser = ChatTokeniser(tokenizer, max_length)
         self._backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
         self._backend.no_padding()
         self._backend.no_truncation()
         self._budget = self._source_tokens(max_length)
-        self._check = task.check()
+        self.answers = self._tokeniser.answers
 
     @property
     def fields(self) -> list[pa.Field]:
         return self._tokeniser.fields
 
-    @property
-    def answers(self) -> AnswerTokens:
-        return self._tokeniser.answers
-
-    def row_schema(self, files: Sequence[DataFile]) -> RowSchema:
-        schema = self._task.rows(self._spec, first_columns(files))
-        check_headers(files, schema)
-        return schema
-
-    def encode(self, examples: Sequence[Example]) -> Encoded:
-        pairs = [example for example in examples if isinstance(example, Pair)]
-        sources = self.cut([pair.source for pair in pairs])
-        conversations = [self.conversation(source, pair.target) for source, pair in zip(sources, pairs, strict=True)]
-        encoded = self._tokeniser.encode(conversations)
-        valid = [index for index in range(len(pairs)) if index not in encoded.problems]
+    def encode(self, sources: Sequence[str], targets: Sequence[str]) -> Encoded:
+        cut = self.cut(sources)
+        encoded = self._tokeniser.encode([self.conversation(*pair) for pair in zip(cut, targets, strict=True)])
+        valid = [index for index in range(len(sources)) if index not in encoded.problems]
         # The report shows the source without the instruction.
-        columns = encoded.columns | {"prompt": texts([sources[index] for index in valid])}
-        truncated = np.array([sources[index] != pairs[index].source for index in valid], np.bool_)
+        columns = encoded.columns | {"prompt": texts([cut[index] for index in valid])}
+        truncated = np.array([cut[index] != sources[index] for index in valid], np.bool_)
         return Encoded(columns, truncated, encoded.problems)
-
-    def end_data_set(self, uri: str) -> None:
-        """Nothing to check: every row is checked by itself."""
-
-    def notes(self, label_counts: Mapping[str, int]) -> Sequence[str]:
-        return self._check.notes()
-
-    def finish(self, batch: pa.RecordBatch, label_counts: Counter[str]) -> pa.RecordBatch:
-        self._check.see(batch)
-        return batch
 
     def conversation(self, source: str, target: str) -> Conversation:
         """The conversation that the model learns."""
@@ -104,6 +81,9 @@ class CausalPairsPreparation:
             {"role": ASSISTANT, "content": target},
         ]
         return Conversation(messages, learned=(False, True))
+
+    def fit(self, sources: Sequence[str]) -> list[bool]:
+        return [len(encoding.ids) <= self._budget for encoding in self._encodings(sources)]
 
     def _source_tokens(self, max_length: int) -> int:
         """The most tokens that a source may have.
@@ -133,9 +113,11 @@ class CausalPairsPreparation:
     def cut(self, sources: Sequence[str]) -> list[str]:
         """``sources``, each cut after the last token for which there is room."""
         cut = []
-        for source, encoding in zip(
-            sources, self._backend.encode_batch(list(sources), add_special_tokens=False), strict=True
-        ):
+        for source, encoding in zip(sources, self._encodings(sources), strict=True):
             too_long = len(encoding.ids) > self._budget
             cut.append(source[: encoding.offsets[self._budget - 1][1]].rstrip() if too_long else source)
         return cut
+
+    def _encodings(self, sources: Sequence[str]) -> list[Encoding]:
+        encodings: list[Encoding] = self._backend.encode_batch(list(sources), add_special_tokens=False)
+        return encodings

@@ -12,8 +12,15 @@ from finetune_api import layout
 from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.json_files import read_json, read_json_if_present, write_json
 from finetune_trainer.modelling.tokenizer import load_base_tokenizer
-from finetune_trainer.pairs.causal import PLAIN_TEMPLATE, CausalPairsPreparation
-from finetune_trainer.pairs.seq2seq import Seq2SeqPairsPreparation, generation_settings, load_pair_tokenizer
+from finetune_trainer.pairs.causal import PLAIN_TEMPLATE, CausalPairEncoder
+from finetune_trainer.pairs.preparation import PairsPreparation
+from finetune_trainer.pairs.seq2seq import (
+    Seq2SeqPairEncoder,
+    generation_settings,
+    load_pair_tokenizer,
+    prefix_for,
+    target_mark,
+)
 from finetune_trainer.pairs.task import PairTask
 from finetune_trainer.prepared import DataReport
 from finetune_trainer.tasks.base import CardParts, ModelClass, Prediction, Recognise, Task
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
     from finetune_api.spec import FineTuneJobSpec
+    from finetune_trainer.evaluate.answer_scoring import AnswerForm
     from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
@@ -49,19 +57,42 @@ def pair_forms(task: PairTask, recognise: Recognise) -> Task:
     return Task({ModelFamily.CAUSAL: CausalPairs(task), ModelFamily.SEQ2SEQ: Seq2SeqPairs(task)}, recognise)
 
 
-class CausalPairs(InstructionTuning):
-    """Implements `finetune_trainer.tasks.base.TaskForm`: a conversation of one question and one answer."""
+def causal_encoder(
+    task: PairTask, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int
+) -> CausalPairEncoder:
+    """The encoder of ``task`` for decoders."""
+    return CausalPairEncoder(spec, tokenizer, max_length, task.instruction(spec))
 
-    def __init__(self, task: PairTask) -> None:
-        self._task = task
+
+def seq2seq_encoder(
+    task: PairTask,
+    spec: FineTuneJobSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    config: Mapping[str, Any],
+) -> Seq2SeqPairEncoder:
+    """The encoder of ``task`` for models with an encoder and a decoder, of which ``config`` is the config.json."""
+    prefix = prefix_for(spec, config, task.prefix(spec)) + target_mark(spec, tokenizer, task.languages(spec))
+    return Seq2SeqPairEncoder(spec, tokenizer, max_length, prefix, target=task.titles.target.lower())
+
+
+class GenerativeCausal(InstructionTuning):
+    """What the forms of all text-to-text tasks on decoders have in common: a conversation of a source and a target."""
 
     def load_tokenizer(self, directory: Path, spec: FineTuneJobSpec) -> PreTrainedTokenizerFast:
         return load_base_tokenizer(directory, spec.model.uri, template=PLAIN_TEMPLATE)
 
+
+class CausalPairs(GenerativeCausal):
+    """Implements `finetune_trainer.tasks.base.TaskForm`."""
+
+    def __init__(self, task: PairTask) -> None:
+        self._task = task
+
     def preparation(
         self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int, config: Mapping[str, Any]
-    ) -> CausalPairsPreparation:
-        return CausalPairsPreparation(self._task, spec, tokenizer, max_length)
+    ) -> PairsPreparation:
+        return PairsPreparation(self._task, spec, causal_encoder(self._task, spec, tokenizer, max_length))
 
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         from finetune_trainer.pairs.prediction import predict_causal
@@ -79,22 +110,11 @@ class CausalPairs(InstructionTuning):
         return causal_card(self._task, inputs, environment)
 
 
-class Seq2SeqPairs:
-    """Implements `finetune_trainer.tasks.base.TaskForm`."""
+class GenerativeSeq2Seq:
+    """What the forms of all text-to-text tasks on models with an encoder and a decoder have in common."""
 
     uses_chat_template = False
     adapter_task = "SEQ_2_SEQ_LM"
-
-    def __init__(self, task: PairTask) -> None:
-        self._task = task
-
-    def load_tokenizer(self, directory: Path, spec: FineTuneJobSpec) -> PreTrainedTokenizerBase:
-        return load_pair_tokenizer(directory, spec, self._task.languages(spec))
-
-    def preparation(
-        self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerBase, max_length: int, config: Mapping[str, Any]
-    ) -> Seq2SeqPairsPreparation:
-        return Seq2SeqPairsPreparation(self._task, spec, tokenizer, max_length, config)
 
     def generation(
         self, tokenizer: PreTrainedTokenizerBase, config: Mapping[str, Any], generation: Mapping[str, Any]
@@ -126,30 +146,20 @@ class Seq2SeqPairs:
         return loss(logits, labels, count)
 
     def compare(self, inputs: EvaluationInputs) -> Comparison:
-        from finetune_trainer.evaluate.generation import compare
+        from finetune_trainer.evaluate.answer_comparison import compare
+
+        return compare(inputs, self.answer_form())
+
+    def answer_form(self) -> AnswerForm:
+        from finetune_trainer.evaluate.answer_scoring import AnswerForm, SingleReference
         from finetune_trainer.evaluate.prompts import Seq2SeqPrompts
 
-        return compare(inputs, Seq2SeqPrompts)
-
-    def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
-        from finetune_trainer.pairs.prediction import predict_seq2seq
-
-        return predict_seq2seq(self._task, inputs, rows)
+        return AnswerForm(Seq2SeqPrompts, SingleReference)
 
     def baseline_note(self, details: Mapping[str, Any]) -> str:
         from finetune_trainer.tasks.instruction_tuning.presentation import baseline_note
 
         return baseline_note(details)
-
-    def report_section(self, inputs: ReportInputs, environment: Environment) -> str:
-        from finetune_trainer.pairs.presentation import report_section
-
-        return report_section(self._task, inputs, environment)
-
-    def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
-        from finetune_trainer.pairs.presentation import seq2seq_card
-
-        return seq2seq_card(self._task, inputs, environment)
 
     def finish_artifact(self, directory: Path, data: DataReport, spec: FineTuneJobSpec) -> None:
         """Write ``generation_config.json``, so that plain ``generate`` gives the answers of the evaluation."""
@@ -172,3 +182,33 @@ class Seq2SeqPairs:
             # transformers reads the settings of older models from here.
             config = {key: value for key, value in read_json(config_path).items() if key not in _REPLACED_SETTINGS}
             write_json(config_path, config)
+
+
+class Seq2SeqPairs(GenerativeSeq2Seq):
+    """Implements `finetune_trainer.tasks.base.TaskForm`."""
+
+    def __init__(self, task: PairTask) -> None:
+        self._task = task
+
+    def load_tokenizer(self, directory: Path, spec: FineTuneJobSpec) -> PreTrainedTokenizerBase:
+        return load_pair_tokenizer(directory, spec, self._task.languages(spec))
+
+    def preparation(
+        self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerBase, max_length: int, config: Mapping[str, Any]
+    ) -> PairsPreparation:
+        return PairsPreparation(self._task, spec, seq2seq_encoder(self._task, spec, tokenizer, max_length, config))
+
+    def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
+        from finetune_trainer.pairs.prediction import predict_seq2seq
+
+        return predict_seq2seq(self._task, inputs, rows)
+
+    def report_section(self, inputs: ReportInputs, environment: Environment) -> str:
+        from finetune_trainer.pairs.presentation import report_section
+
+        return report_section(self._task, inputs, environment)
+
+    def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
+        from finetune_trainer.pairs.presentation import seq2seq_card
+
+        return seq2seq_card(self._task, inputs, environment)

@@ -8,21 +8,20 @@ from typing import Any
 import pyarrow as pa
 
 from finetune_api import layout
+from finetune_trainer.evaluate.answer_comparison import generated
 from finetune_trainer.evaluate.comparison import EvaluationInputs
-from finetune_trainer.evaluate.generation import generated
 from finetune_trainer.evaluate.prompts import Seq2SeqPrompts
 from finetune_trainer.json_files import read_json
 from finetune_trainer.modelling.batching import TokenRows
-from finetune_trainer.pairs.causal import CausalPairsPreparation
-from finetune_trainer.pairs.rows import Pair
-from finetune_trainer.pairs.seq2seq import Seq2SeqPairsPreparation, load_pair_tokenizer
+from finetune_trainer.pairs.forms import causal_encoder, seq2seq_encoder
+from finetune_trainer.pairs.seq2seq import Seq2SeqPairEncoder, load_pair_tokenizer
 from finetune_trainer.pairs.task import PairTask
 from finetune_trainer.prepare.problems import row_explained
 from finetune_trainer.prepare.rows import checked
 from finetune_trainer.tasks.base import Prediction
 from finetune_trainer.tasks.instruction_tuning.prediction import answers, chat_tokenizer
 
-_PLACEHOLDER = "Answer"
+PLACEHOLDER = "Answer"
 """Stands for the target, so that a source is tokenised as in training."""
 
 
@@ -30,8 +29,8 @@ def predict_causal(task: PairTask, inputs: EvaluationInputs, rows: Sequence[Any]
     """See `finetune_trainer.tasks.base.TaskForm.predict`."""
     sources = _sources(task, inputs, rows)
     tokenizer = chat_tokenizer(inputs)
-    preparation = CausalPairsPreparation(task, inputs.spec, tokenizer, inputs.data.max_sequence_length)
-    chats = [preparation.conversation(source, _PLACEHOLDER) for source in preparation.cut(sources)]
+    encoder = causal_encoder(task, inputs.spec, tokenizer, inputs.data.max_sequence_length)
+    chats = [encoder.conversation(source, PLACEHOLDER) for source in encoder.cut(sources)]
     return _predictions(task, sources, [answer for _, answer in answers(inputs, tokenizer, chats)])
 
 
@@ -40,11 +39,15 @@ def predict_seq2seq(task: PairTask, inputs: EvaluationInputs, rows: Sequence[Any
     sources = _sources(task, inputs, rows)
     tokenizer = load_pair_tokenizer(inputs.trained, inputs.spec, task.languages(inputs.spec))
     config = read_json(inputs.base / layout.MODEL_CONFIG)
-    preparation = Seq2SeqPairsPreparation(task, inputs.spec, tokenizer, inputs.data.max_sequence_length, config)
-    encoded = preparation.encode([Pair(source, _PLACEHOLDER) for source in sources])
+    encoder = seq2seq_encoder(task, inputs.spec, tokenizer, inputs.data.max_sequence_length, config)
+    return _predictions(task, sources, seq2seq_answers(inputs, encoder, sources))
+
+
+def seq2seq_answers(inputs: EvaluationInputs, encoder: Seq2SeqPairEncoder, sources: Sequence[str]) -> list[str]:
+    """The answers of the tuned model to ``sources``."""
+    encoded = encoder.encode(sources, [PLACEHOLDER] * len(sources))
     tokens = TokenRows.of_column(pa.chunked_array([encoded.columns["input_ids"]]))
-    prompts = Seq2SeqPrompts(tokens, targets=tokens, references=sources)
-    return _predictions(task, sources, generated(inputs, prompts))
+    return generated(inputs, Seq2SeqPrompts(tokens, targets=tokens, references=list(sources)))
 
 
 def _sources(task: PairTask, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[str]:

@@ -51,23 +51,28 @@ def marked(text: str, reference: str) -> Markup:
 
 def causal_card(task: PairTask, inputs: CardInputs, environment: Environment) -> CardParts:
     """Usage: a program that gives the model one source."""
-    render = template_of(__package__, "causal_usage.py.jinja", environment)
-    return _card(
-        task,
-        render(
-            **inputs.of_usage,
-            content=f"{task.instruction(inputs.spec)}\n\n{task.sample}",
-            max_new_tokens=inputs.spec.evaluation.generation.max_new_tokens,
-            beams=inputs.spec.evaluation.generation.beams,
-            end_tokens=list(inputs.data.end_tokens) or None,
-        ),
-    )
+    return _card(task, causal_usage(inputs, f"{task.instruction(inputs.spec)}\n\n{task.sample}", environment))
 
 
 def seq2seq_card(task: PairTask, inputs: CardInputs, environment: Environment) -> CardParts:
     """Usage: a program that gives the model one source."""
-    render = template_of(__package__, "seq2seq_usage.py.jinja", environment)
-    return _card(task, render(**inputs.of_usage, source=inputs.data.prefix + task.sample))
+    return _card(task, seq2seq_usage(inputs, inputs.data.prefix + task.sample, environment))
+
+
+def causal_usage(inputs: CardInputs, content: str, environment: Environment) -> str:
+    """A program that gives a decoder the message ``content``."""
+    return template_of(__package__, "causal_usage.py.jinja", environment)(
+        **inputs.of_usage,
+        content=content,
+        max_new_tokens=inputs.spec.evaluation.generation.max_new_tokens,
+        beams=inputs.spec.evaluation.generation.beams,
+        end_tokens=list(inputs.data.end_tokens) or None,
+    )
+
+
+def seq2seq_usage(inputs: CardInputs, source: str, environment: Environment) -> str:
+    """A program that gives a model with an encoder and a decoder the text ``source``."""
+    return template_of(__package__, "seq2seq_usage.py.jinja", environment)(**inputs.of_usage, source=source)
 
 
 def _card(task: PairTask, usage: str) -> CardParts:

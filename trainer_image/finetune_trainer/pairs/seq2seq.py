@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +13,9 @@ from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.modelling.tokenizer import encoding_explained, load_auto_tokenizer
 from finetune_trainer.pairs.languages import code_for, codes_of
-from finetune_trainer.pairs.rows import Pair
-from finetune_trainer.pairs.task import PairTask
 from finetune_trainer.prepare.arrays import TOKENS, texts, token_lists
 from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.problems import BadRow
-from finetune_trainer.prepare.rows import Example, RowSchema, check_headers, first_columns
-from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.prepare.special_tokens import AnswerTokens
 
 if TYPE_CHECKING:
@@ -53,32 +48,32 @@ def load_pair_tokenizer(
     )
 
 
-class Seq2SeqPairsPreparation:
-    """Implements `finetune_trainer.tasks.base.Preparation`.
+class Seq2SeqPairEncoder:
+    """Implements `finetune_trainer.pairs.encoder.PairEncoder`.
 
     The columns ``input_ids`` and ``labels`` are the tokens of the source and of the target, each with the special
     tokens of the tokenizer. A source of more than ``max_length`` tokens is truncated, and a target of so many is an
     invalid row, because a truncated one would teach the model to stop at arbitrary positions.
     """
 
-    labels: tuple[str, ...] = ()
-    rows = ""
-
     def __init__(
-        self,
-        task: PairTask,
-        spec: FineTuneJobSpec,
-        tokenizer: PreTrainedTokenizerBase,
-        max_length: int,
-        config: Mapping[str, Any],
+        self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerBase, max_length: int, prefix: str, target: str
     ) -> None:
-        self._task = task
-        self._spec = spec
+        """
+        Args:
+            spec: The spec of the job.
+            tokenizer: The tokenizer of the base model.
+            max_length: Maximum number of tokens of a source, and of a target.
+            prefix: What the model sees before each source; may be empty.
+            target: What a target is called in messages, such as ``summary``.
+
+        Raises:
+            StageFailure: BadConfiguration when no answer of the model would end.
+        """
         self._tokenizer: Any = tokenizer
         self._max_length = max_length
-        self.prefix = task.prefix(spec) if config.get("model_type") in PREFIXED_TYPES else ""
-        self.prefix += self._target_mark()
-        self._check = task.check()
+        self._target = target
+        self.prefix = prefix
         self.answers = AnswerTokens()
         if tokenizer.eos_token_id is None:
             raise StageFailure(
@@ -96,63 +91,82 @@ class Seq2SeqPairsPreparation:
             pa.field("prompt", pa.string()),
         ]
 
-    def row_schema(self, files: Sequence[DataFile]) -> RowSchema:
-        schema = self._task.rows(self._spec, first_columns(files))
-        check_headers(files, schema)
-        return schema
-
-    def encode(self, examples: Sequence[Example]) -> Encoded:
-        pairs = [example for example in examples if isinstance(example, Pair)]
+    def fit(self, sources: Sequence[str]) -> list[bool]:
         with encoding_explained():
-            whole, inputs = self._inputs([pair.source for pair in pairs])
-            targets = [self._ended(ids) for ids in self._tokenizer(text_target=[p.target for p in pairs])["input_ids"]]
+            return [length <= self._max_length for length in self._lengths(sources)]
+
+    def encode(self, sources: Sequence[str], targets: Sequence[str]) -> Encoded:
+        with encoding_explained():
+            whole = self._lengths(sources)
+            marked = [self.prefix + source for source in sources]
+            inputs = self._ids(marked, truncation=True, max_length=self._max_length)
+            labels = [self._ended(ids) for ids in self._ids(targets, "text_target")]
         problems = {
             index: BadRow(
-                f"the {self._task.titles.target.lower()} has {len(target)} tokens, more than the sequence length of "
-                f"{self._max_length}; shorten it or raise training.maxSequenceLength"
+                f"the {self._target} has {len(ids)} tokens, more than the sequence length of {self._max_length}; "
+                "shorten it or raise training.maxSequenceLength"
             )
-            for index, target in enumerate(targets)
-            if len(target) > self._max_length
+            for index, ids in enumerate(labels)
+            if len(ids) > self._max_length
         }
-        valid = [index for index in range(len(pairs)) if index not in problems]
+        valid = [index for index in range(len(sources)) if index not in problems]
         self.answers.ends[self._tokenizer.eos_token_id] += len(valid)
         columns = {
             "input_ids": token_lists([inputs[index] for index in valid]),
-            "labels": token_lists([targets[index] for index in valid]),
-            "reference": texts([pairs[index].target for index in valid]),
-            "prompt": texts([pairs[index].source for index in valid]),
+            "labels": token_lists([labels[index] for index in valid]),
+            "reference": texts([targets[index] for index in valid]),
+            "prompt": texts([sources[index] for index in valid]),
         }
         truncated = np.array([whole[index] > self._max_length for index in valid], np.bool_)
         return Encoded(columns, truncated, problems, tokens=("input_ids", "labels"))
 
-    def end_data_set(self, uri: str) -> None:
-        """Nothing to check: every row is checked by itself."""
+    def _lengths(self, sources: Sequence[str]) -> list[int]:
+        return [len(ids) for ids in self._ids([self.prefix + source for source in sources])]
 
-    def notes(self, label_counts: Mapping[str, int]) -> Sequence[str]:
-        return self._check.notes()
-
-    def finish(self, batch: pa.RecordBatch, label_counts: Counter[str]) -> pa.RecordBatch:
-        self._check.see(batch)
-        return batch
-
-    def _inputs(self, sources: Sequence[str]) -> tuple[list[int], list[list[int]]]:
-        """The number of tokens of each source, and its tokens after truncation."""
-        marked = [self.prefix + source for source in sources]
-        whole = [len(ids) for ids in self._tokenizer(marked)["input_ids"]]
-        return whole, self._tokenizer(marked, truncation=True, max_length=self._max_length)["input_ids"]
+    def _ids(self, listed: Sequence[str], kind: str = "text", **settings: Any) -> list[list[int]]:
+        """The token ids of texts, or of targets if ``kind`` is ``text_target``."""
+        if not listed:
+            return []  # The call of a fast tokenizer fails.
+        ids: list[list[int]] = self._tokenizer(**{kind: list(listed)}, **settings)["input_ids"]
+        return ids
 
     def _ended(self, target: list[int]) -> list[int]:
         """``target`` with the end-of-sequence token, which generic tokenizers do not append."""
         end = self._tokenizer.eos_token_id
         return target if end in target[-2:] else [*target, end]
 
-    def _target_mark(self) -> str:
-        """What a Marian model with several targets sees before the source."""
-        codes = codes_of(self._tokenizer)
-        if not codes or hasattr(self._tokenizer, "set_src_lang_special_tokens"):
-            return ""
-        languages = self._task.languages(self._spec) or (None, None)
-        return f">>{code_for(languages[1], 'task.targetLanguage', codes, self._spec.model.uri)}<< "
+
+def prefix_for(spec: FineTuneJobSpec, config: Mapping[str, Any], prefix: str) -> str:
+    """``prefix``, if the model was pretrained with the task before the text; otherwise nothing.
+
+    Args:
+        spec: The spec of the job.
+        config: The model's ``config.json``.
+        prefix: What models of T5's family see before the text.
+
+    Raises:
+        StageFailure: BadConfiguration when task.instruction is set for a model that does not read it.
+    """
+    if config.get("model_type") in PREFIXED_TYPES:
+        return prefix
+    if spec.task.instruction:
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION,
+            f"task.instruction has no effect on {spec.model.uri}: a model of type {config.get('model_type')} reads the "
+            "text alone; remove it",
+        )
+    return ""
+
+
+def target_mark(
+    spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerBase, languages: tuple[str | None, str | None] | None
+) -> str:
+    """What a Marian model with several targets sees before the source."""
+    codes = codes_of(tokenizer)
+    if not codes or hasattr(tokenizer, "set_src_lang_special_tokens"):
+        return ""
+    _, target = languages or (None, None)
+    return f">>{code_for(target, 'task.targetLanguage', codes, spec.model.uri)}<< "
 
 
 def generation_settings(

@@ -23,6 +23,7 @@ from finetune_api.failures import Reason, StageFailure
 from finetune_api.manifest import Manifest
 from finetune_api.spec import Deduplication, FineTuneJobSpec
 from finetune_api.stage import MOST_NOTES, NOTE_LENGTH, PrepareResult, StageConfig
+from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer import storage
 from finetune_trainer.checkpoints.upload import complete_checkpoints
 from finetune_trainer.context import Reporter, StageContext
@@ -38,6 +39,7 @@ from finetune_trainer.models import (
     vocabulary_size,
 )
 from finetune_trainer.patches.transformers import fix_template_date
+from finetune_trainer.prepare.family_settings import check_settings
 from finetune_trainer.prepare.fetch import FetchedData, fetch_data
 from finetune_trainer.prepare.problems import REPORTED_ROWS, Tally, percent
 from finetune_trainer.prepare.read import DataSet, read_data_set
@@ -116,9 +118,10 @@ def run(context: StageContext) -> PrepareResult:
 def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     """Prepare the data and write it to ``output``, an empty directory."""
     spec = context.config.spec
-    length = sequence_length(spec, inputs.identity)
     config = read_config(inputs.model.path, spec.model.uri)
     family = family_of(load_families(), config, spec.task.type.row.families)
+    check_settings(spec, family)
+    length = sequence_length(spec, family, inputs.identity)
     task = form_of(spec.task.type, family)
     handling_for = partial(
         decide_handling,
@@ -126,6 +129,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         spec,
         config,
         adapter_task=task.adapter_task,
+        family=family,
         installed=version("transformers"),
     )
     handling_for(labels=())  # Refuses a model that cannot be tuned before the data is read.
@@ -150,7 +154,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         label_counts = Counter(dict.fromkeys(preparation.labels, 0))
         with TableWriter(output / layout.split_file(split), data.schema) as writer:
             for batch in selected(data.spool, np.asarray(selection.rows, np.int64)):
-                writer.write(preparation.finish(batch, label_counts))
+                writer.write(preparation.finish(batch, split, label_counts))
         splits[split] = _split_report(data, selection, dict(label_counts))
         all_labels.update(label_counts)
     generation = read_generation_config(inputs.model.path, spec.model.uri)
@@ -165,7 +169,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         *_truncations(splits, length),
         *end_notes(tokenizer, ends, preparation.answers),
         *preparation.notes(all_labels),
-        *_generation_notes(spec, length, inputs.identity),
+        *_generation_notes(spec, family, length, inputs.identity),
     ]
     for note in notes:
         log.warning("%s", note)
@@ -199,7 +203,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     return report
 
 
-def sequence_length(spec: FineTuneJobSpec, model: ModelIdentity) -> int:
+def sequence_length(spec: FineTuneJobSpec, family: ModelFamily, model: ModelIdentity) -> int:
     """Maximum number of tokens of an example: training.maxSequenceLength, or the default of the task and model.
 
     Raises:
@@ -207,7 +211,7 @@ def sequence_length(spec: FineTuneJobSpec, model: ModelIdentity) -> int:
     """
     requested, limit = spec.training.max_sequence_length, model.max_positions
     if requested is None:
-        default = spec.task.type.row.default_length
+        default = spec.task.type.row.length_for(family)
         return default if limit is None else min(default, limit)
     if limit is not None and requested > limit:
         raise StageFailure(
@@ -218,10 +222,10 @@ def sequence_length(spec: FineTuneJobSpec, model: ModelIdentity) -> int:
     return requested
 
 
-def _generation_notes(spec: FineTuneJobSpec, length: int, model: ModelIdentity) -> list[str]:
+def _generation_notes(spec: FineTuneJobSpec, family: ModelFamily, length: int, model: ModelIdentity) -> list[str]:
     """Whether the answers that the evaluation generates may be limited by the positions of the model."""
     limit, new_tokens = model.max_positions, spec.evaluation.generation.max_new_tokens
-    if not spec.task.type.row.generates or limit is None or length + new_tokens <= limit:
+    if family not in spec.task.type.row.generates or limit is None or length + new_tokens <= limit:
         return []
     return [f"answers are generated up to the {limit:,} positions of the model, also if maxNewTokens allows more"]
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
     from finetune_api.spec import FineTuneJobSpec
+    from finetune_trainer.evaluate.answer_scoring import AnswerForm
     from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
@@ -80,8 +81,10 @@ class Preparation(Protocol):
             label_counts: Examples by label, in all splits.
         """
 
-    def finish(self, batch: pa.RecordBatch, label_counts: Counter[str]) -> pa.RecordBatch:
-        """Return ``batch`` in its final form, once all datasets are read, and add its examples to ``label_counts``."""
+    def finish(self, batch: pa.RecordBatch, split: str, label_counts: Counter[str]) -> pa.RecordBatch:
+        """Return ``batch`` of ``split`` in its final form, once all datasets are read, and add its examples to
+        ``label_counts``.
+        """
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,9 @@ class TaskForm(Protocol):
             StageFailure: BadConfiguration (the model does not fit the data), BadData, Diverged (outputs that are not
                 finite), OutOfMemory.
         """
+
+    def answer_form(self) -> AnswerForm | None:
+        """How answers are generated and measured; None if this form of the task generates none."""
 
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         """Apply the tuned model to rows that have no answer; ``inputs.trained`` is the published artifact.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from finetune_api.spec import FineTuneJobSpec
+    from finetune_trainer.evaluate.answer_scoring import AnswerForm
     from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
@@ -84,10 +85,15 @@ class InstructionTuning:
         return ForCausalLMLoss(logits, labels, logits.shape[-1], num_items_in_batch=count)
 
     def compare(self, inputs: EvaluationInputs) -> Comparison:
-        from finetune_trainer.evaluate.generation import compare
+        from finetune_trainer.evaluate.answer_comparison import compare
+
+        return compare(inputs, self.answer_form())
+
+    def answer_form(self) -> AnswerForm:
+        from finetune_trainer.evaluate.answer_scoring import AnswerForm, SingleReference
         from finetune_trainer.evaluate.prompts import CausalPrompts
 
-        return compare(inputs, CausalPrompts)
+        return AnswerForm(CausalPrompts, SingleReference)
 
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         from finetune_trainer.tasks.instruction_tuning.prediction import predict

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerFast
 
+from finetune_trainer.evaluate.answer_comparison import generated
 from finetune_trainer.evaluate.comparison import EvaluationInputs
-from finetune_trainer.evaluate.generation import generated
 from finetune_trainer.evaluate.prompts import CausalPrompts
 from finetune_trainer.modelling.batching import TokenRows
 from finetune_trainer.modelling.tokenizer import chat_templates, load_base_tokenizer

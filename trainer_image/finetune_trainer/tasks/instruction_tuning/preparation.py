@@ -53,5 +53,5 @@ class InstructionTuningPreparation:
     def notes(self, label_counts: Mapping[str, int]) -> tuple[str, ...]:
         return ()
 
-    def finish(self, batch: pa.RecordBatch, label_counts: Counter[str]) -> pa.RecordBatch:
+    def finish(self, batch: pa.RecordBatch, split: str, label_counts: Counter[str]) -> pa.RecordBatch:
         return batch

@@ -1,7 +1,8 @@
 """QuestionAnswering: answers a question about a text.
 
 An encoder answers with a span of the text (``preparation``, ``windows``, ``offsets``, ``training``, ``spans``,
-``probe``, ``evaluation``). What does not depend on the model is in ``rows``, ``positions`` and ``scoring``.
+``probe``, ``evaluation``), other models with a text of their own (``generative``). What does not depend on the model is
+in ``rows``, ``kinds``, ``positions`` and ``scoring``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from finetune_trainer.modelling.tokenizer import load_base_tokenizer
 from finetune_trainer.prepare.readers import Values
 from finetune_trainer.prepared import IGNORED_LABEL, DataReport
 from finetune_trainer.tasks.base import CardParts, ModelClass, Prediction, Recognised, Task
+from finetune_trainer.tasks.question_answering.generative.forms import (
+    CausalQuestionAnswering,
+    Seq2SeqQuestionAnswering,
+)
 from finetune_trainer.tasks.question_answering.preparation import ExtractivePreparation
 from finetune_trainer.tasks.question_answering.rows import QuestionRows
 
@@ -83,6 +88,9 @@ class ExtractiveQuestionAnswering:
 
         return compare(inputs)
 
+    def answer_form(self) -> None:
+        return None
+
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         from finetune_trainer.tasks.question_answering.prediction import predict
 
@@ -114,4 +122,11 @@ def recognise(names: Sequence[str], _: Sequence[Values]) -> Recognised | None:
     return Recognised({}, "", "", certain=True)
 
 
-task = Task({ModelFamily.ENCODER: ExtractiveQuestionAnswering()}, recognise)
+task = Task(
+    {
+        ModelFamily.ENCODER: ExtractiveQuestionAnswering(),
+        ModelFamily.CAUSAL: CausalQuestionAnswering(),
+        ModelFamily.SEQ2SEQ: Seq2SeqQuestionAnswering(),
+    },
+    recognise,
+)

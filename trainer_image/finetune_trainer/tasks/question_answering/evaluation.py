@@ -10,7 +10,6 @@ import torch
 from transformers import AutoModel
 
 from finetune_api.evaluation import BaselineKind, MetricResult, SpanDecoding
-from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import Metric
 from finetune_trainer.evaluate.baseline import Features
 from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter, metric_result
@@ -20,6 +19,7 @@ from finetune_trainer.modelling.loading import check_finite
 from finetune_trainer.splits import open_split
 from finetune_trainer.tasks.question_answering.answering import Predicted, Questions, SpanRunner, pairs
 from finetune_trainer.tasks.question_answering.batches import Windows
+from finetune_trainer.tasks.question_answering.kinds import measured_metrics
 from finetune_trainer.tasks.question_answering.probe import REGULARISATION, TOKENS, SpanHead, TokenFeatures
 from finetune_trainer.tasks.question_answering.scoring import Scores, weights
 from finetune_trainer.tasks.question_answering.spans import (
@@ -48,7 +48,7 @@ def compare(inputs: EvaluationInputs) -> Comparison:
             spec), Diverged (outputs that are not finite), OutOfMemory.
     """
     comparing = _Comparing(inputs)
-    metrics = comparing.metrics()
+    metrics = comparing.metrics
     baseline = comparing.baseline()
     tuned = comparing.of_model(inputs.method.tuned(inputs.load, inputs.base, inputs.trained), "tuned")
     results = tuple(comparing.result(metric, baseline.test.scores, tuned.test.scores) for metric in metrics)
@@ -66,26 +66,9 @@ class _Comparing:
         self._train = open_split(inputs.prepared, "train")
         self._test = Questions(self._table)
         self._validation = Questions(open_split(inputs.prepared, "validation"))
+        self.metrics = measured_metrics(inputs.spec, self._test.references)
         self.longest = max(LONGEST_ANSWER, Windows.of(self._train).longest_answer)
         self._runner = SpanRunner(inputs)
-
-    def metrics(self) -> list[Metric]:
-        """The metrics to measure: without the defaults for which there are no test questions.
-
-        Raises:
-            StageFailure: BadData when that is one that the spec names.
-        """
-        evaluation = self._inputs.spec.evaluation
-        named = {*(evaluation.metrics or ()), *(gate.metric for gate in evaluation.gates)}
-        wanted = self._inputs.spec.metrics
-        empty = [metric for metric in wanted if not weights(metric, self._test.references).any()]
-        if missing := [metric for metric in empty if metric in named]:
-            raise StageFailure(
-                Reason.BAD_DATA,
-                f"The test split has no question that {missing[0]} measures: add such questions, or remove "
-                f"{missing[0]} from evaluation.metrics and evaluation.gates",
-            )
-        return [metric for metric in wanted if metric not in empty]
 
     def baseline(self) -> Result:
         """The base model, if it has a trained span head; otherwise the better on validation of no answer and a linear

@@ -22,12 +22,9 @@ _NO_ANSWER = "(no answer)"
 
 def predict(inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
     """See `finetune_trainer.tasks.base.TaskForm.predict`."""
-    asked = []
-    for number, row in enumerate(rows, 1):
-        with row_explained(number):
-            asked.append(_question(inputs, row))
+    listed = asked(inputs, rows)
     tokenizer = load_base_tokenizer(inputs.trained, "the artifact")
-    encoded = window_tokeniser(inputs.spec, tokenizer, inputs.data.max_sequence_length).encode(asked)
+    encoded = window_tokeniser(inputs.spec, tokenizer, inputs.data.max_sequence_length).encode(listed)
     for index, problem in sorted(encoded.problems.items()):
         with row_explained(index + 1):
             raise problem
@@ -36,17 +33,28 @@ def predict(inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
     best = SpanRunner(inputs).best_spans(model, "tuned", questions, decoding.longest_answer, "answering questions")
     predicted = Predicted.of(questions, best, decoding.threshold)
     return [
-        Prediction(
-            text or _NO_ANSWER,
-            {
-                **({"id": question.id} if question.id else {}),
-                "question": question.question,
-                "answer": text,
-                "span": span and list(span),
-            },
-        )
-        for question, text, span in zip(asked, predicted.texts, predicted.spans, strict=True)
+        prediction(question, text, span=span and list(span))
+        for question, text, span in zip(listed, predicted.texts, predicted.spans, strict=True)
     ]
+
+
+def asked(inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Question]:
+    """The questions in rows, which are objects with the columns of the data.
+
+    Raises:
+        StageFailure: BadData for an invalid row.
+    """
+    questions = []
+    for number, row in enumerate(rows, 1):
+        with row_explained(number):
+            questions.append(_question(inputs, row))
+    return questions
+
+
+def prediction(question: Question, text: str, **details: Any) -> Prediction:
+    """The prediction of an answer; ``text`` is empty for none."""
+    document = {**({"id": question.id} if question.id else {}), "question": question.question, "answer": text}
+    return Prediction(text or _NO_ANSWER, document | details)
 
 
 def _question(inputs: EvaluationInputs, row: object) -> Question:

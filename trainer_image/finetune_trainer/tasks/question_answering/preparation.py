@@ -9,23 +9,19 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from finetune_api.failures import Reason, StageFailure
-from finetune_api.spec import FineTuneJobSpec, Metric
+from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.prepare.encoded import Encoded
-from finetune_trainer.prepare.rows import Example, check_headers
+from finetune_trainer.prepare.rows import Example
 from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.prepare.special_tokens import AnswerTokens
 from finetune_trainer.prepared import IGNORED_LABEL
+from finetune_trainer.tasks.question_answering.kinds import ANSWERED, UNANSWERED, DataSets, check_kinds, listed
 from finetune_trainer.tasks.question_answering.rows import QuestionRows
 from finetune_trainer.tasks.question_answering.windows import DEFAULT_OVERLAP, WindowTokeniser
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-ANSWERED, UNANSWERED = "answer", "no answer"
-"""Keys of SplitReport.label_counts."""
-
-_LISTED = 8
 _REMARKS = (
     "not at answer_start, and moved to the only place of their text",
     "without answer_start and in several places; the first is learned",
@@ -43,13 +39,10 @@ class ExtractivePreparation:
 
     def __init__(self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
         self._spec = spec
-        self._columns = spec.dataset.columns
         self._length = max_length
         self._overlap = _overlap(spec)
         self._tokeniser = window_tokeniser(spec, tokenizer, max_length)
-        self._schema: QuestionRows | None = None
-        self._answered = 0
-        self._trained = False
+        self._sets = DataSets(spec)
         self._remarks: tuple[dict[str, int], ...] = tuple({} for _ in _REMARKS)
         self._long = self._windows = self._cut = 0
 
@@ -58,33 +51,18 @@ class ExtractivePreparation:
         return self._tokeniser.fields
 
     def row_schema(self, files: Sequence[DataFile]) -> QuestionRows:
-        names = [self._columns.name(field) for field in QuestionRows.fields]
-        self._schema = QuestionRows(*names)
-        self._answered = 0
-        check_headers(files, self._schema)
-        return self._schema
+        return self._sets.start(files)
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
         encoded = self._tokeniser.encode(examples)
-        self._answered += sum(answers != "[]" for answers in encoded.columns["answers"].to_pylist())
+        self._sets.see(encoded.columns["answers"].to_pylist())
         return encoded
 
     def end_data_set(self, uri: str) -> None:
         """Check that the rows have the column of the answers, and that a training question has one."""
-        assert self._schema is not None
-        column = self._schema.needed[2]
-        if not self._schema.answered:
-            raise StageFailure(
-                Reason.BAD_DATA,
-                f"No row of {uri} has the column '{column}': set dataset.columns.answers to the right column",
-            )
-        if not self._trained and not self._answered:
-            raise StageFailure(
-                Reason.BAD_DATA, f"No question of {uri} has an answer in column '{column}': add answers to learn"
-            )
-        self._trained = True
+        self._sets.end(uri)
 
-    def finish(self, batch: pa.RecordBatch, label_counts: Counter[str]) -> pa.RecordBatch:
+    def finish(self, batch: pa.RecordBatch, split: str, label_counts: Counter[str]) -> pa.RecordBatch:
         rows = batch.select(["answers", "remarks", "window_lengths", "starts", "source", "id"]).to_pylist()
         for row in rows:
             label_counts[ANSWERED if json.loads(row["answers"]) else UNANSWERED] += 1
@@ -102,16 +80,9 @@ class ExtractivePreparation:
         """Raises:
         StageFailure: BadData when evaluation.metrics needs questions of a kind that there are none of.
         """
-        for metric, kind in ((Metric.NO_ANSWER_F1, UNANSWERED), (Metric.HAS_ANSWER_F1, ANSWERED)):
-            if metric in _asked(self._spec) and not label_counts.get(kind):
-                raise StageFailure(
-                    Reason.BAD_DATA,
-                    f"The evaluation cannot measure {metric}, because there is no question with {kind}: add such "
-                    f"questions, or remove {metric} from evaluation.metrics and evaluation.gates",
-                )
+        check_kinds(self._spec, label_counts)
         notes = [
-            f"{sum(found.values()):,} answers are {what}: {', '.join(list(found)[:_LISTED])}"
-            + (", …" if len(found) > _LISTED else "")
+            f"{sum(found.values()):,} answers are {what}: {listed(list(found))}"
             for found, what in zip(self._remarks, _REMARKS, strict=True)
             if found
         ]
@@ -131,8 +102,3 @@ def window_tokeniser(spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, 
 
 def _overlap(spec: FineTuneJobSpec) -> int:
     return DEFAULT_OVERLAP if spec.task.window_overlap is None else spec.task.window_overlap
-
-
-def _asked(spec: FineTuneJobSpec) -> set[Metric]:
-    """The metrics that the job names."""
-    return {*(spec.evaluation.metrics or ()), *(gate.metric for gate in spec.evaluation.gates)}

@@ -10,7 +10,7 @@ from finetune_api.tables.metrics import Metric
 from finetune_trainer.report.changes import generation_changes
 from finetune_trainer.report.format import format_value
 from finetune_trainer.tasks.base import CardParts, template_of
-from finetune_trainer.tasks.question_answering.preparation import ANSWERED, UNANSWERED
+from finetune_trainer.tasks.question_answering.kinds import ANSWERED, UNANSWERED
 from finetune_trainer.tasks.question_answering.windows import DEFAULT_OVERLAP
 
 if TYPE_CHECKING:
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 _AROUND = 160
 """Characters of the context that are shown on each side of a span."""
+
+RULES = (
+    "Answers are compared by the rules of SQuAD 2.0: without case, punctuation, English articles and white space, with "
+    "the closest of the references."
+)
+NEVER_WITHOUT_ANSWER = "The model has not learned that a text may have no answer."
 
 _KINDS = {"reference": "answerSpans", "baseline": "baselineSpan", "tuned": "tunedSpan"}
 
@@ -36,17 +42,13 @@ class Segment:
 
 def baseline_note(details: Mapping[str, Any]) -> str:
     """How the baseline was chosen, and the rules of the metrics."""
-    rules = (
-        "Answers are compared by the rules of SQuAD 2.0: without case, punctuation, English articles and white space, "
-        "with the closest of the references."
-    )
     probe = details.get("linearProbe")
     if not probe:
-        return rules
+        return RULES
     return (
         f"Chosen by {details['chosenBy']}: a linear span head on the frozen base model {probe['f1']:.3f} (fitted on "
         f"{probe['trainWindows']:,} windows of the training data), no answer to any question "
-        f"{details['noAnswer']['f1']:.3f}. The test split was not used for this choice. {rules}"
+        f"{details['noAnswer']['f1']:.3f}. The test split was not used for this choice. {RULES}"
     )
 
 
@@ -54,7 +56,8 @@ def report_section(inputs: ReportInputs, environment: Environment) -> str:
     """The questions with the largest gains and losses, with all answers marked in their contexts."""
     if not inputs.predictions:
         return ""
-    metric = Metric.SQUAD_F1
+    scores = inputs.predictions[0]["scores"]
+    metric = next(metric for metric in (Metric.SQUAD_F1, *inputs.spec.metrics) if metric in scores)
     render = template_of(__package__, "report.html.jinja", environment)
     counts = [
         (name, split.label_counts.get(ANSWERED, 0), split.label_counts.get(UNANSWERED, 0))
@@ -94,11 +97,7 @@ def card(inputs: CardInputs, environment: Environment) -> CardParts:
         note=note,
         limitations=[
             "An answer is always a part of the text, word for word; what the text only implies is not found.",
-            *(
-                ["The model has not learned that a text may have no answer."]
-                if not inputs.data.splits["train"].label_counts.get(UNANSWERED)
-                else []
-            ),
+            *(() if inputs.data.splits["train"].label_counts.get(UNANSWERED) else (NEVER_WITHOUT_ANSWER,)),
         ],
     )
 

@@ -94,6 +94,9 @@ class TextClassification:
 
         return compare(inputs)
 
+    def answer_form(self) -> None:
+        return None
+
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         from finetune_trainer.tasks.text_classification.prediction import predict
 

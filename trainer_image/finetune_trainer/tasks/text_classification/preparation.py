@@ -81,7 +81,7 @@ class TextClassificationPreparation:
     def notes(self, label_counts: Mapping[str, int]) -> list[str]:
         return label_notes(label_counts)
 
-    def finish(self, batch: pa.RecordBatch, label_counts: Counter[str]) -> pa.RecordBatch:
+    def finish(self, batch: pa.RecordBatch, split: str, label_counts: Counter[str]) -> pa.RecordBatch:
         """Replace the provisional index of each label, in order of first appearance, by its final index."""
         labels = self.labels
         column = batch.schema.get_field_index("label")

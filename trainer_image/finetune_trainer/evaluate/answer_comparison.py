@@ -1,0 +1,193 @@
+"""Comparison for tasks that generate text: the tuned model and the base model, with the same prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune_api.evaluation import BaselineKind, MetricResult
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.spec import Metric
+from finetune_trainer.evaluate.answer_scoring import AnswerForm, AnswerScoring
+from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter, metric_result
+from finetune_trainer.evaluate.generation import LIMITS, Generator
+from finetune_trainer.evaluate.intervals import corpus_interval, ratio_interval
+from finetune_trainer.evaluate.metrics import TEACHER_FORCED, Floats, Ints, ratio
+from finetune_trainer.evaluate.prompts import Prompts
+from finetune_trainer.modelling.batching import BatchLimits, each_batch, length_sorted
+from finetune_trainer.modelling.loading import check_finite
+from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer, load_saved_tokenizer
+from finetune_trainer.prepared import IGNORED_LABEL
+from finetune_trainer.splits import open_split
+
+_LOGITS_AT_ONCE = 1 << 28  # Elements, 1 GiB as float32.
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Results of a model on the test split; arrays have shape (examples,)."""
+
+    losses: Floats
+    """Mean loss of the answer tokens, in nats per token."""
+    hits: Floats
+    """Share of answer tokens that have the highest logit."""
+    texts: list[str] | None
+    """Generated answers as the task reads them; None when no metric needs them."""
+
+    def text(self, index: int) -> str | None:
+        return None if self.texts is None else self.texts[index]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A metric of both models: values and weights of the examples, of shape (examples,)."""
+
+    baseline: Floats
+    tuned: Floats
+    weights: Floats
+
+
+def compare(inputs: EvaluationInputs, form: AnswerForm) -> Comparison:
+    """Run baseline and tuned model on the test split, whose rows have the form ``form``.
+
+    Raises:
+        StageFailure: BadConfiguration (the model does not fit the data), BadData (no answer tokens in test, or no rows
+            for a metric), Diverged (a loss that is not finite), OutOfMemory.
+    """
+    table = open_split(inputs.prepared, SPLIT)
+    prompts = form.prompts.of_table(table)
+    if not prompts.learned.any():
+        raise StageFailure(Reason.BAD_DATA, "The test split contains no answer tokens; check dataset.columns")
+    scoring = form.scoring(table, inputs.spec)
+    metrics = scoring.metrics()
+    tokenizer = load_prepared_tokenizer(inputs.prepared)
+    generator = Generator(inputs.data, inputs.spec.evaluation.generation, tokenizer, inputs.hardware)
+    answers: dict[str, Answers] = {}
+    for name, model in inputs.method.baseline_and_tuned(inputs.load, inputs.base, inputs.trained):
+        prompts.check(model)
+        losses = hits = np.zeros(len(prompts.references))
+        if set(metrics).intersection(TEACHER_FORCED):
+            losses, hits = _score(inputs, prompts, name, model)
+        texts = None
+        if set(metrics).difference(TEACHER_FORCED):
+            counter = _counter(inputs, "generating answers", name, prompts)
+            texts = [scoring.read(answer) for answer in generator.answers(model, prompts, counter.add)]
+        answers[name] = Answers(losses, hits, texts)
+        del model  # Frees its memory for the next model.
+    baseline, tuned = answers["baseline"], answers["tuned"]
+
+    measured = {metric: _measured(metric, scoring, prompts, baseline, tuned) for metric in metrics}
+    both = (baseline, tuned)
+    results = tuple(
+        _result(inputs, metric, values, scoring=scoring, references=prompts.references, answers=both)
+        for metric, values in measured.items()
+    )
+    details = _details(inputs, prompts, scoring) if tuned.texts is not None else {}
+    predictions = [
+        scoring.row(index, baseline.text(index), tuned.text(index))
+        | {
+            "scores": {
+                str(metric): {"baseline": float(values.baseline[index]), "tuned": float(values.tuned[index])}
+                for metric, values in measured.items()
+            }
+        }
+        for index in range(len(table))
+    ]
+    return Comparison(BaselineKind.BASE_MODEL, details, results, predictions)
+
+
+def generated(inputs: EvaluationInputs, prompts: Prompts) -> list[str]:
+    """The answers of the tuned model to ``prompts``, as in `compare`; ``inputs.trained`` is the published artifact.
+
+    Raises:
+        StageFailure: As `compare`.
+    """
+    model = inputs.method.tuned(inputs.load, inputs.base, inputs.trained)
+    prompts.check(model)
+    tokenizer = load_saved_tokenizer(inputs.trained)
+    generator = Generator(inputs.data, inputs.spec.evaluation.generation, tokenizer, inputs.hardware)
+    return generator.answers(model, prompts, _counter(inputs, "generating answers", "tuned", prompts).add)
+
+
+def _measured(metric: Metric, scoring: AnswerScoring, prompts: Prompts, baseline: Answers, tuned: Answers) -> _Measured:
+    weights = prompts.learned.astype(np.float64)
+    if metric is Metric.LOSS:
+        return _Measured(baseline.losses, tuned.losses, weights)
+    if metric is Metric.TOKEN_ACCURACY:
+        return _Measured(baseline.hits, tuned.hits, weights)
+    of_baseline, of_tuned = (scoring.values(metric, answers.texts or ()) for answers in (baseline, tuned))
+    return _Measured(of_baseline, of_tuned, scoring.weights(metric))
+
+
+def _result(
+    inputs: EvaluationInputs,
+    metric: Metric,
+    values: _Measured,
+    *,
+    scoring: AnswerScoring,
+    references: list[str],
+    answers: tuple[Answers, Answers],
+) -> MetricResult:
+    """The result of a metric; ``answers`` are those of baseline and tuned model."""
+    seed, corpus = inputs.spec.training.seed, scoring.corpora.get(metric)
+    if corpus is None:
+        interval = ratio_interval(values.baseline, values.tuned, values.weights, seed=seed)
+        baseline, tuned = (ratio(of_model, values.weights) for of_model in (values.baseline, values.tuned))
+        return metric_result(metric, baseline, tuned, interval)
+    before, after = (corpus.statistics(of_model.texts or (), references) for of_model in answers)
+    interval = corpus_interval(corpus, before, after, seed=seed)
+    return metric_result(metric, corpus.score(before.sum(axis=0)), corpus.score(after.sum(axis=0)), interval)
+
+
+def _details(inputs: EvaluationInputs, prompts: Prompts, scoring: AnswerScoring) -> dict[str, Any]:
+    generation = inputs.spec.evaluation.generation
+    limits = prompts.limits(generation.max_new_tokens, inputs.data.model.max_positions)
+    limited = int((limits < generation.max_new_tokens).sum())
+    longer = int((prompts.learned > generation.max_new_tokens).sum())
+    signatures = {str(metric): corpus.signature for metric, corpus in scoring.corpora.items()}
+    return {
+        "decoding": "greedy" if generation.beams == 1 else f"beam search with {generation.beams} beams",
+        "maxNewTokens": generation.max_new_tokens,
+        "endTokens": list(inputs.data.end_tokens),
+        **({"settings": inputs.data.generation} if inputs.data.generation else {}),
+        **({"limitedAnswers": limited} if limited else {}),
+        **({"longerReferences": longer} if longer else {}),
+        **({"signatures": signatures} if signatures else {}),
+    }
+
+
+def _counter(inputs: EvaluationInputs, activity: str, name: str, prompts: Prompts) -> ExampleCounter:
+    return ExampleCounter(inputs.reporter, f"{activity} ({name})", len(prompts.prompt_lengths))
+
+
+def _score(inputs: EvaluationInputs, prompts: Prompts, name: str, model: Any) -> tuple[Floats, Floats]:
+    """Teacher-forced loss and token accuracy of each example."""
+    counter = _counter(inputs, "measuring the loss", name, prompts)
+    device = inputs.hardware.device
+    most = LIMITS[device.type]
+    losses, hits = np.zeros(len(prompts.references)), np.zeros(len(prompts.references))
+    vocabulary = model.config.get_text_config().vocab_size
+    limits = BatchLimits(most.examples, min(most.tokens, _LOGITS_AT_ONCE // vocabulary))
+    limits = limits.unless_alone(inputs.data.handling.batching)
+
+    def work(batch: Ints) -> None:
+        with torch.inference_mode(), inputs.hardware.autocast():
+            logits, targets = prompts.score(model, batch, inputs.data.padding, device)
+        learned = targets != IGNORED_LABEL
+        chosen, wanted = logits[learned].float(), targets[learned]
+        counts = learned.sum(dim=1).clamp(min=1).cpu().numpy()
+        for values, result in (
+            (torch.nn.functional.cross_entropy(chosen, wanted, reduction="none"), losses),
+            ((chosen.argmax(dim=-1) == wanted).float(), hits),
+        ):
+            check_finite(values, name, "loss")
+            sums = torch.zeros(learned.shape, dtype=torch.float64, device=device)
+            sums[learned] = values.double()
+            result[batch] = sums.sum(dim=1).cpu().numpy() / counts
+        counter.add(len(batch))
+
+    each_batch(length_sorted(prompts.lengths, limits), work)
+    return losses, hits

@@ -1,0 +1,58 @@
+"""Text-to-text tasks in the prepare stage."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+
+from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.pairs.encoder import PairEncoder
+from finetune_trainer.pairs.rows import Pair
+from finetune_trainer.pairs.task import PairTask
+from finetune_trainer.prepare.encoded import Encoded
+from finetune_trainer.prepare.rows import Example, RowSchema, check_headers, first_columns
+from finetune_trainer.prepare.sources import DataFile
+from finetune_trainer.prepare.special_tokens import AnswerTokens
+
+
+class PairsPreparation:
+    """Implements `finetune_trainer.tasks.base.Preparation` for models of any family."""
+
+    labels: tuple[str, ...] = ()
+    rows = ""
+
+    def __init__(self, task: PairTask, spec: FineTuneJobSpec, encoder: PairEncoder) -> None:
+        self._task = task
+        self._spec = spec
+        self._encoder = encoder
+        self._check = task.check()
+        self.prefix = encoder.prefix
+
+    @property
+    def fields(self) -> list[pa.Field]:
+        return self._encoder.fields
+
+    @property
+    def answers(self) -> AnswerTokens:
+        return self._encoder.answers
+
+    def row_schema(self, files: Sequence[DataFile]) -> RowSchema:
+        schema = self._task.rows(self._spec, first_columns(files))
+        check_headers(files, schema)
+        return schema
+
+    def encode(self, examples: Sequence[Example]) -> Encoded:
+        pairs = [example for example in examples if isinstance(example, Pair)]
+        return self._encoder.encode([pair.source for pair in pairs], [pair.target for pair in pairs])
+
+    def end_data_set(self, uri: str) -> None:
+        """Nothing to check: every row is checked by itself."""
+
+    def notes(self, label_counts: Mapping[str, int]) -> Sequence[str]:
+        return self._check.notes()
+
+    def finish(self, batch: pa.RecordBatch, split: str, label_counts: Counter[str]) -> pa.RecordBatch:
+        self._check.see(batch)
+        return batch

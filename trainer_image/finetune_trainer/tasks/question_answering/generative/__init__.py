@@ -1,0 +1,1 @@
+"""QuestionAnswering with models that generate their answers."""

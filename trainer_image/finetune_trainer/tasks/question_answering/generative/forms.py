@@ -1,0 +1,110 @@
+"""QuestionAnswering with decoders, and with models that have an encoder and a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.pairs.causal import CausalPairEncoder
+from finetune_trainer.pairs.forms import GenerativeCausal, GenerativeSeq2Seq
+from finetune_trainer.pairs.seq2seq import Seq2SeqPairEncoder, load_pair_tokenizer, prefix_for, target_mark
+from finetune_trainer.tasks.base import CardParts, Prediction
+from finetune_trainer.tasks.question_answering.generative.preparation import GenerativePreparation
+from finetune_trainer.tasks.question_answering.generative.texts import instruction, marked, message, prefix
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+    from finetune_api.spec import FineTuneJobSpec
+    from finetune_trainer.evaluate.answer_scoring import AnswerForm
+    from finetune_trainer.evaluate.comparison import EvaluationInputs
+    from finetune_trainer.publish.model_card import CardInputs
+    from finetune_trainer.report.page import ReportInputs
+
+
+def causal_preparation(
+    spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int
+) -> tuple[GenerativePreparation, CausalPairEncoder]:
+    """The preparation for decoders, and its encoder."""
+    encoder = CausalPairEncoder(spec, tokenizer, max_length, instruction(spec))
+    return GenerativePreparation(spec, encoder, message), encoder
+
+
+def seq2seq_preparation(
+    spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerBase, max_length: int, config: Mapping[str, Any]
+) -> tuple[GenerativePreparation, Seq2SeqPairEncoder]:
+    """The preparation for models with an encoder and a decoder, and its encoder."""
+    mark = target_mark(spec, tokenizer, None)
+    encoder = Seq2SeqPairEncoder(spec, tokenizer, max_length, prefix_for(spec, config, prefix(spec)) + mark, "answer")
+    return GenerativePreparation(spec, encoder, marked), encoder
+
+
+class _Presentation:
+    """What the report says about models of both families."""
+
+    def baseline_note(self, details: Mapping[str, Any]) -> str:
+        from finetune_trainer.tasks.question_answering.generative.presentation import baseline_note
+
+        return baseline_note(details)
+
+    def report_section(self, inputs: ReportInputs, environment: Environment) -> str:
+        from finetune_trainer.tasks.question_answering.presentation import report_section
+
+        return report_section(inputs, environment)
+
+
+class CausalQuestionAnswering(_Presentation, GenerativeCausal):
+    """Implements `finetune_trainer.tasks.base.TaskForm`."""
+
+    def preparation(
+        self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int, config: Mapping[str, Any]
+    ) -> GenerativePreparation:
+        return causal_preparation(spec, tokenizer, max_length)[0]
+
+    def answer_form(self) -> AnswerForm:
+        from finetune_trainer.evaluate.answer_scoring import AnswerForm
+        from finetune_trainer.evaluate.prompts import CausalPrompts
+        from finetune_trainer.tasks.question_answering.generative.scoring import QuestionScoring
+
+        return AnswerForm(CausalPrompts, QuestionScoring)
+
+    def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
+        from finetune_trainer.tasks.question_answering.generative.prediction import predict_causal
+
+        return predict_causal(inputs, rows)
+
+    def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
+        from finetune_trainer.tasks.question_answering.generative.presentation import causal_card
+
+        return causal_card(inputs, environment)
+
+
+class Seq2SeqQuestionAnswering(_Presentation, GenerativeSeq2Seq):
+    """Implements `finetune_trainer.tasks.base.TaskForm`."""
+
+    def load_tokenizer(self, directory: Path, spec: FineTuneJobSpec) -> PreTrainedTokenizerBase:
+        return load_pair_tokenizer(directory, spec, None)
+
+    def preparation(
+        self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerBase, max_length: int, config: Mapping[str, Any]
+    ) -> GenerativePreparation:
+        return seq2seq_preparation(spec, tokenizer, max_length, config)[0]
+
+    def answer_form(self) -> AnswerForm:
+        from finetune_trainer.evaluate.answer_scoring import AnswerForm
+        from finetune_trainer.evaluate.prompts import Seq2SeqPrompts
+        from finetune_trainer.tasks.question_answering.generative.scoring import QuestionScoring
+
+        return AnswerForm(Seq2SeqPrompts, QuestionScoring)
+
+    def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
+        from finetune_trainer.tasks.question_answering.generative.prediction import predict_seq2seq
+
+        return predict_seq2seq(inputs, rows)
+
+    def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
+        from finetune_trainer.tasks.question_answering.generative.presentation import seq2seq_card
+
+        return seq2seq_card(inputs, environment)
