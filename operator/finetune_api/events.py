@@ -50,11 +50,12 @@ class StepEvent(_Event):
 
 
 class ValidationEvent(_Event):
-    """The loss on the validation split."""
+    """The loss on the validation split, and the metrics of answers generated for some of its examples."""
 
     event: Literal["validation"] = "validation"
     step: int
     loss: float
+    metrics: dict[str, float] = {}
 
 
 class EvaluationEvent(_Event):

@@ -103,6 +103,29 @@ def test_an_adapter_resumes_with_fewer_and_then_with_more_processes(
     assert_same_end(more, reference)
 
 
+def test_answers_generated_in_training_change_no_step(instruction: TinyJob, undisturbed: References) -> None:
+    """With ZeRO-3, each generated token gathers weights from both processes, whose batches end at different lengths."""
+    reference = undisturbed("LoRA", 3)
+    metrics = {"metrics": ["chrf", "rouge_l", "loss"], "generation": {"maxNewTokens": 9}}
+    found = []
+    for stage, processes in ((3, 2), (0, 1)):
+        job = job_of(instruction, f"generated-{stage}", "LoRA", stage)
+        job = job.named(
+            f"measured-{stage}",
+            training={"evaluateEverySteps": 4},
+            evaluation={**metrics, "duringTraining": {"examples": 7}},
+        )
+        outcome = job.run(TRAIN, processes=processes)
+        assert outcome.code == 0, outcome.log
+        assert job.losses() == pytest.approx(reference.losses(), rel=1e-5)
+        found.append(json.loads((job.revision / "trained" / "history.json").read_text())["validation"])
+    for mine, theirs in zip(*found, strict=True):
+        assert mine["step"] == theirs["step"]
+        assert set(mine["metrics"]) == {"chrf", "rouge_l"}
+        assert mine["metrics"] == pytest.approx(theirs["metrics"], rel=1e-6)
+    assert [point["step"] for point in found[0]] == [4, 8, 12]
+
+
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_full_finetuning_resumes_with_fewer_processes(
     instruction: TinyJob, undisturbed: References, stage: int

@@ -32,6 +32,12 @@ class StageMetrics:
         gauge = self._gauge
         self.loss = gauge("finetune_train_loss", "Training loss of the last step.")
         self.validation_loss = gauge("finetune_train_validation_loss", "Last loss on the validation split.")
+        self.validation_metric = Gauge(
+            "finetune_train_validation_metric",
+            "Last value of a metric of generated answers on the validation split.",
+            ["metric"],
+            registry=self.registry,
+        )
         self.learning_rate = gauge("finetune_train_learning_rate", "Learning rate of the last step.")
         self.gradient_norm = gauge("finetune_train_gradient_norm", "Global gradient norm before clipping.")
         self.step = gauge("finetune_train_step", "Optimizer steps done.")
@@ -129,6 +135,8 @@ class StageMonitor:
 
     def on_validation(self, event: ValidationEvent) -> None:
         self.metrics.validation_loss.set(event.loss)
+        for metric, value in event.metrics.items():
+            self.metrics.validation_metric.labels(metric=metric).set(value)
         self.update(validation_loss=event.loss)
 
     def on_evaluation(self, event: EvaluationEvent) -> None:

@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from finetune_api.evaluation import BaselineKind, Evaluation, GateResult, MetricResult, Verdict
-from finetune_api.spec import FineTuneJobSpec
+from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_api.stage import JobIdentity
 from finetune_api.text import duration
 from finetune_trainer.methods import method_of
@@ -87,7 +87,7 @@ def render(inputs: ReportInputs) -> str:
         baseline_note=task.baseline_note(inputs.details),
         metrics=_metric_rows(inputs.evaluation.metrics),
         gates=[(gate_text(gate), gate) for gate in inputs.evaluation.gates],
-        curves=_curves(inputs.history),
+        curves=_curves(inputs.history, inputs.spec.metrics),
         section=Markup(task.report_section(inputs, environment)),
         settings=settings(inputs.spec, inputs.data),
         training=training_facts(inputs.training),
@@ -209,7 +209,7 @@ def _reach(metric: MetricResult) -> float:
     return max(abs(metric.change), abs(metric.interval[0]), abs(metric.interval[1])) * 1.08 or 1.0
 
 
-def _curves(history: Mapping[str, Any]) -> list[Markup]:
+def _curves(history: Mapping[str, Any], metrics: Sequence[Metric]) -> list[Markup]:
     train, validation = history.get("train") or [], history.get("validation") or []
 
     def points(entries: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
@@ -220,8 +220,18 @@ def _curves(history: Mapping[str, Any]) -> list[Markup]:
         Series("training", points(train, "loss"), "baseline"),
         Series("validation", points(validation, "loss"), "tuned", markers=len(validation) <= 60),
     ]
+    generated = [{"step": entry["step"], **entry["metrics"]} for entry in validation if "metrics" in entry]
+    measured = next((metric for metric in metrics if any(metric in entry for entry in generated)), None)
     charts = [
         line_chart("Loss", "optimizer step", "loss, nats", loss),
+        None
+        if measured is None
+        else line_chart(
+            f"{measured.row.title} of answers to validation examples",
+            "optimizer step",
+            measured.row.title,
+            [Series("validation", points(generated, measured), "tuned", markers=len(generated) <= 60)],
+        ),
         line_chart(
             "Learning rate",
             "optimizer step",

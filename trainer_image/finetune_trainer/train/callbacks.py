@@ -18,6 +18,7 @@ from finetune_api.events import CheckpointEvent, StepEvent, ValidationEvent
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import EarlyStoppingSpec
 from finetune_trainer.context import Reporter
+from finetune_trainer.train.export import VALIDATION_LOSS, validation_metrics
 from finetune_trainer.train.stop import StopRequest
 
 
@@ -109,7 +110,7 @@ class FlowCallback(TrainerCallback):
 
 def validation_losses(state: TrainerState) -> list[tuple[float, int]]:
     """(loss, step) of each validation so far, including those before a resume."""
-    return [(entry["eval_loss"], int(entry["step"])) for entry in state.log_history if "eval_loss" in entry]
+    return [(entry[VALIDATION_LOSS], int(entry["step"])) for entry in state.log_history if VALIDATION_LOSS in entry]
 
 
 def best_validation(losses: list[tuple[float, int]], min_delta: float) -> tuple[int, int]:
@@ -168,7 +169,7 @@ class ReportCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         logs: dict[str, float] = kwargs["logs"]
-        if "eval_loss" in logs or "loss" not in logs:
+        if VALIDATION_LOSS in logs or "loss" not in logs:
             return control
         step = state.global_step
         _check_finite(logs, step)
@@ -204,7 +205,10 @@ class ReportCallback(TrainerCallback):
         **kwargs: Any,
     ) -> TrainerControl:
         if state.is_world_process_zero:
-            self._reporter.send(ValidationEvent(step=state.global_step, loss=kwargs["metrics"]["eval_loss"]))
+            found = kwargs["metrics"]
+            self._reporter.send(
+                ValidationEvent(step=state.global_step, loss=found[VALIDATION_LOSS], metrics=validation_metrics(found))
+            )
         self._since = self._save_since = time.perf_counter()
         return control
 

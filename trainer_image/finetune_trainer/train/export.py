@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from finetune_trainer import storage
 
 _LIBRARIES = ("finetune-operator", "torch", "transformers", "peft", "accelerate", "deepspeed")
 _UPLOAD_POLL_SECONDS = 0.1
+
+VALIDATION_LOSS = "eval_loss"
+VALIDATION_PREFIX = "eval_"
+"""What precedes the name of a metric of the validation split in the log history of Trainer."""
 
 
 def is_weights(name: str) -> bool:
@@ -73,11 +78,25 @@ def curves(log_history: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
         if "loss" in entry
     ]
     validation = [
-        {"step": entry["step"], "epoch": entry["epoch"], "loss": entry["eval_loss"]}
+        {"step": entry["step"], "epoch": entry["epoch"], "loss": entry[VALIDATION_LOSS], **_generated(entry)}
         for entry in log_history
-        if "eval_loss" in entry
+        if VALIDATION_LOSS in entry
     ]
     return {"train": train, "validation": validation}
+
+
+def validation_metrics(logged: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of generated answers in an entry of the log history of Trainer."""
+    return {
+        name.removeprefix(VALIDATION_PREFIX): value
+        for name, value in logged.items()
+        if name.startswith(VALIDATION_PREFIX) and name != VALIDATION_LOSS
+    }
+
+
+def _generated(entry: Mapping[str, Any]) -> dict[str, Any]:
+    metrics = validation_metrics(entry)
+    return {"metrics": metrics} if metrics else {}
 
 
 def final_loss(train: list[dict[str, Any]]) -> float:

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainerState, set_seed
@@ -22,8 +22,9 @@ from finetune_trainer.context import StageContext
 from finetune_trainer.host.inputs import TrainInputs, checkpoint_provenance
 from finetune_trainer.methods import method_of
 from finetune_trainer.modelling.gpus import hardware_in_words, require_gpus
-from finetune_trainer.modelling.precision import bf16_supported, resolve_precision
-from finetune_trainer.prepared import read_report
+from finetune_trainer.modelling.precision import Hardware, bf16_supported, resolve_precision
+from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer
+from finetune_trainer.prepared import DataReport, read_report
 from finetune_trainer.splits import open_split
 from finetune_trainer.tasks import form_of
 from finetune_trainer.train.arguments import training_arguments
@@ -39,7 +40,10 @@ from finetune_trainer.train.export import curves, fetch_weights, final_loss, kee
 from finetune_trainer.train.model import load_model
 from finetune_trainer.train.settings import TrainPlan, plan_training
 from finetune_trainer.train.stop import StopRequest
-from finetune_trainer.train.trainer import FineTuneTrainer
+from finetune_trainer.train.trainer import FineTuneTrainer, validation_batch_size
+
+if TYPE_CHECKING:
+    from finetune_trainer.train.validation_answers import ValidationAnswers
 
 _log = logging.getLogger(__name__)
 
@@ -109,6 +113,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
         sizes=plan.sizes,
         validation=validation,
         export_checkpoints=spec.training.early_stopping is not None,
+        answers=_validation_answers(prepared, spec, report, plan, Hardware.of(precision, config.world.device)),
     )
     if checkpoint and checkpoint.universal:
         trainer.add_callback(MendConverted(checkpoint.directory))
@@ -158,6 +163,22 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
             | ({} if coverage is None else {"adapted": coverage.summary}),
         )
     return Trained(directory, summary)
+
+
+def _validation_answers(
+    prepared: Path, spec: FineTuneJobSpec, report: DataReport, plan: TrainPlan, hardware: Hardware
+) -> ValidationAnswers | None:
+    """What generates answers to validation examples; None if the job does not ask for it."""
+    form = form_of(spec.task.type, report.family).answer_form()
+    if form is None or spec.evaluation.during_training is None:
+        return None
+    # Not in every job, because the metrics need large packages.
+    from finetune_trainer.evaluate.generation import Generator
+    from finetune_trainer.train.validation_answers import ValidationAnswers
+
+    generator = Generator(report, spec.evaluation.generation, load_prepared_tokenizer(prepared), hardware)
+    validation = open_split(prepared, "validation")
+    return ValidationAnswers(validation, form, spec, generator, validation_batch_size(plan.sizes))
 
 
 class TokensOfStep:

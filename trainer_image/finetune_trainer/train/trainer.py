@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,9 +17,19 @@ from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.tasks.base import TaskForm
 from finetune_trainer.train.batches import BatchSizes, EpochBatches
 from finetune_trainer.train.data import EpochDataLoader, TrainingDataset
+from finetune_trainer.train.export import VALIDATION_PREFIX
+
+if TYPE_CHECKING:
+    from finetune_trainer.train.validation_answers import ValidationAnswers
 
 _VALIDATION_BATCH_FACTOR = 2
 """Batch size relative to training; it can be larger, because validation needs no gradients."""
+
+
+def validation_batch_size(sizes: BatchSizes) -> int:
+    """Rows in a batch of a rank in validation."""
+    # One row remains one row: the model may be one whose outputs depend on padding.
+    return sizes.per_device * _VALIDATION_BATCH_FACTOR if sizes.per_device > 1 else 1
 
 
 class FineTuneTrainer(NoStepAfterTheLast, Trainer):
@@ -35,9 +45,21 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         train_dataset: TrainingDataset,
         validation: TrainingDataset,
         export_checkpoints: bool,
+        answers: ValidationAnswers | None = None,
         **kwargs: Any,
     ) -> None:
-        """``export_checkpoints``: whether checkpoints must contain model files, because one may become the result."""
+        """
+        Args:
+            model: The model.
+            sizes: Division of a global batch.
+            task: The task.
+            pad_token_id: Token id that pads batches.
+            train_dataset: The training rows.
+            validation: The validation rows.
+            export_checkpoints: Whether checkpoints must contain model files, because one may become the result.
+            answers: Measures generated answers at each validation.
+            kwargs: Further arguments of Trainer.
+        """
         collator = task.collator(pad_token_id, model)
         super().__init__(
             model=model,
@@ -57,6 +79,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         self._training = train_dataset
         self._validation = validation
         self._export_checkpoints = export_checkpoints
+        self._answers = answers
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The batches of this rank. They bypass Accelerate, which would shard them again."""
@@ -79,7 +102,9 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         super().save_model(output_dir, _internal_call)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Compute the validation loss: the mean over all labels, which are those of tokens or of rows."""
+        """Compute the validation loss, the mean over all labels, which are those of tokens or of rows; and the metrics
+        of generated answers.
+        """
         model: Any = self.model_wrapped if self.is_deepspeed_enabled else self.model
         was_training = model.training
         model.eval()
@@ -92,22 +117,27 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
                 if counts:
                     loss = self._task.loss(logits, labels, torch.tensor(1))
                     total += torch.tensor([float(loss), int((labels != IGNORED_LABEL).sum())], dtype=torch.float64)
+                self._alive()
+        generated = self._answers.measure(self.model, self._alive) if self._answers else {}
         model.train(was_training)
         if dist.is_initialized():
             total = total.to(self.args.device)
             dist.all_reduce(total)
         metrics = {"eval_loss": float(total[0] / total[1])}
+        metrics |= {f"{VALIDATION_PREFIX}{metric}": value for metric, value in generated.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _alive(self) -> None:
+        self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
     def _validation_batches(self) -> list[tuple[list[int], bool]]:
         """The batches of this rank, and whether each counts.
 
         Ranks with fewer batches get extra ones that do not count, because ZeRO-3 gathers weights on all ranks.
         """
-        # One row remains one row: the model may be one whose outputs depend on padding.
-        size = self._sizes.per_device * _VALIDATION_BATCH_FACTOR if self._sizes.per_device > 1 else 1
+        size = validation_batch_size(self._sizes)
         order = np.argsort(-self._validation.lengths, kind="stable").tolist()
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         world, rank = self.args.world_size, self.args.process_index
