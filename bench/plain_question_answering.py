@@ -7,8 +7,8 @@ does. Run as
     python bench/plain_question_answering.py PREPARED MODEL --steps 150 --batch 16 --rate 1e-3 --length 128
 
 and compare the last line with ``evaluation.json`` of a job with the same settings, one process, ``method: Full`` and
-``output: {keep: {preparedData: true}}``. With ``--steps 0`` and the artifact as MODEL, it only answers,
-with the weights of the job.
+``output: {keep: {preparedData: true}}``, as `bench.parity` does. With ``--steps 0`` and the artifact as MODEL, it only
+answers, with the weights of the job.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ def main() -> None:
     parser.add_argument("--rate", type=float, required=True)
     parser.add_argument("--length", type=int, default=384)
     parser.add_argument("--overlap", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=17)
     options = parser.parse_args()
-    set_seed(17)
+    set_seed(options.seed)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForQuestionAnswering.from_pretrained(options.model)
     rows = {split: _rows(options.prepared / f"{split}.arrow") for split in ("train", "validation", "test")}
@@ -67,7 +68,7 @@ def main() -> None:
                 save_strategy="no",
                 disable_tqdm=True,
                 report_to="none",
-                seed=17,
+                seed=options.seed,
             ),
             train_dataset=_model_inputs(windows["train"]),
             data_collator=DataCollatorWithPadding(tokenizer),
