@@ -106,7 +106,7 @@ def read_until(process: subprocess.Popen[str], found: Callable[[str], bool]) -> 
 
 
 def test_result_below_its_gate_is_not_published(desk: Desk) -> None:
-    code, out, _ = desk.write(steps=4, minimum=1.1).run()
+    code, out, _ = desk.write(steps=4, minimum=1.0).run()
     assert code == 1, out
     assert "Not published: accuracy is " in out
     report = desk.root / "out" / "default" / "tiny" / "r1" / "evaluated" / "report.html"
