@@ -94,15 +94,16 @@ def fetch_data(dataset: DatasetSpec, scratch: Path, detected: Sequence[FileKind]
     """
     uri = dataset.train.uri
     kinds = _KINDS_OF_FORMAT.get(dataset.format, tuple(detected))
-    found = _listed(uri, dataset.format, kinds)
     notes: list[str] = []
+    found = _tables_first(_listed(uri, dataset.format, kinds), notes)
     chosen = {"train": _of_split("train", uri, found)}
     effective = {}
     for split in _HELD_OUT:
         source: SplitSource = getattr(dataset, split)
         beside = [file for file in found if file.split == split]
         if source.uri is not None:
-            chosen[split] = _of_split(split, source.uri, _listed(source.uri, dataset.format, kinds))
+            listed = _tables_first(_listed(source.uri, dataset.format, kinds), notes)
+            chosen[split] = _of_split(split, source.uri, listed)
             unread = [file for file in beside if file not in chosen[split]]
             if unread:
                 notes.append(f"not read, because dataset.{split}.uri is set: {_names(unread)}")
@@ -193,20 +194,24 @@ def _listed(uri: str, data_format: DataFormat, kinds: Sequence[FileKind]) -> lis
         raise StageFailure(
             Reason.BAD_DATA, f"{uri} has no file that ends in {suffixes}, only {some(paths)}: rename the data files"
         )
-    texts = [path for path, kind in files if kind is FileKind.TEXT]
-    if 0 < len(texts) < len(files):
-        tables = [path for path, kind in files if kind is not FileKind.TEXT]
-        raise StageFailure(
-            Reason.BAD_CONFIGURATION,
-            f"{uri} has text files ({some(texts, 3)}) and others ({some(tables, 3)}): set dataset.format to Text or to "
-            "that of the others, or dataset.train.uri to a pattern such as …/*.txt",
-        )
     listed = [
         _Listed(storage.join(directory, path), path, kind, split_of(path, directory)) for path, kind in sorted(files)
     ]
     if pattern and len({file.split for file in listed}) == 1:
         return [replace(file, split=None) for file in listed]
     return listed
+
+
+def _tables_first(found: list[_Listed], notes: list[str]) -> list[_Listed]:
+    """``found`` without the text files beside tables, which probably describe them; a note says so."""
+    tables = [file for file in found if file.kind is not FileKind.TEXT]
+    texts = [file for file in found if file.kind is FileKind.TEXT]
+    if not tables or not texts:
+        return found
+    notes.append(
+        f"not read, because other data files are beside them: {_names(texts)}; dataset.format: Text reads them"
+    )
+    return tables
 
 
 def _document(directory: str, path: str) -> object:

@@ -32,7 +32,7 @@ TABLES = tuple(kind for kind in FileKind if kind is not FileKind.TEXT)
 """The formats whose rows have columns."""
 
 _DOCUMENTS = {
-    Documents.FILE: "the file is one document",
+    Documents.FILE: "each file is a document",
     Documents.BLANK_LINE: "documents between blank lines",
     Documents.LINE: "each line is a document",
 }
