@@ -14,6 +14,8 @@ from inputs.docstrings import source_files
 
 MIN_CHARACTERS, MAX_CHARACTERS = 1500, 16_000
 TEST_SHARE = 0.2
+_TABLES = ("encodings",)
+"""Packages that consist of generated tables."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Source:
 def read_sources() -> Iterator[Source]:
     """The source files of a usual length that are UTF-8."""
     for package, path in source_files():
-        text = _text(path)
+        text = "" if package in _TABLES else _text(path)
         if MIN_CHARACTERS <= len(text) <= MAX_CHARACTERS:
             name = package if path.stem.lstrip("_") == package else f"{package}.{path.stem}"
             yield Source(name, text, package)
