@@ -203,7 +203,7 @@ class TestTunedModel:
         for one, row in zip(found, tuned.predictions, strict=True):
             assert one.document["nll"] == pytest.approx(row["nll"]["tuned"], rel=1e-5)
             assert one.document["tokens"] == row["tokens"]
-            assert one.text.startswith(f"perplexity {one.document['perplexity']:.3f}  bits_per_byte ")
+            assert one.text.startswith(f"perplexity {one.document['perplexity']:.2f}  bits_per_byte ")
 
     def test_is_described_in_report_and_model_card(self, tuned: Tuned) -> None:
         report = (tuned.artifact / "report.html").read_text()

@@ -102,6 +102,7 @@ METRICS = table(
             "perplexity",
             higher_is_better=False,
             unit_scale=False,
+            digits=2,
         ),
         Metric.BITS_PER_BYTE: MetricRow(
             "Bits per byte",

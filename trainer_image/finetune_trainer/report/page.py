@@ -149,7 +149,7 @@ def settings(spec: FineTuneJobSpec, data: DataReport) -> list[tuple[str, str]]:
 def _rows(spec: FineTuneJobSpec, data: DataReport) -> str:
     """What a row of a batch is."""
     if spec.task.type.row.joins:
-        return "pieces of all documents in a row, of equal length"
+        return "joined examples, cut into rows of equal length"
     return "packed with several examples" if data.handling.packing else "one example each"
 
 

@@ -30,8 +30,9 @@ def baseline_note(details: Mapping[str, Any]) -> str:
         f"{grouped(details['windows'])} windows of at most {grouped(details['windowLength'])} tokens."
     )
     if several := details.get("documentsInSeveralWindows"):
+        longer = "document is" if several == 1 else "documents are"
         note += (
-            f" {grouped(several)} documents are longer than a window; where they go on, at least "
+            f" {grouped(several)} {longer} longer than a window; after the first window, at least "
             f"{grouped(details['leastContext'])} tokens of context precede the scored ones."
         )
     return note
