@@ -11,7 +11,9 @@ import pytest
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import DataEncoding, Documents
 from finetune_trainer.prepare.fetch import FetchedData, detectable, fetch_data
+from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import columns_of, documents
+from finetune_trainer.tasks.language_modeling.rows import DocumentRows
 from tests.unit.prepare_cases import a_file, a_spec, rows_of
 
 TEXT = "\n \nfirst\r\n\r\nsecond\n  indented\n\n\n\nthird\n\n"
@@ -79,11 +81,19 @@ def test_an_empty_file_is_an_invalid_document_but_has_no_lines(tmp_path: Path, c
 
 
 def test_a_document_without_end_is_invalid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "_LONGEST", 8)
+    monkeypatch.setattr(documents, "LONGEST", 8)
     ((line, row),) = documents_of(tmp_path / "a.txt", "one\ntwo\nthree\n", Documents.FILE)
     assert line == 1
     assert "divide it, or set dataset.documents" in str(row)
     assert len(documents_of(tmp_path / "a.txt", "one\ntwo\nthree\n", Documents.LINE)) == 3
+
+
+def test_rows_of_other_formats_have_the_same_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = DocumentRows("text")
+    assert schema.example({"text": "x" * 9}).text == "x" * 9
+    monkeypatch.setattr("finetune_trainer.tasks.language_modeling.rows.LONGEST", 8)
+    with pytest.raises(BadRow, match="divide it"):
+        schema.example({"text": "x" * 9})
 
 
 def fetched(train: str, scratch: Path, task: str = "LanguageModeling", **dataset: object) -> FetchedData:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
-from typing import TypeVar
 
 from finetune_api.spec import Documents
 from finetune_trainer.prepare.problems import BadRow
-from finetune_trainer.prepare.readers.text import LONGEST_LINE, lines
+from finetune_trainer.prepare.readers.text import lines
 from finetune_trainer.prepare.readers.values import Row, wrong_characters
 from finetune_trainer.prepare.sources import DataFile
 
@@ -16,12 +15,11 @@ TEXT = "text"
 COLUMNS = (TEXT,)
 """Columns of the rows: one a document."""
 
-_LONGEST = LONGEST_LINE
-"""Characters of the longest document. Tokenising a longer one could exhaust the memory."""
+LONGEST = 16_000_000
+"""Characters of the longest document. Its tokenisation takes about 2 GB of memory."""
 
 _Numbered = tuple[int, str, BadRow | None]
 """Number of a line from 1, the line without its end, and what is wrong with it."""
-Item = TypeVar("Item")
 
 
 def rows(file: DataFile) -> Iterator[Row]:
@@ -43,6 +41,11 @@ def rows(file: DataFile) -> Iterator[Row]:
                     yield _document(group)
         case Documents.FILE:
             yield _document(_trimmed(_numbered(file)))
+
+
+def too_long() -> str:
+    """What is wrong with a document of more than `LONGEST` characters, and what to do."""
+    return f"the document has more than {LONGEST:,} characters; divide it"
 
 
 def _numbered(file: DataFile) -> Iterator[_Numbered]:
@@ -81,15 +84,12 @@ def _document(found: Iterator[_Numbered] | list[_Numbered]) -> Row:
         if problem and wrong is None:
             wrong = number, problem
         size += len(text) + 1
-        if size <= _LONGEST:
+        if size <= LONGEST:
             parts.append(text)
     if wrong:
         return wrong
-    if size > _LONGEST:
-        return first, BadRow(
-            f"the document is longer than {_LONGEST >> 20} million characters; divide it, or set dataset.documents to "
-            "what is one document"
-        )
+    if size > LONGEST:
+        return first, BadRow(f"{too_long()}, or set dataset.documents to what is one document")
     if not parts:
         return first, BadRow("the file contains no text; add a document or remove the file")
     return first, {TEXT: "\n".join(parts)}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values
+from finetune_trainer.prepare.readers.documents import LONGEST, too_long
 from finetune_trainer.prepare.rows import text_of
 from finetune_trainer.tasks.base import Recognised, known_name
 
@@ -51,7 +53,10 @@ class DocumentRows:
         return ()
 
     def example(self, values: Values) -> Document:
-        return Document(text_of(values, self.text, FIELD))
+        text = text_of(values, self.text, FIELD)
+        if len(text) > LONGEST:
+            raise BadRow(too_long())
+        return Document(text)
 
 
 def recognise(names: Sequence[str], rows: Sequence[Values]) -> Recognised | None:
