@@ -85,7 +85,7 @@ def scored(inputs: EvaluationInputs, found: Windows, name: str, model: Any) -> D
         StageFailure: As `compare`.
     """
     found.check(model)
-    counter = ExampleCounter(inputs.reporter, f"measuring the likelihood ({name})", len(found.lengths))
+    counter = ExampleCounter(inputs.reporter, f"measuring the likelihood ({name})", len(found.lengths), "windows")
     scores = token_scores(inputs, found, name, model, counter.add)
     bounds = np.concatenate([[0], np.cumsum(found.counts)]).tolist()
     spans = [slice(*pair) for pair in pairwise(bounds)]
