@@ -26,6 +26,8 @@ from finetune_trainer.prepare.readers.detect import detected_form
 from finetune_trainer.prepare.sources import TABLES, DataFile, FileKind
 from finetune_trainer.storage.location import literal_part, matches
 
+_WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+
 _KINDS_OF_FORMAT = {
     DataFormat.JSONL: (FileKind.JSONL,),
     DataFormat.CSV: (FileKind.CSV, FileKind.TSV),
@@ -192,7 +194,8 @@ def _listed(uri: str, data_format: DataFormat, kinds: Sequence[FileKind]) -> lis
     if not files:
         suffixes = ", ".join(suffix for suffix, kind in KIND_OF_SUFFIX.items() if kind in kinds)
         raise StageFailure(
-            Reason.BAD_DATA, f"{uri} has no file that ends in {suffixes}, only {some(paths)}: rename the data files"
+            Reason.BAD_DATA,
+            f"{uri} has no file that ends in {suffixes}, only {some(paths)}: write the examples as rows of such a file",
         )
     listed = [
         _Listed(storage.join(directory, path), path, kind, split_of(path, directory)) for path, kind in sorted(files)
@@ -232,6 +235,8 @@ def _kind_of_file(uri: str, name: str, data_format: DataFormat, kinds: Sequence[
     kind = kind_of(name)
     if kind in kinds and kind is not None:
         return kind
+    if PurePosixPath(name).suffix.lower() in _WORKBOOKS:
+        raise StageFailure(Reason.BAD_DATA, f"{uri} is a workbook: export its sheet as CSV")
     if data_format is DataFormat.AUTO:
         known = [suffix for suffix, kind in KIND_OF_SUFFIX.items() if kind in kinds]
         suffixes = f"{', '.join(known)} (also with {' or '.join(COMPRESSION_SUFFIXES)})"
