@@ -16,7 +16,13 @@ CLASSIFICATION: dict[str, Any] = {
 CHAT_DATA: dict[str, Any] = {"train": {"uri": "s3://bucket/train.jsonl"}, "format": "OpenAIChat"}
 INSTRUCTION: dict[str, Any] = CLASSIFICATION | {"task": {"type": "InstructionTuning"}}
 QUESTIONS: dict[str, Any] = CLASSIFICATION | {"task": {"type": "QuestionAnswering"}}
-SPECS = {"classification": CLASSIFICATION, "instruction": INSTRUCTION, "questions": QUESTIONS}
+DOCUMENTS: dict[str, Any] = CLASSIFICATION | {"task": {"type": "LanguageModeling"}}
+SPECS = {
+    "classification": CLASSIFICATION,
+    "instruction": INSTRUCTION,
+    "questions": QUESTIONS,
+    "documents": DOCUMENTS,
+}
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,10 @@ def chat(name: str, changes: dict[str, Any], sentence: str | None = None) -> Cas
 
 def questions(name: str, changes: dict[str, Any], sentence: str | None = None) -> Case:
     return Case(name, changes, sentence, spec="questions")
+
+
+def documents(name: str, changes: dict[str, Any], sentence: str | None = None) -> Case:
+    return Case(name, changes, sentence, spec="documents")
 
 
 LABELS_FOR_CLASSIFICATION = "labels are only valid for type TextClassification"
@@ -102,6 +112,14 @@ METRICS_OF_SUMMARY = "evaluation.metrics of Summarization are rouge_l, rouge_1, 
 METRICS_OF_TRANSLATION = "evaluation.metrics of Translation are chrf, bleu, exact_match, loss, token_accuracy"
 GATES_OF_SUMMARY = "gates of Summarization can be on rouge_l"
 GATES_OF_TRANSLATION = "gates of Translation can be on chrf"
+METRICS_OF_DOCUMENTS = "evaluation.metrics of LanguageModeling are perplexity, bits_per_byte, token_accuracy"
+GATES_OF_DOCUMENTS = "gates of LanguageModeling can be on perplexity, bits_per_byte, token_accuracy"
+COLUMNS_OF_DOCUMENTS = "dataset.columns of LanguageModeling are text"
+FULL_ROWS = "training.packing has no meaning for LanguageModeling: rows are full without it; remove it"
+TEXT_FORMAT = "dataset.format Text is only valid for LanguageModeling"
+DOCUMENTS_OF_TASK = "dataset.documents is only valid for LanguageModeling"
+DOCUMENTS_OF_TEXT = "documents is only valid for format Text: in other formats, each row is a document"
+TEXT_WITHOUT_COLUMNS = "format Text has no columns; remove columns.text"
 
 RULE_CASES = (
     Case("shortest", {}),
@@ -223,6 +241,21 @@ RULE_CASES = (
     Case("default generation of a classification", {"evaluation.generation.maxNewTokens": 128}),
     chat("answers in training", {"evaluation.duringTraining": {}}),
     Case("answers of a classification in training", {"evaluation.duringTraining": {"examples": 9}}, DURING_TRAINING),
+    documents("shortest documents", {}),
+    documents("documents of text", {"dataset.documents": "Line", "dataset.format": "Text"}),
+    documents("documents by name", {"dataset.documents": "BlankLine"}),
+    documents("text column of documents", {"dataset.columns.text": "t", "dataset.format": "JSONL"}),
+    documents("text column of text", {"dataset.columns.text": "t", "dataset.format": "Text"}, TEXT_WITHOUT_COLUMNS),
+    documents("documents of JSONL", {"dataset.documents": "File", "dataset.format": "JSONL"}, DOCUMENTS_OF_TEXT),
+    documents("label of documents", {"dataset.columns.label": "t"}, COLUMNS_OF_DOCUMENTS),
+    documents("packed documents", {"training.packing": True}, FULL_ROWS),
+    documents("documents without packing", {"training.packing": False}, FULL_ROWS),
+    documents("metric of documents", {"evaluation.metrics": ["rouge_l"]}, METRICS_OF_DOCUMENTS),
+    documents("gate of documents", {"evaluation.gates": [{"metric": "loss", "maximum": 1}]}, GATES_OF_DOCUMENTS),
+    documents("a gate on perplexity", {"evaluation.gates": [{"metric": "perplexity", "maximum": 20}]}),
+    documents("generation of documents", {"evaluation.generation.beams": 2}, GENERATION),
+    Case("documents of a classification", {"dataset.documents": "Line"}, DOCUMENTS_OF_TASK),
+    Case("text of a classification", {"dataset.format": "Text"}, TEXT_FORMAT),
     Case("generation of a classification", {"evaluation.generation.maxNewTokens": 64}, GENERATION),
 )
 

@@ -25,6 +25,8 @@ Each row is one example, with the columns:
   far as there is room; ``question``, ``context`` (whole), ``answers``, ``id`` and ``answer_spans`` as above;
   ``absent`` int32 (answers that do not stand in the context), ``outside`` bool (whether all answers stand in the part
   that is cut off).
+- LanguageModeling: ``input_ids`` list<int32> (a whole document: ``DataReport.start_tokens``, its text, and the
+  end-of-sequence token), ``text`` string (only in the test split, otherwise empty), ``source`` string.
 - Summarization and Translation: as InstructionTuning, with the source text as ``prompt``. For a model with an encoder
   and a decoder, ``input_ids`` are the tokens of the source and ``labels`` those of the target, and there is no
   ``prompt_length``.
@@ -122,6 +124,9 @@ class DataReport(_Record):
     padding: int = Field(description="Token id that pads batches.")
     end_tokens: tuple[int, ...] = Field(
         default=(), description="Token ids that end a generated answer, the most frequent first."
+    )
+    start_tokens: tuple[int, ...] = Field(
+        default=(), description="LanguageModeling: token ids that the tokenizer puts before each document."
     )
     prefix: str = Field(default="", description="What the model sees before each source text.")
     generation: dict[str, Any] = Field(

@@ -26,6 +26,8 @@ class Metric(StrEnum):
     SQUAD_F1 = "squad_f1"
     HAS_ANSWER_F1 = "has_answer_f1"
     NO_ANSWER_F1 = "no_answer_f1"
+    PERPLEXITY = "perplexity"
+    BITS_PER_BYTE = "bits_per_byte"
 
     @property
     def row(self) -> MetricRow:
@@ -71,7 +73,9 @@ METRICS = table(
             highest=None,
         ),
         Metric.TOKEN_ACCURACY: MetricRow(
-            "Token accuracy", "share of answer tokens that were the model's first choice", "accuracy"
+            "Token accuracy",
+            "share of the tokens of the answer, or of the document, that were the model's first choice",
+            "accuracy",
         ),
         Metric.EXACT_MATCH: MetricRow(
             "Exact match",
@@ -95,5 +99,21 @@ METRICS = table(
             "F1 without answer", "share of the questions without an answer that got none", "f1"
         ),
         Metric.BLEU: MetricRow("BLEU", "phrases in common with the reference; 0 to 100", "bleu", highest=100, digits=1),
+        Metric.PERPLEXITY: MetricRow(
+            "Perplexity",
+            "exp of the nats per token, with the ends of the documents; lower is better; depends on the tokenizer",
+            "perplexity",
+            higher_is_better=False,
+            highest=None,
+            digits=2,
+        ),
+        Metric.BITS_PER_BYTE: MetricRow(
+            "Bits per byte",
+            "bits for each byte of the documents in UTF-8; lower is better; comparable across tokenizers",
+            "bits_per_byte",
+            higher_is_better=False,
+            highest=None,
+            digits=4,
+        ),
     },
 )
