@@ -328,7 +328,7 @@ def _without_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
             ),
             "model": _without_secret(spec.model),
             "output": _without_secret(spec.output),
-            "evaluation": _without(evaluation, {"metrics": spec.task.type.row.default_metrics}),
+            "evaluation": _without(evaluation, {"metrics": spec.task.default_metrics}),
         }
     )
 

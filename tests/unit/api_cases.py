@@ -79,9 +79,16 @@ EPOCHS_OR_STEPS = "set epochs or maxSteps, not both"
 ONE_BOUND = "set exactly one of minimum, maximum and minimumImprovement"
 BATCH = "training.batchSize must be a multiple of the processes: distributed.workers × gpusPerWorker"
 PACKING = "training.packing is only valid for InstructionTuning, QuestionAnswering, Summarization, Translation"
-METRICS_OF_CLASSIFICATION = "evaluation.metrics of TextClassification are accuracy, macro_f1, weighted_f1"
+METRICS_OF_CLASSIFICATION = (
+    "evaluation.metrics of TextClassification are accuracy, macro_f1, weighted_f1, mcc, auroc, ece"
+)
+METRICS_OF_LABEL_LISTS = "evaluation.metrics of TextClassification with multiLabel are micro_f1, macro_f1, weighted_f1"
+GATES_OF_LABEL_LISTS = "gates of TextClassification with multiLabel can be on micro_f1, macro_f1, weighted_f1"
+LABEL_LISTS_OF = "multiLabel is only valid for type TextClassification"
+WEIGHTS_OF = "classWeights are only valid for type TextClassification"
+WEIGHTS_OR_LISTS = "classWeights cannot be combined with multiLabel"
 METRICS_OF_INSTRUCTION = "evaluation.metrics of InstructionTuning are loss, token_accuracy, exact_match, rouge_l, chrf"
-GATES_OF_CLASSIFICATION = "gates of TextClassification can be on accuracy, macro_f1, weighted_f1"
+GATES_OF_CLASSIFICATION = "gates of TextClassification can be on accuracy, macro_f1, weighted_f1, mcc, auroc, ece"
 GATES_OF_INSTRUCTION = "gates of InstructionTuning can be on loss, token_accuracy, exact_match, rouge_l, chrf"
 COLUMNS_OF_QUESTIONS = "dataset.columns of QuestionAnswering are question and context and answers"
 METRICS_OF_QUESTIONS = "evaluation.metrics of QuestionAnswering are squad_f1, exact_match, has_answer_f1, no_answer_f1"
@@ -128,6 +135,35 @@ RULE_CASES = (
         "a gate of a translation",
         TRANSLATION | {"evaluation.gates": [{"metric": "rouge_l", "minimum": 1}]},
         GATES_OF_TRANSLATION,
+    ),
+    Case("label lists", {"task.multiLabel": True, "evaluation.metrics": ["micro_f1", "auroc", "accuracy"]}),
+    Case(
+        "a gate of label lists", {"task.multiLabel": True, "evaluation.gates": [{"metric": "micro_f1", "minimum": 1}]}
+    ),
+    Case("no label lists", {"task.multiLabel": False, "evaluation.metrics": ["mcc", "auroc", "ece"]}),
+    chat(
+        "no label lists of a chat", {"task": {"type": "InstructionTuning", "multiLabel": False, "classWeights": "None"}}
+    ),
+    chat("label lists of a chat", {"task.multiLabel": True}, LABEL_LISTS_OF),
+    Case(
+        "calibration of label lists", {"task.multiLabel": True, "evaluation.metrics": ["ece"]}, METRICS_OF_LABEL_LISTS
+    ),
+    Case(
+        "a gate of label lists on another metric",
+        {"task.multiLabel": True, "evaluation.gates": [{"metric": "mcc", "minimum": 1}]},
+        GATES_OF_LABEL_LISTS,
+    ),
+    Case("micro F1 of one label", {"evaluation.metrics": ["micro_f1"]}, METRICS_OF_CLASSIFICATION),
+    Case("weights", {"task.classWeights": "Balanced"}),
+    Case(
+        "no weights of label lists",
+        {"task": {"type": "TextClassification", "classWeights": "None", "multiLabel": True}},
+    ),
+    chat("weights of a chat", {"task.classWeights": "Balanced"}, WEIGHTS_OF),
+    Case(
+        "weights of label lists",
+        {"task": {"type": "TextClassification", "classWeights": "Balanced", "multiLabel": True}},
+        WEIGHTS_OR_LISTS,
     ),
     Case("many labels", {"task.labels": [f"{i:016d}" for i in range(1024)]}),
     Case("long labels", {"task.labels": [f"{i:0128d}" for i in range(129)]}, LABELS_TOO_LONG),

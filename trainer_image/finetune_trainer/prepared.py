@@ -7,8 +7,8 @@ It is a directory with
 - ``tokenizer/``: the tokenizer, including the chat template.
 
 Each row is one example, with the columns:
-- TextClassification: ``input_ids`` list<int32>, ``label`` int32 (index into DataReport.labels), ``text`` string,
-  ``source`` string (``file:line``).
+- TextClassification: ``input_ids`` list<int32>, ``label`` int32 (index into DataReport.labels; with task.multiLabel
+  ``labels`` list<int32> instead), ``text`` string, ``source`` string (``file:line``).
 - InstructionTuning: ``input_ids`` list<int32>, ``labels`` list<int32> of the same length (-100 for tokens
   outside the answers of the assistant, which have no loss), ``prompt_length`` int32 (tokens before the last answer,
   including the generation prompt), ``reference`` string (the last answer), ``prompt`` string (the conversation before
@@ -118,6 +118,7 @@ class DataReport(_Record):
     task: str
     family: ModelFamily = Field(description="Family of the base model, which decides the form of the task.")
     labels: tuple[str, ...] = Field(default=(), description="TextClassification: labels in order of their index.")
+    multi_label: bool = Field(default=False, description="TextClassification: whether a row has any number of labels.")
     max_sequence_length: int
     padding: int = Field(description="Token id that pads batches.")
     end_tokens: tuple[int, ...] = Field(

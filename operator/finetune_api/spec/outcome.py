@@ -13,6 +13,11 @@ from finetune_api.tables.tasks import TASKS
 from finetune_api.vocabulary import OutputUri, Seconds
 
 _DEFAULT_METRICS = "; ".join(f"{', '.join(row.default_metrics)} for {task}" for task, row in TASKS.items())
+_DEFAULT_METRICS += "".join(
+    f"; {', '.join(row.multi_label.default_metrics)} for {task} with multiLabel"
+    for task, row in TASKS.items()
+    if row.multi_label
+)
 
 
 class Gate(ApiModel):

@@ -14,6 +14,10 @@ class Metric(StrEnum):
     ACCURACY = "accuracy"
     MACRO_F1 = "macro_f1"
     WEIGHTED_F1 = "weighted_f1"
+    MICRO_F1 = "micro_f1"
+    MCC = "mcc"
+    AUROC = "auroc"
+    ECE = "ece"
     LOSS = "loss"
     TOKEN_ACCURACY = "token_accuracy"
     EXACT_MATCH = "exact_match"
@@ -55,9 +59,26 @@ class MetricRow:
 METRICS = table(
     Metric,
     {
-        Metric.ACCURACY: MetricRow("Accuracy", "share of examples with the right label", "accuracy"),
+        Metric.ACCURACY: MetricRow(
+            "Accuracy", "share of examples with the right label; with multiLabel, with all labels right", "accuracy"
+        ),
         Metric.MACRO_F1: MetricRow("Macro F1", "mean of every label's F1, each label counting the same", "f1"),
         Metric.WEIGHTED_F1: MetricRow("Weighted F1", "mean of every label's F1, weighted by its examples", "f1"),
+        Metric.MICRO_F1: MetricRow("Micro F1", "F1 over all label decisions, each counting the same", "f1"),
+        Metric.MCC: MetricRow(
+            "Matthews correlation",
+            "correlation of predictions and labels; 0 is chance, 1 is perfect",
+            "matthews_correlation",
+        ),
+        Metric.AUROC: MetricRow(
+            "AUROC", "mean over the labels of the chance that a row with the label ranks above one without", "roc_auc"
+        ),
+        Metric.ECE: MetricRow(
+            "ECE",
+            "mean difference between confidence and accuracy, in 15 bins of the confidence; lower is better",
+            "expected_calibration_error",
+            higher_is_better=False,
+        ),
         Metric.LOSS: MetricRow(
             "Loss",
             "nats per token of the reference answers; lower is better",

@@ -12,10 +12,10 @@ from finetune_api.evaluation import BaselineKind, MetricResult
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import Metric
 from finetune_trainer.evaluate.answer_scoring import AnswerForm, AnswerScoring
-from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter, metric_result
+from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter
 from finetune_trainer.evaluate.generation import LIMITS, Generator
 from finetune_trainer.evaluate.intervals import corpus_interval, ratio_interval
-from finetune_trainer.evaluate.metrics import TEACHER_FORCED, Floats, Ints, ratio
+from finetune_trainer.evaluate.metrics import TEACHER_FORCED, Floats, Ints, metric_result, ratio
 from finetune_trainer.evaluate.prompts import Prompts
 from finetune_trainer.modelling.batching import BatchLimits, each_batch, length_sorted
 from finetune_trainer.modelling.loading import check_finite

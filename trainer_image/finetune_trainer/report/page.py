@@ -44,6 +44,8 @@ class ReportInputs:
     evaluation: Evaluation
     details: Mapping[str, Any]
     """Details of the baseline."""
+    tables: Mapping[str, Any]
+    """Measurements by label."""
     predictions: Sequence[Mapping[str, Any]]
     history: Mapping[str, Any]
     """Content of ``history.json``."""

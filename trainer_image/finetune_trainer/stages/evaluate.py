@@ -102,6 +102,7 @@ def run(context: StageContext) -> EvaluateResult:
             data=data,
             evaluation=evaluation,
             details=comparison.details,
+            tables=comparison.tables,
             predictions=comparison.predictions,
             history=read_json_if_present(trained / layout.HISTORY),
             training=read_json_if_present(trained / layout.TRAINING),
@@ -115,7 +116,7 @@ def run(context: StageContext) -> EvaluateResult:
     output = context.workspace / "evaluated"
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir()
-    file = EvaluationFile(**dict(evaluation), details=comparison.details)
+    file = EvaluationFile(**dict(evaluation), details=comparison.details | comparison.tables)
     _write(output, file, comparison.predictions, page)
     provenance = {
         **_inputs_provenance(config, weights),

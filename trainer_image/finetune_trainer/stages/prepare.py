@@ -178,6 +178,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         task=spec.task.type,
         family=family,
         labels=preparation.labels,
+        multi_label=spec.task.multi_label,
         max_sequence_length=length,
         padding=padding,
         end_tokens=ends,

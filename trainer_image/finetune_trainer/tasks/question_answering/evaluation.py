@@ -11,10 +11,10 @@ from transformers import AutoModel
 
 from finetune_api.evaluation import BaselineKind, MetricResult, SpanDecoding
 from finetune_api.spec import Metric
-from finetune_trainer.evaluate.baseline import Features
-from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter, metric_result
+from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter
 from finetune_trainer.evaluate.intervals import ratio_interval
-from finetune_trainer.evaluate.metrics import Ints, ratio
+from finetune_trainer.evaluate.linear_probe import Features
+from finetune_trainer.evaluate.metrics import Ints, metric_result, ratio
 from finetune_trainer.modelling.loading import check_finite
 from finetune_trainer.splits import open_split
 from finetune_trainer.tasks.question_answering.answering import Predicted, Questions, SpanRunner, pairs
@@ -56,7 +56,7 @@ def compare(inputs: EvaluationInputs) -> Comparison:
         longest_answer=comparing.longest, threshold=tuned.threshold, baseline_threshold=baseline.threshold
     )
     rows = comparing.rows(baseline.test, tuned.test)
-    return Comparison(baseline.kind, baseline.details, results, rows, decoding)
+    return Comparison(baseline.kind, baseline.details, results, rows, span_decoding=decoding)
 
 
 class _Comparing:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values
-from finetune_trainer.prepare.rows import checked, text_of, value_of
+from finetune_trainer.prepare.rows import Example, checked, text_of, value_of
 
 MOST_LABELS = 1024
 """Maximum number of labels in the data; more of them mean that the column does not contain labels."""
@@ -60,12 +60,25 @@ class LabelledRows:
     def optional(self) -> tuple[str, ...]:
         return ()
 
-    def example(self, values: Values) -> Labelled:
+    def example(self, values: Values) -> Example:
         text = text_of(values, self.text, "text")
-        label = _label(value_of(values, self.label, "label"), self.label)
+        value = value_of(values, self.label, "label")
+        if isinstance(value, list | tuple):
+            raise BadRow(
+                f"column '{self.label}' contains a list; set task.multiLabel to true if a row has any number of labels"
+            )
+        label = label_of(value, self.label)
+        self.check(label)
+        return Labelled(text, label)
+
+    def check(self, label: str) -> None:
+        """Check that ``label`` is valid.
+
+        Raises:
+            BadRow: It is not.
+        """
         if self.labels is not None and label not in self.labels:
             raise BadRow(_unknown_label(label, self.labels, self.label_origin))
-        return Labelled(text, label)
 
 
 def sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
@@ -108,7 +121,12 @@ def same_number(labels: Iterable[str]) -> tuple[str, str] | None:
     return None
 
 
-def _label(value: object, column: str) -> str:
+def label_of(value: object, column: str) -> str:
+    """A label as text.
+
+    Raises:
+        BadRow: The value is not a label.
+    """
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int):
@@ -120,7 +138,8 @@ def _label(value: object, column: str) -> str:
         return str(int(value))
     if isinstance(value, float):
         raise BadRow(
-            f"column '{column}' contains the number {value}, which is not a valid label; use text or an integer"
+            f"column '{column}' contains the number {value}, which is not a valid label; use text or an integer "
+            "(TextClassification learns no quantities)"
         )
     return checked(value, f"column '{column}'").strip()
 
