@@ -27,6 +27,7 @@ from tests.trainer.stages import TinyJob, classification_job, write_jsonl
 from tests.trainer.test_prepare import MODEL
 from tests.trainer.tiny_models import FILLER, LABELS, WORDS, save_llama
 
+REGIONS = ("north", "south", "South ", None)
 TASK = {"type": "TextClassification", "multiLabel": True}
 
 
@@ -113,7 +114,9 @@ def test_auroc_that_the_test_split_does_not_define_is_refused_before_training(tm
 def tuned(root: Path, family: str) -> TinyJob:
     """A job after publication, with all weights of a BERT or an adapter of a Llama."""
     job = classification_job(root)
-    job.spec["dataset"] = {"train": {"uri": written(root, "jsonl", made(240))}}
+    rows = [row | {"region": REGIONS[index % 4]} for index, row in enumerate(made(240))]
+    job.spec["dataset"] = {"train": {"uri": written(root, "jsonl", rows)}}
+    job.spec["evaluation"]["slices"] = ["region"]
     job.spec["task"] = TASK
     job.spec["method"] = {"type": "Full" if family == "bert" else "LoRA"}
     job.spec["training"] |= {"maxSteps": 60, "learningRate": 3e-3}
@@ -152,7 +155,14 @@ def test_the_program_of_the_card_and_predict_give_the_labels_of_the_evaluation(t
     fruit = [("fruit" in row["label"], "fruit" in row["tuned"]) for row in rows]
     assert table["fruit"]["testExamples"] == sum(gold for gold, _ in fruit)
     assert table["fruit"]["tuned"]["recall"] == pytest.approx(fruit.count((True, True)) / sum(g for g, _ in fruit))
+    (regions,) = evaluation["details"]["slices"]
+    found_regions = {value["value"]: value["examples"] for value in regions["values"]}
+    assert set(found_regions) == set(REGIONS)
+    assert sum(found_regions.values()) == len(rows)
+    assert len(evaluation["slices"]) == 4
+    assert '`"South "`' in (artifact / "README.md").read_text()
     report = (artifact / "report.html").read_text()
+    assert "“South ”" in report
     assert "(no label)" in report
     assert "Precision" in report
 

@@ -25,6 +25,8 @@ Each row is one example, with the columns:
   far as there is room; ``question``, ``context`` (whole), ``answers``, ``id`` and ``answer_spans`` as above;
   ``absent`` int32 (answers that do not stand in the context), ``outside`` bool (whether all answers stand in the part
   that is cut off).
+- All tasks, in the test split of a job with evaluation.slices: ``slices`` string (JSON list of the values of these
+  columns, null for none).
 - Summarization and Translation: as InstructionTuning, with the source text as ``prompt``. For a model with an encoder
   and a decoder, ``input_ids`` are the tokens of the source and ``labels`` those of the target, and there is no
   ``prompt_length``.

@@ -10,7 +10,7 @@ from finetune_api.base import ApiModel, Rule
 from finetune_api.spec.inputs import SecretRef
 from finetune_api.tables.metrics import Metric
 from finetune_api.tables.tasks import TASKS
-from finetune_api.vocabulary import OutputUri, Seconds
+from finetune_api.vocabulary import ColumnName, OutputUri, Seconds
 
 _DEFAULT_METRICS = "; ".join(f"{', '.join(row.default_metrics)} for {task}" for task, row in TASKS.items())
 _DEFAULT_METRICS += "".join(
@@ -86,7 +86,22 @@ class EvaluationSpec(ApiModel):
         description="Also measure the metrics of generated answers at each validation in training, for the curves. "
         "They decide nothing, and are not measured for a model that is trained already.",
     )
+    slices: Annotated[tuple[ColumnName, ...], Field(max_length=8)] = Field(
+        default=(),
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+        description="Columns of the data by whose values the metrics are measured as well. They have at most 50 "
+        "values, and the model does not see them. A change of this list prepares the data and trains again.",
+    )
     report: ReportSpec = Field(default=ReportSpec(), description="Settings of report.html.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=None,  # The list has type set.
+            message="slices must be different from each other",
+            field="slices",
+            holds=lambda evaluation: len(set(evaluation.slices)) == len(evaluation.slices),
+        ),
+    )
 
 
 class KeepSpec(ApiModel):

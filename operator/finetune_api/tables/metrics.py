@@ -52,6 +52,8 @@ class MetricRow:
     higher_is_better: bool = True
     unit_scale: bool = True
     """Whether values are in 0 … 1; charts show the changes of such metrics on a common scale."""
+    decisions: bool = False
+    """Whether it counts decisions that are right or wrong."""
     digits: int = 3
     """Digits after the decimal point."""
 
@@ -60,11 +62,20 @@ METRICS = table(
     Metric,
     {
         Metric.ACCURACY: MetricRow(
-            "Accuracy", "share of examples with the right label; with multiLabel, with all labels right", "accuracy"
+            "Accuracy",
+            "share of examples with the right label; with multiLabel, with all labels right",
+            "accuracy",
+            decisions=True,
         ),
-        Metric.MACRO_F1: MetricRow("Macro F1", "mean of every label's F1, each label counting the same", "f1"),
-        Metric.WEIGHTED_F1: MetricRow("Weighted F1", "mean of every label's F1, weighted by its examples", "f1"),
-        Metric.MICRO_F1: MetricRow("Micro F1", "F1 over all label decisions, each counting the same", "f1"),
+        Metric.MACRO_F1: MetricRow(
+            "Macro F1", "mean of every label's F1, each label counting the same", "f1", decisions=True
+        ),
+        Metric.WEIGHTED_F1: MetricRow(
+            "Weighted F1", "mean of every label's F1, weighted by its examples", "f1", decisions=True
+        ),
+        Metric.MICRO_F1: MetricRow(
+            "Micro F1", "F1 over all label decisions, each counting the same", "f1", decisions=True
+        ),
         Metric.MCC: MetricRow(
             "Matthews correlation",
             "correlation of predictions and labels; 0 is chance, 1 is perfect",
@@ -93,6 +104,7 @@ METRICS = table(
             "Exact match",
             "share of answers that are the reference; in QuestionAnswering by the rules of SQuAD 2.0",
             "exact_match",
+            decisions=True,
         ),
         Metric.ROUGE_L: MetricRow("ROUGE-L", "words in common with the reference, in order; 0 to 1", "rouge"),
         Metric.ROUGE_1: MetricRow("ROUGE-1", "words in common with the reference; 0 to 1", "rouge"),

@@ -9,6 +9,7 @@ from typing import Any
 from finetune_api.evaluation import BaselineKind, MetricResult, SpanDecoding
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.context import Reporter
+from finetune_trainer.evaluate.slices import Measure
 from finetune_trainer.methods.base import Method
 from finetune_trainer.modelling.loading import LoadedModel, attention_settings, load
 from finetune_trainer.modelling.precision import Hardware
@@ -57,6 +58,8 @@ class Comparison:
     details: dict[str, Any]
     """Details of the baseline, for report and provenance."""
     metrics: tuple[MetricResult, ...]
+    measure: Measure
+    """Measures a part of the test split."""
     predictions: list[dict[str, Any]]
     """One dict per test example, in order: source, text or prompt, label or reference, baseline, tuned."""
     tables: dict[str, Any] = field(default_factory=dict)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 from transformers import AutoModel
 
+from finetune_api.evaluation import MetricResult
 from finetune_trainer.evaluate import baseline as baselines
 from finetune_trainer.evaluate.baseline import Labelled
 from finetune_trainer.evaluate.classification import Classified, compared
@@ -40,15 +41,20 @@ def compare(inputs: EvaluationInputs) -> Comparison:
     chosen = _baseline(inputs, test)
     tuned = tuned_output(inputs, TokenRows.of_column(test["input_ids"]))
 
-    results = []
-    for metric in inputs.spec.metrics:
-        result = compared(metric, gold, chosen.output, tuned, labels=len(data.labels), seed=inputs.spec.training.seed)
-        if result is None:
-            raise undefined_auroc()
-        results.append(result)
+    def measure(part: Ints) -> tuple[MetricResult, ...]:
+        models = chosen.output.take(part), tuned.take(part)
+        seed = inputs.spec.training.seed
+        found = [
+            compared(metric, gold[part], *models, labels=len(data.labels), seed=seed) for metric in inputs.spec.metrics
+        ]
+        return tuple(result for result in found if result is not None)
+
+    results = measure(np.arange(len(gold)))
+    if len(results) < len(inputs.spec.metrics):
+        raise undefined_auroc()
     rows = prediction_rows(test, data, gold, chosen.output, tuned)
     tables = {"labels": label_table(data, gold, chosen.output, tuned)}
-    return Comparison(chosen.kind, _named(chosen.details, data.labels), tuple(results), rows, tables=tables)
+    return Comparison(chosen.kind, _named(chosen.details, data.labels), results, measure, rows, tables=tables)
 
 
 def _named(details: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
