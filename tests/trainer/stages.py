@@ -72,6 +72,28 @@ class TinyJob:
         """The steps of complete checkpoints, oldest first."""
         return [int(path.name.removeprefix("step-")) for path in self.checkpoints]
 
+    @property
+    def artifact(self) -> Path:
+        """The published artifact."""
+        return self.revision / "artifact"
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """``evaluation.json`` of the evaluate stage."""
+        document: dict[str, Any] = json.loads((self.revision / "evaluated" / "evaluation.json").read_text())
+        return document
+
+    @property
+    def predictions(self) -> list[dict[str, Any]]:
+        """The rows of ``predictions.jsonl``."""
+        lines = (self.revision / "evaluated" / "predictions.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    @property
+    def usage(self) -> str:
+        """The program on the model card."""
+        return (self.artifact / "README.md").read_text().split("```python\n")[1].split("```")[0]
+
     def history(self) -> list[dict[str, Any]]:
         """The training curve of the finished job."""
         curve: list[dict[str, Any]] = json.loads((self.revision / "trained" / "history.json").read_text())["train"]

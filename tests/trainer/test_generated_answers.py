@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,30 +63,8 @@ def save_model(directory: Path, kind: str) -> str:
     return directory.as_uri()
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """A job that has run to its end."""
-
-    job: TinyJob
-    kind: str
-
-    @property
-    def artifact(self) -> Path:
-        return self.job.revision / "artifact"
-
-    @property
-    def evaluation(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads((self.artifact / "evaluation.json").read_text())
-        return document
-
-    @property
-    def predictions(self) -> list[dict[str, Any]]:
-        lines = (self.job.revision / "evaluated" / "predictions.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
-
-
 @pytest.fixture(scope="module", params=["t5", "llama"])
-def tuned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+def tuned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinyJob:
     kind = request.param
     root = tmp_path_factory.mktemp(kind)
     source = {"uri": write_jsonl(root / "rows.jsonl", rows())}
@@ -105,11 +82,11 @@ def tuned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     for stage in STAGES:
         outcome = job.run(stage)
         assert outcome.code == 0, outcome.log
-    return Tuned(job, kind)
+    return job
 
 
 class TestGeneratedAnswers:
-    def test_are_learned_with_and_without_an_answer(self, tuned: Tuned) -> None:
+    def test_are_learned_with_and_without_an_answer(self, tuned: TinyJob) -> None:
         scores = {metric["name"]: metric for metric in tuned.evaluation["metrics"]}
         assert list(scores) == ["squad_f1", "exact_match", "has_answer_f1", "no_answer_f1"]
         assert scores["squad_f1"]["tuned"] > 0.8
@@ -119,28 +96,30 @@ class TestGeneratedAnswers:
         unanswered = [row for row in tuned.predictions if not row["answers"]]
         assert [row["tuned"] for row in unanswered] == [""] * 4
 
-    def test_have_their_place_in_the_context(self, tuned: Tuned) -> None:
+    def test_have_their_place_in_the_context(self, tuned: TinyJob) -> None:
         for row in tuned.predictions:
             if row["tuned"] and row["tunedSpan"]:
                 assert row["context"][slice(*row["tunedSpan"])] == row["tuned"]
         assert any(row["tunedSpan"] for row in tuned.predictions)
 
-    def test_are_marked_in_the_report(self, tuned: Tuned) -> None:
+    def test_are_marked_in_the_report(self, tuned: TinyJob) -> None:
         report = (tuned.artifact / "report.html").read_text()
         assert '<mark class="reference tuned"' in report
         assert "“unanswerable” counts as no answer." in report
         assert "Answers were decoded greedily, with at most 6 new tokens" in report
 
-    def test_of_predict_are_those_of_the_evaluation(self, tuned: Tuned, tmp_path: Path) -> None:
+    def test_of_predict_are_those_of_the_evaluation(self, tuned: TinyJob, tmp_path: Path) -> None:
         asked = [{name: row[name] for name in ("id", "question", "context")} for row in tuned.predictions]
         found = predict(Request(artifact=tuned.artifact.as_uri(), rows=asked), tmp_path).predictions
         assert [one.document["answer"] for one in found] == [row["tuned"] for row in tuned.predictions]
         assert found[0].text == "(no answer)"
 
-    def test_of_the_model_card_are_those_of_the_evaluation(self, tuned: Tuned, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_of_the_model_card_are_those_of_the_evaluation(
+        self, tuned: TinyJob, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """The program on the card, word for word but for question and context."""
         row = next(row for row in tuned.predictions if row["tuned"])
-        program = (tuned.artifact / "README.md").read_text().split("```python\n")[1].split("```")[0]
+        program = tuned.usage
         kept = learned_contexts(tuned, "test")[row["id"]]
         changed = program.replace("When did the mill close?", row["question"]).replace(
             "The mill at the river closed in May. Forty people lost their jobs.", kept
@@ -152,11 +131,11 @@ class TestGeneratedAnswers:
         assert output.getvalue().strip() == row["tuned"]
 
 
-def learned_contexts(tuned: Tuned, split: str) -> dict[str, str]:
+def learned_contexts(tuned: TinyJob, split: str) -> dict[str, str]:
     """The contexts as the model reads them, by the id of their question."""
-    table = open_split(tuned.job.revision / "prepared", split)
-    tokenizer = AutoTokenizer.from_pretrained(tuned.job.root / "base")
-    marks = ("context: ", "") if tuned.kind == "t5" else ("Context: ", " Question:")
+    table = open_split(tuned.revision / "prepared", split)
+    tokenizer = AutoTokenizer.from_pretrained(tuned.root / "base")
+    marks = ("context: ", "") if tuned.name == "t5" else ("Context: ", " Question:")
     contexts = {}
     for name, ids in zip(table["id"].to_pylist(), table["input_ids"].to_pylist(), strict=True):
         text = tokenizer.decode(ids, skip_special_tokens=True)
@@ -166,7 +145,7 @@ def learned_contexts(tuned: Tuned, split: str) -> dict[str, str]:
 
 
 class TestLongContexts:
-    def test_are_cut_around_the_answer_in_training_only(self, tuned: Tuned) -> None:
+    def test_are_cut_around_the_answer_in_training_only(self, tuned: TinyJob) -> None:
         training, evaluated = (learned_contexts(tuned, split) for split in ("train", "test"))
         moved = 0
         for row in rows():
@@ -177,15 +156,15 @@ class TestLongContexts:
             moved += training[row["id"]] != evaluated[row["id"]]
         assert 0 < moved < len(rows())
 
-    def test_are_reported(self, tuned: Tuned) -> None:
-        report = json.loads((tuned.job.revision / "prepared" / "data.json").read_text())
+    def test_are_reported(self, tuned: TinyJob) -> None:
+        report = json.loads((tuned.revision / "prepared" / "data.json").read_text())
         assert report["splits"]["test"]["truncated"] == len(rows())
         assert any("contexts of training questions are cut around the answer" in note for note in report["notes"])
         assert any("in the part of the context for which there is no room" in note for note in report["notes"])
 
-    def test_have_labels_that_are_the_answer(self, tuned: Tuned) -> None:
-        table = open_split(tuned.job.revision / "prepared", "train")
-        tokenizer = AutoTokenizer.from_pretrained(tuned.job.root / "base")
+    def test_have_labels_that_are_the_answer(self, tuned: TinyJob) -> None:
+        table = open_split(tuned.revision / "prepared", "train")
+        tokenizer = AutoTokenizer.from_pretrained(tuned.root / "base")
         for row, labels in zip(rows(), table["labels"].to_pylist(), strict=True):
             learned = tokenizer.decode([label for label in labels if label >= 0], skip_special_tokens=True)
             assert learned == (row["answers"][0] if row["answers"] else "unanswerable")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,28 +32,7 @@ PAIRS = [("good morning", "guten morgen"), ("the cat sleeps", "die katze schläf
 TRANSLATION = {"type": "Translation", "sourceLanguage": "en", "targetLanguage": "de"}
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """A job that has run to its end."""
-
-    job: TinyJob
-
-    @property
-    def artifact(self) -> Path:
-        return self.job.revision / "artifact"
-
-    @property
-    def evaluation(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads((self.artifact / "evaluation.json").read_text())
-        return document
-
-    @property
-    def predictions(self) -> list[dict[str, Any]]:
-        lines = (self.job.revision / "evaluated" / "predictions.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
-
-
-def by_heart(root: Path, model: str, method: str) -> Tuned:
+def by_heart(root: Path, model: str, method: str) -> TinyJob:
     """Learn a few summaries, each the last three words of its text, and run all stages."""
     rows = [{"text": f"{text} today there", "summary": f"{text.split()[-1]} today there"} for text in SOURCES]
     if model == "t5":
@@ -82,45 +60,45 @@ def by_heart(root: Path, model: str, method: str) -> Tuned:
     for stage in STAGES:
         outcome = job.run(stage)
         assert outcome.code == 0, outcome.log
-    return Tuned(job)
+    return job
 
 
 @pytest.fixture(scope="module", params=[("t5", "Full"), ("t5", "LoRA"), ("llama", "Full")], ids="-".join)
-def tuned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+def tuned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinyJob:
     model, method = request.param
     return by_heart(tmp_path_factory.mktemp(model), model, method)
 
 
 class TestSummaries:
-    def test_are_learned_by_heart(self, tuned: Tuned) -> None:
+    def test_are_learned_by_heart(self, tuned: TinyJob) -> None:
         score = tuned.evaluation["metrics"][0]
         assert score["name"] == "rouge_l"
         assert score["tuned"] > max(0.8, score["baseline"] + 0.3)
 
-    def test_of_the_artifact_are_those_of_the_evaluation(self, tuned: Tuned, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_of_the_artifact_are_those_of_the_evaluation(self, tuned: TinyJob, monkeypatch: pytest.MonkeyPatch) -> None:
         """The program on the model card, word for word but for its text."""
         row = tuned.predictions[0]
-        program = (tuned.artifact / "README.md").read_text().split("```python\n")[1].split("```")[0]
+        program = tuned.usage
         changed = program.replace(Summarization.sample, row["prompt"])
         assert changed != program
-        changed = changed.replace('"path/to/base"', repr(str(tuned.job.root / "base")))
+        changed = changed.replace('"path/to/base"', repr(str(tuned.root / "base")))
         monkeypatch.chdir(tuned.artifact)
         with contextlib.redirect_stdout(io.StringIO()) as output:
             exec(compile(changed, "README.md", "exec"), {})
         assert output.getvalue().strip() == row["tuned"].strip()
 
-    def test_are_shown_in_the_report_with_their_differences(self, tuned: Tuned) -> None:
+    def test_are_shown_in_the_report_with_their_differences(self, tuned: TinyJob) -> None:
         report = (tuned.artifact / "report.html").read_text()
         assert "<h4>Text · rows.jsonl:" in report
         assert "<mark>" in report
 
-    def test_of_predict_are_those_of_the_evaluation(self, tuned: Tuned, tmp_path: Path) -> None:
+    def test_of_predict_are_those_of_the_evaluation(self, tuned: TinyJob, tmp_path: Path) -> None:
         rows = [{"text": row["prompt"]} if n % 2 else row["prompt"] for n, row in enumerate(tuned.predictions)]
         request = Request(artifact=tuned.artifact.as_uri(), rows=rows)
         found = [(one.document["text"], one.document["summary"]) for one in predict(request, tmp_path).predictions]
         assert found == [(row["prompt"], row["tuned"]) for row in tuned.predictions]
 
-    def test_say_how_they_were_generated(self, tuned: Tuned) -> None:
+    def test_say_how_they_were_generated(self, tuned: TinyJob) -> None:
         details = tuned.evaluation["details"]
         assert (details["decoding"], details["maxNewTokens"]) == ("greedy", 6)
 
@@ -129,16 +107,16 @@ class TestBatches:
     """Padding changes neither logits nor answers, in FP32."""
 
     @pytest.fixture(scope="class")
-    def model(self, tuned: Tuned) -> Any:
-        seq2seq = "t5" in tuned.job.name
+    def model(self, tuned: TinyJob) -> Any:
+        seq2seq = "t5" in tuned.name
         auto_class: Any = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
         full = (tuned.artifact / "model.safetensors").exists()
-        return auto_class.from_pretrained(tuned.artifact if full else tuned.job.root / "base").eval()
+        return auto_class.from_pretrained(tuned.artifact if full else tuned.root / "base").eval()
 
     @pytest.fixture(scope="class")
-    def prompts(self, tuned: Tuned) -> Any:
-        form = Seq2SeqPrompts if "t5" in tuned.job.name else CausalPrompts
-        return form.of_table(open_split(tuned.job.revision / "prepared", "test"))
+    def prompts(self, tuned: TinyJob) -> Any:
+        form = Seq2SeqPrompts if "t5" in tuned.name else CausalPrompts
+        return form.of_table(open_split(tuned.revision / "prepared", "test"))
 
     def test_give_the_logits_of_single_rows(self, model: Any, prompts: Any) -> None:
         rows = np.arange(len(prompts.references))

@@ -76,13 +76,7 @@ def through(job: TinyJob, last: Stage) -> dict[str, Any]:
         assert outcome.code == 0, outcome.log
         if stage is last:
             break
-    document: dict[str, Any] = json.loads((job.revision / "evaluated" / "evaluation.json").read_text())
-    return document
-
-
-def predictions(job: TinyJob) -> list[dict[str, Any]]:
-    lines = (job.revision / "evaluated" / "predictions.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
+    return job.evaluation
 
 
 def scores(evaluation: dict[str, Any], model: str = "tuned") -> dict[str, float]:
@@ -102,7 +96,7 @@ def test_answers_at_both_ends_of_the_context_are_learned(kind: str, tmp_path: Pa
 def test_predicted_answers_are_slices_of_the_context_as_it_was_written(tmp_path: Path) -> None:
     job = heart_job(tmp_path, rows_of(REWRITTEN), "unigram")
     assert scores(through(job, Stage.EVALUATE))["exact_match"] == 1
-    for row in predictions(job):
+    for row in job.predictions:
         assert row["tuned"] == row["context"][slice(*row["tunedSpan"])] == row["answers"][0]
 
 
@@ -160,7 +154,7 @@ def test_the_program_of_the_card_gives_the_measured_answers(windowed: TinyJob, m
     program = (artifact / "README.md").read_text().split("```python\n")[1].split("```")[0]
     program = program.replace("path/to/base", "base")
     assert ("PeftModel" in program) == (artifact / "adapter_config.json").exists()
-    for row in predictions(windowed)[:6]:
+    for row in windowed.predictions[:6]:
         code = program.replace('"A question"', json.dumps(row["question"]))
         code = code.replace('"The text that has the answer"', json.dumps(row["context"]))
         with contextlib.redirect_stdout(io.StringIO()) as output:
@@ -169,7 +163,7 @@ def test_the_program_of_the_card_gives_the_measured_answers(windowed: TinyJob, m
 
 
 def test_predictions_of_the_artifact_are_those_of_the_evaluation(windowed: TinyJob, tmp_path: Path) -> None:
-    expected = predictions(windowed)
+    expected = windowed.predictions
     rows = [{"question": row["question"], "context": row["context"]} for row in expected]
     request = Request(artifact=(windowed.revision / "artifact").as_uri(), rows=rows)
     found = [one.document for one in predict(request, tmp_path).predictions]
