@@ -92,7 +92,10 @@ def report_inputs(task: str = "TextClassification", text: str = "a text", **chan
         }
         if classified
         else {"decoding": "greedy", "maxNewTokens": 64},
-        "tables": {"labels": [_of_label(text), _of_label("other")]} if classified else {},
+        "tables": {
+            "slices": _slices(text),
+            **({"labels": [_of_label(text), _of_label("other")]} if classified else {}),
+        },
         "predictions": _rows(text) if classified else _answers(text),
         "history": {
             "train": [{"step": s, "loss": 2 / s, "learningRate": 1e-4, "tokensPerSecond": 900} for s in range(1, 50)],
@@ -119,6 +122,12 @@ def _rows(text: str) -> list[dict[str, Any]]:
     row = {"source": "test.jsonl:1", "text": text, "label": text}
     outcomes = [(text, text), ("other", text), (text, "other"), ("other", "other")]
     return [row | {"baseline": baseline, "tuned": tuned} for baseline, tuned in outcomes]
+
+
+def _slices(text: str) -> list[dict[str, Any]]:
+    metric = _metric(Metric.CHRF, 10, 12, (1, 3)).model_dump(mode="json") | {"verdict": None}
+    values = [{"value": value, "examples": 4, "metrics": [metric, metric]} for value in (text, None)]
+    return [{"column": text, "values": values}]
 
 
 def _of_label(label: str) -> dict[str, Any]:

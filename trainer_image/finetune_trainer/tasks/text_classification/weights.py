@@ -26,7 +26,11 @@ def weight_notes(counts: Mapping[str, int]) -> list[str]:
     """
     weights = balanced(counts)
     present = sorted((label for label in counts if counts[label]), key=lambda label: weights[label])
-    shown = [f"'{label[:40]}' {weights[label]:.4g} ({counts[label]:,} rows)" for label in present]
+
+    def rows(count: int) -> str:
+        return f"{count:,} row{'' if count == 1 else 's'}"
+
+    shown = [f"'{label[:40]}' {weights[label]:.4g} ({rows(counts[label])})" for label in present]
     if len(shown) > _SHOWN:
         shown = [shown[0], "…", shown[-1]]
     absent = [label for label, count in counts.items() if not count]
