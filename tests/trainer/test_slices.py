@@ -102,7 +102,7 @@ def test_the_column_is_kept_with_the_test_split_only_and_changes_nothing_else(tm
     ("column", "message"),
     [
         ("chanel", "evaluation.slices names the column 'chanel', which the data with the test split does not have"),
-        ("id", "evaluation.slices: column 'id' has 60 different values in the test split, more than 50"),
+        ("id", "test.jsonl has 60 different values, more than 50"),
     ],
 )
 def test_a_column_without_slices_is_refused_in_prepare(tmp_path: Path, column: str, message: str) -> None:

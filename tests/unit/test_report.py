@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from finetune_api.evaluation import Baseline, BaselineKind, Evaluation, GateResult, MetricResult
+from finetune_api.evaluation import Baseline, BaselineKind, Evaluation, GateResult
 from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_api.tables.tasks import ModelFamily
+from finetune_trainer.evaluate.metrics import metric_result
 from finetune_trainer.prepared import DataReport, InvalidRow, ModelHandling, ModelIdentity, SourceFile, SplitReport
 from finetune_trainer.report.changes import classification_changes, generation_changes
 from finetune_trainer.report.charts import Series, line_chart, number, thin, ticks
@@ -35,9 +36,9 @@ def report_inputs(task: str = "TextClassification", text: str = "a text", **chan
     )
     classified = task == "TextClassification"
     metrics = (
-        [_metric(Metric.ACCURACY, 0.8, 0.9, (0.05, 0.15)), _metric(Metric.MACRO_F1, 0.7, 0.6, (-0.2, 0.1))]
+        [metric_result(Metric.ACCURACY, 0.8, 0.9, (0.05, 0.15)), metric_result(Metric.MACRO_F1, 0.7, 0.6, (-0.2, 0.1))]
         if classified
-        else [_metric(Metric.ROUGE_L, 0.2, 0.5, (0.2, 0.4)), _metric(Metric.LOSS, 2.0, 1.0, (-1.2, -0.8))]
+        else [metric_result(Metric.ROUGE_L, 0.2, 0.5, (0.2, 0.4)), metric_result(Metric.LOSS, 2.0, 1.0, (-1.2, -0.8))]
     )
     split = SplitReport(
         examples=4,
@@ -107,17 +108,6 @@ def report_inputs(task: str = "TextClassification", text: str = "a text", **chan
     return ReportInputs(**(fields | changes))
 
 
-def _metric(name: Metric, baseline: float, tuned: float, interval: tuple[float, float]) -> MetricResult:
-    return MetricResult(
-        name=name,
-        baseline=baseline,
-        tuned=tuned,
-        change=tuned - baseline,
-        interval=interval,
-        higher_is_better=name.higher_is_better,
-    )
-
-
 def _rows(text: str) -> list[dict[str, Any]]:
     row = {"source": "test.jsonl:1", "text": text, "label": text}
     outcomes = [(text, text), ("other", text), (text, "other"), ("other", "other")]
@@ -125,7 +115,7 @@ def _rows(text: str) -> list[dict[str, Any]]:
 
 
 def _slices(text: str) -> list[dict[str, Any]]:
-    metric = _metric(Metric.CHRF, 10, 12, (1, 3)).model_dump(mode="json") | {"verdict": None}
+    metric = metric_result(Metric.CHRF, 10, 12, (1, 3)).model_dump(mode="json") | {"verdict": None}
     values = [{"value": value, "examples": 4, "metrics": [metric, metric]} for value in (text, None)]
     return [{"column": text, "values": values}]
 
@@ -252,7 +242,7 @@ def test_a_report_of_generated_answers_shows_the_lowest_scores(task: str) -> Non
 def test_the_verdict_depends_on_interval_and_direction(
     name: Metric, interval: tuple[float, float], expected: str
 ) -> None:
-    assert _metric(name, 1.0, sum(interval) / 2 + 1.0, interval).verdict == expected
+    assert metric_result(name, 1.0, sum(interval) / 2 + 1.0, interval).verdict == expected
 
 
 def test_page_shows_which_weights_early_stopping_kept() -> None:

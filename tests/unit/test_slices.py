@@ -17,9 +17,8 @@ from finetune_trainer.evaluate.classification import Classified, compared
 from finetune_trainer.evaluate.metrics import Ints, metric_result
 from finetune_trainer.evaluate.power import fewest_examples, notes_after, notes_before
 from finetune_trainer.evaluate.slices import short, slice_tables
-from finetune_trainer.prepare.arrays import texts
 from finetune_trainer.prepare.problems import BadRow
-from finetune_trainer.prepare.slices import FIELD, SliceReader, SliceValues
+from finetune_trainer.prepare.slices import SliceReader
 from tests.unit.prepare_cases import a_file
 
 REGIONS = [*["north"] * 8, "south", "South ", "south", None]
@@ -101,22 +100,23 @@ def test_a_column_that_no_row_has_is_refused_with_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ([str(number) for number in range(10_000)], "column 'a' has 10,000 different values in the test split, more"),
-        (["v" * 201], "column 'a' has a value of 201 characters, more than 200"),
+        ([str(number) for number in range(10_000)], "column 'a' of s3://b/t has 10,000 different values, more"),
+        (["v" * 201], "column 'a' of s3://b/t has a value of 201 characters, more than 200"),
     ],
 )
 def test_a_column_that_makes_no_slices_is_refused(values: list[str], message: str) -> None:
-    found = SliceValues(["a"])
-    found.add(pa.record_batch([texts([json.dumps([value]) for value in values])], schema=pa.schema([FIELD])))
+    reader = SliceReader(["a"], "s3://b/t")
+    for value in values:
+        reader.read({"a": value})
     with pytest.raises(StageFailure, match=message):
-        found.check()
+        reader.check_read()
 
 
 def test_fifty_values_and_rows_without_one_are_slices() -> None:
-    found = SliceValues(["a"])
-    rows = [json.dumps([str(number) if number < 50 else None]) for number in range(60)]
-    found.add(pa.record_batch([texts(rows)], schema=pa.schema([FIELD])))
-    found.check()
+    reader = SliceReader(["a"], "s3://b/t")
+    for number in range(60):
+        reader.read({"a": number if number < 50 else None})
+    reader.check_read()
 
 
 @pytest.mark.parametrize("improvement", [0.02, 0.1, 0.5])

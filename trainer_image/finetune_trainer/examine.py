@@ -63,6 +63,7 @@ def examine(uri: str, scratch: Path) -> dict[str, Any]:
         "columns": _different(guess),
         "readAs": "; ".join(part for part in (str(first.form), guess.form) if part),
         "facts": guess.facts,
+        "settings": guess.settings,
         "names": list(names),
         "notes": list(fetched.notes),
     }

@@ -33,6 +33,9 @@ class SliceReader:
         self.columns = tuple(columns)
         self._uri = uri
         self._seen: set[str] = set()
+        # Hashes, because a column that is no slice may have as many values as rows.
+        self._found: list[set[int]] = [set() for _ in columns]
+        self._longest = [0 for _ in columns]
         self._known: dict[str, None] = {}
 
     @property
@@ -67,54 +70,33 @@ class SliceReader:
         self._seen.update(column for column in self.columns if column in values)
         if len(self._known) < _KNOWN:
             self._known.update(dict.fromkeys(values))
-        return json.dumps([_text(values.get(column), column) for column in self.columns])
+        read = [_text(values.get(column), column) for column in self.columns]
+        for index, value in enumerate(read):
+            if value is not None:
+                self._found[index].add(hash(value))
+                self._longest[index] = max(self._longest[index], len(value))
+        return json.dumps(read)
 
     def check_read(self) -> None:
-        """Check, once all rows are read, that some row has each column.
+        """Check, once all rows are read, that each column divides them into a number of slices.
 
         Raises:
-            StageFailure: BadData when none has.
+            StageFailure: BadData when no row has a column, or it has too many values, or too long ones.
         """
-        for column in self.columns:
+        for column, found, longest in zip(self.columns, self._found, self._longest, strict=True):
             if column not in self._seen:
                 raise _missing(self._uri, column, self._known)
-
-
-class SliceValues:
-    """Checks the values in the test split."""
-
-    def __init__(self, columns: Sequence[str]) -> None:
-        self._columns = columns
-        self._found: list[set[str]] = [set() for _ in columns]
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Note the values of a batch of the test split."""
-        if not self._columns:
-            return
-        for row in batch.column(COLUMN).to_pylist():
-            for found, value in zip(self._found, json.loads(row), strict=True):
-                if value is not None:
-                    found.add(value)
-
-    def check(self) -> None:
-        """Check that each column divides the split into a number of slices.
-
-        Raises:
-            StageFailure: BadData when a column has too many values, or too long ones.
-        """
-        for column, found in zip(self._columns, self._found, strict=True):
             if len(found) > MOST_VALUES:
                 raise StageFailure(
                     Reason.BAD_DATA,
-                    f"evaluation.slices: column '{column}' has {len(found):,} different values in the test split, more "
-                    f"than {MOST_VALUES}: name a column with fewer values, such as a region or a source",
+                    f"evaluation.slices: column '{column}' of {self._uri} has {len(found):,} different values, more than "
+                    f"{MOST_VALUES}: name a column with fewer values, such as a region or a source",
                 )
-            longest = max(found, key=len, default="")
-            if len(longest) > _LONGEST_VALUE:
+            if longest > _LONGEST_VALUE:
                 raise StageFailure(
                     Reason.BAD_DATA,
-                    f"evaluation.slices: column '{column}' has a value of {len(longest):,} characters, more than "
-                    f"{_LONGEST_VALUE}: name a column with short values",
+                    f"evaluation.slices: column '{column}' of {self._uri} has a value of {longest:,} characters, more "
+                    f"than {_LONGEST_VALUE}: name a column with short values",
                 )
 
 

@@ -45,7 +45,7 @@ from finetune_trainer.prepare.fetch import FetchedData, fetch_data
 from finetune_trainer.prepare.notes import contradictions, generation_limits, truncations, unknown_tokens
 from finetune_trainer.prepare.problems import REPORTED_ROWS, Tally
 from finetune_trainer.prepare.read import DataSet, read_data_set
-from finetune_trainer.prepare.slices import SliceReader, SliceValues, without_slices
+from finetune_trainer.prepare.slices import SliceReader, without_slices
 from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding, end_notes
 from finetune_trainer.prepare.splits import SPLITS, TEST, Selection, assign, check_processes, check_sizes
 from finetune_trainer.prepare.spool import TableWriter, selected
@@ -147,7 +147,6 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     assignment = assign(keys, inputs.data.dataset, spec.training.seed, sets["train"].groups)
     check_sizes(assignment, inputs.data.dataset)
     _check_vocabulary(sets, vocabulary, spec.model.uri)
-    values = SliceValues(spec.evaluation.slices)
     splits = {}
     all_labels: Counter[str] = Counter()
     for split, selection in assignment.splits.items():
@@ -157,12 +156,9 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         schema = data.schema if split == TEST else without_slices(data.schema)
         with TableWriter(output / layout.split_file(split), schema) as writer:
             for batch in selected(data.spool, np.asarray(selection.rows, np.int64)):
-                if split == TEST:
-                    values.add(batch)
                 writer.write(preparation.finish(batch.select(schema.names), split, label_counts))
         splits[split] = _split_report(data, selection, dict(label_counts))
         all_labels.update(label_counts)
-    values.check()
     generation = read_generation_config(inputs.model.path, spec.model.uri)
     ends = choose_ends(tokenizer, preparation.answers, config, generation)
     contradicting = sum(data.contradicting for data in sets.values())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -134,6 +134,8 @@ class Recognised:
     """What the rows contain, as a clause; may be empty."""
     certain: bool
     """Whether the names of the columns say so; otherwise it is a guess."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of spec.task in camelCase that the data needs."""
 
 
 class TaskForm(Protocol):

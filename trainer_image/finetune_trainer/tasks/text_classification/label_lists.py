@@ -11,26 +11,17 @@ from typing import Any
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values, type_name
 from finetune_trainer.prepare.rows import text_of, value_of
-from finetune_trainer.tasks.text_classification.rows import LabelledRows, label_of
+from finetune_trainer.tasks.text_classification.rows import LabelledRows, Text, label_of
 
 SEPARATORS = (";", "|")
 """Between the labels of a cell of CSV."""
 
 
 @dataclass(frozen=True, slots=True)
-class MultiLabelled:
+class MultiLabelled(Text):
     """A text with its labels, without duplicates."""
 
-    text: str
     labels: tuple[str, ...]
-
-    @property
-    def characters(self) -> int:
-        return len(self.text)
-
-    @property
-    def content(self) -> str:
-        return self.text
 
     @property
     def answer(self) -> str:

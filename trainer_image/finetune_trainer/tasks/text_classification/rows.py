@@ -20,11 +20,10 @@ _WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]{0,17}))(?:[.,]0{1,2})?")
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
-    """A text with its label."""
+class Text:
+    """What an example with one label and one with several have in common."""
 
     text: str
-    label: str
 
     @property
     def characters(self) -> int:
@@ -33,6 +32,13 @@ class Labelled:
     @property
     def content(self) -> str:
         return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled(Text):
+    """A text with its label."""
+
+    label: str
 
     @property
     def answer(self) -> str:
