@@ -89,8 +89,8 @@ class SliceReader:
             if len(found) > MOST_VALUES:
                 raise StageFailure(
                     Reason.BAD_DATA,
-                    f"evaluation.slices: column '{column}' of {self._uri} has {len(found):,} different values, more than "
-                    f"{MOST_VALUES}: name a column with fewer values, such as a region or a source",
+                    f"evaluation.slices: column '{column}' of {self._uri} has {len(found):,} different values, more "
+                    f"than {MOST_VALUES}: name a column with fewer values, such as a region or a source",
                 )
             if longest > _LONGEST_VALUE:
                 raise StageFailure(
