@@ -144,8 +144,8 @@ def label_of(value: object, column: str) -> str:
         return str(int(value))
     if isinstance(value, float):
         raise BadRow(
-            f"column '{column}' contains the number {value}, which is not a valid label; use text or an integer "
-            "(TextClassification learns no quantities)"
+            f"column '{column}' contains the number {value}, which is not a valid label; use text or an integer, "
+            "because TextClassification learns no quantities"
         )
     return checked(value, f"column '{column}'").strip()
 
