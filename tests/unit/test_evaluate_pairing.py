@@ -160,3 +160,17 @@ def test_calibration_is_compared_by_the_confidences_and_auroc_not_at_all() -> No
     assert result.name is Metric.ECE
     assert result.interval == pytest.approx((-0.3, -0.3))
     assert digest_of(sure(0.6, *right)) == digest_of(labelled(*right))
+
+
+def test_a_metric_about_some_examples_is_paired_over_those() -> None:
+    """As that of the questions without an answer; values as in status, with six significant digits."""
+
+    def rows(tuned: float) -> list[dict[str, Any]]:
+        score = {"baseline": 0.0, "tuned": tuned}
+        return [{"question": str(n), "scores": {"no_answer_f1": score} if n % 3 else {}} for n in range(40)]
+
+    value = 1 / 3
+    before, after = evaluation(no_answer_f1=0.333333), evaluation(no_answer_f1=1.0)
+    (result,) = paired_results(rows(value), rows(1.0), before, after)
+    assert result.change == pytest.approx(2 / 3, abs=1e-5)
+    assert result.interval == pytest.approx((2 / 3, 2 / 3))

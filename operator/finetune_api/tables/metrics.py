@@ -50,12 +50,19 @@ class MetricRow:
     hub_name: str
     """Name of the metric on the Hugging Face Hub."""
     higher_is_better: bool = True
-    unit_scale: bool = True
-    """Whether values are in 0 … 1; charts show the changes of such metrics on a common scale."""
+    highest: float | None = 1
+    """Largest value, if there is one. Charts show metrics up to 1 on a common scale."""
+    lowest: float = 0
+    """Smallest value, of a metric that has a largest one."""
     decisions: bool = False
     """Whether it counts decisions that are right or wrong."""
     digits: int = 3
     """Digits after the decimal point."""
+
+    @property
+    def unit_scale(self) -> bool:
+        """Whether values are in 0 … 1, or changes of the same size."""
+        return self.highest == 1
 
 
 METRICS = table(
@@ -80,6 +87,7 @@ METRICS = table(
             "Matthews correlation",
             "correlation of predictions and labels; 0 is chance, 1 is perfect",
             "matthews_correlation",
+            lowest=-1,
         ),
         Metric.AUROC: MetricRow(
             "AUROC", "mean over the labels of the chance that a row with the label ranks above one without", "roc_auc"
@@ -95,7 +103,7 @@ METRICS = table(
             "nats per token of the reference answers; lower is better",
             "loss",
             higher_is_better=False,
-            unit_scale=False,
+            highest=None,
         ),
         Metric.TOKEN_ACCURACY: MetricRow(
             "Token accuracy", "share of answer tokens that were the model's first choice", "accuracy"
@@ -113,7 +121,7 @@ METRICS = table(
             "ROUGE-Lsum", "words in common with the reference, in order within each sentence; 0 to 1", "rouge"
         ),
         Metric.CHRF: MetricRow(
-            "chrF", "characters in common with the reference; 0 to 100", "chrf", unit_scale=False, digits=1
+            "chrF", "characters in common with the reference; 0 to 100", "chrf", highest=100, digits=1
         ),
         Metric.SQUAD_F1: MetricRow(
             "SQuAD F1", "words in common with the closest reference, by the rules of SQuAD 2.0; 0 to 1", "f1"
@@ -122,8 +130,6 @@ METRICS = table(
         Metric.NO_ANSWER_F1: MetricRow(
             "F1 without answer", "share of the questions without an answer that got none", "f1"
         ),
-        Metric.BLEU: MetricRow(
-            "BLEU", "phrases in common with the reference; 0 to 100", "bleu", unit_scale=False, digits=1
-        ),
+        Metric.BLEU: MetricRow("BLEU", "phrases in common with the reference; 0 to 100", "bleu", highest=100, digits=1),
     },
 )

@@ -168,7 +168,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         *handling.notes,
         *unknown_tokens(sets),
         *contradictions(contradicting),
-        *truncations(splits, length),
+        *truncations(splits, length, inputs.identity),
         *end_notes(tokenizer, ends, preparation.answers),
         *preparation.notes(all_labels),
         *generation_limits(spec, family, length, inputs.identity),

@@ -110,6 +110,8 @@ class CardParts:
     note: str
     """Text after the program; may be empty."""
     limitations: Sequence[str]
+    languages: Sequence[str] = ()
+    """Languages of the task, as BCP-47 tags or codes of the model; empty if it has none."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,9 @@ class Recognised:
     certain: bool
     """Whether the names of the columns say so; otherwise it is a guess."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of spec.task in camelCase that the data needs."""
+    """Fields of spec.task that the task or the data needs, such as targetLanguage."""
+    open: str = ""
+    """What the user has to fill in, as a sentence; empty if the manifest is complete."""
 
 
 class TaskForm(Protocol):
