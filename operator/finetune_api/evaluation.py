@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field, JsonValue
 
@@ -99,6 +99,22 @@ class SpanDecoding(ApiModel):
     baseline_threshold: float | None = Field(default=None, description="The same of the baseline, chosen likewise.")
 
 
+class SliceScore(ApiModel):
+    """The score on the test examples with one value of a column of evaluation.slices."""
+
+    column: str = Field(max_length=128, description="Name of the column.")
+    value: str | None = Field(default=None, max_length=128, description="The value; absent for rows without one.")
+    examples: int = Field(ge=1, le=2**53 - 1, description="Number of the examples.")
+    baseline: float = Field(description="Score of the baseline.")
+    tuned: float = Field(description="Score of the tuned model.")
+    interval: tuple[float, float] = Field(
+        description="95 % interval of the change: paired bootstrap over the examples."
+    )
+    verdict: Verdict | None = Field(
+        default=None, description="Whether the score is better or worse; absent for fewer than 10 examples."
+    )
+
+
 class Evaluation(ApiModel):
     """The comparison of the tuned model with the baseline, in a stage's report and in status."""
 
@@ -113,6 +129,12 @@ class Evaluation(ApiModel):
         default=None, max_length=128, description="Digest of the test examples, whatever their order and files."
     )
     gates: tuple[GateResult, ...] = Field(default=(), max_length=17, description="Every gate.")
+    slices: tuple[SliceScore, ...] = Field(
+        default=(), max_length=16, description="The score by slice, if there are few; evaluation.json has all metrics."
+    )
+    notes: tuple[Annotated[str, Field(max_length=200)], ...] = Field(
+        default=(), max_length=16, description="What to know about the result, such as a test split that is too small."
+    )
     span_decoding: SpanDecoding | None = Field(
         default=None, description="QuestionAnswering with an encoder: how answers were chosen."
     )

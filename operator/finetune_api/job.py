@@ -22,6 +22,7 @@ RESULT_FIELDS = ("model", "task", "dataset", "method", "training", "evaluation",
 TRAINING_FIELDS = {
     **dict.fromkeys(("model", "task", "dataset", "method", "training"), True),
     "output": {"uri": True},
+    "evaluation": {"slices": True},  # Prepare keeps their values with the test split.
 }
 """Fields of the spec that determine the trained weights and their address."""
 
@@ -329,7 +330,7 @@ def _without_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
             ),
             "model": _without_secret(spec.model),
             "output": _without_secret(spec.output),
-            "evaluation": _without(evaluation, {"metrics": spec.task.type.row.default_metrics}),
+            "evaluation": _without(evaluation, {"metrics": spec.task.default_metrics}),
         }
     )
 

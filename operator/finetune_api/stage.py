@@ -248,8 +248,15 @@ class StageReport(ApiModel):
         return self.error.exit_code if self.error else ExitCode.DONE
 
     def to_termination_message(self) -> bytes:
-        """The report as compact JSON of at most 4096 bytes; an error message that is too long is truncated."""
+        """The report as compact JSON of at most 4096 bytes; an error message that is too long is truncated, and the
+        slices and notes of an evaluation are left out if there is no room for them.
+        """
         encoded = self._encode()
+        if isinstance(self.result, EvaluateResult) and len(encoded) > TERMINATION_MESSAGE_LIMIT:
+            evaluation = self.result.evaluation.model_copy(update={"slices": (), "notes": ()})
+            encoded = self.model_copy(
+                update={"result": self.result.model_copy(update={"evaluation": evaluation})}
+            )._encode()
         if self.error and (excess := len(encoded) - TERMINATION_MESSAGE_LIMIT) > 0:
             # A character takes up to six bytes in JSON, so the encoded length decides how much to truncate.
             message = self.error.message

@@ -14,7 +14,7 @@ from finetune_api.tables.exports import EXPORTS, exports_of
 from finetune_api.tables.methods import METHODS, rate_in_words
 from finetune_api.tables.metrics import METRICS
 from finetune_api.tables.reasons import REASONS
-from finetune_api.tables.tasks import TASKS, ModelFamily
+from finetune_api.tables.tasks import TASKS, Measures, ModelFamily
 
 INTRODUCTION = """\
 <!-- Generated from finetune_api by `python -m finetune_api.support`. Do not edit. -->
@@ -47,7 +47,8 @@ def _tasks() -> Iterator[str]:
                 f"`{task}`",
                 ", or ".join(" + ".join(f"`{column.field}`" for column in form) for form in row.columns),
                 *("yes" if family in row.families else "" for family in ModelFamily),
-                ", ".join([*row.default_metrics, *(m for m in row.metrics if m not in row.default_metrics)]),
+                _measures(row.measures)
+                + (f"; with `multiLabel`: {_measures(row.multi_label)}" if row.multi_label else ""),
                 "yes" if row.packs else "",
                 row.lengths_in_words,
             )
@@ -55,6 +56,10 @@ def _tasks() -> Iterator[str]:
         ),
     )
     yield ""
+
+
+def _measures(measures: Measures) -> str:
+    return ", ".join(dict.fromkeys([*measures.default_metrics, *measures.metrics]))
 
 
 def _methods() -> Iterator[str]:

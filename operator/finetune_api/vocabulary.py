@@ -96,6 +96,11 @@ class Deduplication(StrEnum):
     EXACT = "Exact"
 
 
+class ClassWeights(StrEnum):
+    NONE = "None"
+    BALANCED = "Balanced"
+
+
 class Schedule(StrEnum):
     COSINE = "Cosine"
     LINEAR = "Linear"

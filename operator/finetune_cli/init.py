@@ -76,7 +76,9 @@ def manifest(name: str, found: Mapping[str, Any], data: str, model: str | None, 
     columns = ", ".join(f"{field}: {value(column)}" for field, column in found["columns"].items())
     chosen = [f"    columns: {{{columns}}}"] if columns else []
     documents = [f"    documents: {found['documents']}  # {_DOCUMENTS}"] if found["documents"] else []
-    metric = row.default_metrics[0]
+    settings = found["settings"]
+    measures = row.multi_label if settings.get("multiLabel") and row.multi_label else row.measures
+    metric = measures.default_metrics[0]
     lines = [
         f"# Written by finetune init, which read the data as {clean(found['readAs'])}.",
         f"# Check it with: finetune run {file} --dry-run",
@@ -89,7 +91,10 @@ def manifest(name: str, found: Mapping[str, Any], data: str, model: str | None, 
         f"    uri: {value(model)}  # hf://owner/name, or file://./directory",
         "  task:",
         f"    type: {task}{facts}",
-        *(f"    {field}: {value(setting)}" for field, setting in found["settings"].items()),
+        *(
+            f"    {field}: {value(setting) if isinstance(setting, str) else json.dumps(setting)}"
+            for field, setting in settings.items()
+        ),
         "  dataset:",
         "    train:",
         f"      uri: {value(data)}",
@@ -107,7 +112,7 @@ def manifest(name: str, found: Mapping[str, Any], data: str, model: str | None, 
         "  evaluation:",
         "    # The result is compared with a baseline. A gate refuses one that is not good enough:",
         f"    # gates: [{{metric: {metric}, minimumImprovement: 0.02}}]",
-        f"    metrics: [{', '.join(map(str, row.default_metrics))}]  # the first is the score",
+        f"    metrics: [{', '.join(map(str, measures.default_metrics))}]  # the first is the score",
         "  output:",
         "    uri: file://./output  # on a cluster: s3://bucket/prefix",
     ]

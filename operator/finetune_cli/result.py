@@ -12,6 +12,7 @@ from finetune_api.job import FailureStatus, FineTuneJob
 from finetune_api.layout import REPORT
 from finetune_api.stage import Stage
 from finetune_api.text import clean
+from finetune_cli.output import columns
 from finetune_cli.place import Place
 from finetune_core.policies.gates import bound
 from finetune_core.runs import RunId
@@ -83,7 +84,31 @@ def comparison(evaluation: Evaluation) -> list[str]:
     table = ["  ".join(do(cell, width) for do, cell, width in zip(justify, row, widths, strict=True)) for row in rows]
     table.insert(1, "─" * len(table[0]))
     verdict = f"; {evaluation.metrics[0].name}: {evaluation.verdict}" if evaluation.verdict else ""
-    return [*table, f"on {evaluation.examples:,} {evaluation.split} examples{verdict}"]
+    return [
+        *table,
+        f"on {evaluation.examples:,} {evaluation.split} examples{verdict}",
+        *evaluation.notes,
+        *_slices(evaluation),
+    ]
+
+
+def _slices(evaluation: Evaluation) -> list[str]:
+    """The score of each slice."""
+    if not evaluation.slices:
+        return []
+    rows = [[f"{evaluation.metrics[0].name} by", "value", "examples", "baseline", "tuned", "verdict"]]
+    rows += [
+        [
+            one.column,
+            "no value" if one.value is None else repr(one.value),
+            f"{one.examples:,}",
+            score(one.baseline),
+            score(one.tuned),
+            str(one.verdict or "too few examples"),
+        ]
+        for one in evaluation.slices
+    ]
+    return ["", *columns(rows)]
 
 
 def document(job: FineTuneJob, logs: list[dict[str, Any]], code: int) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def test_an_adapter_gets_a_new_head_where_the_base_model_has_another_number_of_l
 
 
 def test_full_finetuning_replaces_a_head_of_the_same_size_with_other_labels(tmp_path: Path) -> None:
-    job = with_base(classification_job(tmp_path), num_labels=3, problem_type="regression")
+    job = with_base(classification_job(tmp_path), num_labels=3, problem_type="multi_label_classification")
     old = load_file(job.root / "base" / "model.safetensors")[HEAD]
     job.spec["method"] = {"type": "Full"}
     job.spec["training"] |= {"learningRate": 1e-6, "maxSteps": 2}
@@ -114,3 +114,11 @@ def test_a_new_head_has_random_weights_of_the_usual_size(tmp_path: Path, labels:
     assert weight.shape == (labels, 32)
     assert not torch.equal(weight[:3], load_file(base / "model.safetensors")[HEAD][: len(weight)])
     assert 0.01 < float(weight.detach().std()) < 0.04
+
+
+@pytest.mark.parametrize(("labels", "problem"), [(1, None), (3, "regression")])
+def test_a_base_model_that_predicts_numbers_is_refused(tmp_path: Path, labels: int, problem: str | None) -> None:
+    job = with_base(classification_job(tmp_path), num_labels=labels, problem_type=problem)
+    outcome = job.run(Stage.PREPARE)
+    assert outcome.code == 64, outcome.log
+    assert "predicts a number (config.json has one label, or problem_type regression)" in outcome.message

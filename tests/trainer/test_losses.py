@@ -6,14 +6,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from finetune_api.spec import TaskType
 from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.tasks import form_of
+from finetune_trainer.tasks.base import WeighsLabels
 from finetune_trainer.train.batches import NO_ROW
 from finetune_trainer.train.causal import CausalCollator, CausalDataset
+from finetune_trainer.train.objective import LabelWeights
 
 CHATS = pa.table(
     {
@@ -43,6 +45,31 @@ def test_micro_batches_add_up_to_the_mean_over_the_step(task: TaskType) -> None:
     count = (labels != IGNORED_LABEL).sum()
     form = form_of(task, task.row.families[0])
     parts = [form.loss(logits[part], labels[part], count) for part in ([0, 1], [2], [3, 4])]
+    assert float(sum(parts)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(parts[1]) == 0
+
+
+def test_micro_batches_of_label_lists_add_up_to_the_mean_over_all_decisions() -> None:
+    torch.manual_seed(2)
+    logits, labels = torch.randn(5, 3), torch.randint(2, (5, 3)).float()
+    labels[2] = IGNORED_LABEL
+    kept = [0, 1, 3, 4]
+    expected = binary_cross_entropy_with_logits(logits[kept], labels[kept])
+    form, count = form_of(TaskType.TEXT_CLASSIFICATION, ModelFamily.ENCODER), (labels != IGNORED_LABEL).sum()
+    parts = [form.loss(logits[part], labels[part], count) for part in ([0, 1], [2], [3, 4])]
+    assert float(sum(parts)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(parts[1]) == 0
+
+
+def test_micro_batches_add_up_to_the_weighted_mean_over_the_weights_of_the_step() -> None:
+    torch.manual_seed(3)
+    form = form_of(TaskType.TEXT_CLASSIFICATION, ModelFamily.ENCODER)
+    assert isinstance(form, WeighsLabels)
+    weights = LabelWeights(form, torch.tensor([0.5556, 1.1111, 3.3333]))
+    logits, labels = torch.randn(5, 3), torch.tensor([0, 2, IGNORED_LABEL, 1, 0])
+    expected = cross_entropy(logits, labels, weight=torch.tensor([0.5556, 1.1111, 3.3333]), ignore_index=IGNORED_LABEL)
+    total = torch.stack([weights.total(labels[part]) for part in ([0, 1], [2], [3, 4])]).sum()
+    parts = [weights.loss(logits[part], labels[part], total) for part in ([0, 1], [2], [3, 4])]
     assert float(sum(parts)) == pytest.approx(float(expected), rel=1e-5)
     assert float(parts[1]) == 0
 

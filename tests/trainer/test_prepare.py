@@ -258,7 +258,7 @@ def test_invalid_rows_are_dropped_and_reported_up_to_the_allowed_fraction(tmp_pa
     assert failure.reason is Reason.BAD_DATA
     assert failure.message == (
         f"{path.as_uri()}:99: column 'label' contains the number 1.5, which is not a valid label; use text or an "
-        "integer (2 of 100 "
+        "integer, because TextClassification learns no quantities (2 of 100 "
         "rows are invalid, 2 %, also at :100; dataset.cleaning.dropInvalid allows 1 %)"
     )
 

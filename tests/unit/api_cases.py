@@ -89,9 +89,16 @@ EPOCHS_OR_STEPS = "set epochs or maxSteps, not both"
 ONE_BOUND = "set exactly one of minimum, maximum and minimumImprovement"
 BATCH = "training.batchSize must be a multiple of the processes: distributed.workers × gpusPerWorker"
 PACKING = "training.packing is only valid for InstructionTuning, QuestionAnswering, Summarization, Translation"
-METRICS_OF_CLASSIFICATION = "evaluation.metrics of TextClassification are accuracy, macro_f1, weighted_f1"
+METRICS_OF_CLASSIFICATION = (
+    "evaluation.metrics of TextClassification are accuracy, macro_f1, weighted_f1, mcc, auroc, ece"
+)
+METRICS_OF_LABEL_LISTS = "evaluation.metrics of TextClassification with multiLabel are micro_f1, macro_f1, weighted_f1"
+GATES_OF_LABEL_LISTS = "gates of TextClassification with multiLabel can be on micro_f1, macro_f1, weighted_f1"
+LABEL_LISTS_OF = "multiLabel is only valid for type TextClassification"
+WEIGHTS_OF = "classWeights are only valid for type TextClassification"
+WEIGHTS_OR_LISTS = "classWeights cannot be combined with multiLabel"
 METRICS_OF_INSTRUCTION = "evaluation.metrics of InstructionTuning are loss, token_accuracy, exact_match, rouge_l, chrf"
-GATES_OF_CLASSIFICATION = "gates of TextClassification can be on accuracy, macro_f1, weighted_f1"
+GATES_OF_CLASSIFICATION = "gates of TextClassification can be on accuracy, macro_f1, weighted_f1, mcc, auroc, ece"
 GATES_OF_INSTRUCTION = "gates of InstructionTuning can be on loss, token_accuracy, exact_match, rouge_l, chrf"
 COLUMNS_OF_QUESTIONS = "dataset.columns of QuestionAnswering are question and context and answers"
 METRICS_OF_QUESTIONS = "evaluation.metrics of QuestionAnswering are squad_f1, exact_match, has_answer_f1, no_answer_f1"
@@ -147,6 +154,44 @@ RULE_CASES = (
         "a gate of a translation",
         TRANSLATION | {"evaluation.gates": [{"metric": "rouge_l", "minimum": 1}]},
         GATES_OF_TRANSLATION,
+    ),
+    Case("label lists", {"task.multiLabel": True, "evaluation.metrics": ["micro_f1", "auroc", "accuracy"]}),
+    Case(
+        "a gate of label lists", {"task.multiLabel": True, "evaluation.gates": [{"metric": "micro_f1", "minimum": 1}]}
+    ),
+    Case("no label lists", {"task.multiLabel": False, "evaluation.metrics": ["mcc", "auroc", "ece"]}),
+    chat(
+        "no label lists of a chat", {"task": {"type": "InstructionTuning", "multiLabel": False, "classWeights": "None"}}
+    ),
+    chat("label lists of a chat", {"task.multiLabel": True}, LABEL_LISTS_OF),
+    Case(
+        "calibration of label lists", {"task.multiLabel": True, "evaluation.metrics": ["ece"]}, METRICS_OF_LABEL_LISTS
+    ),
+    Case(
+        "a gate of label lists on another metric",
+        {"task.multiLabel": True, "evaluation.gates": [{"metric": "mcc", "minimum": 1}]},
+        GATES_OF_LABEL_LISTS,
+    ),
+    Case("micro F1 of one label", {"evaluation.metrics": ["micro_f1"]}, METRICS_OF_CLASSIFICATION),
+    Case("weights", {"task.classWeights": "Balanced"}),
+    Case(
+        "no weights of label lists",
+        {"task": {"type": "TextClassification", "classWeights": "None", "multiLabel": True}},
+    ),
+    chat("weights of a chat", {"task.classWeights": "Balanced"}, WEIGHTS_OF),
+    Case(
+        "weights of label lists",
+        {"task": {"type": "TextClassification", "classWeights": "Balanced", "multiLabel": True}},
+        WEIGHTS_OR_LISTS,
+    ),
+    Case("slices", {"evaluation.slices": ["region", "channel"]}),
+    chat("slices of a chat", {"evaluation.slices": ["region"]}),
+    Case("a slice twice", {"evaluation.slices": ["a", "a"]}, "slices must be different", server="Duplicate value"),
+    Case("a negative correlation", {"evaluation.gates": [{"metric": "mcc", "minimum": -0.5}]}),
+    Case(
+        "a correlation in percent",
+        {"evaluation.gates": [{"metric": "mcc", "minimum": 50}]},
+        "mcc range from -1 to 1, and so do minimum and maximum",
     ),
     Case("a gate in percent", {"evaluation.gates": [{"metric": "accuracy", "minimum": 80}]}, RANGE),
     Case("a gate below the range", {"evaluation.gates": [{"metric": "accuracy", "maximum": -1}]}, RANGE),
@@ -350,6 +395,10 @@ REFUSED: tuple[tuple[str, Any], ...] = (
     ("distributed.gpusPerWorker", 17),
     ("distributed.zero.stage", 4),
     ("evaluation.metrics", []),
+    ("evaluation.slices", ["a"] * 9),
+    ("evaluation.slices", [""]),
+    ("task.classWeights", "balanced"),
+    ("task.multiLabel", "true"),
     ("evaluation.gates", [{"metric": "accuracy", "minimum": "0.5"}]),
     ("evaluation.gates", [{"metric": "accuracy", "minimum": 0.5}] * 17),
     ("output.keep.checkpoints", 101),

@@ -7,7 +7,7 @@ import json
 import pytest
 from api_cases import CLASSIFICATION
 
-from finetune_api.evaluation import Baseline, BaselineKind, Evaluation, GateResult, MetricResult
+from finetune_api.evaluation import Baseline, BaselineKind, Evaluation, GateResult, MetricResult, SliceScore
 from finetune_api.failures import ExitCode, Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_api.stage import (
@@ -80,6 +80,8 @@ def test_the_longest_results_fit_into_a_termination_message() -> None:
         baseline=Baseline(kind=BaselineKind.MAJORITY_CLASS),
         metrics=(metric,) * 5,
         gates=(gate,) * 16,
+        slices=(SliceScore(column="region", value="north", examples=9, baseline=0, tuned=THIRD, interval=(0, 1)),) * 12,
+        notes=("the test split is small",),
     )
     digest = "sha256:" + "0" * 64
     evaluate = EvaluateResult(uri=LONGEST_URI + "evaluated", digest=digest, evaluation=evaluation)

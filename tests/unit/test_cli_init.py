@@ -10,6 +10,7 @@ import pytest
 
 from finetune_api.failures import ExitCode
 from finetune_api.job import FineTuneJob
+from finetune_api.spec import Metric
 from finetune_api.tables.tasks import TASKS
 from finetune_cli.init import address, init, job_name, value
 from finetune_cli.lint import findings
@@ -62,6 +63,13 @@ def test_columns_and_task_are_detected(folder: Path, row: dict[str, Any], task: 
     assert (str(job.spec.task.type), columns_of(job)) == (task, columns)
     assert job.spec.model.uri == TASKS[job.spec.task.type].starting_model
     assert job.spec.dataset.train.uri == (folder / "data.jsonl").as_uri()
+
+
+def test_lists_of_labels_are_detected(folder: Path) -> None:
+    rows = [{"text": f"a text {number}", "label": ["x", "y"][: number % 3]} for number in range(12)]
+    job = written(folder, "data.jsonl", rows)
+    assert job.spec.task.multi_label
+    assert job.spec.metrics == (Metric.MICRO_F1, Metric.MACRO_F1)
 
 
 def test_csv_with_semicolons_and_a_difficult_name(folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, f1_score, recall_score
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, precision_score, recall_score
 
 from finetune_api.spec import Metric
 from finetune_trainer.evaluate.metrics import (
@@ -20,6 +20,7 @@ _REFERENCES = {
     Metric.ACCURACY: accuracy_score,
     Metric.MACRO_F1: lambda gold, predicted: f1_score(gold, predicted, average="macro", zero_division=0),
     Metric.WEIGHTED_F1: lambda gold, predicted: f1_score(gold, predicted, average="weighted", zero_division=0),
+    Metric.MCC: matthews_corrcoef,
 }
 
 
@@ -39,16 +40,21 @@ def test_an_integer_weight_is_equivalent_to_repetition(metric: Metric) -> None:
     assert weighted[0] == pytest.approx(_REFERENCES[metric](gold.repeat(times), predicted.repeat(times)))
 
 
-def test_recall_per_label_equals_scikit_learns() -> None:
+def test_precision_and_recall_per_label_equal_scikit_learns() -> None:
     gold, predicted = np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 1, 0])
-    recall = label_counts(gold, predicted, np.ones((1, 5)), 3).recall[0]
-    assert recall[:2] == pytest.approx(recall_score(gold, predicted, average=None))
-    assert recall[2] == 0
+    counts = label_counts(gold, predicted, np.ones((1, 5)), 3)
+    assert counts.recall[0, :2] == pytest.approx(recall_score(gold, predicted, average=None))
+    assert counts.precision[0, :2] == pytest.approx(precision_score(gold, predicted, average=None))
+    assert (counts.recall[0, 2], counts.precision[0, 2]) == (0, 0)
+
+
+def test_correlation_of_constant_predictions_is_zero() -> None:
+    assert classification_score(Metric.MCC, np.array([0, 1, 1]), np.array([1, 1, 1]), 2) == 0
 
 
 def test_scores_are_zero_without_correct_predictions() -> None:
     gold, predicted = np.array([0, 0]), np.array([1, 1])
-    assert [classification_score(metric, gold, predicted, 2) for metric in CLASSIFICATION] == [0, 0, 0]
+    assert [classification_score(metric, gold, predicted, 2) for metric in CLASSIFICATION] == [0, 0, 0, 0]
 
 
 def test_exact_match_ignores_white_space_at_the_ends_only() -> None:

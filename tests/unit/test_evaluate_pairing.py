@@ -164,6 +164,37 @@ def test_answers_with_spans_are_compared() -> None:
     assert result.interval[0] > 0
 
 
+def listed(*tuned: list[str]) -> list[dict[str, Any]]:
+    """Predictions of a classifier with label lists; every right list is ``["a", "b"]``."""
+    return [
+        {"source": f"a:{n}", "text": f"text {n}", "label": ["a", "b"], "baseline": [], "tuned": labels}
+        for n, labels in enumerate(tuned)
+    ]
+
+
+def test_label_lists_are_compared_by_their_labels() -> None:
+    half, all_right = listed(*[["a"]] * 40), listed(*[["a", "b"]] * 20, *[["a"]] * 20)
+    before, after = evaluation(micro_f1=2 / 3, accuracy=0.0), evaluation(micro_f1=0.857142857, accuracy=0.5)
+    f1, subset = paired_results(half, all_right, before, after)
+    assert 0.1 < f1.interval[0] < f1.change < f1.interval[1] < 0.3
+    assert 0.3 < subset.interval[0] < subset.change == 0.5
+    assert digest_of(half) == digest_of(all_right)
+
+
+def sure(confidence: float, *tuned: str) -> list[dict[str, Any]]:
+    rows = labelled(*tuned)
+    return [row | {"confidence": {"baseline": 0.5, "tuned": confidence}} for row in rows]
+
+
+def test_calibration_is_compared_by_the_confidences_and_auroc_not_at_all() -> None:
+    right = "ab" * 20
+    before, after = evaluation(ece=0.4, auroc=1.0), evaluation(ece=0.1, auroc=1.0)
+    (result,) = paired_results(sure(0.6, *right), sure(0.9, *right), before, after)
+    assert result.name is Metric.ECE
+    assert result.interval == pytest.approx((-0.3, -0.3))
+    assert digest_of(sure(0.6, *right)) == digest_of(labelled(*right))
+
+
 def test_a_metric_about_some_examples_is_paired_over_those() -> None:
     """As that of the questions without an answer; values as in status, with six significant digits."""
 

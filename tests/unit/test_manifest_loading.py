@@ -174,7 +174,8 @@ class TestUnknownFields:
         ),
         (
             "evaluation: {metrics: [rouge_l]}",
-            "spec.evaluation.metrics: evaluation.metrics of TextClassification are accuracy, macro_f1, weighted_f1",
+            "spec.evaluation.metrics: evaluation.metrics of TextClassification are accuracy, macro_f1, weighted_f1, "
+            "mcc, auroc, ece",
         ),
         (
             "evaluation: {gates: [{metric: accuracy}]}",

@@ -67,7 +67,8 @@ def test_labels_may_be_text_booleans_and_whole_numbers(value: object, label: str
         ({"text": "a", "label": None}, "column 'label' contains null, not text; correct the row"),
         (
             {"text": "a", "label": 1.5},
-            "column 'label' contains the number 1.5, which is not a valid label; use text or an integer",
+            "column 'label' contains the number 1.5, which is not a valid label; use text or an integer, "
+            "because TextClassification learns no quantities",
         ),
         ({"text": "a", "label": float("nan")}, "column 'label' is empty; fill it in or remove the row"),
         ({"text": "a\0b", "label": "refund"}, "column 'text' contains a NUL character; remove it"),

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from finetune_api.evaluation import Baseline, BaselineKind, Evaluation, GateResult, MetricResult
+from finetune_api.evaluation import Baseline, BaselineKind, Evaluation, GateResult
 from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_api.tables.tasks import ModelFamily
+from finetune_trainer.evaluate.metrics import metric_result
 from finetune_trainer.prepared import DataReport, InvalidRow, ModelHandling, ModelIdentity, SourceFile, SplitReport
 from finetune_trainer.report.changes import classification_changes, generation_changes
 from finetune_trainer.report.charts import Series, line_chart, number, thin, ticks
@@ -35,9 +36,9 @@ def report_inputs(task: str = "TextClassification", text: str = "a text", **chan
     )
     classified = task == "TextClassification"
     metrics = (
-        [_metric(Metric.ACCURACY, 0.8, 0.9, (0.05, 0.15)), _metric(Metric.MACRO_F1, 0.7, 0.6, (-0.2, 0.1))]
+        [metric_result(Metric.ACCURACY, 0.8, 0.9, (0.05, 0.15)), metric_result(Metric.MACRO_F1, 0.7, 0.6, (-0.2, 0.1))]
         if classified
-        else [_metric(Metric.ROUGE_L, 0.2, 0.5, (0.2, 0.4)), _metric(Metric.LOSS, 2.0, 1.0, (-1.2, -0.8))]
+        else [metric_result(Metric.ROUGE_L, 0.2, 0.5, (0.2, 0.4)), metric_result(Metric.LOSS, 2.0, 1.0, (-1.2, -0.8))]
     )
     split = SplitReport(
         examples=4,
@@ -92,6 +93,10 @@ def report_inputs(task: str = "TextClassification", text: str = "a text", **chan
         }
         if classified
         else {"decoding": "greedy", "maxNewTokens": 64},
+        "tables": {
+            "slices": _slices(text),
+            **({"labels": [_of_label(text), _of_label("other")]} if classified else {}),
+        },
         "predictions": _rows(text) if classified else _answers(text),
         "history": {
             "train": [{"step": s, "loss": 2 / s, "learningRate": 1e-4, "tokensPerSecond": 900} for s in range(1, 50)],
@@ -103,21 +108,21 @@ def report_inputs(task: str = "TextClassification", text: str = "a text", **chan
     return ReportInputs(**(fields | changes))
 
 
-def _metric(name: Metric, baseline: float, tuned: float, interval: tuple[float, float]) -> MetricResult:
-    return MetricResult(
-        name=name,
-        baseline=baseline,
-        tuned=tuned,
-        change=tuned - baseline,
-        interval=interval,
-        higher_is_better=name.higher_is_better,
-    )
-
-
 def _rows(text: str) -> list[dict[str, Any]]:
     row = {"source": "test.jsonl:1", "text": text, "label": text}
     outcomes = [(text, text), ("other", text), (text, "other"), ("other", "other")]
     return [row | {"baseline": baseline, "tuned": tuned} for baseline, tuned in outcomes]
+
+
+def _slices(text: str) -> list[dict[str, Any]]:
+    metric = metric_result(Metric.CHRF, 10, 12, (1, 3)).model_dump(mode="json") | {"verdict": None}
+    values = [{"value": value, "examples": 4, "metrics": [metric, metric]} for value in (text, None)]
+    return [{"column": text, "values": values}]
+
+
+def _of_label(label: str) -> dict[str, Any]:
+    shares = {"precision": None, "recall": 0.25, "f1": 0.4}
+    return {"label": label, "trainExamples": 3, "testExamples": 4, "baseline": shares, "tuned": shares}
 
 
 def _answers(text: str) -> list[dict[str, Any]]:
@@ -193,12 +198,9 @@ def test_page_shows_verdict_scores_data_and_provenance() -> None:
         assert expected in text
 
 
-def test_classification_changes_per_example_label_and_confusion() -> None:
-    changes = classification_changes(_rows("a"), ["a", "other", "never"], {"a": 3}, examples=True)
+def test_classification_changes_per_example_and_confusion() -> None:
+    changes = classification_changes(_rows("a"), examples=True)
     assert (changes.fixed, changes.broken, changes.both_right, changes.both_wrong) == (1, 1, 1, 1)
-    by_label = {change.label: change for change in changes.labels}
-    assert (by_label["a"].baseline, by_label["a"].tuned, by_label["a"].train_examples) == (0.5, 0.5, 3)
-    assert by_label["never"].examples == 0
     assert [(c.label, c.predicted, c.baseline, c.tuned) for c in changes.confusions] == [("a", "other", 2, 2)]
 
 
@@ -240,7 +242,7 @@ def test_a_report_of_generated_answers_shows_the_lowest_scores(task: str) -> Non
 def test_the_verdict_depends_on_interval_and_direction(
     name: Metric, interval: tuple[float, float], expected: str
 ) -> None:
-    assert _metric(name, 1.0, sum(interval) / 2 + 1.0, interval).verdict == expected
+    assert metric_result(name, 1.0, sum(interval) / 2 + 1.0, interval).verdict == expected
 
 
 def test_page_shows_which_weights_early_stopping_kept() -> None:
@@ -295,7 +297,7 @@ def test_long_series_are_thinned_and_non_finite_points_dropped() -> None:
 
 
 def test_a_report_without_examples_has_none_of_their_texts() -> None:
-    classified = classification_changes(_rows("a"), ["a", "other", "never"], {"a": 3}, examples=False)
+    classified = classification_changes(_rows("a"), examples=False)
     assert (classified.fixed_rows, classified.broken_rows, classified.wrong_rows) == ([], [], [])
     answers = [row | {"tuned": "b"} for row in _answers("a")]
     generated = generation_changes(answers, "rouge_l", True, examples=False)

@@ -7,8 +7,8 @@ It is a directory with
 - ``tokenizer/``: the tokenizer, including the chat template.
 
 Each row is one example, with the columns:
-- TextClassification: ``input_ids`` list<int32>, ``label`` int32 (index into DataReport.labels), ``text`` string,
-  ``source`` string (``file:line``).
+- TextClassification: ``input_ids`` list<int32>, ``label`` int32 (index into DataReport.labels; with task.multiLabel
+  ``labels`` list<int32> instead), ``text`` string, ``source`` string (``file:line``).
 - InstructionTuning: ``input_ids`` list<int32>, ``labels`` list<int32> of the same length (-100 for tokens
   outside the answers of the assistant, which have no loss), ``prompt_length`` int32 (tokens before the last answer,
   including the generation prompt), ``reference`` string (the last answer), ``prompt`` string (the conversation before
@@ -27,6 +27,8 @@ Each row is one example, with the columns:
   that is cut off).
 - LanguageModeling: ``input_ids`` list<int32> (a whole document: ``DataReport.start_tokens``, its text, and the
   end-of-sequence token), ``text`` string (only in the test split, otherwise empty), ``source`` string.
+- All tasks, in the test split of a job with evaluation.slices: ``slices`` string (JSON list of the values of these
+  columns, null for none).
 - Summarization and Translation: as InstructionTuning, with the source text as ``prompt``. For a model with an encoder
   and a decoder, ``input_ids`` are the tokens of the source and ``labels`` those of the target, and there is no
   ``prompt_length``.
@@ -120,6 +122,7 @@ class DataReport(_Record):
     task: str
     family: ModelFamily = Field(description="Family of the base model, which decides the form of the task.")
     labels: tuple[str, ...] = Field(default=(), description="TextClassification: labels in order of their index.")
+    multi_label: bool = Field(default=False, description="TextClassification: whether a row has any number of labels.")
     max_sequence_length: int
     padding: int = Field(description="Token id that pads batches.")
     end_tokens: tuple[int, ...] = Field(

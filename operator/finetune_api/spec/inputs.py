@@ -8,8 +8,10 @@ from pydantic import Field, create_model
 
 from finetune_api.base import ApiModel, Rule
 from finetune_api.spec.rules import column_form_rules, required_setting_rules, task_setting_rules
-from finetune_api.tables.tasks import TASKS, TaskType
+from finetune_api.tables.metrics import Metric
+from finetune_api.tables.tasks import TASKS, Measures, TaskType
 from finetune_api.vocabulary import (
+    ClassWeights,
     ColumnName,
     DataEncoding,
     DataFormat,
@@ -74,6 +76,16 @@ class TaskSpec(ApiModel):
         json_schema_extra={"x-kubernetes-list-type": "set"},
         description="TextClassification: all labels. If omitted, they are read from the training data.",
     )
+    multi_label: bool = Field(
+        default=False,
+        description="TextClassification: whether a row has a list of labels, also an empty one. A label is predicted "
+        "from a probability of 0.5.",
+    )
+    class_weights: ClassWeights = Field(
+        default=ClassWeights.NONE,
+        description="TextClassification: Balanced weighs each row in the training loss by n / (k · count): n training "
+        "rows, k labels among them, count rows with its label. The validation loss and all metrics are not weighted.",
+    )
     window_overlap: int | None = Field(
         default=None,
         ge=0,
@@ -97,8 +109,14 @@ class TaskSpec(ApiModel):
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        *task_setting_rules(),
+        *task_setting_rules({"multi_label": False, "class_weights": ClassWeights.NONE}),
         *required_setting_rules(),
+        Rule(
+            cel="!has(self.classWeights) || self.classWeights == 'None' || !has(self.multiLabel) || !self.multiLabel",
+            message="classWeights cannot be combined with multiLabel: a row with several labels has no single weight",
+            field="classWeights",
+            holds=lambda task: task.class_weights is ClassWeights.NONE or not task.multi_label,
+        ),
         Rule(
             cel=None,  # The list has type set. In CEL the rule would be quadratic and exceed the cost limit.
             message="labels must be different from each other",
@@ -114,6 +132,21 @@ class TaskSpec(ApiModel):
             holds=lambda task: sum(map(len, task.labels or ())) <= MOST_LABEL_CHARACTERS,
         ),
     )
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """All metrics that can be measured."""
+        return self._measures.metrics
+
+    @property
+    def default_metrics(self) -> tuple[Metric, ...]:
+        """The metrics that are measured if the job names none; the first is the score."""
+        return self._measures.default_metrics
+
+    @property
+    def _measures(self) -> Measures:
+        row = self.type.row
+        return row.multi_label if self.multi_label and row.multi_label else row.measures
 
 
 class DataSource(ApiModel):

@@ -50,7 +50,7 @@ class FineTuneJobSpec(ApiModel):
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics to measure: evaluation.metrics or the defaults of the task, then those that only gates use."""
-        asked = self.evaluation.metrics or self.task.type.row.default_metrics
+        asked = self.evaluation.metrics or self.task.default_metrics
         return tuple(dict.fromkeys((*asked, *(gate.metric for gate in self.evaluation.gates))))
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from pydantic.alias_generators import to_camel
@@ -24,8 +24,7 @@ def job_rules() -> tuple[Rule, ...]:
     return (
         _packing_rule(),
         _joined_rule(),
-        *(_metrics_rule(task, row.metrics) for task, row in TASKS.items()),
-        *(_gates_rule(task, row.metrics) for task, row in TASKS.items()),
+        *(rule for task, row in TASKS.items() for rule in _measures_rules(task, row)),
         _generation_rule(),
         _during_training_rule(),
         *(_columns_rule(task, row) for task, row in TASKS.items()),
@@ -57,24 +56,51 @@ def _joined_rule() -> Rule:
     )
 
 
-def _metrics_rule(task: TaskType, metrics: tuple[Metric, ...]) -> Rule:
-    return Rule(
-        cel=f"self.task.type != '{task}' || !has(self.evaluation) || !has(self.evaluation.metrics) || "
-        f"self.evaluation.metrics.all(m, m in {listed(metrics)})",
-        message=f"evaluation.metrics of {task} are {', '.join(metrics)}",
-        field="evaluation.metrics",
-        holds=_of_task(task, lambda spec: set(spec.evaluation.metrics or ()) <= set(metrics)),
+def _measures_rules(task: TaskType, row: TaskRow) -> Iterator[Rule]:
+    """The metrics that evaluation.metrics and gates can name."""
+    if row.multi_label is None:
+        yield from _metrics_rules(task, row.metrics, "", None, lambda _: True)
+        return
+    chosen = "has(self.task.multiLabel) && self.task.multiLabel"
+    yield from _metrics_rules(task, row.metrics, "", chosen, lambda spec: not spec.task.multi_label)
+    yield from _metrics_rules(
+        task, row.multi_label.metrics, " with multiLabel", f"!({chosen})", lambda spec: spec.task.multi_label
     )
 
 
-def _gates_rule(task: TaskType, metrics: tuple[Metric, ...]) -> Rule:
-    return Rule(
-        cel=f"self.task.type != '{task}' || !has(self.evaluation) || !has(self.evaluation.gates) || "
-        f"self.evaluation.gates.all(g, g.metric in {listed(metrics)})",
-        message=f"gates of {task} can be on {', '.join(metrics)}",
-        field="evaluation.gates",
-        holds=_of_task(task, lambda spec: {gate.metric for gate in spec.evaluation.gates} <= set(metrics)),
-    )
+def _metrics_rules(
+    task: TaskType,
+    metrics: tuple[Metric, ...],
+    words: str,
+    unless: str | None,
+    applies: Callable[[FineTuneJobSpec], bool],
+) -> Iterator[Rule]:
+    """Rules of ``task`` for the specs that ``applies`` is true of; ``unless`` is the opposite in CEL."""
+    others = f"self.task.type != '{task}' || " + (f"{unless} || " if unless else "")
+    for field, clause, message, named in (
+        (
+            "metrics",
+            f"self.evaluation.metrics.all(m, m in {listed(metrics)})",
+            f"evaluation.metrics of {task}{words} are {', '.join(metrics)}",
+            lambda spec: spec.evaluation.metrics or (),
+        ),
+        (
+            "gates",
+            f"self.evaluation.gates.all(g, g.metric in {listed(metrics)})",
+            f"gates of {task}{words} can be on {', '.join(metrics)}",
+            lambda spec: [gate.metric for gate in spec.evaluation.gates],
+        ),
+    ):
+
+        def holds(spec: FineTuneJobSpec, named: Callable[[FineTuneJobSpec], Iterable[Metric]] = named) -> bool:
+            return not applies(spec) or set(named(spec)) <= set(metrics)
+
+        yield Rule(
+            cel=f"{others}!has(self.evaluation) || !has(self.evaluation.{field}) || {clause}",
+            message=message,
+            field=f"evaluation.{field}",
+            holds=_of_task(task, holds),
+        )
 
 
 def _generation_rule() -> Rule:

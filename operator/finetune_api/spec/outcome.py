@@ -12,30 +12,42 @@ from finetune_api.spec.inputs import SecretRef
 from finetune_api.spec.rules import listed
 from finetune_api.tables.metrics import Metric
 from finetune_api.tables.tasks import TASKS
-from finetune_api.vocabulary import OutputUri, Seconds
+from finetune_api.vocabulary import ColumnName, OutputUri, Seconds
 
 _DEFAULT_METRICS = "; ".join(f"{', '.join(row.default_metrics)} for {task}" for task, row in TASKS.items())
+_DEFAULT_METRICS += "".join(
+    f"; {', '.join(row.multi_label.default_metrics)} for {task} with multiLabel"
+    for task, row in TASKS.items()
+    if row.multi_label
+)
 
 
 def _range_rules() -> Iterator[Rule]:
     """A bound that is outside the range of its metric tests nothing, or nothing passes it."""
-    for highest in (1, 100):
-        metrics = [metric for metric in Metric if metric.row.highest == highest]
+    for lowest, highest in ((0, 1), (-1, 1), (0, 100)):
+        metrics = [metric for metric in Metric if (metric.row.lowest, metric.row.highest) == (lowest, highest)]
+        width = highest - lowest
 
-        def holds(gate: Gate, highest: float = highest, metrics: list[Metric] = metrics) -> bool:
+        def holds(
+            gate: Gate,
+            lowest: float = lowest,
+            highest: float = highest,
+            width: float = width,
+            metrics: list[Metric] = metrics,
+        ) -> bool:
             bounds = [bound for bound in (gate.minimum, gate.maximum) if bound is not None]
             change = gate.minimum_improvement or 0.0
             return gate.metric not in metrics or (
-                all(0 <= bound <= highest for bound in bounds) and -highest <= change <= highest
+                all(lowest <= bound <= highest for bound in bounds) and -width <= change <= width
             )
 
         yield Rule(
             cel=f"!(self.metric in {listed(metrics)}) || ("
-            f"(!has(self.minimum) || self.minimum >= 0.0 && self.minimum <= {highest}.0) && "
-            f"(!has(self.maximum) || self.maximum >= 0.0 && self.maximum <= {highest}.0) && "
-            f"(!has(self.minimumImprovement) || self.minimumImprovement >= -{highest}.0 && "
-            f"self.minimumImprovement <= {highest}.0))",
-            message=f"{', '.join(metrics)} range from 0 to {highest}, and so do minimum and maximum",
+            f"(!has(self.minimum) || self.minimum >= {lowest}.0 && self.minimum <= {highest}.0) && "
+            f"(!has(self.maximum) || self.maximum >= {lowest}.0 && self.maximum <= {highest}.0) && "
+            f"(!has(self.minimumImprovement) || self.minimumImprovement >= -{width}.0 && "
+            f"self.minimumImprovement <= {width}.0))",
+            message=f"{', '.join(metrics)} range from {lowest} to {highest}, and so do minimum and maximum",
             field="metric",
             holds=holds,
         )
@@ -110,7 +122,22 @@ class EvaluationSpec(ApiModel):
         description="Also measure the metrics of generated answers at each validation in training, for the curves. "
         "They decide nothing, and are not measured for a model that is trained already.",
     )
+    slices: Annotated[tuple[ColumnName, ...], Field(max_length=8)] = Field(
+        default=(),
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+        description="Columns of the data by whose values the metrics are measured as well. They have at most 50 "
+        "values each, and the model does not see them. A change of this list prepares the data and trains again.",
+    )
     report: ReportSpec = Field(default=ReportSpec(), description="Settings of report.html.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=None,  # The list has type set.
+            message="slices must be different from each other",
+            field="slices",
+            holds=lambda evaluation: len(set(evaluation.slices)) == len(evaluation.slices),
+        ),
+    )
 
 
 class KeepSpec(ApiModel):

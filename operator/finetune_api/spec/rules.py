@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from pydantic.alias_generators import to_camel
@@ -22,17 +22,22 @@ DEFAULT_COLUMNS = {field: field for row in TASKS.values() if len(row.columns) ==
 """Columns for which an explicit default name has no effect. For tasks with several forms of data, it selects a form."""
 
 
-def task_setting_rules() -> Iterator[Rule]:
-    """Each setting of spec.task is valid only for its tasks."""
+def task_setting_rules(defaults: Mapping[str, bool | str]) -> Iterator[Rule]:
+    """Each setting of spec.task is valid only for its tasks, except its default.
+
+    Args:
+        defaults: The settings whose default is a value.
+    """
     for setting in dict.fromkeys(name for row in TASKS.values() for name in row.settings):
         owners = [task for task, row in TASKS.items() if setting in row.settings]
 
         def holds(task: TaskSpec, setting: str = setting, owners: list[TaskType] = owners) -> bool:
-            return getattr(task, setting) is None or task.type in owners
+            return getattr(task, setting) == defaults.get(setting) or task.type in owners
 
         alias = to_camel(setting)
+        default = f"self.{alias} == {_literal(defaults[setting])} || " if setting in defaults else ""
         yield Rule(
-            cel=f"!has(self.{alias}) || self.type in {listed(owners)}",
+            cel=f"!has(self.{alias}) || {default}self.type in {listed(owners)}",
             message=f"{alias} {'are' if alias.endswith('s') else 'is'} only valid for type {' or '.join(owners)}",
             field=alias,
             holds=holds,
@@ -102,6 +107,11 @@ def any_of(columns: Columns, fields: Iterable[str]) -> bool:
 
 def _columns_in_words(form: Iterable[str]) -> str:
     return " and ".join(f"columns.{to_camel(field)}" for field in form)
+
+
+def _literal(value: bool | str) -> str:
+    """``value`` as a CEL literal."""
+    return str(value).lower() if isinstance(value, bool) else repr(str(value))
 
 
 def listed(values: Iterable[str]) -> str:

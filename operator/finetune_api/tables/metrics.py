@@ -14,6 +14,10 @@ class Metric(StrEnum):
     ACCURACY = "accuracy"
     MACRO_F1 = "macro_f1"
     WEIGHTED_F1 = "weighted_f1"
+    MICRO_F1 = "micro_f1"
+    MCC = "mcc"
+    AUROC = "auroc"
+    ECE = "ece"
     LOSS = "loss"
     TOKEN_ACCURACY = "token_accuracy"
     EXACT_MATCH = "exact_match"
@@ -49,22 +53,53 @@ class MetricRow:
     """Name of the metric on the Hugging Face Hub."""
     higher_is_better: bool = True
     highest: float | None = 1
-    """Largest value, if there is one; the smallest is 0. Charts show metrics up to 1 on a common scale."""
+    """Largest value, if there is one. Charts show metrics up to 1 on a common scale."""
+    lowest: float = 0
+    """Smallest value, of a metric that has a largest one."""
+    decisions: bool = False
+    """Whether it counts decisions that are right or wrong."""
     digits: int = 3
     """Digits after the decimal point."""
 
     @property
     def unit_scale(self) -> bool:
-        """Whether values are in 0 … 1."""
+        """Whether values are in 0 … 1, or changes of the same size."""
         return self.highest == 1
 
 
 METRICS = table(
     Metric,
     {
-        Metric.ACCURACY: MetricRow("Accuracy", "share of examples with the right label", "accuracy"),
-        Metric.MACRO_F1: MetricRow("Macro F1", "mean of every label's F1, each label counting the same", "f1"),
-        Metric.WEIGHTED_F1: MetricRow("Weighted F1", "mean of every label's F1, weighted by its examples", "f1"),
+        Metric.ACCURACY: MetricRow(
+            "Accuracy",
+            "share of examples with the right label; with multiLabel, with all labels right",
+            "accuracy",
+            decisions=True,
+        ),
+        Metric.MACRO_F1: MetricRow(
+            "Macro F1", "mean of every label's F1, each label counting the same", "f1", decisions=True
+        ),
+        Metric.WEIGHTED_F1: MetricRow(
+            "Weighted F1", "mean of every label's F1, weighted by its examples", "f1", decisions=True
+        ),
+        Metric.MICRO_F1: MetricRow(
+            "Micro F1", "F1 over all label decisions, each counting the same", "f1", decisions=True
+        ),
+        Metric.MCC: MetricRow(
+            "Matthews correlation",
+            "correlation of predictions and labels; 0 is chance, 1 is perfect",
+            "matthews_correlation",
+            lowest=-1,
+        ),
+        Metric.AUROC: MetricRow(
+            "AUROC", "mean over the labels of the chance that a row with the label ranks above one without", "roc_auc"
+        ),
+        Metric.ECE: MetricRow(
+            "ECE",
+            "mean difference between confidence and accuracy, in 15 bins of the confidence; lower is better",
+            "expected_calibration_error",
+            higher_is_better=False,
+        ),
         Metric.LOSS: MetricRow(
             "Loss",
             "nats per token of the reference answers; lower is better",
@@ -81,6 +116,7 @@ METRICS = table(
             "Exact match",
             "share of answers that are the reference; in QuestionAnswering by the rules of SQuAD 2.0",
             "exact_match",
+            decisions=True,
         ),
         Metric.ROUGE_L: MetricRow("ROUGE-L", "words in common with the reference, in order; 0 to 1", "rouge"),
         Metric.ROUGE_1: MetricRow("ROUGE-1", "words in common with the reference; 0 to 1", "rouge"),

@@ -40,6 +40,15 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Measures:
+    """Metrics of a task with a setting that changes what it predicts."""
+
+    metrics: tuple[Metric, ...]
+    default_metrics: tuple[Metric, ...]
+    """The first is the score of the job."""
+
+
+@dataclass(frozen=True)
 class TaskRow:
     """One task."""
 
@@ -61,6 +70,8 @@ class TaskRow:
     """Fields of spec.task that are valid for this task, and the families of models that have a use for them."""
     required: tuple[str, ...] = ()
     """Those without which the task is not defined."""
+    multi_label: Measures | None = None
+    """The metrics with task.multiLabel; None if the task has no such setting."""
     packs: tuple[ModelFamily, ...] = ()
     """Families with which several examples can share a row of a batch (training.packing)."""
     joins: bool = False
@@ -70,6 +81,11 @@ class TaskRow:
     """Families with which the evaluation generates text (evaluation.generation)."""
     other_lengths: Mapping[ModelFamily, int] = field(default_factory=dict)
     """Families whose default maximum number of tokens differs."""
+
+    @property
+    def measures(self) -> Measures:
+        """The metrics without such a setting."""
+        return Measures(self.metrics, self.default_metrics)
 
     @property
     def column_fields(self) -> tuple[str, ...]:
@@ -101,13 +117,26 @@ TASKS = table(
         TaskType.TEXT_CLASSIFICATION: TaskRow(
             columns=((Column("text", "the text"), Column("label", "the label")),),
             formats=_TABULAR,
-            metrics=(Metric.ACCURACY, Metric.MACRO_F1, Metric.WEIGHTED_F1),
+            metrics=(
+                Metric.ACCURACY,
+                Metric.MACRO_F1,
+                Metric.WEIGHTED_F1,
+                Metric.MCC,
+                Metric.AUROC,
+                Metric.ECE,
+            ),
             default_metrics=(Metric.ACCURACY, Metric.MACRO_F1),
+            multi_label=Measures(
+                metrics=(Metric.MICRO_F1, Metric.MACRO_F1, Metric.WEIGHTED_F1, Metric.ACCURACY, Metric.AUROC),
+                default_metrics=(Metric.MICRO_F1, Metric.MACRO_F1),
+            ),
             families=(ModelFamily.ENCODER, ModelFamily.CAUSAL),
             default_length=512,
             hub_task="text-classification",
             starting_model="hf://google-bert/bert-base-uncased",
-            settings={"labels": (ModelFamily.ENCODER, ModelFamily.CAUSAL)},
+            settings=dict.fromkeys(
+                ("labels", "multi_label", "class_weights"), (ModelFamily.ENCODER, ModelFamily.CAUSAL)
+            ),
         ),
         TaskType.INSTRUCTION_TUNING: TaskRow(
             columns=(

@@ -13,10 +13,11 @@ from finetune_api.evaluation import BaselineKind, MetricResult
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import Metric
 from finetune_trainer.evaluate.answer_scoring import AnswerForm, AnswerScoring
-from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter, metric_result
+from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter
+from finetune_trainer.evaluate.corpus_metrics import CorpusMetric
 from finetune_trainer.evaluate.generation import Generator
 from finetune_trainer.evaluate.intervals import corpus_interval, ratio_interval
-from finetune_trainer.evaluate.metrics import TEACHER_FORCED, Floats, ratio
+from finetune_trainer.evaluate.metrics import TEACHER_FORCED, Floats, Ints, metric_result, ratio
 from finetune_trainer.evaluate.prompts import Prompts
 from finetune_trainer.evaluate.token_scores import token_scores
 from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer, load_saved_tokenizer
@@ -45,6 +46,9 @@ class _Measured:
     baseline: Floats
     tuned: Floats
     weights: Floats
+
+    def take(self, rows: Ints) -> _Measured:
+        return _Measured(self.baseline[rows], self.tuned[rows], self.weights[rows])
 
 
 def compare(inputs: EvaluationInputs, form: AnswerForm) -> Comparison:
@@ -77,11 +81,23 @@ def compare(inputs: EvaluationInputs, form: AnswerForm) -> Comparison:
     baseline, tuned = answers["baseline"], answers["tuned"]
 
     measured = {metric: _measured(metric, scoring, prompts, baseline, tuned) for metric in metrics}
-    both = (baseline, tuned)
-    results = tuple(
-        _result(inputs, metric, values, scoring=scoring, references=prompts.references, answers=both)
-        for metric, values in measured.items()
-    )
+    statistics = {
+        metric: [corpus.statistics(of_model.texts or (), prompts.references) for of_model in (baseline, tuned)]
+        for metric, corpus in scoring.corpora.items()
+        if metric in measured
+    }
+
+    def measure(part: Ints) -> tuple[MetricResult, ...]:
+        seed, found = inputs.spec.training.seed, []
+        for metric, values in measured.items():
+            if metric in statistics:
+                before, after = (of_model[part] for of_model in statistics[metric])
+                found.append(_corpus_result(metric, scoring.corpora[metric], before, after, seed))
+            elif values.weights[part].any():
+                found.append(_mean_result(metric, values.take(part), seed))
+        return tuple(found)
+
+    results = measure(np.arange(len(table)))
     details = _details(inputs, prompts, scoring) if tuned.texts is not None else {}
     predictions = [
         scoring.row(index, baseline.text(index), tuned.text(index))
@@ -94,7 +110,7 @@ def compare(inputs: EvaluationInputs, form: AnswerForm) -> Comparison:
         }
         for index in range(len(table))
     ]
-    return Comparison(BaselineKind.BASE_MODEL, details, results, predictions)
+    return Comparison(BaselineKind.BASE_MODEL, details, results, measure, predictions)
 
 
 def generated(inputs: EvaluationInputs, prompts: Prompts) -> list[str]:
@@ -120,22 +136,13 @@ def _measured(metric: Metric, scoring: AnswerScoring, prompts: Prompts, baseline
     return _Measured(of_baseline, of_tuned, scoring.weights(metric))
 
 
-def _result(
-    inputs: EvaluationInputs,
-    metric: Metric,
-    values: _Measured,
-    *,
-    scoring: AnswerScoring,
-    references: list[str],
-    answers: tuple[Answers, Answers],
-) -> MetricResult:
-    """The result of a metric; ``answers`` are those of baseline and tuned model."""
-    seed, corpus = inputs.spec.training.seed, scoring.corpora.get(metric)
-    if corpus is None:
-        interval = ratio_interval(values.baseline, values.tuned, values.weights, seed=seed)
-        baseline, tuned = (ratio(of_model, values.weights) for of_model in (values.baseline, values.tuned))
-        return metric_result(metric, baseline, tuned, interval)
-    before, after = (corpus.statistics(of_model.texts or (), references) for of_model in answers)
+def _mean_result(metric: Metric, values: _Measured, seed: int) -> MetricResult:
+    interval = ratio_interval(values.baseline, values.tuned, values.weights, seed=seed)
+    baseline, tuned = (ratio(of_model, values.weights) for of_model in (values.baseline, values.tuned))
+    return metric_result(metric, baseline, tuned, interval)
+
+
+def _corpus_result(metric: Metric, corpus: CorpusMetric, before: Ints, after: Ints, seed: int) -> MetricResult:
     interval = corpus_interval(corpus, before, after, seed=seed)
     return metric_result(metric, corpus.score(before.sum(axis=0)), corpus.score(after.sum(axis=0)), interval)
 

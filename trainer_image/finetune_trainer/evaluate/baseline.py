@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from finetune_api.evaluation import BaselineKind
-from finetune_trainer.evaluate.metrics import Ints
-
-Features = NDArray[np.float32]
+from finetune_api.spec import Metric
+from finetune_trainer.evaluate.classification import THRESHOLD, Classified
+from finetune_trainer.evaluate.linear_probe import Features, MultiLabelProbe, Probe, SingleLabelProbe
+from finetune_trainer.evaluate.metrics import Floats, Ints, Labels, multi_label_scores
 
 PROBE_EXAMPLES = 20_000
 """Maximum number of training examples of the probe, which limits its fitting time."""
@@ -26,24 +26,24 @@ REGULARISATION = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 _MIN_VALIDATION = 100
 _FOLDS = 3
-_MAX_ITERATIONS = 300
 _PATIENCE = 2
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Features of shape (examples, width) and labels of shape (examples,) of a split."""
+    """A split: its features of shape (examples, width), and its labels."""
 
     features: Features
-    labels: Ints
+    labels: Labels
+    """The label of each example, of shape (examples,), or whether it has each label, of shape (examples, labels)."""
 
 
 @dataclass(frozen=True)
 class ClassifierBaseline:
-    """The chosen baseline: its predictions on the test split, and details of the choice."""
+    """The chosen baseline: its output on the test split, and details of the choice."""
 
     kind: BaselineKind
-    predictions: Ints
+    output: Classified
     details: dict[str, Any]
 
 
@@ -58,44 +58,88 @@ def choose(
     train: Labelled,
     validation: Labelled,
     test: Features,
+    labels: int,
+    *,
     seed: int,
     on_fit: Callable[[], None] = lambda: None,
 ) -> ClassifierBaseline:
-    """Choose the majority class or a linear probe, whichever has the higher accuracy on held-out data.
+    """Choose the majority class or a linear probe, whichever has the higher score on held-out data.
 
-    The held-out data is the validation split if it has at least 100 examples, otherwise that of 3-fold
-    cross-validation on the training data.
+    The score is the accuracy, or micro F1 if an example has any number of labels. The held-out data is the validation
+    split if it has at least 100 examples, otherwise that of 3-fold cross-validation on the training data.
 
     Args:
         train: Training data of the probe.
         validation: The validation split.
         test: Features of the test split, of shape (examples, width).
+        labels: Number of labels.
         seed: Seed of the folds.
-        on_fit: Called after each fit, to report progress.
+        on_fit: Called after each fit or during it, to report progress.
     """
-    majority = int(np.bincount(train.labels).argmax())
-    constant = np.full(len(test), majority)
-    if len(np.unique(train.labels)) < 2:
-        return ClassifierBaseline(BaselineKind.MAJORITY_CLASS, constant, {"majorityClass": {"label": majority}})
+    rates = _rates(train.labels, labels)
+    majority = {"majorityClass": _majority(rates, multiple=train.labels.ndim == 2)}
+    constant = _classified(np.tile(rates, (len(test), 1)), train.labels)
+    if train.labels.ndim == 1 and len(np.unique(train.labels)) < 2:
+        return ClassifierBaseline(BaselineKind.MAJORITY_CLASS, constant, majority)
     folds = list(_folds(train, validation, seed))
-    majority_accuracy = float(np.mean(np.concatenate([held_out.labels for _, held_out in folds]) == majority))
+    held_out = np.concatenate([held_out.labels for _, held_out in folds])
+    score, name = _score_of(held_out)
+    majority_score = score(_classified(np.tile(rates, (len(held_out), 1)), held_out), held_out)
+    majority["majorityClass"] |= {name: majority_score}
     large = len(validation.labels) >= _MIN_VALIDATION
-    details: dict[str, Any] = {
-        "chosenBy": "accuracy on the validation split" if large else "accuracy in cross-validation",
-        "majorityClass": {"label": majority, "accuracy": majority_accuracy},
+    best, probe_score = _best_regularisation(folds, labels, on_fit)
+    details = {
+        "chosenBy": f"{_WORDS[name]} {'on the validation split' if large else 'in cross-validation'}",
+        **majority,
+        "linearProbe": {
+            "C": best,
+            name: probe_score,
+            "trainExamples": len(train.labels),
+            "features": "mean over tokens of the base model's last hidden states, standardised",
+        },
     }
-    best, accuracy = _best_regularisation(folds, on_fit)
-    details["linearProbe"] = {
-        "C": best,
-        "accuracy": accuracy,
-        "trainExamples": len(train.labels),
-        "features": "mean over tokens of the base model's last hidden states, standardised",
-    }
-    if accuracy < majority_accuracy:
+    if probe_score < majority_score:
         return ClassifierBaseline(BaselineKind.MAJORITY_CLASS, constant, details)
-    predictions = _Probe(train).fit(best).predict(test)
+    found = _probe(train, labels, on_fit).fit(best).probabilities(test)
     on_fit()
-    return ClassifierBaseline(BaselineKind.LINEAR_PROBE, predictions, details)
+    return ClassifierBaseline(BaselineKind.LINEAR_PROBE, _classified(found, train.labels), details)
+
+
+_WORDS = {"accuracy": "accuracy", "microF1": "micro F1"}
+
+
+def _rates(gold: Labels, labels: int) -> Floats:
+    """The share of the training examples with each label, of shape (labels,): the probabilities of the baseline."""
+    counts = gold.sum(axis=0) if gold.ndim == 2 else np.bincount(gold, minlength=labels)
+    rates: Floats = counts / len(gold)
+    return rates
+
+
+def _majority(rates: Floats, *, multiple: bool) -> dict[str, Any]:
+    if multiple:
+        return {"labels": np.flatnonzero(rates >= THRESHOLD).tolist()}
+    return {"label": int(rates.argmax())}
+
+
+def _classified(probabilities: Floats, like: Labels) -> Classified:
+    return Classified.multiple(probabilities) if like.ndim == 2 else Classified.single(probabilities)
+
+
+def _score_of(gold: Labels) -> tuple[Callable[[Classified, Labels], float], str]:
+    """The score by which the baseline is chosen, and its name."""
+    if gold.ndim == 1:
+        return lambda output, gold: float(np.mean(output.predicted == gold)), "accuracy"
+    return _micro_f1, "microF1"
+
+
+def _micro_f1(output: Classified, gold: Labels) -> float:
+    return float(multi_label_scores(Metric.MICRO_F1, gold, output.predicted, np.ones((1, len(gold))))[0])
+
+
+def _probe(train: Labelled, labels: int, on_step: Callable[[], None]) -> Probe:
+    if train.labels.ndim == 2:
+        return MultiLabelProbe(train.features, train.labels, on_step)
+    return SingleLabelProbe(train.features, train.labels, labels)
 
 
 def _folds(train: Labelled, validation: Labelled, seed: int) -> Iterator[tuple[Labelled, Labelled]]:
@@ -105,12 +149,12 @@ def _folds(train: Labelled, validation: Labelled, seed: int) -> Iterator[tuple[L
         return
     from sklearn.model_selection import KFold, StratifiedKFold
 
-    # StratifiedKFold requires at least one label with as many members as folds.
-    stratified = np.bincount(train.labels).max() >= _FOLDS
+    # StratifiedKFold requires one label for each example, and at least one with as many members as folds.
+    stratified = train.labels.ndim == 1 and np.bincount(train.labels).max() >= _FOLDS
     splitter = StratifiedKFold if stratified else KFold
     folds = splitter(min(_FOLDS, len(train.labels)), shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        # Labels may be absent from some held-out folds, because the accuracy is computed over all folds together.
+        # Labels may be absent from some held-out folds, because the score is computed over all folds together.
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         indices = list(folds.split(train.features, train.labels))
     for fitted, held_out in indices:
@@ -121,56 +165,24 @@ def _rows(split: Labelled, indices: Ints) -> Labelled:
     return Labelled(split.features[indices], split.labels[indices])
 
 
-def _best_regularisation(folds: list[tuple[Labelled, Labelled]], on_fit: Callable[[], None]) -> tuple[float, float]:
-    """The C with the highest held-out accuracy, and that accuracy; stops after two values without improvement."""
-    probes = [(_Probe(fitted), held_out) for fitted, held_out in folds]
-    examples = sum(len(held_out.labels) for _, held_out in folds)
-    best, best_accuracy, worse = REGULARISATION[0], -1.0, 0
+def _best_regularisation(
+    folds: list[tuple[Labelled, Labelled]], labels: int, on_fit: Callable[[], None]
+) -> tuple[float, float]:
+    """The C with the highest held-out score, and that score; stops after two values without improvement."""
+    probes = [(_probe(fitted, labels, on_fit), held_out) for fitted, held_out in folds]
+    gold = np.concatenate([held_out.labels for _, held_out in folds])
+    score, _ = _score_of(gold)
+    best, best_score, worse = REGULARISATION[0], -1.0, 0
     for strength in REGULARISATION:
-        correct = 0
+        found = []
         for probe, held_out in probes:
-            correct += int((probe.fit(strength).predict(held_out.features) == held_out.labels).sum())
+            found.append(probe.fit(strength).probabilities(held_out.features))
             on_fit()
-        accuracy = correct / examples
-        if accuracy > best_accuracy:
-            best, best_accuracy, worse = strength, accuracy, 0
+        reached = score(_classified(np.concatenate(found), gold), gold)
+        if reached > best_score:
+            best, best_score, worse = strength, reached, 0
         else:
             worse += 1
             if worse == _PATIENCE:
                 break
-    return best, best_accuracy
-
-
-class _Probe:
-    """Logistic regression on standardised features; each fit starts from the weights of the previous one."""
-
-    def __init__(self, train: Labelled) -> None:
-        from sklearn.linear_model import LogisticRegression
-
-        self._mean = train.features.mean(axis=0, dtype=np.float64).astype(np.float32)
-        deviation = train.features.std(axis=0, dtype=np.float64).astype(np.float32)
-        self._scale = np.where(deviation > 0, deviation, 1).astype(np.float32)
-        self._features = self._standardised(train.features)
-        self._labels = train.labels
-        self._constant = int(train.labels[0]) if len(np.unique(train.labels)) < 2 else None
-        self._model = LogisticRegression(max_iter=_MAX_ITERATIONS, tol=1e-3, warm_start=True)
-
-    def fit(self, strength: float) -> _Probe:
-        from sklearn.exceptions import ConvergenceWarning
-
-        if self._constant is None:
-            self._model.set_params(C=strength)
-            with warnings.catch_warnings():
-                # Weights that have not converged are evaluated on held-out data like any others.
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                self._model.fit(self._features, self._labels)
-        return self
-
-    def predict(self, features: Features) -> Ints:
-        if self._constant is not None:
-            return np.full(len(features), self._constant)
-        return np.asarray(self._model.predict(self._standardised(features)), dtype=np.int64)
-
-    def _standardised(self, features: Features) -> Features:
-        standardised: Features = (features - self._mean) / self._scale
-        return standardised
+    return best, best_score

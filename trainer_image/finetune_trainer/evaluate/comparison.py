@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from finetune_api.evaluation import BaselineKind, MetricResult, SpanDecoding
-from finetune_api.spec import FineTuneJobSpec, Metric
+from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.context import Reporter
+from finetune_trainer.evaluate.slices import Measure
 from finetune_trainer.methods.base import Method
 from finetune_trainer.modelling.loading import LoadedModel, attention_settings, load
 from finetune_trainer.modelling.precision import Hardware
@@ -57,8 +58,12 @@ class Comparison:
     details: dict[str, Any]
     """Details of the baseline, for report and provenance."""
     metrics: tuple[MetricResult, ...]
+    measure: Measure
+    """Measures a part of the test split."""
     predictions: list[dict[str, Any]]
     """One dict per test example, in order: source, text or prompt, label or reference, baseline, tuned."""
+    tables: dict[str, Any] = field(default_factory=dict)
+    """Measurements by label, by name of the table, for evaluation.json and the report."""
     span_decoding: SpanDecoding | None = None
     """QuestionAnswering with an encoder: how answers were chosen."""
 
@@ -78,15 +83,3 @@ class ExampleCounter:
         """Add to the number of examples and report it; 0 only reports that the activity is alive."""
         self._done += examples
         self._reporter.progress(self._activity, done=self._done, total=self._total, unit=self._unit)
-
-
-def metric_result(name: Metric, baseline: float, tuned: float, interval: tuple[float, float]) -> MetricResult:
-    """The MetricResult of a metric, with the confidence interval of its change."""
-    return MetricResult(
-        name=name,
-        baseline=baseline,
-        tuned=tuned,
-        change=tuned - baseline,
-        interval=interval,
-        higher_is_better=name.higher_is_better,
-    )

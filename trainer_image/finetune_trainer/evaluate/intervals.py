@@ -28,7 +28,7 @@ def classification_interval(
     multinomial draw of the counts of the (gold, baseline, tuned) combinations.
 
     Args:
-        metric: One of accuracy, macro_f1, weighted_f1.
+        metric: One of `CLASSIFICATION`.
         gold: True labels, of shape (examples,).
         baseline: Predictions of the baseline, of shape (examples,).
         tuned: Predictions of the tuned model, of shape (examples,).
@@ -104,13 +104,34 @@ def corpus_interval(
     Returns:
         Lower and upper bound, in the unit of the metric.
     """
-    examples = len(baseline)
+
+    def changes(weights: Ints) -> Floats:
+        return metric.scores(weights, tuned) - metric.scores(weights, baseline)
+
+    return weighted_interval(changes, len(baseline), seed=seed, resamples=resamples)
+
+
+def weighted_interval(
+    changes: Callable[[Ints], Floats], examples: int, *, seed: int, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Confidence interval of a change that is a function of how often each example occurs.
+
+    Args:
+        changes: Returns the change for each resample that has one; its argument is the number of times that each
+            example occurs, of shape (resamples, examples).
+        examples: Number of examples.
+        seed: Seed of the resamples.
+        resamples: Number of resamples.
+
+    Returns:
+        Lower and upper bound, in the unit of the change.
+    """
     generator = np.random.default_rng(seed)
-    changes = []
-    for size in _chunks(resamples, examples):
-        weights = generator.multinomial(examples, np.full(examples, 1 / examples), size=size)
-        changes.append(metric.scores(weights, tuned) - metric.scores(weights, baseline))
-    return _interval(np.concatenate(changes))
+    drawn = [
+        changes(generator.multinomial(examples, np.full(examples, 1 / examples), size=size))
+        for size in _chunks(resamples, examples)
+    ]
+    return _interval(np.concatenate(drawn))
 
 
 def _chunks(resamples: int, width: int) -> Iterator[int]:

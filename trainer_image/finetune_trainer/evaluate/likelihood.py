@@ -9,7 +9,7 @@ import numpy as np
 
 from finetune_api.spec import Metric
 from finetune_trainer.evaluate.intervals import ratio_interval
-from finetune_trainer.evaluate.metrics import Floats, ratio
+from finetune_trainer.evaluate.metrics import Floats, Ints, ratio
 
 LIKELIHOOD = (Metric.PERPLEXITY, Metric.BITS_PER_BYTE)
 _LARGEST_EXPONENT = 700.0
@@ -26,6 +26,10 @@ class Likelihood:
     """Scored tokens."""
     bytes: Floats
     """Bytes of the text in UTF-8."""
+
+    def take(self, rows: Ints) -> Likelihood:
+        """That of the documents at ``rows``."""
+        return Likelihood(self.nll[rows], self.tokens[rows], self.bytes[rows])
 
     def values(self, metric: Metric) -> Floats:
         """The value of each document whose weighted mean makes the metric."""

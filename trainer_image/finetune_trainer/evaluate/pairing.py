@@ -12,18 +12,20 @@ import numpy as np
 
 from finetune_api.evaluation import Evaluation, MetricResult
 from finetune_api.spec import Metric
+from finetune_trainer.evaluate.classification import Classified, compared, one_hot
 from finetune_trainer.evaluate.corpus_metrics import CorpusMetric, corpus_metric
-from finetune_trainer.evaluate.intervals import classification_interval, corpus_interval, ratio_interval
+from finetune_trainer.evaluate.intervals import corpus_interval, ratio_interval
 from finetune_trainer.evaluate.likelihood import LIKELIHOOD, Likelihood, likelihood_interval
-from finetune_trainer.evaluate.metrics import CLASSIFICATION, Ints, classification_score, ratio
+from finetune_trainer.evaluate.metrics import CLASSIFICATION, MULTI_LABEL, Labels, ratio
 
 Row = Mapping[str, Any]
 """A row of ``predictions.jsonl``."""
 
-_OUTPUTS = ("source", "baseline", "baselineSpan", "tuned", "tunedSpan", "scores", "nll", "tokens")
+_OUTPUTS = ("source", "baseline", "baselineSpan", "tuned", "tunedSpan", "scores", "confidence", "nll", "tokens")
 """Keys of a row that do not belong to the example itself: the same example may come from another
 file, and have other tokens for another base model."""
 _SEED = 0
+_OF_LABELS = {*CLASSIFICATION, *MULTI_LABEL, Metric.AUROC, Metric.ECE}
 _TOLERANCE = 1e-5
 """Relative, because status has six significant digits."""
 
@@ -68,7 +70,7 @@ def _interval(
     metric: Metric, pairs: Sequence[tuple[Row, Row]], values: tuple[float, float]
 ) -> tuple[float, float] | None:
     """The interval of the change; None if the rows do not determine the metric."""
-    if metric in CLASSIFICATION:
+    if metric in _OF_LABELS:
         return _classification(metric, pairs, values)
     if metric in LIKELIHOOD:
         return _of_likelihood(metric, pairs, values)
@@ -126,18 +128,38 @@ def _of_scores(
 def _classification(
     metric: Metric, pairs: Sequence[tuple[Row, Row]], values: tuple[float, float]
 ) -> tuple[float, float] | None:
-    names = sorted({str(row[key]) for pair in pairs for row in pair for key in ("label", "baseline", "tuned")})
+    multiple = isinstance(pairs[0][0]["label"], list)
+    if metric is Metric.AUROC or (metric is Metric.ECE and "confidence" not in pairs[0][0]):
+        return None  # The rows do not have the probabilities of all labels.
+    rows = [row for pair in pairs for row in pair]
+    names = sorted({name for row in rows for key in ("label", "tuned") for name in _listed(row[key])})
     index_of = {name: index for index, name in enumerate(names)}
 
-    def indices(side: int, key: str) -> Ints:
-        return np.array([index_of[str(pair[side][key])] for pair in pairs], dtype=np.int64)
+    def labels(side: int, key: str) -> Labels:
+        if not multiple:
+            return np.array([index_of[pair[side][key]] for pair in pairs], dtype=np.int64)
+        has = np.zeros((len(pairs), len(names)), np.bool_)
+        for row, pair in enumerate(pairs):
+            has[row, [index_of[name] for name in pair[side][key]]] = True
+        return has
 
-    gold, first, second = indices(0, "label"), indices(0, "tuned"), indices(1, "tuned")
-    found = [classification_score(metric, gold, predictions, len(names)) for predictions in (first, second)]
+    def output(side: int) -> Classified:
+        predicted = labels(side, "tuned")
+        probabilities = one_hot(predicted, len(names)).astype(np.float64)
+        if metric is Metric.ECE:
+            confidences = [pair[side]["confidence"]["tuned"] for pair in pairs]
+            probabilities[np.arange(len(pairs)), predicted] = confidences
+        return Classified(probabilities, predicted)
+
+    result = compared(metric, labels(0, "label"), output(0), output(1), labels=len(names), seed=_SEED)
     # A label that is in no row may count in the metric.
-    if _differ(found, values):
+    if result is None or _differ([result.baseline, result.tuned], values):
         return None
-    return classification_interval(metric, gold, first, second, len(names), seed=_SEED)
+    return result.interval
+
+
+def _listed(labels: str | Sequence[str]) -> Sequence[str]:
+    return [labels] if isinstance(labels, str) else labels
 
 
 def _differ(found: Sequence[float], stored: Sequence[float]) -> bool:

@@ -38,8 +38,12 @@ def texts(values: Sequence[str]) -> pa.StringArray:
 def token_lists(values: Sequence[Sequence[int]]) -> pa.ListArray:
     """A list<int32> array with one list per example."""
     lengths = np.fromiter(map(len, values), np.int64, len(values))
-    flat = np.fromiter(chain.from_iterable(values), np.int32, int(lengths.sum()))
-    return pa.ListArray.from_arrays(integers(_offsets(lengths)), integers(flat), type=TOKENS)
+    return lists(lengths, np.fromiter(chain.from_iterable(values), np.int32, int(lengths.sum())))
+
+
+def lists(lengths: npt.NDArray[np.int64], values: npt.NDArray[np.int32]) -> pa.ListArray:
+    """A list<int32> array of lists with these lengths, whose items are ``values`` one list after the other."""
+    return pa.ListArray.from_arrays(integers(_offsets(lengths)), integers(values), type=TOKENS)
 
 
 def list_lengths(column: pa.ListArray) -> npt.NDArray[np.int64]:

@@ -16,6 +16,7 @@ from finetune_trainer.prepare.encoded import Tokeniser
 from finetune_trainer.prepare.problems import BadRow, Tally
 from finetune_trainer.prepare.readers import read_rows
 from finetune_trainer.prepare.rows import Example, RowSchema
+from finetune_trainer.prepare.slices import SliceReader
 from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.prepare.spool import TableWriter
 from finetune_trainer.prepared import InvalidRow
@@ -75,6 +76,7 @@ class _Batch:
     keys: list[bytes] = field(default_factory=list)
     groups: list[bytes] = field(default_factory=list)
     places: list[Place] = field(default_factory=list)
+    slices: list[str] = field(default_factory=list)
     characters: int = 0
 
 
@@ -87,6 +89,7 @@ def read_data_set(
     *,
     unknown_id: int | None,
     deduplicate: bool,
+    slices: SliceReader,
     on_rows: Callable[[int], None],
 ) -> DataSet:
     """Read all rows of ``files`` and write the valid ones to ``spool``.
@@ -101,6 +104,7 @@ def read_data_set(
         spool: Path of the Arrow file.
         unknown_id: The token id for text that the tokenizer does not know; None if it knows every text.
         deduplicate: Keep only the first of equal rows.
+        slices: Reads the columns of evaluation.slices; has none if the data set has no test rows.
         on_rows: Called after each batch with the number of rows read so far.
 
     Raises:
@@ -113,7 +117,7 @@ def read_data_set(
     truncated: list[npt.NDArray[np.bool_]] = []
     duplicates = contradicting = 0
     highest, unknown = -1, 0
-    columns = pa.schema([*tokeniser.fields, pa.field("source", pa.string())])
+    columns = pa.schema([*tokeniser.fields, pa.field("source", pa.string()), *slices.fields])
     with TableWriter(spool, columns) as writer:
 
         def flush(batch: _Batch) -> None:
@@ -125,7 +129,8 @@ def read_data_set(
                 batch.places[index].reject(tally, problem)
             valid = [index for index in range(len(batch.examples)) if index not in encoded.problems]
             sources = texts([batch.places[index].source for index in valid])
-            writer.write(pa.RecordBatch.from_arrays([*encoded.columns.values(), sources], schema=columns))
+            of_slices = slices.arrays([batch.slices[index] for index in valid])
+            writer.write(pa.RecordBatch.from_arrays([*encoded.columns.values(), sources, *of_slices], schema=columns))
             keys.extend(batch.keys[index] for index in valid)
             groups.extend(batch.groups[index] for index in valid)
             columns_of_tokens = [encoded.columns[name] for name in encoded.tokens]
@@ -138,7 +143,7 @@ def read_data_set(
             on_rows(tally.rows)
 
         batch = _Batch()
-        for place, example in _examples(files, schema, tally):
+        for place, example, values in _examples(files, schema, tally, slices):
             key = content_key(example)
             if key in answers:
                 contradicts = answers[key] != hash(example.answer)
@@ -152,12 +157,14 @@ def read_data_set(
             batch.keys.append(key)
             batch.groups.append(group_key(example, key))
             batch.places.append(place)
+            batch.slices.append(values)
             batch.characters += example.characters
             if len(batch.examples) >= EXAMPLES_AT_ONCE or batch.characters >= CHARACTERS_AT_ONCE:
                 flush(batch)
                 batch = _Batch()
         flush(batch)
     tally.check()
+    slices.check_read()
     return DataSet(
         spool=spool,
         schema=columns,
@@ -173,14 +180,17 @@ def read_data_set(
     )
 
 
-def _examples(files: Iterable[DataFile], schema: RowSchema, tally: Tally) -> Iterator[tuple[Place, Example]]:
+def _examples(
+    files: Iterable[DataFile], schema: RowSchema, tally: Tally, slices: SliceReader
+) -> Iterator[tuple[Place, Example, str]]:
+    wanted = (*schema.needed, *schema.optional, *slices.columns)
     for file in files:
-        for line, values in read_rows(file, (*schema.needed, *schema.optional)):
+        for line, values in read_rows(file, wanted):
             tally.rows += 1
             place = Place(file, line, tally.rows)
             try:
                 if isinstance(values, BadRow):
                     raise values
-                yield place, schema.example(values)
+                yield place, schema.example(values), slices.read(values)
             except BadRow as problem:
                 place.reject(tally, problem)

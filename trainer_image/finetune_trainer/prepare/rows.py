@@ -97,11 +97,16 @@ def value_of(values: Values, column: str, field: str) -> Any:
 
 
 def missing(column: str, field: str, names: Iterable[str]) -> str:
+    present = listed_columns(names)
+    return f"column '{column}' is missing (columns: {present}); set dataset.columns.{field} to the right column"
+
+
+def listed_columns(names: Iterable[str]) -> str:
+    """The first names of columns, for a message."""
     every = list(names)
     # A name with other characters is probably a row of a file that is no table, and is not shown.
     listed = [f"'{name}'" for name in every if _COLUMN_NAME.fullmatch(name)]
-    present = ", ".join([*listed[:8], *(["…"] if len(every) > len(listed[:8]) else [])]) or "none"
-    return f"column '{column}' is missing (columns: {present}); set dataset.columns.{field} to the right column"
+    return ", ".join([*listed[:8], *(["…"] if len(every) > len(listed[:8]) else [])]) or "none"
 
 
 def text_of(values: Values, column: str, field: str) -> str:

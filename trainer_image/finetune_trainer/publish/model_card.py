@@ -11,9 +11,10 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
-from finetune_api.evaluation import Evaluation
+from finetune_api.evaluation import Evaluation, SliceScore
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import JobIdentity
+from finetune_trainer.evaluate.slices import FEWEST
 from finetune_trainer.exports.base import Export, on_hub, published_base
 from finetune_trainer.methods import method_of
 from finetune_trainer.prepared import DataReport
@@ -73,6 +74,8 @@ def render_card(inputs: CardInputs) -> str:
         revision_literal=json.dumps(inputs.data.model.revision) if on_hub(inputs.spec) else None,
         baseline_name=BASELINE_NAMES[inputs.evaluation.baseline.kind],
         metrics=[_metric_row(inputs.evaluation, index) for index in range(len(inputs.evaluation.metrics))],
+        slices=[_slice_row(inputs.evaluation, one) for one in inputs.evaluation.slices],
+        fewest=FEWEST,
         settings=settings(inputs.spec, inputs.data),
         training=training_facts(inputs.training),
         versions=inputs.training.get("versions") or {},
@@ -121,4 +124,17 @@ def _metric_row(evaluation: Evaluation, index: int) -> dict[str, str]:
         "tuned": format_value(metric.name, metric.tuned),
         "change": format_change(metric.name, metric.change),
         "interval": f"{format_change(metric.name, low)} to {format_change(metric.name, high)}",
+    }
+
+
+def _slice_row(evaluation: Evaluation, one: SliceScore) -> dict[str, Any]:
+    score = evaluation.metrics[0].name
+    return {
+        "column": one.column,
+        # The quotation marks show white space at the ends, and a line break does not end the row.
+        "value": "no value" if one.value is None else inline_code(json.dumps(one.value, ensure_ascii=False)),
+        "examples": one.examples,
+        "baseline": format_value(score, one.baseline),
+        "tuned": format_value(score, one.tuned),
+        "verdict": one.verdict or "–",
     }

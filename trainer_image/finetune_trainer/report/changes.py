@@ -16,17 +16,6 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class LabelChange:
-    """Recall of one label for baseline and tuned model, from 0 to 1."""
-
-    label: str
-    examples: int
-    train_examples: int
-    baseline: float
-    tuned: float
-
-
-@dataclass(frozen=True)
 class Confusion:
     """Number of test examples of ``label`` that each model predicts as ``predicted``."""
 
@@ -47,8 +36,8 @@ class ClassificationChanges:
     fixed_rows: list[Row]
     broken_rows: list[Row]
     wrong_rows: list[Row]
-    labels: list[LabelChange]
     confusions: list[Confusion]
+    """The most frequent ones of the tuned model; empty for examples with any number of labels."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +65,12 @@ class GenerationChanges:
     """The answers of the tuned model with the lowest scores, without those that are the reference."""
 
 
-def classification_changes(
-    rows: Sequence[Row], labels: Sequence[str], train_counts: Mapping[str, int], *, examples: bool
-) -> ClassificationChanges:
-    """Group the predictions of a classifier into fixed, broken and unchanged, and summarise them per label.
+def classification_changes(rows: Sequence[Row], *, examples: bool) -> ClassificationChanges:
+    """Group the predictions of a classifier into fixed, broken and unchanged.
 
     Args:
-        rows: Predictions with the keys label, baseline, tuned and text.
-        labels: All labels.
-        train_counts: Number of training examples per label.
+        rows: Predictions with the keys label, baseline, tuned and text. The first three are a label, or the list of the
+            labels of the row.
         examples: Whether to keep samples of the rows.
     """
     shown = _SHOWN if examples else 0
@@ -99,7 +85,6 @@ def classification_changes(
         fixed_rows=_spread(groups[False, True], shown),
         broken_rows=_spread(groups[True, False], shown),
         wrong_rows=_spread(groups[False, False], shown),
-        labels=_by_label(rows, labels, train_counts),
         confusions=_confusions(rows),
     )
 
@@ -151,27 +136,10 @@ def _spread(rows: list[Item], most: int) -> list[Item]:
     return [rows[index * len(rows) // most] for index in range(most)]
 
 
-def _by_label(rows: Sequence[Row], labels: Sequence[str], train_counts: Mapping[str, int]) -> list[LabelChange]:
-    examples = Counter(row["label"] for row in rows)
-    found = {
-        model: Counter(row["label"] for row in rows if row[model] == row["label"]) for model in ("baseline", "tuned")
-    }
-    changes = [
-        LabelChange(
-            label=label,
-            examples=examples[label],
-            train_examples=train_counts.get(label, 0),
-            baseline=found["baseline"][label] / max(examples[label], 1),
-            tuned=found["tuned"][label] / max(examples[label], 1),
-        )
-        for label in labels
-    ]
-    return sorted(changes, key=lambda change: (-change.examples, change.label))
-
-
 def _confusions(rows: Sequence[Row]) -> list[Confusion]:
+    single = [row for row in rows if isinstance(row["label"], str)]
     taken = {
-        model: Counter((row["label"], row[model]) for row in rows if row[model] != row["label"])
+        model: Counter((row["label"], row[model]) for row in single if row[model] != row["label"])
         for model in ("baseline", "tuned")
     }
     most = sorted(taken["tuned"].items(), key=lambda item: (-item[1], item[0]))[:_CONFUSIONS]

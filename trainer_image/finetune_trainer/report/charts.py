@@ -138,12 +138,12 @@ def change_bar(change: float, interval: tuple[float, float], reach: float, verdi
     )
 
 
-def recall_bar(baseline: float, tuned: float) -> Markup:
-    """Draw the recall of baseline and tuned model, joined by a line, on an axis from 0 to 1."""
+def pair_bar(baseline: float, tuned: float) -> Markup:
+    """Draw a value of baseline and tuned model, joined by a line, on an axis from 0 to 1."""
     x = _Scale(0, 1, 8, 172)
     label = f"baseline {baseline:.2f}, tuned {tuned:.2f}"
     return Markup(
-        f'<svg class="recall" viewBox="0 0 180 20" role="img" aria-label="{label}"><title>{label}</title>'
+        f'<svg class="pair" viewBox="0 0 180 20" role="img" aria-label="{label}"><title>{label}</title>'
         f'<line class="rule" x1="8" x2="172" y1="10" y2="10"/>'
         f'<line class="join" x1="{x(baseline):.1f}" x2="{x(tuned):.1f}" y1="10" y2="10"/>'
         f'<circle class="baseline" cx="{x(baseline):.1f}" cy="10" r="4"/>'

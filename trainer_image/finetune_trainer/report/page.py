@@ -16,11 +16,13 @@ from finetune_api.evaluation import BaselineKind, Evaluation, GateResult, Metric
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import JobIdentity
 from finetune_api.text import duration
+from finetune_trainer.evaluate.slices import FEWEST
 from finetune_trainer.methods import method_of
 from finetune_trainer.methods.coverage import Coverage
 from finetune_trainer.prepared import DataReport
 from finetune_trainer.report.charts import NARROW, TONES, Series, change_bar, line_chart
 from finetune_trainer.report.format import format_change, format_value, grouped
+from finetune_trainer.report.slices import slice_rows
 from finetune_trainer.tasks import form_of
 
 BASELINE_NAMES: dict[BaselineKind, tuple[str, str]] = {
@@ -44,6 +46,8 @@ class ReportInputs:
     evaluation: Evaluation
     details: Mapping[str, Any]
     """Details of the baseline."""
+    tables: Mapping[str, Any]
+    """Measurements by label."""
     predictions: Sequence[Mapping[str, Any]]
     history: Mapping[str, Any]
     """Content of ``history.json``."""
@@ -89,6 +93,8 @@ def render(inputs: ReportInputs) -> str:
         gates=[(gate_text(gate), gate) for gate in inputs.evaluation.gates],
         curves=_curves(inputs),
         examples=inputs.spec.evaluation.report.include_examples,
+        slices=slice_rows(inputs.tables.get("slices", ())),
+        fewest=FEWEST,
         section=Markup(task.report_section(inputs, environment)),
         settings=settings(inputs.spec, inputs.data),
         training=training_facts(inputs.training),

@@ -24,6 +24,7 @@ from finetune_trainer.manifests import fetch_directory, publish_directory, read_
 from finetune_trainer.methods import method_of
 from finetune_trainer.models import fetch_model
 from finetune_trainer.prepared import DataReport, read_report
+from finetune_trainer.splits import open_split
 from finetune_trainer.tasks import form_of
 
 _log = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ def run(context: StageContext) -> EvaluateResult:
         from finetune_trainer.evaluate.comparison import SPLIT, EvaluationInputs
         from finetune_trainer.evaluate.gates import check_gates
         from finetune_trainer.evaluate.pairing import digest_of
+        from finetune_trainer.evaluate.power import notes_after
+        from finetune_trainer.evaluate.slices import short, slice_tables
         from finetune_trainer.modelling.gpus import require_gpus
         from finetune_trainer.modelling.loading import set_up
         from finetune_trainer.modelling.precision import Hardware
@@ -82,6 +85,8 @@ def run(context: StageContext) -> EvaluateResult:
             reporter=reporter,
         )
     )
+    slices = slice_tables(config.spec.evaluation.slices, open_split(prepared, SPLIT), comparison.measure)
+    tables = comparison.tables | ({"slices": slices} if slices else {})
     evaluation = Evaluation(
         split=SPLIT,
         examples=len(comparison.predictions),
@@ -90,6 +95,8 @@ def run(context: StageContext) -> EvaluateResult:
         verdict=comparison.metrics[0].verdict,
         test_digest=digest_of(comparison.predictions),
         gates=check_gates(config.spec.evaluation, comparison.metrics),
+        notes=tuple(notes_after(config.spec.evaluation, comparison.metrics, len(comparison.predictions))),
+        slices=short(slices, comparison.metrics[0].name),
         span_decoding=comparison.span_decoding,
     )
     _report_metrics(reporter, evaluation)
@@ -102,6 +109,7 @@ def run(context: StageContext) -> EvaluateResult:
             data=data,
             evaluation=evaluation,
             details=comparison.details,
+            tables=tables,
             predictions=comparison.predictions,
             history=read_json_if_present(trained / layout.HISTORY),
             training=read_json_if_present(trained / layout.TRAINING),
@@ -115,7 +123,7 @@ def run(context: StageContext) -> EvaluateResult:
     output = context.workspace / "evaluated"
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir()
-    file = EvaluationFile(**dict(evaluation), details=comparison.details)
+    file = EvaluationFile(**dict(evaluation), details=comparison.details | tables)
     _write(output, file, comparison.predictions, page)
     provenance = {
         **_inputs_provenance(config, weights),

@@ -27,6 +27,7 @@ from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer import storage
 from finetune_trainer.checkpoints.upload import complete_checkpoints
 from finetune_trainer.context import Reporter, StageContext
+from finetune_trainer.evaluate.power import notes_before
 from finetune_trainer.manifests import TornDirectory, publish_directory, read_manifest
 from finetune_trainer.modelling.families import decide_handling, family_of, load_families
 from finetune_trainer.modelling.tokenizer import chat_templates, save_tokenizer
@@ -41,10 +42,12 @@ from finetune_trainer.models import (
 from finetune_trainer.patches.transformers import fix_template_date
 from finetune_trainer.prepare.family_settings import check_settings
 from finetune_trainer.prepare.fetch import FetchedData, detectable, fetch_data
-from finetune_trainer.prepare.problems import REPORTED_ROWS, Tally, percent
+from finetune_trainer.prepare.notes import contradictions, generation_limits, truncations, unknown_tokens
+from finetune_trainer.prepare.problems import REPORTED_ROWS, Tally
 from finetune_trainer.prepare.read import DataSet, read_data_set
+from finetune_trainer.prepare.slices import SliceReader, without_slices
 from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding, end_notes
-from finetune_trainer.prepare.splits import SPLITS, Selection, assign, check_processes, check_sizes
+from finetune_trainer.prepare.splits import SPLITS, TEST, Selection, assign, check_processes, check_sizes
 from finetune_trainer.prepare.spool import TableWriter, selected
 from finetune_trainer.prepared import DataReport, ModelIdentity, SplitReport
 from finetune_trainer.tasks import form_of
@@ -54,8 +57,6 @@ LAYOUT = 4
 """Version of the format of the prepared data; data in another version is prepared again."""
 
 _LIBRARIES = ("huggingface-hub", "numpy", "pyarrow", "tokenizers", "transformers")
-
-_MANY_TRUNCATED = 0.05
 
 log = logging.getLogger(__name__)
 
@@ -151,9 +152,10 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         context.reporter.progress(f"writing the {split} split", 0, len(selection.rows), unit="examples")
         data = sets[selection.origin]
         label_counts = Counter(dict.fromkeys(preparation.labels, 0))
-        with TableWriter(output / layout.split_file(split), data.schema) as writer:
+        schema = data.schema if split == TEST else without_slices(data.schema)
+        with TableWriter(output / layout.split_file(split), schema) as writer:
             for batch in selected(data.spool, np.asarray(selection.rows, np.int64)):
-                writer.write(preparation.finish(batch, split, label_counts))
+                writer.write(preparation.finish(batch.select(schema.names), split, label_counts))
         splits[split] = _split_report(data, selection, dict(label_counts))
         all_labels.update(label_counts)
     generation = read_generation_config(inputs.model.path, spec.model.uri)
@@ -163,12 +165,13 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     notes = [
         *inputs.data.notes,
         *handling.notes,
-        *_unknown_tokens(sets),
-        *_contradictions(contradicting),
-        *_truncations(splits, length, inputs.identity),
+        *unknown_tokens(sets),
+        *contradictions(contradicting),
+        *truncations(splits, length, inputs.identity),
         *end_notes(tokenizer, ends, preparation.answers),
         *preparation.notes(all_labels),
-        *_generation_notes(spec, family, length, inputs.identity),
+        *generation_limits(spec, family, length, inputs.identity),
+        *notes_before(spec.evaluation, splits[TEST].examples),
     ]
     for note in notes:
         log.warning("%s", note)
@@ -177,6 +180,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         task=spec.task.type,
         family=family,
         labels=preparation.labels,
+        multi_label=spec.task.multi_label,
         max_sequence_length=length,
         padding=padding,
         end_tokens=ends,
@@ -231,42 +235,6 @@ def sequence_length(spec: FineTuneJobSpec, family: ModelFamily, model: ModelIden
     return requested
 
 
-def _generation_notes(spec: FineTuneJobSpec, family: ModelFamily, length: int, model: ModelIdentity) -> list[str]:
-    """Whether the answers that the evaluation generates may be limited by the positions of the model."""
-    limit, new_tokens = model.max_positions, spec.evaluation.generation.max_new_tokens
-    # The source of a model with an encoder and a decoder takes none of the positions of its answer.
-    needed = new_tokens if family is ModelFamily.SEQ2SEQ else length + new_tokens
-    if family not in spec.task.type.row.generates or limit is None or needed <= limit:
-        return []
-    return [f"answers are generated up to the {limit:,} positions of the model, also if maxNewTokens allows more"]
-
-
-def _unknown_tokens(sets: Mapping[str, DataSet]) -> list[str]:
-    unknown = sum(data.unknown_tokens for data in sets.values())
-    tokens = sum(int(data.lengths.sum()) for data in sets.values())
-    return [f"{percent(unknown / tokens)} of the tokens are unknown to the tokenizer of the model"] if unknown else []
-
-
-def _contradictions(count: int) -> list[str]:
-    return (
-        [f"{count:,} row{'s have' if count > 1 else ' has'} the text of an earlier row but another label"]
-        if count
-        else []
-    )
-
-
-def _truncations(splits: Mapping[str, SplitReport], length: int, model: ModelIdentity) -> list[str]:
-    """A warning if so many texts are truncated that the model may miss what matters."""
-    rows = sum(split.examples for split in splits.values())
-    truncated = sum(split.truncated for split in splits.values())
-    if truncated <= _MANY_TRUNCATED * rows:
-        return []
-    return [
-        f"{percent(truncated / rows)} of the texts are truncated to {length:,} tokens; "
-        + ("the model supports no more" if length == model.max_positions else "raise training.maxSequenceLength")
-    ]
-
-
 def _clipped(note: str) -> str:
     return note if len(note) <= NOTE_LENGTH else f"{note[: NOTE_LENGTH - 1]}…"
 
@@ -308,6 +276,9 @@ def _read(
         uri = inputs.data.address(name)
         activity = f"reading the {name} data"
         context.reporter.progress(activity, 0, unit="examples")
+        has_test_rows = name == (TEST if TEST in inputs.data.files else "train")
+        slices = SliceReader(spec.evaluation.slices if has_test_rows else (), uri)
+        slices.check_headers(inputs.data.files[name])
         sets[name] = read_data_set(
             inputs.data.files[name],
             preparation.row_schema(inputs.data.files[name]),
@@ -316,6 +287,7 @@ def _read(
             context.workspace / f"{name}.spool",
             unknown_id=unknown_id,
             deduplicate=spec.dataset.cleaning.deduplicate is not Deduplication.NONE,
+            slices=slices,
             on_rows=partial(_report_rows, context.reporter, activity),
         )
         preparation.end_data_set(uri)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -136,8 +136,8 @@ class Recognised:
     """What the rows contain, as a clause; may be empty."""
     certain: bool
     """Whether the names of the columns say so; otherwise it is a guess."""
-    settings: Mapping[str, str] = field(default_factory=dict)
-    """Fields of spec.task that the task needs, such as targetLanguage."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of spec.task that the task or the data needs, such as targetLanguage."""
     open: str = ""
     """What the user has to fill in, as a sentence; empty if the manifest is complete."""
 
@@ -237,6 +237,26 @@ class TaskForm(Protocol):
 
     def finish_artifact(self, directory: Path, data: DataReport, spec: FineTuneJobSpec) -> None:
         """Add task-specific files and settings to the artifact, so that transformers or PEFT can load it."""
+
+
+@runtime_checkable
+class WeighsLabels(Protocol):
+    """A `TaskForm` whose training loss may weigh labels."""
+
+    def label_weights(self, spec: FineTuneJobSpec, data: DataReport) -> Sequence[float] | None:
+        """The weight of each label, by its index; None if all count the same."""
+
+    def weighted_loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, total: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """The weighted sum of the cross entropy over all labels that are not ignored / ``total``.
+
+        Args:
+            logits: Output of the model.
+            labels: Labels of the batch, as for `TaskForm.loss`.
+            total: Sum of the weights of all labels of the step that are not ignored.
+            weights: The weight of each label, of shape (labels,).
+        """
 
 
 Recognise = Callable[[Sequence[str], Sequence[Mapping[str, Any]]], Recognised | None]

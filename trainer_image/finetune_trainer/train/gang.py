@@ -38,6 +38,7 @@ from finetune_trainer.train.callbacks import (
 from finetune_trainer.train.data import TrainingDataset
 from finetune_trainer.train.export import curves, fetch_weights, final_loss, keep_weights, library_versions, write_json
 from finetune_trainer.train.model import load_model
+from finetune_trainer.train.objective import label_weights
 from finetune_trainer.train.settings import TrainPlan, plan_training
 from finetune_trainer.train.stop import StopRequest
 from finetune_trainer.train.trainer import FineTuneTrainer, validation_batch_size
@@ -113,6 +114,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
         sizes=plan.sizes,
         validation=validation,
         export_checkpoints=spec.training.early_stopping is not None,
+        weights=label_weights(task, spec, report),
         answers=_validation_answers(prepared, spec, report, plan, Hardware.of(precision, config.world.device)),
     )
     if checkpoint and checkpoint.universal:

@@ -20,6 +20,7 @@ from finetune_trainer.train.data import EpochDataLoader, TrainingDataset
 from finetune_trainer.train.export import VALIDATION_PREFIX
 
 if TYPE_CHECKING:
+    from finetune_trainer.train.objective import LabelWeights
     from finetune_trainer.train.validation_answers import ValidationAnswers
 
 _VALIDATION_BATCH_FACTOR = 2
@@ -46,6 +47,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         validation: TrainingDataset,
         export_checkpoints: bool,
         answers: ValidationAnswers | None = None,
+        weights: LabelWeights | None = None,
         **kwargs: Any,
     ) -> None:
         """
@@ -58,15 +60,17 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
             validation: The validation rows.
             export_checkpoints: Whether checkpoints must contain model files, because one may become the result.
             answers: Measures generated answers at each validation.
+            weights: Weighs the labels in the training loss; the validation loss is not weighted.
             kwargs: Further arguments of Trainer.
         """
         collator = task.collator(pad_token_id, model)
+        loss = weights.loss if weights else task.loss
         super().__init__(
             model=model,
             data_collator=collator,
             train_dataset=train_dataset,
             eval_dataset=validation,
-            compute_loss_func=lambda outputs, labels, num_items_in_batch: task.loss(
+            compute_loss_func=lambda outputs, labels, num_items_in_batch: loss(
                 logits_of(outputs), labels, num_items_in_batch
             ),
             **kwargs,
@@ -80,6 +84,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         self._validation = validation
         self._export_checkpoints = export_checkpoints
         self._answers = answers
+        self._weights = weights
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The batches of this rank. They bypass Accelerate, which would shard them again."""
@@ -90,6 +95,13 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
             collate_fn=self._collate,
             pin_memory=torch.cuda.is_available(),
         )
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """What the loss of a step is divided by: its labels, or their weights, on all ranks."""
+        if self._weights is None or not batch_samples:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        total = torch.stack([self._weights.total(batch["labels"]) for batch in batch_samples]).sum().to(device)
+        return self.accelerator.gather(total).sum() if self.args.world_size > 1 else total
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model files, except into checkpoints that are used only to resume.

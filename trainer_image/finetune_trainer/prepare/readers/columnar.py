@@ -158,6 +158,9 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _class_name(value: Any, names: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        found = [_class_name(item, names) for item in value]
+        return next((item for item in found if isinstance(item, BadRow)), found)
     if not isinstance(value, int):
         return value
     if 0 <= value < len(names):
@@ -166,13 +169,21 @@ def _class_name(value: Any, names: Sequence[str]) -> Any:
 
 
 def _class_names(schema: Any) -> dict[str, tuple[str, ...]]:
-    """The names of the classes of each ClassLabel column, which ``datasets`` stores in the metadata of the schema."""
+    """The names of the classes of each column of ClassLabels or of lists of them, which ``datasets`` stores in the
+    metadata of the schema.
+    """
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        listed = {name: feature["names"] for name, feature in features.items() if _is_class_label(feature)}
+        items = {name: _item_feature(feature) for name, feature in features.items()}
+        listed = {name: feature["names"] for name, feature in items.items() if _is_class_label(feature)}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
     return {name: tuple(names) for name, names in listed.items() if _are_texts(names)}
+
+
+def _item_feature(feature: Any) -> Any:
+    """The feature of the items of a list; ``feature`` if it is no list."""
+    return feature["feature"] if feature.get("_type") in ("List", "Sequence") else feature
 
 
 def _is_class_label(feature: object) -> bool:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from finetune_api.evaluation import BaselineKind, MetricResult
 from finetune_api.spec import Metric
-from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter, metric_result
+from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter
 from finetune_trainer.evaluate.intervals import ratio_interval
 from finetune_trainer.evaluate.likelihood import LIKELIHOOD, Likelihood, likelihood_interval
-from finetune_trainer.evaluate.metrics import Floats, Ints, ratio
+from finetune_trainer.evaluate.metrics import Floats, Ints, metric_result, ratio
 from finetune_trainer.evaluate.prompts import next_tokens
 from finetune_trainer.evaluate.token_scores import token_scores
 from finetune_trainer.modelling.batching import TokenRows
@@ -127,22 +127,27 @@ def compare(inputs: EvaluationInputs) -> Comparison:
         }
         for index, (source, text) in enumerate(zip(sources, documents, strict=True))
     ]
-    results = tuple(_result(inputs, metric, both, scores) for metric in metrics)
-    return Comparison(BaselineKind.BASE_MODEL, _details(inputs, found, both, scores), results, predictions)
+    seed = inputs.spec.training.seed
+
+    def measure(part: Ints) -> tuple[MetricResult, ...]:
+        likelihoods = {name: likelihood.take(part) for name, likelihood in both.items()}
+        hits = {name: of_model.hits[part] for name, of_model in scores.items()}
+        return tuple(_result(metric, likelihoods, hits, seed) for metric in metrics)
+
+    details = _details(inputs, found, both, scores)
+    return Comparison(BaselineKind.BASE_MODEL, details, measure(np.arange(len(table))), measure, predictions)
 
 
 def _of_each(metric: Metric, likelihood: Likelihood, scores: DocumentScores) -> Floats:
     return likelihood.scores(metric) if metric in LIKELIHOOD else scores.hits
 
 
-def _result(
-    inputs: EvaluationInputs, metric: Metric, both: dict[str, Likelihood], scores: dict[str, DocumentScores]
-) -> MetricResult:
-    before, after, seed = both["baseline"], both["tuned"], inputs.spec.training.seed
+def _result(metric: Metric, both: dict[str, Likelihood], hits: dict[str, Floats], seed: int) -> MetricResult:
+    before, after = both["baseline"], both["tuned"]
     if metric in LIKELIHOOD:
         interval = likelihood_interval(metric, before, after, seed)
         return metric_result(metric, before.score(metric), after.score(metric), interval)
-    baseline, tuned = scores["baseline"].hits, scores["tuned"].hits
+    baseline, tuned = hits["baseline"], hits["tuned"]
     interval = ratio_interval(baseline, tuned, before.tokens, seed=seed)
     return metric_result(metric, ratio(baseline, before.tokens), ratio(tuned, before.tokens), interval)
 

@@ -11,10 +11,10 @@ from transformers import AutoModel
 
 from finetune_api.evaluation import BaselineKind, MetricResult, SpanDecoding
 from finetune_api.spec import Metric
-from finetune_trainer.evaluate.baseline import Features
-from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter, metric_result
+from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter
 from finetune_trainer.evaluate.intervals import ratio_interval
-from finetune_trainer.evaluate.metrics import Ints, ratio
+from finetune_trainer.evaluate.linear_probe import Features
+from finetune_trainer.evaluate.metrics import Ints, metric_result, ratio
 from finetune_trainer.modelling.loading import check_finite
 from finetune_trainer.splits import open_split
 from finetune_trainer.tasks.question_answering.answering import Predicted, Questions, SpanRunner, pairs
@@ -51,12 +51,17 @@ def compare(inputs: EvaluationInputs) -> Comparison:
     metrics = comparing.metrics
     baseline = comparing.baseline()
     tuned = comparing.of_model(inputs.method.tuned(inputs.load, inputs.base, inputs.trained), "tuned")
-    results = tuple(comparing.result(metric, baseline.test.scores, tuned.test.scores) for metric in metrics)
+
+    def measure(part: Ints) -> tuple[MetricResult, ...]:
+        found = [comparing.result(metric, baseline.test.scores, tuned.test.scores, part) for metric in metrics]
+        return tuple(result for result in found if result is not None)
+
+    results = measure(np.arange(len(tuned.test.texts)))
     decoding = SpanDecoding(
         longest_answer=comparing.longest, threshold=tuned.threshold, baseline_threshold=baseline.threshold
     )
     rows = comparing.rows(baseline.test, tuned.test)
-    return Comparison(baseline.kind, baseline.details, results, rows, decoding)
+    return Comparison(baseline.kind, baseline.details, results, measure, rows, span_decoding=decoding)
 
 
 class _Comparing:
@@ -98,9 +103,12 @@ class _Comparing:
             best.append(self._runner.best_spans(model, name, questions, self.longest, activity))
         return self._decided(BaselineKind.BASE_MODEL, best[0], best[1], {})
 
-    def result(self, metric: Metric, baseline: Scores, tuned: Scores) -> MetricResult:
-        weighted = weights(metric, self._test.references)
-        values = baseline.values(metric), tuned.values(metric)
+    def result(self, metric: Metric, baseline: Scores, tuned: Scores, part: Ints) -> MetricResult | None:
+        """The result of a metric on a part of the questions; None if it is about none of them."""
+        weighted = weights(metric, self._test.references)[part]
+        if not weighted.any():
+            return None
+        values = baseline.values(metric)[part], tuned.values(metric)[part]
         interval = ratio_interval(*values, weighted, seed=self._inputs.spec.training.seed)
         return metric_result(metric, ratio(values[0], weighted), ratio(values[1], weighted), interval)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from finetune_trainer.evaluate.baseline import Features
+from finetune_trainer.evaluate.linear_probe import Features, Standardised
 from finetune_trainer.evaluate.metrics import Ints
 from finetune_trainer.tasks.question_answering.spans import Logits
 
@@ -38,9 +38,7 @@ class SpanHead:
     """The weights of the head, of shape (width, 2), for standardised features."""
 
     def __init__(self, fitted_on: Features) -> None:
-        self._mean = fitted_on.mean(axis=0, dtype=np.float64).astype(np.float32)
-        deviation = fitted_on.std(axis=0, dtype=np.float64).astype(np.float32)
-        self._scale = np.where(deviation > 0, deviation, 1).astype(np.float32)
+        self._standardised = Standardised(fitted_on)
         self._weights = torch.zeros(fitted_on.shape[1], 2)
 
     def fit(self, features: TokenFeatures, strength: float, on_step: Callable[[], None] = lambda: None) -> SpanHead:
@@ -72,7 +70,3 @@ class SpanHead:
         """The logits of tokens as start and as end, of shape (2, tokens)."""
         found: Logits = (self._standardised(features) @ self._weights.numpy()).T
         return found
-
-    def _standardised(self, features: Features) -> Features:
-        standardised: Features = (features - self._mean) / self._scale
-        return standardised

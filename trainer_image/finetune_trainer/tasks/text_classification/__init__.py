@@ -1,4 +1,4 @@
-"""TextClassification: assigns one label to each text."""
+"""TextClassification: assigns one label, or any number of labels, to each text."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import pyarrow as pa
 
 from finetune_api import layout
 from finetune_api.tables.tasks import ModelFamily
+from finetune_api.vocabulary import ClassWeights
 from finetune_trainer.json_files import read_json, write_json
 from finetune_trainer.modelling.tokenizer import load_base_tokenizer
 from finetune_trainer.prepared import IGNORED_LABEL, DataReport
 from finetune_trainer.tasks.base import CardParts, ModelClass, Prediction, Task
-from finetune_trainer.tasks.text_classification.preparation import TextClassificationPreparation
+from finetune_trainer.tasks.text_classification.preparation import TextClassificationPreparation, check_head
 from finetune_trainer.tasks.text_classification.recognition import recognise
+from finetune_trainer.tasks.text_classification.weights import balanced
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
     from finetune_trainer.report.page import ReportInputs
     from finetune_trainer.train.data import Collator, TrainingDataset
 
-_PROBLEM_TYPE = "single_label_classification"
-"""The job's task decides the loss, not the config.json of the base model."""
+
+def _problem_type(data: DataReport) -> str:
+    """What config.json says of the loss: the job's task decides it, not the base model."""
+    return "multi_label_classification" if data.multi_label else "single_label_classification"
 
 
 class TextClassification:
@@ -49,12 +53,13 @@ class TextClassification:
     def preparation(
         self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int, config: Mapping[str, Any]
     ) -> TextClassificationPreparation:
+        check_head(config, spec.model.uri)
         return TextClassificationPreparation(spec, tokenizer, max_length)
 
     def dataset(self, table: pa.Table, spec: FineTuneJobSpec, data: DataReport) -> TrainingDataset:
         from finetune_trainer.tasks.text_classification.training import ClassificationDataset
 
-        return ClassificationDataset(table)
+        return ClassificationDataset(table, data)
 
     def collator(self, pad_token_id: int, model: Any) -> Collator:
         from finetune_trainer.tasks.text_classification.training import ClassificationCollator
@@ -70,7 +75,7 @@ class TextClassification:
                 "num_labels": len(data.labels),
                 "id2label": dict(enumerate(data.labels)),
                 "label2id": {label: index for index, label in enumerate(data.labels)},
-                "problem_type": _PROBLEM_TYPE,
+                "problem_type": _problem_type(data),
             },
             new_head=data.handling.new_head,
         )
@@ -85,9 +90,31 @@ class TextClassification:
         return [*poolers, *outside_backbone(model)]
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
+        """As in `TaskForm`; with task.multiLabel, labels and logits have the shape (batch, labels), and the loss is the
+        mean of the binary cross entropy over all label decisions.
+        """
+        from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+
+        if labels.dim() == 2:
+            decided = labels != IGNORED_LABEL
+            targets = labels[decided].float()
+            return binary_cross_entropy_with_logits(logits.float()[decided], targets, reduction="sum") / count
+        return cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL, reduction="sum") / count
+
+    def label_weights(self, spec: FineTuneJobSpec, data: DataReport) -> Sequence[float] | None:
+        if spec.task.class_weights is ClassWeights.NONE:
+            return None
+        weights = balanced(data.splits["train"].label_counts)
+        return [weights[label] for label in data.labels]
+
+    def weighted_loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, total: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
         from torch.nn.functional import cross_entropy
 
-        return cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL, reduction="sum") / count
+        return (
+            cross_entropy(logits.float(), labels, weight=weights, ignore_index=IGNORED_LABEL, reduction="sum") / total
+        ).float()
 
     def compare(self, inputs: EvaluationInputs) -> Comparison:
         from finetune_trainer.tasks.text_classification.evaluation import compare
@@ -125,7 +152,7 @@ class TextClassification:
             config = read_json(config_path)
             config["id2label"] = {str(index): label for index, label in enumerate(data.labels)}
             config["label2id"] = {label: index for index, label in enumerate(data.labels)}
-            config["problem_type"] = _PROBLEM_TYPE
+            config["problem_type"] = _problem_type(data)
             write_json(config_path, config)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,15 +10,20 @@ import pyarrow as pa
 import torch
 from transformers import AutoModel
 
+from finetune_api.evaluation import MetricResult
 from finetune_trainer.evaluate import baseline as baselines
-from finetune_trainer.evaluate.baseline import Features, Labelled
-from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter, metric_result
-from finetune_trainer.evaluate.intervals import classification_interval
-from finetune_trainer.evaluate.metrics import Ints, classification_score
+from finetune_trainer.evaluate.baseline import Labelled
+from finetune_trainer.evaluate.classification import Classified, compared
+from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter
+from finetune_trainer.evaluate.linear_probe import Features
+from finetune_trainer.evaluate.metrics import Ints, Labels
 from finetune_trainer.modelling.batching import BatchLimits, TokenRows, each_batch, length_sorted, padded
 from finetune_trainer.modelling.loading import check_finite, check_vocabulary, set_padding
 from finetune_trainer.modelling.precision import Hardware
+from finetune_trainer.prepared import DataReport
 from finetune_trainer.splits import open_split
+from finetune_trainer.tasks.text_classification.outputs import label_table, prediction_rows
+from finetune_trainer.tasks.text_classification.preparation import undefined_auroc
 
 _LIMITS = {"cpu": BatchLimits(examples=64, tokens=4096), "cuda": BatchLimits(examples=512, tokens=65536)}
 
@@ -27,42 +32,42 @@ def compare(inputs: EvaluationInputs) -> Comparison:
     """Run baseline and tuned model on the test split.
 
     Raises:
-        StageFailure: BadConfiguration (the model does not fit the data), Diverged (outputs that are not finite),
-            OutOfMemory.
+        StageFailure: BadConfiguration (the model does not fit the data), BadData (a metric is not defined on the test
+            split), Diverged (outputs that are not finite), OutOfMemory.
     """
     test = open_split(inputs.prepared, SPLIT)
-    gold = _labels(test)
-    padding = inputs.data.padding
-    chosen = _baseline(inputs, test, padding)
-    tuned = _tuned_predictions(inputs, TokenRows.of_column(test["input_ids"]), padding)
+    data = inputs.data
+    gold = _labels(test, data)
+    chosen = _baseline(inputs, test)
+    tuned = tuned_output(inputs, TokenRows.of_column(test["input_ids"]))
 
-    labels = len(inputs.data.labels)
-    results = []
-    for metric in inputs.spec.metrics:
-        interval = classification_interval(
-            metric, gold, chosen.predictions, tuned, labels, seed=inputs.spec.training.seed
-        )
-        of_baseline = classification_score(metric, gold, chosen.predictions, labels)
-        of_tuned = classification_score(metric, gold, tuned, labels)
-        results.append(metric_result(metric, of_baseline, of_tuned, interval))
+    def measure(part: Ints) -> tuple[MetricResult, ...]:
+        models = chosen.output.take(part), tuned.take(part)
+        seed = inputs.spec.training.seed
+        found = [
+            compared(metric, gold[part], *models, labels=len(data.labels), seed=seed) for metric in inputs.spec.metrics
+        ]
+        return tuple(result for result in found if result is not None)
 
-    name_of = inputs.data.labels
-    details = chosen.details
-    details["majorityClass"]["label"] = name_of[details["majorityClass"]["label"]]
-    predictions = [
-        {
-            "source": source,
-            "text": text,
-            "label": name_of[gold[row]],
-            "baseline": name_of[chosen.predictions[row]],
-            "tuned": name_of[tuned[row]],
-        }
-        for row, (source, text) in enumerate(zip(test["source"].to_pylist(), test["text"].to_pylist(), strict=True))
-    ]
-    return Comparison(chosen.kind, details, tuple(results), predictions)
+    results = measure(np.arange(len(gold)))
+    if len(results) < len(inputs.spec.metrics):
+        raise undefined_auroc()
+    rows = prediction_rows(test, data, gold, chosen.output, tuned)
+    tables = {"labels": label_table(data, gold, chosen.output, tuned)}
+    return Comparison(chosen.kind, _named(chosen.details, data.labels), results, measure, rows, tables=tables)
 
 
-def _baseline(inputs: EvaluationInputs, test: pa.Table, padding: int) -> baselines.ClassifierBaseline:
+def _named(details: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The details of the baseline with the names of labels for their indices."""
+    majority = details["majorityClass"]
+    if "label" in majority:
+        majority["label"] = names[majority["label"]]
+    else:
+        majority["labels"] = [names[index] for index in majority["labels"]]
+    return details
+
+
+def _baseline(inputs: EvaluationInputs, test: pa.Table) -> baselines.ClassifierBaseline:
     seed = inputs.spec.training.seed
     train, validation = open_split(inputs.prepared, "train"), open_split(inputs.prepared, "validation")
     chosen = baselines.sample(len(train), seed)
@@ -79,35 +84,28 @@ def _baseline(inputs: EvaluationInputs, test: pa.Table, padding: int) -> baselin
     features = {}
     for name, split in rows.items():
         check_vocabulary(backbone, split)
-        features[name] = mean_features(backbone, split, padding, inputs.hardware, counter, limits=_limits(inputs))
+        features[name] = mean_features(
+            backbone, split, inputs.data.padding, inputs.hardware, counter, limits=_limits(inputs)
+        )
     fits = ExampleCounter(inputs.reporter, "fitting the linear probe", len(chosen))
     return baselines.choose(
-        Labelled(features["train"], _labels(train)[chosen]),
-        Labelled(features["validation"], _labels(validation)),
+        Labelled(features["train"], _labels(train, inputs.data)[chosen]),
+        Labelled(features["validation"], _labels(validation, inputs.data)),
         features["test"],
-        seed,
+        len(inputs.data.labels),
+        seed=seed,
         on_fit=lambda: fits.add(0),
     )
 
 
-def _tuned_predictions(inputs: EvaluationInputs, rows: TokenRows, padding: int) -> Ints:
-    predictions = np.zeros(len(rows), dtype=np.int64)
-
-    def keep(batch: Ints, logits: torch.Tensor) -> None:
-        predictions[batch] = logits.argmax(dim=-1).cpu().numpy()
-
-    tuned_logits(inputs, rows, padding, keep)
-    return predictions
-
-
-def tuned_logits(
-    inputs: EvaluationInputs, rows: TokenRows, padding: int, keep: Callable[[Ints, torch.Tensor], None]
-) -> None:
-    """Call ``keep`` with the indices and the logits, float32 of shape (batch, labels), of every batch of ``rows``.
+def tuned_output(inputs: EvaluationInputs, rows: TokenRows) -> Classified:
+    """The output of the tuned model for ``rows``.
 
     Raises:
         StageFailure: As `compare`.
     """
+    padding, multi_label = inputs.data.padding, inputs.data.multi_label
+    probabilities = np.zeros((len(rows), len(inputs.data.labels)), dtype=np.float32)
     model = inputs.method.tuned(inputs.load, inputs.base, inputs.trained)
     set_padding(model, padding)
     check_vocabulary(model, rows)
@@ -119,10 +117,12 @@ def tuned_logits(
         with torch.inference_mode(), hardware.autocast():
             logits = model(input_ids=tokens, attention_mask=mask).logits.float()
         check_finite(logits, "tuned", "output")
-        keep(batch, logits)
+        found = logits.sigmoid() if multi_label else logits.softmax(dim=-1)
+        probabilities[batch] = found.cpu().numpy()
         counter.add(len(batch))
 
     each_batch(length_sorted(rows.lengths, _limits(inputs)), work)
+    return Classified.multiple(probabilities) if multi_label else Classified.single(probabilities)
 
 
 def _limits(inputs: EvaluationInputs) -> BatchLimits:
@@ -153,6 +153,11 @@ def mean_features(
     return features
 
 
-def _labels(table: pa.Table) -> Ints:
-    labels: Ints = table["label"].to_numpy().astype(np.int64)
-    return labels
+def _labels(table: pa.Table, data: DataReport) -> Labels:
+    """The labels of each row as `Classified.predicted` has them."""
+    if not data.multi_label:
+        return np.asarray(table["label"].to_numpy(), np.int64)
+    lists = TokenRows.of_column(table["labels"])
+    matrix = np.zeros((len(lists), len(data.labels)), np.bool_)
+    matrix[np.repeat(np.arange(len(lists)), lists.lengths), lists.values] = True
+    return matrix

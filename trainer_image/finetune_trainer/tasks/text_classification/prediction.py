@@ -7,21 +7,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 
+from finetune_trainer.evaluate.classification import THRESHOLD
 from finetune_trainer.evaluate.comparison import EvaluationInputs
-from finetune_trainer.evaluate.metrics import Ints
 from finetune_trainer.modelling.batching import TokenRows
 from finetune_trainer.modelling.tokenizer import load_base_tokenizer
 from finetune_trainer.prepare.problems import row_explained
 from finetune_trainer.prepare.rows import checked, text_of
 from finetune_trainer.tasks.base import Prediction
-from finetune_trainer.tasks.text_classification.evaluation import tuned_logits
+from finetune_trainer.tasks.text_classification.evaluation import tuned_output
 from finetune_trainer.tasks.text_classification.rows import Labelled
 from finetune_trainer.tasks.text_classification.tokens import TextTokeniser
 
 _SHOWN_LABELS = 3
+
+Probabilities = NDArray[np.floating[Any]]
 
 
 def predict(inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
@@ -31,15 +32,14 @@ def predict(inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         with row_explained(number):
             texts.append(_text(inputs, row))
     tokenizer = load_base_tokenizer(inputs.trained, "the artifact")
-    encoded = TextTokeniser(tokenizer, inputs.data.max_sequence_length).encode([Labelled(text, "") for text in texts])
+    tokeniser = TextTokeniser(tokenizer, inputs.data.max_sequence_length, multi_label=False)
+    encoded = tokeniser.encode([Labelled(text, "") for text in texts])
     tokens = TokenRows.of_column(pa.chunked_array([encoded.columns["input_ids"]]))
-    scores = np.zeros((len(texts), len(inputs.data.labels)), dtype=np.float32)
-
-    def keep(batch: Ints, logits: torch.Tensor) -> None:
-        scores[batch] = logits.softmax(dim=-1).cpu().numpy()
-
-    tuned_logits(inputs, tokens, inputs.data.padding, keep)
-    return [_prediction(text, score, inputs.data.labels) for text, score in zip(texts, scores, strict=True)]
+    output = tuned_output(inputs, tokens)
+    predict_one = _multi_label_prediction if inputs.data.multi_label else _prediction
+    return [
+        predict_one(text, scores, inputs.data.labels) for text, scores in zip(texts, output.probabilities, strict=True)
+    ]
 
 
 def _text(inputs: EvaluationInputs, row: object) -> str:
@@ -50,9 +50,25 @@ def _text(inputs: EvaluationInputs, row: object) -> str:
     return text_of(row, spec.dataset.columns.name(field), field)
 
 
-def _prediction(text: str, scores: NDArray[np.float32], labels: Sequence[str]) -> Prediction:
+def _prediction(text: str, scores: Probabilities, labels: Sequence[str]) -> Prediction:
+    by_label = _by_label(scores, labels)
+    document = {"text": text, "label": next(iter(by_label)), "scores": by_label}
+    return Prediction(_shown(list(by_label.items())[:_SHOWN_LABELS]), document)
+
+
+def _multi_label_prediction(text: str, scores: Probabilities, labels: Sequence[str]) -> Prediction:
+    by_label = _by_label(scores, labels)
+    # The scores are rounded, and a rounded one could be another decision.
+    predicted = [labels[index] for index in np.flatnonzero(scores >= THRESHOLD).tolist()]
+    best = [(label, score) for label, score in by_label.items() if label in predicted]
+    return Prediction(_shown(best) or "no label", {"text": text, "labels": predicted, "scores": by_label})
+
+
+def _by_label(scores: Probabilities, labels: Sequence[str]) -> dict[str, float]:
+    """The scores, highest first."""
     # As argmax in evaluation, the first of equal scores comes first.
-    order = np.argsort(-scores, kind="stable")
-    by_label = {labels[index]: round(float(scores[index]), 6) for index in order}
-    shown = [f"{label} {score:.4f}" for label, score in list(by_label.items())[:_SHOWN_LABELS]]
-    return Prediction("  ".join(shown), {"text": text, "label": labels[order[0]], "scores": by_label})
+    return {labels[index]: round(float(scores[index]), 6) for index in np.argsort(-scores, kind="stable").tolist()}
+
+
+def _shown(scores: Sequence[tuple[str, float]]) -> str:
+    return "  ".join(f"{label} {score:.4f}" for label, score in scores)

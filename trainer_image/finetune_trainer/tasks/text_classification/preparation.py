@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from finetune_api.failures import Reason, StageFailure
-from finetune_api.spec import FineTuneJobSpec
-from finetune_trainer.prepare.arrays import int32s, integers
+from finetune_api.spec import FineTuneJobSpec, Metric
+from finetune_api.vocabulary import ClassWeights
+from finetune_trainer.modelling.families import base_labels
+from finetune_trainer.prepare.arrays import int32s, integers, list_lengths, lists
 from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.rows import Example, check_headers
-from finetune_trainer.prepare.sources import DataFile
+from finetune_trainer.prepare.sources import DataFile, FileKind
 from finetune_trainer.prepare.special_tokens import AnswerTokens
+from finetune_trainer.prepare.splits import TEST
+from finetune_trainer.tasks.text_classification.label_lists import LabelListRows
 from finetune_trainer.tasks.text_classification.rows import (
     MOST_LABELS,
     LabelledRows,
@@ -26,6 +30,7 @@ from finetune_trainer.tasks.text_classification.rows import (
     sorted_labels,
 )
 from finetune_trainer.tasks.text_classification.tokens import TextTokeniser
+from finetune_trainer.tasks.text_classification.weights import weight_notes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -41,7 +46,12 @@ class TextClassificationPreparation:
         self._columns = spec.dataset.columns
         self._given = spec.task.labels
         self._derived: frozenset[str] | None = None
-        self._tokeniser = TextTokeniser(tokenizer, max_length)
+        self._spec = spec
+        self._multi_label = spec.task.multi_label
+        self._tokeniser = TextTokeniser(tokenizer, max_length, multi_label=self._multi_label)
+        self._examples: Counter[str] = Counter()
+        self._label_counts: dict[str, npt.NDArray[np.int64]] = {}
+        self._unlabelled = 0
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -67,7 +77,11 @@ class TextClassificationPreparation:
         labels, origin = self._derived, "the training data"
         if self._given is not None:
             labels, origin = frozenset(self._given), "task.labels"
-        schema = LabelledRows(self._columns.name("text"), self._columns.name("label"), labels, origin)
+        names = self._columns.name("text"), self._columns.name("label")
+        schema = LabelledRows(*names, labels, origin)
+        if self._multi_label:
+            separated = all(file.kind in (FileKind.CSV, FileKind.TSV) for file in files)
+            schema = LabelListRows(*names, labels, origin, separated)
         check_headers(files, schema)
         return schema
 
@@ -79,16 +93,46 @@ class TextClassificationPreparation:
             self._derived = _derived_labels(self._tokeniser, uri)
 
     def notes(self, label_counts: Mapping[str, int]) -> list[str]:
-        return label_notes(label_counts)
+        """Raises:
+        StageFailure: BadData when a metric of the spec is not defined on the test split.
+        """
+        weights = []
+        if self._spec.task.class_weights is not ClassWeights.NONE:
+            weights = weight_notes(dict(zip(self.labels, self._label_counts["train"].tolist(), strict=True)))
+        return [*weights, *self._auroc_notes(), *self._unlabelled_notes(), *label_notes(label_counts)]
 
     def finish(self, batch: pa.RecordBatch, split: str, label_counts: Counter[str]) -> pa.RecordBatch:
         """Replace the provisional index of each label, in order of first appearance, by its final index."""
         labels = self.labels
-        column = batch.schema.get_field_index("label")
-        indices = self._final_indices[int32s(batch.column(column))]
-        counts = np.bincount(indices, minlength=len(labels)).tolist()
-        label_counts.update(dict(zip(labels, counts, strict=True)))
-        return batch.set_column(column, batch.schema.field(column), integers(indices))
+        column = batch.schema.get_field_index("labels" if self._multi_label else "label")
+        provisional = batch.column(column)
+        flat = provisional.flatten() if self._multi_label else provisional
+        indices = self._final_indices[int32s(flat)]
+        counts = np.bincount(indices, minlength=len(labels))
+        label_counts.update(dict(zip(labels, counts.tolist(), strict=True)))
+        self._examples[split] += len(batch)
+        self._label_counts[split] = self._label_counts.get(split, 0) + counts
+        final = integers(indices)
+        if self._multi_label:
+            lengths = list_lengths(provisional)
+            self._unlabelled += int((lengths == 0).sum())
+            final = lists(lengths, indices)
+        return batch.set_column(column, batch.schema.field(column), final)
+
+    def _auroc_notes(self) -> list[str]:
+        if Metric.AUROC not in self._spec.metrics:
+            return []
+        counts = self._label_counts[TEST]
+        left_out = [
+            label for label, count in zip(self.labels, counts, strict=True) if count in (0, self._examples[TEST])
+        ]
+        if len(left_out) == len(self.labels):
+            raise undefined_auroc()
+        return [auroc_note(left_out)] if left_out else []
+
+    def _unlabelled_notes(self) -> list[str]:
+        count = self._unlabelled
+        return [f"{count:,} row{'s have' if count > 1 else ' has'} no label"] if count else []
 
     @cached_property
     def _final_indices(self) -> npt.NDArray[np.int32]:
@@ -96,8 +140,42 @@ class TextClassificationPreparation:
         return np.asarray([index_of[label] for label in self._tokeniser.labels], np.int32)
 
 
+def undefined_auroc() -> StageFailure:
+    """The failure of a job that asks for an AUROC which the test split does not define."""
+    return StageFailure(
+        Reason.BAD_DATA,
+        "auroc needs a label that some test rows have and others do not, but there is none: add test rows, or remove "
+        "auroc from evaluation.metrics and evaluation.gates",
+    )
+
+
+def auroc_note(labels: Sequence[str]) -> str:
+    """Which labels the AUROC leaves out, as a clause."""
+    shown = ", ".join(f"'{label[:40]}'" for label in labels[:3]) + (", …" if len(labels) > 3 else "")
+    what = "a label that no or every test row has" if len(labels) == 1 else "labels that no or every test row has"
+    return f"auroc leaves out {len(labels):,} {what}: {shown}"
+
+
+def check_head(config: Mapping[str, Any], uri: str) -> None:
+    """Check that the head of the base model, if it has one, is that of a classifier.
+
+    Raises:
+        StageFailure: BadConfiguration when it predicts a number.
+    """
+    if config.get("problem_type") == "regression" or len(base_labels(config) or ("", "")) == 1:
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION,
+            f"{uri} predicts a number (config.json has one label, or problem_type regression), and TextClassification "
+            "learns labels: set spec.model.uri to a model without a head, or to a classifier",
+        )
+
+
 def _derived_labels(tokeniser: TextTokeniser, uri: str) -> frozenset[str]:
     labels = frozenset(tokeniser.labels)
+    if not labels:
+        raise StageFailure(
+            Reason.BAD_DATA, f"No row of {uri} has a label: set dataset.columns.label to the right column"
+        )
     if same := same_number(labels):
         raise StageFailure(
             Reason.BAD_DATA,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from finetune_trainer.evaluate.classification import THRESHOLD
 from finetune_trainer.prepared import DataReport
 from finetune_trainer.report.changes import classification_changes
-from finetune_trainer.report.charts import recall_bar
+from finetune_trainer.report.charts import pair_bar
 from finetune_trainer.report.format import grouped, inline_code
 from finetune_trainer.tasks.base import CardParts, template_of
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _LABELS_SHOWN = 40
 _LABELS_LISTED = 50
 _FEW_EXAMPLES = 20
+_ALWAYS_ONE = "The model always predicts one of the {} labels, even if none fits."
 
 
 def baseline_note(details: Mapping[str, Any]) -> str:
@@ -29,20 +31,31 @@ def baseline_note(details: Mapping[str, Any]) -> str:
         return ""
     if not probe:
         return f"Always {majority['label']!r}, because the training data has no other label."
+    score = "microF1" if "microF1" in majority else "accuracy"
+    always = majority["label"] if "label" in majority else _always(majority["labels"])
     return (
-        f"Chosen by {details['chosenBy']}: linear probe {probe['accuracy']:.3f} (C = {probe['C']:g}, fitted on "
-        f"{grouped(probe['trainExamples'])} training examples), majority class {majority['accuracy']:.3f} "
-        f"({majority['label']}). The test split was not used for this choice."
+        f"Chosen by {details['chosenBy']}: linear probe {probe[score]:.3f} (C = {probe['C']:g}, fitted on "
+        f"{grouped(probe['trainExamples'])} training examples), majority class {majority[score]:.3f} "
+        f"({always}). The test split was not used for this choice."
     )
 
 
+def _always(labels: Sequence[str]) -> str:
+    return f"the labels of half of the training rows or more: {', '.join(labels) or 'there are none'}"
+
+
 def report_section(inputs: ReportInputs, environment: Environment) -> str:
-    """Recall by label, confusions, and the examples that tuning fixed or broke."""
-    counts = inputs.data.splits["train"].label_counts
+    """Precision, recall and F1 by label, confusions, and the examples that tuning fixed or broke."""
     examples = inputs.spec.evaluation.report.include_examples
-    changes = classification_changes(inputs.predictions, inputs.data.labels, counts, examples=examples)
+    changes = classification_changes(inputs.predictions, examples=examples)
+    labels = sorted(inputs.tables["labels"], key=lambda row: (-row["testExamples"], row["label"]))
     render = template_of(__package__, "report.html.jinja", environment)
-    return render(changes=changes, labels_shown=_LABELS_SHOWN, recall_bar=recall_bar)
+    return render(changes=changes, labels=labels, labels_shown=_LABELS_SHOWN, pair_bar=pair_bar, named=_named)
+
+
+def _named(labels: str | Sequence[str]) -> str:
+    """The label of a row, or its list of labels."""
+    return labels if isinstance(labels, str) else ", ".join(labels) or "(no label)"
 
 
 def card(inputs: CardInputs, environment: Environment) -> CardParts:
@@ -56,6 +69,8 @@ def card(inputs: CardInputs, environment: Environment) -> CardParts:
             f"The labels, by index, of which the first {_LABELS_LISTED} are {listed}; `labels.json` has all "
             f"{len(labels)}."
         )
+    if inputs.data.multi_label:
+        note += f" A text has each label whose probability is at least {THRESHOLD}, which may be none."
     if inputs.export.is_adapter:
         note += (
             f' `AutoPeftModelForSequenceClassification.from_pretrained(".", num_labels={len(labels)})` loads base '
@@ -63,10 +78,10 @@ def card(inputs: CardInputs, environment: Environment) -> CardParts:
         )
     return CardParts(
         purpose="text classification",
-        usage=render(**inputs.of_usage),
+        usage=render(threshold=THRESHOLD, **inputs.of_usage),
         note=note,
         limitations=[
-            f"The model always predicts one of the {len(labels)} labels, even if none fits.",
+            *([] if inputs.data.multi_label else [_ALWAYS_ONE.format(len(labels))]),
             *(
                 f"The label {inline_code(label)} had only {count} training examples."
                 for label, count in _smallest_labels(inputs.data)

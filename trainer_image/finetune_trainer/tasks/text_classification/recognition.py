@@ -27,11 +27,15 @@ def recognise(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Recogn
     text = known_name(_TEXTS, others) or _longest(others, rows)
     if text is None:
         return None
-    values = (str(row[label]).strip() for row in rows if row.get(label) is not None)
-    labels = sorted_labels({value for value in values if value})
+    cells = [row[label] for row in rows if row.get(label) is not None]
+    multiple = any(isinstance(cell, list | tuple) for cell in cells)
+    items = [item for cell in cells for item in (cell if isinstance(cell, list | tuple) else [cell])]
+    labels = sorted_labels({str(item).strip() for item in items if str(item).strip()})
     shown = ", ".join(labels[:_SHOWN]) + (", …" if len(labels) > _SHOWN else "")
     facts = f"{len(labels)} labels in the first {len(rows):,} rows: {shown}"
-    return Recognised({"text": text, "label": label}, "", facts, certain=(text, label) == ("text", "label"))
+    settings = {"multiLabel": True} if multiple else {}
+    certain = (text, label) == ("text", "label")
+    return Recognised({"text": text, "label": label}, "", facts, certain, settings)
 
 
 def _repeats(name: str, rows: Sequence[Mapping[str, Any]]) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values
-from finetune_trainer.prepare.rows import checked, text_of, value_of
+from finetune_trainer.prepare.rows import Example, checked, text_of, value_of
 
 MOST_LABELS = 1024
 """Maximum number of labels in the data; more of them mean that the column does not contain labels."""
@@ -20,11 +20,10 @@ _WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]{0,17}))(?:[.,]0{1,2})?")
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
-    """A text with its label."""
+class Text:
+    """What an example with one label and one with several have in common."""
 
     text: str
-    label: str
 
     @property
     def characters(self) -> int:
@@ -33,6 +32,13 @@ class Labelled:
     @property
     def content(self) -> str:
         return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled(Text):
+    """A text with its label."""
+
+    label: str
 
     @property
     def answer(self) -> str:
@@ -60,12 +66,25 @@ class LabelledRows:
     def optional(self) -> tuple[str, ...]:
         return ()
 
-    def example(self, values: Values) -> Labelled:
+    def example(self, values: Values) -> Example:
         text = text_of(values, self.text, "text")
-        label = _label(value_of(values, self.label, "label"), self.label)
+        value = value_of(values, self.label, "label")
+        if isinstance(value, list | tuple):
+            raise BadRow(
+                f"column '{self.label}' contains a list; set task.multiLabel to true if a row has any number of labels"
+            )
+        label = label_of(value, self.label)
+        self.check(label)
+        return Labelled(text, label)
+
+    def check(self, label: str) -> None:
+        """Check that ``label`` is valid.
+
+        Raises:
+            BadRow: It is not.
+        """
         if self.labels is not None and label not in self.labels:
             raise BadRow(_unknown_label(label, self.labels, self.label_origin))
-        return Labelled(text, label)
 
 
 def sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
@@ -108,7 +127,12 @@ def same_number(labels: Iterable[str]) -> tuple[str, str] | None:
     return None
 
 
-def _label(value: object, column: str) -> str:
+def label_of(value: object, column: str) -> str:
+    """A label as text.
+
+    Raises:
+        BadRow: The value is not a label.
+    """
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int):
@@ -120,7 +144,8 @@ def _label(value: object, column: str) -> str:
         return str(int(value))
     if isinstance(value, float):
         raise BadRow(
-            f"column '{column}' contains the number {value}, which is not a valid label; use text or an integer"
+            f"column '{column}' contains the number {value}, which is not a valid label; use text or an integer, "
+            "because TextClassification learns no quantities"
         )
     return checked(value, f"column '{column}'").strip()
 

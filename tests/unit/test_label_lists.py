@@ -1,0 +1,76 @@
+"""Rows of TextClassification with a list of labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finetune_trainer.prepare.problems import BadRow
+from finetune_trainer.tasks.text_classification.label_lists import LabelListRows
+from finetune_trainer.tasks.text_classification.rows import LabelledRows
+
+
+def labels(cell: Any, known: str = "", *, separated: bool = False) -> tuple[str, ...]:
+    rows = LabelListRows("text", "label", frozenset(known.split(",")) if known else None, separated=separated)
+    return rows.example({"text": "a text", "label": cell}).labels
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        (["a", "b"], ("a", "b")),
+        ([], ()),
+        (["a", " a "], ("a",)),
+        ([1, True, 2.0], ("1", "true", "2")),
+        ('["a", "b;c"]', ("a", "b;c")),
+        ("['a', 'b']", ("a", "b")),
+        ("[]", ()),
+    ],
+)
+def test_a_list_is_read_in_every_format(cell: Any, expected: tuple[str, ...]) -> None:
+    assert labels(cell) == expected
+    assert labels(cell, separated=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [("a; b", ("a", "b")), ("a|b", ("a", "b")), ("a", ("a",)), ("", ()), ("  ", ()), ("a, b", ("a, b",))],
+)
+def test_a_cell_of_csv_may_have_a_separator(cell: str, expected: tuple[str, ...]) -> None:
+    assert labels(cell, separated=True) == expected
+
+
+def test_a_known_label_with_a_separator_is_one_label() -> None:
+    assert labels("a;b", "a;b,c", separated=True) == ("a;b",)
+
+
+@pytest.mark.parametrize(
+    ("cell", "known", "separated", "message"),
+    [
+        ("a", "", False, "contains a string, not a list; write a list of labels, or remove task.multiLabel"),
+        (None, "", False, r"contains null, not a list; write \[\] for a row without labels"),
+        (3, "", True, "contains a number, not a list"),
+        ("[a, b]", "", True, r"begins with \[ but is not a list"),
+        ("a;b|c", "", True, r"may be divided at several places \(a;b|c\)"),
+        ("a;b", "a;b,a,b", True, "may be divided at several places"),
+        ("a;;b", "", True, "is empty"),
+        (["a", ""], "", False, "is empty"),
+        (["a", None], "", False, "contains null, not text"),
+        ([0.5], "", False, r"contains the number 0.5.*learns no quantities"),
+        (["a", "x"], "a,b", False, "label 'x' is not in task.labels"),
+    ],
+)
+def test_other_cells_are_invalid(cell: Any, known: str, separated: bool, message: str) -> None:
+    with pytest.raises(BadRow, match=message):
+        labels(cell, known, separated=separated)
+
+
+def test_a_list_without_multi_label_names_the_setting() -> None:
+    with pytest.raises(BadRow, match=r"contains a list; set task\.multiLabel to true"):
+        LabelledRows("text", "label", None).example({"text": "a", "label": ["b"]})
+
+
+def test_a_quantity_is_no_label() -> None:
+    with pytest.raises(BadRow, match="learns no quantities"):
+        LabelledRows("text", "label", None).example({"text": "a", "label": 0.5})

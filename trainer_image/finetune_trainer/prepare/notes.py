@@ -1,0 +1,51 @@
+"""What the user should know about the data of any task, as clauses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.tables.tasks import ModelFamily
+from finetune_trainer.prepare.problems import percent
+from finetune_trainer.prepare.read import DataSet
+from finetune_trainer.prepared import ModelIdentity, SplitReport
+
+_MANY_TRUNCATED = 0.05
+
+
+def generation_limits(spec: FineTuneJobSpec, family: ModelFamily, length: int, model: ModelIdentity) -> list[str]:
+    """Whether the answers that the evaluation generates may be limited by the positions of the model."""
+    limit, new_tokens = model.max_positions, spec.evaluation.generation.max_new_tokens
+    # The source of a model with an encoder and a decoder takes none of the positions of its answer.
+    needed = new_tokens if family is ModelFamily.SEQ2SEQ else length + new_tokens
+    if family not in spec.task.type.row.generates or limit is None or needed <= limit:
+        return []
+    return [f"answers are generated up to the {limit:,} positions of the model, also if maxNewTokens allows more"]
+
+
+def unknown_tokens(sets: Mapping[str, DataSet]) -> list[str]:
+    """How much of the text the tokenizer does not know."""
+    unknown = sum(data.unknown_tokens for data in sets.values())
+    tokens = sum(int(data.lengths.sum()) for data in sets.values())
+    return [f"{percent(unknown / tokens)} of the tokens are unknown to the tokenizer of the model"] if unknown else []
+
+
+def contradictions(count: int) -> list[str]:
+    """How many rows contradict an earlier one."""
+    return (
+        [f"{count:,} row{'s have' if count > 1 else ' has'} the text of an earlier row but another label"]
+        if count
+        else []
+    )
+
+
+def truncations(splits: Mapping[str, SplitReport], length: int, model: ModelIdentity) -> list[str]:
+    """A warning if so many texts are truncated that the model may miss what matters."""
+    rows = sum(split.examples for split in splits.values())
+    truncated = sum(split.truncated for split in splits.values())
+    if truncated <= _MANY_TRUNCATED * rows:
+        return []
+    return [
+        f"{percent(truncated / rows)} of the texts are truncated to {length:,} tokens; "
+        + ("the model supports no more" if length == model.max_positions else "raise training.maxSequenceLength")
+    ]

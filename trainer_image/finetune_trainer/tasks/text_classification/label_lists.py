@@ -1,0 +1,97 @@
+"""Rows of TextClassification with task.multiLabel: a text and a list of labels."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_trainer.prepare.problems import BadRow
+from finetune_trainer.prepare.readers import Values, type_name
+from finetune_trainer.prepare.rows import text_of, value_of
+from finetune_trainer.tasks.text_classification.rows import LabelledRows, Text, label_of
+
+SEPARATORS = (";", "|")
+"""Between the labels of a cell of CSV."""
+
+
+@dataclass(frozen=True, slots=True)
+class MultiLabelled(Text):
+    """A text with its labels, without duplicates."""
+
+    labels: tuple[str, ...]
+
+    @property
+    def answer(self) -> str:
+        return "\0".join(sorted(self.labels))
+
+
+@dataclass(frozen=True)
+class LabelListRows(LabelledRows):
+    """Reads rows with a text column and a column of label lists."""
+
+    separated: bool = False
+    """Whether a text may be labels with a separator between them, as in CSV, which has no lists."""
+
+    def example(self, values: Values) -> MultiLabelled:
+        text = text_of(values, self.text, "text")
+        cell = value_of(values, self.label, "label")
+        items = labels_in(cell, self.label, self.labels if self.separated else None, separated=self.separated)
+        labels = tuple(dict.fromkeys(label_of(item, self.label) for item in items))
+        for label in labels:
+            self.check(label)
+        return MultiLabelled(text, labels)
+
+
+def labels_in(cell: object, column: str, known: frozenset[str] | None, *, separated: bool) -> Sequence[Any]:
+    """The items of the list in a cell.
+
+    Args:
+        cell: A list, or the text of one as JSON or as pandas writes it to CSV.
+        column: Name of the column, for messages.
+        known: The valid labels, if they are known and may contain a separator.
+        separated: Whether a text may be labels with a separator between them.
+
+    Raises:
+        BadRow: The cell is no list.
+    """
+    what = f"column '{column}'"
+    if isinstance(cell, list | tuple):
+        return cell
+    if isinstance(cell, str):
+        text = cell.strip()
+        if text.startswith("["):
+            return _written(text, what)
+        if separated:
+            return _separated(text, what, known or frozenset())
+    hint = "write a list of labels, or remove task.multiLabel if every row has one label"
+    if cell is None:
+        hint = "write [] for a row without labels"
+    raise BadRow(f"{what} contains {type_name(cell)}, not a list; {hint}")
+
+
+def _written(text: str, what: str) -> list[Any]:
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(found, list):
+            return found
+    raise BadRow(f'{what} begins with [ but is not a list; write it as JSON, such as ["a", "b"]')
+
+
+def _separated(text: str, what: str, known: frozenset[str]) -> list[str]:
+    """The labels of a text; none if it is empty."""
+    if not text:
+        return []
+    found = [sign for sign in SEPARATORS if sign in text]
+    if not found:
+        return [text]
+    items = [item.strip() for item in text.split(found[0])]
+    whole, parts = text in known, known.issuperset(items)
+    if len(found) > 1 or (whole and parts):
+        raise BadRow(f'{what} may be divided at several places ({text[:80]}); write it as JSON, such as ["a", "b"]')
+    return [text] if whole else items
