@@ -42,9 +42,19 @@ class MetricResult(ApiModel):
     """One metric of the baseline and the tuned model, on the same examples."""
 
     name: Metric = Field(description="The metric.")
-    baseline: float = Field(description="Value of the baseline.")
+    baseline: float | None = Field(
+        default=None, description="Value of the baseline; absent for a metric of rewards, which has measuredAgainst."
+    )
+    measured_against: BaselineKind | None = Field(
+        default=None,
+        description="Metrics of rewards: the model that rewards are measured against. Its own rewards are 0 by "
+        "definition, so that it has no score.",
+    )
     tuned: float = Field(description="Value of the tuned model.")
-    change: float = Field(description="tuned - baseline.")
+    change: float = Field(
+        description="tuned - baseline. For a metric of rewards, tuned - the value where all rewards are 0: 0 of "
+        "margin, 0.5 of reward_accuracy and auroc."
+    )
     interval: tuple[float, float] = Field(
         description="95 % interval of the change: paired bootstrap over the examples."
     )

@@ -13,8 +13,9 @@ from finetune_api.generated import print_or_check
 from finetune_api.tables.exports import EXPORTS, exports_of
 from finetune_api.tables.methods import METHODS, rate_in_words
 from finetune_api.tables.metrics import METRICS
+from finetune_api.tables.preferences import PREFERENCES
 from finetune_api.tables.reasons import REASONS
-from finetune_api.tables.tasks import TASKS, ModelFamily
+from finetune_api.tables.tasks import TASKS, ModelFamily, TaskRow, TaskType
 
 INTRODUCTION = """\
 <!-- Generated from finetune_api by `python -m finetune_api.support`. Do not edit. -->
@@ -47,7 +48,7 @@ def _tasks() -> Iterator[str]:
                 f"`{task}`",
                 ", or ".join(" + ".join(f"`{column.field}`" for column in form) for form in row.columns),
                 *("yes" if family in row.families else "" for family in ModelFamily),
-                ", ".join([*row.default_metrics, *(m for m in row.metrics if m not in row.default_metrics)]),
+                _measures(task, row),
                 "yes" if row.packs else "",
                 row.lengths_in_words,
             )
@@ -55,6 +56,16 @@ def _tasks() -> Iterator[str]:
         ),
     )
     yield ""
+
+
+def _measures(task: TaskType, row: TaskRow) -> str:
+    """The metrics, those that are measured by default first."""
+    if task is not TaskType.PREFERENCE_TUNING:
+        return ", ".join(dict.fromkeys([*row.default_metrics, *row.metrics]))
+    by_metrics: dict[str, list[str]] = {}
+    for loss, preference in PREFERENCES.items():
+        by_metrics.setdefault(", ".join(preference.metrics), []).append(loss)
+    return "; ".join(f"{' and '.join(losses)}: {metrics}" for metrics, losses in by_metrics.items())
 
 
 def _methods() -> Iterator[str]:

@@ -25,6 +25,9 @@ Each row is one example, with the columns:
   far as there is room; ``question``, ``context`` (whole), ``answers``, ``id`` and ``answer_spans`` as above;
   ``absent`` int32 (answers that do not stand in the context), ``outside`` bool (whether all answers stand in the part
   that is cut off).
+- PreferenceTuning: ``prompt_ids``, ``chosen_ids`` and ``rejected_ids`` list<int32> (the answers with their end token),
+  ``prompt`` (in readable form), ``chosen``, ``rejected`` and ``source`` string. With the loss KTO: ``completion_ids``
+  and ``completion`` in place of the two answers, and ``label`` int32 (1 for a desirable answer).
 - Summarization and Translation: as InstructionTuning, with the source text as ``prompt``. For a model with an encoder
   and a decoder, ``input_ids`` are the tokens of the source and ``labels`` those of the target, and there is no
   ``prompt_length``.
@@ -133,7 +136,8 @@ class DataReport(_Record):
     splits: dict[str, SplitReport]
     duplicates: int = Field(description="Rows dropped because they equal an earlier row.")
     contradicting: int = Field(
-        description="Rows with the text of an earlier row but another label; dropped unless deduplicate is None."
+        description="Rows with the text of an earlier row but another label or choice; dropped unless deduplicate "
+        "is None."
     )
     leaked: int = Field(description="Train and validation rows dropped because they are also in test or validation.")
     notes: tuple[str, ...] = Field(default=(), description="What the user should know about the data.")

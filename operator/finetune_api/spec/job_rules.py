@@ -12,23 +12,32 @@ from finetune_api.spec.outcome import GenerationSpec
 from finetune_api.spec.rules import COLUMN_FIELDS, any_of, listed
 from finetune_api.tables.methods import METHODS, MethodRow, MethodType
 from finetune_api.tables.metrics import Metric
+from finetune_api.tables.preferences import PREFERENCES, PreferenceLoss, PreferenceRow
 from finetune_api.tables.tasks import TASKS, TaskRow, TaskType, names_of
 
 if TYPE_CHECKING:
     from finetune_api.spec.job import FineTuneJobSpec
 
 
+_LOSS = (
+    "(has(self.method) && has(self.method.preference) && has(self.method.preference.loss) ? "
+    f"self.method.preference.loss : '{PreferenceLoss.DPO}')"
+)
+
+
 def job_rules() -> tuple[Rule, ...]:
     """Rules that depend on the task or the method."""
     return (
         _packing_rule(),
-        *(_metrics_rule(task, row.metrics) for task, row in TASKS.items()),
-        *(_gates_rule(task, row.metrics) for task, row in TASKS.items()),
+        *(rule for task, row in TASKS.items() for rule in _measures_rules(task, row)),
         _generation_rule(),
         _during_training_rule(),
         *(_columns_rule(task, row) for task, row in TASKS.items()),
         *_format_rules(),
         *_method_rules(),
+        _preference_rule(),
+        *(_columns_of_loss_rule(loss, row) for loss, row in PREFERENCES.items()),
+        _divergence_rule(),
     )
 
 
@@ -44,23 +53,42 @@ def _packing_rule() -> Rule:
     )
 
 
-def _metrics_rule(task: TaskType, metrics: tuple[Metric, ...]) -> Rule:
-    return Rule(
-        cel=f"self.task.type != '{task}' || !has(self.evaluation) || !has(self.evaluation.metrics) || "
+def _measures_rules(task: TaskType, row: TaskRow) -> Iterator[Rule]:
+    """The metrics that evaluation.metrics and gates can name."""
+    if task is not TaskType.PREFERENCE_TUNING:
+        yield from _metrics_rules(task, row.metrics, "", None, lambda _: True)
+        return
+    for loss, preference in PREFERENCES.items():
+        yield from _metrics_rules(task, preference.metrics, f" with {loss}", f"{_LOSS} != '{loss}'", _has_loss(loss))
+
+
+def _metrics_rules(
+    task: TaskType,
+    metrics: tuple[Metric, ...],
+    words: str,
+    unless: str | None,
+    applies: Callable[[FineTuneJobSpec], bool],
+) -> Iterator[Rule]:
+    """Rules of ``task`` for the specs that ``applies`` is true of; ``unless`` is the opposite in CEL, None for
+    never.
+    """
+    others = f"self.task.type != '{task}' || " + (f"{unless} || " if unless else "")
+    yield Rule(
+        cel=f"{others}!has(self.evaluation) || !has(self.evaluation.metrics) || "
         f"self.evaluation.metrics.all(m, m in {listed(metrics)})",
-        message=f"evaluation.metrics of {task} are {', '.join(metrics)}",
+        message=f"evaluation.metrics of {task}{words} are {', '.join(metrics)}",
         field="evaluation.metrics",
-        holds=_of_task(task, lambda spec: set(spec.evaluation.metrics or ()) <= set(metrics)),
+        holds=_of_task(task, lambda spec: not applies(spec) or set(spec.evaluation.metrics or ()) <= set(metrics)),
     )
-
-
-def _gates_rule(task: TaskType, metrics: tuple[Metric, ...]) -> Rule:
-    return Rule(
-        cel=f"self.task.type != '{task}' || !has(self.evaluation) || !has(self.evaluation.gates) || "
+    yield Rule(
+        cel=f"{others}!has(self.evaluation) || !has(self.evaluation.gates) || "
         f"self.evaluation.gates.all(g, g.metric in {listed(metrics)})",
-        message=f"gates of {task} can be on {', '.join(metrics)}",
+        message=f"gates of {task}{words} can be on {', '.join(metrics)}",
         field="evaluation.gates",
-        holds=_of_task(task, lambda spec: {gate.metric for gate in spec.evaluation.gates} <= set(metrics)),
+        holds=_of_task(
+            task,
+            lambda spec: not applies(spec) or {gate.metric for gate in spec.evaluation.gates} <= set(metrics),
+        ),
     )
 
 
@@ -136,6 +164,42 @@ def _tasks_of_method(method: MethodType, row: MethodRow) -> Rule:
         field="method.type",
         holds=lambda spec: spec.method.type is not method or spec.task.type in row.tasks,
     )
+
+
+def _preference_rule() -> Rule:
+    return Rule(
+        cel=f"!has(self.method) || !has(self.method.preference) || self.task.type == '{TaskType.PREFERENCE_TUNING}'",
+        message=f"method.preference is only valid for {TaskType.PREFERENCE_TUNING}",
+        field="method.preference",
+        holds=lambda spec: spec.method.preference is None or spec.task.type is TaskType.PREFERENCE_TUNING,
+    )
+
+
+def _columns_of_loss_rule(loss: PreferenceLoss, row: PreferenceRow) -> Rule:
+    task = TaskType.PREFERENCE_TUNING
+    others = tuple(field for field in task.row.column_fields if field not in row.columns)
+    absent = " && ".join(f"!has(self.dataset.columns.{to_camel(field)})" for field in others)
+    return Rule(
+        cel=f"self.task.type != '{task}' || {_LOSS} != '{loss}' || !has(self.dataset.columns) || {absent}",
+        message=f"dataset.columns of {task} with {loss} are {', '.join(row.columns[:-1])} and {row.columns[-1]}",
+        field="dataset.columns",
+        holds=lambda spec: not (_has_loss(loss)(spec) and any_of(spec.dataset.columns, others)),
+    )
+
+
+def _divergence_rule() -> Rule:
+    return Rule(
+        cel=f"self.task.type != '{TaskType.PREFERENCE_TUNING}' || {_LOSS} != '{PreferenceLoss.KTO}' || "
+        "!has(self.training) || !has(self.training.batchSize) || self.training.batchSize > 1",
+        message="training.batchSize with KTO is at least 2, because a single answer does not show how far the model "
+        "has moved from the base model",
+        field="training.batchSize",
+        holds=lambda spec: not _has_loss(PreferenceLoss.KTO)(spec) or spec.training.batch_size > 1,
+    )
+
+
+def _has_loss(loss: PreferenceLoss) -> Callable[[FineTuneJobSpec], bool]:
+    return lambda spec: spec.preference is not None and spec.preference.loss is loss
 
 
 def _of_task(task: TaskType, holds: Callable[[FineTuneJobSpec], bool]) -> Callable[[FineTuneJobSpec], bool]:

@@ -9,10 +9,12 @@ from pydantic import Field
 from finetune_api.base import ApiModel, Rule
 from finetune_api.spec.inputs import SecretRef
 from finetune_api.tables.metrics import Metric
+from finetune_api.tables.preferences import PREFERENCES, PreferenceLoss
 from finetune_api.tables.tasks import TASKS
 from finetune_api.vocabulary import OutputUri, Seconds
 
 _DEFAULT_METRICS = "; ".join(f"{', '.join(row.default_metrics)} for {task}" for task, row in TASKS.items())
+_DEFAULT_METRICS += f"; {', '.join(PREFERENCES[PreferenceLoss.KTO].metrics)} for PreferenceTuning with KTO"
 
 
 class Gate(ApiModel):

@@ -26,6 +26,11 @@ class Metric(StrEnum):
     SQUAD_F1 = "squad_f1"
     HAS_ANSWER_F1 = "has_answer_f1"
     NO_ANSWER_F1 = "no_answer_f1"
+    PREFERRED = "preferred"
+    PREFERRED_PER_TOKEN = "preferred_per_token"
+    REWARD_ACCURACY = "reward_accuracy"
+    MARGIN = "margin"
+    AUROC = "auroc"
 
     @property
     def row(self) -> MetricRow:
@@ -50,6 +55,8 @@ class MetricRow:
     """Whether values are in 0 … 1; charts show the changes of such metrics on a common scale."""
     digits: int = 3
     """Digits after the decimal point."""
+    neutral: float | None = None
+    """The value of the base model by definition, for a metric of rewards, which are measured against that model."""
 
 
 METRICS = table(
@@ -91,6 +98,29 @@ METRICS = table(
         ),
         Metric.BLEU: MetricRow(
             "BLEU", "phrases in common with the reference; 0 to 100", "bleu", unit_scale=False, digits=1
+        ),
+        Metric.PREFERRED: MetricRow("Preferred", "share of pairs whose chosen answer is likelier", "accuracy"),
+        Metric.PREFERRED_PER_TOKEN: MetricRow(
+            "Preferred per token", "share of pairs whose chosen answer is likelier per token", "accuracy"
+        ),
+        Metric.REWARD_ACCURACY: MetricRow(
+            "Reward accuracy",
+            "share of pairs whose chosen answer has the higher reward, beta times the log-probability that it gained",
+            "accuracy",
+            neutral=0.5,
+        ),
+        Metric.MARGIN: MetricRow(
+            "Margin",
+            "mean reward of chosen or desirable answers, minus that of the others",
+            "margin",
+            unit_scale=False,
+            neutral=0.0,
+        ),
+        Metric.AUROC: MetricRow(
+            "AUROC",
+            "chance that a desirable answer has a higher reward than an undesirable one",
+            "roc_auc",
+            neutral=0.5,
         ),
     },
 )

@@ -79,6 +79,28 @@ class ExampleCounter:
         self._reporter.progress(self._activity, done=self._done, total=self._total, unit="examples")
 
 
+def reward_result(name: Metric, tuned: float, interval: tuple[float, float], against: BaselineKind) -> MetricResult:
+    """The MetricResult of a metric of rewards, which are measured against the model ``against``.
+
+    Args:
+        name: A metric with a neutral value.
+        tuned: Value of the tuned model.
+        interval: Confidence interval of that value.
+        against: The model whose rewards are 0.
+    """
+    neutral = name.row.neutral
+    assert neutral is not None
+    low, high = interval
+    return MetricResult(
+        name=name,
+        measured_against=against,
+        tuned=tuned,
+        change=tuned - neutral,
+        interval=(low - neutral, high - neutral),
+        higher_is_better=name.higher_is_better,
+    )
+
+
 def metric_result(name: Metric, baseline: float, tuned: float, interval: tuple[float, float]) -> MetricResult:
     """The MetricResult of a metric, with the confidence interval of its change."""
     return MetricResult(

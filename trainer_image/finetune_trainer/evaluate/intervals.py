@@ -6,7 +6,7 @@ cancels out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -90,13 +90,34 @@ def corpus_interval(
     Returns:
         Lower and upper bound, in the unit of the metric.
     """
-    examples = len(baseline)
+
+    def changes(weights: Ints) -> Floats:
+        return metric.scores(weights, tuned) - metric.scores(weights, baseline)
+
+    return weighted_interval(changes, len(baseline), seed=seed, resamples=resamples)
+
+
+def weighted_interval(
+    changes: Callable[[Ints], Floats], examples: int, *, seed: int, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Confidence interval of a change that is a function of how often each example occurs.
+
+    Args:
+        changes: Returns the change for each resample that has one; its argument is the number of times that each
+            example occurs, of shape (resamples, examples).
+        examples: Number of examples.
+        seed: Seed of the resamples.
+        resamples: Number of resamples.
+
+    Returns:
+        Lower and upper bound, in the unit of the change.
+    """
     generator = np.random.default_rng(seed)
-    changes = []
-    for size in _chunks(resamples, examples):
-        weights = generator.multinomial(examples, np.full(examples, 1 / examples), size=size)
-        changes.append(metric.scores(weights, tuned) - metric.scores(weights, baseline))
-    return _interval(np.concatenate(changes))
+    drawn = [
+        changes(generator.multinomial(examples, np.full(examples, 1 / examples), size=size))
+        for size in _chunks(resamples, examples)
+    ]
+    return _interval(np.concatenate(drawn))
 
 
 def _chunks(resamples: int, width: int) -> Iterator[int]:

@@ -18,7 +18,7 @@ from finetune_trainer.evaluate.metrics import CLASSIFICATION, Ints, classificati
 Row = Mapping[str, Any]
 """A row of ``predictions.jsonl``."""
 
-_OUTPUTS = ("source", "baseline", "baselineSpan", "tuned", "tunedSpan", "scores")
+_OUTPUTS = ("source", "baseline", "baselineSpan", "tuned", "tunedSpan", "scores", "rewards", "logProbabilities")
 """Keys of a row that do not belong to the example itself: the same example may come from another file."""
 _SEED = 0
 _TOLERANCE = 1e-6

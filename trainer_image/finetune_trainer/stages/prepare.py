@@ -238,7 +238,7 @@ def _unknown_tokens(sets: Mapping[str, DataSet]) -> list[str]:
 
 def _contradictions(count: int) -> list[str]:
     return (
-        [f"{count:,} row{'s have' if count > 1 else ' has'} the text of an earlier row but another label"]
+        [f"{count:,} row{'s have' if count > 1 else ' has'} the text of an earlier row but another label or choice"]
         if count
         else []
     )

@@ -91,6 +91,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     if is_main:
         context.reporter.progress("loading the model")
     model = load_model(Path(inputs.model), spec, report, task=task, precision=precision)
+    objective = task.objective(spec, report, train_data, validation)
     coverage = method_of(spec.method.type).coverage(model)
     if is_main and coverage is not None:
         _log.info("the adapter changes %s of the weights; without an adapter: %s", coverage.changed, coverage.unchanged)
@@ -113,6 +114,8 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
         sizes=plan.sizes,
         validation=validation,
         export_checkpoints=spec.training.early_stopping is not None,
+        objective=objective,
+        checkpoint=checkpoint.directory if checkpoint else None,
         answers=_validation_answers(prepared, spec, report, plan, Hardware.of(precision, config.world.device)),
     )
     if checkpoint and checkpoint.universal:

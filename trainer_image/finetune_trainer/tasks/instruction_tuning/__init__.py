@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
     from finetune_trainer.train.data import Collator, TrainingDataset
+    from finetune_trainer.train.objective import Objective
 
 CHAT_TEMPLATE = (
     "{bos}{{%- for message in messages -%}}"
@@ -83,6 +84,11 @@ class InstructionTuning:
         from transformers.loss.loss_utils import ForCausalLMLoss
 
         return ForCausalLMLoss(logits, labels, logits.shape[-1], num_items_in_batch=count)
+
+    def objective(
+        self, spec: FineTuneJobSpec, data: DataReport, train: TrainingDataset, validation: TrainingDataset
+    ) -> Objective | None:
+        return None
 
     def compare(self, inputs: EvaluationInputs) -> Comparison:
         from finetune_trainer.evaluate.answer_comparison import compare

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
     from finetune_trainer.train.data import Collator, TrainingDataset
+    from finetune_trainer.train.objective import Objective
 
 _PROBLEM_TYPE = "single_label_classification"
 """The job's task decides the loss, not the config.json of the base model."""
@@ -88,6 +89,11 @@ class TextClassification:
         from torch.nn.functional import cross_entropy
 
         return cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL, reduction="sum") / count
+
+    def objective(
+        self, spec: FineTuneJobSpec, data: DataReport, train: TrainingDataset, validation: TrainingDataset
+    ) -> Objective | None:
+        return None
 
     def compare(self, inputs: EvaluationInputs) -> Comparison:
         from finetune_trainer.tasks.text_classification.evaluation import compare
