@@ -16,7 +16,13 @@ CLASSIFICATION: dict[str, Any] = {
 CHAT_DATA: dict[str, Any] = {"train": {"uri": "s3://bucket/train.jsonl"}, "format": "OpenAIChat"}
 INSTRUCTION: dict[str, Any] = CLASSIFICATION | {"task": {"type": "InstructionTuning"}}
 QUESTIONS: dict[str, Any] = CLASSIFICATION | {"task": {"type": "QuestionAnswering"}}
-SPECS = {"classification": CLASSIFICATION, "instruction": INSTRUCTION, "questions": QUESTIONS}
+PREFERENCES: dict[str, Any] = CLASSIFICATION | {"task": {"type": "PreferenceTuning"}}
+SPECS = {
+    "classification": CLASSIFICATION,
+    "instruction": INSTRUCTION,
+    "questions": QUESTIONS,
+    "preferences": PREFERENCES,
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,10 @@ def questions(name: str, changes: dict[str, Any], sentence: str | None = None) -
     return Case(name, changes, sentence, spec="questions")
 
 
+def preferences(name: str, changes: dict[str, Any], sentence: str | None = None) -> Case:
+    return Case(name, changes, sentence, spec="preferences")
+
+
 LABELS_FOR_CLASSIFICATION = "labels are only valid for type TextClassification"
 OVERLAP_OF_QUESTIONS = "windowOverlap is only valid for type QuestionAnswering"
 LABELS_TOO_LONG = "labels have more than 16,384 characters in all; leave them out"
@@ -68,6 +78,15 @@ REVISION_FOR_HUB = "revision is only valid for hf:// models"
 SECRET_OF_URI = "secretRef requires uri"
 URI_OR_FRACTION = "set either uri or fraction"
 FRACTIONS = "validation.fraction and test.fraction together may be at most 0.8"
+PREFERENCE_OF_TASK = "method.preference is only valid for PreferenceTuning"
+WEIGHT_OF_KTO = "undesirableWeight is only valid for the loss KTO"
+DESIRABLE_OF_KTO = "desirableWeight is only valid for the loss KTO"
+COLUMNS_OF_DPO = "dataset.columns of PreferenceTuning with DPO are prompt, chosen and rejected"
+COLUMNS_OF_ONE_LOSS = "set columns.chosen and columns.rejected, or columns.completion and columns.label, not both"
+METRICS_OF_DPO = (
+    "evaluation.metrics of PreferenceTuning with DPO are preferred, preferred_per_token, reward_accuracy, margin"
+)
+BATCH_OF_KTO = "training.batchSize with KTO is at least 2"
 COLUMNS_BOTH = "set columns.messages, or columns.prompt and columns.completion, not both"
 COLUMNS_OF_FORMAT = "format OpenAIChat reads columns.messages, not columns.prompt and columns.completion"
 COLUMNS_OF_CLASSIFICATION = "dataset.columns of TextClassification are text and label"
@@ -161,6 +180,38 @@ RULE_CASES = (
     Case("fractions above 0.8", {"dataset.validation.fraction": 0.31, "dataset.test.fraction": 0.5}, FRACTIONS),
     Case("one fraction and the default", {"dataset.test.fraction": 0.5}),
     Case("a fraction and a file", {"dataset.validation.fraction": 0.5, "dataset.test.uri": "s3://b/t"}),
+    preferences("preferences", {}),
+    preferences("preference settings", {"method.preference": {"loss": "ORPO", "beta": 0.2}}),
+    preferences("preferences with Full", {"method": {"type": "Full", "preference": {"loss": "DPO"}}}),
+    Case("preference settings of another task", {"method.preference": {"beta": 0.2}}, PREFERENCE_OF_TASK),
+    preferences("weights of KTO", {"method.preference": {"loss": "KTO", "undesirableWeight": 2.0}}),
+    preferences("weights of DPO", {"method.preference": {"undesirableWeight": 2.0}}, WEIGHT_OF_KTO),
+    preferences("weights of ORPO", {"method.preference": {"loss": "ORPO", "desirableWeight": 2.0}}, DESIRABLE_OF_KTO),
+    preferences("default weight of DPO", {"method.preference": {"undesirableWeight": 1.0}}),
+    preferences("columns of DPO", {"dataset.columns": {"prompt": "p", "chosen": "c", "rejected": "r"}}),
+    preferences("columns of KTO with DPO", {"dataset.columns": {"completion": "c"}}, COLUMNS_OF_DPO),
+    preferences(
+        "columns of KTO",
+        {"method.preference.loss": "KTO", "dataset.columns": {"prompt": "p", "completion": "c", "label": "l"}},
+    ),
+    preferences(
+        "columns of DPO with KTO",
+        {"method.preference.loss": "KTO", "dataset.columns.chosen": "c"},
+        "dataset.columns of PreferenceTuning with KTO are prompt, completion and label",
+    ),
+    preferences("columns of both", {"dataset.columns": {"chosen": "c", "label": "l"}}, COLUMNS_OF_ONE_LOSS),
+    preferences("metrics of DPO", {"evaluation.metrics": ["preferred", "margin"]}),
+    preferences("metrics of KTO with DPO", {"evaluation.metrics": ["auroc"]}, METRICS_OF_DPO),
+    preferences("metrics of KTO", {"method.preference.loss": "KTO", "evaluation.metrics": ["auroc", "margin"]}),
+    preferences(
+        "gate of DPO with KTO",
+        {"method.preference.loss": "KTO", "evaluation.gates": [{"metric": "preferred", "minimum": 0.5}]},
+        "gates of PreferenceTuning with KTO can be on auroc, margin",
+    ),
+    preferences("single rows of KTO", {"method.preference.loss": "KTO", "training.batchSize": 1}, BATCH_OF_KTO),
+    preferences("single pairs", {"training.batchSize": 1}),
+    preferences("packed pairs", {"training.packing": True}, "training.packing is only valid for"),
+    preferences("generation of preferences", {"evaluation.generation": {"maxNewTokens": 9}}, "generates nothing"),
     chat("messages column", {"dataset.columns.messages": "m"}),
     chat("prompt column", {"dataset.columns.prompt": "p"}),
     chat("messages and prompt", {"dataset.columns": {"messages": "m", "prompt": "p"}}, COLUMNS_BOTH),

@@ -144,9 +144,9 @@ def balance_notes(counts: Mapping[str, int], preference: PreferenceSpec) -> list
     if undesired <= desired <= _BALANCED * undesired:
         return []
     return [
-        f"{good:,} desirable and {bad:,} undesirable answers are out of balance with these weights: set "
-        f"method.preference.undesirableWeight to {desired / bad / _BALANCED:.2f} to {desired / bad:.2f}, or "
-        f"desirableWeight to {undesired / good:.2f} to {undesired / good * _BALANCED:.2f}"
+        f"{good:,} desirable and {bad:,} undesirable answers are out of balance: set undesirableWeight from "
+        f"{desired / bad / _BALANCED:.2f} to {desired / bad:.2f}, or desirableWeight from "
+        f"{undesired / good:.2f} to {undesired / good * _BALANCED:.2f}"
     ]
 
 
