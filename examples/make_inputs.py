@@ -2,7 +2,7 @@
 
 python examples/make_inputs.py NAME  [--into examples]
 
-NAME is quickstart, chat, question-answering, summarization, translation or docstrings.
+NAME is quickstart, chat, preferences, question-answering, summarization, translation or docstrings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inputs import docstrings, summaries
+from inputs import docstrings, preferences, summaries
 from inputs.summaries import Summarized
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ TRAIN_NAMES, TEST_NAMES = 3600, 600
 TRAIN_DOCSTRINGS, TEST_DOCSTRINGS = 3600, 800
 TRAIN_ARTICLES, TEST_ARTICLES = 300, 60
 TRAIN_CONVERSATIONS, TEST_CONVERSATIONS = 2400, 240
+TRAIN_PAIRS, TEST_PAIRS = 2000, 400
+"""Docstrings, of which about half begin with a verb."""
 TRAIN_SUMMARIES, TEST_SUMMARIES = 2300, 240
 TRAIN_PHRASES, TEST_PHRASES = 4000, 300
 READ_PHRASES = 1500
@@ -55,9 +57,23 @@ def docstring_topics(into: Path) -> None:
 
 def chat(into: Path) -> None:
     """Create the chat example's inputs: conversations about dates, numbers and names, and a small language model."""
-    chat, small_causal = with_babel("chat"), with_babel("small_causal")
+    chat = with_babel("chat")
     write_jsonl(into / "data/chat/train.jsonl", chat.conversations(TRAIN_CONVERSATIONS, for_test=False))
     write_jsonl(into / "data/chat/test.jsonl", chat.conversations(TEST_CONVERSATIONS, for_test=True))
+    link_small_causal(into)
+
+
+def preference_pairs(into: Path) -> None:
+    """Create the preference example's inputs: summaries of docstrings in two styles, and a small language model."""
+    summarised = summaries.clean(docstrings.read_docstrings())
+    for side, part in zip(("train", "test"), docstrings.split(summarised, TRAIN_PAIRS, TEST_PAIRS), strict=True):
+        write_jsonl(into / f"data/preferences/{side}.jsonl", preferences.pairs(part))
+    link_small_causal(into)
+
+
+def link_small_causal(into: Path) -> None:
+    """Link the small language model, which has read the docstrings of the standard library, next to the data."""
+    small_causal = with_babel("small_causal")
     texts = [example.text for example in docstrings.clean(docstrings.read_docstrings())]
     model = small_causal.cached_model(small_causal.reading(texts), small_causal.Recipe(), log)
     link(into / "models/small-causal", model)
@@ -125,6 +141,7 @@ def with_babel(module: str) -> Any:
 EXAMPLES: dict[str, Callable[[Path], None]] = {
     "quickstart": quickstart,
     "chat": chat,
+    "preferences": preference_pairs,
     "question-answering": question_answering,
     "summarization": summarization,
     "translation": translation,

@@ -13,7 +13,7 @@ from finetune_api.generated import print_or_check
 from finetune_api.tables.exports import EXPORTS, exports_of
 from finetune_api.tables.methods import METHODS, rate_in_words
 from finetune_api.tables.metrics import METRICS
-from finetune_api.tables.preferences import PREFERENCES
+from finetune_api.tables.preferences import losses_by_rows
 from finetune_api.tables.reasons import REASONS
 from finetune_api.tables.tasks import TASKS, ModelFamily, TaskRow, TaskType
 
@@ -62,10 +62,8 @@ def _measures(task: TaskType, row: TaskRow) -> str:
     """The metrics, those that are measured by default first."""
     if task is not TaskType.PREFERENCE_TUNING:
         return ", ".join(dict.fromkeys([*row.default_metrics, *row.metrics]))
-    by_metrics: dict[str, list[str]] = {}
-    for loss, preference in PREFERENCES.items():
-        by_metrics.setdefault(", ".join(preference.metrics), []).append(loss)
-    return "; ".join(f"{' and '.join(losses)}: {metrics}" for metrics, losses in by_metrics.items())
+    groups = losses_by_rows().values()
+    return "; ".join(f"{' and '.join(losses)}: {', '.join(losses[0].row.metrics)}" for losses in groups)
 
 
 def _methods() -> Iterator[str]:

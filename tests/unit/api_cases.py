@@ -81,11 +81,9 @@ FRACTIONS = "validation.fraction and test.fraction together may be at most 0.8"
 PREFERENCE_OF_TASK = "method.preference is only valid for PreferenceTuning"
 WEIGHT_OF_KTO = "undesirableWeight is only valid for the loss KTO"
 DESIRABLE_OF_KTO = "desirableWeight is only valid for the loss KTO"
-COLUMNS_OF_DPO = "dataset.columns of PreferenceTuning with DPO are prompt, chosen and rejected"
+COLUMNS_OF_DPO = "dataset.columns of PreferenceTuning with DPO or ORPO are prompt, chosen and rejected"
 COLUMNS_OF_ONE_LOSS = "set columns.chosen and columns.rejected, or columns.completion and columns.label, not both"
-METRICS_OF_DPO = (
-    "evaluation.metrics of PreferenceTuning with DPO are preferred, preferred_per_token, reward_accuracy, margin"
-)
+METRICS_OF_DPO = "evaluation.metrics of PreferenceTuning with DPO or ORPO are preferred, preferred_per_token, "
 BATCH_OF_KTO = "training.batchSize with KTO is at least 2"
 COLUMNS_BOTH = "set columns.messages, or columns.prompt and columns.completion, not both"
 COLUMNS_OF_FORMAT = "format OpenAIChat reads columns.messages, not columns.prompt and columns.completion"
@@ -199,9 +197,24 @@ RULE_CASES = (
         {"method.preference.loss": "KTO", "dataset.columns.chosen": "c"},
         "dataset.columns of PreferenceTuning with KTO are prompt, completion and label",
     ),
+    preferences(
+        "text of preferences",
+        {"dataset.columns.text": "t"},
+        "dataset.columns of PreferenceTuning are prompt and chosen and rejected, or prompt and completion and label",
+    ),
     preferences("columns of both", {"dataset.columns": {"chosen": "c", "label": "l"}}, COLUMNS_OF_ONE_LOSS),
     preferences("metrics of DPO", {"evaluation.metrics": ["preferred", "margin"]}),
     preferences("metrics of KTO with DPO", {"evaluation.metrics": ["auroc"]}, METRICS_OF_DPO),
+    preferences(
+        "gate of KTO with ORPO",
+        {"method.preference.loss": "ORPO", "evaluation.gates": [{"metric": "auroc", "minimum": 0.5}]},
+        "gates of PreferenceTuning with DPO or ORPO can be on",
+    ),
+    preferences(
+        "metrics of DPO with KTO",
+        {"method.preference.loss": "KTO", "evaluation.metrics": ["preferred"]},
+        "evaluation.metrics of PreferenceTuning with KTO are auroc, margin",
+    ),
     preferences("metrics of KTO", {"method.preference.loss": "KTO", "evaluation.metrics": ["auroc", "margin"]}),
     preferences(
         "gate of DPO with KTO",

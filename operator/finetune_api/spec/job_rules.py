@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic.alias_generators import to_camel
@@ -12,7 +12,7 @@ from finetune_api.spec.outcome import GenerationSpec
 from finetune_api.spec.rules import COLUMN_FIELDS, any_of, listed
 from finetune_api.tables.methods import METHODS, MethodRow, MethodType
 from finetune_api.tables.metrics import Metric
-from finetune_api.tables.preferences import PREFERENCES, PreferenceLoss, PreferenceRow
+from finetune_api.tables.preferences import PreferenceLoss, losses_by_rows
 from finetune_api.tables.tasks import TASKS, TaskRow, TaskType, names_of
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def job_rules() -> tuple[Rule, ...]:
         *_format_rules(),
         *_method_rules(),
         _preference_rule(),
-        *(_columns_of_loss_rule(loss, row) for loss, row in PREFERENCES.items()),
+        *(_columns_of_losses_rule(losses) for losses in losses_by_rows().values()),
         _divergence_rule(),
     )
 
@@ -58,8 +58,9 @@ def _measures_rules(task: TaskType, row: TaskRow) -> Iterator[Rule]:
     if task is not TaskType.PREFERENCE_TUNING:
         yield from _metrics_rules(task, row.metrics, "", None, lambda _: True)
         return
-    for loss, preference in PREFERENCES.items():
-        yield from _metrics_rules(task, preference.metrics, f" with {loss}", f"{_LOSS} != '{loss}'", _has_loss(loss))
+    for losses in losses_by_rows().values():
+        unless = f"!({_LOSS} in {listed(losses)})"
+        yield from _metrics_rules(task, losses[0].row.metrics, f" with {' or '.join(losses)}", unless, _has(losses))
 
 
 def _metrics_rules(
@@ -175,15 +176,15 @@ def _preference_rule() -> Rule:
     )
 
 
-def _columns_of_loss_rule(loss: PreferenceLoss, row: PreferenceRow) -> Rule:
-    task = TaskType.PREFERENCE_TUNING
-    others = tuple(field for field in task.row.column_fields if field not in row.columns)
+def _columns_of_losses_rule(losses: Sequence[PreferenceLoss]) -> Rule:
+    task, columns = TaskType.PREFERENCE_TUNING, losses[0].row.columns
+    others = tuple(field for field in task.row.column_fields if field not in columns)
     absent = " && ".join(f"!has(self.dataset.columns.{to_camel(field)})" for field in others)
     return Rule(
-        cel=f"self.task.type != '{task}' || {_LOSS} != '{loss}' || !has(self.dataset.columns) || {absent}",
-        message=f"dataset.columns of {task} with {loss} are {', '.join(row.columns[:-1])} and {row.columns[-1]}",
+        cel=f"self.task.type != '{task}' || !({_LOSS} in {listed(losses)}) || !has(self.dataset.columns) || {absent}",
+        message=f"dataset.columns of {task} with {' or '.join(losses)} are {', '.join(columns[:-1])} and {columns[-1]}",
         field="dataset.columns",
-        holds=lambda spec: not (_has_loss(loss)(spec) and any_of(spec.dataset.columns, others)),
+        holds=lambda spec: not (_has(losses)(spec) and any_of(spec.dataset.columns, others)),
     )
 
 
@@ -194,12 +195,12 @@ def _divergence_rule() -> Rule:
         message="training.batchSize with KTO is at least 2, because a single answer does not show how far the model "
         "has moved from the base model",
         field="training.batchSize",
-        holds=lambda spec: not _has_loss(PreferenceLoss.KTO)(spec) or spec.training.batch_size > 1,
+        holds=lambda spec: not _has([PreferenceLoss.KTO])(spec) or spec.training.batch_size > 1,
     )
 
 
-def _has_loss(loss: PreferenceLoss) -> Callable[[FineTuneJobSpec], bool]:
-    return lambda spec: spec.preference is not None and spec.preference.loss is loss
+def _has(losses: Sequence[PreferenceLoss]) -> Callable[[FineTuneJobSpec], bool]:
+    return lambda spec: spec.preference is not None and spec.preference.loss in losses
 
 
 def _of_task(task: TaskType, holds: Callable[[FineTuneJobSpec], bool]) -> Callable[[FineTuneJobSpec], bool]:

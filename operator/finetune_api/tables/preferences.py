@@ -61,3 +61,11 @@ PREFERENCES = table(
         ),
     },
 )
+
+
+def losses_by_rows() -> dict[tuple[str, ...], list[PreferenceLoss]]:
+    """The losses that learn from rows with the same columns and have the same metrics, by these columns."""
+    found: dict[tuple[str, ...], list[PreferenceLoss]] = {}
+    for loss, row in PREFERENCES.items():
+        found.setdefault(row.columns, []).append(loss)
+    return found
