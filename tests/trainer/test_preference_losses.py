@@ -9,7 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
 
 from finetune_api.method_settings import PreferenceSpec
 from finetune_api.tables.preferences import PreferenceLoss
@@ -18,6 +26,7 @@ from finetune_trainer.tasks.preference_tuning.data import PreferenceCollator, Pr
 from finetune_trainer.tasks.preference_tuning.losses import dpo, kto, odds
 from finetune_trainer.tasks.preference_tuning.objective import PreferenceObjective
 from finetune_trainer.train.batches import NO_ROW
+from finetune_trainer.train.model import without_dropout
 from finetune_trainer.train.objective import Run
 from tests.trainer.preference_fixtures import preference_rows
 from tests.trainer.tiny_models import save_llama
@@ -151,3 +160,33 @@ def test_a_row_of_kto_has_the_whole_answer_of_another_one_after_the_end_of_its_p
     assert row["starts"] == [4, 2]
     assert np.array_equal(row["counts"], [1, 3])
     assert json.dumps(int(row["labels"])) == "1"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=20, n_positions=16, bos_token_id=1, eos_token_id=1),
+        OPTConfig(
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            ffn_dim=16,
+            vocab_size=20,
+            word_embed_proj_dim=16,
+        ),
+        LlamaConfig(
+            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, attention_dropout=0.5
+        ),
+    ],
+    ids=lambda config: str(config.model_type),
+)
+def test_a_model_without_dropout_is_the_same_in_training(config: PreTrainedConfig) -> None:
+    model = AutoModelForCausalLM.from_config(config)
+    written = model.config.to_json_string()
+    tokens = torch.arange(3, 13)[None]
+    model.train()
+    assert not torch.equal(model(tokens).logits, model(tokens).logits)
+    without_dropout(model)
+    expected = model.eval()(tokens).logits
+    torch.testing.assert_close(model.train()(tokens).logits, expected)
+    assert model.config.to_json_string() == written
