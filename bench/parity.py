@@ -1,7 +1,8 @@
 """What our train and evaluate stages find compared with plain scripts. Prints one JSON line for each figure.
 
 - ``parity.summarization`` and ``parity.translation``: the largest difference of the loss of a step to Seq2SeqTrainer's
-  (`plain_seq2seq.py`), on the data and the model of the examples without dropout.
+  (`plain_seq2seq.py`), on the data and the model of the examples without dropout. Rounding in FP32 differs with the
+  padding; each step adds to it, and a higher learning rate more.
 - ``parity.questions``: SQuAD F1, in points, of our stages and of a script with transformers' own loss and decoding
   (`plain_question_answering.py`), with the same model, settings and seed but another order of rows; for each seed.
 
@@ -22,7 +23,7 @@ from typing import Any
 
 from bench.train import EXAMPLES, ROOT, Job, report, run
 
-STEPS, BATCH, RATE = 40, 16, 1e-3
+STEPS, BATCH, RATE = 40, 16, 3e-4
 QUESTIONS = {"maxSteps": 150, "batchSize": 16, "maxSequenceLength": 128}
 QUESTION_RATE = 1e-4
 SEEDS = (17, 18, 19)
@@ -66,8 +67,10 @@ def pairs(name: str, root: Path) -> None:
         [sys.executable, str(ROOT / "bench/plain_seq2seq.py"), str(job.prepared), str(model), *settings], "cpu"
     )
     theirs = json.loads(printed.strip().splitlines()[-1])
-    largest = max(abs(mine["loss"] - loss) for mine, loss in zip(history, theirs, strict=True))
-    report(f"parity.{name}", largest, "nats/token", steps=STEPS, first=theirs[0], last=theirs[-1], exact=largest)
+    differences = [abs(mine["loss"] - loss) for mine, loss in zip(history, theirs, strict=True)]
+    shown = {f"step{step}": float(f"{differences[step - 1]:.1e}") for step in (1, 10, 20, 30, STEPS)}
+    largest = max(differences)
+    report(f"parity.{name}", largest, "nats/token", digits=7, first=theirs[0], last=theirs[-1], **shown)
 
 
 def questions(root: Path) -> None:

@@ -94,8 +94,8 @@ def compare(name: str, ours: Callable[[], dict[str, float]], other: Callable[[],
     report(f"{name}.ratio", statistics.median(ratios), "ours/plain", minimum=min(ratios), maximum=max(ratios))
 
 
-def report(name: str, value: float, unit: str, **more: Any) -> None:
-    print(json.dumps({"name": name, "value": round(value, 4), "unit": unit, **more}), flush=True)
+def report(name: str, value: float, unit: str, digits: int = 4, **more: Any) -> None:
+    print(json.dumps({"name": name, "value": round(value, digits), "unit": unit, **more}), flush=True)
 
 
 class Job:

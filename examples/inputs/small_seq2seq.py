@@ -35,7 +35,7 @@ class Recipe:
     sequence: int = 80
     masked: float = 0.25
     span: int = 2
-    batch: int = 24
+    batch: int = 16
     steps: int = 400
     muon_rate: float = 0.02
     adam_rate: float = 3e-3

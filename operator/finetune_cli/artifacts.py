@@ -48,9 +48,11 @@ def artifact_of(job: FineTuneJob, reference: Reference) -> ArtifactStatus:
     artifact = published.get(reference.revision or status.revision)
     if artifact:
         return artifact
+    phases = {record.revision: record.phase for record in status.history} | {status.revision: status.phase}
+    phase = phases.get(reference.revision or status.revision, "there is no such revision")
     what = f"Revision {reference.revision} of {reference.job}" if reference.revision else f"{reference.job}"
     others = " and ".join(f"{reference.job}@{number}" for number in sorted(published))
     raise LocalError(
-        f"{what} has published no artifact ({status.phase})" + (f"; there is {others}." if others else "."),
+        f"{what} has published no artifact ({phase})" + (f"; there is {others}." if others else "."),
         ExitCode.NOT_FOUND,
     )

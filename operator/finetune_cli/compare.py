@@ -198,15 +198,17 @@ def _overlap(first: MetricResult, second: MetricResult) -> str:
 
 def _notes(found: Comparison) -> list[str]:
     kinds = [BASELINE_NAMES[one.baseline.kind] for one in found.evaluations]
+    notes = []
     if found.paired:
-        return ["", "Intervals of the difference: paired bootstrap over the test examples."]
-    if found.same_test:
-        return [
-            "",
-            "There are no predictions to compare example by example; intervals are those of the change from the "
-            f"baseline ({' and '.join(dict.fromkeys(kinds))}).",
-        ]
-    return []
+        notes.append("Intervals of the difference: paired bootstrap over the test examples.")
+    both = set.intersection(*({str(metric.name) for metric in one.metrics} for one in found.evaluations))
+    if found.same_test and (others := both - set(found.paired)):
+        these = "these metrics" if len(others) == len(both) else ", ".join(sorted(others))
+        notes.append(
+            f"The stored predictions do not give {these} example by example; the words beside them are about the "
+            f"intervals of the changes from the baseline ({' and '.join(dict.fromkeys(kinds))})."
+        )
+    return ["", *notes] if notes else []
 
 
 def _difference(found: Comparison) -> str:

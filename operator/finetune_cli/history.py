@@ -77,7 +77,7 @@ def revisions(job: FineTuneJob, phase: str, known: Mapping[int, FineTuneJobSpec]
                 phase if is_current else str(record.phase),
                 record.start_time,
                 record.completion_time,
-                record.score,
+                _score(record, known),
                 _changed(before, record, known) if before else "",
                 artifact.uri if artifact else None,
                 artifact.digest if artifact else None,
@@ -115,6 +115,12 @@ def _current(job: FineTuneJob) -> tuple[RevisionRecord, ...]:
     )
 
 
+def _score(record: RevisionRecord, known: Mapping[int, FineTuneJobSpec]) -> str | None:
+    """The score, with the name of its metric where the spec is known."""
+    spec = known.get(record.revision)
+    return record.score and (f"{spec.metrics[0]} {record.score}" if spec else record.score)
+
+
 def _changed(before: RevisionRecord, record: RevisionRecord, known: Mapping[int, FineTuneJobSpec]) -> str:
     old, new = known.get(before.revision), known.get(record.revision)
     if old and new and (found := differences(old, new)):
@@ -147,6 +153,8 @@ def _value(value: Any) -> str:
     """A value for people; one that is not set has its default."""
     if value is None:
         return "unset"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}"
     return clipped(", ".join(map(str, value)) if isinstance(value, list) else str(value), _LONGEST_VALUE)

@@ -30,7 +30,7 @@ def init(data: str, model: str | None, file: str | None) -> int:
         LocalError: The data cannot be read or is for no task, a file exists, or the trainer is not installed.
     """
     path = Path(data)
-    name = job_name(unquote(urlsplit(data).path) if "://" in data else str(path.absolute()))
+    name = job_name(file or (unquote(urlsplit(data).path) if "://" in data else str(path.absolute())))
     target = Path(file or f"{name}.yaml")
     if target.exists():
         raise LocalError(f"{target} exists; name another file with --file, or delete it.", ExitCode.BAD_CONFIGURATION)
@@ -55,7 +55,8 @@ def init(data: str, model: str | None, file: str | None) -> int:
         print_error(f"note: {note}")
     facts = f"; {found['facts']}" if found["facts"] else ""
     write(clean(f"{data} was read as {found['readAs']}, for {found['task']}{facts}."))
-    write(f"Wrote {target}. Look at it, then run it with: finetune run {target}")
+    opened = f" {found['open']}" if found["open"] else ""
+    write(f"Wrote {target}.{opened} Look at it, then run it with: finetune run {target}")
     return ExitCode.DONE
 
 
@@ -86,6 +87,7 @@ def manifest(name: str, found: Mapping[str, Any], data: str, model: str | None, 
         f"    uri: {value(model)}  # hf://owner/name, or file://./directory",
         "  task:",
         f"    type: {task}{facts}",
+        *(f"    {field}: {value(setting)}" for field, setting in found["settings"].items()),
         "  dataset:",
         "    train:",
         f"      uri: {value(data)}",
@@ -98,7 +100,7 @@ def manifest(name: str, found: Mapping[str, Any], data: str, model: str | None, 
         "  training:",
         "    epochs: 3",
         "    # batchSize: 32",
-        f"    # maxSequenceLength: {row.default_length}  # tokens",
+        f"    # maxSequenceLength: 256  # tokens; by default the limit of the model, at most {row.lengths_in_words}",
         "  evaluation:",
         "    # The result is compared with a baseline. A gate refuses one that is not good enough:",
         f"    # gates: [{{metric: {metric}, minimumImprovement: 0.02}}]",

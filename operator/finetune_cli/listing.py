@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.failures import ExitCode
+from finetune_api.failures import ExitCode, Reason
 from finetune_api.job import FineTuneJob
 from finetune_api.text import duration
 from finetune_cli.local import LocalError, home
@@ -107,6 +107,8 @@ def table(rows: list[Row], now: datetime, with_namespace: bool) -> list[str]:
 def _progress(job: FineTuneJob, running: bool) -> str:
     status = job.status
     if status.completion_time:
+        if status.failure and status.failure.reason is Reason.GATE_FAILED:
+            return "not published: a gate failed"
         return f"failed in {status.failure.stage}" if status.failure else "published"
     stage = current_stage(status)
     if stage is None:

@@ -46,7 +46,9 @@ def predict(
         list[str] | None, typer.Argument(metavar="TEXT", help="Texts; default: the lines of standard input.")
     ] = None,
     *,
-    file: Annotated[str | None, typer.Option("-f", "--file", help="File with one text in each line.")] = None,
+    file: Annotated[
+        str | None, typer.Option("-f", "--file", help="File with one text in each line, or a .jsonl file.")
+    ] = None,
     jsonl: Annotated[
         bool, typer.Option("--jsonl", help="Lines are JSON objects with the columns of the task, without its answer.")
     ] = False,

@@ -54,13 +54,22 @@ def rows_of(texts: Sequence[str], file: str | None, jsonl: bool) -> list[Any]:
     Raises:
         LocalError: The file cannot be read, or a line is not a row.
     """
+    suffix = Path(file).suffix.lower() if file else ""
+    if suffix in (".csv", ".tsv", ".parquet", ".arrow", ".json"):
+        raise LocalError(
+            f"predict reads lines of text, or JSON objects as lines of a .jsonl file; convert {file} to one of them.",
+            ExitCode.BAD_DATA,
+        )
+    jsonl = jsonl or suffix == ".jsonl"
     if texts:
         source, found = "argument", list(texts)
     else:
         source, found = file or "stdin", _lines(file)
     if not found:
         raise LocalError(f"{source} contains no text.", ExitCode.BAD_DATA)
-    return [_row(line, f"{source}:{number}", jsonl) for number, line in enumerate(found, 1)]
+    # An empty line is an empty text, but no JSON object.
+    numbered = [(number, line) for number, line in enumerate(found, 1) if line.strip() or not jsonl]
+    return [_row(line, f"{source}:{number}", jsonl) for number, line in numbered]
 
 
 def as_address(model: str) -> str:
@@ -82,13 +91,14 @@ def _lines(file: str | None) -> list[str]:
 
 def _row(line: str, where: str, jsonl: bool) -> Any:
     if not line.strip():
-        raise LocalError(f"{where} is empty; there is one text in each line.", ExitCode.BAD_DATA)
+        raise LocalError(f"{where} is empty; give a text.", ExitCode.BAD_DATA)
     if not jsonl:
         return line
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise LocalError(f"{where} is not JSON: {error}.", ExitCode.BAD_DATA) from error
+        hint = f" Read a file with --file {line}." if Path(line).is_file() else ""
+        raise LocalError(f"{where} is not JSON: {error}.{hint}", ExitCode.BAD_DATA) from error
     if not isinstance(row, dict):
         raise LocalError(f"{where} is not a JSON object; --jsonl takes one object in each line.", ExitCode.BAD_DATA)
     return row

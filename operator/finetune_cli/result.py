@@ -21,7 +21,7 @@ from finetune_core.summaries import BASELINE_NAMES, baseline_score, score
 REJECTED = 1
 """Exit code of a job whose result did not pass its gates."""
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as a shell would give it."""
+"""Exit code of a stopped job, as a shell gives it after Ctrl-C; also after SIGTERM or when the terminal closes."""
 
 
 def exit_code(job: FineTuneJob) -> int:
@@ -125,7 +125,7 @@ def _stopped(job: FineTuneJob, place: Place) -> str:
     if job.spec.suspend:
         return f"Holds in {current.name if current else Stage.PUBLISH}, as spec.suspend is true."
     if current and current.name is Stage.TRAIN and job.status.checkpoint:
-        return f"Stopped after step {job.status.checkpoint.step}; {place.resume}."
+        return f"Stopped after the checkpoint of step {job.status.checkpoint.step}; {place.resume}."
     return f"Stopped in {current.name if current else Stage.PUBLISH}; {place.resume}."
 
 

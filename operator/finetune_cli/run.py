@@ -58,17 +58,12 @@ def run(manifest: str, output: Output, fresh: bool, settings: Sequence[str] = ()
 def _run(state: StateDirectory, wanted: FineTuneJob, output: Output, fresh: bool) -> tuple[FineTuneJob, int]:
     stream = out() if output is Output.TEXT else sys.stderr
     with screen(stream, quiet=output is Output.JSON) as shown:
-        job, number = asyncio.run(_execute(state, wanted, shown, fresh))
-    code = exit_code(job)
-    if job.status.completion_time is None and number:
-        code = 128 + number
-    return job, code
+        job = asyncio.run(_execute(state, wanted, shown, fresh))
+    return job, exit_code(job)
 
 
-async def _execute(
-    state: StateDirectory, wanted: FineTuneJob, shown: Screen, fresh: bool
-) -> tuple[FineTuneJob, int | None]:
-    """The finished or stopped job, and the signal that stopped it."""
+async def _execute(state: StateDirectory, wanted: FineTuneJob, shown: Screen, fresh: bool) -> FineTuneJob:
+    """The finished or stopped job."""
     notes = cluster_only(wanted.spec)
     executor = Executor(
         state,
@@ -88,8 +83,7 @@ async def _execute(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, on_signal, int(number))
-    job = await executor.run()
-    return job, received[0] if received else None
+    return await executor.run()
 
 
 def cluster_only(spec: FineTuneJobSpec) -> tuple[str, ...]:

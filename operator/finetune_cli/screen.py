@@ -72,8 +72,13 @@ def screen(stream: TextIO, quiet: bool = False) -> Iterator[Screen]:
     if console.is_dumb_terminal:
         yield PlainScreen(stream)
         return
-    with Live(console=console, refresh_per_second=8) as live:
+    live = Live(console=console, refresh_per_second=8)
+    live.start()
+    try:
         yield LiveScreen(live)
+    finally:
+        with contextlib.suppress(OSError):  # The terminal may have closed.
+            live.stop()
 
 
 def render(view: View) -> Group:

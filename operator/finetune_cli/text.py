@@ -104,7 +104,9 @@ class PlainLines:
             if stage.state is StageState.SUCCEEDED and (before is None or before.state is not StageState.SUCCEEDED):
                 lines.append(f"{stage.name}: {done_text(stage)}")
             elif stage.attempt > (before.attempt if before else 0) and not stage.completion_time:
-                lines.append(f"{stage.name}: started" + (f", attempt {stage.attempt}" if stage.attempt > 1 else ""))
+                attempt = f", attempt {stage.attempt}" if stage.attempt > 1 else ""
+                saved = status.checkpoint if stage.name is Stage.TRAIN else None
+                lines.append(f"{stage.name}: started{attempt}" + (f", from step {saved.step}" if saved else ""))
         return lines
 
     def _progress(self, view: View, now: float) -> list[str]:

@@ -56,7 +56,7 @@ _INTRODUCTION = """\
 What `make test-families` found with transformers {transformers} and PEFT {peft}, on a small random model of each type.
 Prepare looks `model_type` of the model's config.json up in these results. It applies the limits by itself, and reports
 them in its log, on the model card and in the report. It refuses a model that cannot be tuned before a GPU is allocated.
-An untested model runs without packing, one example at a time.
+An untested model runs without packing, one example at a time. A model with an encoder and a decoder is never packed.
 
 The limits:
 

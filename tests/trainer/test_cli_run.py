@@ -106,7 +106,7 @@ def read_until(process: subprocess.Popen[str], found: Callable[[str], bool]) -> 
 
 
 def test_result_below_its_gate_is_not_published(desk: Desk) -> None:
-    code, out, _ = desk.write(steps=4, minimum=1.1).run()
+    code, out, _ = desk.write(steps=4, minimum=1.0).run()
     assert code == 1, out
     assert "Not published: accuracy is " in out
     report = desk.root / "out" / "default" / "tiny" / "r1" / "evaluated" / "report.html"
@@ -123,7 +123,7 @@ def test_manifest_to_published_adapter_with_ctrl_c_in_between(desk: Desk) -> Non
     assert lines[0] == "default/tiny, revision 1\n"
     assert process.returncode == 130, out
     step = desk.job()["status"]["checkpoint"]["step"]
-    assert out.splitlines()[-1] == f"Stopped after step {step}; run the same command to resume."
+    assert out.splitlines()[-1] == f"Stopped after the checkpoint of step {step}; run the same command to resume."
     assert desk.job()["status"]["phase"] == "Suspended"
 
     code, out, _ = desk.run()

@@ -159,7 +159,7 @@ class TestLongContexts:
     def test_are_reported(self, tuned: TinyJob) -> None:
         report = json.loads((tuned.revision / "prepared" / "data.json").read_text())
         assert report["splits"]["test"]["truncated"] == len(rows())
-        assert any("contexts of training questions are cut around the answer" in note for note in report["notes"])
+        assert any("training questions that are cut around their answer: " in note for note in report["notes"])
         assert any("in the part of the context for which there is no room" in note for note in report["notes"])
 
     def test_have_labels_that_are_the_answer(self, tuned: TinyJob) -> None:

@@ -233,7 +233,8 @@ def test_a_long_conversation_is_invalid_and_not_truncated(tmp_path: Path) -> Non
     assert failure.reason is Reason.BAD_DATA
     assert failure.message.startswith(f"{uri}:5: the conversation has ")
     assert failure.message.endswith(
-        " tokens, more than the sequence length of 64; shorten it or raise training.maxSequenceLength (1 of 20 rows is "
+        " tokens, more than the sequence length of 64; shorten it, or raise training.maxSequenceLength if the model "
+        "supports more (1 of 20 rows is "
         "invalid, 5 %; dataset.cleaning.dropInvalid allows 0 %)"
     )
     dataset = {"train": {"uri": uri}, "cleaning": {"dropInvalid": 0.05}}

@@ -103,6 +103,7 @@ GATES_OF_INSTRUCTION = "gates of InstructionTuning can be on loss, token_accurac
 COLUMNS_OF_QUESTIONS = "dataset.columns of QuestionAnswering are question and context and answers"
 METRICS_OF_QUESTIONS = "evaluation.metrics of QuestionAnswering are squad_f1, exact_match, has_answer_f1, no_answer_f1"
 GATES_OF_QUESTIONS = "gates of QuestionAnswering can be on squad_f1, exact_match, has_answer_f1, no_answer_f1"
+RANGE = "no_answer_f1 range from 0 to 1, and so do minimum and maximum"
 DURING_TRAINING = "evaluation.duringTraining is only valid for InstructionTuning, QuestionAnswering, Summarization"
 GENERATION = "evaluation.generation is only valid for InstructionTuning, QuestionAnswering, Summarization, Translation"
 SUMMARY: dict[str, Any] = {"task": {"type": "Summarization"}}
@@ -145,6 +146,14 @@ RULE_CASES = (
         "a gate of a translation",
         TRANSLATION | {"evaluation.gates": [{"metric": "rouge_l", "minimum": 1}]},
         GATES_OF_TRANSLATION,
+    ),
+    Case("a gate in percent", {"evaluation.gates": [{"metric": "accuracy", "minimum": 80}]}, RANGE),
+    Case("a gate below the range", {"evaluation.gates": [{"metric": "accuracy", "maximum": -1}]}, RANGE),
+    Case("a gate that allows less", {"evaluation.gates": [{"metric": "accuracy", "minimumImprovement": -0.5}]}),
+    Case(
+        "a gate beyond 100",
+        TRANSLATION | {"evaluation.gates": [{"metric": "chrf", "minimum": 101}]},
+        "chrf, bleu range from 0 to 100, and so do minimum and maximum",
     ),
     Case("many labels", {"task.labels": [f"{i:016d}" for i in range(1024)]}),
     Case("long labels", {"task.labels": [f"{i:0128d}" for i in range(129)]}, LABELS_TOO_LONG),

@@ -61,7 +61,7 @@ class TestOutput:
         result = compare(f"{first}/evaluation.json", f"{second}/evaluation.json")
         assert result.exit_code == 0, result.stderr
         assert "intervals overlap" in result.stdout
-        assert "the change from the baseline (linear probe)" in result.stdout
+        assert "the changes from the baseline (linear probe)" in result.stdout
 
     def test_different_test_examples_are_refused_unless_asked_for(self) -> None:
         names = stored("a", "ab" * 20), stored("b", "aa" * 20, gold="aa" * 20)

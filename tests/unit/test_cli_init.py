@@ -23,11 +23,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def written(folder: Path, name: str, rows: list[dict[str, Any]] | str) -> FineTuneJob:
+def written(folder: Path, name: str, rows: list[dict[str, Any]] | str, model: str | None = None) -> FineTuneJob:
     """The job for a data file; lint accepts its manifest."""
     text = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows)
     (folder / name).write_text(text)
-    assert init(name, None, "job.yaml") == 0
+    assert init(name, model, "job.yaml") == 0
     assert findings(["job.yaml"]).problems == []
     job = load("job.yaml")
     (folder / "job.yaml").unlink()
@@ -67,8 +67,35 @@ def test_columns_and_task_are_detected(folder: Path, row: dict[str, Any], task: 
 def test_csv_with_semicolons_and_a_difficult_name(folder: Path) -> None:
     rows = "".join(f"text {number};{'ab'[number % 2]}\n" for number in range(12))
     job = written(folder, "Mein Datensatz #1.csv", "utterance;category\n" + rows)
-    assert job.metadata.name == "mein-datensatz-1"
+    assert job.metadata.name == "job"  # As its file, so that two manifests for one data set are two jobs.
     assert columns_of(job) == {"text": "utterance", "label": "category"}
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "languages"),
+    [
+        ("source;target", {"source": "source", "target": "target"}, (None, "und")),
+        ("SOURCE;TARGET;note", {"source": "SOURCE", "target": "TARGET"}, (None, "und")),
+        ("English;German;note", {"source": "English", "target": "German"}, ("en", "de")),
+        ("id;fr_FR;pt-BR", {"source": "fr_FR", "target": "pt-BR"}, ("fr-FR", "pt-BR")),
+    ],
+)
+def test_two_columns_of_a_translation(
+    folder: Path, header: str, columns: dict[str, str], languages: tuple[str | None, str]
+) -> None:
+    first = "{n}" if header.startswith("id") else "text {n}"
+    row = ";".join([first, "Text {n}", "ok {n}"][: header.count(";") + 1])
+    lines = [header, *(row.format(n=number) for number in range(12))]
+    job = written(folder, "phrases.csv", "\n".join(lines) + "\n", model="hf://acme/translator")
+    assert str(job.spec.task.type) == "Translation"
+    assert columns_of(job) == {field: name for field, name in columns.items() if field != name}
+    assert (job.spec.task.source_language, job.spec.task.target_language) == languages
+
+
+def test_texts_by_language(folder: Path) -> None:
+    rows = [{"translation": {"en": f"text {number}", "de": f"Text {number}"}} for number in range(12)]
+    job = written(folder, "phrases.jsonl", rows, model="hf://acme/translator")
+    assert (job.spec.task.source_language, job.spec.task.target_language) == ("en", "de")
 
 
 def test_existing_manifest_is_not_overwritten(folder: Path) -> None:
@@ -82,11 +109,16 @@ def test_existing_manifest_is_not_overwritten(folder: Path) -> None:
 
 def test_data_that_is_for_no_task_or_missing_is_one_sentence(folder: Path) -> None:
     (folder / "numbers.jsonl").write_text('{"a": 1}\n{"a": 2}\n')
-    with pytest.raises(LocalError, match=r"The columns of .* \(a\) are those of no task") as caught:
+    with pytest.raises(
+        LocalError, match=r"No task is recognised from the columns of .* \(a\) and its first 2 rows"
+    ) as caught:
         init("numbers.jsonl", None, None)
     assert caught.value.exit_code is ExitCode.BAD_DATA
     with pytest.raises(LocalError, match=r"There is no file none\.csv"):
         init("none.csv", None, None)
+    (folder / "header.csv").write_text("text,label\n")
+    with pytest.raises(LocalError, match=r"header\.csv has no rows that can be read, only a header"):
+        init("header.csv", None, None)
     (folder / "texts.csv").write_text("text,label\na,x\nb,y\n")
     with pytest.raises(LocalError, match=r"There is no directory bert; a model on the hub is hf://owner/name"):
         init("texts.csv", "bert", None)
@@ -96,6 +128,7 @@ def test_data_that_is_for_no_task_or_missing_is_one_sentence(folder: Path) -> No
 
 
 def test_names_addresses_and_values(folder: Path) -> None:
+    assert job_name("/data/Mein Datensatz #1.csv") == "mein-datensatz-1"
     assert job_name("/data/Support_Intents.v2.jsonl.gz") == "support-intents"
     assert job_name("/data/intents/train.parquet") == "intents-train"
     assert address("data/a b.jsonl", folder) == "file://./data/a%20b.jsonl"

@@ -33,10 +33,22 @@ def test_artifact_of_the_current_or_an_earlier_revision() -> None:
     job = a_job(FineTuneJobStatus(revision=2, artifact=SECOND, history=(record,)))
     assert artifact_of(job, Reference("intents")) == SECOND
     assert artifact_of(job, Reference("intents", 1)) == FIRST
-    with pytest.raises(LocalError, match=r"^Revision 3 of intents has published no artifact \(Pending\); there"):
+    with pytest.raises(
+        LocalError, match=r"^Revision 3 of intents has published no artifact \(there is no such revision\); there"
+    ):
         artifact_of(job, Reference("intents", 3))
     with pytest.raises(LocalError, match=r"^intents has published no artifact \(Pending\)\.$"):
         artifact_of(a_job(), Reference("intents"))
+
+
+def test_files_of_rows_are_not_read_as_texts(tmp_path: Path) -> None:
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text('{"text": "one"}\n\n{"text": "two"}\n')
+    assert rows_of([], str(lines), jsonl=False) == [{"text": "one"}, {"text": "two"}]
+    with pytest.raises(LocalError, match=r"predict reads lines of text, or JSON objects .*; convert rows\.csv"):
+        rows_of([], "rows.csv", jsonl=False)
+    with pytest.raises(LocalError, match=r"argument:1 is not JSON: .* Read a file with --file .*rows\.jsonl"):
+        rows_of([str(lines)], None, jsonl=True)
 
 
 def test_rows_are_arguments_or_lines(tmp_path: Path) -> None:

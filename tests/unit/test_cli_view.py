@@ -217,7 +217,10 @@ class TestResult:
         report = stopped.report.model_copy(update={"checkpoint": a_checkpoint(240)}) if stopped.report else None
         job = a_job_after(succeeded(Stage.PREPARE), failed(Stage.TRAIN, Reason.STOPPED, report=report), stop=True)
         assert exit_code(job) == 130
-        assert result_lines(job, ThisMachine(state)) == ["", "Stopped after step 240; run the same command to resume."]
+        assert result_lines(job, ThisMachine(state)) == [
+            "",
+            "Stopped after the checkpoint of step 240; run the same command to resume.",
+        ]
 
     def test_of_a_job_stopped_before_its_first_checkpoint(self, state: StateDirectory) -> None:
         job = a_job_after(failed(Stage.PREPARE, Reason.STOPPED), stop=True)

@@ -129,3 +129,17 @@ def test_answers_with_spans_are_compared() -> None:
     assert digest_of(worse) == digest_of(better)
     (result,) = paired_results(worse, better, evaluation(squad_f1=0.5), evaluation(squad_f1=1))
     assert result.interval[0] > 0
+
+
+def test_a_metric_about_some_examples_is_paired_over_those() -> None:
+    """As that of the questions without an answer; values as in status, with six significant digits."""
+
+    def rows(tuned: float) -> list[dict[str, Any]]:
+        score = {"baseline": 0.0, "tuned": tuned}
+        return [{"question": str(n), "scores": {"no_answer_f1": score} if n % 3 else {}} for n in range(40)]
+
+    value = 1 / 3
+    before, after = evaluation(no_answer_f1=0.333333), evaluation(no_answer_f1=1.0)
+    (result,) = paired_results(rows(value), rows(1.0), before, after)
+    assert result.change == pytest.approx(2 / 3, abs=1e-5)
+    assert result.interval == pytest.approx((2 / 3, 2 / 3))

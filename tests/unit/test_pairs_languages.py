@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from finetune_api.failures import Reason, StageFailure
-from finetune_trainer.pairs.languages import code_for, codes_of, display_name
+from finetune_trainer.pairs.languages import check_languages, code_for, codes_of, display_name
 
 NLLB = ("arb_Arab", "deu_Latn", "eng_Latn", "fra_Latn", "por_Latn", "zho_Hans", "zho_Hant")
 MBART = ("ar_AR", "de_DE", "en_XX", "pt_XX", "zh_CN")
@@ -71,6 +71,27 @@ def test_other_languages_are_refused_with_the_codes_of_the_model(language: str |
         code_for(language, FIELD, NLLB, "s3://m")
     assert refused.value.reason is Reason.BAD_CONFIGURATION
     assert refused.value.message.startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("languages", "sentence"),
+    [
+        (("en", "german"), "task.targetLanguage 'german' is no language; german is de: set a BCP-47 tag such as de"),
+        (("xx", "de"), "task.sourceLanguage 'xx' is no language: set"),
+        ((None, "und"), "task.targetLanguage 'und' is no language: set"),
+        (("de", "de"), "task.sourceLanguage and task.targetLanguage are both 'de'"),
+    ],
+)
+def test_languages_are_checked_for_a_model_without_codes(languages: tuple[str | None, str], sentence: str) -> None:
+    with pytest.raises(StageFailure) as refused:
+        check_languages(languages)
+    assert refused.value.reason is Reason.BAD_CONFIGURATION
+    assert refused.value.message.startswith(sentence)
+
+
+def test_languages_and_their_variants_are_accepted() -> None:
+    for languages in ((None, "de"), ("en-GB", "en-US"), ("eng_Latn", "zh-Hant"), ("pt", "deu")):
+        check_languages(languages)
 
 
 @pytest.mark.parametrize(

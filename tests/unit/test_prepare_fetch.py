@@ -83,7 +83,10 @@ def test_a_directory_without_data_files_is_rejected(tmp_path: Path) -> None:
     uri = files_in(tmp_path, "a.txt", "b.xlsx")
     failure = failure_of(uri, tmp_path / "scratch", format="Parquet")
     assert failure.reason is Reason.BAD_DATA
-    assert failure.message == f"{uri} has no file that ends in .parquet, only a.txt, b.xlsx: rename the data files"
+    assert (
+        failure.message
+        == f"{uri} has no file that ends in .parquet, only a.txt, b.xlsx: write the examples as rows of such a file"
+    )
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,7 @@ def test_texts_in_the_report_are_escaped_and_marked() -> None:
         segments=segments,
         counts=[("test", 1, 0)],
         decoding=None,
+        unanswered={"baseline": 1, "tuned": 0},
     )
     assert "<script" not in page
     assert '<mark class="reference" title="reference">&lt;script&gt;' in page

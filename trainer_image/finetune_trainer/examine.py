@@ -1,7 +1,8 @@
 """``finetune_trainer examine``: which task a data file is for, and which of its columns have which meaning.
 
 Standard input is ``{"uri": …}``. Standard output has ``task``, ``columns`` (those that differ from the default),
-``readAs`` (format and form of the rows), ``facts``, ``names`` of all columns, and ``notes``.
+``readAs`` (format and form of the rows), ``facts``, ``settings`` of spec.task, ``open`` (what the user has to fill in),
+``names`` of all columns, and ``notes``.
 """
 
 from __future__ import annotations
@@ -48,14 +49,19 @@ def examine(uri: str, scratch: Path) -> dict[str, Any]:
     names = columns_of(first)
     if not names:
         raise StageFailure(Reason.BAD_DATA, f"{uri} has no rows that can be read")
-    read = (values for _, values in read_rows(first, names))
-    rows = [values for values in islice(read, _SAMPLE) if not isinstance(values, BadRow)]
+    read = list(islice(read_rows(first, names), _SAMPLE))
+    rows = [values for _, values in read if not isinstance(values, BadRow)]
+    bad = next((f"{first.at(number)}: {values}" for number, values in read if isinstance(values, BadRow)), None)
+    if not rows:
+        why = f"; {bad}" if bad else ", only a header" if names else ""
+        raise StageFailure(Reason.BAD_DATA, f"{uri} has no rows that can be read{why}")
     found = [(task, guess) for task in TaskType if (guess := task_of(task).recognise(names, rows))]
     if not found:
         raise StageFailure(
             Reason.BAD_DATA,
-            f"The columns of {uri} ({', '.join(names)[:200]}) are those of no task: rename them, or write the manifest "
-            "by hand and set dataset.columns",
+            f"No task is recognised from the columns of {uri} ({', '.join(names)[:200]}) and its first {len(rows):,} "
+            f"rows{f' ({bad})' if bad else ''}: rename the columns, or write the manifest by hand and set "
+            "dataset.columns; labels have to occur several times",
         )
     task, guess = max(found, key=lambda pair: pair[1].certain)
     return {
@@ -63,6 +69,8 @@ def examine(uri: str, scratch: Path) -> dict[str, Any]:
         "columns": _different(guess),
         "readAs": "; ".join(part for part in (str(first.form), guess.form) if part),
         "facts": guess.facts,
+        "settings": dict(guess.settings),
+        "open": guess.open,
         "names": list(names),
         "notes": list(fetched.notes),
     }

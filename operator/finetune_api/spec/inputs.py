@@ -138,7 +138,11 @@ class SplitSource(ApiModel):
         default=None, description="Address of a separate dataset for this split: a file, a directory or a pattern."
     )
     fraction: float | None = Field(
-        default=None, gt=0, le=0.5, description="Share of the training data to hold out instead; above 0, at most 0.5."
+        default=None,
+        gt=0,
+        le=0.5,
+        description="Share of the training data to hold out instead; above 0, at most 0.5. It holds on average, "
+        "because each row is drawn by its content or its group and stays in its split when rows are added.",
     )
     secret_ref: SecretRef | None = Field(
         default=None,

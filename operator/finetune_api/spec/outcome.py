@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from finetune_api.base import ApiModel, Rule
 from finetune_api.spec.inputs import SecretRef
+from finetune_api.spec.rules import listed
 from finetune_api.tables.metrics import Metric
 from finetune_api.tables.preferences import PREFERENCES, PreferenceLoss
 from finetune_api.tables.tasks import TASKS
@@ -17,11 +19,37 @@ _DEFAULT_METRICS = "; ".join(f"{', '.join(row.default_metrics)} for {task}" for 
 _DEFAULT_METRICS += f"; {', '.join(PREFERENCES[PreferenceLoss.KTO].metrics)} for PreferenceTuning with KTO"
 
 
+def _range_rules() -> Iterator[Rule]:
+    """A bound that is outside the range of its metric tests nothing, or nothing passes it."""
+    for highest in (1, 100):
+        metrics = [metric for metric in Metric if metric.row.highest == highest]
+
+        def holds(gate: Gate, highest: float = highest, metrics: list[Metric] = metrics) -> bool:
+            bounds = [bound for bound in (gate.minimum, gate.maximum) if bound is not None]
+            change = gate.minimum_improvement or 0.0
+            return gate.metric not in metrics or (
+                all(0 <= bound <= highest for bound in bounds) and -highest <= change <= highest
+            )
+
+        yield Rule(
+            cel=f"!(self.metric in {listed(metrics)}) || ("
+            f"(!has(self.minimum) || self.minimum >= 0.0 && self.minimum <= {highest}.0) && "
+            f"(!has(self.maximum) || self.maximum >= 0.0 && self.maximum <= {highest}.0) && "
+            f"(!has(self.minimumImprovement) || self.minimumImprovement >= -{highest}.0 && "
+            f"self.minimumImprovement <= {highest}.0))",
+            message=f"{', '.join(metrics)} range from 0 to {highest}, and so do minimum and maximum",
+            field="metric",
+            holds=holds,
+        )
+
+
 class Gate(ApiModel):
     """A condition on a metric of the test split; the model is published only if all gates pass."""
 
     metric: Metric = Field(description="Metric of the task.")
-    minimum: float | None = Field(default=None, description="Smallest accepted value of the tuned model.")
+    minimum: float | None = Field(
+        default=None, description="Smallest accepted value of the tuned model, on the scale of the metric."
+    )
     maximum: float | None = Field(default=None, description="Largest accepted value of the tuned model.")
     minimum_improvement: float | None = Field(
         default=None,
@@ -37,6 +65,7 @@ class Gate(ApiModel):
                 sum(bound is not None for bound in (gate.minimum, gate.maximum, gate.minimum_improvement)) == 1
             ),
         ),
+        *_range_rules(),
     )
 
 

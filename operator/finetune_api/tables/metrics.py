@@ -51,12 +51,17 @@ class MetricRow:
     hub_name: str
     """Name of the metric on the Hugging Face Hub."""
     higher_is_better: bool = True
-    unit_scale: bool = True
-    """Whether values are in 0 … 1; charts show the changes of such metrics on a common scale."""
+    highest: float | None = 1
+    """Largest value, if there is one; the smallest is 0. Charts show metrics up to 1 on a common scale."""
     digits: int = 3
     """Digits after the decimal point."""
     neutral: float | None = None
     """The value of the base model by definition, for a metric of rewards, which are measured against that model."""
+
+    @property
+    def unit_scale(self) -> bool:
+        """Whether values are in 0 … 1."""
+        return self.highest == 1
 
 
 METRICS = table(
@@ -70,7 +75,7 @@ METRICS = table(
             "nats per token of the reference answers; lower is better",
             "loss",
             higher_is_better=False,
-            unit_scale=False,
+            highest=None,
         ),
         Metric.TOKEN_ACCURACY: MetricRow(
             "Token accuracy", "share of answer tokens that were the model's first choice", "accuracy"
@@ -87,7 +92,7 @@ METRICS = table(
             "ROUGE-Lsum", "words in common with the reference, in order within each sentence; 0 to 1", "rouge"
         ),
         Metric.CHRF: MetricRow(
-            "chrF", "characters in common with the reference; 0 to 100", "chrf", unit_scale=False, digits=1
+            "chrF", "characters in common with the reference; 0 to 100", "chrf", highest=100, digits=1
         ),
         Metric.SQUAD_F1: MetricRow(
             "SQuAD F1", "words in common with the closest reference, by the rules of SQuAD 2.0; 0 to 1", "f1"
@@ -96,9 +101,7 @@ METRICS = table(
         Metric.NO_ANSWER_F1: MetricRow(
             "F1 without answer", "share of the questions without an answer that got none", "f1"
         ),
-        Metric.BLEU: MetricRow(
-            "BLEU", "phrases in common with the reference; 0 to 100", "bleu", unit_scale=False, digits=1
-        ),
+        Metric.BLEU: MetricRow("BLEU", "phrases in common with the reference; 0 to 100", "bleu", highest=100, digits=1),
         Metric.PREFERRED: MetricRow("Preferred", "share of pairs whose chosen answer is likelier", "accuracy"),
         Metric.PREFERRED_PER_TOKEN: MetricRow(
             "Preferred per token", "share of pairs whose chosen answer is likelier per token", "accuracy"
@@ -113,7 +116,7 @@ METRICS = table(
             "Margin",
             "mean reward of chosen or desirable answers, minus that of the others",
             "margin",
-            unit_scale=False,
+            highest=None,
             neutral=0.0,
         ),
         Metric.AUROC: MetricRow(

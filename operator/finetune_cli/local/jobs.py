@@ -93,6 +93,9 @@ def find(root: Path, argument: str, namespace: str | None, name: str | None) -> 
     if not found:
         if broken:
             raise broken[0]
+        if "@" in argument.rsplit("/", 1)[-1]:
+            hint = f"name it without @, as in {argument.rsplit('@', 1)[0]}, for the job with all its revisions"
+            raise LocalError(f"{argument} names a revision; {hint}.", ExitCode.NOT_FOUND)
         hint = f"start it with finetune run {argument}" if path else "list all with finetune list --local"
         raise LocalError(f"No job {argument} was run on this machine; {hint}.", ExitCode.NOT_FOUND)
     if len(found) > 1 and path is None:

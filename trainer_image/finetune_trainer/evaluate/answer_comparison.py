@@ -92,6 +92,7 @@ def compare(inputs: EvaluationInputs, form: AnswerForm) -> Comparison:
             "scores": {
                 str(metric): {"baseline": float(values.baseline[index]), "tuned": float(values.tuned[index])}
                 for metric, values in measured.items()
+                if values.weights[index]
             }
         }
         for index in range(len(table))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,8 @@ Row = Mapping[str, Any]
 _OUTPUTS = ("source", "baseline", "baselineSpan", "tuned", "tunedSpan", "scores", "rewards", "logProbabilities")
 """Keys of a row that do not belong to the example itself: the same example may come from another file."""
 _SEED = 0
-_TOLERANCE = 1e-6
+_TOLERANCE = 1e-5
+"""Relative, because status has six significant digits."""
 
 
 def digest_of(rows: Sequence[Row]) -> str:
@@ -86,13 +88,15 @@ def _of_corpus(
 def _of_scores(
     metric: Metric, pairs: Sequence[tuple[Row, Row]], values: tuple[float, float]
 ) -> tuple[float, float] | None:
-    if any(metric not in row["scores"] for pair in pairs for row in pair):
+    # A metric may be about some of the examples only, such as the questions without an answer.
+    measured = [pair for pair in pairs if metric in pair[0]["scores"]]
+    if not measured or any((metric in pair[0]["scores"]) != (metric in pair[1]["scores"]) for pair in pairs):
         return None
-    scores = [np.array([pair[side]["scores"][metric]["tuned"] for pair in pairs]) for side in (0, 1)]
+    scores = [np.array([pair[side]["scores"][metric]["tuned"] for pair in measured]) for side in (0, 1)]
     # The rows do not have the weight of an example, such as its number of tokens for the loss.
     if _differ([float(of_model.mean()) for of_model in scores], values):
         return None
-    return ratio_interval(scores[0], scores[1], np.ones(len(pairs)), seed=_SEED)
+    return ratio_interval(scores[0], scores[1], np.ones(len(measured)), seed=_SEED)
 
 
 def _classification(
@@ -113,7 +117,9 @@ def _classification(
 
 
 def _differ(found: Sequence[float], stored: Sequence[float]) -> bool:
-    return any(abs(mine - theirs) > _TOLERANCE for mine, theirs in zip(found, stored, strict=True))
+    return not all(
+        math.isclose(mine, theirs, rel_tol=_TOLERANCE, abs_tol=1e-6) for mine, theirs in zip(found, stored, strict=True)
+    )
 
 
 def _content(row: Row) -> str:

@@ -13,6 +13,7 @@ from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.json_files import read_json, read_json_if_present, write_json
 from finetune_trainer.modelling.tokenizer import load_base_tokenizer
 from finetune_trainer.pairs.causal import PLAIN_TEMPLATE, CausalPairEncoder
+from finetune_trainer.pairs.languages import check_languages, codes_of
 from finetune_trainer.pairs.preparation import PairsPreparation
 from finetune_trainer.pairs.seq2seq import (
     Seq2SeqPairEncoder,
@@ -61,7 +62,13 @@ def pair_forms(task: PairTask, recognise: Recognise) -> Task:
 def causal_encoder(
     task: PairTask, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int
 ) -> CausalPairEncoder:
-    """The encoder of ``task`` for decoders."""
+    """The encoder of ``task`` for decoders.
+
+    Raises:
+        StageFailure: BadConfiguration when a language of the job is none.
+    """
+    if languages := task.languages(spec):
+        check_languages(languages)
     return CausalPairEncoder(spec, tokenizer, max_length, task.instruction(spec))
 
 
@@ -72,7 +79,14 @@ def seq2seq_encoder(
     max_length: int,
     config: Mapping[str, Any],
 ) -> Seq2SeqPairEncoder:
-    """The encoder of ``task`` for models with an encoder and a decoder, of which ``config`` is the config.json."""
+    """The encoder of ``task`` for models with an encoder and a decoder, of which ``config`` is the config.json.
+
+    Raises:
+        StageFailure: BadConfiguration when a language of the job is none, or the job has a setting that the model does
+            not read.
+    """
+    if (languages := task.languages(spec)) and not codes_of(tokenizer):
+        check_languages(languages)
     prefix = prefix_for(spec, config, task.prefix(spec)) + target_mark(spec, tokenizer, task.languages(spec))
     return Seq2SeqPairEncoder(spec, tokenizer, max_length, prefix, target=task.titles.target.lower())
 

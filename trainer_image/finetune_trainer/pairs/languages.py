@@ -18,6 +18,8 @@ _MARKED = re.compile(r"__([a-z]{2,3})__|>>([A-Za-z_]+)<<")
 _TAG = re.compile(r"[a-z]{2,3}(?:-[A-Z][a-z]{3})?(?:-(?:[A-Z]{2}|[0-9]{3}))?")
 """A BCP-47 tag of language, script and region."""
 _ANY_REGION = "XX"
+UNDETERMINED = "und"
+"""The BCP-47 tag of a language that is not known."""
 _MOST_LISTED = 12
 
 
@@ -62,6 +64,29 @@ def code_for(language: str | None, field: str, codes: Collection[str], model_uri
     raise _bad(
         f"{field} {language!r} is no language of {model_uri}: set one of {_listed([*near, *(set(codes) - set(near))])}"
     )
+
+
+def check_languages(languages: tuple[str | None, str | None]) -> None:
+    """Check the languages of source and target for a model that has no codes of its own.
+
+    Raises:
+        StageFailure: BadConfiguration when one is no language, or both are the same.
+    """
+    fields = ("task.sourceLanguage", "task.targetLanguage")
+    found = [None if name is None else _known(name, field) for name, field in zip(languages, fields, strict=True)]
+    if found[0] is not None and found[0] == found[1]:
+        raise _bad(
+            f"{fields[0]} and {fields[1]} are both {languages[1]!r}: correct one of them, or leave {fields[0]} out"
+        )
+
+
+def _known(name: str, field: str) -> langcodes.Language:
+    found = language_of(name)
+    if found is not None and found.language not in (None, UNDETERMINED):
+        return found
+    named = None if found else language_named(name)
+    hint = f"; {name} is {named.to_tag()}" if named else ""
+    raise _bad(f"{field} {name!r} is no language{hint}: set a BCP-47 tag such as de, en-GB or zh-Hant")
 
 
 def language_of(name: str) -> langcodes.Language | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _PIECES = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|\w+|\s+|[^\w\s]")
 _BETWEEN_MARKS = re.compile(r"</mark>(\s+)<mark>")
-_LIMITATIONS = ("Outputs were compared with a single reference; truth and safety were not evaluated.",)
+_LIMITATION = "Outputs were compared with a single reference; truth and safety were not evaluated."
 
 
 def report_section(task: PairTask, inputs: ReportInputs, environment: Environment) -> str:
@@ -51,12 +51,12 @@ def marked(text: str, reference: str) -> Markup:
 
 def causal_card(task: PairTask, inputs: CardInputs, environment: Environment) -> CardParts:
     """Usage: a program that gives the model one source."""
-    return _card(task, causal_usage(inputs, f"{task.instruction(inputs.spec)}\n\n{task.sample}", environment))
+    return _card(task, inputs, causal_usage(inputs, f"{task.instruction(inputs.spec)}\n\n{task.sample}", environment))
 
 
 def seq2seq_card(task: PairTask, inputs: CardInputs, environment: Environment) -> CardParts:
     """Usage: a program that gives the model one source."""
-    return _card(task, seq2seq_usage(inputs, inputs.data.prefix + task.sample, environment))
+    return _card(task, inputs, seq2seq_usage(inputs, inputs.data.prefix + task.sample, environment))
 
 
 def causal_usage(inputs: CardInputs, content: str, environment: Environment) -> str:
@@ -72,8 +72,23 @@ def causal_usage(inputs: CardInputs, content: str, environment: Environment) -> 
 
 def seq2seq_usage(inputs: CardInputs, source: str, environment: Environment) -> str:
     """A program that gives a model with an encoder and a decoder the text ``source``."""
-    return template_of(__package__, "seq2seq_usage.py.jinja", environment)(**inputs.of_usage, source=source)
+    return template_of(__package__, "seq2seq_usage.py.jinja", environment)(
+        **inputs.of_usage, source=source, max_length=inputs.data.max_sequence_length
+    )
 
 
-def _card(task: PairTask, usage: str) -> CardParts:
-    return CardParts(purpose=task.purpose, usage=usage, note="", limitations=_LIMITATIONS)
+def length_limitation(inputs: CardInputs) -> str:
+    """How long a text the model reads."""
+    length = inputs.data.max_sequence_length
+    return f"The model reads at most {length:,} tokens; the end of longer texts was cut off in training and evaluation."
+
+
+def _card(task: PairTask, inputs: CardInputs, usage: str) -> CardParts:
+    languages = tuple(language for language in task.languages(inputs.spec) or () if language)
+    return CardParts(
+        purpose=task.purpose(inputs.spec),
+        usage=usage,
+        note="",
+        limitations=(length_limitation(inputs), _LIMITATION),
+        languages=languages,
+    )

@@ -104,7 +104,7 @@ class Seq2SeqPairEncoder:
         problems = {
             index: BadRow(
                 f"the {self._target} has {len(ids)} tokens, more than the sequence length of {self._max_length}; "
-                "shorten it or raise training.maxSequenceLength"
+                "shorten it, or raise training.maxSequenceLength if the model supports more"
             )
             for index, ids in enumerate(labels)
             if len(ids) > self._max_length

@@ -37,14 +37,15 @@ class PairCheck(Protocol):
 class PairTask(Protocol):
     """A text-to-text task."""
 
-    purpose: str
-    """For the model card, such as ``summarising texts``."""
     titles: Titles
     sample: str
     """A source for the program in the model card."""
 
     fields: tuple[str, str]
     """The fields of dataset.columns with source and target."""
+
+    def purpose(self, spec: FineTuneJobSpec) -> str:
+        """For the model card, such as ``summarising texts``."""
 
     def rows(self, spec: FineTuneJobSpec, names: Sequence[str]) -> PairSchema:
         """Reads rows with columns ``names`` as pairs.

@@ -25,6 +25,8 @@ from finetune_trainer.prepare.readers.detect import detected_form
 from finetune_trainer.prepare.sources import DataFile, FileKind
 from finetune_trainer.storage.location import literal_part, matches
 
+_WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+
 _KINDS_OF_FORMAT = {
     DataFormat.AUTO: tuple(FileKind),
     DataFormat.JSONL: (FileKind.JSONL,),
@@ -163,7 +165,8 @@ def _listed(uri: str, data_format: DataFormat) -> list[_Listed]:
     if not files:
         suffixes = ", ".join(suffix for suffix, kind in KIND_OF_SUFFIX.items() if kind in kinds)
         raise StageFailure(
-            Reason.BAD_DATA, f"{uri} has no file that ends in {suffixes}, only {some(paths)}: rename the data files"
+            Reason.BAD_DATA,
+            f"{uri} has no file that ends in {suffixes}, only {some(paths)}: write the examples as rows of such a file",
         )
     listed = [
         _Listed(storage.join(directory, path), path, kind, split_of(path, directory)) for path, kind in sorted(files)
@@ -190,6 +193,8 @@ def _kind_of_file(uri: str, name: str, data_format: DataFormat) -> FileKind:
     kind = kind_of(name)
     if kind in kinds and kind is not None:
         return kind
+    if PurePosixPath(name).suffix.lower() in _WORKBOOKS:
+        raise StageFailure(Reason.BAD_DATA, f"{uri} is a workbook: export its sheet as CSV")
     if data_format is DataFormat.AUTO:
         suffixes = f"{', '.join(KIND_OF_SUFFIX)} (also with {' or '.join(COMPRESSION_SUFFIXES)})"
         raise StageFailure(

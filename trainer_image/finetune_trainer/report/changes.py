@@ -115,7 +115,7 @@ def generation_changes(
     """Group generated answers by the change of one metric.
 
     Args:
-        rows: Predictions with the key scores.
+        rows: Predictions with the key scores; those without the metric are left out.
         metric: A key of ``scores``.
         higher_is_better: Whether an increase of the metric is an improvement.
         examples: Whether to keep samples of the rows.
@@ -124,7 +124,7 @@ def generation_changes(
     shown = _GENERATIONS_SHOWN if examples else 0
     sign = 1 if higher_is_better else -1
     scored = []
-    for row in rows:
+    for row in (row for row in rows if metric in row["scores"]):
         score = row["scores"][metric]
         gain = sign * (score["tuned"] - score["baseline"])
         scored.append(ScoredRow(row, score["baseline"], score["tuned"], gain))

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from finetune_api.evaluation import BaselineKind, Evaluation, GateResult, MetricResult, Verdict
 from finetune_api.method_settings import PreferenceSpec
-from finetune_api.spec import FineTuneJobSpec, Metric
+from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import JobIdentity
 from finetune_api.text import duration
 from finetune_trainer.methods import method_of
@@ -88,7 +88,8 @@ def render(inputs: ReportInputs) -> str:
         baseline_note=task.baseline_note(inputs.details),
         metrics=_metric_rows(inputs.evaluation.metrics),
         gates=[(gate_text(gate), gate) for gate in inputs.evaluation.gates],
-        curves=_curves(inputs.history, inputs.spec.metrics),
+        curves=_curves(inputs),
+        examples=inputs.spec.evaluation.report.include_examples,
         section=Markup(task.report_section(inputs, environment)),
         settings=settings(inputs.spec, inputs.data),
         training=training_facts(inputs.training),
@@ -144,7 +145,6 @@ def settings(spec: FineTuneJobSpec, data: DataReport) -> list[tuple[str, str]]:
         ("Batch size", f"{training.batch_size} sequences per step"),
         ("Learning rate", f"{spec.learning_rate:g}, {training.schedule}"),
         ("Weight decay", f"{training.weight_decay:g}"),
-        ("Precision", str(training.precision)),
         ("Packing", "yes" if data.handling.packing else "no"),
         ("Processes", f"{spec.distributed.world_size}, ZeRO stage {spec.distributed.zero.stage}"),
         ("Seed", str(training.seed)),
@@ -222,7 +222,8 @@ def _reach(metric: MetricResult) -> float:
     return max(abs(metric.change), abs(metric.interval[0]), abs(metric.interval[1])) * 1.08 or 1.0
 
 
-def _curves(history: Mapping[str, Any], metrics: Sequence[Metric]) -> list[Markup]:
+def _curves(inputs: ReportInputs) -> list[Markup]:
+    history, during = inputs.history, inputs.spec.evaluation.during_training
     train, validation = history.get("train") or [], history.get("validation") or []
 
     def points(entries: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
@@ -234,13 +235,15 @@ def _curves(history: Mapping[str, Any], metrics: Sequence[Metric]) -> list[Marku
         Series("validation", points(validation, "loss"), "tuned", markers=len(validation) <= 60),
     ]
     generated = [{"step": entry["step"], **entry["metrics"]} for entry in validation if "metrics" in entry]
+    metrics = inputs.spec.metrics
     measured = next((metric for metric in metrics if any(metric in entry for entry in generated)), None)
+    examples = min(during.examples, inputs.data.splits["validation"].examples) if during else 0
     charts = [
         line_chart("Loss", "optimizer step", "loss, nats", loss),
         None
         if measured is None
         else line_chart(
-            f"{measured.row.title} of answers to validation examples",
+            f"{measured.row.title} of answers to {grouped(examples)} validation examples",
             "optimizer step",
             measured.row.title,
             [Series("validation", points(generated, measured), "tuned", markers=len(generated) <= 60)],

@@ -166,7 +166,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         *handling.notes,
         *_unknown_tokens(sets),
         *_contradictions(contradicting),
-        *_truncations(splits, length),
+        *_truncations(splits, length, inputs.identity),
         *end_notes(tokenizer, ends, preparation.answers),
         *preparation.notes(all_labels),
         *_generation_notes(spec, family, length, inputs.identity),
@@ -225,7 +225,9 @@ def sequence_length(spec: FineTuneJobSpec, family: ModelFamily, model: ModelIden
 def _generation_notes(spec: FineTuneJobSpec, family: ModelFamily, length: int, model: ModelIdentity) -> list[str]:
     """Whether the answers that the evaluation generates may be limited by the positions of the model."""
     limit, new_tokens = model.max_positions, spec.evaluation.generation.max_new_tokens
-    if family not in spec.task.type.row.generates or limit is None or length + new_tokens <= limit:
+    # The source of a model with an encoder and a decoder takes none of the positions of its answer.
+    needed = new_tokens if family is ModelFamily.SEQ2SEQ else length + new_tokens
+    if family not in spec.task.type.row.generates or limit is None or needed <= limit:
         return []
     return [f"answers are generated up to the {limit:,} positions of the model, also if maxNewTokens allows more"]
 
@@ -244,14 +246,15 @@ def _contradictions(count: int) -> list[str]:
     )
 
 
-def _truncations(splits: Mapping[str, SplitReport], length: int) -> list[str]:
+def _truncations(splits: Mapping[str, SplitReport], length: int, model: ModelIdentity) -> list[str]:
     """A warning if so many texts are truncated that the model may miss what matters."""
     rows = sum(split.examples for split in splits.values())
     truncated = sum(split.truncated for split in splits.values())
     if truncated <= _MANY_TRUNCATED * rows:
         return []
     return [
-        f"{percent(truncated / rows)} of the texts are truncated to {length:,} tokens; raise training.maxSequenceLength"
+        f"{percent(truncated / rows)} of the texts are truncated to {length:,} tokens; "
+        + ("the model supports no more" if length == model.max_positions else "raise training.maxSequenceLength")
     ]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -113,6 +113,8 @@ class CardParts:
     note: str
     """Text after the program; may be empty."""
     limitations: Sequence[str]
+    languages: Sequence[str] = ()
+    """Languages of the task, as BCP-47 tags or codes of the model; empty if it has none."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,10 @@ class Recognised:
     """What the rows contain, as a clause; may be empty."""
     certain: bool
     """Whether the names of the columns say so; otherwise it is a guess."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Fields of spec.task that the task needs, such as targetLanguage."""
+    open: str = ""
+    """What the user has to fill in, as a sentence; empty if the manifest is complete."""
 
 
 class TaskForm(Protocol):

@@ -99,7 +99,7 @@ class ChatTokeniser:
         if len(ids) > self._max_length:
             raise BadRow(
                 f"the conversation has {len(ids)} tokens, more than the sequence length of {self._max_length}; shorten "
-                "it or raise training.maxSequenceLength"
+                "it, or raise training.maxSequenceLength if the model supports more"
             )
         index = conversation.last_learned
         prompt = readable(conversation.messages[:index])

@@ -21,7 +21,7 @@ from finetune_trainer.tasks.question_answering.answering import Predicted, Quest
 from finetune_trainer.tasks.question_answering.batches import Windows
 from finetune_trainer.tasks.question_answering.kinds import measured_metrics
 from finetune_trainer.tasks.question_answering.probe import REGULARISATION, TOKENS, SpanHead, TokenFeatures
-from finetune_trainer.tasks.question_answering.scoring import Scores, weights
+from finetune_trainer.tasks.question_answering.scoring import QUESTION_METRICS, Scores, weights
 from finetune_trainer.tasks.question_answering.spans import (
     LONGEST_ANSWER,
     BestSpans,
@@ -107,6 +107,7 @@ class _Comparing:
     def rows(self, baseline: Predicted, tuned: Predicted) -> list[dict[str, Any]]:
         """The rows of predictions.jsonl."""
         columns = [self._table[name].to_pylist() for name in ("source", "id", "question", "answer_spans")]
+        counted = {metric: weights(metric, self._test.references) for metric in QUESTION_METRICS}
         rows = []
         for index, (source, name, question, spans) in enumerate(zip(*columns, strict=True)):
             scores = {
@@ -114,7 +115,8 @@ class _Comparing:
                     "baseline": float(baseline.scores.values(metric)[index]),
                     "tuned": float(tuned.scores.values(metric)[index]),
                 }
-                for metric in (Metric.SQUAD_F1, Metric.EXACT_MATCH)
+                for metric in QUESTION_METRICS
+                if counted[metric][index]
             }
             rows.append(
                 {

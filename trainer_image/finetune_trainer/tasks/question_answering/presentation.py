@@ -75,6 +75,7 @@ def report_section(inputs: ReportInputs, environment: Environment) -> str:
         format_value=format_value,
         segments=segments,
         counts=counts,
+        unanswered={side: sum(not row[side] for row in inputs.predictions) for side in ("baseline", "tuned")},
         decoding=inputs.evaluation.span_decoding,
     )
 

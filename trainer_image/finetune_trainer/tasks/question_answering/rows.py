@@ -79,6 +79,8 @@ class QuestionRows:
         found = answers_of(values.get(answers), answers)
         if found and values.get(IMPOSSIBLE) is True:
             raise BadRow(f"column '{IMPOSSIBLE}' is true, but there are answers; remove them, or correct it")
+        if not found and values.get(IMPOSSIBLE) is False:
+            raise BadRow(f"column '{IMPOSSIBLE}' is false, but there is no answer; add one, or write true")
         return Question(
             question=text_of(values, question, "question"),
             context=text_of(values, context, "context"),

@@ -16,6 +16,8 @@ import numpy as np
 from finetune_api.spec import Metric
 from finetune_trainer.evaluate.metrics import Floats
 
+QUESTION_METRICS = (Metric.SQUAD_F1, Metric.EXACT_MATCH, Metric.HAS_ANSWER_F1, Metric.NO_ANSWER_F1)
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 

@@ -141,7 +141,7 @@ class WindowTokeniser:
         if encoding is None or (encoding.overflowing and room < _LEAST_ROOM):
             raise BadRow(
                 f"the question leaves {max(room, 0)} of {self._length} tokens for its context, too few; shorten it, or "
-                "raise training.maxSequenceLength"
+                "raise training.maxSequenceLength, if the model supports more"
             )
         placed = place(question.context, question.answers)
         windowed = self._windowed(question, encoding, room)

@@ -48,12 +48,14 @@ class NoCheck:
 class Summarization:
     """Implements `finetune_trainer.pairs.task.PairTask`."""
 
-    purpose = "summarising texts"
     titles = Titles("Text", "Summary")
     fields = ("text", "summary")
     sample = (
         "The mill at the river closed in May. Forty people lost their jobs, most of whom had worked there for years."
     )
+
+    def purpose(self, spec: FineTuneJobSpec) -> str:
+        return "summarising texts"
 
     def rows(self, spec: FineTuneJobSpec, names: Sequence[str]) -> SummaryRows:
         text, summary = self.fields

@@ -9,19 +9,20 @@ from finetune_trainer.pairs.forms import pair_forms
 from finetune_trainer.pairs.languages import display_name
 from finetune_trainer.pairs.rows import PairSchema
 from finetune_trainer.pairs.task import Titles
-from finetune_trainer.prepare.readers import Values
-from finetune_trainer.tasks.base import Recognised
 from finetune_trainer.tasks.translation.check import UntranslatedRows
+from finetune_trainer.tasks.translation.recognition import recognise
 from finetune_trainer.tasks.translation.rows import schema_for
 
 
 class Translation:
     """Implements `finetune_trainer.pairs.task.PairTask`."""
 
-    purpose = "translation"
     titles = Titles("Source", "Translation")
     fields = ("source", "target")
     sample = "Good morning."
+
+    def purpose(self, spec: FineTuneJobSpec) -> str:
+        return f"translation{_direction(spec)}"
 
     def rows(self, spec: FineTuneJobSpec, names: Sequence[str]) -> PairSchema:
         return schema_for(spec, names, self.fields)
@@ -29,9 +30,7 @@ class Translation:
     def instruction(self, spec: FineTuneJobSpec) -> str:
         if spec.task.instruction:
             return spec.task.instruction
-        source, target = self.languages(spec)
-        origin = f" from {display_name(source)}" if source else ""
-        return f"Translate the text{origin} to {display_name(target or '')}."
+        return f"Translate the text{_direction(spec)}."
 
     def prefix(self, spec: FineTuneJobSpec) -> str:
         """What T5 was pretrained with (Raffel et al. 2020, appendix D)."""
@@ -48,9 +47,10 @@ class Translation:
         return UntranslatedRows()
 
 
-def recognise(_names: Sequence[str], _rows: Sequence[Values]) -> Recognised | None:
-    """Nothing: no column says the languages, which the job needs."""
-    return None
+def _direction(spec: FineTuneJobSpec) -> str:
+    """The languages in words, such as `` from English to German``."""
+    origin = f" from {display_name(spec.task.source_language)}" if spec.task.source_language else ""
+    return f"{origin} to {display_name(spec.task.target_language or '')}"
 
 
 task = pair_forms(Translation(), recognise)

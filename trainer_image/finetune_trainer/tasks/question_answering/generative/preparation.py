@@ -147,10 +147,10 @@ class GenerativePreparation:
         if self._lost:
             notes.append(
                 f"{self._lost:,} validation and test questions have their answer in the part of the context for which "
-                "there is no room, so that no model finds it; raise training.maxSequenceLength"
+                "there is no room, so no model finds it; raise training.maxSequenceLength if the model supports more"
             )
         if self._moved:
-            notes.append(f"{self._moved:,} contexts of training questions are cut around the answer, not after it")
+            notes.append(f"contexts of training questions that are cut around their answer: {self._moved:,}")
         return notes
 
     def _around_answers(self, batch: pa.RecordBatch, outside: Sequence[int]) -> pa.RecordBatch:
@@ -182,7 +182,10 @@ def _row(question: Question, context: str | None) -> _Row:
         BadRow: There is no room for the context, or an answer means that there is none.
     """
     if context is None:
-        raise BadRow("beside the question there is no room for its context; raise training.maxSequenceLength")
+        raise BadRow(
+            "beside the question there is no room for its context; shorten the question, or raise "
+            "training.maxSequenceLength if the model supports more"
+        )
     learned = target(question)
     try:
         placed = place(question.context, question.answers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.pairs.presentation import causal_usage, seq2seq_usage
+from finetune_trainer.pairs.presentation import causal_usage, length_limitation, seq2seq_usage
 from finetune_trainer.tasks.base import CardParts
 from finetune_trainer.tasks.instruction_tuning.presentation import baseline_note as decoding_note
 from finetune_trainer.tasks.question_answering.generative.texts import NO_ANSWER, instruction, marked, message
@@ -38,13 +38,12 @@ def seq2seq_card(inputs: CardInputs, environment: Environment) -> CardParts:
 
 
 def _card(inputs: CardInputs, usage: str) -> CardParts:
-    length = inputs.data.max_sequence_length
     return CardParts(
         purpose="generative question answering",
         usage=usage,
         note=f"The answer is `{NO_ANSWER}` where the text has none.",
         limitations=[
-            f"The model reads at most {length:,} tokens; the evaluation cut the end of longer texts off.",
+            length_limitation(inputs),
             "An answer may contain words that are not in the text.",
             *(() if inputs.data.splits["train"].label_counts.get(UNANSWERED) else (NEVER_WITHOUT_ANSWER,)),
         ],
