@@ -4,7 +4,7 @@
   (`plain_seq2seq.py`), on the data and the model of the examples without dropout. Rounding in FP32 differs with the
   padding; each step adds to it, and a higher learning rate more.
 - ``parity.questions``: SQuAD F1, in points, of our stages and of a script with transformers' own loss and decoding
-  (`plain_question_answering.py`), with the same model, settings and seed but another order of rows; for each seed.
+  (`plain_question_answering.py`), with the same model, settings, seed and order of rows, and without dropout.
 
 One process each. Run with `python -m bench.parity [--only questions]`.
 """
@@ -26,7 +26,7 @@ from bench.train import EXAMPLES, ROOT, Job, report, run
 STEPS, BATCH, RATE = 40, 16, 3e-4
 QUESTIONS = {"maxSteps": 150, "batchSize": 16, "maxSequenceLength": 128}
 QUESTION_RATE = 1e-4
-SEEDS = (17, 18, 19)
+SEEDS = (17, 18)
 TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "summarization": ("summaries", {"type": "Summarization"}),
     "translation": ("phrases", {"type": "Translation", "sourceLanguage": "en", "targetLanguage": "de"}),
@@ -75,7 +75,7 @@ def pairs(name: str, root: Path) -> None:
 
 def questions(root: Path) -> None:
     """SQuAD F1 of an encoder that is fully fine-tuned."""
-    model = EXAMPLES / "models/minilm"
+    model = without_dropout(EXAMPLES / "models/minilm", root / "model")
     ours, plain = [], []
     for seed in SEEDS:
         training = {**QUESTIONS, "learningRate": QUESTION_RATE, "seed": seed}

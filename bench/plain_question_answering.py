@@ -1,8 +1,8 @@
 """A plain script without finetune-operator for QuestionAnswering: transformers' own loss, windows and n-best decoding.
 
 For models of BERT's architecture. It follows run_qa.py of transformers' examples, on the rows of a prepare stage, of
-which it uses the texts only. The threshold of no answer is chosen on validation, as the official script of SQuAD 2.0
-does. Run as
+which it uses the texts only, and in the order of a job, so that each step has the same rows. The threshold of no answer
+is chosen on validation, as the official script of SQuAD 2.0 does. Run as
 
     python bench/plain_question_answering.py PREPARED MODEL --steps 150 --batch 16 --rate 1e-3 --length 128
 
@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from plain_common import batches_of_job
+from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoTokenizer,
@@ -53,8 +55,15 @@ def main() -> None:
     rows = {split: _rows(options.prepared / f"{split}.arrow") for split in ("train", "validation", "test")}
     stride = min(options.overlap, options.length // 4)
     windows = {split: _windows(tokenizer, of_split, options.length, stride) for split, of_split in rows.items()}
+    lengths = np.array([len(ids) for ids in windows["train"]["input_ids"]])
+    order = batches_of_job(lengths, options.batch, options.seed, options.steps)
+
+    class InOrder(Trainer):
+        def get_train_dataloader(self) -> DataLoader:
+            return DataLoader(self.train_dataset, batch_sampler=order, collate_fn=self.data_collator)
+
     with tempfile.TemporaryDirectory() as output:
-        trainer = Trainer(
+        trainer = InOrder(
             model=model,
             args=TrainingArguments(
                 output_dir=output,
@@ -63,7 +72,8 @@ def main() -> None:
                 per_device_eval_batch_size=64,
                 learning_rate=options.rate,
                 lr_scheduler_type="cosine",
-                warmup_steps=0.03,
+                warmup_steps=round(0.03 * options.steps),
+                logging_steps=max(1, options.steps // 10),
                 use_cpu=True,
                 save_strategy="no",
                 disable_tqdm=True,
@@ -83,7 +93,17 @@ def main() -> None:
     threshold = _threshold(rows["validation"], found["validation"])
     texts = ["" if null > threshold else text for text, null in found["test"]]
     scores = np.array([_scores(text, row["answers"]) for text, row in zip(texts, rows["test"], strict=True)])
-    print(json.dumps({"squad_f1": scores[:, 1].mean(), "exact_match": scores[:, 0].mean(), "threshold": threshold}))
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    print(
+        json.dumps(
+            {
+                "losses": losses,
+                "squad_f1": scores[:, 1].mean(),
+                "exact_match": scores[:, 0].mean(),
+                "threshold": threshold,
+            }
+        )
+    )
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

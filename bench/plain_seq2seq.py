@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from plain_common import batches_of_job
 from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -24,8 +25,6 @@ from transformers import (
     Seq2SeqTrainingArguments,
     set_seed,
 )
-
-from finetune_trainer.train.batches import global_batches
 
 
 def main() -> None:
@@ -43,14 +42,11 @@ def main() -> None:
     table = pa.ipc.open_file(str(options.prepared / "train.arrow")).read_all().select(["input_ids", "labels"])
     rows = [row | {"attention_mask": [1] * len(row["input_ids"])} for row in table.to_pylist()]
     lengths = np.array([len(row["input_ids"]) + len(row["labels"]) for row in rows])
-    order: list[list[int]] = []
-    while len(order) < options.steps:
-        epoch = global_batches(lengths, options.batch, options.seed, epoch=len(order))
-        order += [[index for index in batch if index >= 0] for batch in epoch.tolist()]
+    order = batches_of_job(lengths, options.batch, options.seed, options.steps)
 
     class InOrder(Seq2SeqTrainer):
         def get_train_dataloader(self) -> DataLoader:
-            return DataLoader(rows, batch_sampler=order[: options.steps], collate_fn=self.data_collator)
+            return DataLoader(rows, batch_sampler=order, collate_fn=self.data_collator)
 
     with tempfile.TemporaryDirectory() as output:
         trainer = InOrder(

@@ -2,7 +2,7 @@
 
 python examples/make_inputs.py NAME  [--into examples]
 
-NAME is quickstart, chat, preferences, question-answering, summarization, translation or docstrings.
+NAME is quickstart, chat, preferences, question-answering, summarization, translation, language-modeling or docstrings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inputs import docstrings, preferences, summaries
+from inputs import docstrings, modules, preferences, summaries
 from inputs.summaries import Summarized
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ TRAIN_CONVERSATIONS, TEST_CONVERSATIONS = 2400, 240
 TRAIN_PAIRS, TEST_PAIRS = 2000, 400
 """Docstrings, of which about half begin with a verb."""
 TRAIN_SUMMARIES, TEST_SUMMARIES = 2300, 240
+TRAIN_MODULES, TEST_MODULES = 60, 20
 TRAIN_PHRASES, TEST_PHRASES = 4000, 300
 READ_PHRASES = 1500
 """Phrases of the training split that the small model has read before."""
@@ -71,14 +72,6 @@ def preference_pairs(into: Path) -> None:
     link_small_causal(into)
 
 
-def link_small_causal(into: Path) -> None:
-    """Link the small language model, which has read the docstrings of the standard library, next to the data."""
-    small_causal = with_babel("small_causal")
-    texts = [example.text for example in docstrings.clean(docstrings.read_docstrings())]
-    model = small_causal.cached_model(small_causal.reading(texts), small_causal.Recipe(), log)
-    link(into / "models/small-causal", model)
-
-
 def question_answering(into: Path) -> None:
     """Create questions about countries and territories, in the form of SQuAD 2.0, and MiniLM."""
     questions = with_babel("questions")
@@ -108,6 +101,19 @@ def translation(into: Path) -> None:
     link_small_seq2seq(into)
 
 
+def language_modeling(into: Path) -> None:
+    """Create text files with the source code of modules of the standard library, and a small language model."""
+    parts = modules.split(modules.read_sources(), TRAIN_MODULES, TEST_MODULES)
+    for side, part in zip(("train", "test"), parts, strict=True):
+        folder = into / "data/modules" / side
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for source in part:
+            (folder / f"{source.name}.txt").write_text(source.text, encoding="utf-8")
+        log(f"Wrote {len(part)} files to {folder}")
+    link_small_causal(into)
+
+
 def summarized() -> tuple[list[Summarized], list[Summarized]]:
     """The training and test split of the summarization example."""
     return docstrings.split(summaries.clean(docstrings.read_docstrings()), TRAIN_SUMMARIES, TEST_SUMMARIES)
@@ -117,6 +123,15 @@ def translated() -> tuple[list[Phrase], list[Phrase]]:
     """The training and test split of the translation example."""
     phrases = with_babel("phrases").phrases
     return list(phrases(TRAIN_PHRASES, for_test=False)), list(phrases(TEST_PHRASES, for_test=True))
+
+
+def link_small_causal(into: Path) -> None:
+    """Link the small language model, which has read docstrings, dates, numbers and names, next to the data."""
+    small_causal = with_babel("small_causal")
+    texts = [example.text for example in docstrings.clean(docstrings.read_docstrings())]
+    link(
+        into / "models/small-causal", small_causal.cached_model(small_causal.reading(texts), small_causal.Recipe(), log)
+    )
 
 
 def link_small_seq2seq(into: Path) -> None:
@@ -145,6 +160,7 @@ EXAMPLES: dict[str, Callable[[Path], None]] = {
     "question-answering": question_answering,
     "summarization": summarization,
     "translation": translation,
+    "language-modeling": language_modeling,
     "docstrings": docstring_topics,
 }
 

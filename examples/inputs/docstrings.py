@@ -47,11 +47,8 @@ class Docstring:
 
 def read_docstrings(only: set[str] | None = None) -> Iterator[Docstring]:
     """All docstrings of the standard library, or of the modules in ``only``, in the order of file names."""
-    root = Path(sysconfig.get_paths()["stdlib"])
-    for path in sorted(root.rglob("*.py")):
-        parts = path.relative_to(root).parts
-        module = parts[0].removesuffix(".py").lstrip("_")
-        if _SKIPPED.intersection(parts) or (only is not None and module not in only):
+    for module, path in source_files():
+        if only is not None and module not in only:
             continue
         try:
             tree = ast.parse(path.read_bytes())
@@ -62,6 +59,15 @@ def read_docstrings(only: set[str] | None = None) -> Iterator[Docstring]:
                 text = ast.get_docstring(node)
                 if text:
                     yield Docstring(module, _signature(node), text)
+
+
+def source_files() -> Iterator[tuple[str, Path]]:
+    """The source files of the standard library without its tests, each with its top-level module, in order of name."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).parts
+        if not _SKIPPED.intersection(parts):
+            yield parts[0].removesuffix(".py").lstrip("_"), path
 
 
 def _signature(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> str:

@@ -32,7 +32,7 @@ class Baseline(ApiModel):
     """The baseline of the comparison."""
 
     kind: BaselineKind = Field(
-        description="BaseModel: the model before fine-tuning, with the same prompts. LinearProbe: logistic "
+        description="BaseModel: the model before fine-tuning, with the same inputs. LinearProbe: logistic "
         "regression on the frozen model. MajorityClass: always the most frequent label. NoAnswer: no question has an "
         "answer."
     )

@@ -13,7 +13,7 @@ from finetune_api.base import API_GROUP, API_VERSION, KIND, ApiModel
 from finetune_api.evaluation import Evaluation
 from finetune_api.failures import Fault, Reason
 from finetune_api.method_settings import PreferenceSpec
-from finetune_api.spec import FineTuneJobSpec
+from finetune_api.spec import Documents, FineTuneJobSpec
 from finetune_api.spec.rules import DEFAULT_COLUMNS
 from finetune_api.stage import STAGES, CheckpointRef, Stage
 from finetune_api.tables.methods import METHODS
@@ -328,6 +328,7 @@ def _without_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
                     "validation": _without_secret(validation),
                     "test": _without_secret(test),
                     "columns": _without(dataset.columns, DEFAULT_COLUMNS),
+                    "documents": None if dataset.documents is Documents.FILE else dataset.documents,
                 }
             ),
             "model": _without_secret(spec.model),

@@ -54,6 +54,15 @@ class DataFormat(StrEnum):
     CSV = "CSV"
     PARQUET = "Parquet"
     OPENAI_CHAT = "OpenAIChat"
+    TEXT = "Text"
+
+
+class Documents(StrEnum):
+    """What is one document in a text file."""
+
+    FILE = "File"
+    BLANK_LINE = "BlankLine"
+    LINE = "Line"
 
 
 class DataEncoding(StrEnum):

@@ -70,8 +70,8 @@ def summary_lines(spec: FineTuneJobSpec, report: StageReport, result: PrepareRes
     training, examples = spec.training, result.examples.get("train", 0)
     epochs = training.epochs or _DEFAULT_EPOCHS
     amount = f"{training.max_steps:,} steps" if training.max_steps else f"{epochs:g} epochs"
-    # Packing changes the number of rows.
-    if not training.max_steps and not spec.packing:
+    # Packed or joined examples are fewer rows.
+    if not training.max_steps and not spec.packing and not spec.task.type.row.joins:
         amount += f", {ceil(ceil(examples / training.batch_size) * epochs):,} steps"
     memory = memory_bytes(spec, result.parameters, world)
     return [

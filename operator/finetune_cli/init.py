@@ -20,6 +20,7 @@ from finetune_cli.manifest import ManifestError, parse
 from finetune_cli.output import print_error, write
 from finetune_cli.source import scalar
 
+_DOCUMENTS = "what is one document: the whole File, what is between blank lines (BlankLine), or each Line"
 _PLAIN = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./:@+=-]*")
 
 
@@ -74,6 +75,7 @@ def manifest(name: str, found: Mapping[str, Any], data: str, model: str | None, 
     facts = f"  # {clean(found['facts'])}" if found["facts"] else ""
     columns = ", ".join(f"{field}: {value(column)}" for field, column in found["columns"].items())
     chosen = [f"    columns: {{{columns}}}"] if columns else []
+    documents = [f"    documents: {found['documents']}  # {_DOCUMENTS}"] if found["documents"] else []
     metric = row.default_metrics[0]
     lines = [
         f"# Written by finetune init, which read the data as {clean(found['readAs'])}.",
@@ -92,6 +94,7 @@ def manifest(name: str, found: Mapping[str, Any], data: str, model: str | None, 
         "    train:",
         f"      uri: {value(data)}",
         *chosen,
+        *documents,
         "    # About a tenth of the rows each become the validation and the test split, unless you name files:",
         "    # validation: {uri: file://./validation.jsonl}",
         "    # test: {uri: file://./test.jsonl}",

@@ -64,8 +64,8 @@ def predict(
 ) -> None:
     """Apply the published model of a job to texts.
 
-    Prints labels with probabilities, or answers. Runs on this machine, also for a job on a cluster, and computes as
-    the evaluation did. Needs the extra `trainer`.
+    Prints labels with probabilities, answers, or for LanguageModeling the perplexity of each text. Runs on this
+    machine, also for a job on a cluster, and computes as the evaluation did. Needs the extra `trainer`.
     """
     from finetune_api.job import ArtifactStatus
     from finetune_cli.artifacts import Reference, address_of, artifact_of

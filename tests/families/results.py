@@ -23,7 +23,7 @@ FAMILIES = _ROOT / "trainer_image" / "finetune_trainer" / "modelling" / "familie
 PAGE = _ROOT / "docs" / "models.md"
 
 TITLES = {
-    "CAUSAL_LM": "Causal language models (InstructionTuning, Summarization, Translation, generated answers)",
+    "CAUSAL_LM": "Causal language models (all tasks that generate text, and LanguageModeling)",
     "SEQ_CLS": "Classifiers (TextClassification)",
     "SEQ_2_SEQ_LM": "Models with an encoder and a decoder (Summarization, Translation, generated answers)",
     "QUESTION_ANS": "Encoders with a span head (QuestionAnswering)",

@@ -14,7 +14,19 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 import make_inputs
-from inputs import chat, docstrings, names, phrases, pretraining, questions, small_causal, small_seq2seq, summaries
+from finetune_trainer.prepare.directories import split_of
+from inputs import (
+    chat,
+    docstrings,
+    modules,
+    names,
+    phrases,
+    pretraining,
+    questions,
+    small_causal,
+    small_seq2seq,
+    summaries,
+)
 from inputs.docstrings import Docstring, Example
 from inputs.names import Name
 
@@ -75,6 +87,14 @@ def test_split_puts_no_docstring_and_no_near_duplicate_on_both_sides(examples: l
 
 def test_split_is_the_same_for_examples_in_any_order(examples: list[Example]) -> None:
     assert docstrings.split(examples, 500, 100) == docstrings.split(examples[::-1], 500, 100)
+
+
+def test_source_files_of_a_package_are_in_one_split_whatever_their_names() -> None:
+    train, test = modules.split(modules.read_sources(), make_inputs.TRAIN_MODULES, make_inputs.TEST_MODULES)
+    assert (len(train), len(test)) == (make_inputs.TRAIN_MODULES, make_inputs.TEST_MODULES)
+    assert {source.package for source in train}.isdisjoint(source.package for source in test)
+    assert len({source.name for source in train + test}) == len(train + test)
+    assert {split_of(f"{source.name}.txt", "data") for source in train + test} == {None}
 
 
 def test_clean_drops_repeats_and_docstrings_of_several_topics() -> None:

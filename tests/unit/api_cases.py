@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tests.unit.preference_cases import PREFERENCE_CASES
+
 CLASSIFICATION: dict[str, Any] = {
     "model": {"uri": "hf://owner/name"},
     "task": {"type": "TextClassification"},
@@ -17,11 +19,13 @@ CHAT_DATA: dict[str, Any] = {"train": {"uri": "s3://bucket/train.jsonl"}, "forma
 INSTRUCTION: dict[str, Any] = CLASSIFICATION | {"task": {"type": "InstructionTuning"}}
 QUESTIONS: dict[str, Any] = CLASSIFICATION | {"task": {"type": "QuestionAnswering"}}
 PREFERENCES: dict[str, Any] = CLASSIFICATION | {"task": {"type": "PreferenceTuning"}}
+DOCUMENTS: dict[str, Any] = CLASSIFICATION | {"task": {"type": "LanguageModeling"}}
 SPECS = {
     "classification": CLASSIFICATION,
     "instruction": INSTRUCTION,
     "questions": QUESTIONS,
     "preferences": PREFERENCES,
+    "documents": DOCUMENTS,
 }
 
 
@@ -70,6 +74,10 @@ def preferences(name: str, changes: dict[str, Any], sentence: str | None = None)
     return Case(name, changes, sentence, spec="preferences")
 
 
+def documents(name: str, changes: dict[str, Any], sentence: str | None = None) -> Case:
+    return Case(name, changes, sentence, spec="documents")
+
+
 LABELS_FOR_CLASSIFICATION = "labels are only valid for type TextClassification"
 OVERLAP_OF_QUESTIONS = "windowOverlap is only valid for type QuestionAnswering"
 LABELS_TOO_LONG = "labels have more than 16,384 characters in all; leave them out"
@@ -79,12 +87,6 @@ SECRET_OF_URI = "secretRef requires uri"
 URI_OR_FRACTION = "set either uri or fraction"
 FRACTIONS = "validation.fraction and test.fraction together may be at most 0.8"
 PREFERENCE_OF_TASK = "method.preference is only valid for PreferenceTuning"
-WEIGHT_OF_KTO = "undesirableWeight is only valid for the loss KTO"
-DESIRABLE_OF_KTO = "desirableWeight is only valid for the loss KTO"
-COLUMNS_OF_DPO = "dataset.columns of PreferenceTuning with DPO or ORPO are prompt, chosen and rejected"
-COLUMNS_OF_ONE_LOSS = "set columns.chosen and columns.rejected, or columns.completion and columns.label, not both"
-METRICS_OF_DPO = "evaluation.metrics of PreferenceTuning with DPO or ORPO are preferred, preferred_per_token, "
-BATCH_OF_KTO = "training.batchSize with KTO is at least 2"
 COLUMNS_BOTH = "set columns.messages, or columns.prompt and columns.completion, not both"
 COLUMNS_OF_FORMAT = "format OpenAIChat reads columns.messages, not columns.prompt and columns.completion"
 COLUMNS_OF_CLASSIFICATION = "dataset.columns of TextClassification are text and label"
@@ -119,6 +121,14 @@ METRICS_OF_SUMMARY = "evaluation.metrics of Summarization are rouge_l, rouge_1, 
 METRICS_OF_TRANSLATION = "evaluation.metrics of Translation are chrf, bleu, exact_match, loss, token_accuracy"
 GATES_OF_SUMMARY = "gates of Summarization can be on rouge_l"
 GATES_OF_TRANSLATION = "gates of Translation can be on chrf"
+METRICS_OF_DOCUMENTS = "evaluation.metrics of LanguageModeling are perplexity, bits_per_byte, token_accuracy"
+GATES_OF_DOCUMENTS = "gates of LanguageModeling can be on perplexity, bits_per_byte, token_accuracy"
+COLUMNS_OF_DOCUMENTS = "dataset.columns of LanguageModeling are text"
+FULL_ROWS = "training.packing has no meaning for LanguageModeling: rows are full without it; remove it"
+TEXT_FORMAT = "dataset.format Text is only valid for LanguageModeling"
+DOCUMENTS_OF_TASK = "dataset.documents is only valid for LanguageModeling"
+DOCUMENTS_OF_TEXT = "documents is only valid for format Text: in other formats, each row is a document"
+TEXT_WITHOUT_COLUMNS = "format Text has no columns; remove columns.text"
 
 RULE_CASES = (
     Case("shortest", {}),
@@ -187,53 +197,8 @@ RULE_CASES = (
     Case("fractions above 0.8", {"dataset.validation.fraction": 0.31, "dataset.test.fraction": 0.5}, FRACTIONS),
     Case("one fraction and the default", {"dataset.test.fraction": 0.5}),
     Case("a fraction and a file", {"dataset.validation.fraction": 0.5, "dataset.test.uri": "s3://b/t"}),
-    preferences("preferences", {}),
-    preferences("preference settings", {"method.preference": {"loss": "ORPO", "beta": 0.2}}),
-    preferences("preferences with Full", {"method": {"type": "Full", "preference": {"loss": "DPO"}}}),
     Case("preference settings of another task", {"method.preference": {"beta": 0.2}}, PREFERENCE_OF_TASK),
-    preferences("weights of KTO", {"method.preference": {"loss": "KTO", "undesirableWeight": 2.0}}),
-    preferences("weights of DPO", {"method.preference": {"undesirableWeight": 2.0}}, WEIGHT_OF_KTO),
-    preferences("weights of ORPO", {"method.preference": {"loss": "ORPO", "desirableWeight": 2.0}}, DESIRABLE_OF_KTO),
-    preferences("default weight of DPO", {"method.preference": {"undesirableWeight": 1.0}}),
-    preferences("columns of DPO", {"dataset.columns": {"prompt": "p", "chosen": "c", "rejected": "r"}}),
-    preferences("columns of KTO with DPO", {"dataset.columns": {"completion": "c"}}, COLUMNS_OF_DPO),
-    preferences(
-        "columns of KTO",
-        {"method.preference.loss": "KTO", "dataset.columns": {"prompt": "p", "completion": "c", "label": "l"}},
-    ),
-    preferences(
-        "columns of DPO with KTO",
-        {"method.preference.loss": "KTO", "dataset.columns.chosen": "c"},
-        "dataset.columns of PreferenceTuning with KTO are prompt, completion and label",
-    ),
-    preferences(
-        "text of preferences",
-        {"dataset.columns.text": "t"},
-        "dataset.columns of PreferenceTuning are prompt and chosen and rejected, or prompt and completion and label",
-    ),
-    preferences("columns of both", {"dataset.columns": {"chosen": "c", "label": "l"}}, COLUMNS_OF_ONE_LOSS),
-    preferences("metrics of DPO", {"evaluation.metrics": ["preferred", "margin"]}),
-    preferences("metrics of KTO with DPO", {"evaluation.metrics": ["auroc"]}, METRICS_OF_DPO),
-    preferences(
-        "gate of KTO with ORPO",
-        {"method.preference.loss": "ORPO", "evaluation.gates": [{"metric": "auroc", "minimum": 0.5}]},
-        "gates of PreferenceTuning with DPO or ORPO can be on",
-    ),
-    preferences(
-        "metrics of DPO with KTO",
-        {"method.preference.loss": "KTO", "evaluation.metrics": ["preferred"]},
-        "evaluation.metrics of PreferenceTuning with KTO are auroc, margin",
-    ),
-    preferences("metrics of KTO", {"method.preference.loss": "KTO", "evaluation.metrics": ["auroc", "margin"]}),
-    preferences(
-        "gate of DPO with KTO",
-        {"method.preference.loss": "KTO", "evaluation.gates": [{"metric": "preferred", "minimum": 0.5}]},
-        "gates of PreferenceTuning with KTO can be on auroc, margin",
-    ),
-    preferences("single rows of KTO", {"method.preference.loss": "KTO", "training.batchSize": 1}, BATCH_OF_KTO),
-    preferences("single pairs", {"training.batchSize": 1}),
-    preferences("packed pairs", {"training.packing": True}, "training.packing is only valid for"),
-    preferences("generation of preferences", {"evaluation.generation": {"maxNewTokens": 9}}, "generates nothing"),
+    *(preferences(*case) for case in PREFERENCE_CASES),
     chat("messages column", {"dataset.columns.messages": "m"}),
     chat("prompt column", {"dataset.columns.prompt": "p"}),
     chat("messages and prompt", {"dataset.columns": {"messages": "m", "prompt": "p"}}, COLUMNS_BOTH),
@@ -287,6 +252,21 @@ RULE_CASES = (
     Case("default generation of a classification", {"evaluation.generation.maxNewTokens": 128}),
     chat("answers in training", {"evaluation.duringTraining": {}}),
     Case("answers of a classification in training", {"evaluation.duringTraining": {"examples": 9}}, DURING_TRAINING),
+    documents("shortest documents", {}),
+    documents("documents of text", {"dataset.documents": "Line", "dataset.format": "Text"}),
+    documents("documents by name", {"dataset.documents": "BlankLine"}),
+    documents("text column of documents", {"dataset.columns.text": "t", "dataset.format": "JSONL"}),
+    documents("text column of text", {"dataset.columns.text": "t", "dataset.format": "Text"}, TEXT_WITHOUT_COLUMNS),
+    documents("documents of JSONL", {"dataset.documents": "File", "dataset.format": "JSONL"}, DOCUMENTS_OF_TEXT),
+    documents("label of documents", {"dataset.columns.label": "t"}, COLUMNS_OF_DOCUMENTS),
+    documents("packed documents", {"training.packing": True}, FULL_ROWS),
+    documents("documents without packing", {"training.packing": False}, FULL_ROWS),
+    documents("metric of documents", {"evaluation.metrics": ["rouge_l"]}, METRICS_OF_DOCUMENTS),
+    documents("gate of documents", {"evaluation.gates": [{"metric": "loss", "maximum": 1}]}, GATES_OF_DOCUMENTS),
+    documents("a gate on perplexity", {"evaluation.gates": [{"metric": "perplexity", "maximum": 20}]}),
+    documents("generation of documents", {"evaluation.generation.beams": 2}, GENERATION),
+    Case("documents of a classification", {"dataset.documents": "Line"}, DOCUMENTS_OF_TASK),
+    Case("text of a classification", {"dataset.format": "Text"}, TEXT_FORMAT),
     Case("generation of a classification", {"evaluation.generation.maxNewTokens": 64}, GENERATION),
 )
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from api_cases import CLASSIFICATION, Case, chat
+from api_cases import CLASSIFICATION, Case, chat, documents
 
 from finetune_api.job import FineTuneJobSpec, spec_digest
 
@@ -46,6 +46,11 @@ def test_the_digest_of_a_stored_job_never_changes() -> None:
 )
 def test_an_explicit_default_does_not_change_the_digest(changes: dict[str, Any]) -> None:
     assert with_fields(changes) == digest(CLASSIFICATION)
+
+
+def test_a_file_is_one_document_unless_the_job_says_so() -> None:
+    whole, lines = (digest(documents("", {"dataset.documents": what}).build()) for what in ("File", "Line"))
+    assert whole == digest(documents("", {}).build()) != lines
 
 
 @pytest.mark.parametrize(

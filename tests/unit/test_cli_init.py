@@ -72,6 +72,28 @@ def test_csv_with_semicolons_and_a_difficult_name(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "documents"),
+    [
+        ("\n\n".join(f"part {number}\nof a book" for number in range(60)), "BlankLine"),
+        ("\n".join(f"line {number}" for number in range(60)), "Line"),
+        ("one\n\ntwo\n", "BlankLine"),
+    ],
+)
+def test_text_files_are_divided_into_enough_documents(folder: Path, content: str, documents: str) -> None:
+    job = written(folder, "book.txt", content)
+    assert (str(job.spec.task.type), str(job.spec.dataset.documents)) == ("LanguageModeling", documents)
+    assert job.spec.dataset.train.uri == (folder / "book.txt").as_uri()
+
+
+def test_a_folder_of_text_files_has_a_document_in_each(folder: Path) -> None:
+    (folder / "texts").mkdir()
+    for number in range(60):
+        (folder / "texts" / f"{number}.txt").write_text(f"text {number}\n\nof two parts\n")
+    assert init("texts", None, "job.yaml") == 0
+    assert str(load("job.yaml").spec.dataset.documents) == "File"
+
+
+@pytest.mark.parametrize(
     ("header", "columns", "languages"),
     [
         ("source;target", {"source": "source", "target": "target"}, (None, "und")),

@@ -29,6 +29,19 @@ def test_interval_of_equal_predictions_has_zero_width(metric: Metric) -> None:
     assert classification_interval(metric, gold, predicted, predicted, 3, seed=1) == (0, 0)
 
 
+def test_interval_of_a_function_of_the_mean_is_that_of_its_values() -> None:
+    """Of the differences of perplexities, not the function of a difference."""
+    generator = np.random.default_rng(4)
+    baseline, weights = generator.normal(3, 0.5, 300), generator.integers(1, 50, 300).astype(float)
+    tuned = baseline - 0.2 + generator.normal(0, 0.1, 300)
+    low, high = ratio_interval(baseline, tuned, weights, seed=1, transform=np.exp)
+    change = np.exp(np.average(tuned, weights=weights)) - np.exp(np.average(baseline, weights=weights))
+    assert low < change < high < 0
+    # By the delta method, the deviation is about this; see Efron and Tibshirani 1993, chapter 21.
+    slope = np.exp(np.average(baseline, weights=weights))
+    assert 0.05 * slope / 10 < high - low < 0.5 * slope
+
+
 def test_drawing_counts_is_equivalent_to_drawing_examples() -> None:
     generator = np.random.default_rng(2)
     gold, baseline, tuned = (generator.integers(0, 3, 200) for _ in range(3))

@@ -105,6 +105,39 @@ def test_loss_has_no_interval_because_the_rows_lack_the_number_of_tokens() -> No
     assert paired_results(rows, rows, evaluation(loss=0.3), evaluation(loss=0.3)) == []
 
 
+def read(*nll: float, tokens: int = 4) -> list[dict[str, Any]]:
+    """Predictions of a model of language: the negative log-likelihoods of texts of 4 bytes."""
+    return [
+        {
+            "source": f"a:{n}",
+            "text": f"{n:04d}",
+            "tokens": tokens,
+            "bytes": 4,
+            "nll": {"baseline": 9.0, "tuned": value},
+            "scores": {"perplexity": {"baseline": 1.0, "tuned": 1.0}},
+        }
+        for n, value in enumerate(nll)
+    ]
+
+
+def test_perplexities_are_compared_by_the_likelihood_of_the_rows() -> None:
+    worse, better = [4.0, 8.0] * 20, [3.0, 5.0] * 20
+    before, after = (evaluation(perplexity=float(np.exp(np.mean(nll) / 4))) for nll in (worse, better))
+    (result,) = paired_results(read(*worse), read(*better), before, after)
+    assert result.change == pytest.approx(np.exp(1) - np.exp(1.5))
+    assert result.interval[0] < result.change < result.interval[1] < 0
+    assert paired_results(read(*worse), read(*better), before, evaluation(perplexity=2.0)) == []
+
+
+def test_only_bits_per_byte_are_compared_across_tokenizers() -> None:
+    first, second = read(*[4.0] * 40), read(*[3.0] * 40, tokens=6)
+    assert digest_of(first) == digest_of(second)
+    before = evaluation(perplexity=float(np.exp(1)), bits_per_byte=float(1 / np.log(2)))
+    after = evaluation(perplexity=float(np.exp(0.5)), bits_per_byte=float(0.75 / np.log(2)))
+    (result,) = paired_results(first, second, before, after)
+    assert result.name is Metric.BITS_PER_BYTE
+
+
 def asked(*answers: str) -> list[dict[str, Any]]:
     """Predictions of a model that answers with spans."""
     return [

@@ -179,9 +179,9 @@ def test_fewer_test_examples_are_accepted_if_the_job_says_so() -> None:
 
 
 def test_more_processes_than_training_examples_are_rejected() -> None:
-    check_processes(8, 8)
+    check_processes(8, 8, "example")
     with pytest.raises(StageFailure) as failure:
-        check_processes(7, 8)
+        check_processes(7, 8, "example")
     assert failure.value.message == (
         "More processes than examples: 8 processes (distributed.workers × gpusPerWorker) would share 7 training "
         "examples; add data or lower distributed.workers"

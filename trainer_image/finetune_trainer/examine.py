@@ -2,13 +2,14 @@
 
 Standard input is ``{"uri": …}``. Standard output has ``task``, ``columns`` (those that differ from the default),
 ``readAs`` (format and form of the rows), ``facts``, ``settings`` of spec.task, ``open`` (what the user has to fill in),
-``names`` of all columns, and ``notes``.
+``names`` of all columns, ``notes``, and for text files ``documents`` (what is probably one document).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,19 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_api.failures import Reason, StageFailure
-from finetune_api.spec import DatasetSpec
+from finetune_api.spec import DatasetSpec, Documents
 from finetune_api.tables.tasks import TaskType
 from finetune_trainer.prepare.fetch import fetch_data
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import columns_of, read_rows
+from finetune_trainer.prepare.sources import DataFile, FileKind
 from finetune_trainer.requests import respond
 from finetune_trainer.tasks import task_of
 from finetune_trainer.tasks.base import Recognised
 
 _SAMPLE = 1000
+_ENOUGH_DOCUMENTS = 50
+"""A tenth of them is a test split of five."""
 
 
 def main(_: list[str]) -> int:
@@ -44,8 +48,11 @@ def examine(uri: str, scratch: Path) -> dict[str, Any]:
         dataset = DatasetSpec.model_validate_json(json.dumps({"train": {"uri": uri}}))
     except ValidationError:
         raise StageFailure(Reason.BAD_CONFIGURATION, f"{uri} is not a valid address of data") from None
-    fetched = fetch_data(dataset, scratch)
+    fetched = fetch_data(dataset, scratch, tuple(FileKind))
     first = fetched.files["train"][0]
+    documents = _documents(fetched.files["train"]) if first.kind is FileKind.TEXT else None
+    if documents:
+        first = replace(first, form=replace(first.form, documents=documents))
     names = columns_of(first)
     if not names:
         raise StageFailure(Reason.BAD_DATA, f"{uri} has no rows that can be read")
@@ -53,7 +60,7 @@ def examine(uri: str, scratch: Path) -> dict[str, Any]:
     rows = [values for _, values in read if not isinstance(values, BadRow)]
     bad = next((f"{first.at(number)}: {values}" for number, values in read if isinstance(values, BadRow)), None)
     if not rows:
-        why = f"; {bad}" if bad else ", only a header" if names else ""
+        why = f"; {bad}" if bad else ", only a header" if names and not documents else ""
         raise StageFailure(Reason.BAD_DATA, f"{uri} has no rows that can be read{why}")
     found = [(task, guess) for task in TaskType if (guess := task_of(task).recognise(names, rows))]
     if not found:
@@ -73,7 +80,18 @@ def examine(uri: str, scratch: Path) -> dict[str, Any]:
         "open": guess.open,
         "names": list(names),
         "notes": list(fetched.notes),
+        "documents": documents and str(documents),
     }
+
+
+def _documents(files: Sequence[DataFile]) -> Documents:
+    """What is probably one document of text files: the first that makes enough of them for three splits."""
+    counts = {}
+    for documents in Documents:
+        divided = (replace(file, form=replace(file.form, documents=documents)) for file in files)
+        rows = (row for file in divided for row in read_rows(file, ()))
+        counts[documents] = sum(1 for _ in islice(rows, _ENOUGH_DOCUMENTS))
+    return max(counts, key=lambda documents: counts[documents])
 
 
 def _different(guess: Recognised) -> Mapping[str, str]:

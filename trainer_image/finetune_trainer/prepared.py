@@ -28,6 +28,8 @@ Each row is one example, with the columns:
 - PreferenceTuning: ``prompt_ids``, ``chosen_ids`` and ``rejected_ids`` list<int32> (the answers with their end token),
   ``prompt`` (in readable form), ``chosen``, ``rejected`` and ``source`` string. With the loss KTO: ``completion_ids``
   and ``completion`` in place of the two answers, and ``label`` int32 (1 for a desirable answer).
+- LanguageModeling: ``input_ids`` list<int32> (a whole document: ``DataReport.start_tokens``, its text, and the
+  end-of-sequence token), ``text`` string (only in the test split, otherwise empty), ``source`` string.
 - Summarization and Translation: as InstructionTuning, with the source text as ``prompt``. For a model with an encoder
   and a decoder, ``input_ids`` are the tokens of the source and ``labels`` those of the target, and there is no
   ``prompt_length``.
@@ -125,6 +127,9 @@ class DataReport(_Record):
     padding: int = Field(description="Token id that pads batches.")
     end_tokens: tuple[int, ...] = Field(
         default=(), description="Token ids that end a generated answer, the most frequent first."
+    )
+    start_tokens: tuple[int, ...] = Field(
+        default=(), description="LanguageModeling: token ids that the tokenizer puts before each document."
     )
     prefix: str = Field(default="", description="What the model sees before each source text.")
     generation: dict[str, Any] = Field(

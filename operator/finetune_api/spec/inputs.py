@@ -15,6 +15,7 @@ from finetune_api.vocabulary import (
     DataFormat,
     DataUri,
     Deduplication,
+    Documents,
     Instruction,
     Label,
     Language,
@@ -246,8 +247,13 @@ class DatasetSpec(ApiModel):
     )
     encoding: DataEncoding = Field(
         default=DataEncoding.AUTO,
-        description="Encoding of CSV and JSON files. Auto is UTF-8, and UTF-16 where the file begins with it. A byte "
-        "order mark takes precedence.",
+        description="Encoding of CSV, JSON and text files. Auto is UTF-8, and UTF-16 where the file begins with it. A "
+        "byte order mark takes precedence.",
+    )
+    documents: Documents | None = Field(
+        default=None,
+        description="What is one document in a text file: the whole File, what is between two lines that are blank "
+        "(BlankLine), or each Line that is not blank. Default: File.",
     )
     columns: Columns = Field(default=Columns(), description="Column names that differ from the defaults.")
     cleaning: CleaningSpec = Field(default=CleaningSpec(), description="Rows to remove before training.")
@@ -270,5 +276,17 @@ class DatasetSpec(ApiModel):
                 data.format is not DataFormat.OPENAI_CHAT
                 or (data.columns.given("prompt") is None and data.columns.given("completion") is None)
             ),
+        ),
+        Rule(
+            cel="!has(self.documents) || !has(self.format) || self.format in ['Auto', 'Text']",
+            message="documents is only valid for format Text: in other formats, each row is a document",
+            field="documents",
+            holds=lambda data: data.documents is None or data.format in (DataFormat.AUTO, DataFormat.TEXT),
+        ),
+        Rule(
+            cel="!has(self.format) || self.format != 'Text' || !has(self.columns) || !has(self.columns.text)",
+            message="format Text has no columns; remove columns.text",
+            field="columns",
+            holds=lambda data: data.format is not DataFormat.TEXT or data.columns.given("text") is None,
         ),
     )

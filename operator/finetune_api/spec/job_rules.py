@@ -14,6 +14,7 @@ from finetune_api.tables.methods import METHODS, MethodRow, MethodType
 from finetune_api.tables.metrics import Metric
 from finetune_api.tables.preferences import PreferenceLoss, losses_by_rows
 from finetune_api.tables.tasks import TASKS, TaskRow, TaskType, names_of
+from finetune_api.vocabulary import DataFormat
 
 if TYPE_CHECKING:
     from finetune_api.spec.job import FineTuneJobSpec
@@ -29,11 +30,13 @@ def job_rules() -> tuple[Rule, ...]:
     """Rules that depend on the task or the method."""
     return (
         _packing_rule(),
+        _joined_rule(),
         *(rule for task, row in TASKS.items() for rule in _measures_rules(task, row)),
         _generation_rule(),
         _during_training_rule(),
         *(_columns_rule(task, row) for task, row in TASKS.items()),
         *_format_rules(),
+        _documents_rule(),
         *_method_rules(),
         _preference_rule(),
         *(_columns_of_losses_rule(losses) for losses in losses_by_rows().values()),
@@ -42,14 +45,24 @@ def job_rules() -> tuple[Rule, ...]:
 
 
 def _packing_rule() -> Rule:
-    packing = [task for task, row in TASKS.items() if row.packs]
+    packing = [task for task, row in TASKS.items() if row.packs or row.joins]
     return Rule(
         cel="!has(self.training) || !has(self.training.packing) || !self.training.packing || "
         f"self.task.type in {listed(packing)}",
-        message=f"training.packing is only valid for {names_of(packs=True)}; {names_of(packs=False)} groups texts by "
-        "length instead",
+        message=f"training.packing is only valid for {names_of(packs=True)}; "
+        f"{names_of(packs=False, joins=False)} groups texts by length instead",
         field="training.packing",
         holds=lambda spec: not spec.training.packing or spec.task.type in packing,
+    )
+
+
+def _joined_rule() -> Rule:
+    joining = [task for task, row in TASKS.items() if row.joins]
+    return Rule(
+        cel=f"!(self.task.type in {listed(joining)}) || !has(self.training) || !has(self.training.packing)",
+        message=f"training.packing has no meaning for {names_of(joins=True)}: rows are full without it; remove it",
+        field="training.packing",
+        holds=lambda spec: spec.task.type not in joining or spec.training.packing is None,
     )
 
 
@@ -104,8 +117,8 @@ def _generation_rule() -> Rule:
     return Rule(
         cel=f"self.task.type in {listed(generating)} || !has(self.evaluation) || !has(self.evaluation.generation) || "
         f"!({changed})",
-        message=f"evaluation.generation is only valid for {names_of(generates=True)}; {names_of(generates=False)} "
-        "generates nothing",
+        message=f"evaluation.generation is only valid for {names_of(generates=True)}; the evaluation of "
+        f"{names_of(generates=False)} generates nothing",
         field="evaluation.generation",
         holds=lambda spec: spec.task.type in generating or spec.evaluation.generation == default,
     )
@@ -115,8 +128,8 @@ def _during_training_rule() -> Rule:
     generating = [task for task, row in TASKS.items() if row.generates]
     return Rule(
         cel=f"self.task.type in {listed(generating)} || !has(self.evaluation) || !has(self.evaluation.duringTraining)",
-        message=f"evaluation.duringTraining is only valid for {names_of(generates=True)}; {names_of(generates=False)} "
-        "generates nothing",
+        message=f"evaluation.duringTraining is only valid for {names_of(generates=True)}; the evaluation of "
+        f"{names_of(generates=False)} generates nothing",
         field="evaluation.duringTraining",
         holds=lambda spec: spec.task.type in generating or spec.evaluation.during_training is None,
     )
@@ -149,6 +162,16 @@ def _format_rules() -> Iterator[Rule]:
             field="dataset.format",
             holds=holds,
         )
+
+
+def _documents_rule() -> Rule:
+    reading = [task for task, row in TASKS.items() if DataFormat.TEXT in row.formats]
+    return Rule(
+        cel=f"!has(self.dataset.documents) || self.task.type in {listed(reading)}",
+        message=f"dataset.documents is only valid for {', '.join(reading)}",
+        field="dataset.documents",
+        holds=lambda spec: spec.dataset.documents is None or spec.task.type in reading,
+    )
 
 
 def _method_rules() -> Iterator[Rule]:

@@ -115,8 +115,9 @@ class TrainingSpec(ApiModel):
         ge=8,
         le=1048576,
         description="Maximum number of tokens of a sequence. A longer text is truncated, or read in windows by an "
-        "encoder that answers questions; a longer conversation or answer is an invalid row. Default: the limit of the "
-        f"model, at most {_LENGTHS}.",
+        "encoder that answers questions; a longer conversation or answer is an invalid row. "
+        f"{names_of(joins=True)} joins its documents and cuts them into rows of nearly this length. Default: the "
+        f"limit of the model, at most {_LENGTHS}.",
     )
     packing: bool | None = Field(
         default=None,

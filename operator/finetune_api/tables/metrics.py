@@ -31,6 +31,8 @@ class Metric(StrEnum):
     REWARD_ACCURACY = "reward_accuracy"
     MARGIN = "margin"
     AUROC = "auroc"
+    PERPLEXITY = "perplexity"
+    BITS_PER_BYTE = "bits_per_byte"
 
     @property
     def row(self) -> MetricRow:
@@ -78,7 +80,9 @@ METRICS = table(
             highest=None,
         ),
         Metric.TOKEN_ACCURACY: MetricRow(
-            "Token accuracy", "share of answer tokens that were the model's first choice", "accuracy"
+            "Token accuracy",
+            "share of the tokens of the answer, or of the document, that were the model's first choice",
+            "accuracy",
         ),
         Metric.EXACT_MATCH: MetricRow(
             "Exact match",
@@ -124,6 +128,22 @@ METRICS = table(
             "chance that a desirable answer has a higher reward than an undesirable one",
             "roc_auc",
             neutral=0.5,
+        ),
+        Metric.PERPLEXITY: MetricRow(
+            "Perplexity",
+            "exp of the nats per token, with the ends of the documents; lower is better; depends on the tokenizer",
+            "perplexity",
+            higher_is_better=False,
+            highest=None,
+            digits=2,
+        ),
+        Metric.BITS_PER_BYTE: MetricRow(
+            "Bits per byte",
+            "bits for each byte of the documents in UTF-8; lower is better; comparable across tokenizers",
+            "bits_per_byte",
+            higher_is_better=False,
+            highest=None,
+            digits=4,
         ),
     },
 )

@@ -19,6 +19,7 @@ class TaskType(StrEnum):
     SUMMARIZATION = "Summarization"
     TRANSLATION = "Translation"
     PREFERENCE_TUNING = "PreferenceTuning"
+    LANGUAGE_MODELING = "LanguageModeling"
 
     @property
     def row(self) -> TaskRow:
@@ -64,6 +65,9 @@ class TaskRow:
     """Those without which the task is not defined."""
     packs: tuple[ModelFamily, ...] = ()
     """Families with which several examples can share a row of a batch (training.packing)."""
+    joins: bool = False
+    """Whether all examples of a split become one text that is cut into rows of equal length, so that packing has no
+    meaning."""
     generates: tuple[ModelFamily, ...] = ()
     """Families with which the evaluation generates text (evaluation.generation)."""
     other_lengths: Mapping[ModelFamily, int] = field(default_factory=dict)
@@ -198,6 +202,17 @@ TASKS = table(
             default_length=1024,
             hub_task="text-generation",
             starting_model="hf://Qwen/Qwen2.5-0.5B-Instruct",
+        ),
+        TaskType.LANGUAGE_MODELING: TaskRow(
+            columns=((Column("text", "the text of a document"),),),
+            formats=(*_TABULAR, DataFormat.TEXT),
+            metrics=(Metric.PERPLEXITY, Metric.BITS_PER_BYTE, Metric.TOKEN_ACCURACY),
+            default_metrics=(Metric.PERPLEXITY, Metric.BITS_PER_BYTE, Metric.TOKEN_ACCURACY),
+            families=(ModelFamily.CAUSAL,),
+            default_length=1024,
+            hub_task="text-generation",
+            starting_model="hf://Qwen/Qwen2.5-0.5B",
+            joins=True,
         ),
     },
 )

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
 from finetune_api.evaluation import BaselineKind, MetricResult
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import Metric
 from finetune_trainer.evaluate.answer_scoring import AnswerForm, AnswerScoring
 from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter, metric_result
-from finetune_trainer.evaluate.generation import LIMITS, Generator
+from finetune_trainer.evaluate.generation import Generator
 from finetune_trainer.evaluate.intervals import corpus_interval, ratio_interval
-from finetune_trainer.evaluate.metrics import TEACHER_FORCED, Floats, Ints, ratio
+from finetune_trainer.evaluate.metrics import TEACHER_FORCED, Floats, ratio
 from finetune_trainer.evaluate.prompts import Prompts
-from finetune_trainer.modelling.batching import BatchLimits, each_batch, length_sorted
-from finetune_trainer.modelling.loading import check_finite
+from finetune_trainer.evaluate.token_scores import token_scores
 from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer, load_saved_tokenizer
-from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.splits import open_split
-
-_LOGITS_AT_ONCE = 1 << 28  # Elements, 1 GiB as float32.
 
 
 @dataclass(frozen=True)
@@ -177,28 +174,10 @@ def score_answers(inputs: EvaluationInputs, prompts: Prompts, name: str, model: 
         StageFailure: Diverged (a loss that is not finite), OutOfMemory.
     """
     counter = _counter(inputs, "measuring the loss", name, prompts)
-    device = inputs.hardware.device
-    most = LIMITS[device.type]
-    losses, hits = np.zeros(len(prompts.references)), np.zeros(len(prompts.references))
-    vocabulary = model.config.get_text_config().vocab_size
-    limits = BatchLimits(most.examples, min(most.tokens, _LOGITS_AT_ONCE // vocabulary))
-    limits = limits.unless_alone(inputs.data.handling.batching)
+    found = token_scores(inputs, prompts, name, model, counter.add)
+    return _means(found.losses), _means(found.hits)
 
-    def work(batch: Ints) -> None:
-        with torch.inference_mode(), inputs.hardware.autocast():
-            logits, targets = prompts.score(model, batch, inputs.data.padding, device)
-        learned = targets != IGNORED_LABEL
-        chosen, wanted = logits[learned].float(), targets[learned]
-        counts = learned.sum(dim=1).clamp(min=1).cpu().numpy()
-        for values, result in (
-            (torch.nn.functional.cross_entropy(chosen, wanted, reduction="none"), losses),
-            ((chosen.argmax(dim=-1) == wanted).float(), hits),
-        ):
-            check_finite(values, name, "loss")
-            sums = torch.zeros(learned.shape, dtype=torch.float64, device=device)
-            sums[learned] = values.double()
-            result[batch] = sums.sum(dim=1).cpu().numpy() / counts
-        counter.add(len(batch))
 
-    each_batch(length_sorted(prompts.lengths, limits), work)
-    return losses, hits
+def _means(rows: Sequence[NDArray[Any]]) -> Floats:
+    """The mean of each row, 0 for one without tokens."""
+    return np.array([row.sum(dtype=np.float64) / max(1, len(row)) for row in rows])

@@ -66,17 +66,18 @@ class Comparison:
 class ExampleCounter:
     """Reports how many examples of an activity are done."""
 
-    def __init__(self, reporter: Reporter, activity: str, total: int) -> None:
+    def __init__(self, reporter: Reporter, activity: str, total: int, unit: str = "examples") -> None:
         self._reporter = reporter
         self._activity = activity
         self._total = total
+        self._unit = unit
         self._done = 0
         self.add(0)
 
     def add(self, examples: int) -> None:
         """Add to the number of examples and report it; 0 only reports that the activity is alive."""
         self._done += examples
-        self._reporter.progress(self._activity, done=self._done, total=self._total, unit="examples")
+        self._reporter.progress(self._activity, done=self._done, total=self._total, unit=self._unit)
 
 
 def reward_result(name: Metric, tuned: float, interval: tuple[float, float], against: BaselineKind) -> MetricResult:

@@ -50,9 +50,15 @@ def classification_interval(
 
 
 def ratio_interval(
-    baseline: Floats, tuned: Floats, weights: Floats, *, seed: int, resamples: int = RESAMPLES
+    baseline: Floats,
+    tuned: Floats,
+    weights: Floats,
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
+    transform: Callable[[Floats], Floats] | None = None,
 ) -> tuple[float, float]:
-    """Confidence interval of tuned - baseline for a weighted mean over examples.
+    """Confidence interval of tuned - baseline for a weighted mean over examples, or a function of the mean.
 
     Args:
         baseline: Value of each example for the baseline, of shape (examples,).
@@ -60,18 +66,26 @@ def ratio_interval(
         weights: Weight of each example, such as its number of tokens, of shape (examples,); at least one is positive.
         seed: Seed of the resamples.
         resamples: Number of resamples.
+        transform: Makes the metric of means of shape (resamples,); None if the mean is the metric.
 
     Returns:
-        Lower and upper bound, in the unit of the values.
+        Lower and upper bound, in the unit of the metric.
     """
     # Examples of weight 0 do not contribute, and a resample of only such examples would have no mean.
     weighted = weights > 0
-    weights, difference = weights[weighted], ((tuned - baseline) * weights)[weighted]
+    difference, before, after = ((values * weights)[weighted] for values in (tuned - baseline, baseline, tuned))
+    weights = weights[weighted]
     generator = np.random.default_rng(seed)
     changes = []
     for size in _chunks(resamples, len(weights)):
         indices = generator.integers(0, len(weights), size=(size, len(weights)))
-        changes.append(difference[indices].sum(axis=1) / weights[indices].sum(axis=1))
+        sums = weights[indices].sum(axis=1)
+        if transform is None:
+            changes.append(difference[indices].sum(axis=1) / sums)
+        else:
+            means = (values[indices].sum(axis=1) / sums for values in (before, after))
+            first, second = map(transform, means)
+            changes.append(second - first)
     return _interval(np.concatenate(changes))
 
 

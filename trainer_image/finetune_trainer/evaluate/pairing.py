@@ -14,13 +14,16 @@ from finetune_api.evaluation import Evaluation, MetricResult
 from finetune_api.spec import Metric
 from finetune_trainer.evaluate.corpus_metrics import CorpusMetric, corpus_metric
 from finetune_trainer.evaluate.intervals import classification_interval, corpus_interval, ratio_interval
-from finetune_trainer.evaluate.metrics import CLASSIFICATION, Ints, classification_score
+from finetune_trainer.evaluate.likelihood import LIKELIHOOD, Likelihood, likelihood_interval
+from finetune_trainer.evaluate.metrics import CLASSIFICATION, Ints, classification_score, ratio
 
 Row = Mapping[str, Any]
 """A row of ``predictions.jsonl``."""
 
-_OUTPUTS = ("source", "baseline", "baselineSpan", "tuned", "tunedSpan", "scores", "rewards", "logProbabilities")
-"""Keys of a row that do not belong to the example itself: the same example may come from another file."""
+_SCORES = ("scores", "nll", "tokens", "rewards", "logProbabilities")
+_OUTPUTS = ("source", "baseline", "baselineSpan", "tuned", "tunedSpan", *_SCORES)
+"""Keys of a row that do not belong to the example itself: the same example may come from another
+file, and have other tokens for another base model."""
 _SEED = 0
 _TOLERANCE = 1e-5
 """Relative, because status has six significant digits."""
@@ -68,6 +71,8 @@ def _interval(
     """The interval of the change; None if the rows do not determine the metric."""
     if metric in CLASSIFICATION:
         return _classification(metric, pairs, values)
+    if metric in LIKELIHOOD:
+        return _of_likelihood(metric, pairs, values)
     # The rows do not say their language. In one that needs other settings, the value is another one.
     corpus = corpus_metric(metric, language=None)
     return _of_corpus(corpus, pairs, values) if corpus else _of_scores(metric, pairs, values)
@@ -85,6 +90,25 @@ def _of_corpus(
     return corpus_interval(corpus, before, after, seed=_SEED)
 
 
+def _of_likelihood(
+    metric: Metric, pairs: Sequence[tuple[Row, Row]], values: tuple[float, float]
+) -> tuple[float, float] | None:
+    before, after = (
+        Likelihood(
+            nll=np.array([pair[side]["nll"]["tuned"] for pair in pairs]),
+            tokens=np.array([pair[side]["tokens"] for pair in pairs], np.float64),
+            bytes=np.array([pair[side]["bytes"] for pair in pairs], np.float64),
+        )
+        for side in (0, 1)
+    )
+    # Perplexities over other tokens say nothing about each other.
+    if (before.weights(metric) != after.weights(metric)).any():
+        return None
+    if _differ([before.score(metric), after.score(metric)], values):
+        return None
+    return likelihood_interval(metric, before, after, _SEED)
+
+
 def _of_scores(
     metric: Metric, pairs: Sequence[tuple[Row, Row]], values: tuple[float, float]
 ) -> tuple[float, float] | None:
@@ -93,10 +117,11 @@ def _of_scores(
     if not measured or any((metric in pair[0]["scores"]) != (metric in pair[1]["scores"]) for pair in pairs):
         return None
     scores = [np.array([pair[side]["scores"][metric]["tuned"] for pair in measured]) for side in (0, 1)]
-    # The rows do not have the weight of an example, such as its number of tokens for the loss.
-    if _differ([float(of_model.mean()) for of_model in scores], values):
+    # Without this number, the rows do not have the weight of an example for the loss, which is that of its tokens.
+    weights, others = (np.array([pair[side].get("tokens", 1) for pair in measured], np.float64) for side in (0, 1))
+    if (weights != others).any() or _differ([ratio(of_model, weights) for of_model in scores], values):
         return None
-    return ratio_interval(scores[0], scores[1], np.ones(len(measured)), seed=_SEED)
+    return ratio_interval(scores[0], scores[1], weights, seed=_SEED)
 
 
 def _classification(

@@ -92,9 +92,7 @@ class CausalPrompts:
         check_vocabulary(model, self._tokens)
 
     def score(self, model: Any, batch: Ints, padding: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        tokens, mask = (tensor.to(device) for tensor in padded(self._tokens, batch, padding))
-        targets = padded(self._labels, batch, IGNORED_LABEL)[0].to(device)[:, 1:]
-        return model(input_ids=tokens, attention_mask=mask, use_cache=False).logits[:, :-1], targets
+        return next_tokens(model, self._tokens, self._labels, batch=batch, padding=padding, device=device)
 
     def inputs(self, batch: Ints, padding: int, device: torch.device) -> dict[str, torch.Tensor]:
         return _inputs(self._prompts, batch, padding, device, left=True)
@@ -139,6 +137,15 @@ class Seq2SeqPrompts:
 
     def limits(self, new_tokens: int, positions: int | None) -> Ints:
         return np.full(len(self.references), min(new_tokens, (positions or sys.maxsize) - 1))
+
+
+def next_tokens(
+    model: Any, tokens: TokenRows, labels: TokenRows, *, batch: Ints, padding: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run a decoder on rows of ``tokens``; arguments and result as of `Prompts.score`."""
+    inputs, mask = (tensor.to(device) for tensor in padded(tokens, batch, padding))
+    targets = padded(labels, batch, IGNORED_LABEL)[0].to(device)[:, 1:]
+    return model(input_ids=inputs, attention_mask=mask, use_cache=False).logits[:, :-1], targets
 
 
 def _inputs(

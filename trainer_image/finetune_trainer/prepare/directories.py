@@ -20,6 +20,7 @@ KIND_OF_SUFFIX = {
     ".tsv": FileKind.TSV,
     ".parquet": FileKind.PARQUET,
     ".arrow": FileKind.ARROW,
+    ".txt": FileKind.TEXT,
 }
 COMPRESSION_SUFFIXES = (".gz", ".zst")
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.prepare.problems import BadRow
-from finetune_trainer.prepare.readers import Values, columns_of, type_name
+from finetune_trainer.prepare.readers import Values, columns_of, type_name, wrong_characters
 from finetune_trainer.prepare.sources import DataFile, FileKind
 
 _COLUMN_NAME = re.compile(r"[\w .,;|/()#%&?+*'-]{1,40}")
@@ -118,10 +118,6 @@ def checked(value: object, what: str) -> str:
         raise BadRow(f"{what} contains {type_name(value)}, not text; correct the row")
     if not value or value.isspace():
         raise BadRow(f"{what} is empty; fill it in or remove the row")
-    if "\0" in value:
-        raise BadRow(f"{what} contains a NUL character; remove it")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise BadRow(f"{what} contains an unpaired surrogate, such as \\ud83d; correct the row") from None
+    if wrong := wrong_characters(value):
+        raise BadRow(f"{what} {wrong}")
     return value

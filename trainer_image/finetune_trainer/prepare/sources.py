@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from finetune_api.spec import Documents
 from finetune_trainer.prepared import SourceFile
 
 
@@ -19,11 +20,22 @@ class FileKind(Enum):
     TSV = "tab-separated"
     PARQUET = "Parquet"
     ARROW = "Arrow"
+    TEXT = "text"
 
     @property
     def has_lines(self) -> bool:
         """Whether the position of a row is a line; otherwise it is the number of the row."""
-        return self in (FileKind.JSONL, FileKind.CSV, FileKind.TSV)
+        return self in (FileKind.JSONL, FileKind.CSV, FileKind.TSV, FileKind.TEXT)
+
+
+TABLES = tuple(kind for kind in FileKind if kind is not FileKind.TEXT)
+"""The formats whose rows have columns."""
+
+_DOCUMENTS = {
+    Documents.FILE: "each file is a document",
+    Documents.BLANK_LINE: "documents between blank lines",
+    Documents.LINE: "each line is a document",
+}
 
 
 class Compression(Enum):
@@ -49,6 +61,8 @@ class Form:
     """Between the fields of CSV and tab-separated files."""
     quoting: bool = True
     """Whether quotes enclose fields; otherwise they are part of the text, as in IANA's tab-separated values."""
+    documents: Documents = Documents.FILE
+    """What is one document of a text file."""
     separator_line: bool = False
     """Whether the first line is Excel's ``sep=;``."""
 
@@ -58,6 +72,8 @@ class Form:
             parts = [f"CSV separated by '{self.separator}'"]
         if self.kind is FileKind.TSV:
             parts = [f"tab-separated with {'quoted fields' if self.quoting else 'literal quotes'}"]
+        if self.kind is FileKind.TEXT:
+            parts.append(_DOCUMENTS[self.documents])
         if self.codec != "utf-8":
             parts.append(self.codec)
         if self.line_end == "\r":

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AnswerTokens:
-    """Tokens of the learned answers by id, each with the number of answers; empty for a task that generates no text."""
+    """Tokens of the learned answers or documents by id, with their number; empty for a task that learns no text."""
 
     ends: Counter[int] = field(default_factory=Counter)
     """The tokens that end an answer."""
     inside: Counter[int] = field(default_factory=Counter)
     """The special tokens before the end of an answer, such as those around a thinking block."""
+    start: tuple[int, ...] = ()
+    """The tokens before the text of each document."""
 
     @property
     def learned_ends(self) -> list[int]:

@@ -133,8 +133,13 @@ def assign(
     return Assignment({split: splits[split] for split in SPLITS}, leaked, None if alone else count)
 
 
-def check_sizes(assignment: Assignment, dataset: DatasetSpec) -> None:
+def check_sizes(assignment: Assignment, dataset: DatasetSpec, more: str = "add data") -> None:
     """Check that every split has examples, and test as many as a comparison needs.
+
+    Args:
+        assignment: The rows of the splits.
+        dataset: The fractions of the splits.
+        more: What gives a split more examples, for messages.
 
     Raises:
         StageFailure: BadData when a split has too few.
@@ -148,7 +153,7 @@ def check_sizes(assignment: Assignment, dataset: DatasetSpec) -> None:
             where = f"the {split} split" if split != "train" else f"the train split of {dataset.train.uri}"
             raise StageFailure(
                 Reason.BAD_DATA,
-                f"There are no examples in {where}{removed}{_drawn(selection, together)}: add data, or change the "
+                f"There are no examples in {where}{removed}{_drawn(selection, together)}: {more}, or change the "
                 "fractions",
             )
     removed += _drawn(assignment.splits[TEST], together)
@@ -157,7 +162,7 @@ def check_sizes(assignment: Assignment, dataset: DatasetSpec) -> None:
         raise StageFailure(
             Reason.BAD_DATA,
             f"The test split has {found} example{'' if found == 1 else 's'}{removed}, too few to compare the tuned "
-            f"model with its baseline: add data, raise dataset.test.fraction, or lower dataset.test.minimumExamples "
+            f"model with its baseline: {more}, raise dataset.test.fraction, or lower dataset.test.minimumExamples "
             f"from {minimum}",
         )
 
@@ -167,17 +172,17 @@ def _drawn(selection: Selection, clause: str) -> str:
     return clause if selection.origin == "train" else ""
 
 
-def check_processes(examples: int, processes: int) -> None:
-    """Check that there is a training example for every process.
+def check_processes(count: int, processes: int, unit: str) -> None:
+    """Check that there is a training example, or a row of several, for every process.
 
     Raises:
-        StageFailure: BadData when there are fewer examples than processes.
+        StageFailure: BadData when there are fewer than processes.
     """
-    if examples < processes:
+    if count < processes:
         raise StageFailure(
             Reason.BAD_DATA,
-            f"More processes than examples: {processes} processes (distributed.workers × gpusPerWorker) would share "
-            f"{examples} training example{'' if examples == 1 else 's'}; add data or lower distributed.workers",
+            f"More processes than {unit}s: {processes} processes (distributed.workers × gpusPerWorker) would share "
+            f"{count} training {unit}{'' if count == 1 else 's'}; add data or lower distributed.workers",
         )
 
 

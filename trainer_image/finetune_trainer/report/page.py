@@ -25,7 +25,7 @@ from finetune_trainer.report.format import format_change, format_value, grouped
 from finetune_trainer.tasks import form_of
 
 BASELINE_NAMES: dict[BaselineKind, tuple[str, str]] = {
-    BaselineKind.BASE_MODEL: ("the base model", "the model before fine-tuning, with the same prompts"),
+    BaselineKind.BASE_MODEL: ("the base model", "the model before fine-tuning, with the same inputs"),
     BaselineKind.LINEAR_PROBE: ("a linear probe", "logistic regression on features of the base model"),
     BaselineKind.MAJORITY_CLASS: ("the majority class", "always the most frequent label of the training data"),
     BaselineKind.NO_ANSWER: ("no answer", "no question gets an answer"),
@@ -145,7 +145,7 @@ def settings(spec: FineTuneJobSpec, data: DataReport) -> list[tuple[str, str]]:
         ("Batch size", f"{training.batch_size} sequences per step"),
         ("Learning rate", f"{spec.learning_rate:g}, {training.schedule}"),
         ("Weight decay", f"{training.weight_decay:g}"),
-        ("Packing", "yes" if data.handling.packing else "no"),
+        ("Rows", _rows(spec, data)),
         ("Processes", f"{spec.distributed.world_size}, ZeRO stage {spec.distributed.zero.stage}"),
         ("Seed", str(training.seed)),
         *(("Because of the model", note) for note in data.handling.notes),
@@ -157,6 +157,13 @@ def _preference(preference: PreferenceSpec) -> str:
     weights = (preference.desirable_weight, preference.undesirable_weight)
     weighted = "" if weights == (1, 1) else f", weights {weights[0]:g} (desirable) and {weights[1]:g} (undesirable)"
     return f"{preference.loss}, beta {preference.beta:g}{weighted}"
+
+
+def _rows(spec: FineTuneJobSpec, data: DataReport) -> str:
+    """What a row of a batch is."""
+    if spec.task.type.row.joins:
+        return "joined examples, cut into rows of equal length"
+    return "packed with several examples" if data.handling.packing else "one example each"
 
 
 def training_facts(training: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -40,7 +40,7 @@ from finetune_trainer.models import (
 )
 from finetune_trainer.patches.transformers import fix_template_date
 from finetune_trainer.prepare.family_settings import check_settings
-from finetune_trainer.prepare.fetch import FetchedData, fetch_data
+from finetune_trainer.prepare.fetch import FetchedData, detectable, fetch_data
 from finetune_trainer.prepare.problems import REPORTED_ROWS, Tally, percent
 from finetune_trainer.prepare.read import DataSet, read_data_set
 from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding, end_notes
@@ -92,7 +92,6 @@ def run(context: StageContext) -> PrepareResult:
     inputs = fetch_inputs(config.spec, context.workspace, context.reporter.progress)
     _check_results(config, inputs.digest)
     provenance = _provenance(context, inputs)
-    processes = config.spec.distributed.world_size
     present = _present(config.layout.prepared)
     if present is not None:
         if _origin(present.provenance) == _origin(provenance):
@@ -101,7 +100,7 @@ def run(context: StageContext) -> PrepareResult:
                 storage.read_bytes(storage.join(config.layout.prepared, layout.DATA_REPORT))
             )
             # The world size may have changed since then, because it is not part of the spec digest.
-            check_processes(report.splits["train"].examples, processes)
+            _check_processes(spec=config.spec, report=report)
             return _result(context, report, present)
         # The revision has no results of that data; see _check_results.
         log.info("deleting %s, which was prepared from other data or another model", config.layout.prepared)
@@ -110,7 +109,7 @@ def run(context: StageContext) -> PrepareResult:
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
     report = prepare(context, inputs, output)
-    check_processes(report.splits["train"].examples, processes)
+    _check_processes(spec=config.spec, report=report)
     context.reporter.progress("storing the prepared data")
     return _result(context, report, publish_directory(output, config.layout.prepared, provenance))
 
@@ -144,7 +143,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     sets = _read(context, inputs, preparation, tokenizer.unk_token_id)
     keys = {name: data.keys for name, data in sets.items()}
     assignment = assign(keys, inputs.data.dataset, spec.training.seed, sets["train"].groups)
-    check_sizes(assignment, inputs.data.dataset)
+    check_sizes(assignment, inputs.data.dataset, inputs.data.more)
     _check_vocabulary(sets, vocabulary, spec.model.uri)
     splits = {}
     all_labels: Counter[str] = Counter()
@@ -181,6 +180,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         max_sequence_length=length,
         padding=padding,
         end_tokens=ends,
+        start_tokens=preparation.answers.start,
         prefix=preparation.prefix,
         generation=dict(task.generation(tokenizer, config, generation)),
         template_date=today.isoformat() if dated else None,
@@ -201,6 +201,15 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     document = json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False)
     (output / layout.DATA_REPORT).write_text(document + "\n", encoding="utf-8")
     return report
+
+
+def _check_processes(spec: FineTuneJobSpec, report: DataReport) -> None:
+    """Check that there is a training row for every process; see `check_processes`."""
+    train, processes = report.splits["train"], spec.distributed.world_size
+    if spec.task.type.row.joins:
+        check_processes(-(-train.tokens // report.max_sequence_length), processes, "row")
+    else:
+        check_processes(train.examples, processes, "example")
 
 
 def sequence_length(spec: FineTuneJobSpec, family: ModelFamily, model: ModelIdentity) -> int:
@@ -284,7 +293,7 @@ def fetch_inputs(spec: FineTuneJobSpec, workspace: Path, progress: Callable[[str
         StageFailure: As `fetch_data` and `fetch_model`.
     """
     progress("fetching the data")
-    data = fetch_data(spec.dataset, workspace / "data")
+    data = fetch_data(spec.dataset, workspace / "data", detectable(spec.task.type.row.formats))
     progress("fetching the model")
     model = fetch_model(spec.model, workspace / "model", weights=False)
     return Inputs(data=data, model=model, identity=identify_model(spec.model, model))

@@ -46,7 +46,7 @@ def plan_training(spec: FineTuneJobSpec, rows: int, processes: int, batching: bo
         raise StageFailure(
             Reason.BAD_DATA,
             f"the training data has only {rows} rows for {processes} processes: add data, lower "
-            "distributed.workers × gpusPerWorker, or set training.packing to false",
+            f"distributed.workers × gpusPerWorker, or {_more_rows(spec)}",
         )
     sizes = divide_batch(training.batch_size, processes, training.max_batch_size_per_device if batching else 1)
     steps_per_epoch = -(-rows // training.batch_size)
@@ -61,6 +61,10 @@ def plan_training(spec: FineTuneJobSpec, rows: int, processes: int, batching: bo
         evaluate_every=training.evaluate_every_steps or steps_per_epoch,
         log_every=max(1, steps // _MOST_LOGGED_STEPS),
     )
+
+
+def _more_rows(spec: FineTuneJobSpec) -> str:
+    return "lower training.maxSequenceLength" if spec.task.type.row.joins else "set training.packing to false"
 
 
 def deepspeed_config(

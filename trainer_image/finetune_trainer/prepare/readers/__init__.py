@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from finetune_trainer.prepare.problems import BadRow
-from finetune_trainer.prepare.readers import columnar, delimited, json_rows, squad
-from finetune_trainer.prepare.readers.values import Row, Values, type_name
+from finetune_trainer.prepare.readers import columnar, delimited, documents, json_rows, squad
+from finetune_trainer.prepare.readers.values import Row, Values, type_name, wrong_characters
 from finetune_trainer.prepare.sources import DataFile, FileKind
 from finetune_trainer.storage.errors import explained_path
 
-__all__ = ["Row", "Values", "columns_of", "read_rows", "type_name"]
+__all__ = ["Row", "Values", "columns_of", "read_rows", "type_name", "wrong_characters"]
 
 _LOOK_AHEAD = 100
 
@@ -33,6 +33,8 @@ def columns_of(file: DataFile) -> tuple[str, ...] | None:
                 return delimited.columns(file)
             case FileKind.SQUAD:
                 return squad.COLUMNS
+            case FileKind.TEXT:
+                return documents.COLUMNS
         for _, (_, values) in zip(range(_LOOK_AHEAD), json_rows.rows(file), strict=False):
             if not isinstance(values, BadRow):
                 return tuple(values)
@@ -55,3 +57,5 @@ def read_rows(file: DataFile, wanted: tuple[str, ...]) -> Iterator[Row]:
                 yield from json_rows.rows(file)
             case FileKind.SQUAD:
                 yield from squad.rows(file)
+            case FileKind.TEXT:
+                yield from documents.rows(file)

@@ -85,7 +85,9 @@ def detected_form(uri: str, path: Path, kind: FileKind, encoding: DataEncoding) 
                 raise StageFailure(Reason.BAD_DATA, f"{uri} is {found}, not a {kind.value} file: {remedy}")
         form = _with_encoding(form, head, encoding)
         text = _text(form, head)
-        form = replace(form, line_end=_line_end(text))
+        form = replace(form, line_end=_line_end(text if kind is FileKind.TEXT else _QUOTED.sub("", text)))
+        if kind is FileKind.TEXT:
+            return form
         if kind is FileKind.JSONL:
             return _with_json_kind(form, uri, text)
         return detected_dialect(uri, path, form, text, complete=head.complete)
@@ -155,9 +157,8 @@ def _text(form: Form, head: _Head) -> str:
 
 
 def _line_end(text: str) -> str:
-    """CR if there is no other line end outside quotes; a field may contain any."""
-    unquoted = _QUOTED.sub("", text)
-    return "\r" if "\r" in unquoted and "\n" not in unquoted else "\n"
+    """CR if ``text``, which is without the fields in quotes, has no other line end."""
+    return "\r" if "\r" in text and "\n" not in text else "\n"
 
 
 def _with_json_kind(form: Form, uri: str, text: str) -> Form:

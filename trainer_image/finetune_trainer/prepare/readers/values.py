@@ -24,6 +24,17 @@ _TYPE_NAMES: tuple[tuple[type | tuple[type, ...], str], ...] = (
 )
 
 
+def wrong_characters(text: str) -> str | None:
+    """What characters of ``text`` cannot be learned, and what to do; None if all can."""
+    if "\0" in text:
+        return "contains a NUL character; remove it"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "contains an unpaired surrogate, such as \\ud83d; correct the row"
+    return None
+
+
 def type_name(value: object) -> str:
     """The JSON type of a value with its article, such as ``a string``."""
     return next((words for kinds, words in _TYPE_NAMES if isinstance(value, kinds)), f"a {type(value).__name__}")

@@ -12,7 +12,8 @@ from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.modelling.tokenizer import load_base_tokenizer
 from finetune_trainer.prepared import DataReport
 from finetune_trainer.tasks.base import CardParts, ModelClass, Prediction, Preparation, Task
-from finetune_trainer.tasks.instruction_tuning import CHAT_TEMPLATE, InstructionTuning
+from finetune_trainer.tasks.decoder import DecoderForm
+from finetune_trainer.tasks.instruction_tuning import CHAT_TEMPLATE
 from finetune_trainer.tasks.preference_tuning.preparation import PreferencePreparation
 from finetune_trainer.tasks.preference_tuning.rows import recognise
 
@@ -42,8 +43,10 @@ roles.
 """
 
 
-class PreferenceTuning(InstructionTuning):
+class PreferenceTuning(DecoderForm):
     """Implements `finetune_trainer.tasks.base.TaskForm`."""
+
+    uses_chat_template = True
 
     def load_tokenizer(self, directory: Path, spec: FineTuneJobSpec) -> PreTrainedTokenizerFast:
         return load_base_tokenizer(directory, spec.model.uri, template=TEMPLATE)
@@ -84,6 +87,9 @@ class PreferenceTuning(InstructionTuning):
         from finetune_trainer.tasks.preference_tuning.evaluation import compare
 
         return compare(inputs)
+
+    def answer_form(self) -> None:
+        return None
 
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         from finetune_trainer.tasks.preference_tuning.prediction import predict
