@@ -12,6 +12,8 @@ export MYPY_CACHE_DIR := $(CACHE)/mypy
 RIGHT_PYTHON := finetune-operator needs Python 3.11 or newer; select one with PYTHON=…
 CHECK_PYTHON = command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: $(RIGHT_PYTHON)" >&2; exit 1; }; \
   $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(RIGHT_PYTHON)")'
+# For tests that compare losses. It is no package of the environment, because transformers would import it everywhere.
+TRL := trl datasets dill multiprocess pandas python-dateutil six xxhash
 UV_INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
 .PHONY: install help preflight demo quickstart-inputs compiled examples test tested test-unit test-families test-smoke test-cluster test-gpu \
@@ -38,6 +40,7 @@ $(UV):
 .venv/.installed: .venv/.unit
 	$(UV_INSTALL) torch setuptools wheel
 	$(UV_INSTALL) --no-build-isolation-package deepspeed --requirement pyproject.toml --extra examples --extra trainer
+	$(UV) pip install --quiet --target .venv/trl --no-deps --constraint constraints.txt $(TRL)
 	touch $@
 
 .venv/.bench: .venv/.installed

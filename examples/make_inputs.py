@@ -2,7 +2,7 @@
 
 python examples/make_inputs.py NAME  [--into examples]
 
-NAME is quickstart, chat, question-answering, summarization, translation, language-modeling or docstrings.
+NAME is quickstart, chat, preferences, question-answering, summarization, translation, language-modeling or docstrings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inputs import docstrings, modules, summaries
+from inputs import docstrings, modules, preferences, summaries
 from inputs.summaries import Summarized
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ TRAIN_NAMES, TEST_NAMES = 3600, 600
 TRAIN_DOCSTRINGS, TEST_DOCSTRINGS = 3600, 800
 TRAIN_ARTICLES, TEST_ARTICLES = 300, 60
 TRAIN_CONVERSATIONS, TEST_CONVERSATIONS = 2400, 240
+TRAIN_PAIRS, TEST_PAIRS = 2000, 400
+"""Docstrings, of which about half begin with a verb."""
 TRAIN_SUMMARIES, TEST_SUMMARIES = 2300, 240
 TRAIN_MODULES, TEST_MODULES = 60, 20
 TRAIN_PHRASES, TEST_PHRASES = 4000, 300
@@ -59,6 +61,14 @@ def chat(into: Path) -> None:
     chat = with_babel("chat")
     write_jsonl(into / "data/chat/train.jsonl", chat.conversations(TRAIN_CONVERSATIONS, for_test=False))
     write_jsonl(into / "data/chat/test.jsonl", chat.conversations(TEST_CONVERSATIONS, for_test=True))
+    link_small_causal(into)
+
+
+def preference_pairs(into: Path) -> None:
+    """Create the preference example's inputs: summaries of docstrings in two styles, and a small language model."""
+    summarised = summaries.clean(docstrings.read_docstrings())
+    for side, part in zip(("train", "test"), docstrings.split(summarised, TRAIN_PAIRS, TEST_PAIRS), strict=True):
+        write_jsonl(into / f"data/preferences/{side}.jsonl", preferences.pairs(part))
     link_small_causal(into)
 
 
@@ -146,6 +156,7 @@ def with_babel(module: str) -> Any:
 EXAMPLES: dict[str, Callable[[Path], None]] = {
     "quickstart": quickstart,
     "chat": chat,
+    "preferences": preference_pairs,
     "question-answering": question_answering,
     "summarization": summarization,
     "translation": translation,

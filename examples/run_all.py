@@ -46,7 +46,7 @@ class Result:
             spec["model"]["uri"].rsplit("/", 1)[1],
             spec["method"]["type"],
             name,
-            f"{self.metric['baseline']:.{digits}f}",
+            f"{self.metric['baseline']:.{digits}f}" if "baseline" in self.metric else "–",
             f"{self.metric['tuned']:.{digits}f}",
             f"{low:+.{digits}f} … {high:+.{digits}f}",
             f"{self.seconds:.0f}",

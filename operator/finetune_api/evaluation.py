@@ -42,9 +42,19 @@ class MetricResult(ApiModel):
     """One metric of the baseline and the tuned model, on the same examples."""
 
     name: Metric = Field(description="The metric.")
-    baseline: float = Field(description="Value of the baseline.")
+    baseline: float | None = Field(
+        default=None, description="Value of the baseline; absent for a metric of rewards, which has measuredAgainst."
+    )
+    measured_against: BaselineKind | None = Field(
+        default=None,
+        description="Metrics of rewards: the model that rewards are measured against. Its own rewards are 0 by "
+        "definition, so that it has no score.",
+    )
     tuned: float = Field(description="Value of the tuned model.")
-    change: float = Field(description="tuned - baseline.")
+    change: float = Field(
+        description="tuned - baseline. For a metric of rewards, tuned - the value where all rewards are 0: 0 of "
+        "margin, 0.5 of reward_accuracy and auroc."
+    )
     interval: tuple[float, float] = Field(
         description="95 % interval of the change: paired bootstrap over the examples."
     )
@@ -105,7 +115,7 @@ class SliceScore(ApiModel):
     column: str = Field(max_length=128, description="Name of the column.")
     value: str | None = Field(default=None, max_length=128, description="The value; absent for rows without one.")
     examples: int = Field(ge=1, le=2**53 - 1, description="Number of the examples.")
-    baseline: float = Field(description="Score of the baseline.")
+    baseline: float | None = Field(default=None, description="Score of the baseline; absent for a metric of rewards.")
     tuned: float = Field(description="Score of the tuned model.")
     interval: tuple[float, float] = Field(
         description="95 % interval of the change: paired bootstrap over the examples."

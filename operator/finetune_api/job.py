@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, JsonValue, StringConstraints
 from finetune_api.base import API_GROUP, API_VERSION, KIND, ApiModel
 from finetune_api.evaluation import Evaluation
 from finetune_api.failures import Fault, Reason
+from finetune_api.method_settings import PreferenceSpec
 from finetune_api.spec import Documents, FineTuneJobSpec
 from finetune_api.spec.rules import DEFAULT_COLUMNS
 from finetune_api.stage import STAGES, CheckpointRef, Stage
@@ -29,7 +30,10 @@ TRAINING_FIELDS = {
 Model = TypeVar("Model", bound=ApiModel)
 
 _DEFAULT_EPOCHS = 3.0
-_DEFAULT_SETTINGS = {row.settings.field: row.settings.model() for row in METHODS.values() if row.settings}
+_DEFAULT_SETTINGS: dict[str, ApiModel] = {
+    "preference": PreferenceSpec(),
+    **{row.settings.field: row.settings.model() for row in METHODS.values() if row.settings},
+}
 
 # Only the operator writes status, and it always writes the entire status. Atomic lists save the API server from
 # tracking field ownership, which takes a third of the time of a write.
@@ -330,7 +334,7 @@ def _without_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
             ),
             "model": _without_secret(spec.model),
             "output": _without_secret(spec.output),
-            "evaluation": _without(evaluation, {"metrics": spec.task.default_metrics}),
+            "evaluation": _without(evaluation, {"metrics": spec.default_metrics}),
         }
     )
 

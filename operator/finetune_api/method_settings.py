@@ -1,4 +1,4 @@
-"""Settings of the fine-tuning methods, one model for each method with settings."""
+"""Settings of the fine-tuning methods, one model for each method with settings; and those of preferences."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from finetune_api.base import ApiModel, Rule
+from finetune_api.tables.preferences import PREFERENCES, PreferenceLoss
 from finetune_api.vocabulary import Label
 
 
@@ -33,4 +34,41 @@ class LoraSpec(ApiModel):
             field="targetModules",
             holds=lambda lora: "all-linear" not in lora.target_modules or len(lora.target_modules) == 1,
         ),
+    )
+
+
+def _of_kto(name: str, field: str) -> Rule:
+    """The weight ``name`` is only valid for the loss KTO."""
+
+    def holds(preference: PreferenceSpec) -> bool:
+        return getattr(preference, name) == 1 or preference.loss is PreferenceLoss.KTO
+
+    return Rule(
+        cel=f"!has(self.{field}) || self.{field} == 1.0 || has(self.loss) && self.loss == 'KTO'",
+        message=f"{field} is only valid for the loss KTO",
+        field=field,
+        holds=holds,
+    )
+
+
+class PreferenceSpec(ApiModel):
+    """How PreferenceTuning learns, with any method."""
+
+    loss: PreferenceLoss = Field(
+        default=PreferenceLoss.DPO,
+        description="; ".join(f"{loss}: {row.summary}" for loss, row in PREFERENCES.items()) + ".",
+    )
+    beta: float = Field(
+        default=0.1,
+        gt=0,
+        le=100,
+        description="Factor of rewards with DPO and KTO: the larger, the closer the model stays to the base model. "
+        "With ORPO, the weight of the odds ratio beside the likelihood of the chosen answer.",
+    )
+    desirable_weight: float = Field(default=1.0, gt=0, le=1000, description="KTO: weight of desirable answers.")
+    undesirable_weight: float = Field(default=1.0, gt=0, le=1000, description="KTO: weight of undesirable answers.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        _of_kto("desirable_weight", "desirableWeight"),
+        _of_kto("undesirable_weight", "undesirableWeight"),
     )

@@ -13,8 +13,9 @@ from finetune_api.generated import print_or_check
 from finetune_api.tables.exports import EXPORTS, exports_of
 from finetune_api.tables.methods import METHODS, rate_in_words
 from finetune_api.tables.metrics import METRICS
+from finetune_api.tables.preferences import losses_by_rows
 from finetune_api.tables.reasons import REASONS
-from finetune_api.tables.tasks import TASKS, Measures, ModelFamily
+from finetune_api.tables.tasks import TASKS, Measures, ModelFamily, TaskRow, TaskType
 
 INTRODUCTION = """\
 <!-- Generated from finetune_api by `python -m finetune_api.support`. Do not edit. -->
@@ -47,8 +48,7 @@ def _tasks() -> Iterator[str]:
                 f"`{task}`",
                 ", or ".join(" + ".join(f"`{column.field}`" for column in form) for form in row.columns),
                 *("yes" if family in row.families else "" for family in ModelFamily),
-                _measures(row.measures)
-                + (f"; with `multiLabel`: {_measures(row.multi_label)}" if row.multi_label else ""),
+                _measures(task, row),
                 "yes" if row.packs else "",
                 row.lengths_in_words,
             )
@@ -58,7 +58,15 @@ def _tasks() -> Iterator[str]:
     yield ""
 
 
-def _measures(measures: Measures) -> str:
+def _measures(task: TaskType, row: TaskRow) -> str:
+    """The metrics, those that are measured by default first."""
+    if task is TaskType.PREFERENCE_TUNING:
+        groups = losses_by_rows().values()
+        return "; ".join(f"{' and '.join(losses)}: {', '.join(losses[0].row.metrics)}" for losses in groups)
+    return _listed(row.measures) + (f"; with `multiLabel`: {_listed(row.multi_label)}" if row.multi_label else "")
+
+
+def _listed(measures: Measures) -> str:
     return ", ".join(dict.fromkeys([*measures.default_metrics, *measures.metrics]))
 
 

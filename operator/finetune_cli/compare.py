@@ -189,7 +189,8 @@ def _decided(paired: MetricResult) -> bool:
 
 def _overlap(first: MetricResult, second: MetricResult) -> str:
     """Whether the intervals of the changes overlap, if both are changes from the same value."""
-    if abs(first.baseline - second.baseline) > _EQUAL + 1e-6 * abs(first.baseline):
+    one, other = (0.0 if metric.baseline is None else metric.baseline for metric in (first, second))
+    if first.measured_against != second.measured_against or abs(one - other) > _EQUAL + 1e-6 * abs(one):
         return ""
     apart = first.interval[1] < second.interval[0] or second.interval[1] < first.interval[0]
     return "intervals do not overlap" if apart else "intervals overlap"

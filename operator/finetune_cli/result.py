@@ -17,7 +17,7 @@ from finetune_cli.place import Place
 from finetune_core.policies.gates import bound
 from finetune_core.runs import RunId
 from finetune_core.status import current_stage
-from finetune_core.summaries import BASELINE_NAMES, score
+from finetune_core.summaries import BASELINE_NAMES, baseline_score, score
 
 REJECTED = 1
 """Exit code of a job whose result did not pass its gates."""
@@ -72,7 +72,7 @@ def comparison(evaluation: Evaluation) -> list[str]:
     rows += [
         [
             str(metric.name),
-            score(metric.baseline),
+            baseline_score(metric) or "–",
             score(metric.tuned),
             f"{metric.change:+.4f}",
             f"{metric.interval[0]:+.4f} … {metric.interval[1]:+.4f}",
@@ -84,6 +84,11 @@ def comparison(evaluation: Evaluation) -> list[str]:
     table = ["  ".join(do(cell, width) for do, cell, width in zip(justify, row, widths, strict=True)) for row in rows]
     table.insert(1, "─" * len(table[0]))
     verdict = f"; {evaluation.metrics[0].name}: {evaluation.verdict}" if evaluation.verdict else ""
+    rewards = ", ".join(metric.name for metric in evaluation.metrics if metric.baseline is None)
+    if rewards:
+        table.append(
+            f"{rewards}: rewards against the {baseline}, whose own are 0; the change is from that of equal rewards"
+        )
     return [
         *table,
         f"on {evaluation.examples:,} {evaluation.split} examples{verdict}",
@@ -102,7 +107,7 @@ def _slices(evaluation: Evaluation) -> list[str]:
             one.column,
             "no value" if one.value is None else repr(one.value),
             f"{one.examples:,}",
-            score(one.baseline),
+            "" if one.baseline is None else score(one.baseline),
             score(one.tuned),
             str(one.verdict or "too few examples"),
         ]

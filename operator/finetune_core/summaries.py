@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_api.evaluation import BaselineKind, Evaluation
+from finetune_api.evaluation import BaselineKind, Evaluation, MetricResult
 from finetune_api.job import EvaluationStatus, FineTuneJobStatus, ProgressStatus
 from finetune_api.stage import (
     EvaluateResult,
@@ -58,7 +58,7 @@ def evaluation_status(evaluation: Evaluation, uri: str) -> EvaluationStatus:
         **{name: getattr(evaluation, name) for name in Evaluation.model_fields},
         uri=uri,
         metric=str(first.name) if first else "",
-        baseline_score=score(first.baseline) if first else "",
+        baseline_score=baseline_score(first) if first else "",
         score=score(first.tuned) if first else "",
     )
 
@@ -66,6 +66,11 @@ def evaluation_status(evaluation: Evaluation, uri: str) -> EvaluationStatus:
 def score(value: float) -> str:
     """A metric's value for people: four decimals, or four significant digits if it is huge."""
     return f"{value:.4f}" if abs(value) < 1e9 else f"{value:.4g}"
+
+
+def baseline_score(metric: MetricResult) -> str:
+    """The value of the baseline for people; empty for a metric of rewards, which the baseline has no score in."""
+    return "" if metric.baseline is None else score(metric.baseline)
 
 
 def size(count: int) -> str:
@@ -108,12 +113,13 @@ def _trained(result: TrainResult) -> str:
 
 def _evaluated(result: EvaluateResult) -> str:
     evaluation = result.evaluation
-    baseline = BASELINE_NAMES[evaluation.baseline.kind]
     if not evaluation.metrics:
         return f"no metrics for {evaluation.examples:,} examples"
     first = evaluation.metrics[0]
+    baseline = BASELINE_NAMES[evaluation.baseline.kind]
+    compared = f"against the {baseline}" if first.baseline is None else f"{baseline} {score(first.baseline)}"
     return (
-        f"{first.name} {score(first.tuned)}, {baseline} {score(first.baseline)} ({first.change:+.4f}, "
+        f"{first.name} {score(first.tuned)}, {compared} ({first.change:+.4f}, "
         f"{first.verdict}), "
         f"on {evaluation.examples:,} {evaluation.split} examples"
     )

@@ -19,6 +19,9 @@ from finetune_operator.metrics import Score
 _METADATA = ("name", "namespace", "uid", "generation", "labels")
 
 
+_NO_SCORE = "-"
+
+
 @dataclass(frozen=True, slots=True)
 class CachedJob:
     """A FineTuneJob, kept as text: that needs a tenth of the memory of its objects."""
@@ -30,7 +33,8 @@ class CachedJob:
     deleting: bool
     finished: bool
     scores: str
-    """``metric baseline tuned`` for each metric of the evaluation, separated by spaces; usually empty."""
+    """``metric baseline tuned`` for each metric of the evaluation, separated by spaces; usually empty. The baseline has
+    no score, ``-``, in metrics of rewards."""
     text: bytes
     """The object as JSON, with the metadata fields that the operator reads."""
 
@@ -127,7 +131,8 @@ class Cache:
         for job in self.jobs:
             words = iter(job.scores.split())
             for metric, baseline, tuned in zip(words, words, words, strict=True):
-                yield (*job.key, metric, "baseline", float(baseline))
+                if baseline != _NO_SCORE:
+                    yield (*job.key, metric, "baseline", float(baseline))
                 yield (*job.key, metric, "tuned", float(tuned))
 
     def _update_job(self, obj: Mapping[str, Any], deleted: bool) -> Key | None:
@@ -237,4 +242,4 @@ def cached_job(obj: Mapping[str, Any]) -> CachedJob:
 def _scores(status: Mapping[str, Any]) -> str:
     """`CachedJob.scores`. The schema of the CRD has checked the types."""
     metrics = (status.get("evaluation") or {}).get("metrics") or ()
-    return " ".join(f"{metric['name']} {metric['baseline']} {metric['tuned']}" for metric in metrics)
+    return " ".join(f"{metric['name']} {metric.get('baseline', _NO_SCORE)} {metric['tuned']}" for metric in metrics)

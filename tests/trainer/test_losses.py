@@ -15,7 +15,7 @@ from finetune_trainer.tasks import form_of
 from finetune_trainer.tasks.base import WeighsLabels
 from finetune_trainer.train.batches import NO_ROW
 from finetune_trainer.train.causal import CausalCollator, CausalDataset
-from finetune_trainer.train.objective import LabelWeights
+from finetune_trainer.train.label_weights import LabelWeights
 
 CHATS = pa.table(
     {

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tests.unit.preference_cases import PREFERENCE_CASES
+
 CLASSIFICATION: dict[str, Any] = {
     "model": {"uri": "hf://owner/name"},
     "task": {"type": "TextClassification"},
@@ -16,11 +18,13 @@ CLASSIFICATION: dict[str, Any] = {
 CHAT_DATA: dict[str, Any] = {"train": {"uri": "s3://bucket/train.jsonl"}, "format": "OpenAIChat"}
 INSTRUCTION: dict[str, Any] = CLASSIFICATION | {"task": {"type": "InstructionTuning"}}
 QUESTIONS: dict[str, Any] = CLASSIFICATION | {"task": {"type": "QuestionAnswering"}}
+PREFERENCES: dict[str, Any] = CLASSIFICATION | {"task": {"type": "PreferenceTuning"}}
 DOCUMENTS: dict[str, Any] = CLASSIFICATION | {"task": {"type": "LanguageModeling"}}
 SPECS = {
     "classification": CLASSIFICATION,
     "instruction": INSTRUCTION,
     "questions": QUESTIONS,
+    "preferences": PREFERENCES,
     "documents": DOCUMENTS,
 }
 
@@ -66,6 +70,10 @@ def questions(name: str, changes: dict[str, Any], sentence: str | None = None) -
     return Case(name, changes, sentence, spec="questions")
 
 
+def preferences(name: str, changes: dict[str, Any], sentence: str | None = None) -> Case:
+    return Case(name, changes, sentence, spec="preferences")
+
+
 def documents(name: str, changes: dict[str, Any], sentence: str | None = None) -> Case:
     return Case(name, changes, sentence, spec="documents")
 
@@ -78,6 +86,7 @@ REVISION_FOR_HUB = "revision is only valid for hf:// models"
 SECRET_OF_URI = "secretRef requires uri"
 URI_OR_FRACTION = "set either uri or fraction"
 FRACTIONS = "validation.fraction and test.fraction together may be at most 0.8"
+PREFERENCE_OF_TASK = "method.preference is only valid for PreferenceTuning"
 COLUMNS_BOTH = "set columns.messages, or columns.prompt and columns.completion, not both"
 COLUMNS_OF_FORMAT = "format OpenAIChat reads columns.messages, not columns.prompt and columns.completion"
 COLUMNS_OF_CLASSIFICATION = "dataset.columns of TextClassification are text and label"
@@ -103,7 +112,7 @@ GATES_OF_INSTRUCTION = "gates of InstructionTuning can be on loss, token_accurac
 COLUMNS_OF_QUESTIONS = "dataset.columns of QuestionAnswering are question and context and answers"
 METRICS_OF_QUESTIONS = "evaluation.metrics of QuestionAnswering are squad_f1, exact_match, has_answer_f1, no_answer_f1"
 GATES_OF_QUESTIONS = "gates of QuestionAnswering can be on squad_f1, exact_match, has_answer_f1, no_answer_f1"
-RANGE = "no_answer_f1 range from 0 to 1, and so do minimum and maximum"
+RANGE = "auroc range from 0 to 1, and so do minimum and maximum"
 DURING_TRAINING = "evaluation.duringTraining is only valid for InstructionTuning, QuestionAnswering, Summarization"
 GENERATION = "evaluation.generation is only valid for InstructionTuning, QuestionAnswering, Summarization, Translation"
 SUMMARY: dict[str, Any] = {"task": {"type": "Summarization"}}
@@ -233,6 +242,8 @@ RULE_CASES = (
     Case("fractions above 0.8", {"dataset.validation.fraction": 0.31, "dataset.test.fraction": 0.5}, FRACTIONS),
     Case("one fraction and the default", {"dataset.test.fraction": 0.5}),
     Case("a fraction and a file", {"dataset.validation.fraction": 0.5, "dataset.test.uri": "s3://b/t"}),
+    Case("preference settings of another task", {"method.preference": {"beta": 0.2}}, PREFERENCE_OF_TASK),
+    *(preferences(*case) for case in PREFERENCE_CASES),
     chat("messages column", {"dataset.columns.messages": "m"}),
     chat("prompt column", {"dataset.columns.prompt": "p"}),
     chat("messages and prompt", {"dataset.columns": {"messages": "m", "prompt": "p"}}, COLUMNS_BOTH),

@@ -102,7 +102,8 @@ def test_every_field_is_described() -> None:
         (".spec.method.lora.targetModules", "Default: all-linear."),
         (
             ".spec.training.learningRate",
-            "Default: 2e-5 for Full, 2e-4 for LoRA (5e-4 for TextClassification, 5e-4 for QuestionAnswering).",
+            "Default: 2e-5 for Full (2e-6 for PreferenceTuning), 2e-4 for LoRA (5e-4 for TextClassification, 5e-4 for "
+            "QuestionAnswering, 5e-5 for PreferenceTuning).",
         ),
     ],
 )

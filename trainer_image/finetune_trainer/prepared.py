@@ -25,6 +25,9 @@ Each row is one example, with the columns:
   far as there is room; ``question``, ``context`` (whole), ``answers``, ``id`` and ``answer_spans`` as above;
   ``absent`` int32 (answers that do not stand in the context), ``outside`` bool (whether all answers stand in the part
   that is cut off).
+- PreferenceTuning: ``prompt_ids``, ``chosen_ids`` and ``rejected_ids`` list<int32> (the answers with their end token),
+  ``prompt`` (in readable form), ``chosen``, ``rejected`` and ``source`` string. With the loss KTO: ``completion_ids``
+  and ``completion`` in place of the two answers, and ``label`` int32 (1 for a desirable answer).
 - LanguageModeling: ``input_ids`` list<int32> (a whole document: ``DataReport.start_tokens``, its text, and the
   end-of-sequence token), ``text`` string (only in the test split, otherwise empty), ``source`` string.
 - All tasks, in the test split of a job with evaluation.slices: ``slices`` string (JSON list of the values of these
@@ -141,7 +144,8 @@ class DataReport(_Record):
     splits: dict[str, SplitReport]
     duplicates: int = Field(description="Rows dropped because they equal an earlier row.")
     contradicting: int = Field(
-        description="Rows with the text of an earlier row but another label; dropped unless deduplicate is None."
+        description="Rows with the text of an earlier row but another label or choice; dropped unless deduplicate "
+        "is None."
     )
     leaked: int = Field(description="Train and validation rows dropped because they are also in test or validation.")
     notes: tuple[str, ...] = Field(default=(), description="What the user should know about the data.")

@@ -7,12 +7,14 @@ from typing import ClassVar
 from pydantic import Field
 
 from finetune_api.base import ApiModel, Rule
+from finetune_api.method_settings import PreferenceSpec
 from finetune_api.spec.inputs import DatasetSpec, ModelSpec, TaskSpec
 from finetune_api.spec.job_rules import job_rules
 from finetune_api.spec.outcome import EvaluationSpec, OutputSpec, ResilienceSpec
 from finetune_api.spec.training import DistributedSpec, MethodSpec, TrainingSpec
 from finetune_api.tables.exports import Export, exports_of
 from finetune_api.tables.metrics import Metric
+from finetune_api.tables.tasks import TaskType
 
 
 class FineTuneJobSpec(ApiModel):
@@ -50,8 +52,20 @@ class FineTuneJobSpec(ApiModel):
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics to measure: evaluation.metrics or the defaults of the task, then those that only gates use."""
-        asked = self.evaluation.metrics or self.task.default_metrics
+        asked = self.evaluation.metrics or self.default_metrics
         return tuple(dict.fromkeys((*asked, *(gate.metric for gate in self.evaluation.gates))))
+
+    @property
+    def default_metrics(self) -> tuple[Metric, ...]:
+        """The metrics that are measured if the job names none; the first is the score."""
+        return self.preference.loss.row.metrics if self.preference else self.task.default_metrics
+
+    @property
+    def preference(self) -> PreferenceSpec | None:
+        """The settings of PreferenceTuning, including defaults; None for other tasks."""
+        if self.task.type is not TaskType.PREFERENCE_TUNING:
+            return None
+        return self.method.preference or PreferenceSpec()
 
     @property
     def packing(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic.alias_generators import to_camel
@@ -12,11 +12,18 @@ from finetune_api.spec.outcome import GenerationSpec
 from finetune_api.spec.rules import COLUMN_FIELDS, any_of, listed
 from finetune_api.tables.methods import METHODS, MethodRow, MethodType
 from finetune_api.tables.metrics import Metric
+from finetune_api.tables.preferences import PreferenceLoss, losses_by_rows
 from finetune_api.tables.tasks import TASKS, TaskRow, TaskType, names_of
 from finetune_api.vocabulary import DataFormat
 
 if TYPE_CHECKING:
     from finetune_api.spec.job import FineTuneJobSpec
+
+
+_LOSS = (
+    "(has(self.method) && has(self.method.preference) && has(self.method.preference.loss) ? "
+    f"self.method.preference.loss : '{PreferenceLoss.DPO}')"
+)
 
 
 def job_rules() -> tuple[Rule, ...]:
@@ -31,6 +38,9 @@ def job_rules() -> tuple[Rule, ...]:
         *_format_rules(),
         _documents_rule(),
         *_method_rules(),
+        _preference_rule(),
+        *(_columns_of_losses_rule(losses) for losses in losses_by_rows().values()),
+        _divergence_rule(),
     )
 
 
@@ -58,14 +68,18 @@ def _joined_rule() -> Rule:
 
 def _measures_rules(task: TaskType, row: TaskRow) -> Iterator[Rule]:
     """The metrics that evaluation.metrics and gates can name."""
-    if row.multi_label is None:
+    if row.multi_label is not None:
+        chosen = "has(self.task.multiLabel) && self.task.multiLabel"
+        yield from _metrics_rules(task, row.metrics, "", chosen, lambda spec: not spec.task.multi_label)
+        yield from _metrics_rules(
+            task, row.multi_label.metrics, " with multiLabel", f"!({chosen})", lambda spec: spec.task.multi_label
+        )
+    elif task is TaskType.PREFERENCE_TUNING:
+        for losses in losses_by_rows().values():
+            unless = f"!({_LOSS} in {listed(losses)})"
+            yield from _metrics_rules(task, losses[0].row.metrics, f" with {' or '.join(losses)}", unless, _has(losses))
+    else:
         yield from _metrics_rules(task, row.metrics, "", None, lambda _: True)
-        return
-    chosen = "has(self.task.multiLabel) && self.task.multiLabel"
-    yield from _metrics_rules(task, row.metrics, "", chosen, lambda spec: not spec.task.multi_label)
-    yield from _metrics_rules(
-        task, row.multi_label.metrics, " with multiLabel", f"!({chosen})", lambda spec: spec.task.multi_label
-    )
 
 
 def _metrics_rules(
@@ -185,6 +199,42 @@ def _tasks_of_method(method: MethodType, row: MethodRow) -> Rule:
         field="method.type",
         holds=lambda spec: spec.method.type is not method or spec.task.type in row.tasks,
     )
+
+
+def _preference_rule() -> Rule:
+    return Rule(
+        cel=f"!has(self.method) || !has(self.method.preference) || self.task.type == '{TaskType.PREFERENCE_TUNING}'",
+        message=f"method.preference is only valid for {TaskType.PREFERENCE_TUNING}",
+        field="method.preference",
+        holds=lambda spec: spec.method.preference is None or spec.task.type is TaskType.PREFERENCE_TUNING,
+    )
+
+
+def _columns_of_losses_rule(losses: Sequence[PreferenceLoss]) -> Rule:
+    task, columns = TaskType.PREFERENCE_TUNING, losses[0].row.columns
+    others = tuple(field for field in task.row.column_fields if field not in columns)
+    absent = " && ".join(f"!has(self.dataset.columns.{to_camel(field)})" for field in others)
+    return Rule(
+        cel=f"self.task.type != '{task}' || !({_LOSS} in {listed(losses)}) || !has(self.dataset.columns) || {absent}",
+        message=f"dataset.columns of {task} with {' or '.join(losses)} are {', '.join(columns[:-1])} and {columns[-1]}",
+        field="dataset.columns",
+        holds=lambda spec: not (_has(losses)(spec) and any_of(spec.dataset.columns, others)),
+    )
+
+
+def _divergence_rule() -> Rule:
+    return Rule(
+        cel=f"self.task.type != '{TaskType.PREFERENCE_TUNING}' || {_LOSS} != '{PreferenceLoss.KTO}' || "
+        "!has(self.training) || !has(self.training.batchSize) || self.training.batchSize > 1",
+        message="training.batchSize with KTO is at least 2, because a single answer does not show how far the model "
+        "has moved from the base model",
+        field="training.batchSize",
+        holds=lambda spec: not _has([PreferenceLoss.KTO])(spec) or spec.training.batch_size > 1,
+    )
+
+
+def _has(losses: Sequence[PreferenceLoss]) -> Callable[[FineTuneJobSpec], bool]:
+    return lambda spec: spec.preference is not None and spec.preference.loss in losses
 
 
 def _of_task(task: TaskType, holds: Callable[[FineTuneJobSpec], bool]) -> Callable[[FineTuneJobSpec], bool]:

@@ -11,6 +11,7 @@ from finetune_api.base import ApiModel, Rule
 from finetune_api.spec.inputs import SecretRef
 from finetune_api.spec.rules import listed
 from finetune_api.tables.metrics import Metric
+from finetune_api.tables.preferences import PREFERENCES, PreferenceLoss
 from finetune_api.tables.tasks import TASKS
 from finetune_api.vocabulary import ColumnName, OutputUri, Seconds
 
@@ -20,6 +21,7 @@ _DEFAULT_METRICS += "".join(
     for task, row in TASKS.items()
     if row.multi_label
 )
+_DEFAULT_METRICS += f"; {', '.join(PREFERENCES[PreferenceLoss.KTO].metrics)} for PreferenceTuning with KTO"
 
 
 def _range_rules() -> Iterator[Rule]:

@@ -85,7 +85,12 @@ def column_form_rules() -> Iterator[Rule]:
     for row in TASKS.values():
         for index, form in enumerate(row.columns):
             for other in row.columns[index + 1 :]:
-                yield _exclusive([column.field for column in form], [column.field for column in other])
+                first, second = ([column.field for column in columns] for columns in (form, other))
+                shared = set(first) & set(second)
+                yield _exclusive(
+                    [field for field in first if field not in shared],
+                    [field for field in second if field not in shared],
+                )
 
 
 def _exclusive(form: list[str], other: list[str]) -> Rule:

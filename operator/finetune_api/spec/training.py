@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, create_model
 
 from finetune_api.base import ApiModel, Rule
+from finetune_api.method_settings import PreferenceSpec
 from finetune_api.spec.rules import method_setting_rules
 from finetune_api.tables.methods import DEFAULT_METHOD, METHODS, MethodType, rates_in_words
 from finetune_api.tables.tasks import TASKS, names_of
@@ -44,6 +45,8 @@ else:
 
 class MethodSpec(_MethodFields):
     """The fine-tuning method."""
+
+    preference: PreferenceSpec | None = Field(default=None, description="Settings of the task PreferenceTuning.")
 
     rules: ClassVar[tuple[Rule, ...]] = (*method_setting_rules(),)
 

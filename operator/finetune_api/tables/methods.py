@@ -69,13 +69,22 @@ class MethodRow:
 METHODS = table(
     MethodType,
     {
-        MethodType.FULL: MethodRow(summary="trains every weight", result=Result.MODEL, learning_rate=2e-5),
+        MethodType.FULL: MethodRow(
+            summary="trains every weight",
+            result=Result.MODEL,
+            learning_rate=2e-5,
+            task_learning_rates={TaskType.PREFERENCE_TUNING: 2e-6},
+        ),
         MethodType.LORA: MethodRow(
             summary="trains an adapter",
             result=Result.ADAPTER,
             learning_rate=2e-4,
             # A new head has to be learned as well (Hu et al. 2021, appendix D: 4e-4 to 5e-4 on GLUE).
-            task_learning_rates={TaskType.TEXT_CLASSIFICATION: 5e-4, TaskType.QUESTION_ANSWERING: 5e-4},
+            task_learning_rates={
+                TaskType.TEXT_CLASSIFICATION: 5e-4,
+                TaskType.QUESTION_ANSWERING: 5e-4,
+                TaskType.PREFERENCE_TUNING: 5e-5,
+            },
             settings=Settings("lora", LoraSpec),
         ),
     },

@@ -30,6 +30,10 @@ class Metric(StrEnum):
     SQUAD_F1 = "squad_f1"
     HAS_ANSWER_F1 = "has_answer_f1"
     NO_ANSWER_F1 = "no_answer_f1"
+    PREFERRED = "preferred"
+    PREFERRED_PER_TOKEN = "preferred_per_token"
+    REWARD_ACCURACY = "reward_accuracy"
+    MARGIN = "margin"
     PERPLEXITY = "perplexity"
     BITS_PER_BYTE = "bits_per_byte"
 
@@ -60,6 +64,10 @@ class MetricRow:
     """Whether it counts decisions that are right or wrong."""
     digits: int = 3
     """Digits after the decimal point."""
+    neutral: float | None = None
+    """The value of the base model by definition where it is a metric of rewards, which are measured against that
+    model.
+    """
 
     @property
     def unit_scale(self) -> bool:
@@ -92,7 +100,11 @@ METRICS = table(
             lowest=-1,
         ),
         Metric.AUROC: MetricRow(
-            "AUROC", "mean over the labels of the chance that a row with the label ranks above one without", "roc_auc"
+            "AUROC",
+            "chance that a row with a label ranks above one without it, the mean over the labels; in PreferenceTuning, "
+            "that a desirable answer has a higher reward than an undesirable one",
+            "roc_auc",
+            neutral=0.5,
         ),
         Metric.ECE: MetricRow(
             "ECE",
@@ -135,6 +147,23 @@ METRICS = table(
             "F1 without answer", "share of the questions without an answer that got none", "f1"
         ),
         Metric.BLEU: MetricRow("BLEU", "phrases in common with the reference; 0 to 100", "bleu", highest=100, digits=1),
+        Metric.PREFERRED: MetricRow("Preferred", "share of pairs whose chosen answer is likelier", "accuracy"),
+        Metric.PREFERRED_PER_TOKEN: MetricRow(
+            "Preferred per token", "share of pairs whose chosen answer is likelier per token", "accuracy"
+        ),
+        Metric.REWARD_ACCURACY: MetricRow(
+            "Reward accuracy",
+            "share of pairs whose chosen answer has the higher reward, beta times the log-probability that it gained",
+            "accuracy",
+            neutral=0.5,
+        ),
+        Metric.MARGIN: MetricRow(
+            "Margin",
+            "mean reward of chosen or desirable answers, minus that of the others",
+            "margin",
+            highest=None,
+            neutral=0.0,
+        ),
         Metric.PERPLEXITY: MetricRow(
             "Perplexity",
             "exp of the nats per token, with the ends of the documents; lower is better; depends on the tokenizer",

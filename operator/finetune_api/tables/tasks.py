@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from finetune_api.tables.metrics import Metric
+from finetune_api.tables.preferences import PREFERENCES, PreferenceLoss
 from finetune_api.tables.table import table
 from finetune_api.vocabulary import DataFormat
 
@@ -17,6 +18,7 @@ class TaskType(StrEnum):
     QUESTION_ANSWERING = "QuestionAnswering"
     SUMMARIZATION = "Summarization"
     TRANSLATION = "Translation"
+    PREFERENCE_TUNING = "PreferenceTuning"
     LANGUAGE_MODELING = "LanguageModeling"
 
     @property
@@ -208,6 +210,27 @@ TASKS = table(
             required=("target_language",),
             packs=(ModelFamily.CAUSAL,),
             generates=_GENERATIVE,
+        ),
+        TaskType.PREFERENCE_TUNING: TaskRow(
+            columns=(
+                (
+                    Column("prompt", "the prompt, a text or a list of messages"),
+                    Column("chosen", "the better answer, or the conversation that ends with it"),
+                    Column("rejected", "the worse answer, or the conversation that ends with it"),
+                ),
+                (
+                    Column("prompt", "the prompt, a text or a list of messages"),
+                    Column("completion", "with the loss KTO, the answer"),
+                    Column("label", "with the loss KTO, whether the answer is desirable"),
+                ),
+            ),
+            formats=_TABULAR,
+            metrics=tuple(dict.fromkeys(metric for row in PREFERENCES.values() for metric in row.metrics)),
+            default_metrics=PREFERENCES[PreferenceLoss.DPO].metrics,
+            families=(ModelFamily.CAUSAL,),
+            default_length=1024,
+            hub_task="text-generation",
+            starting_model="hf://Qwen/Qwen2.5-0.5B-Instruct",
         ),
         TaskType.LANGUAGE_MODELING: TaskRow(
             columns=((Column("text", "the text of a document"),),),

@@ -71,7 +71,7 @@ def compare(inputs: EvaluationInputs, form: AnswerForm) -> Comparison:
         prompts.check(model)
         losses = hits = np.zeros(len(prompts.references))
         if set(metrics).intersection(TEACHER_FORCED):
-            losses, hits = _score(inputs, prompts, name, model)
+            losses, hits = score_answers(inputs, prompts, name, model)
         texts = None
         if set(metrics).difference(TEACHER_FORCED):
             counter = _counter(inputs, "generating answers", name, prompts)
@@ -168,8 +168,18 @@ def _counter(inputs: EvaluationInputs, activity: str, name: str, prompts: Prompt
     return ExampleCounter(inputs.reporter, f"{activity} ({name})", len(prompts.prompt_lengths))
 
 
-def _score(inputs: EvaluationInputs, prompts: Prompts, name: str, model: Any) -> tuple[Floats, Floats]:
-    """Teacher-forced loss and token accuracy of each example."""
+def score_answers(inputs: EvaluationInputs, prompts: Prompts, name: str, model: Any) -> tuple[Floats, Floats]:
+    """Teacher-forced loss, the mean over the answer tokens in nats, and token accuracy of each example.
+
+    Args:
+        inputs: Inputs of the evaluation.
+        prompts: Prompts and answers.
+        name: ``baseline`` or ``tuned``.
+        model: That model.
+
+    Raises:
+        StageFailure: Diverged (a loss that is not finite), OutOfMemory.
+    """
     counter = _counter(inputs, "measuring the loss", name, prompts)
     found = token_scores(inputs, prompts, name, model, counter.add)
     return _means(found.losses), _means(found.hits)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.evaluation import BaselineKind, MetricResult, SpanDecoding
-from finetune_api.spec import FineTuneJobSpec
+from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_trainer.context import Reporter
 from finetune_trainer.evaluate.slices import Measure
 from finetune_trainer.methods.base import Method
@@ -83,3 +83,25 @@ class ExampleCounter:
         """Add to the number of examples and report it; 0 only reports that the activity is alive."""
         self._done += examples
         self._reporter.progress(self._activity, done=self._done, total=self._total, unit=self._unit)
+
+
+def reward_result(name: Metric, tuned: float, interval: tuple[float, float], against: BaselineKind) -> MetricResult:
+    """The MetricResult of a metric of rewards, which are measured against the model ``against``.
+
+    Args:
+        name: A metric with a neutral value.
+        tuned: Value of the tuned model.
+        interval: Confidence interval of that value.
+        against: The model whose rewards are 0.
+    """
+    neutral = name.row.neutral
+    assert neutral is not None
+    low, high = interval
+    return MetricResult(
+        name=name,
+        measured_against=against,
+        tuned=tuned,
+        change=tuned - neutral,
+        interval=(low - neutral, high - neutral),
+        higher_is_better=name.higher_is_better,
+    )

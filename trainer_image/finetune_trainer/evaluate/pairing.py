@@ -21,7 +21,8 @@ from finetune_trainer.evaluate.metrics import CLASSIFICATION, MULTI_LABEL, Label
 Row = Mapping[str, Any]
 """A row of ``predictions.jsonl``."""
 
-_OUTPUTS = ("source", "baseline", "baselineSpan", "tuned", "tunedSpan", "scores", "confidence", "nll", "tokens")
+_SCORES = ("scores", "confidence", "nll", "tokens", "rewards", "logProbabilities")
+_OUTPUTS = ("source", "baseline", "baselineSpan", "tuned", "tunedSpan", *_SCORES)
 """Keys of a row that do not belong to the example itself: the same example may come from another
 file, and have other tokens for another base model."""
 _SEED = 0
@@ -153,7 +154,7 @@ def _classification(
 
     result = compared(metric, labels(0, "label"), output(0), output(1), labels=len(names), seed=_SEED)
     # A label that is in no row may count in the metric.
-    if result is None or _differ([result.baseline, result.tuned], values):
+    if result is None or result.baseline is None or _differ([result.baseline, result.tuned], values):
         return None
     return result.interval
 

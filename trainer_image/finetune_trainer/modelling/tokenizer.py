@@ -89,6 +89,14 @@ def _explained(problem: str, remedy: str) -> Iterator[None]:
         raise StageFailure(Reason.BAD_CONFIGURATION, f"{problem} ({reason}): {remedy}") from error
 
 
+def plain_backend(tokenizer: PreTrainedTokenizerFast) -> Any:
+    """A copy of the `tokenizers.Tokenizer` of ``tokenizer`` that neither pads nor truncates."""
+    backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    return backend
+
+
 def encoding_explained() -> AbstractContextManager[None]:
     """Convert the exceptions of a tokenizer that cannot encode text, such as one whose unknown token is missing.
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.modelling.tokenizer import plain_backend
 from finetune_trainer.prepare.arrays import texts
 from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.tasks.instruction_tuning.messages import ASSISTANT, Conversation
@@ -55,9 +56,7 @@ class CausalPairEncoder:
         self._instruction = instruction
         self._tokenizer = tokenizer
         self._tokeniser = ChatTokeniser(tokenizer, max_length)
-        self._backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
-        self._backend.no_padding()
-        self._backend.no_truncation()
+        self._backend = plain_backend(tokenizer)
         self._budget = self._source_tokens(max_length)
         self.answers = self._tokeniser.answers
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
     from finetune_trainer.train.data import Collator, TrainingDataset
+    from finetune_trainer.train.objective import Objective
 
 _REPLACED_SETTINGS = (
     "length_penalty",
@@ -158,6 +159,11 @@ class GenerativeSeq2Seq:
         from finetune_trainer.train.seq2seq import loss
 
         return loss(logits, labels, count)
+
+    def objective(
+        self, spec: FineTuneJobSpec, data: DataReport, train: TrainingDataset, validation: TrainingDataset
+    ) -> Objective | None:
+        return None
 
     def compare(self, inputs: EvaluationInputs) -> Comparison:
         from finetune_trainer.evaluate.answer_comparison import compare

@@ -5,8 +5,10 @@ from __future__ import annotations
 from finetune_api.tables.metrics import Metric
 
 
-def format_value(metric: Metric | str, value: float) -> str:
-    """A metric value with the number of digits of the metric."""
+def format_value(metric: Metric | str, value: float | None) -> str:
+    """A metric value with the number of digits of the metric; a dash where there is none."""
+    if value is None:
+        return "–"
     return f"{value:.{Metric(metric).row.digits}f}"
 
 

@@ -13,6 +13,7 @@ from jinja2 import Environment, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from finetune_api.evaluation import BaselineKind, Evaluation, GateResult, MetricResult, Verdict
+from finetune_api.method_settings import PreferenceSpec
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import JobIdentity
 from finetune_api.text import duration
@@ -114,8 +115,13 @@ def headline(evaluation: Evaluation) -> Headline:
         tone = "worse"
         comparison = f"Rejected: {failed} of {len(evaluation.gates)} gates failed"
     low, high = score.interval
+    against = (
+        f"with rewards against {baseline}"
+        if score.baseline is None
+        else f"instead of {format_value(score.name, score.baseline)}"
+    )
     sentence = (
-        f"{name} {format_value(score.name, score.tuned)} instead of {format_value(score.name, score.baseline)} on "
+        f"{name} {format_value(score.name, score.tuned)} {against} on "
         f"{grouped(evaluation.examples)} {evaluation.split} examples: {format_change(score.name, score.change)}, "
         f"95 % interval {format_change(score.name, low)} to {format_change(score.name, high)}."
     )
@@ -140,6 +146,7 @@ def settings(spec: FineTuneJobSpec, data: DataReport) -> list[tuple[str, str]]:
     rows = [("Task", str(spec.task.type)), ("Method", str(spec.method.type))]
     rows += [
         *method_of(spec.method.type).describe(spec),
+        *([("Preference", _preference(spec.preference))] if spec.preference else []),
         ("Length", length),
         ("Batch size", f"{training.batch_size} sequences per step"),
         ("Learning rate", f"{spec.learning_rate:g}, {training.schedule}"),
@@ -150,6 +157,12 @@ def settings(spec: FineTuneJobSpec, data: DataReport) -> list[tuple[str, str]]:
         *(("Because of the model", note) for note in data.handling.notes),
     ]
     return rows
+
+
+def _preference(preference: PreferenceSpec) -> str:
+    weights = (preference.desirable_weight, preference.undesirable_weight)
+    weighted = "" if weights == (1, 1) else f", weights {weights[0]:g} (desirable) and {weights[1]:g} (undesirable)"
+    return f"{preference.loss}, beta {preference.beta:g}{weighted}"
 
 
 def _rows(spec: FineTuneJobSpec, data: DataReport) -> str:

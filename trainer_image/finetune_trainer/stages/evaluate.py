@@ -196,7 +196,8 @@ def _earlier_result(config: StageConfig, weights: str) -> EvaluateResult | None:
 
 def _report_metrics(reporter: Reporter, evaluation: Evaluation) -> None:
     for metric in evaluation.metrics:
-        reporter.send(EvaluationEvent(model="baseline", metric=metric.name, value=metric.baseline))
+        if metric.baseline is not None:
+            reporter.send(EvaluationEvent(model="baseline", metric=metric.name, value=metric.baseline))
         reporter.send(EvaluationEvent(model="tuned", metric=metric.name, value=metric.tuned))
 
 

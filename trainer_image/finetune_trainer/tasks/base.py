@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
     from finetune_trainer.train.data import Collator, TrainingDataset
+    from finetune_trainer.train.objective import Objective
 
 
 class Preparation(Protocol):
@@ -95,6 +96,8 @@ class ModelClass:
     """Class of transformers, such as AutoModelForCausalLM."""
     settings: Mapping[str, Any]
     """Additional arguments of ``from_pretrained``."""
+    drops_out: bool = True
+    """Whether training uses the dropout of the base model. That of an adapter is a setting of the method."""
     new_head: bool = False
     """Whether the last layer of the base model is replaced by a randomly initialised one."""
 
@@ -200,6 +203,18 @@ class TaskForm(Protocol):
             logits: Output of the model.
             labels: Labels of the batch, as the collator returns them; `IGNORED_LABEL` is ignored.
             count: Number of labels of the step that are not ignored.
+        """
+
+    def objective(
+        self, spec: FineTuneJobSpec, data: DataReport, train: TrainingDataset, validation: TrainingDataset
+    ) -> Objective | None:
+        """What training minimises instead of `loss`; None if it is `loss`.
+
+        Args:
+            spec: The spec of the job.
+            data: The report about the prepared data.
+            train: The training rows, as `dataset` returns them.
+            validation: The validation rows, likewise.
         """
 
     def compare(self, inputs: EvaluationInputs) -> Comparison:

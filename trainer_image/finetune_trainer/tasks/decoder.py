@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from finetune_api.spec import FineTuneJobSpec
-    from finetune_trainer.train.data import Collator
+    from finetune_trainer.train.data import Collator, TrainingDataset
+    from finetune_trainer.train.objective import Objective
 
 
 class DecoderForm:
@@ -46,6 +47,11 @@ class DecoderForm:
         from transformers.loss.loss_utils import ForCausalLMLoss
 
         return ForCausalLMLoss(logits, labels, logits.shape[-1], num_items_in_batch=count)
+
+    def objective(
+        self, spec: FineTuneJobSpec, data: DataReport, train: TrainingDataset, validation: TrainingDataset
+    ) -> Objective | None:
+        return None
 
     def finish_artifact(self, directory: Path, data: DataReport, spec: FineTuneJobSpec) -> None:
         """Write the tokens that end a text and pad a batch to the configuration files of transformers.

@@ -37,8 +37,8 @@ from finetune_trainer.train.callbacks import (
 )
 from finetune_trainer.train.data import TrainingDataset
 from finetune_trainer.train.export import curves, fetch_weights, final_loss, keep_weights, library_versions, write_json
+from finetune_trainer.train.label_weights import label_weights
 from finetune_trainer.train.model import load_model
-from finetune_trainer.train.objective import label_weights
 from finetune_trainer.train.settings import TrainPlan, plan_training
 from finetune_trainer.train.stop import StopRequest
 from finetune_trainer.train.trainer import FineTuneTrainer, validation_batch_size
@@ -92,6 +92,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     if is_main:
         context.reporter.progress("loading the model")
     model = load_model(Path(inputs.model), spec, report, task=task, precision=precision)
+    objective = task.objective(spec, report, train_data, validation)
     coverage = method_of(spec.method.type).coverage(model)
     if is_main and coverage is not None:
         _log.info("the adapter changes %s of the weights; without an adapter: %s", coverage.changed, coverage.unchanged)
@@ -115,6 +116,8 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
         validation=validation,
         export_checkpoints=spec.training.early_stopping is not None,
         weights=label_weights(task, spec, report),
+        objective=objective,
+        checkpoint=checkpoint.directory if checkpoint else None,
         answers=_validation_answers(prepared, spec, report, plan, Hardware.of(precision, config.world.device)),
     )
     if checkpoint and checkpoint.universal:

@@ -55,8 +55,23 @@ def load_model(
     model.config.use_cache = False
     if not method.trains_base and spec.training.activation_checkpointing:
         model.enable_input_require_grads()
+    if not model_class.drops_out:
+        without_dropout(model)
     head = _head(model, task, loaded.random)
     return method.attach(loaded, Attachment(spec, task.adapter_task, head, report.handling.untrained))
+
+
+def without_dropout(model: torch.nn.Module) -> None:
+    """Set every probability of dropout in ``model`` to 0: those of its dropout layers, and the numbers of other layers.
+
+    The configuration stays as it is, because it is published.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if isinstance(value, float) and "drop" in name.lower():
+                setattr(module, name, 0.0)
 
 
 def _head(model: PreTrainedModel, task: TaskForm, random: Iterable[str]) -> tuple[str, ...]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from finetune_trainer.modelling.outputs import logits_of
 from finetune_trainer.patches.transformers import NoStepAfterTheLast
@@ -18,9 +17,10 @@ from finetune_trainer.tasks.base import TaskForm
 from finetune_trainer.train.batches import BatchSizes, EpochBatches
 from finetune_trainer.train.data import EpochDataLoader, TrainingDataset
 from finetune_trainer.train.export import VALIDATION_PREFIX
+from finetune_trainer.train.objective import Objective, Run
 
 if TYPE_CHECKING:
-    from finetune_trainer.train.objective import LabelWeights
+    from finetune_trainer.train.label_weights import LabelWeights
     from finetune_trainer.train.validation_answers import ValidationAnswers
 
 _VALIDATION_BATCH_FACTOR = 2
@@ -48,6 +48,8 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         export_checkpoints: bool,
         answers: ValidationAnswers | None = None,
         weights: LabelWeights | None = None,
+        objective: Objective | None = None,
+        checkpoint: Path | None = None,
         **kwargs: Any,
     ) -> None:
         """
@@ -61,10 +63,15 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
             export_checkpoints: Whether checkpoints must contain model files, because one may become the result.
             answers: Measures generated answers at each validation.
             weights: Weighs the labels in the training loss; the validation loss is not weighted.
+            objective: What is minimised, if it is not `TaskForm.loss`.
+            checkpoint: The checkpoint from which training resumes.
             kwargs: Further arguments of Trainer.
         """
         collator = task.collator(pad_token_id, model)
         loss = weights.loss if weights else task.loss
+        if objective is not None:
+            # First, because the others report that a checkpoint is complete.
+            kwargs["callbacks"] = [_ObjectiveCallback(self, objective, checkpoint), *kwargs["callbacks"]]
         super().__init__(
             model=model,
             data_collator=collator,
@@ -85,6 +92,43 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         self._export_checkpoints = export_checkpoints
         self._answers = answers
         self._weights = weights
+        self._objective = objective
+
+    @property
+    def run(self) -> Run:
+        """The training as this rank sees it."""
+        return Run(
+            model=self.model_wrapped if self.is_deepspeed_enabled else self.model,
+            device=self.args.device,
+            rank=self.args.process_index,
+            world=self.args.world_size,
+            rows=validation_batch_size(self._sizes),
+            collate=self._collate,
+            prepare=self._prepare_inputs,
+            alive=self._alive,
+        )
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor | int | None]:
+        """The micro-batches of a step, and what their losses have in common: the number of labels, unless there is an
+        objective.
+        """
+        batches, labels = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return batches, self._objective.begin_step(self.run, batches) if self._objective else labels
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """The loss of a micro-batch, times the number of ranks, over which gradients are averaged."""
+        if self._objective is None:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        assert isinstance(num_items_in_batch, torch.Tensor)
+        return self._objective.loss(model, inputs, num_items_in_batch) * self.args.world_size
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The batches of this rank. They bypass Accelerate, which would shard them again."""
@@ -117,42 +161,45 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         """Compute the validation loss, the mean over all labels, which are those of tokens or of rows; and the metrics
         of generated answers.
         """
-        model: Any = self.model_wrapped if self.is_deepspeed_enabled else self.model
-        was_training = model.training
-        model.eval()
-        total = torch.zeros(2, dtype=torch.float64)
-        with torch.no_grad():
-            for rows, counts in self._validation_batches():
-                inputs = self._prepare_inputs(self._collate([self._validation[row] for row in rows]))
-                labels = inputs.pop("labels")
-                logits = logits_of(model(**inputs))
-                if counts:
-                    loss = self._task.loss(logits, labels, torch.tensor(1))
-                    total += torch.tensor([float(loss), int((labels != IGNORED_LABEL).sum())], dtype=torch.float64)
-                self._alive()
+        run = self.run
+        was_training = run.model.training
+        run.model.eval()
+        loss = self._objective.validation_loss(run) if self._objective else self._mean_loss(run)
         generated = self._answers.measure(self.model, self._alive) if self._answers else {}
-        model.train(was_training)
-        if dist.is_initialized():
-            total = total.to(self.args.device)
-            dist.all_reduce(total)
-        metrics = {"eval_loss": float(total[0] / total[1])}
+        run.model.train(was_training)
+        metrics = {"eval_loss": loss}
         metrics |= {f"{VALIDATION_PREFIX}{metric}": value for metric, value in generated.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _mean_loss(self, run: Run) -> float:
+        total = torch.zeros(2, dtype=torch.float64)
+        with torch.no_grad():
+            for rows, inputs in run.batches(self._validation):
+                labels = inputs.pop("labels")
+                logits = logits_of(run.model(**inputs))
+                if rows:
+                    loss = self._task.loss(logits, labels, torch.tensor(1))
+                    total += torch.tensor([float(loss), int((labels != IGNORED_LABEL).sum())], dtype=torch.float64)
+        total = run.total(total)
+        return float(total[0] / total[1])
+
     def _alive(self) -> None:
         self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
-    def _validation_batches(self) -> list[tuple[list[int], bool]]:
-        """The batches of this rank, and whether each counts.
 
-        Ranks with fewer batches get extra ones that do not count, because ZeRO-3 gathers weights on all ranks.
-        """
-        size = validation_batch_size(self._sizes)
-        order = np.argsort(-self._validation.lengths, kind="stable").tolist()
-        batches = [order[start : start + size] for start in range(0, len(order), size)]
-        world, rank = self.args.world_size, self.args.process_index
-        own = [(batch, True) for batch in batches[rank::world]]
-        most = -(-len(batches) // world)
-        return own + [(batches[-1], False)] * (most - len(own))
+class _ObjectiveCallback(TrainerCallback):
+    """Begins the objective before the first step, and makes it a part of checkpoints."""
+
+    def __init__(self, trainer: FineTuneTrainer, objective: Objective, checkpoint: Path | None) -> None:
+        self._trainer = trainer
+        self._objective = objective
+        self._checkpoint = checkpoint
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._objective.begin(self._trainer.run, self._checkpoint)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self._objective.save(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")

@@ -63,15 +63,24 @@ def answers(
         with row_explained(index + 1):
             raise problem
     lengths = encoded.columns["prompt_length"].to_numpy()
+    prompts = encoded.columns["prompt"].to_pylist()
+    tokens = TokenRows.of_column(pa.chunked_array([encoded.columns["input_ids"]])).heads(lengths)
+    return list(zip(prompts, answers_to(inputs, tokens, prompts), strict=True))
+
+
+def answers_to(inputs: EvaluationInputs, tokens: TokenRows, prompts: list[str]) -> list[str]:
+    """The answers to prompts with these ``tokens``.
+
+    Raises:
+        StageFailure: As `finetune_trainer.tasks.base.TaskForm.predict`.
+    """
     positions = inputs.data.model.max_positions
-    for number, length in enumerate(lengths.tolist(), 1):
+    for number, length in enumerate(tokens.lengths.tolist(), 1):
         if positions and length >= positions:
             with row_explained(number):
                 raise BadRow(f"the prompt has {length} tokens, but the model supports {positions}; shorten it")
-    tokens = TokenRows.of_column(pa.chunked_array([encoded.columns["input_ids"]])).heads(lengths)
-    prompts = encoded.columns["prompt"].to_pylist()
-    rows = CausalPrompts(tokens, labels=tokens, prompt_lengths=lengths.astype(np.int64), references=prompts)
-    return list(zip(prompts, generated(inputs, rows), strict=True))
+    rows = CausalPrompts(tokens, labels=tokens, prompt_lengths=tokens.lengths.astype(np.int64), references=prompts)
+    return generated(inputs, rows)
 
 
 def _conversation(inputs: EvaluationInputs, row: object) -> Conversation:

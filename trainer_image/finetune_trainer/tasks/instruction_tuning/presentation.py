@@ -54,17 +54,21 @@ def of_changes(inputs: ReportInputs) -> dict[str, Any]:
 
 def card(inputs: CardInputs, environment: Environment) -> CardParts:
     """Usage: a program that answers a prompt."""
-    render = template_of(__package__, "usage.py.jinja", environment)
     return CardParts(
         purpose="following instructions",
-        usage=render(
-            **inputs.of_usage,
-            chat_template=inputs.chat_template,
-            max_new_tokens=inputs.spec.evaluation.generation.max_new_tokens,
-            end_tokens=list(inputs.data.end_tokens) or None,
-        ),
+        usage=usage(inputs, environment),
         note="",
         limitations=["Answers were compared with a single reference; truth and safety were not evaluated."],
+    )
+
+
+def usage(inputs: CardInputs, environment: Environment) -> str:
+    """A program that answers a prompt."""
+    return template_of(__package__, "usage.py.jinja", environment)(
+        **inputs.of_usage,
+        chat_template=inputs.chat_template,
+        max_new_tokens=inputs.spec.evaluation.generation.max_new_tokens,
+        end_tokens=list(inputs.data.end_tokens) or None,
     )
 
 

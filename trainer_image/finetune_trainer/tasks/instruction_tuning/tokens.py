@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from finetune_api.failures import Reason, StageFailure
-from finetune_trainer.modelling.tokenizer import encoding_explained
+from finetune_trainer.modelling.tokenizer import encoding_explained, plain_backend
 from finetune_trainer.prepare.arrays import TOKENS, integers, texts, token_lists
 from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.problems import BadRow
@@ -38,13 +38,11 @@ class ChatTokeniser:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
         self._renderer = ChatRenderer(tokenizer)
-        self._backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
-        self._backend.no_padding()
-        self._backend.no_truncation()
+        self._backend = plain_backend(tokenizer)
         self._max_length = max_length
         self._end_of_sequence = tokenizer.eos_token_id
-        self._decode = partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        self._special = frozenset(tokenizer.added_tokens_decoder) | frozenset(tokenizer.all_special_ids)
+        self._text = AnswerText(tokenizer)
+        self._special = special_tokens(tokenizer)
         self.answers = AnswerTokens()
 
     @property
@@ -105,7 +103,7 @@ class ChatTokeniser:
             )
         index = conversation.last_learned
         prompt = readable(conversation.messages[:index])
-        return _Row(ids, labels, first, self._reference(conversation.messages[index], ids[first:last]), prompt)
+        return _Row(ids, labels, first, self._text(conversation.messages[index], ids[first:last]), prompt)
 
     def _label_end(self, answer: Answer, ids: list[int], labels: list[int], last: int) -> None:
         """Label the end of an answer whose last token is that before ``last``.
@@ -121,11 +119,7 @@ class ChatTokeniser:
             return
         end = self._end_of_sequence
         if end is None:
-            raise StageFailure(
-                Reason.BAD_CONFIGURATION,
-                "The chat template of the model writes no token after an answer, and its tokenizer has no "
-                "end-of-sequence token, so no answer would end: add eos_token to tokenizer_config.json",
-            )
+            raise no_end_token()
         self.answers.ends[end] += 1
         if last == len(ids):
             ids.append(end)
@@ -133,11 +127,31 @@ class ChatTokeniser:
         else:
             labels[last] = end
 
-    def _reference(self, message: Message, tokens: list[int]) -> str:
-        """The answer as text: its content, or the decoded tokens if it also has reasoning or calls tools."""
+
+class AnswerText:
+    """An answer as text: its content, or the decoded tokens if it also has reasoning or calls tools."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._decode = partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def __call__(self, message: Message, tokens: list[int]) -> str:
         content = message["content"]
         plain = isinstance(content, str) and set(message) <= {"role", "content", "name"}
         return content if plain else str(self._decode(tokens))
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+    """The ids of all tokens that are no text."""
+    return frozenset(tokenizer.added_tokens_decoder) | frozenset(tokenizer.all_special_ids)
+
+
+def no_end_token() -> StageFailure:
+    """The failure of a model whose answers nothing would end."""
+    return StageFailure(
+        Reason.BAD_CONFIGURATION,
+        "The chat template of the model writes no token after an answer, and its tokenizer has no end-of-sequence "
+        "token, so no answer would end: add eos_token to tokenizer_config.json",
+    )
 
 
 @dataclass(frozen=True, slots=True)

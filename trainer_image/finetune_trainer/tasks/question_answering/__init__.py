@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
     from finetune_trainer.train.data import Collator, TrainingDataset
+    from finetune_trainer.train.objective import Objective
 
 
 class ExtractiveQuestionAnswering:
@@ -82,6 +83,11 @@ class ExtractiveQuestionAnswering:
 
         flat = logits.float().flatten(0, 1)
         return cross_entropy(flat, labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum") / count
+
+    def objective(
+        self, spec: FineTuneJobSpec, data: DataReport, train: TrainingDataset, validation: TrainingDataset
+    ) -> Objective | None:
+        return None
 
     def compare(self, inputs: EvaluationInputs) -> Comparison:
         from finetune_trainer.tasks.question_answering.evaluation import compare

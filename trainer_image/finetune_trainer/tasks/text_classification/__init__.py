@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
     from finetune_trainer.train.data import Collator, TrainingDataset
+    from finetune_trainer.train.objective import Objective
 
 
 def _problem_type(data: DataReport) -> str:
@@ -115,6 +116,11 @@ class TextClassification:
         return (
             cross_entropy(logits.float(), labels, weight=weights, ignore_index=IGNORED_LABEL, reduction="sum") / total
         ).float()
+
+    def objective(
+        self, spec: FineTuneJobSpec, data: DataReport, train: TrainingDataset, validation: TrainingDataset
+    ) -> Objective | None:
+        return None
 
     def compare(self, inputs: EvaluationInputs) -> Comparison:
         from finetune_trainer.tasks.text_classification.evaluation import compare

@@ -1,0 +1,79 @@
+"""PreferenceTuning in report and model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from finetune_trainer.report.changes import generation_changes
+from finetune_trainer.tasks.base import CardParts, template_of
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+    from finetune_trainer.publish.model_card import CardInputs
+    from finetune_trainer.report.page import ReportInputs
+
+REWARDS = (
+    "Rewards are measured against the base model: beta times the log-probability that an answer has gained. Those of "
+    "the base model are 0, so that it has no score in them, and the change is that from equal rewards."
+)
+
+
+def baseline_note(details: Mapping[str, Any]) -> str:
+    """How log-probabilities and rewards were compared."""
+    note = f"{REWARDS} Here, beta is {details['beta']:g}. Log-probabilities are sums over the tokens of an answer."
+    if ties := details.get("ties"):
+        listed = ", ".join(f"{max(counts.values())} in {metric}" for metric, counts in ties.items())
+        note += f" Ties count neither way: {listed}."
+    return note
+
+
+def report_section(inputs: ReportInputs, environment: Environment) -> str:
+    """The test examples with the largest gains and losses."""
+    if not inputs.predictions:
+        return ""
+    paired = "chosen" in inputs.predictions[0]
+    rows = [_pair(row) if paired else _judged(row) for row in inputs.predictions]
+    changes = generation_changes(
+        rows,
+        "gain",
+        True,
+        examples=inputs.spec.evaluation.report.include_examples,
+        is_reference=lambda row: row["scores"]["gain"]["tuned"] > 0,
+    )
+    render = template_of(__package__, "report.html.jinja", environment)
+    return render(changes=changes, paired=paired, nats=_nats)
+
+
+def _pair(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A pair with the difference of the log-probabilities of its answers as its score."""
+    chosen, rejected = (row["logProbabilities"][name] for name in ("chosen", "rejected"))
+    gain = {model: chosen[model] - rejected[model] for model in ("baseline", "tuned")}
+    return {**row, "scores": {"gain": gain}}
+
+
+def _judged(row: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer with its log-probability as its score, negative for an undesirable one."""
+    sign = 1 if row["label"] == "desirable" else -1
+    gain = {model: sign * value for model, value in row["logProbabilities"]["completion"].items()}
+    return {**row, "scores": {"gain": gain}}
+
+
+def _nats(value: float) -> str:
+    return f"{value:+.2f} nats".replace("-", "−")
+
+
+def card(inputs: CardInputs, environment: Environment) -> CardParts:
+    """Usage: a program that answers a prompt."""
+    from finetune_trainer.tasks.instruction_tuning.presentation import usage
+
+    return CardParts(
+        purpose="answering as people prefer",
+        usage=usage(inputs, environment),
+        note=f"{REWARDS}\n",
+        limitations=[
+            "Only the probabilities of given answers were compared; no answers were generated, and truth and safety "
+            "were not evaluated."
+        ],
+    )

@@ -1,0 +1,39 @@
+"""The training loss: the mean over the labels of a step, or a weighted mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.prepared import IGNORED_LABEL, DataReport
+from finetune_trainer.tasks.base import TaskForm, WeighsLabels
+
+Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""The loss from logits, labels, and what the sum over the labels is divided by."""
+
+
+class LabelWeights:
+    """Weighs the labels of a classifier in the training loss, which is divided by the sum of the weights."""
+
+    def __init__(self, form: WeighsLabels, weights: torch.Tensor) -> None:
+        self._form = form
+        self._weights = weights
+
+    def total(self, labels: torch.Tensor) -> torch.Tensor:
+        """The sum of the weights of ``labels`` that are not ignored, in double precision."""
+        weights = self._weights.to(labels.device)
+        return weights[labels[labels != IGNORED_LABEL]].sum(dtype=torch.float64)
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+        """See `finetune_trainer.tasks.base.WeighsLabels.weighted_loss`."""
+        return self._form.weighted_loss(logits, labels, total, self._weights.to(logits.device))
+
+
+def label_weights(form: TaskForm, spec: FineTuneJobSpec, data: DataReport) -> LabelWeights | None:
+    """The weights of labels that the job asks for; None if all labels count the same."""
+    if not isinstance(form, WeighsLabels):
+        return None
+    weights = form.label_weights(spec, data)
+    return None if weights is None else LabelWeights(form, torch.tensor(weights))
