@@ -33,7 +33,7 @@ def unknown_tokens(sets: Mapping[str, DataSet]) -> list[str]:
 def contradictions(count: int) -> list[str]:
     """How many rows contradict an earlier one."""
     return (
-        [f"{count:,} row{'s have' if count > 1 else ' has'} the text of an earlier row but another label"]
+        [f"{count:,} row{'s have' if count > 1 else ' has'} the text of an earlier row but another label or choice"]
         if count
         else []
     )
