@@ -27,7 +27,7 @@ from finetune_trainer.tasks.preference_tuning.losses import dpo, kto, odds
 from finetune_trainer.tasks.preference_tuning.objective import PreferenceObjective
 from finetune_trainer.train.batches import NO_ROW
 from finetune_trainer.train.model import without_dropout
-from finetune_trainer.train.objective import Run
+from finetune_trainer.train.step_objective import Run
 from tests.trainer.preference_fixtures import preference_rows
 from tests.trainer.tiny_models import save_llama
 from tests.trainer.trl_losses import losses_of_trl

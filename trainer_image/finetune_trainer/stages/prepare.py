@@ -248,11 +248,8 @@ def _unknown_tokens(sets: Mapping[str, DataSet]) -> list[str]:
 
 
 def _contradictions(count: int) -> list[str]:
-    return (
-        [f"{count:,} row{'s have' if count > 1 else ' has'} the text of an earlier row but another label or choice"]
-        if count
-        else []
-    )
+    have = "rows have" if count > 1 else "row has"
+    return [f"{count:,} {have} the text of an earlier row but another label or choice"] if count else []
 
 
 def _truncations(splits: Mapping[str, SplitReport], length: int, model: ModelIdentity) -> list[str]:

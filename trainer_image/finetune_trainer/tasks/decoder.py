@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from finetune_api.spec import FineTuneJobSpec
     from finetune_trainer.train.data import Collator, TrainingDataset
-    from finetune_trainer.train.objective import Objective
+    from finetune_trainer.train.step_objective import Objective
 
 
 class DecoderForm:

@@ -17,7 +17,7 @@ from finetune_trainer.tasks.base import TaskForm
 from finetune_trainer.train.batches import BatchSizes, EpochBatches
 from finetune_trainer.train.data import EpochDataLoader, TrainingDataset
 from finetune_trainer.train.export import VALIDATION_PREFIX
-from finetune_trainer.train.objective import Objective, Run
+from finetune_trainer.train.step_objective import Objective, Run
 
 if TYPE_CHECKING:
     from finetune_trainer.train.validation_answers import ValidationAnswers

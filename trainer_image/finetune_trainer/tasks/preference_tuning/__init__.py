@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
     from finetune_trainer.train.data import Collator, TrainingDataset
-    from finetune_trainer.train.objective import Objective
+    from finetune_trainer.train.step_objective import Objective
 
 _BEGIN = "{bos}"
 TEMPLATE = (

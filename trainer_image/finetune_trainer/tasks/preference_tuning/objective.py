@@ -21,14 +21,14 @@ from finetune_trainer.modelling.outputs import logits_of
 from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.tasks.preference_tuning.data import PreferenceDataset, Scores
 from finetune_trainer.tasks.preference_tuning.losses import answer_log_probabilities, dpo, kto, odds
-from finetune_trainer.train.objective import Batch, Run
+from finetune_trainer.train.step_objective import Batch, Run
 
 REFERENCE = "reference.npz"
 """File in a checkpoint with the log-probabilities of the reference, by split."""
 
 
 class PreferenceObjective:
-    """Implements `finetune_trainer.train.objective.Objective`."""
+    """Implements `finetune_trainer.train.step_objective.Objective`."""
 
     def __init__(
         self, preference: PreferenceSpec, train: PreferenceDataset, validation: PreferenceDataset, batching: bool

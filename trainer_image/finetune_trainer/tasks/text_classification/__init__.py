@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
     from finetune_trainer.train.data import Collator, TrainingDataset
-    from finetune_trainer.train.objective import Objective
+    from finetune_trainer.train.step_objective import Objective
 
 _PROBLEM_TYPE = "single_label_classification"
 """The job's task decides the loss, not the config.json of the base model."""
