@@ -37,7 +37,7 @@ $(UV):
 	touch $@
 
 # DeepSpeed's build imports the installed torch, so torch comes first.
-.venv/.installed: .venv/.unit
+.venv/.installed: .venv/.unit Makefile
 	$(UV_INSTALL) torch setuptools wheel
 	$(UV_INSTALL) --no-build-isolation-package deepspeed --requirement pyproject.toml --extra examples --extra trainer
 	$(UV) pip install --quiet --target .venv/trl --no-deps --constraint constraints.txt $(TRL)
