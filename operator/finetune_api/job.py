@@ -305,7 +305,9 @@ def training_digest(spec: FineTuneJobSpec) -> str:
 
 
 def _digest(spec: FineTuneJobSpec, fields: dict[str, Any]) -> str:
-    decisive = _without_defaults(spec).model_dump(mode="json", exclude_defaults=True, include=fields)
+    chosen = _without_defaults(spec).model_dump(mode="json", exclude_defaults=True, include=fields)
+    # A part is empty if only fields of it that do not count are set.
+    decisive = {name: value for name, value in chosen.items() if value != {}}
     return "sha256:" + hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
 

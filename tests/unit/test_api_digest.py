@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 from api_cases import CLASSIFICATION, Case, chat, documents
 
-from finetune_api.job import FineTuneJobSpec, spec_digest
+from finetune_api.job import FineTuneJobSpec, spec_digest, training_digest
 
 
 def digest(spec: dict[str, Any]) -> str:
     return spec_digest(FineTuneJobSpec.model_validate_json(json.dumps(spec)))
+
+
+def of_training(changes: dict[str, Any]) -> str:
+    return training_digest(FineTuneJobSpec.model_validate_json(json.dumps(Case("", changes).build())))
 
 
 def with_fields(changes: dict[str, Any]) -> str:
@@ -118,3 +122,22 @@ def test_the_order_of_keys_is_irrelevant() -> None:
 
 def test_3_and_3_0_give_the_same_digest() -> None:
     assert with_fields({"training.epochs": 2}) == with_fields({"training.epochs": 2.0})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"evaluation.metrics": ["macro_f1", "accuracy"]},
+        {"evaluation.gates": [{"metric": "accuracy", "minimum": 0.5}]},
+        {"evaluation.publishWorse": True},
+        {"output.keep.checkpoints": 2},
+    ],
+    ids=str,
+)
+def test_fields_of_the_evaluation_do_not_change_the_digest_of_the_training(changes: dict[str, Any]) -> None:
+    assert of_training(changes) == of_training({})
+
+
+def test_slices_change_the_digest_of_the_training() -> None:
+    """Prepare stores their values."""
+    assert of_training({"evaluation.slices": ["region"]}) != of_training({})
