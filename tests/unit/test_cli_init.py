@@ -107,6 +107,7 @@ def test_a_folder_of_text_files_has_a_document_in_each(folder: Path) -> None:
         ("source;target", {"source": "source", "target": "target"}, (None, "und")),
         ("SOURCE;TARGET;note", {"source": "SOURCE", "target": "TARGET"}, (None, "und")),
         ("English;German;note", {"source": "English", "target": "German"}, ("en", "de")),
+        ("EN;DE;note", {"source": "EN", "target": "DE"}, ("en", "de")),
         ("id;fr_FR;pt-BR", {"source": "fr_FR", "target": "pt-BR"}, ("fr-FR", "pt-BR")),
     ],
 )
@@ -120,6 +121,12 @@ def test_two_columns_of_a_translation(
     assert str(job.spec.task.type) == "Translation"
     assert columns_of(job) == {field: name for field, name in columns.items() if field != name}
     assert (job.spec.task.source_language, job.spec.task.target_language) == languages
+
+
+@pytest.mark.parametrize("header", ["gender;label", "Age;tag", "is;key"])
+def test_columns_with_the_names_of_rare_languages_are_no_translation(folder: Path, header: str) -> None:
+    lines = [header, *(f"some text {number};{'xy'[number % 2]} z" for number in range(12))]
+    assert str(written(folder, "rows.csv", "\n".join(lines) + "\n").spec.task.type) == "TextClassification"
 
 
 def test_texts_by_language(folder: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import permutations
+import re
+from collections.abc import Callable, Mapping, Sequence
 
-from finetune_trainer.pairs.languages import UNDETERMINED, language_named
+from langcodes import Language, standardize_tag
+
+from finetune_trainer.pairs.languages import UNDETERMINED, language_named, language_of
 from finetune_trainer.prepare.readers import Values
 from finetune_trainer.tasks.base import Recognised, known_name
 
-_OPEN = "No column says the languages: replace und by that of the {what}, such as de."
+_OPEN = "No column says the languages: replace und by that of the targets, such as de."
+_CODE = re.compile(r"[A-Za-z]{2}([-_][A-Za-z]{4})?([-_][A-Za-z]{2})?")
 
 
 def recognise(names: Sequence[str], rows: Sequence[Values]) -> Recognised | None:
@@ -24,41 +27,49 @@ def recognise(names: Sequence[str], rows: Sequence[Values]) -> Recognised | None
             "",
             certain=True,
             settings={"targetLanguage": UNDETERMINED},
-            open=_OPEN.format(what="targets"),
+            open=_OPEN,
         )
     languages = {name: tag for name in names if (tag := _tag(name)) and _has_texts(name, rows)}
-    for source, target in permutations(languages, 2):
-        return Recognised(
-            {"source": source, "target": target}, "", "", certain=True, settings=_settings(languages, source, target)
-        )
-    return None
+    return _recognised(languages, lambda source, target: {"source": source, "target": target})
 
 
 def _by_language(column: str, keys: Sequence[str]) -> Recognised | None:
     languages = {key: key for key in keys if _tag(key)}
+    return _recognised(languages, lambda *_: {"translation": column}, f"texts in {', '.join(keys)}")
+
+
+def _recognised(
+    languages: Mapping[str, str], columns: Callable[[str, str], dict[str, str]], facts: str = ""
+) -> Recognised | None:
+    """The first two of ``languages``, the language of each name; None if there are fewer."""
     if len(languages) < 2:
         return None
     source, target = list(languages)[:2]
-    return Recognised(
-        {"translation": column},
-        "",
-        f"texts in {', '.join(keys)}",
-        certain=True,
-        settings=_settings(languages, source, target),
-    )
-
-
-def _settings(languages: Mapping[str, str], source: str, target: str) -> dict[str, str]:
-    return {"sourceLanguage": languages[source], "targetLanguage": languages[target]}
+    settings = {"sourceLanguage": languages[source], "targetLanguage": languages[target]}
+    return Recognised(columns(source, target), "", facts, certain=True, settings=settings)
 
 
 def _has_texts(name: str, rows: Sequence[Values]) -> bool:
-    """Whether a column has texts: ``id`` is Indonesian, and more often a number."""
-    values = [str(row[name]) for row in rows if row.get(name) is not None]
-    return any(any(sign.isalpha() for sign in value) for value in values)
+    """Whether a column has texts of several words: ``id`` is Indonesian, and more often an identifier."""
+    return any(len(str(row.get(name) or "").split()) > 1 for row in rows)
 
 
 def _tag(name: str) -> str | None:
-    """The BCP-47 tag of a column that is named by a language, such as ``de``, ``de_DE`` or ``German``."""
-    found = language_named(name.strip().replace("_", "-")) if 2 <= len(name.strip()) <= 20 else None
+    """The BCP-47 tag of a column that is named by a language: its code, such as ``de``, ``DE`` or ``de_DE``, that of
+    NLLB, or its English name.
+
+    Of the names, only those of languages with a code of two letters count: Label, Age and Gender are languages, too.
+    """
+    name = name.strip()
+    if _CODE.fullmatch(name):
+        found = language_of(standardize_tag(name))
+    else:
+        found = language_of(name) or language_named(name)
+        if found and "_" not in name and (len(found.language or "") > 2 or not _is_name(found, name)):
+            return None
     return None if found is None else str(found.to_tag())
+
+
+def _is_name(language: Language, name: str) -> bool:
+    """Whether ``name`` is the English name; the search also finds words of it."""
+    return language.display_name().casefold() == name.casefold()
