@@ -17,6 +17,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from finetune_api.stage import Stage
+from finetune_api.tables.tasks import TaskType
 from finetune_trainer.predict import Request, predict
 from finetune_trainer.prepared import read_report
 from finetune_trainer.splits import open_split
@@ -182,5 +183,5 @@ def test_the_loss_is_that_of_plain_transformers(tmp_path: Path) -> None:
         output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], labels=targets)
     training = json.loads((job.revision / "trained" / "training.json").read_text())
     assert training["validationLoss"] == pytest.approx(float(output.loss), rel=1e-4)
-    form = form_of(report.task, report.family)
+    form = form_of(TaskType(report.task), report.family)
     assert float(form.loss(output.logits, targets, torch.tensor(targets.numel()))) == pytest.approx(float(output.loss))

@@ -8,7 +8,8 @@ from sklearn.metrics import roc_auc_score
 
 from finetune_api.evaluation import Verdict
 from finetune_api.spec import Metric
-from finetune_trainer.tasks.preference_tuning.scoring import Measured, auroc, share
+from finetune_trainer.evaluate.probabilities import auroc
+from finetune_trainer.tasks.preference_tuning.scoring import Measured, share
 
 PAIRS = (Metric.PREFERRED, Metric.PREFERRED_PER_TOKEN, Metric.REWARD_ACCURACY, Metric.MARGIN)
 
@@ -44,8 +45,8 @@ def test_auroc_is_that_of_scikit_learn() -> None:
     rewards, desirable = np.round(generator.normal(size=40), 1), generator.random(40) < 0.3
     weights = generator.integers(0, 4, size=(5, 40))
     expected = [roc_auc_score(desirable, rewards, sample_weight=row) for row in weights]
-    assert auroc(rewards, desirable, weights) == pytest.approx(expected)
-    assert np.isnan(auroc(rewards, np.ones(40, bool), weights)).all()
+    assert auroc(desirable[:, None], rewards[:, None], weights) == pytest.approx(expected)
+    assert np.isnan(auroc(np.ones((40, 1), bool), rewards[:, None], weights)).all()
 
 
 def test_judged_answers_have_an_interval_although_some_resamples_lack_a_kind() -> None:

@@ -64,7 +64,7 @@ def test_generated_answers_are_measured_by_slice(tmp_path: Path) -> None:
 
 def test_spans_are_measured_by_slice_and_a_metric_of_none_of_its_questions_is_left_out(tmp_path: Path) -> None:
     answered = [{"question": f"who is {name}", "context": f"{name} is here", "answers": [name]} for name in "abcdefgh"]
-    unanswered = [{"question": f"where is {name}", "context": "nobody is there", "answers": []} for name in "ijkl"]
+    unanswered = [{"question": f"where is {name}", "context": "the room is empty", "answers": []} for name in "ijkl"]
     rows = [row | {"channel": "mail"} for row in answered] + [row | {"channel": "chat"} for row in unanswered]
     job = heart_job(tmp_path, rows, evaluation={"slices": ["channel"], "publishWorse": True})
     job.spec["training"] |= {"maxSteps": 4}

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tests.unit.document_cases import DOCUMENT_CASES
 from tests.unit.preference_cases import PREFERENCE_CASES
+from tests.unit.question_cases import QUESTION_CASES
 
 CLASSIFICATION: dict[str, Any] = {
     "model": {"uri": "hf://owner/name"},
@@ -109,9 +111,6 @@ WEIGHTS_OR_LISTS = "classWeights cannot be combined with multiLabel"
 METRICS_OF_INSTRUCTION = "evaluation.metrics of InstructionTuning are loss, token_accuracy, exact_match, rouge_l, chrf"
 GATES_OF_CLASSIFICATION = "gates of TextClassification can be on accuracy, macro_f1, weighted_f1, mcc, auroc, ece"
 GATES_OF_INSTRUCTION = "gates of InstructionTuning can be on loss, token_accuracy, exact_match, rouge_l, chrf"
-COLUMNS_OF_QUESTIONS = "dataset.columns of QuestionAnswering are question and context and answers"
-METRICS_OF_QUESTIONS = "evaluation.metrics of QuestionAnswering are squad_f1, exact_match, has_answer_f1, no_answer_f1"
-GATES_OF_QUESTIONS = "gates of QuestionAnswering can be on squad_f1, exact_match, has_answer_f1, no_answer_f1"
 RANGE = "reward_accuracy range from 0 to 1, and so do minimum and maximum"
 DURING_TRAINING = "evaluation.duringTraining is only valid for InstructionTuning, QuestionAnswering, Summarization"
 GENERATION = "evaluation.generation is only valid for InstructionTuning, QuestionAnswering, Summarization, Translation"
@@ -128,14 +127,8 @@ METRICS_OF_SUMMARY = "evaluation.metrics of Summarization are rouge_l, rouge_1, 
 METRICS_OF_TRANSLATION = "evaluation.metrics of Translation are chrf, bleu, exact_match, loss, token_accuracy"
 GATES_OF_SUMMARY = "gates of Summarization can be on rouge_l"
 GATES_OF_TRANSLATION = "gates of Translation can be on chrf"
-METRICS_OF_DOCUMENTS = "evaluation.metrics of LanguageModeling are perplexity, bits_per_byte, token_accuracy"
-GATES_OF_DOCUMENTS = "gates of LanguageModeling can be on perplexity, bits_per_byte, token_accuracy"
-COLUMNS_OF_DOCUMENTS = "dataset.columns of LanguageModeling are text"
-FULL_ROWS = "training.packing has no meaning for LanguageModeling: rows are full without it; remove it"
 TEXT_FORMAT = "dataset.format Text is only valid for LanguageModeling"
 DOCUMENTS_OF_TASK = "dataset.documents is only valid for LanguageModeling"
-DOCUMENTS_OF_TEXT = "documents is only valid for format Text: in other formats, each row is a document"
-TEXT_WITHOUT_COLUMNS = "format Text has no columns; remove columns.text"
 
 RULE_CASES = (
     Case("shortest", {}),
@@ -214,15 +207,9 @@ RULE_CASES = (
     Case("long labels", {"task.labels": [f"{i:0128d}" for i in range(129)]}, LABELS_TOO_LONG),
     Case("equal labels", {"task.labels": ["a", "b", "a"]}, LABELS_DIFFER, server="Duplicate value"),
     Case("labels in two cases", {"task.labels": ["a", "A"]}),
-    questions("shortest questions", {}),
-    questions("window overlap", {"task.windowOverlap": 64, "dataset.columns.answers": "a"}),
+    *(questions(*case) for case in QUESTION_CASES),
     Case("window overlap of a classification", {"task.windowOverlap": 64}, OVERLAP_OF_QUESTIONS),
     questions("labels of questions", {"task.labels": ["a", "b"]}, LABELS_FOR_CLASSIFICATION),
-    questions("label of questions", {"dataset.columns.label": "t"}, COLUMNS_OF_QUESTIONS),
-    questions("metric of another task", {"evaluation.metrics": ["squad_f1", "rouge_l"]}, METRICS_OF_QUESTIONS),
-    questions("gate of another task", {"evaluation.gates": [{"metric": "loss", "maximum": 1}]}, GATES_OF_QUESTIONS),
-    questions("generation of questions", {"evaluation.generation": {"maxNewTokens": 9}}),
-    questions("instruction of questions", {"task.instruction": "Answer."}),
     Case("revision of the hub", {"model.revision": "0123abc"}),
     Case("revision of a bucket", {"model": {"uri": "s3://b/m", "revision": "0123abc"}}, REVISION_FOR_HUB),
     Case("default revision of a bucket", {"model": {"uri": "s3://b/m", "revision": "main"}}),
@@ -297,18 +284,7 @@ RULE_CASES = (
     Case("default generation of a classification", {"evaluation.generation.maxNewTokens": 128}),
     chat("answers in training", {"evaluation.duringTraining": {}}),
     Case("answers of a classification in training", {"evaluation.duringTraining": {"examples": 9}}, DURING_TRAINING),
-    documents("shortest documents", {}),
-    documents("documents of text", {"dataset.documents": "Line", "dataset.format": "Text"}),
-    documents("documents by name", {"dataset.documents": "BlankLine"}),
-    documents("text column of documents", {"dataset.columns.text": "t", "dataset.format": "JSONL"}),
-    documents("text column of text", {"dataset.columns.text": "t", "dataset.format": "Text"}, TEXT_WITHOUT_COLUMNS),
-    documents("documents of JSONL", {"dataset.documents": "File", "dataset.format": "JSONL"}, DOCUMENTS_OF_TEXT),
-    documents("label of documents", {"dataset.columns.label": "t"}, COLUMNS_OF_DOCUMENTS),
-    documents("packed documents", {"training.packing": True}, FULL_ROWS),
-    documents("documents without packing", {"training.packing": False}, FULL_ROWS),
-    documents("metric of documents", {"evaluation.metrics": ["rouge_l"]}, METRICS_OF_DOCUMENTS),
-    documents("gate of documents", {"evaluation.gates": [{"metric": "loss", "maximum": 1}]}, GATES_OF_DOCUMENTS),
-    documents("a gate on perplexity", {"evaluation.gates": [{"metric": "perplexity", "maximum": 20}]}),
+    *(documents(*case) for case in DOCUMENT_CASES),
     documents("generation of documents", {"evaluation.generation.beams": 2}, GENERATION),
     Case("documents of a classification", {"dataset.documents": "Line"}, DOCUMENTS_OF_TASK),
     Case("text of a classification", {"dataset.format": "Text"}, TEXT_FORMAT),

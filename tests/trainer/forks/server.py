@@ -40,7 +40,7 @@ _HEAVY = (
     "finetune_trainer.tasks.text_classification.evaluation",
     "finetune_trainer.tasks.text_classification.training",
     "finetune_trainer.evaluate.comparison",
-    "finetune_trainer.evaluate.generation",
+    "finetune_trainer.evaluate.answer_comparison",
     "finetune_trainer.modelling.loading",
     "finetune_trainer.report.page",
     "finetune_trainer.train.gang",

@@ -24,7 +24,7 @@ from finetune_trainer.pairs.seq2seq import (
 )
 from finetune_trainer.pairs.task import PairTask
 from finetune_trainer.prepared import DataReport
-from finetune_trainer.tasks.base import CardParts, ModelClass, Prediction, Recognise, Task
+from finetune_trainer.tasks.base import CardParts, FormDefaults, ModelClass, Prediction, Recognise, Task
 from finetune_trainer.tasks.instruction_tuning import InstructionTuning
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
     from finetune_trainer.train.data import Collator, TrainingDataset
-    from finetune_trainer.train.objective import Objective
 
 _REPLACED_SETTINGS = (
     "length_penalty",
@@ -125,7 +124,7 @@ class CausalPairs(GenerativeCausal):
         return causal_card(self._task, inputs, environment)
 
 
-class GenerativeSeq2Seq:
+class GenerativeSeq2Seq(FormDefaults):
     """What the forms of all text-to-text tasks on models with an encoder and a decoder have in common."""
 
     uses_chat_template = False
@@ -159,11 +158,6 @@ class GenerativeSeq2Seq:
         from finetune_trainer.train.seq2seq import loss
 
         return loss(logits, labels, count)
-
-    def objective(
-        self, spec: FineTuneJobSpec, data: DataReport, train: TrainingDataset, validation: TrainingDataset
-    ) -> Objective | None:
-        return None
 
     def compare(self, inputs: EvaluationInputs) -> Comparison:
         from finetune_trainer.evaluate.answer_comparison import compare

@@ -93,13 +93,17 @@ class Seq2SeqPairEncoder:
 
     def fit(self, sources: Sequence[str]) -> list[bool]:
         with encoding_explained():
-            return [length <= self._max_length for length in self._lengths(sources)]
+            return [len(ids) <= self._max_length for ids in self._ids(self._marked(sources))]
 
     def encode(self, sources: Sequence[str], targets: Sequence[str]) -> Encoded:
         with encoding_explained():
-            whole = self._lengths(sources)
-            marked = [self.prefix + source for source in sources]
-            inputs = self._ids(marked, truncation=True, max_length=self._max_length)
+            marked = self._marked(sources)
+            inputs = self._ids(marked)
+            longer = [index for index, ids in enumerate(inputs) if len(ids) > self._max_length]
+            # The tokenizer knows which special tokens a truncated text keeps.
+            shorter = self._ids([marked[index] for index in longer], truncation=True, max_length=self._max_length)
+            for index, ids in zip(longer, shorter, strict=True):
+                inputs[index] = ids
             labels = [self._ended(ids) for ids in self._ids(targets, "text_target")]
         problems = {
             index: BadRow(
@@ -117,11 +121,11 @@ class Seq2SeqPairEncoder:
             "reference": texts([targets[index] for index in valid]),
             "prompt": texts([sources[index] for index in valid]),
         }
-        truncated = np.array([whole[index] > self._max_length for index in valid], np.bool_)
+        truncated = np.isin(valid, longer)
         return Encoded(columns, truncated, problems, tokens=("input_ids", "labels"))
 
-    def _lengths(self, sources: Sequence[str]) -> list[int]:
-        return [len(ids) for ids in self._ids([self.prefix + source for source in sources])]
+    def _marked(self, sources: Sequence[str]) -> list[str]:
+        return [self.prefix + source for source in sources]
 
     def _ids(self, listed: Sequence[str], kind: str = "text", **settings: Any) -> list[list[int]]:
         """The token ids of texts, or of targets if ``kind`` is ``text_target``."""

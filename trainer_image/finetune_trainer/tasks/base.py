@@ -254,6 +254,21 @@ class TaskForm(Protocol):
         """Add task-specific files and settings to the artifact, so that transformers or PEFT can load it."""
 
 
+class FormDefaults:
+    """What a `TaskForm` has that most tasks need not decide."""
+
+    def generation(self, tokenizer: Any, config: Mapping[str, Any], generation: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {}
+
+    def objective(
+        self, spec: FineTuneJobSpec, data: DataReport, train: TrainingDataset, validation: TrainingDataset
+    ) -> Objective | None:
+        return None
+
+    def answer_form(self) -> AnswerForm | None:
+        return None
+
+
 @runtime_checkable
 class WeighsLabels(Protocol):
     """A `TaskForm` whose training loss may weigh labels."""

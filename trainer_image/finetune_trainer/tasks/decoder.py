@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api import layout
 from finetune_trainer.json_files import read_json, read_json_if_present, write_json
 from finetune_trainer.prepared import DataReport
-from finetune_trainer.tasks.base import ModelClass
+from finetune_trainer.tasks.base import FormDefaults, ModelClass
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedTokenizerFast
 
     from finetune_api.spec import FineTuneJobSpec
-    from finetune_trainer.train.data import Collator, TrainingDataset
-    from finetune_trainer.train.objective import Objective
+    from finetune_trainer.train.data import Collator
 
 
-class DecoderForm:
+class DecoderForm(FormDefaults):
     """Implements a part of `finetune_trainer.tasks.base.TaskForm`."""
 
     adapter_task = "CAUSAL_LM"
-
-    def generation(
-        self, tokenizer: PreTrainedTokenizerFast, config: Mapping[str, Any], generation: Mapping[str, Any]
-    ) -> Mapping[str, Any]:
-        return {}
 
     def collator(self, pad_token_id: int, model: Any) -> Collator:
         from finetune_trainer.train.causal import CausalCollator
@@ -47,11 +40,6 @@ class DecoderForm:
         from transformers.loss.loss_utils import ForCausalLMLoss
 
         return ForCausalLMLoss(logits, labels, logits.shape[-1], num_items_in_batch=count)
-
-    def objective(
-        self, spec: FineTuneJobSpec, data: DataReport, train: TrainingDataset, validation: TrainingDataset
-    ) -> Objective | None:
-        return None
 
     def finish_artifact(self, directory: Path, data: DataReport, spec: FineTuneJobSpec) -> None:
         """Write the tokens that end a text and pad a batch to the configuration files of transformers.

@@ -1,17 +1,12 @@
-"""The training loss: the mean over the labels of a step, or a weighted mean."""
+"""Weights of labels in the training loss."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.prepared import IGNORED_LABEL, DataReport
 from finetune_trainer.tasks.base import TaskForm, WeighsLabels
-
-Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""The loss from logits, labels, and what the sum over the labels is divided by."""
 
 
 class LabelWeights:

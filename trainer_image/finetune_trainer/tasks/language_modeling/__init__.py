@@ -58,9 +58,6 @@ class LanguageModeling(DecoderForm):
 
         return compare(inputs)
 
-    def answer_form(self) -> None:
-        return None
-
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         from finetune_trainer.tasks.language_modeling.prediction import predict
 

@@ -88,9 +88,6 @@ class PreferenceTuning(DecoderForm):
 
         return compare(inputs)
 
-    def answer_form(self) -> None:
-        return None
-
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         from finetune_trainer.tasks.preference_tuning.prediction import predict
 

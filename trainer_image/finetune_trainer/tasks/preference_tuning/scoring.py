@@ -16,6 +16,7 @@ from finetune_api.spec import Metric
 from finetune_trainer.evaluate.comparison import reward_result
 from finetune_trainer.evaluate.intervals import weighted_interval
 from finetune_trainer.evaluate.metrics import Floats, Ints, metric_result
+from finetune_trainer.evaluate.probabilities import auroc
 
 ROUNDING = 1e-4
 """Difference of two log-probabilities of answers, in nats, below which they are equal."""
@@ -96,7 +97,8 @@ class Measured:
         rewards = self.rewards[:, 0]
         if metric is Metric.AUROC:
             # Rewards that differ by rounding are equal.
-            return auroc(np.round(rewards / self.beta / ROUNDING), self.desirable, weights)
+            levels = np.round(rewards / self.beta / ROUNDING)
+            return auroc(self.desirable[:, np.newaxis], levels[:, np.newaxis], np.asarray(weights, np.float64))
         good, bad = weights * self.desirable, weights * ~self.desirable
         with np.errstate(invalid="ignore"):
             difference: Floats = good @ rewards / good.sum(axis=1) - bad @ rewards / bad.sum(axis=1)
@@ -115,27 +117,6 @@ def share(decisions: Ints, weights: Floats | Ints) -> Floats:
     """
     ahead, decided = weights @ (decisions > 0), weights @ (decisions != 0)
     return np.where(decided > 0, ahead / np.maximum(decided, 1e-9), 0.5)
-
-
-def auroc(rewards: Floats, desirable: NDArray[np.bool_], weights: Floats | Ints) -> Floats:
-    """Chance that a desirable answer has a higher reward than an undesirable one; equal rewards count half.
-
-    Args:
-        rewards: Of shape (examples,).
-        desirable: Of the same shape.
-        weights: Weight of each example, of shape (weightings, examples).
-
-    Returns:
-        Areas of shape (weightings,); NaN without answers of both kinds.
-    """
-    order = np.argsort(rewards, kind="stable")
-    _, ties = np.unique(rewards[order], return_index=True)
-    good = np.add.reduceat(weights[:, order] * desirable[order], ties, axis=1)
-    bad = np.add.reduceat(weights[:, order] * ~desirable[order], ties, axis=1)
-    below = np.cumsum(bad, axis=1) - bad / 2
-    with np.errstate(invalid="ignore"):
-        areas: Floats = (good * below).sum(axis=1) / (good.sum(axis=1) * bad.sum(axis=1))
-    return areas
 
 
 def _signs(values: Floats, rounding: float) -> Ints:

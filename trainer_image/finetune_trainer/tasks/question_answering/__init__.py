@@ -17,7 +17,7 @@ from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.modelling.tokenizer import load_base_tokenizer
 from finetune_trainer.prepare.readers import Values
 from finetune_trainer.prepared import IGNORED_LABEL, DataReport
-from finetune_trainer.tasks.base import CardParts, ModelClass, Prediction, Recognised, Task
+from finetune_trainer.tasks.base import CardParts, FormDefaults, ModelClass, Prediction, Recognised, Task
 from finetune_trainer.tasks.question_answering.generative.forms import (
     CausalQuestionAnswering,
     Seq2SeqQuestionAnswering,
@@ -35,10 +35,9 @@ if TYPE_CHECKING:
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
     from finetune_trainer.train.data import Collator, TrainingDataset
-    from finetune_trainer.train.objective import Objective
 
 
-class ExtractiveQuestionAnswering:
+class ExtractiveQuestionAnswering(FormDefaults):
     """QuestionAnswering with an encoder; implements `finetune_trainer.tasks.base.TaskForm`."""
 
     uses_chat_template = False
@@ -46,11 +45,6 @@ class ExtractiveQuestionAnswering:
 
     def load_tokenizer(self, directory: Path, spec: FineTuneJobSpec) -> PreTrainedTokenizerFast:
         return load_base_tokenizer(directory, spec.model.uri)
-
-    def generation(
-        self, tokenizer: PreTrainedTokenizerFast, config: Mapping[str, Any], generation: Mapping[str, Any]
-    ) -> Mapping[str, Any]:
-        return {}
 
     def preparation(
         self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int, config: Mapping[str, Any]
@@ -84,18 +78,10 @@ class ExtractiveQuestionAnswering:
         flat = logits.float().flatten(0, 1)
         return cross_entropy(flat, labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum") / count
 
-    def objective(
-        self, spec: FineTuneJobSpec, data: DataReport, train: TrainingDataset, validation: TrainingDataset
-    ) -> Objective | None:
-        return None
-
     def compare(self, inputs: EvaluationInputs) -> Comparison:
         from finetune_trainer.tasks.question_answering.evaluation import compare
 
         return compare(inputs)
-
-    def answer_form(self) -> None:
-        return None
 
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         from finetune_trainer.tasks.question_answering.prediction import predict

@@ -14,7 +14,7 @@ from finetune_api.vocabulary import ClassWeights
 from finetune_trainer.json_files import read_json, write_json
 from finetune_trainer.modelling.tokenizer import load_base_tokenizer
 from finetune_trainer.prepared import IGNORED_LABEL, DataReport
-from finetune_trainer.tasks.base import CardParts, ModelClass, Prediction, Task
+from finetune_trainer.tasks.base import CardParts, FormDefaults, ModelClass, Prediction, Task
 from finetune_trainer.tasks.text_classification.preparation import TextClassificationPreparation, check_head
 from finetune_trainer.tasks.text_classification.recognition import recognise
 from finetune_trainer.tasks.text_classification.weights import balanced
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
     from finetune_trainer.train.data import Collator, TrainingDataset
-    from finetune_trainer.train.objective import Objective
 
 
 def _problem_type(data: DataReport) -> str:
@@ -37,7 +36,7 @@ def _problem_type(data: DataReport) -> str:
     return "multi_label_classification" if data.multi_label else "single_label_classification"
 
 
-class TextClassification:
+class TextClassification(FormDefaults):
     """Implements `finetune_trainer.tasks.base.TaskForm`."""
 
     uses_chat_template = False
@@ -45,11 +44,6 @@ class TextClassification:
 
     def load_tokenizer(self, directory: Path, spec: FineTuneJobSpec) -> PreTrainedTokenizerFast:
         return load_base_tokenizer(directory, spec.model.uri)
-
-    def generation(
-        self, tokenizer: PreTrainedTokenizerFast, config: Mapping[str, Any], generation: Mapping[str, Any]
-    ) -> Mapping[str, Any]:
-        return {}
 
     def preparation(
         self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int, config: Mapping[str, Any]
@@ -117,18 +111,10 @@ class TextClassification:
             cross_entropy(logits.float(), labels, weight=weights, ignore_index=IGNORED_LABEL, reduction="sum") / total
         ).float()
 
-    def objective(
-        self, spec: FineTuneJobSpec, data: DataReport, train: TrainingDataset, validation: TrainingDataset
-    ) -> Objective | None:
-        return None
-
     def compare(self, inputs: EvaluationInputs) -> Comparison:
         from finetune_trainer.tasks.text_classification.evaluation import compare
 
         return compare(inputs)
-
-    def answer_form(self) -> None:
-        return None
 
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         from finetune_trainer.tasks.text_classification.prediction import predict
