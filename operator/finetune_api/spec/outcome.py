@@ -131,6 +131,11 @@ class EvaluationSpec(ApiModel):
         "values each, and the model does not see them. A change of this list prepares the data and trains again.",
     )
     report: ReportSpec = Field(default=ReportSpec(), description="Settings of report.html.")
+    allow_code_execution: bool = Field(
+        default=False,
+        description="Whether generated programs may be run with the tests of their rows, in a sandbox without network. "
+        "On a cluster the operator must allow it as well.",
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
