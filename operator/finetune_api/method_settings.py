@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -11,10 +12,30 @@ from finetune_api.tables.preferences import PREFERENCES, PreferenceLoss
 from finetune_api.vocabulary import Label
 
 
+class LoraInitialization(StrEnum):
+    """What the weights of a LoRA adapter are before the first step. The model is the base model in any case."""
+
+    DEFAULT = "Default"
+    PISSA = "PiSSA"
+    OLORA = "OLoRA"
+    EVA = "EVA"
+    LOFTQ = "LoftQ"
+
+    @property
+    def of_weights(self) -> bool:
+        """Whether the adapter starts with a part of the base weights, so that its update is not zero at first."""
+        return self in (LoraInitialization.PISSA, LoraInitialization.OLORA, LoraInitialization.LOFTQ)
+
+
+_OF_WEIGHTS = tuple(str(member) for member in LoraInitialization if member.of_weights)
+
+Rank = Annotated[int, Field(ge=1, le=1024)]
+
+
 class LoraSpec(ApiModel):
     """Low-rank adapters (Hu et al. 2021)."""
 
-    rank: int = Field(default=16, ge=1, le=1024, description="Rank of the update.")
+    rank: Rank = Field(default=16, description="Rank of the update.")
     alpha: int = Field(
         default=32, ge=1, le=4096, description="Scale of the update, which is multiplied by alpha / rank."
     )
@@ -26,6 +47,31 @@ class LoraSpec(ApiModel):
         "model card names the share of the weights that is.",
     )
     use_rslora: bool = Field(default=False, description="Scale by alpha / sqrt(rank) (Kalajdzievski 2023).")
+    use_dora: bool = Field(
+        default=False,
+        description="DoRA: also train the norm of each output of a module, apart from its direction (Liu et al. 2024). "
+        "Slower; often better with a small rank.",
+    )
+    initialization: LoraInitialization = Field(
+        default=LoraInitialization.DEFAULT,
+        description="The adapter before the first step. Default: an update of zero. PiSSA: the largest singular "
+        "directions of each weight (Meng et al. 2024). OLoRA: those of its QR decomposition (Büyükakyüz 2024). EVA: "
+        "the largest directions of the inputs that each module gets from the training data (Paischer et al. 2024). "
+        "LoftQ: what NF4 would lose of each weight (Li et al. 2023). The published adapter is always one for the "
+        "untouched base model; that of PiSSA, OLoRA and LoftQ has twice the rank.",
+    )
+    rank_pattern: Annotated[dict[str, Rank], Field(max_length=64)] = Field(
+        default={},
+        description="Another rank for some modules: names of modules, ends of names, or regular expressions for them, "
+        "as in PEFT. Each must fit a module that is adapted, and no module more than one.",
+    )
+    lora_plus_ratio: float = Field(
+        default=1.0,
+        ge=1,
+        le=1000,
+        description="LoRA+: the learning rate of the matrix B, as a multiple of that of A (Hayou et al. 2024); 16 is "
+        "usual, with a smaller training.learningRate.",
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -33,6 +79,30 @@ class LoraSpec(ApiModel):
             message="all-linear cannot be combined with other names in targetModules",
             field="targetModules",
             holds=lambda lora: "all-linear" not in lora.target_modules or len(lora.target_modules) == 1,
+        ),
+        Rule(
+            cel=f"!has(self.useDora) || !self.useDora || !has(self.initialization) || !(self.initialization in "
+            f"{list(_OF_WEIGHTS)})",
+            message=f"useDora cannot be combined with the initialization {', '.join(_OF_WEIGHTS)}, whose result could "
+            "not be published as an adapter for the untouched base model",
+            field="useDora",
+            holds=lambda lora: not (lora.use_dora and lora.initialization.of_weights),
+        ),
+        Rule(
+            cel="!has(self.rankPattern) || self.rankPattern.size() == 0 || !has(self.initialization) || "
+            f"self.initialization != '{LoraInitialization.EVA}'",
+            message="rankPattern cannot be combined with the initialization EVA, which finds as many directions for "
+            "all modules with the same input",
+            field="rankPattern",
+            holds=lambda lora: not (lora.rank_pattern and lora.initialization is LoraInitialization.EVA),
+        ),
+        Rule(
+            cel="!has(self.useRslora) || !self.useRslora || !has(self.rankPattern) || self.rankPattern.size() == 0 || "
+            f"!has(self.initialization) || !(self.initialization in {list(_OF_WEIGHTS)})",
+            message=f"useRslora and rankPattern cannot be combined with the initialization {', '.join(_OF_WEIGHTS)}: "
+            "the published adapter has twice the rank, and one alpha cannot scale all of its ranks as before",
+            field="rankPattern",
+            holds=lambda lora: not (lora.use_rslora and lora.rank_pattern and lora.initialization.of_weights),
         ),
     )
 

@@ -51,6 +51,12 @@ def test_deepspeed_still_builds_a_kernel_on_the_cpu() -> None:
     assert "__compatible_ops__" in source("deepspeed.comm.torch")
 
 
+def test_peft_still_imports_bitsandbytes_which_imports_the_compiler() -> None:
+    assert "bnb" in source("peft.tuners.lora.model")
+    assert "find_spec" in source("peft.import_utils")
+    assert "torch._inductor" in source("bitsandbytes.backends.default.ops")
+
+
 def test_peft_still_drops_token_type_ids_of_question_answering() -> None:
     forward = inspect.getsource(PeftModelForQuestionAnswering.forward)
     alone = forward.partition("if not peft_config.is_prompt_learning:")[2].partition("batch_size =")[0]

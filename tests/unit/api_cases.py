@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.unit.document_cases import DOCUMENT_CASES
+from tests.unit.method_cases import METHOD_CASES
 from tests.unit.preference_cases import PREFERENCE_CASES
 from tests.unit.question_cases import QUESTION_CASES
 
@@ -231,6 +232,7 @@ RULE_CASES = (
     Case("a fraction and a file", {"dataset.validation.fraction": 0.5, "dataset.test.uri": "s3://b/t"}),
     Case("preference settings of another task", {"method.preference": {"beta": 0.2}}, PREFERENCE_OF_TASK),
     *(preferences(*case) for case in PREFERENCE_CASES),
+    *(Case(*case) for case in METHOD_CASES),
     chat("messages column", {"dataset.columns.messages": "m"}),
     chat("prompt column", {"dataset.columns.prompt": "p"}),
     chat("messages and prompt", {"dataset.columns": {"messages": "m", "prompt": "p"}}, COLUMNS_BOTH),
@@ -376,6 +378,8 @@ REFUSED: tuple[tuple[str, Any], ...] = (
     ("task.labels", [str(i) for i in range(1025)]),
     ("method.lora.rank", 0),
     ("method.lora.dropout", 1),
+    ("method.lora.rankPattern", {"o_proj": 0}),
+    ("method.lora.loraPlusRatio", 0.5),
     ("method.lora.targetModules", []),
     ("distributed.workers", 0),
     ("distributed.workers", 1025),

@@ -15,6 +15,7 @@ VERSION = DEFINITION["spec"]["versions"][0]
 SCHEMA = VERSION["schema"]["openAPIV3Schema"]
 
 KEYS = {
+    "additionalProperties",
     "description",
     "enum",
     "exclusiveMaximum",
@@ -23,6 +24,7 @@ KEYS = {
     "items",
     "maxItems",
     "maxLength",
+    "maxProperties",
     "maximum",
     "minItems",
     "minLength",
@@ -74,7 +76,7 @@ def test_every_string_list_and_number_of_spec_and_status_is_bounded() -> None:
             case "array":
                 assert "maxItems" in node, path
             case "object":
-                assert "properties" in node, path
+                assert "properties" in node or "maxProperties" in node, path
             case "integer":
                 assert node["format"] in {"int32", "int64"}, path
             case "number":

@@ -15,10 +15,11 @@ before = descendants(os.getpid())
 assert before == {shell.pid, sleeper}, (before, shell.pid, sleeper)
 end_descendants()
 assert descendants(os.getpid()) == set()
-print(shell.wait(), os.path.exists(f"/proc/{sleeper}/exe"))
+shell.wait()  # It may have seen the end of its child before its own signal.
+print(os.path.exists(f"/proc/{sleeper}/exe"))
 """
 
 
 def test_children_and_what_they_have_started() -> None:
     run = subprocess.run([sys.executable, "-c", _PROGRAM], check=False, capture_output=True, text=True, timeout=60)
-    assert (run.returncode, run.stdout) == (0, "-15 False\n"), run.stderr
+    assert (run.returncode, run.stdout) == (0, "False\n"), run.stderr

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from finetune_trainer.patches.peft import without_bitsandbytes
 from finetune_trainer.patches.transformers import without_scipy
 
 
@@ -16,6 +17,7 @@ def heavy_imports() -> Iterator[None]:
     Imported modules consist of a million objects that never become garbage. The garbage collector is disabled during
     the imports and then ignores these objects, which also avoids long pauses during training.
     """
+    without_bitsandbytes()
     gc.disable()
     try:
         with without_scipy():

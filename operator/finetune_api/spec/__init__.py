@@ -4,7 +4,7 @@ Defaults are defined here and not in the CRD, so that the stored object does not
 GitOps tools see no drift.
 """
 
-from finetune_api.method_settings import LoraSpec
+from finetune_api.method_settings import LoraInitialization, LoraSpec
 from finetune_api.spec.inputs import (
     CleaningSpec,
     Columns,
@@ -72,6 +72,7 @@ __all__ = [
     "GenerationSpec",
     "KeepSpec",
     "Label",
+    "LoraInitialization",
     "LoraSpec",
     "MethodSpec",
     "MethodType",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic.alias_generators import to_camel
 
 from finetune_api.base import Rule
+from finetune_api.method_settings import LoraInitialization, LoraSpec
 from finetune_api.spec.outcome import GenerationSpec
 from finetune_api.spec.rules import COLUMN_FIELDS, any_of, listed
 from finetune_api.tables.methods import METHODS, MethodRow, MethodType
@@ -38,6 +39,7 @@ def job_rules() -> tuple[Rule, ...]:
         *_format_rules(),
         _documents_rule(),
         *_method_rules(),
+        _partitioned_rule(),
         _preference_rule(),
         *(_columns_of_losses_rule(losses) for losses in losses_by_rows().values()),
         _divergence_rule(),
@@ -198,6 +200,23 @@ def _tasks_of_method(method: MethodType, row: MethodRow) -> Rule:
         message=f"method {method} supports only {', '.join(row.tasks)}",
         field="method.type",
         holds=lambda spec: spec.method.type is not method or spec.task.type in row.tasks,
+    )
+
+
+def _partitioned_rule() -> Rule:
+    default = LoraInitialization.DEFAULT
+    return Rule(
+        cel="!has(self.method) || !has(self.method.lora) || !has(self.method.lora.initialization) || "
+        f"self.method.lora.initialization == '{default}' || !has(self.distributed) || !has(self.distributed.zero) || "
+        "!has(self.distributed.zero.stage) || self.distributed.zero.stage < 3",
+        message=f"method.lora.initialization with ZeRO stage 3 must be {default}, because no process has the whole "
+        "weights; use stage 2",
+        field="method.lora.initialization",
+        holds=lambda spec: (
+            spec.distributed.zero.stage < 3
+            or not isinstance(spec.method.settings, LoraSpec)
+            or spec.method.settings.initialization is default
+        ),
     )
 
 

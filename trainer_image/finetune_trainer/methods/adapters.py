@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from finetune_trainer.methods.base import Loader
+from finetune_trainer.methods.base import Loader, MethodDefaults
 from finetune_trainer.methods.coverage import Coverage, Weight, measure
 
 if TYPE_CHECKING:
     from finetune_trainer.modelling.loading import LoadedModel
 
 
-class AdapterMethod:
+class AdapterMethod(MethodDefaults):
     """A method whose result is a PEFT adapter."""
 
     trains_base = False

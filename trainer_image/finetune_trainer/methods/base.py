@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from finetune_api.spec import FineTuneJobSpec
 
 if TYPE_CHECKING:
+    import torch
+
     from finetune_trainer.methods.coverage import Coverage
     from finetune_trainer.modelling.loading import LoadedModel
 
@@ -28,6 +31,15 @@ class Attachment:
     """Names of the modules of the task head, which are trained fully and stored with an adapter."""
     untrained: tuple[str, ...] = ()
     """Ends of the names of linear layers to which training gives no gradient."""
+    trial: bool = False
+    """Whether the model has no weights, and only whether the method fits it is of interest."""
+
+
+Batch = Mapping[str, "torch.Tensor"]
+"""Inputs of a model."""
+BatchesOf = Callable[[int], Sequence[Batch]]
+
+_NO_FACTORS: Mapping[str, float] = MappingProxyType({})
 
 
 class Method(Protocol):
@@ -45,6 +57,33 @@ class Method(Protocol):
 
         Raises:
             StageFailure: BadConfiguration when the settings of the method do not fit the model.
+        """
+
+    def needs_trial(self, spec: FineTuneJobSpec) -> bool:
+        """Whether the settings may not fit the model, so that the prepare stage tries them on it without weights."""
+
+    def initialise(self, model: Any, spec: FineTuneJobSpec, batches_of: BatchesOf) -> None:
+        """Called before the first step of a training that does not resume, on every rank with the same arguments.
+
+        Args:
+            model: The result of `attach`.
+            spec: The spec of the job.
+            batches_of: Batches of random training rows, by the number of rows in each; none if there are fewer rows.
+
+        Raises:
+            StageFailure: BadConfiguration when the settings of the method do not fit the data.
+        """
+
+    def rate_factors(self, spec: FineTuneJobSpec) -> Mapping[str, float]:
+        """Factors of the learning rate, by a part of the names of parameters."""
+
+    def finish(self, model: Any, directory: Path, spec: FineTuneJobSpec) -> None:
+        """Change the saved weights in ``directory`` to those that are published.
+
+        Args:
+            model: The result of `attach`.
+            directory: Directory of the weights that the model saved after some step.
+            spec: The spec of the job.
         """
 
     def tuned(self, load: Loader, base: Path, trained: Path) -> Any:
@@ -73,3 +112,19 @@ class Method(Protocol):
 
     def describe(self, spec: FineTuneJobSpec) -> Sequence[tuple[str, str]]:
         """The settings of the method as (name, value) rows, for report and model card."""
+
+
+class MethodDefaults:
+    """What a `Method` has that most methods need not decide."""
+
+    def needs_trial(self, spec: FineTuneJobSpec) -> bool:
+        return False
+
+    def initialise(self, model: Any, spec: FineTuneJobSpec, batches_of: BatchesOf) -> None:
+        """Do nothing."""
+
+    def rate_factors(self, spec: FineTuneJobSpec) -> Mapping[str, float]:
+        return _NO_FACTORS
+
+    def finish(self, model: Any, directory: Path, spec: FineTuneJobSpec) -> None:
+        """Do nothing."""

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from finetune_api.layout import MODEL_CONFIG
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.methods.adapters import require
-from finetune_trainer.methods.base import Attachment, Loader
+from finetune_trainer.methods.base import Attachment, Loader, MethodDefaults
 
 if TYPE_CHECKING:
     from finetune_trainer.methods.coverage import Coverage
     from finetune_trainer.modelling.loading import LoadedModel
 
 
-class Full:
+class Full(MethodDefaults):
     """Full fine-tuning; implements `finetune_trainer.methods.base.Method`."""
 
     trains_base = True

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.failures import Reason, StageFailure
-from finetune_api.spec import FineTuneJobSpec, LoraSpec
+from finetune_api.spec import FineTuneJobSpec, LoraInitialization, LoraSpec
 from finetune_trainer.methods.adapters import AdapterMethod, without_base_weights
-from finetune_trainer.methods.base import Attachment
+from finetune_trainer.methods.base import Attachment, BatchesOf
+from finetune_trainer.methods.ranks import check_ranks
 from finetune_trainer.patches.peft import task_type_of
 
 if TYPE_CHECKING:
@@ -22,16 +25,21 @@ class Lora(AdapterMethod):
     tags = ("lora",)
 
     def attach(self, loaded: LoadedModel, attachment: Attachment) -> Any:
-        from peft import LoraConfig, get_peft_model
+        from peft import EvaConfig, LoraConfig, get_peft_model
 
         from finetune_trainer.exceptions import first_line
-        from finetune_trainer.methods.targets import ALL_LINEAR, linear_targets, named_targets
+        from finetune_trainer.methods.targets import ALL_LINEAR, linear_targets, named_targets, shapes_of
 
         model, lora = loaded.model, _settings(attachment.spec)
         if lora.target_modules == ALL_LINEAR:
             targets = linear_targets(model, attachment)
         else:
             targets = named_targets(model, attachment, lora.target_modules)
+        start = lora.initialization
+        check_ranks(
+            shapes_of(model, targets), lora.rank, lora.rank_pattern, each=start is not LoraInitialization.DEFAULT
+        )
+        learned_directions = start is LoraInitialization.EVA
         config = LoraConfig(
             task_type=task_type_of(attachment.adapter_task),
             r=lora.rank,
@@ -39,22 +47,66 @@ class Lora(AdapterMethod):
             lora_dropout=lora.dropout,
             target_modules=targets,
             use_rslora=lora.use_rslora,
+            use_dora=lora.use_dora,
+            rank_pattern=dict(lora.rank_pattern),
             modules_to_save=list(attachment.head) or None,
+            init_lora_weights="eva" if learned_directions else True,
+            # The ranks stay as written, so that a training that resumes has the same ones.
+            eva_config=EvaConfig(rho=1.0) if learned_directions else None,
         )
         try:
-            return without_base_weights(get_peft_model(model, config))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "lora with eva initialization used with low_cpu_mem_usage=False")
+                attached = without_base_weights(get_peft_model(model, config))
         except ValueError as error:
             raise StageFailure(
                 Reason.BAD_CONFIGURATION, f"method.lora does not fit {type(model).__name__}: {first_line(error)}"
             ) from error
+        if start.of_weights and not attachment.trial:
+            from finetune_trainer.methods.lora_start import start_from_weights
+
+            start_from_weights(attached, start)
+        return attached
+
+    def needs_trial(self, spec: FineTuneJobSpec) -> bool:
+        # Any model has linear layers, and nearly any layer the default rank.
+        return _settings(spec) != LoraSpec()
+
+    def initialise(self, model: Any, spec: FineTuneJobSpec, batches_of: BatchesOf) -> None:
+        lora = _settings(spec)
+        if lora.initialization is LoraInitialization.EVA:
+            from finetune_trainer.methods.lora_eva import start_from_inputs
+
+            start_from_inputs(model, lora.rank, batches_of)
+
+    def rate_factors(self, spec: FineTuneJobSpec) -> Mapping[str, float]:
+        ratio = _settings(spec).lora_plus_ratio
+        return {"lora_B.": ratio, "lora_embedding_B.": ratio} if ratio != 1 else {}
+
+    def finish(self, model: Any, directory: Path, spec: FineTuneJobSpec) -> None:
+        if _settings(spec).initialization.of_weights:
+            from finetune_trainer.methods.lora_start import published
+
+            published(model, directory)
 
     def describe(self, spec: FineTuneJobSpec) -> Sequence[tuple[str, str]]:
         lora = _settings(spec)
-        scaling = ", rank-stabilised" if lora.use_rslora else ""
-        return (
-            ("LoRA", f"rank {lora.rank}, alpha {lora.alpha}, dropout {lora.dropout:g}{scaling}"),
-            ("Adapted modules", ", ".join(lora.target_modules)),
-        )
+        start = lora.initialization
+        parts = [
+            f"rank {lora.rank}",
+            f"alpha {lora.alpha}",
+            f"dropout {lora.dropout:g}",
+            *(["rank-stabilised"] if lora.use_rslora else []),
+            *(["DoRA"] if lora.use_dora else []),
+            *([f"learning rate of B {lora.lora_plus_ratio:g} times that of A"] if lora.lora_plus_ratio != 1 else []),
+        ]
+        rows = [("LoRA", ", ".join(parts)), ("Adapted modules", ", ".join(lora.target_modules))]
+        if lora.rank_pattern:
+            rows.append(("Other ranks", ", ".join(f"{key} {rank}" for key, rank in sorted(lora.rank_pattern.items()))))
+        if start is not LoraInitialization.DEFAULT:
+            doubled = "; published with twice the rank, for the untouched base model" if start.of_weights else ""
+            rows.append(("Initialisation", f"{start}{doubled}"))
+        return rows
 
 
 def _settings(spec: FineTuneJobSpec) -> LoraSpec:

@@ -84,6 +84,17 @@ def _trained_modules(model: Any, attachment: Attachment) -> Iterator[tuple[str, 
             yield name, module
 
 
+def shapes_of(model: Any, names: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of the modules ``names`` whose weights are matrices."""
+    found = {}
+    for name in names:
+        weight = getattr(model.get_submodule(name), "weight", None)
+        shape = tuple(getattr(weight, "ds_shape", getattr(weight, "shape", ())))
+        if len(shape) == 2:
+            found[name] = (shape[1], shape[0]) if isinstance(model.get_submodule(name), Conv1D) else shape
+    return found
+
+
 def _is_router(model: Any, name: str, layer: Any) -> bool:
     config = model.config.get_text_config()
     outputs = getattr(layer, "out_features", None)

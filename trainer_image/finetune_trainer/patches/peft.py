@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from typing import Any
+
+_QUANTISATION = "bitsandbytes"
+
 VERSION = "0.21.2"
 """The version that this was checked with."""
 
@@ -17,3 +23,20 @@ def task_type_of(adapter_task: str) -> str | None:
         adapter_task: PEFT task type, such as CAUSAL_LM.
     """
     return None if adapter_task == "QUESTION_ANS" else adapter_task
+
+
+def without_bitsandbytes() -> None:
+    """Make PEFT and accelerate ignore bitsandbytes in this process until `bitsandbytes` is called.
+
+    They import it where it is installed, and it imports the compiler of torch: three seconds in each process. Source:
+    peft/import_utils.py, and bitsandbytes/backends/default/ops.py.
+    """
+    # importlib finds no module for a name with this entry.
+    sys.modules.setdefault(_QUANTISATION, None)  # type: ignore[arg-type]
+
+
+def bitsandbytes() -> Any:
+    """The package bitsandbytes, in a process that has imported PEFT without it."""
+    if sys.modules.get(_QUANTISATION, _QUANTISATION) is None:
+        del sys.modules[_QUANTISATION]
+    return importlib.import_module(_QUANTISATION)

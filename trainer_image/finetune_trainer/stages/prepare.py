@@ -42,6 +42,7 @@ from finetune_trainer.models import (
 from finetune_trainer.patches.transformers import fix_template_date
 from finetune_trainer.prepare.family_settings import check_settings
 from finetune_trainer.prepare.fetch import FetchedData, detectable, fetch_data
+from finetune_trainer.prepare.method_trial import check_method
 from finetune_trainer.prepare.notes import contradictions, generation_limits, truncations, unknown_tokens
 from finetune_trainer.prepare.problems import REPORTED_ROWS, Tally
 from finetune_trainer.prepare.read import DataSet, read_data_set
@@ -202,6 +203,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         handling=handling,
     )
     log.info("read as %s", report.detected)
+    check_method(spec, inputs.model.path, report, task, context.reporter)
     document = json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False)
     (output / layout.DATA_REPORT).write_text(document + "\n", encoding="utf-8")
     return report

@@ -14,8 +14,8 @@ from transformers import TrainerState, set_seed
 
 from finetune_api import layout
 from finetune_api.failures import Reason, StageFailure
-from finetune_api.spec import FineTuneJobSpec
-from finetune_api.stage import Device
+from finetune_api.spec import FineTuneJobSpec, Precision
+from finetune_api.stage import Device, StageConfig
 from finetune_trainer.checkpoints.resume import MendConverted, make_loadable
 from finetune_trainer.checkpoints.upload import BUSY_NAME
 from finetune_trainer.context import StageContext
@@ -44,6 +44,7 @@ from finetune_trainer.train.stop import StopRequest
 from finetune_trainer.train.trainer import FineTuneTrainer, validation_batch_size
 
 if TYPE_CHECKING:
+    from finetune_trainer.methods.coverage import Coverage
     from finetune_trainer.train.validation_answers import ValidationAnswers
 
 _log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     # Before torch.distributed starts, so that no collective times out during a conversion.
     checkpoint = make_loadable(inputs.checkpoint, config, context.reporter) if inputs.checkpoint else None
     universal = checkpoint is not None and checkpoint.universal
+    hardware = Hardware.of(precision, config.world.device)
     is_main = os.environ["RANK"] == "0"
     if is_main and config.world.workers > 1:
         context.reporter.progress(f"waiting for all {config.world.workers} workers to connect")
@@ -93,9 +95,10 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
         context.reporter.progress("loading the model")
     model = load_model(Path(inputs.model), spec, report, task=task, precision=precision)
     objective = task.objective(spec, report, train_data, validation)
-    coverage = method_of(spec.method.type).coverage(model)
-    if is_main and coverage is not None:
-        _log.info("the adapter changes %s of the weights; without an adapter: %s", coverage.changed, coverage.unchanged)
+    method = method_of(spec.method.type)
+    coverage = method.coverage(model)
+    if is_main:
+        _log_coverage(coverage)
     trainable = sum(_size(parameter) for parameter in model.parameters() if parameter.requires_grad)
     busy = Path(config.workspace) / BUSY_NAME
     flow = FlowCallback(StopRequest(context.reporter), busy, spec.training.early_stopping)
@@ -118,7 +121,8 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
         weights=label_weights(task, spec, report),
         objective=objective,
         checkpoint=checkpoint.directory if checkpoint else None,
-        answers=_validation_answers(prepared, spec, report, plan, Hardware.of(precision, config.world.device)),
+        rate_factors=method.rate_factors(spec),
+        answers=_validation_answers(prepared, spec, report, plan, hardware),
     )
     if checkpoint and checkpoint.universal:
         trainer.add_callback(MendConverted(checkpoint.directory))
@@ -126,6 +130,9 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
         context.reporter.progress(
             f"starting the training processes: {plan.steps:,} steps, {plan.steps_per_epoch:,} per epoch"
         )
+    if checkpoint is None:
+        with hardware.autocast():
+            method.initialise(model, spec, trainer.first_batches)
     trainer.train(resume_from_checkpoint=str(checkpoint.directory) if checkpoint else None)
     state = trainer.state
     if flow.stopped:
@@ -134,11 +141,33 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
             f"stopped on request after step {state.global_step} of {state.max_steps}; the checkpoint is "
             "stored, and the job resumes from it",
         )
-    directory = Path(config.workspace) / "trained"
-    best = _best_step(spec, state)
+    directory, best = Path(config.workspace) / "trained", _best_step(spec, state)
     _export(trainer, best, config.layout.checkpoints, busy, directory)
+    trained = Trained(directory, _summary(trainer, flow, reports, plan, trainable))
+    if is_main:
+        method.finish(model, directory, spec)
+        write_json(directory / layout.HISTORY, curves(state.log_history))
+        write_json(
+            directory / layout.TRAINING,
+            trained.summary
+            | _details(config, plan, precision, state, best)
+            | ({} if coverage is None else {"adapted": coverage.summary}),
+        )
+    return trained
+
+
+def _log_coverage(coverage: Coverage | None) -> None:
+    if coverage is not None:
+        _log.info("the adapter changes %s of the weights; without an adapter: %s", coverage.changed, coverage.unchanged)
+
+
+def _summary(
+    trainer: FineTuneTrainer, flow: FlowCallback, reports: ReportCallback, plan: TrainPlan, trainable: int
+) -> dict[str, Any]:
+    """The fields of TrainResult in camelCase, except uri and digest."""
+    state = trainer.state
     history = curves(state.log_history)
-    summary = {
+    return {
         "steps": state.global_step,
         "epochs": round(state.global_step / plan.steps_per_epoch, 4),
         "loss": final_loss(history["train"]),
@@ -148,26 +177,24 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
         "stoppedEarly": flow.stopped_early,
         "trainableParameters": trainable,
     }
-    if is_main:
-        write_json(directory / layout.HISTORY, history)
-        write_json(
-            directory / layout.TRAINING,
-            summary
-            | {
-                "world": config.world.model_dump(mode="json"),
-                "zeroStage": spec.distributed.zero.stage,
-                "precision": precision,
-                "hardware": hardware_in_words(config.world),
-                "seconds": round(sum(entry.get("seconds", 0.0) for entry in state.log_history), 1),
-                "finished": datetime.now(UTC).date().isoformat(),
-                "batch": {"perDevice": plan.sizes.per_device, "accumulation": plan.sizes.accumulation},
-                "seed": spec.training.seed,
-                "weightsOfStep": state.global_step if best is None else best,
-                "versions": library_versions(),
-            }
-            | ({} if coverage is None else {"adapted": coverage.summary}),
-        )
-    return Trained(directory, summary)
+
+
+def _details(
+    config: StageConfig, plan: TrainPlan, precision: Precision, state: TrainerState, best: int | None
+) -> dict[str, Any]:
+    """What ``training.json`` says besides the summary."""
+    return {
+        "world": config.world.model_dump(mode="json"),
+        "zeroStage": config.spec.distributed.zero.stage,
+        "precision": precision,
+        "hardware": hardware_in_words(config.world),
+        "seconds": round(sum(entry.get("seconds", 0.0) for entry in state.log_history), 1),
+        "finished": datetime.now(UTC).date().isoformat(),
+        "batch": {"perDevice": plan.sizes.per_device, "accumulation": plan.sizes.accumulation},
+        "seed": config.spec.training.seed,
+        "weightsOfStep": state.global_step if best is None else best,
+        "versions": library_versions(),
+    }
 
 
 def _validation_answers(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from finetune_trainer.tasks.base import TaskForm
 from finetune_trainer.train.batches import BatchSizes, EpochBatches
 from finetune_trainer.train.data import EpochDataLoader, TrainingDataset
 from finetune_trainer.train.export import VALIDATION_PREFIX
+from finetune_trainer.train.first_batches import FirstBatches
 from finetune_trainer.train.objective import Objective, Run
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         weights: LabelWeights | None = None,
         objective: Objective | None = None,
         checkpoint: Path | None = None,
+        rate_factors: Mapping[str, float] = MappingProxyType({}),
         **kwargs: Any,
     ) -> None:
         """
@@ -65,6 +68,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
             weights: Weighs the labels in the training loss; the validation loss is not weighted.
             objective: What is minimised, if it is not `TaskForm.loss`.
             checkpoint: The checkpoint from which training resumes.
+            rate_factors: Factors of the learning rate, by a part of the names of parameters.
             kwargs: Further arguments of Trainer.
         """
         collator = task.collator(pad_token_id, model)
@@ -93,6 +97,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         self._answers = answers
         self._weights = weights
         self._objective = objective
+        self._rate_factors = rate_factors
 
     @property
     def run(self) -> Run:
@@ -107,6 +112,36 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
             prepare=self._prepare_inputs,
             alive=self._alive,
         )
+
+    def first_batches(self, rows: int) -> FirstBatches:
+        """Batches of ``rows`` random training rows, the same on every rank."""
+        model: Any = self.model
+        model.to(self.args.device)
+        return FirstBatches(
+            self._training,
+            rows,
+            seed=self.args.seed,
+            collate=self._collate,
+            device=self.args.device,
+            alive=self._alive,
+        )
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The optimizer, in which parameters with a factor are in groups of their own."""
+        is_new = self.optimizer is None
+        trained: Any = self.model
+        optimizer = super().create_optimizer(model)
+        if not is_new:
+            return optimizer
+        names = {id(parameter): name for name, parameter in trained.named_parameters()}
+        for group in list(optimizer.param_groups):
+            for part, factor in self._rate_factors.items():
+                chosen = [parameter for parameter in group["params"] if part in names[id(parameter)]]
+                if chosen:
+                    taken = {id(parameter) for parameter in chosen}
+                    group["params"] = [parameter for parameter in group["params"] if id(parameter) not in taken]
+                    optimizer.add_param_group({**group, "params": chosen, "lr": factor * group["lr"]})
+        return optimizer
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device

@@ -1,0 +1,63 @@
+"""Batches of the training data before training, the same on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import overload
+
+import numpy as np
+import torch
+
+from finetune_trainer.train.data import Collator, TrainingDataset
+
+_MOST_BATCHES = 64
+
+
+class FirstBatches(Sequence[dict[str, torch.Tensor]]):
+    """Batches of random rows, which are collated when they are read."""
+
+    def __init__(
+        self,
+        data: TrainingDataset,
+        rows: int,
+        *,
+        seed: int,
+        collate: Collator,
+        device: torch.device,
+        alive: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            data: The training rows.
+            rows: Rows in a batch; rows that do not fill a batch are left out.
+            seed: Seed of the order of the rows.
+            collate: Makes a batch of rows.
+            device: Device of the batches.
+            alive: Called before each batch, as a sign of life.
+        """
+        order = np.random.default_rng(seed).permutation(len(data.lengths))
+        batches = min(len(order) // rows, _MOST_BATCHES)
+        self._rows = order[: batches * rows].reshape(batches, rows).tolist()
+        self._data = data
+        self._collate = collate
+        self._device = device
+        self._alive = alive
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[dict[str, torch.Tensor]]: ...
+
+    def __getitem__(self, index: int | slice) -> dict[str, torch.Tensor] | Sequence[dict[str, torch.Tensor]]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        self._alive()
+        batch = self._collate([self._data[row] for row in self._rows[index]])
+        return {name: tensor.to(self._device) for name, tensor in batch.items()}
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        return (self[index] for index in range(len(self)))
