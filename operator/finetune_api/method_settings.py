@@ -107,6 +107,40 @@ class LoraSpec(ApiModel):
     )
 
 
+_Names = Annotated[tuple[Label, ...], Field(max_length=64)]
+
+
+class Ia3Spec(ApiModel):
+    """Learned factors of activations (Liu et al. 2022)."""
+
+    target_modules: Annotated[_Names, Field(min_length=1)] | None = Field(
+        default=None,
+        description="Names of the modules whose output is scaled. Default: those of PEFT for the type of the model, "
+        "usually the layers of keys and values and a layer of the feed-forward block.",
+    )
+    feedforward_modules: _Names | None = Field(
+        default=None,
+        description="Those of targetModules that are scaled at their input instead, usually the second layer of the "
+        "feed-forward block. Default: those of PEFT for the type of the model.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="has(self.targetModules) == has(self.feedforwardModules)",
+            message="set targetModules and feedforwardModules, or neither; feedforwardModules may be an empty list",
+            field="feedforwardModules",
+            holds=lambda ia3: (ia3.target_modules is None) == (ia3.feedforward_modules is None),
+        ),
+        Rule(
+            cel="!has(self.targetModules) || !has(self.feedforwardModules) || "
+            "self.feedforwardModules.all(name, name in self.targetModules)",
+            message="feedforwardModules must be among targetModules",
+            field="feedforwardModules",
+            holds=lambda ia3: set(ia3.feedforward_modules or ()) <= set(ia3.target_modules or ()),
+        ),
+    )
+
+
 def _of_kto(name: str, field: str) -> Rule:
     """The weight ``name`` is only valid for the loss KTO."""
 

@@ -9,22 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from finetune_api.failures import Reason, StageFailure
-from finetune_api.spec import FineTuneJobSpec, Precision
 from finetune_api.stage import Stage
 from finetune_trainer.methods import method_of
 from finetune_trainer.methods.lora_eva import RepeatedBatches
-from finetune_trainer.tasks import form_of
-from finetune_trainer.train.model import load_model
-from tests.trainer.evaluation_fixtures import data_report
+from tests.trainer.method_fixtures import as_published, attached, base_logits, disturb, logits, save_gpt2, spec_of
 from tests.trainer.stages import TinyJob, instruction_job
 from tests.trainer.tiny_models import STRONG_INIT, save_llama
-
-TOKENS = torch.tensor([[7, 8, 9, 10, 11, 12], [20, 21, 22, 23, 24, 25]])
 
 
 @pytest.fixture(scope="module")
@@ -36,57 +29,12 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose linear layers store their weights transposed."""
-    directory = tmp_path_factory.mktemp("models") / "gpt2"
-    torch.manual_seed(5)
-    config = GPT2Config(vocab_size=47, n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=STRONG_INIT)
-    GPT2LMHeadModel(config).save_pretrained(directory)
-    return directory
+    return save_gpt2(tmp_path_factory.mktemp("models") / "gpt2")
 
 
-def spec_of(base: Path, **lora: Any) -> FineTuneJobSpec:
-    document = {
-        "model": {"uri": base.as_uri()},
-        "task": {"type": "InstructionTuning"},
-        "dataset": {"train": {"uri": "file:///train.jsonl"}},
-        "method": {"type": "LoRA", "lora": {"dropout": 0, **lora}},
-        "output": {"uri": "file:///output"},
-    }
-    return FineTuneJobSpec.model_validate(document, strict=False)
-
-
-def attached(base: Path, **lora: Any) -> Any:
-    """The model with its adapter, as the train stage makes it."""
-    spec = spec_of(base, **lora)
-    report = data_report(spec)
-    task = form_of(spec.task.type, report.family)
-    return load_model(base, spec, report, task=task, precision=Precision.FP32).eval()
-
-
-def logits(model: Any) -> torch.Tensor:
-    with torch.no_grad():
-        found: torch.Tensor = model(input_ids=TOKENS).logits
-    return found
-
-
-def base_logits(base: Path) -> torch.Tensor:
-    return logits(AutoModelForCausalLM.from_pretrained(base).eval())
-
-
-def disturb(model: Any) -> None:
-    """Change the adapter as training would."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter), alpha=0.1)
-
-
-def as_published(model: Any, base: Path, directory: Path, **lora: Any) -> Any:
-    """The adapter of ``model`` as published, loaded by plain PEFT on the untouched base model."""
-    model.save_pretrained(directory)
-    method_of(spec_of(base).method.type).finish(model, directory, spec_of(base, **lora))
-    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), directory).eval()
+def lora_of(**settings: Any) -> dict[str, Any]:
+    """``spec.method`` for LoRA without dropout."""
+    return {"type": "LoRA", "lora": {"dropout": 0, **settings}}
 
 
 class TestStarts:
@@ -97,41 +45,41 @@ class TestStarts:
         self, base: str, start: str, rslora: bool, request: pytest.FixtureRequest, tmp_path: Path
     ) -> None:
         directory: Path = request.getfixturevalue(base)
-        lora = {"rank": 4, "alpha": 8, "initialization": start, "useRslora": rslora}
-        model = attached(directory, **lora)
+        method = lora_of(rank=4, alpha=8, initialization=start, useRslora=rslora)
+        model = attached(directory, method)
         torch.testing.assert_close(logits(model), base_logits(directory), atol=1e-4, rtol=0)
         disturb(model)
         with model.disable_adapter():
             assert torch.equal(logits(model), base_logits(directory))
         trained = logits(model)
         assert (trained - base_logits(directory)).abs().max() > 0.1
-        published = as_published(model, directory, tmp_path, **lora)
+        published = as_published(model, directory, tmp_path, method)
         torch.testing.assert_close(logits(published), trained, atol=1e-4, rtol=0)
         config = json.loads((tmp_path / "adapter_config.json").read_text())
         assert (config["r"], config["init_lora_weights"]) == (8, True)
         assert config["lora_alpha"] == pytest.approx(8 * (2**0.5 if rslora else 2))
 
     def test_pissa_takes_the_largest_directions(self, llama: Path) -> None:
-        model = attached(llama, rank=4, alpha=8, initialization="PiSSA")
+        model = attached(llama, lora_of(rank=4, alpha=8, initialization="PiSSA"))
         layer = model.base_model.model.model.layers[0].mlp.up_proj
         part = layer.scaling["default"] * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
         left, values, right = torch.linalg.svd(layer.base_layer.weight, full_matrices=False)
         torch.testing.assert_close(part, left[:, :4] * values[:4] @ right[:4], atol=1e-5, rtol=0)
 
     def test_ranks_of_single_modules_double_as_well(self, llama: Path, tmp_path: Path) -> None:
-        lora = {"rank": 4, "alpha": 8, "initialization": "PiSSA", "rankPattern": {"o_proj": 2}}
-        model = attached(llama, **lora)
+        method = lora_of(rank=4, alpha=8, initialization="PiSSA", rankPattern={"o_proj": 2})
+        model = attached(llama, method)
         disturb(model)
         trained = logits(model)
-        published = as_published(model, llama, tmp_path, **lora)
+        published = as_published(model, llama, tmp_path, method)
         torch.testing.assert_close(logits(published), trained, atol=1e-4, rtol=0)
 
     def test_eva_takes_the_directions_of_the_inputs(self, llama: Path) -> None:
-        model = attached(llama, rank=4, initialization="EVA")
+        spec = spec_of(llama, lora_of(rank=4, initialization="EVA"))
+        model = attached(llama, lora_of(rank=4, initialization="EVA"))
         torch.manual_seed(2)
         batches = [{"input_ids": torch.randint(5, 40, (8, 6))} for _ in range(4)]
-        method = method_of(spec_of(llama).method.type)
-        method.initialise(model, spec_of(llama, rank=4, initialization="EVA"), lambda _: batches)
+        method_of(spec.method.type).initialise(model, spec, lambda _: batches)
         torch.testing.assert_close(logits(model), base_logits(llama))
         assert not model.peft_config["default"].rank_pattern
         layer = model.base_model.model.model.layers[1].mlp.down_proj
@@ -147,13 +95,10 @@ class TestStarts:
         assert kept > 0.9 * torch.linalg.svdvals(centred)[:4].pow(2).sum() / centred.pow(2).sum()
 
     def test_eva_needs_as_many_examples_as_the_rank(self, llama: Path) -> None:
-        method = method_of(spec_of(llama).method.type)
+        method = lora_of(rank=4, initialization="EVA")
+        model, spec = attached(llama, method), spec_of(llama, method)
         with pytest.raises(StageFailure, match="EVA needs at least 4 training examples for rank 4") as caught:
-            method.initialise(
-                attached(llama, rank=4, initialization="EVA"),
-                spec_of(llama, rank=4, initialization="EVA"),
-                lambda _: [],
-            )
+            method_of(spec.method.type).initialise(model, spec, lambda _: [])
         assert caught.value.reason is Reason.BAD_CONFIGURATION
 
     def test_eva_ends_where_the_directions_do_not_settle(self) -> None:
@@ -165,7 +110,7 @@ class TestStarts:
 
 class TestRanks:
     def test_each_module_has_the_rank_of_its_key(self, llama: Path) -> None:
-        model = attached(llama, rank=8, rankPattern={"o_proj": 2, r"layers\.1\.mlp\..*": 4})
+        model = attached(llama, lora_of(rank=8, rankPattern={"o_proj": 2, r"layers\.1\.mlp\..*": 4}))
         ranks = {
             name.removeprefix("base_model.model.model.layers."): module.r["default"]
             for name, module in model.named_modules()
@@ -189,16 +134,16 @@ class TestRanks:
     )
     def test_a_rank_that_fits_no_module_is_refused(self, llama: Path, lora: dict[str, Any], message: str) -> None:
         with pytest.raises(StageFailure, match=message) as caught:
-            attached(llama, **lora)
+            attached(llama, lora_of(**lora))
         assert caught.value.reason is Reason.BAD_CONFIGURATION
 
 
 def test_dora_is_published_with_its_magnitudes(llama: Path, tmp_path: Path) -> None:
-    model = attached(llama, rank=4, useDora=True)
+    model = attached(llama, lora_of(rank=4, useDora=True))
     torch.testing.assert_close(logits(model), base_logits(llama), atol=1e-5, rtol=0)
     disturb(model)
     trained = logits(model)
-    torch.testing.assert_close(logits(as_published(model, llama, tmp_path)), trained, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits(as_published(model, llama, tmp_path, lora_of())), trained, atol=1e-5, rtol=0)
     assert json.loads((tmp_path / "adapter_config.json").read_text())["use_dora"] is True
 
 

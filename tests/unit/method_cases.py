@@ -7,6 +7,7 @@ from typing import Any
 DORA_WITH_WEIGHTS = "useDora cannot be combined with the initialization PiSSA, OLoRA, LoftQ"
 RANKS_WITH_EVA = "rankPattern cannot be combined with the initialization EVA"
 RANKS_WITH_RSLORA = "useRslora and rankPattern cannot be combined with the initialization PiSSA"
+BOTH_OF_IA3 = "set targetModules and feedforwardModules, or neither"
 PARTITIONED = "method.lora.initialization with ZeRO stage 3 must be Default"
 
 
@@ -32,5 +33,15 @@ METHOD_CASES: tuple[tuple[Any, ...], ...] = (
     ("PiSSA with ZeRO-3", {**_started("PiSSA"), "distributed.zero.stage": 3}, PARTITIONED),
     ("EVA with ZeRO-3", {**_started("EVA"), "distributed.zero.stage": 3}, PARTITIONED),
     ("PiSSA with ZeRO-2", {**_started("PiSSA"), "distributed.zero.stage": 2}),
+    ("IA3", {"method": {"type": "IA3"}}),
+    ("IA3 of layers", {"method": {"type": "IA3", "ia3": {"targetModules": ["k", "wo"], "feedforwardModules": ["wo"]}}}),
+    ("IA3 of outputs", {"method": {"type": "IA3", "ia3": {"targetModules": ["k"], "feedforwardModules": []}}}),
+    ("IA3 of half", {"method": {"type": "IA3", "ia3": {"targetModules": ["k"]}}}, BOTH_OF_IA3),
+    (
+        "IA3 of others",
+        {"method": {"type": "IA3", "ia3": {"targetModules": ["k"], "feedforwardModules": ["wo"]}}},
+        "feedforwardModules must be among targetModules",
+    ),
+    ("IA3 settings of LoRA", {"method.ia3": {}}, "ia3 is only valid for type IA3"),
     ("Default with ZeRO-3", {**_started("Default"), "distributed.zero.stage": 3}),
 )

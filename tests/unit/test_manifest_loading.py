@@ -156,8 +156,8 @@ class TestUnknownFields:
             "spec.resilience.stallTimeoutSeconds must be at most 86400; it is 1000000000",
         ),
         ("resilience: []", "spec.resilience must be a group of fields, not a list"),
-        ("method: {type: lora}", "spec.method.type is 'lora', but must be one of Full, LoRA; did you mean LoRA?"),
-        ("method: {type: 7}", "spec.method.type is 7, but must be one of Full, LoRA"),
+        ("method: {type: lora}", "spec.method.type is 'lora', but must be one of Full, LoRA, IA3; did you mean LoRA?"),
+        ("method: {type: 7}", "spec.method.type is 7, but must be one of Full, LoRA, IA3"),
         (
             "method: {type: LoRA, lora: {targetModules: []}}",
             "spec.method.lora.targetModules must have at least 1 entry; it has 0",

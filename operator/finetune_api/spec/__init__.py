@@ -4,7 +4,7 @@ Defaults are defined here and not in the CRD, so that the stored object does not
 GitOps tools see no drift.
 """
 
-from finetune_api.method_settings import LoraInitialization, LoraSpec
+from finetune_api.method_settings import Ia3Spec, LoraInitialization, LoraSpec
 from finetune_api.spec.inputs import (
     CleaningSpec,
     Columns,
@@ -70,6 +70,7 @@ __all__ = [
     "FineTuneJobSpec",
     "Gate",
     "GenerationSpec",
+    "Ia3Spec",
     "KeepSpec",
     "Label",
     "LoraInitialization",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from finetune_api.base import ApiModel
-from finetune_api.method_settings import LoraSpec
+from finetune_api.method_settings import Ia3Spec, LoraSpec
 from finetune_api.tables.table import table
 from finetune_api.tables.tasks import TaskType
 
@@ -15,6 +15,7 @@ from finetune_api.tables.tasks import TaskType
 class MethodType(StrEnum):
     FULL = "Full"
     LORA = "LoRA"
+    IA3 = "IA3"
 
     @property
     def row(self) -> MethodRow:
@@ -86,6 +87,14 @@ METHODS = table(
                 TaskType.PREFERENCE_TUNING: 5e-5,
             },
             settings=Settings("lora", LoraSpec),
+        ),
+        MethodType.IA3: MethodRow(
+            summary="trains factors of activations, a hundredth of the parameters of LoRA",
+            result=Result.ADAPTER,
+            # Liu et al. 2022, section 3.3.
+            learning_rate=3e-3,
+            task_learning_rates={TaskType.PREFERENCE_TUNING: 5e-4},
+            settings=Settings("ia3", Ia3Spec),
         ),
     },
 )

@@ -34,7 +34,7 @@ class Lora(AdapterMethod):
         if lora.target_modules == ALL_LINEAR:
             targets = linear_targets(model, attachment)
         else:
-            targets = named_targets(model, attachment, lora.target_modules)
+            targets = named_targets(model, attachment, lora.target_modules, "method.lora.targetModules")
         start = lora.initialization
         check_ranks(
             shapes_of(model, targets), lora.rank, lora.rank_pattern, each=start is not LoraInitialization.DEFAULT

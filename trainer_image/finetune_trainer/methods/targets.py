@@ -11,6 +11,7 @@ from peft.utils.transformers_weight_conversion import convert_peft_config_for_tr
 from transformers.pytorch_utils import Conv1D
 
 from finetune_api.failures import Reason, StageFailure
+from finetune_api.spec import MethodType
 from finetune_trainer.methods.base import Attachment
 from finetune_trainer.modelling.modalities import other_modalities
 
@@ -52,8 +53,8 @@ def linear_targets(model: Any, attachment: Attachment) -> list[str]:
     return [name for name in names if _leaf(name) not in left_out]
 
 
-def named_targets(model: Any, attachment: Attachment, targets: Sequence[str]) -> list[str]:
-    """Names of the modules that ``targets``, names or ends of names, select, in order.
+def named_targets(model: Any, attachment: Attachment, targets: Sequence[str], field: str) -> list[str]:
+    """Names of the modules that ``targets``, names or ends of names, select, in order; ``field`` is for messages.
 
     Raises:
         StageFailure: BadConfiguration when a target selects no module, or one that PEFT cannot adapt.
@@ -65,14 +66,20 @@ def named_targets(model: Any, attachment: Attachment, targets: Sequence[str]) ->
     if not wrong and (experts := _names_of_experts(model, [name for names in chosen.values() for name in names])):
         wrong = [target for target in targets if _leaf(target) in experts]
     if wrong:
-        known = sorted({_leaf(name) for name in supported} - _names_of_experts(model, supported))
+        everything = "all-linear or " if attachment.spec.method.type is MethodType.LORA else ""
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
-            f"method.lora.targetModules contains {', '.join(wrong)}, which {type(model).__name__} does not have as a "
-            f"layer that LoRA can adapt: use all-linear or names from {', '.join(known)}",
+            f"{field} contains {', '.join(wrong)}, which {type(model).__name__} does not have as a layer that can be "
+            f"adapted: use {everything}names from {', '.join(adaptable_names(model, attachment))}",
         )
     selected = {name for names in chosen.values() for name in names}
     return [name for name in modules if name in selected]
+
+
+def adaptable_names(model: Any, attachment: Attachment) -> list[str]:
+    """Last parts of the names of the modules that can be adapted, in order."""
+    names = [name for name, module in _trained_modules(model, attachment) if isinstance(module, _SUPPORTED)]
+    return sorted({_leaf(name) for name in names} - _names_of_experts(model, names))
 
 
 def _trained_modules(model: Any, attachment: Attachment) -> Iterator[tuple[str, torch.nn.Module]]:
