@@ -54,7 +54,7 @@ class LoraSpec(ApiModel):
     )
     initialization: LoraInitialization = Field(
         default=LoraInitialization.DEFAULT,
-        description="The adapter before the first step. Default: an update of zero. PiSSA: the largest singular "
+        description="The adapter before the first step. With Default its update is zero. PiSSA: the largest singular "
         "directions of each weight (Meng et al. 2024). OLoRA: those of its QR decomposition (Büyükakyüz 2024). EVA: "
         "the largest directions of the inputs that each module gets from the training data (Paischer et al. 2024). "
         "LoftQ: what NF4 would lose of each weight (Li et al. 2023). The published adapter is always one for the "

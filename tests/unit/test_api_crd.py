@@ -105,7 +105,7 @@ def test_every_field_is_described() -> None:
         (
             ".spec.training.learningRate",
             "Default: 2e-5 for Full (2e-6 for PreferenceTuning), 2e-4 for LoRA (5e-4 for TextClassification, 5e-4 for "
-            "QuestionAnswering, 5e-5 for PreferenceTuning).",
+            "QuestionAnswering, 5e-5 for PreferenceTuning), 3e-3 for IA3 (5e-4 for PreferenceTuning).",
         ),
     ],
 )
