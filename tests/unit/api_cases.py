@@ -108,6 +108,7 @@ METRICS_OF_LABEL_LISTS = "evaluation.metrics of TextClassification with multiLab
 GATES_OF_LABEL_LISTS = "gates of TextClassification with multiLabel can be on micro_f1, macro_f1, weighted_f1"
 LABEL_LISTS_OF = "multiLabel is only valid for type TextClassification"
 WEIGHTS_OF = "classWeights are only valid for type TextClassification"
+LOSS_OF = "loss is only valid for type InstructionTuning"
 WEIGHTS_OR_LISTS = "classWeights cannot be combined with multiLabel"
 METRICS_OF_INSTRUCTION = "evaluation.metrics of InstructionTuning are loss, token_accuracy, exact_match, rouge_l, chrf"
 GATES_OF_CLASSIFICATION = "gates of TextClassification can be on accuracy, macro_f1, weighted_f1, mcc, auroc, ece"
@@ -153,6 +154,11 @@ RULE_CASES = (
         {"task": {"type": "TextClassification", "classWeights": "Balanced", "multiLabel": True}},
         WEIGHTS_OR_LISTS,
     ),
+    chat("all tokens of a chat", {"task": {"type": "InstructionTuning", "loss": "All"}}),
+    Case("answers of a classification", {"task.loss": "Assistant"}),
+    Case("all tokens of a classification", {"task.loss": "All"}, LOSS_OF),
+    preferences("all tokens of preferences", {"task.loss": "All"}, LOSS_OF),
+    documents("all tokens of documents", {"task.loss": "All"}, LOSS_OF),
     Case("slices", {"evaluation.slices": ["region", "channel"]}),
     chat("slices of a chat", {"evaluation.slices": ["region"]}),
     Case("a slice twice", {"evaluation.slices": ["a", "a"]}, "slices must be different", server="Duplicate value"),

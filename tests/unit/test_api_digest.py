@@ -43,7 +43,7 @@ def test_the_digest_of_a_stored_job_never_changes() -> None:
         {"dataset.validation.fraction": 0.1},
         {"dataset.columns": {"text": "text", "label": "label"}},
         {"evaluation.metrics": ["accuracy", "macro_f1"]},
-        {"task": {"type": "TextClassification", "multiLabel": False, "classWeights": "None"}},
+        {"task": {"type": "TextClassification", "multiLabel": False, "classWeights": "None", "loss": "Assistant"}},
         {"evaluation.gates": []},
         {"output.keep.checkpoints": 0},
     ],

@@ -98,6 +98,7 @@ REFUSED: tuple[tuple[str, Any], ...] = (
     ("evaluation.slices", ["a"] * 9),
     ("evaluation.slices", [""]),
     ("task.classWeights", "balanced"),
+    ("task.loss", "all"),
     ("task.multiLabel", "true"),
     ("evaluation.gates", [{"metric": "accuracy", "minimum": "0.5"}]),
     ("evaluation.gates", [{"metric": "accuracy", "minimum": 0.5}] * 17),

@@ -152,6 +152,7 @@ TASKS = table(
             default_length=2048,
             hub_task="text-generation",
             starting_model="hf://Qwen/Qwen2.5-0.5B-Instruct",
+            settings={"loss": (ModelFamily.CAUSAL,)},
             packs=(ModelFamily.CAUSAL,),
             generates=(ModelFamily.CAUSAL,),
         ),
