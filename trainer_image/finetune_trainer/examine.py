@@ -77,10 +77,8 @@ def examine(uri: str, scratch: Path) -> dict[str, Any]:
         )
     # Rows that need a setting of the method are otherwise like those of another task.
     task, guess = max(found, key=lambda pair: (pair[1].certain, bool(pair[1].preference)))
-    test, small = {}, []
-    if TEST not in fetched.files:
-        examples = _count(fetched.files["train"], names, documents)
-        test, small = small_test(examples, dataset)
+    rows_of_job = _SAMPLE if TEST in fetched.files else _count(fetched.files["train"], names, documents)
+    test, small = small_test(rows_of_job, dataset)
     return {
         "task": str(task),
         "columns": _different(guess),
@@ -112,7 +110,7 @@ def small_test(rows: int, dataset: DatasetSpec) -> tuple[dict[str, Any], list[st
     return {"fraction": math.ceil(100 * minimum / rows) / 100}, [note]
 
 
-def _count(files: Sequence[DataFile], names: Sequence[str], documents: Documents | None) -> int:
+def _count(files: Sequence[DataFile], names: tuple[str, ...], documents: Documents | None) -> int:
     """Number of different rows, but at most those of the sample."""
     if documents:
         files = [replace(file, form=replace(file.form, documents=documents)) for file in files]
