@@ -24,9 +24,10 @@ from tests.trainer.preference_fixtures import preference_job
 from tests.trainer.stages import TinyJob
 
 
-def published(root: Path, loss: str) -> TinyJob:
+def run(root: Path, loss: str, *stages: Stage) -> TinyJob:
+    """A job after these stages."""
     job = prepared(preference_job(root, loss))
-    for stage in (Stage.TRAIN, Stage.EVALUATE, Stage.PUBLISH):
+    for stage in stages:
         outcome = job.run(stage)
         assert outcome.code == 0, outcome.log
     return job
@@ -34,7 +35,7 @@ def published(root: Path, loss: str) -> TinyJob:
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> TinyJob:
-    return published(tmp_path_factory.mktemp("dpo"), "DPO")
+    return run(tmp_path_factory.mktemp("dpo"), "DPO", Stage.TRAIN, Stage.EVALUATE, Stage.PUBLISH)
 
 
 def metrics_of(job: TinyJob) -> dict[str, dict[str, Any]]:
@@ -139,7 +140,7 @@ def test_the_program_on_the_card_gives_the_answer_of_predict(
 
 
 def test_kto_measures_rewards_of_single_answers(tmp_path: Path) -> None:
-    job = published(tmp_path, "KTO")
+    job = run(tmp_path, "KTO", Stage.TRAIN, Stage.EVALUATE)
     metrics = metrics_of(job)
     assert list(metrics) == ["auroc", "margin"]
     slices = slices_of(job)
@@ -158,7 +159,7 @@ def test_kto_measures_rewards_of_single_answers(tmp_path: Path) -> None:
     assert metrics["auroc"]["change"] == pytest.approx(area - 0.5, abs=1e-3)
     assert metrics["auroc"]["measuredAgainst"] == "BaseModel"
     assert metrics["margin"]["tuned"] == pytest.approx(good.mean() - bad.mean())
-    assert "undesirable · " in (job.artifact / "report.html").read_text()
+    assert "undesirable · " in (job.revision / "evaluated" / "report.html").read_text()
 
 
 def test_prepared_rows_have_one_prompt_for_both_answers(tuned: TinyJob) -> None:
