@@ -37,12 +37,12 @@ $(UV):
 	touch $@
 
 # DeepSpeed's build imports the installed torch, so torch comes first.
-.venv/.installed: .venv/.unit Makefile trainer_image/harness.txt
+.venv/.installed: .venv/.unit Makefile trainer_image/finetune_trainer/harness/requirements.txt
 	$(UV_INSTALL) torch setuptools wheel
 	$(UV_INSTALL) --no-build-isolation-package deepspeed --requirement pyproject.toml --extra examples --extra trainer
 	$(UV) pip install --quiet --target .venv/trl --no-deps --constraint constraints.txt $(TRL)
 	$(UV) pip install --quiet --python $(BIN)/python --target .venv/harness --no-deps --constraint constraints.txt \
-	  --requirement trainer_image/harness.txt
+	  --requirement trainer_image/finetune_trainer/harness/requirements.txt
 	touch $@
 
 .venv/.bench: .venv/.installed

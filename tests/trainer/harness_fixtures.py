@@ -30,7 +30,7 @@ CHOICE: dict[str, Any] = {
     "doc_to_choice": "choices",
     "metric_list": [
         {"metric": "acc", "aggregation": "mean", "higher_is_better": True},
-        {"metric": "mcc", "aggregation": "matthews_corrcoef", "higher_is_better": True},
+        {"metric": "acc_norm", "aggregation": "mean", "higher_is_better": True},
     ],
     "metadata": {"version": 2.0},
 }

@@ -209,8 +209,13 @@ def _rows(task: HarnessTask, baseline: _Outcome, tuned: _Outcome) -> list[dict[s
     ]
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, bool | int | float | np.number | np.bool_) else None
+def _number(value: Any) -> float | list[float] | None:
+    """A value as JSON: a number, or the numbers that a metric is computed from, such as a sum and its weight."""
+    if isinstance(value, bool | int | float | np.number | np.bool_):
+        return float(value)
+    if isinstance(value, list | tuple) and value and all(isinstance(part, int | float | np.number) for part in value):
+        return [float(part) for part in value]
+    return None
 
 
 def _details(task: HarnessTask, tuned: _Outcome) -> dict[str, Any]:

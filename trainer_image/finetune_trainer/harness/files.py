@@ -24,7 +24,7 @@ _MOST_FILES, _MOST_BYTES, _MOST_YAML_BYTES = 10_000, 1 << 30, 1 << 20
 _STANDARD_TAGS = "tag:yaml.org,2002:"
 _FORMATS = ("json", "csv", "parquet", "text", "arrow")
 """Loaders of data files that run no code; that of pickles would."""
-_HUB_ID = re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?")
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?")
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -97,7 +97,7 @@ class TaskFiles:
         merged: dict[str, Any] = {}
         for name in included if isinstance(included, list) else [included]:
             path = self._beside(file, str(name))
-            if path not in self.documents:
+            if path is None or path not in self.documents:
                 raise _bad(f"{file} of {self.uri} includes {name}, but there is no such YAML file in that directory")
             merged |= self._merged(path, (*outer, file))
         merged |= own

@@ -47,6 +47,13 @@ class Model(HFLM):  # type: ignore[misc]
         self._fit([self.max_length])
         return super().generate_until(requests, *arguments, **named)
 
+    def _model_generate(self, context: Any, max_length: int, stop: Sequence[str], **settings: Any) -> Any:
+        if self.backend == "seq2seq":
+            # lm-eval adds the tokens of the longest prompt of the batch to the limit of the task, also where the answer
+            # does not follow the prompt. The answer begins with a start token.
+            max_length += 1 - context.shape[1]
+        return super()._model_generate(context, max_length, stop, **settings)
+
     def _fit(self, lengths: Iterator[int] | Sequence[int]) -> None:
         """Choose the number of requests of a batch from the longest."""
         longest = min(max(lengths), self.max_length)

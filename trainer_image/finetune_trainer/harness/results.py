@@ -13,9 +13,9 @@ from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import HarnessMetric
 from finetune_trainer.evaluate.intervals import RESAMPLES, ratio_interval, resampled_interval
 
-RESAMPLES_OF_OTHERS = 1000
+RESAMPLES_OF_OTHERS = 400
 RESAMPLES_OF_TEXTS = 200
-"""Of metrics such as BLEU, which lm-eval computes from all answers again."""
+"""lm-eval computes these metrics again for each resample: those of texts, such as BLEU, take up to a second."""
 
 Values = Mapping[int, Any]
 """The value of each example, by its number; not a number where the metric is no mean."""

@@ -98,7 +98,7 @@ def _configured(config: dict[str, Any]) -> Any:
     name = config["task"]
     if unknown := sorted(set(config) - set(TaskConfig.__dataclass_fields__)):
         known = get_close_matches(str(unknown[0]), list(TaskConfig.__dataclass_fields__), 1)
-        raise _bad(f"The lm-eval task {name} has the field {unknown[0]}{_meant(known)}, which lm-eval does not know")
+        raise _bad(f"The lm-eval task {name} has the field {unknown[0]}, which lm-eval does not know{_meant(known)}")
     return ConfigurableTask(config=config)
 
 
@@ -177,22 +177,23 @@ def _measures(name: str, task: Any, own: bool) -> dict[HarnessMetric, Measure]:
         task: The Task of lm-eval.
         own: Whether the user has written it. In tasks of lm-eval, metrics without a direction are left out.
     """
-    if getattr(task, "UNSAFE_CODE", False):
-        raise _bad(
-            f"The lm-eval task {name} runs answers of the model as programs, without a sandbox, which "
-            "evaluation.harness does not do; choose another task"
-        )
-    if getattr(task, "MULTIMODAL", False):
-        raise _bad(f"The lm-eval task {name} needs a model that reads images or sound; choose another task")
-    if not len(task.eval_docs):
-        raise StageFailure(Reason.BAD_DATA, f"The lm-eval task {name} has no examples")
+    _check_kind(name, task)
     if task.get_config("num_fewshot") is None:
         task.set_config(key="num_fewshot", value=0)
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
     _check_metrics(name, task)
+    if own:
+        _check_fewshot(name, task)
     found = {}
     directions, aggregations = task.higher_is_better(), task.aggregation()
-    for (metric, answers), value in _rehearsed(name, task, own).items():
+    rehearsed = _rehearsed(name, task, own)
+    absent = sorted(set(directions) - {metric for metric, _ in rehearsed})
+    if own and absent:
+        raise _bad(
+            f"The lm-eval task {name} has the metric {absent[0]}, which lm-eval does not measure for output_type "
+            f"{task.OUTPUT_TYPE}: remove it from metric_list"
+        )
+    for (metric, answers), value in rehearsed.items():
         full = metric_name(name, metric, answers)
         better, aggregate = directions.get(metric), aggregations.get(metric)
         if better is None or aggregate is None or not re.fullmatch(METRIC, full):
@@ -211,6 +212,18 @@ def _measures(name: str, task: Any, own: bool) -> dict[HarnessMetric, Measure]:
     return found
 
 
+def _check_kind(name: str, task: Any) -> None:
+    if getattr(task, "UNSAFE_CODE", False):
+        raise _bad(
+            f"The lm-eval task {name} runs answers of the model as programs, without a sandbox, which "
+            "evaluation.harness does not do; choose another task"
+        )
+    if getattr(task, "MULTIMODAL", False):
+        raise _bad(f"The lm-eval task {name} needs a model that reads images or sound; choose another task")
+    if not len(task.eval_docs):
+        raise StageFailure(Reason.BAD_DATA, f"The lm-eval task {name} has no examples")
+
+
 def _check_metrics(name: str, task: Any) -> None:
     """lm-eval only logs that it does not know a metric."""
     from lm_eval.api.registry import metric_registry
@@ -225,6 +238,15 @@ def _check_metrics(name: str, task: Any) -> None:
                 f"The lm-eval task {name} has the metric {metric}, which lm-eval does not contain"
                 f"{_meant(get_close_matches(metric, known, 2))}; its metrics are {', '.join(sorted(known))}"
             )
+
+
+def _check_fewshot(name: str, task: Any) -> None:
+    wanted, known = int(task.get_config("num_fewshot")), task.fewshot_docs() or ()
+    if wanted > len(known):
+        raise _bad(
+            f"The lm-eval task {name} shows {wanted} examples in each prompt (num_fewshot), but its split for them has "
+            f"{len(known)}: lower num_fewshot, or add examples"
+        )
 
 
 def _rehearsed(name: str, task: Any, own: bool) -> dict[tuple[str, str], Any]:
