@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.unit.document_cases import DOCUMENT_CASES
+from tests.unit.harness_cases import HARNESS_CASES
 from tests.unit.preference_cases import PREFERENCE_CASES
 from tests.unit.question_cases import QUESTION_CASES
 
@@ -76,8 +77,8 @@ def preferences(name: str, changes: dict[str, Any], sentence: str | None = None)
     return Case(name, changes, sentence, spec="preferences")
 
 
-def documents(name: str, changes: dict[str, Any], sentence: str | None = None) -> Case:
-    return Case(name, changes, sentence, spec="documents")
+def documents(name: str, changes: dict[str, Any], sentence: str | None = None, server: str | None = None) -> Case:
+    return Case(name, changes, sentence, spec="documents", server=server)
 
 
 LABELS_FOR_CLASSIFICATION = "labels are only valid for type TextClassification"
@@ -285,6 +286,7 @@ RULE_CASES = (
     chat("answers in training", {"evaluation.duringTraining": {}}),
     Case("answers of a classification in training", {"evaluation.duringTraining": {"examples": 9}}, DURING_TRAINING),
     *(documents(*case) for case in DOCUMENT_CASES),
+    *(documents(*case) for case in HARNESS_CASES),
     documents("generation of documents", {"evaluation.generation.beams": 2}, GENERATION),
     Case("documents of a classification", {"dataset.documents": "Line"}, DOCUMENTS_OF_TASK),
     Case("text of a classification", {"dataset.format": "Text"}, TEXT_FORMAT),
@@ -383,6 +385,10 @@ REFUSED: tuple[tuple[str, Any], ...] = (
     ("distributed.zero.stage", 4),
     ("evaluation.metrics", []),
     ("evaluation.slices", ["a"] * 9),
+    ("evaluation.harness", ["a/b"]),
+    ("evaluation", {"harness": ["a"], "gates": [{"metric": "a/", "minimum": 0.5}]}),
+    ("evaluation", {"harness": ["a"], "gates": [{"metric": "a/acc/x", "minimum": 0.5}]}),
+    ("evaluation.harness", [f"t{i}" for i in range(9)]),
     ("evaluation.slices", [""]),
     ("task.classWeights", "balanced"),
     ("task.multiLabel", "true"),

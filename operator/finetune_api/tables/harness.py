@@ -62,7 +62,9 @@ class _AnyMetric:
             return HarnessMetric(value)
 
         return core_schema.no_info_wrap_validator_function(
-            read, handler.generate_schema(Metric), serialization=core_schema.plain_serializer_function_ser_schema(str)
+            read,
+            handler.generate_schema(Metric),
+            serialization=core_schema.plain_serializer_function_ser_schema(str, when_used="json"),
         )
 
     @staticmethod
