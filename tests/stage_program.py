@@ -21,7 +21,7 @@ from typing import Any
 
 from finetune_api.failures import Reason
 from finetune_api.stage import Progress, StageConfig, StageError, StageReport
-from tests.builders import DIGEST, a_report, an_evaluation
+from tests.builders import DIGEST, a_checkpoint, a_report, an_evaluation
 
 
 class Stage:
