@@ -407,5 +407,6 @@ ON_ONE_MACHINE: tuple[tuple[str, Any], ...] = (
     ("dataset.validation.uri", "file://./validation.csv"),
     ("dataset.test.uri", "file://./test.csv"),
     ("output.uri", "file:///tmp"),
+    ("evaluation", {"harness": ["a"], "harnessPath": {"uri": "file://./tasks"}}),
 )
 """Values that are valid in `finetune run`, and that the API server rejects."""
