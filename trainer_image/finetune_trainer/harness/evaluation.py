@@ -6,7 +6,6 @@ import random
 import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,8 @@ from finetune_trainer.harness.model import Model, alive
 from finetune_trainer.harness.results import Values, paired_result, resamples_of
 from finetune_trainer.harness.tasks import FEWSHOT_SEED, HarnessTask, load_tasks, metric_name
 from finetune_trainer.modelling.batching import BatchLimits
-from finetune_trainer.modelling.tokenizer import chat_templates, load_auto_tokenizer, load_prepared_tokenizer
+from finetune_trainer.modelling.tokenizer import fix_date, load_auto_tokenizer, load_prepared_tokenizer
 from finetune_trainer.patches.lm_eval import without_bars
-from finetune_trainer.patches.transformers import fix_template_date
 from finetune_trainer.tasks.base import TaskForm
 
 _SEEDS = {"random": 0, "numpy": 1234, "torch": 1234, "fewshot": FEWSHOT_SEED}
@@ -113,9 +111,8 @@ class _Runner:
         # Prepare gives a template to a tokenizer without one; the base model has never seen that.
         known = form.uses_chat_template and load_auto_tokenizer(inputs.base, inputs.spec.model.uri).chat_template
         chat = bool(known)
-        if chat and inputs.data.template_date:
-            for template in chat_templates(tokenizer):
-                fix_template_date(template, date.fromisoformat(inputs.data.template_date))
+        if chat:
+            fix_date(tokenizer, inputs.data.template_date)
         return cls(inputs, tokenizer, "seq2seq" if form.adapter_task == "SEQ_2_SEQ_LM" else "causal", chat)
 
     def run(self, task: HarnessTask, name: str, model: Any) -> _Outcome:
