@@ -81,7 +81,9 @@ class RemoteSandbox:
                 self._on_programs(0)
                 continue
             number, ending, detail = (message.get(name) for name in ("number", "ending", "detail"))
-            if number not in self._in_flight or ending not in set(Ending) or not isinstance(detail, str):
+            if not isinstance(number, int) or not isinstance(ending, str) or not isinstance(detail, str):
+                raise Lost("a message is not an outcome")
+            if number not in self._in_flight or ending not in set(Ending):
                 raise Lost("a message is not an outcome")
             del self._in_flight[number]
             self._end(number, Outcome(Ending(ending), clean(detail)[: limits.DETAIL]))

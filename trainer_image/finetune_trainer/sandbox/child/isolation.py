@@ -82,7 +82,10 @@ def _reach_library(library: int) -> None:
     opened = f"/proc/self/fd/{library}"
     if not os.access(f"{opened}/os.py", os.R_OK):
         raise CannotIsolate(f"the user nobody cannot read the standard library in {path}")
-    sys.path[:] = [opened + entry.removeprefix(path) if entry.startswith(path) else entry for entry in sys.path]
+    # Packages that are imported already find their modules in __path__.
+    packages = [module.__path__ for module in sys.modules.values() if hasattr(module, "__path__")]
+    for entries in (sys.path, *packages):
+        entries[:] = [opened + entry.removeprefix(path) if entry.startswith(path) else entry for entry in entries]
     sys.path_importer_cache.clear()
 
 
