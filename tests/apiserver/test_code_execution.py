@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from finetune_core.names import SANDBOX
 from tests.apiserver.desk import Desk, Operator, condition
+from tests.builders import RUNS_CODE
 
-EVALUATION = {"allowCodeExecution": True}
 ALLOWS = {"image": "finetune-trainer:test", "codeExecution": {"allowed": True}}
 
 
@@ -15,7 +15,7 @@ def test_a_job_waits_without_pods_until_the_operator_allows_it(
     desk: Desk, start_operator: Callable[..., Operator]
 ) -> None:
     first = start_operator()
-    desk.apply(evaluation=EVALUATION)
+    desk.apply(**RUNS_CODE)
     status = desk.until(
         lambda status: condition(status, "Accepted")["status"] == "False", "the operator does not accept the job"
     )
@@ -43,7 +43,7 @@ def test_a_job_is_stopped_when_the_operator_no_longer_allows_it(
     desk: Desk, start_operator: Callable[..., Operator]
 ) -> None:
     first = start_operator(trainer=ALLOWS)
-    desk.apply(evaluation=EVALUATION)
+    desk.apply(**RUNS_CODE)
     child = desk.child("prepare")
     desk.kubelet.run(child)
     first.stop()

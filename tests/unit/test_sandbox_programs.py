@@ -21,7 +21,7 @@ from finetune_trainer.sandbox.client import RemoteSandbox
 from finetune_trainer.sandbox.failures import end_of_process, failure
 from finetune_trainer.sandbox.local import LocalSandbox
 from finetune_trainer.sandbox.programs import Ending, Outcome, Program
-from tests.builders import a_job, an_identity
+from tests.builders import RUNS_CODE, a_job, an_identity
 from tests.unit.hostile_programs import PROGRAMS, SLOW, TESTS, until
 
 RIGHT = (
@@ -201,7 +201,7 @@ def a_config(allowed: bool, code_execution: CodeExecution | None) -> StageConfig
         job=an_identity(),
         stage=Stage.EVALUATE,
         attempt=1,
-        spec=a_job(evaluation={"allowCodeExecution": allowed}).spec,
+        spec=a_job(**(RUNS_CODE if allowed else {})).spec,
         world=World(workers=1, processes_per_worker=1, device=Device.CPU),
         code_execution=code_execution,
     )
