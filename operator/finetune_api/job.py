@@ -23,7 +23,6 @@ RESULT_FIELDS = ("model", "task", "dataset", "method", "training", "evaluation",
 TRAINING_FIELDS = {
     **dict.fromkeys(("model", "task", "dataset", "method", "training"), True),
     "output": {"uri": True},
-    "evaluation": {"slices": True},  # Prepare keeps their values with the test split.
 }
 """Fields of the spec that determine the trained weights and their address."""
 

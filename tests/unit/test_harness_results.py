@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from finetune_api.evaluation import GateResult, MetricResult
 from finetune_api.failures import Reason, StageFailure
-from finetune_api.spec import EvaluationSpec, HarnessMetric, Metric
+from finetune_api.spec import EvaluationSpec, Gate, HarnessMetric, Metric
 from finetune_api.stage import TERMINATION_MESSAGE_LIMIT, EvaluateResult, Stage, StageReport
 from finetune_trainer.evaluate.gates import check_gates
 from finetune_trainer.evaluate.intervals import ratio_interval, resampled_interval
@@ -90,6 +91,11 @@ class TestGates:
         gate, score = check_gates(self.spec, [row("accuracy"), row("task/acc")])
         assert (gate.metric, gate.passed) == ("task/acc", False)
         assert score.not_worse
+
+    @pytest.mark.parametrize("name", ["task/", "/acc", "task/acc/x", "task/a b", f"task/{'a' * 200}"])
+    def test_have_names_of_two_parts(self, name: str) -> None:
+        with pytest.raises(ValidationError, match="a metric is one of accuracy"):
+            Gate.model_validate_json(f'{{"metric": "{name}", "minimum": 0.5}}')
 
     def test_have_no_notes_about_the_test_split(self) -> None:
         assert notes_before(self.spec, 5) == []
