@@ -71,6 +71,7 @@ class _StructuralSchema(GenerateJsonSchema):
         result.pop("additionalProperties", None)
         rules = [
             {"rule": rule.cel, "message": rule.message, "fieldPath": f".{rule.field}"}
+            | ({"messageExpression": f"{rule.message + ', not '!r} + string({rule.found.cel})"} if rule.found else {})
             for rule in getattr(schema["cls"], "rules", ())
             if rule.cel
         ]
