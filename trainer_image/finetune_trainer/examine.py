@@ -70,7 +70,8 @@ def examine(uri: str, scratch: Path) -> dict[str, Any]:
             f"rows{f' ({bad})' if bad else ''}: rename the columns, or write the manifest by hand and set "
             "dataset.columns; labels have to occur several times",
         )
-    task, guess = max(found, key=lambda pair: pair[1].certain)
+    # Of two that are certain, the one that has a meaning for more columns.
+    task, guess = max(found, key=lambda pair: (pair[1].certain, len(pair[1].columns)))
     return {
         "task": str(task),
         "columns": _different(guess),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from finetune_trainer.manifests import fetch_directory, publish_directory, read_
 from finetune_trainer.methods import method_of
 from finetune_trainer.models import fetch_model
 from finetune_trainer.prepared import DataReport, read_report
+from finetune_trainer.sandbox import open_sandbox
 from finetune_trainer.splits import open_split
 from finetune_trainer.tasks import form_of
 
@@ -72,19 +74,21 @@ def run(context: StageContext) -> EvaluateResult:
     if config.world.device is Device.GPU:
         require_gpus("evaluation", 1)
     task = form_of(config.spec.task.type, data.family)
-    comparison = task.compare(
-        EvaluationInputs(
-            spec=config.spec,
-            base=base.path,
-            trained=trained,
-            prepared=prepared,
-            data=data,
-            model_class=task.model_class(data),
-            method=method_of(config.spec.method.type),
-            hardware=Hardware.of(config.spec.training.precision, config.world.device),
-            reporter=reporter,
+    with open_sandbox(config) if config.spec.evaluation.allow_code_execution else nullcontext() as sandbox:
+        comparison = task.compare(
+            EvaluationInputs(
+                spec=config.spec,
+                base=base.path,
+                trained=trained,
+                prepared=prepared,
+                data=data,
+                model_class=task.model_class(data),
+                method=method_of(config.spec.method.type),
+                hardware=Hardware.of(config.spec.training.precision, config.world.device),
+                reporter=reporter,
+                sandbox=sandbox,
+            )
         )
-    )
     slices = slice_tables(config.spec.evaluation.slices, open_split(prepared, SPLIT), comparison.measure)
     tables = comparison.tables | ({"slices": slices} if slices else {})
     evaluation = Evaluation(
