@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -50,6 +50,10 @@ OnPrograms = Callable[[int], None]
 
 class Sandbox(Protocol):
     """Runs programs; a context manager that ends what it has started."""
+
+    @property
+    def details(self) -> Mapping[str, str]:
+        """What isolates the programs, for evaluation.json; known when the sandbox has been entered."""
 
     def __enter__(self) -> Sandbox: ...
 
