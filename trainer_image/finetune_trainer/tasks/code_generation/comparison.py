@@ -28,5 +28,6 @@ def compare(inputs: EvaluationInputs, form: AnswerForm) -> Comparison:
         return sandbox.run(programs, counter.add)
 
     found = answer_comparison.compare(inputs, replace(form, scoring=partial(CodeScoring, run=run)))
-    counted = {"endings": endings(found.predictions)}
-    return replace(found, details=found.details | counted if any(counted["endings"].values()) else found.details)
+    counted = endings(found.predictions)
+    ran = {"sandbox": dict(sandbox.details), "endings": counted} if any(counted.values()) else {}
+    return replace(found, details=found.details | ran)

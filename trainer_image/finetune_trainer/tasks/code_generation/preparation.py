@@ -21,6 +21,7 @@ from finetune_trainer.prepare.splits import TEST
 from finetune_trainer.sandbox.programs import OnPrograms, Sandbox
 from finetune_trainer.tasks.code_generation.checking import run_tests
 from finetune_trainer.tasks.code_generation.parsing import parser_of
+from finetune_trainer.tasks.code_generation.python_tests import wrong_tests
 from finetune_trainer.tasks.code_generation.rows import Code, CodeRows
 from finetune_trainer.tasks.code_generation.stopping import stop_of
 
@@ -86,14 +87,21 @@ class CodePreparation:
         rows = [example for example in examples if isinstance(example, Code)]
         encoded = self._encoder.encode([row.prompt for row in rows], [row.completion for row in rows])
         kept = [index for index in range(len(rows)) if index not in encoded.problems]
-        found: dict[int, BadRow] = {}
-        if self._sandbox is not None:
-            found = run_tests([rows[index] for index in kept], self._stop, *self._sandbox)
+        found = self._problems([rows[index] for index in kept])
         passed = [position for position in range(len(kept)) if position not in found]
         problems = encoded.problems | {kept[position]: problem for position, problem in found.items()}
         columns = {name: values.take(pa.array(passed, pa.int64())) for name, values in encoded.columns.items()}
         columns["tests"] = texts([rows[kept[position]].tests for position in passed])
         return Encoded(columns, np.zeros(len(passed), np.bool_), problems, tokens=encoded.tokens)
+
+    def _problems(self, rows: Sequence[Code]) -> dict[int, BadRow]:
+        """What is wrong with the tests of rows, by the index of the row."""
+        found = {index: problem for index, row in enumerate(rows) if row.tests and (problem := wrong_tests(row.tests))}
+        if self._sandbox is not None:
+            rest = [index for index in range(len(rows)) if index not in found]
+            ran = run_tests([rows[index] for index in rest], self._stop, *self._sandbox)
+            found |= {rest[position]: problem for position, problem in ran.items()}
+        return found
 
     def end_data_set(self, uri: str) -> None:
         """Nothing to check: every row is checked by itself."""

@@ -11,20 +11,17 @@ from finetune_trainer.tasks.code_generation.parsing import python_tree, syntax_e
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def check_tests(tests: str) -> None:
-    """Check what reading the tests of a row can tell.
-
-    Raises:
-        BadRow: They do not parse, or nothing in them can fail.
-    """
+def wrong_tests(tests: str) -> BadRow | None:
+    """What is wrong with the tests of a row: they do not parse, or nothing in them can fail; None if neither is so."""
     tree = python_tree(tests)
     if tree is None:
-        raise BadRow(f"the tests do not parse ({syntax_error(tests)}); correct them")
-    if not runs_something(tree):
-        defined = defined_functions(tree)
-        only = f": they only define {', '.join(defined)[:80]}" if defined else ""
-        needed = ", or add the column entry_point with the function to check" if "check" in defined else ""
-        raise BadRow(f"the tests call nothing at top level{only}, so nothing can fail; call it in the tests{needed}")
+        return BadRow(f"the tests do not parse ({syntax_error(tests)}); correct them")
+    if runs_something(tree):
+        return None
+    defined = defined_functions(tree)
+    only = f": they only define {', '.join(defined)[:80]}" if defined else ""
+    needed = ", or add the column entry_point with the function to check" if "check" in defined else ""
+    return BadRow(f"the tests call nothing at top level{only}, so nothing can fail; call it in the tests{needed}")
 
 
 def runs_something(tree: ast.Module) -> bool:

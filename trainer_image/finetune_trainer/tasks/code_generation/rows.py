@@ -12,7 +12,7 @@ from finetune_trainer.prepare.readers import Values, type_name
 from finetune_trainer.prepare.readers.values import wrong_characters
 from finetune_trainer.prepare.rows import text_of
 from finetune_trainer.tasks.base import Recognised, known_name
-from finetune_trainer.tasks.code_generation.python_tests import check_tests, with_call
+from finetune_trainer.tasks.code_generation.python_tests import with_call
 
 _COMPLETIONS = ("completion", "canonical_solution", "code", "solution")
 _PROMPTS = ("prompt", "text")
@@ -74,8 +74,6 @@ class CodeRows:
                 f"column '{self.names[2]}' has tests, and task.language is {self.language}; tests run only in Python, "
                 "so remove or rename the column"
             )
-        if tests:
-            check_tests(tests)
         return Code(prompt, completion, tests)
 
     def source(self, values: Values) -> str:

@@ -120,7 +120,8 @@ class PythonStop:
     def _at_top_level(self, context: str, output: str) -> str:
         """An output without a line of the block: the program goes on, or starts again."""
         body = _empty_body(context)
-        return body + longest_run(context + body, output, parses_as_python)
+        run = longest_run(context + body, output, parses_as_python)
+        return body + run if parses_as_python(context + body + run) else output
 
 
 class BracesStop:
