@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +12,10 @@ import pyarrow as pa
 from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_trainer.evaluate.corpus_metrics import CorpusMetric, corpus_metric
 from finetune_trainer.evaluate.metrics import ANSWER_METRICS, Floats, Ints
-from finetune_trainer.evaluate.prompts import Prompts
 from finetune_trainer.modelling.tokenizer import Decode, plain_decode
+
+if TYPE_CHECKING:
+    from finetune_trainer.evaluate.prompts import Prompts
 
 Samples = Sequence[str]
 """The answers of a model to one prompt: one, unless evaluation.generation.samples asks for more."""

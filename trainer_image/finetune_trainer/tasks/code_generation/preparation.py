@@ -65,6 +65,7 @@ class CodePreparation:
         self._found: Counter[str] = Counter()
         self._places: dict[str, list[str]] = {"untested": [], "cut": [], "wrong": []}
         self._rows = 0
+        self._runs = any(metric.row.passes_of for metric in spec.metrics)
         self.prefix = encoder.prefix
 
     def run_with(self, sandbox: Sandbox, on_programs: OnPrograms) -> None:
@@ -112,7 +113,7 @@ class CodePreparation:
             self._tested[split] += bool(row["tests"])
             counted = self._stop.answer(row["prompt"], row["reference"])
             for name, applies in (
-                ("untested", not row["tests"]),
+                ("untested", split == TEST and not row["tests"]),
                 ("cut", counted.strip() != row["reference"].strip()),
                 ("wrong", self._parses and not self._parses(self._stop.program(row["prompt"], row["reference"]))),
             ):
@@ -130,13 +131,9 @@ class CodePreparation:
             "wrong": "completions with a syntax error after their prompt",
             "cut": "completions of which only the beginning counts as an answer, because it ends with the block that "
             "the prompt leaves open",
-            # Rows without tests are worth a word only where others have some.
-            **(
-                {"untested": "rows without tests, which only metrics that run nothing count"}
-                if self._tested.total()
-                else {}
-            ),
         }
+        if self._runs:
+            sentences["untested"] = "test rows without tests, which do not count in pass@k"
         return [
             *self._encoder.notes,
             *(self._note(name, sentence) for name, sentence in sentences.items() if self._found[name]),
