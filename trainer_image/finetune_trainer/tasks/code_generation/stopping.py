@@ -32,6 +32,8 @@ _FENCE_END = re.compile(r"^[ \t]*```[ \t\r]*$", re.MULTILINE)
 _THINKING = re.compile(r"\A\s*<think>.*?</think>\n*", re.DOTALL)
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _ONE_WORD = re.compile(r"\s*\w*\s*")
+_LINE_ENDS = ("x", "x: pass")
+"""What may complete a prompt that ends within a line."""
 _MOST_CLOSED = 8
 """Blocks of a prompt that are closed to see whether it is the beginning of a program."""
 
@@ -208,7 +210,7 @@ def _context(prompt: str) -> str:
 @lru_cache(maxsize=1024)
 def is_python(prompt: str) -> bool:
     """Whether ``prompt`` is a Python program or the beginning of one; a text in words is neither."""
-    if any(parses_as_python(prompt + body) for body in empty_bodies(prompt)):
+    if any(parses_as_python(prompt + end) for end in (*empty_bodies(prompt), *_LINE_ENDS)):
         return True
     try:
         with warnings.catch_warnings():
