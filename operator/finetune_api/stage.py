@@ -104,6 +104,15 @@ class World(ApiModel):
         return self.workers * self.processes_per_worker
 
 
+class CodeExecution(ApiModel):
+    """Where a stage runs generated programs."""
+
+    socket: Address | None = Field(
+        default=None,
+        description="Unix socket of the container that runs them; without it, they are processes of the stage.",
+    )
+
+
 class StageConfig(ApiModel):
     """``stage.json``: the configuration of a stage."""
 
@@ -118,6 +127,10 @@ class StageConfig(ApiModel):
     listen: str = Field(default="0.0.0.0", description="Address to listen on.")
     main_address: str = Field(default="127.0.0.1", description="MASTER_ADDR of torch.distributed: host of worker 0.")
     main_port: int = Field(default=29400, ge=1, le=65535, description="MASTER_PORT of torch.distributed, on worker 0.")
+
+    code_execution: CodeExecution | None = Field(
+        default=None, description="Where this stage runs generated programs; it must not without this."
+    )
 
     @property
     def layout(self) -> RevisionLayout:

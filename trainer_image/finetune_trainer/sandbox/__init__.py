@@ -13,14 +13,16 @@ def open_sandbox(config: StageConfig) -> Sandbox:
     """The sandbox of a stage; enter it to start it.
 
     Raises:
-        StageFailure: BadConfiguration when the job does not allow to run programs.
+        StageFailure: BadConfiguration when this stage must not run programs.
     """
     # The process of a program imports this package, and has the standard library only.
     from finetune_api.failures import Reason, StageFailure
+    from finetune_trainer.sandbox.client import RemoteSandbox
     from finetune_trainer.sandbox.local import LocalSandbox
 
-    if not config.spec.evaluation.allow_code_execution:
+    if config.code_execution is None or not config.spec.evaluation.allow_code_execution:
         raise StageFailure(
-            Reason.BAD_CONFIGURATION, "programs can be run only with evaluation.allowCodeExecution: true"
+            Reason.BAD_CONFIGURATION,
+            f"stage {config.stage} must not run generated programs: set evaluation.allowCodeExecution",
         )
-    return LocalSandbox()
+    return RemoteSandbox(config.code_execution.socket) if config.code_execution.socket else LocalSandbox()

@@ -58,7 +58,7 @@ def why_refused(reported: bytes) -> str:
 def _ending(kind: str, message: str, report: dict[str, Any]) -> Ending:
     if report.get("exit") is True:
         return Ending.EXITED
-    if kind == "MemoryError":
+    if kind == "MemoryError" or report.get("errno") == errno.ENOMEM:
         return Ending.MEMORY
     if report.get("errno") in _FULL:
         return Ending.FILES

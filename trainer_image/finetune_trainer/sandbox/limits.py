@@ -23,7 +23,7 @@ THREADS = 128
 AT_ONCE = 4
 """The most programs that run at the same time; fewer on a machine with fewer CPUs."""
 
-SOURCE = 4 << 20
+SOURCE = 1 << 20
 """Characters of a program, and of its tests."""
 DETAIL = 400
 """Characters of the sentence that says why a program failed."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from finetune_trainer.sandbox import limits, scratch
 from finetune_trainer.sandbox.conversation import Conversation
 from finetune_trainer.sandbox.failures import end_of_process, failure, why_refused
-from finetune_trainer.sandbox.programs import Ending, Outcome, Program
+from finetune_trainer.sandbox.programs import TOO_LONG, Ending, Outcome, Program
 
 _TICK_SECONDS = 0.05
 _MOST_FAILURE = 16 << 10
@@ -38,9 +38,8 @@ def run_program(program: Program, folder: Path) -> tuple[Outcome, str]:
     Raises:
         Refused: See its message; the program did not run.
     """
-    for source, name in ((program.code, "the program"), (program.tests, "the tests")):
-        if len(source) > limits.SOURCE:
-            return Outcome(Ending.FAILED, f"more than {limits.SOURCE:,} characters in {name}"), ""
+    if max(len(program.code), len(program.tests)) > limits.SOURCE:
+        return TOO_LONG, ""
     with _Process(program, folder) as process:
         return process.outcome(), process.protection
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from finetune_trainer.sandbox.limits import SOURCE
+
 
 @dataclass(frozen=True)
 class Program:
@@ -43,6 +45,8 @@ class Outcome:
     def passed(self) -> bool:
         return self.ending is Ending.PASSED
 
+
+TOO_LONG = Outcome(Ending.FAILED, f"the program or its tests have more than {SOURCE:,} characters")
 
 OnPrograms = Callable[[int], None]
 """Called with the number of programs that have ended since the last call; with 0 as a sign of life."""

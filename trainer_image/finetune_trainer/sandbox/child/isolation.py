@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -37,6 +38,9 @@ def isolate() -> str:
     if sys.platform != "linux":
         raise CannotIsolate(f"programs can be isolated on Linux only, and this is {sys.platform}")
     parent = os.getppid()
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        # When memory is short, the kernel ends this process before any other.
+        score.write("1000")
     library = os.open(_STANDARD_LIBRARY, os.O_PATH | os.O_DIRECTORY)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     abi = landlock.version()
@@ -78,7 +82,10 @@ def _reach_library(library: int) -> None:
     opened = f"/proc/self/fd/{library}"
     if not os.access(f"{opened}/os.py", os.R_OK):
         raise CannotIsolate(f"the user nobody cannot read the standard library in {path}")
-    sys.path[:] = [opened + entry.removeprefix(path) if entry.startswith(path) else entry for entry in sys.path]
+    # Packages that are imported already find their modules in __path__.
+    packages = [module.__path__ for module in sys.modules.values() if hasattr(module, "__path__")]
+    for entries in (sys.path, *packages):
+        entries[:] = [opened + entry.removeprefix(path) if entry.startswith(path) else entry for entry in entries]
     sys.path_importer_cache.clear()
 
 
