@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from finetune_api.failures import StageFailure
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.stage import Device, PrepareResult, Stage, StageConfig, World
+from finetune_api.stage import CodeExecution, Device, PrepareResult, Stage, StageConfig, World
 from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.prepared import DataReport, read_report
 from finetune_trainer.stages.prepare import run
@@ -86,7 +86,8 @@ def a_context(root: Path, model: str, task: dict[str, Any], dataset: dict[str, A
         job=an_identity(namespace="team", name="job", uid="uid"),
         stage=Stage.PREPARE,
         attempt=1,
-        spec=FineTuneJobSpec.model_validate_json(json.dumps(document)),
+        spec=(parsed := FineTuneJobSpec.model_validate_json(json.dumps(document))),
+        code_execution=CodeExecution() if parsed.evaluation.allow_code_execution else None,
         world=World(workers=1, processes_per_worker=1, device=Device.CPU),
         workspace=str(workspace),
     )
