@@ -44,7 +44,7 @@ class Found:
     """A number that a rule refuses."""
 
     cel: str
-    """As a CEL expression."""
+    """As a CEL expression of a number below 100. Where it is an error, the message ends without the number."""
     of: Callable[[Any], object]
     """As a function of the model."""
 

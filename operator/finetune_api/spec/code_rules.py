@@ -95,7 +95,7 @@ def _enough_rule(metric: Metric) -> Rule:
         message=f"{metric} needs evaluation.generation.samples of at least {least}",
         field="evaluation.generation.samples",
         holds=lambda spec: not _names(spec, [metric]) or spec.evaluation.generation.samples >= least,
-        found=Found(_SAMPLES, lambda spec: spec.evaluation.generation.samples),
+        found=Found("self.evaluation.generation.samples", lambda spec: spec.evaluation.generation.samples),
     )
 
 
