@@ -89,6 +89,7 @@ def a_context(root: Path, model: str, task: dict[str, Any], dataset: dict[str, A
         spec=(parsed := FineTuneJobSpec.model_validate_json(json.dumps(document))),
         code_execution=CodeExecution() if parsed.evaluation.allow_code_execution else None,
         world=World(workers=1, processes_per_worker=1, device=Device.CPU),
+        code_execution=CodeExecution(),
         workspace=str(workspace),
     )
     return StageContext(config=config, workspace=workspace, reporter=Reporter(None))

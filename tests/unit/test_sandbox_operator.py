@@ -18,10 +18,9 @@ from finetune_operator.resources.job import stage_job
 from finetune_operator.resources.sandbox import SOCKET
 from finetune_operator.settings import CaBundle, StagePod, TrainerSettings
 from finetune_operator.settings import CodeExecution as CodeExecutionSettings
-from tests.builders import a_job, a_run, after, condition, succeeded
+from tests.builders import RUNS_CODE, a_job, a_run, after, condition, succeeded
 from tests.unit.test_resources_job import a_stage_run
 
-RUNS_CODE = {"evaluation": {"allowCodeExecution": True}}
 FORBIDS = TrainerSettings(image="finetune-trainer:test")
 ALLOWS = TrainerSettings(image="finetune-trainer:test", code_execution=CodeExecutionSettings(allowed=True))
 
@@ -105,7 +104,7 @@ class TestSidecar:
 
     @pytest.mark.parametrize("stage", STAGES)
     def test_is_not_there_for_other_jobs(self, stage: Stage) -> None:
-        template = pod_of(stage, evaluation={})
+        template = pod_of(stage, task={"type": "TextClassification"})
         assert "initContainers" not in template["spec"]
         assert "sandbox" not in {volume["name"] for volume in template["spec"]["volumes"]}
         assert stage_config(template).code_execution is None

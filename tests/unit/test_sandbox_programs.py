@@ -21,7 +21,7 @@ from finetune_trainer.sandbox.client import RemoteSandbox
 from finetune_trainer.sandbox.failures import end_of_process, failure
 from finetune_trainer.sandbox.local import LocalSandbox
 from finetune_trainer.sandbox.programs import Ending, Outcome, Program
-from tests.builders import a_job, an_identity
+from tests.builders import RUNS_CODE, a_job, an_identity
 from tests.unit.hostile_programs import PROGRAMS, SLOW, TESTS, until
 
 RIGHT = (
@@ -201,7 +201,7 @@ def a_config(allowed: bool, code_execution: CodeExecution | None) -> StageConfig
         job=an_identity(),
         stage=Stage.EVALUATE,
         attempt=1,
-        spec=a_job(evaluation={"allowCodeExecution": allowed}).spec,
+        spec=a_job(**(RUNS_CODE if allowed else {})).spec,
         world=World(workers=1, processes_per_worker=1, device=Device.CPU),
         code_execution=code_execution,
     )
@@ -223,11 +223,11 @@ class TestOpenSandbox:
         assert (f"Landlock {landlock.version()}" in sandbox.details["isolation"]) is (landlock.version() > 0)
 
     def test_refuses_a_machine_that_cannot_isolate(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        broken = "import sys; sys.platform = 'darwin'; "
+        broken = "import os; os.uname = lambda: os.uname_result(('Linux', '', '', '', 'riscv64')); "
         from finetune_trainer.sandbox import process
 
         monkeypatch.setattr(process, "_CODE", broken + process._CODE)
-        with pytest.raises(StageFailure, match="on Linux only, and this is darwin") as failure, LocalSandbox():
+        with pytest.raises(StageFailure, match="no filter of system calls for riscv64") as failure, LocalSandbox():
             pass
         assert failure.value.reason is Reason.BAD_CONFIGURATION
         assert "allowCodeExecution" in failure.value.message

@@ -145,7 +145,10 @@ class TestRestart:
 
 def serve(listener: socket.socket, served: list[str]) -> None:
     while True:
-        line = Line(listener.accept()[0])
+        try:
+            line = Line(listener.accept()[0])
+        except OSError:  # The test has ended.
+            return
         line.send({"details": {}})
         with suppress(Exception):
             while True:

@@ -37,6 +37,8 @@ class LocalSandbox:
         self._details: dict[str, str] = {}
 
     def __enter__(self) -> LocalSandbox:
+        if sys.platform != "linux":
+            raise _refusal(f"this is {sys.platform}")
         # Not below the workspace, because nobody may not reach it.
         self._root = Path(tempfile.mkdtemp(prefix="finetune-sandbox-", dir=self._parent))
         self._root.chmod(0o711)

@@ -35,8 +35,6 @@ def isolate() -> str:
     Raises:
         CannotIsolate: See its message.
     """
-    if sys.platform != "linux":
-        raise CannotIsolate(f"programs can be isolated on Linux only, and this is {sys.platform}")
     parent = os.getppid()
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         # When memory is short, the kernel ends this process before any other.
