@@ -5,6 +5,7 @@ The names of parameters and the constants of the test split are not in the train
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,10 +18,9 @@ value amount price number count total size score level weight height width lengt
 text word line name title label message phrase answer question city street color letter
 items values numbers scores prices sizes rows parts points ages years levels weights results lines
 """
-_MOST = 100
-"""Constants are below."""
-_HELD_OUT = 5
-"""Every fifth name and constant is of the test split."""
+_CONSTANTS = range(10, 100)
+_TEST_SHARE = 0.2
+"""Of the names and of the constants."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ KINDS = (
 def functions(count: int, *, for_test: bool) -> Iterator[dict[str, str]]:
     """Rows with a prompt and its completion, and with tests in the test split; no two are the same."""
     draw = random.Random(f"one-liners {for_test}")
-    names = [name for index, name in enumerate(_NAMES.split()) if (index % _HELD_OUT == 0) is for_test]
-    constants = [number for number in range(2, _MOST) if (number % _HELD_OUT == 0) is for_test]
+    names = [name for name in _NAMES.split() if is_held_out(name) is for_test]
+    constants = [number for number in _CONSTANTS if is_held_out(str(number)) is for_test]
     seen: set[str] = set()
     while len(seen) < count:
         kind, name, constant = draw.choice(KINDS), draw.choice(names), draw.choice(constants)
@@ -69,6 +69,11 @@ def functions(count: int, *, for_test: bool) -> Iterator[dict[str, str]]:
             yield row | ({"tests": _tests(kind, constant)} if for_test else {})
 
 
+def is_held_out(value: str) -> bool:
+    """Whether this name or constant belongs to test."""
+    return int(hashlib.sha256(value.encode()).hexdigest()[:8], 16) < _TEST_SHARE * 16**8
+
+
 def _tests(kind: Kind, constant: int) -> str:
     """Asserts for all arguments and, because most of those are on one side of a constant, for the constant itself."""
     arguments: list[object] = [*kind.arguments, *_near(kind, constant)]
@@ -78,7 +83,7 @@ def _tests(kind: Kind, constant: int) -> str:
 
 def _near(kind: Kind, constant: int) -> list[object]:
     if kind.arguments is _TEXTS:
-        letters = "abcdefghij" * (_MOST // 10 + 1)
+        letters = "abcdefghij" * 10
         return [letters[:constant], letters[: constant + 1]]
     numbers = (constant, constant + 1)
     return [numbers] if kind.arguments is _LISTS else list(numbers)

@@ -125,7 +125,6 @@ class TinyJob:
             "port": free_port(),
             "mainPort": free_port(),
             "listen": "127.0.0.1",
-            **({"codeExecution": {}} if self.spec.get("evaluation", {}).get("allowCodeExecution") else {}),
             **overrides,
         }
 
