@@ -2,7 +2,7 @@
 
 python examples/make_inputs.py NAME  [--into examples]
 
-NAME is quickstart, chat, preferences, question-answering, summarization, translation, language-modeling,
+NAME is quickstart, multi-label, chat, preferences, question-answering, summarization, translation, language-modeling,
 code-generation or docstrings.
 """
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'finetune-operator[examples]'"
 TRAIN_NAMES, TEST_NAMES = 3600, 600
+TRAIN_SHARED_NAMES, TEST_SHARED_NAMES = 2400, 400
 TRAIN_DOCSTRINGS, TEST_DOCSTRINGS = 3600, 800
 TRAIN_ARTICLES, TEST_ARTICLES = 300, 60
 TRAIN_CONVERSATIONS, TEST_CONVERSATIONS = 2400, 240
@@ -45,6 +46,17 @@ def quickstart(into: Path) -> None:
     for side, part in (("train", train), ("test", test)):
         rows = [{"text": name.text, "language": name.language} for name in part]
         write_jsonl(into / f"data/names/{side}.jsonl", rows)
+    link_minilm(into)
+
+
+def multi_label(into: Path) -> None:
+    """Create names of countries, languages and currencies with all languages that write them like this, and MiniLM."""
+    names = with_babel("names")
+    found = names.shared(names.read_names())
+    parts = names.split_shared(found, TRAIN_SHARED_NAMES, TEST_SHARED_NAMES)
+    for side, part in zip(("train", "test"), parts, strict=True):
+        rows = [{"text": name.text, "languages": name.languages} for name in part]
+        write_jsonl(into / f"data/shared-names/{side}.jsonl", rows)
     link_minilm(into)
 
 
@@ -164,6 +176,7 @@ def with_babel(module: str) -> Any:
 
 EXAMPLES: dict[str, Callable[[Path], None]] = {
     "quickstart": quickstart,
+    "multi-label": multi_label,
     "chat": chat,
     "preferences": preference_pairs,
     "question-answering": question_answering,

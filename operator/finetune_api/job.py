@@ -23,8 +23,7 @@ RESULT_FIELDS = ("model", "task", "dataset", "method", "training", "evaluation",
 TRAINING_FIELDS = {
     **dict.fromkeys(("model", "task", "dataset", "method", "training"), True),
     "output": {"uri": True},
-    # Prepare keeps the values of the slices with the test split, and leaves out rows whose tests fail when run.
-    "evaluation": {"slices": True, "allow_code_execution": True},
+    "evaluation": {"allow_code_execution": True},  # Prepare leaves out rows whose tests fail when they run.
 }
 """Fields of the spec that determine the trained weights and their address."""
 

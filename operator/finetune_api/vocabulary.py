@@ -101,6 +101,11 @@ class ClassWeights(StrEnum):
     BALANCED = "Balanced"
 
 
+class LearnedTokens(StrEnum):
+    ASSISTANT = "Assistant"
+    ALL = "All"
+
+
 class Schedule(StrEnum):
     COSINE = "Cosine"
     LINEAR = "Linear"

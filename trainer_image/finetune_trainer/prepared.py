@@ -10,7 +10,8 @@ Each row is one example, with the columns:
 - TextClassification: ``input_ids`` list<int32>, ``label`` int32 (index into DataReport.labels; with task.multiLabel
   ``labels`` list<int32> instead), ``text`` string, ``source`` string (``file:line``).
 - InstructionTuning: ``input_ids`` list<int32>, ``labels`` list<int32> of the same length (-100 for tokens
-  outside the answers of the assistant, which have no loss), ``prompt_length`` int32 (tokens before the last answer,
+  outside the answers of the assistant, which have no loss; with task.loss All, only the test split has
+  such tokens), ``prompt_length`` int32 (tokens before the last answer,
   including the generation prompt), ``reference`` string (the last answer), ``prompt`` string (the conversation before
   it, in readable form), ``source`` string.
 - QuestionAnswering with an encoder: ``input_ids`` and ``token_type_ids`` list<int32> (the tokens of all windows of the

@@ -22,6 +22,7 @@ from finetune_api.vocabulary import (
     Instruction,
     Label,
     Language,
+    LearnedTokens,
     ModelUri,
     SecretName,
 )
@@ -87,6 +88,12 @@ class TaskSpec(ApiModel):
         description="TextClassification: Balanced weighs each row in the training loss by n / (k · count): n training "
         "rows, k labels among them, count rows with its label. The validation loss and all metrics are not weighted.",
     )
+    loss: LearnedTokens = Field(
+        default=LearnedTokens.ASSISTANT,
+        description="InstructionTuning: the tokens that training learns, and of which the validation loss is the mean. "
+        "Assistant: those of the messages of the assistant. All: every token of the conversation. The metrics measure "
+        "the answers of the assistant in both cases.",
+    )
     window_overlap: int | None = Field(
         default=None,
         ge=0,
@@ -117,7 +124,12 @@ class TaskSpec(ApiModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         *task_setting_rules(
-            {"multi_label": False, "class_weights": ClassWeights.NONE, "language": CodeLanguage.PYTHON}
+            {
+                "multi_label": False,
+                "class_weights": ClassWeights.NONE,
+                "loss": LearnedTokens.ASSISTANT,
+                "language": CodeLanguage.PYTHON,
+            }
         ),
         *required_setting_rules(),
         Rule(

@@ -158,7 +158,8 @@ class EvaluationSpec(ApiModel):
         default=(),
         json_schema_extra={"x-kubernetes-list-type": "set"},
         description="Columns of the data by whose values the metrics are measured as well. They have at most 50 "
-        "values each, and the model does not see them. A change of this list prepares the data and trains again.",
+        "values each, and the model does not see them. A change of this list prepares the data and evaluates again, "
+        "without training.",
     )
     report: ReportSpec = Field(default=ReportSpec(), description="Settings of report.html.")
     allow_code_execution: bool = Field(

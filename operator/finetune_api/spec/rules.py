@@ -37,10 +37,11 @@ def task_setting_rules(defaults: Mapping[str, bool | str]) -> Iterator[Rule]:
             return getattr(task, setting) == defaults.get(setting) or task.type in owners
 
         alias = to_camel(setting)
+        plural = alias.endswith("s") and not alias.endswith("ss")
         default = f"self.{alias} == {_literal(defaults[setting])} || " if setting in defaults else ""
         yield Rule(
             cel=f"!has(self.{alias}) || {default}self.type in {listed(owners)}",
-            message=f"{alias} {'are' if alias.endswith('s') else 'is'} only valid for type {' or '.join(owners)}",
+            message=f"{alias} {'are' if plural else 'is'} only valid for type {' or '.join(owners)}",
             field=alias,
             holds=holds,
         )

@@ -66,7 +66,7 @@ class MetricRow:
     lowest: float = 0
     """Smallest value, of a metric that has a largest one."""
     decisions: bool = False
-    """Whether it counts decisions that are right or wrong."""
+    """Whether it is the share of the examples that are right, each being right or wrong."""
     digits: int = 3
     """Digits after the decimal point."""
     neutral: float | None = None
@@ -102,15 +102,9 @@ METRICS = table(
             "accuracy",
             decisions=True,
         ),
-        Metric.MACRO_F1: MetricRow(
-            "Macro F1", "mean of every label's F1, each label counting the same", "f1", decisions=True
-        ),
-        Metric.WEIGHTED_F1: MetricRow(
-            "Weighted F1", "mean of every label's F1, weighted by its examples", "f1", decisions=True
-        ),
-        Metric.MICRO_F1: MetricRow(
-            "Micro F1", "F1 over all label decisions, each counting the same", "f1", decisions=True
-        ),
+        Metric.MACRO_F1: MetricRow("Macro F1", "mean of every label's F1, each label counting the same", "f1"),
+        Metric.WEIGHTED_F1: MetricRow("Weighted F1", "mean of every label's F1, weighted by its examples", "f1"),
+        Metric.MICRO_F1: MetricRow("Micro F1", "F1 over all label decisions, each counting the same", "f1"),
         Metric.MCC: MetricRow(
             "Matthews correlation",
             "correlation of predictions and labels; 0 is chance, 1 is perfect",

@@ -69,6 +69,8 @@ class TaskRow:
     """Default maximum number of tokens of an example; the limit of the model may reduce it."""
     hub_task: str
     """Name of the task on the Hugging Face Hub."""
+    pipelines: Mapping[ModelFamily, str] = field(default_factory=dict)
+    """Families whose models the Hub and transformers use for another task: the ``pipeline_tag`` of the card."""
     starting_model: str = ""
     """A small model to begin with, which `finetune init` writes; empty if the user has to name one."""
     settings: Mapping[str, tuple[ModelFamily, ...]] = field(default_factory=dict)
@@ -88,6 +90,10 @@ class TaskRow:
     """Default metrics if generated programs may be run (evaluation.allowCodeExecution)."""
     other_lengths: Mapping[ModelFamily, int] = field(default_factory=dict)
     """Families whose default maximum number of tokens differs."""
+
+    def pipeline_for(self, family: ModelFamily) -> str:
+        """The ``pipeline_tag`` of models of ``family``."""
+        return self.pipelines.get(family, self.hub_task)
 
     @property
     def measures(self) -> Measures:
@@ -162,6 +168,7 @@ TASKS = table(
             default_length=2048,
             hub_task="text-generation",
             starting_model="hf://Qwen/Qwen2.5-0.5B-Instruct",
+            settings={"loss": (ModelFamily.CAUSAL,)},
             packs=(ModelFamily.CAUSAL,),
             generates=(ModelFamily.CAUSAL,),
         ),
@@ -179,6 +186,8 @@ TASKS = table(
             families=(ModelFamily.ENCODER, *_GENERATIVE),
             default_length=384,
             hub_task="question-answering",
+            # That pipeline needs a head for spans.
+            pipelines={ModelFamily.CAUSAL: "text-generation", ModelFamily.SEQ2SEQ: "text2text-generation"},
             settings={"window_overlap": (ModelFamily.ENCODER,), "instruction": _GENERATIVE},
             packs=(ModelFamily.CAUSAL,),
             generates=_GENERATIVE,
@@ -200,6 +209,7 @@ TASKS = table(
             families=_GENERATIVE,
             default_length=1024,
             hub_task="summarization",
+            pipelines={ModelFamily.CAUSAL: "text-generation"},
             starting_model="hf://google-t5/t5-small",
             settings={"instruction": _GENERATIVE},
             packs=(ModelFamily.CAUSAL,),
@@ -216,6 +226,7 @@ TASKS = table(
             families=_GENERATIVE,
             default_length=512,
             hub_task="translation",
+            pipelines={ModelFamily.CAUSAL: "text-generation"},
             settings=dict.fromkeys(("instruction", "source_language", "target_language"), _GENERATIVE),
             required=("target_language",),
             packs=(ModelFamily.CAUSAL,),

@@ -106,7 +106,7 @@ def run(context: StageContext) -> PrepareResult:
             _check_processes(spec=config.spec, report=report)
             return _result(context, report, present)
         # The revision has no results of that data; see _check_results.
-        log.info("deleting %s, which was prepared from other data or another model", config.layout.prepared)
+        log.info("deleting %s, which was prepared from other data or columns", config.layout.prepared)
         storage.delete_tree(config.layout.prepared)
     output = context.workspace / "prepared"
     shutil.rmtree(output, ignore_errors=True)
@@ -338,6 +338,7 @@ def _provenance(context: StageContext, inputs: Inputs) -> dict[str, Any]:
         "job": {"namespace": job.namespace, "name": job.name, "uid": job.uid, "revision": job.revision},
         "trainingDigest": job.training_digest,
         "inputsDigest": inputs.digest,
+        "slices": list(context.config.spec.evaluation.slices),
         "sources": {
             name: [file.source.model_dump(mode="json") for file in files] for name, files in inputs.data.files.items()
         },
@@ -348,7 +349,7 @@ def _provenance(context: StageContext, inputs: Inputs) -> dict[str, Any]:
 
 def _origin(provenance: dict[str, Any]) -> dict[str, Any]:
     """The part of the provenance that determines the prepared data: not the job or the library versions."""
-    return {name: provenance.get(name) for name in ("layout", "trainingDigest", "inputsDigest")}
+    return {name: provenance.get(name) for name in ("layout", "trainingDigest", "inputsDigest", "slices")}
 
 
 def _check_results(config: StageConfig, inputs_digest: str) -> None:

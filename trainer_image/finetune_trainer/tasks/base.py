@@ -142,6 +142,8 @@ class Recognised:
     """Whether the names of the columns say so; otherwise it is a guess."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Fields of spec.task that the task or the data needs, such as targetLanguage."""
+    preference: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of spec.method.preference that the data needs."""
     open: str = ""
     """What the user has to fill in, as a sentence; empty if the manifest is complete."""
 

@@ -36,7 +36,9 @@ class ChatTokeniser:
     teach the model to stop at arbitrary positions.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int, *, learns_all: bool = False) -> None:
+        """``learns_all``: refuse a row that excludes a message from what is learned."""
+        self._learns_all = learns_all
         self._renderer = ChatRenderer(tokenizer)
         self._backend = plain_backend(tokenizer)
         self._max_length = max_length
@@ -82,6 +84,11 @@ class ChatTokeniser:
         return Encoded(columns, np.zeros(len(rows), np.bool_), problems)
 
     def _row(self, conversation: Conversation, chat: Rendered, encoding: Encoding) -> _Row:
+        if self._learns_all and conversation.weight_zero is not None:
+            raise BadRow(
+                f"message {conversation.weight_zero} has the weight 0, but task.loss All learns every message; remove "
+                "the weight, or set task.loss to Assistant"
+            )
         ids = list(encoding.ids)
         labels = [IGNORED_LABEL] * len(ids)
         first = last = len(ids)
