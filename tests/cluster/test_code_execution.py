@@ -1,4 +1,4 @@
-"""The container that runs generated programs, on a real node: with the restricted Pod Security Standard and its limits."""
+"""The container that runs generated programs, on a real node, with the restricted Pod Security Standard."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from finetune_api.stage import Stage
 from finetune_operator.resources.job import stage_job
 from finetune_operator.settings import CodeExecution, TrainerSettings
+from finetune_trainer.sandbox.child import landlock
 from tests.apiserver.control_plane import wait_until
 from tests.builders import RUNS_CODE
 from tests.cluster import images
@@ -55,7 +56,8 @@ def test_programs_run_beside_the_stage_and_harm_nothing(tenant: Tenant) -> None:
     pod = wait_until(lambda: ended(tenant), "the pod has ended, and its sidecar with it", 300, 0.5)
     assert pod["status"]["phase"] == "Succeeded", pod["status"]
     details, (first, *outcomes, last), processes = json.loads(kubectl("logs", "-n", tenant.name, NAME))
-    assert details["isolation"].startswith("seccomp")
+    # RuntimeDefault allows Landlock, and the nodes have the kernel of this machine.
+    assert details["isolation"] == f"seccomp, Landlock {landlock.version()}"
     assert [first[0], last[0]] == ["Passed", "Passed"]
     wrong = {
         name: outcome

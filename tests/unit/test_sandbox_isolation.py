@@ -140,7 +140,9 @@ def probed(calls: dict[str, tuple[str, int]], *, with_landlock: bool) -> tuple[s
     with tempfile.TemporaryDirectory() as folder:
         if os.geteuid() == 0:
             os.chown(folder, 65534, 65534)
-        done = subprocess.run([*_PYTHON, "-c", script], cwd=folder, stdout=subprocess.PIPE, env={}, check=True)
+        done = subprocess.run(
+            [*_PYTHON, "-c", script], cwd=folder, stdout=subprocess.PIPE, env={"TMPDIR": folder}, check=True
+        )
     words, found = json.loads(done.stdout)
     return words, found
 

@@ -99,6 +99,14 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
         assert os.listdir(parent) == []
 
 
+def test_temporary_files_work_where_nobody_cannot_reach_the_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    code = "import tempfile\nwith tempfile.TemporaryDirectory() as folder:\n    open(f'{folder}/a', 'w').close()\n"
+    with LocalSandbox(tmp_path) as sandbox:
+        assert run(sandbox, code, "pass\n") == Outcome(Ending.PASSED)
+    assert os.listdir(tmp_path) == []
+
+
 def test_an_abrupt_end_leaves_no_process_and_no_file() -> None:
     code = "open('left', 'w').close()\nimport os, time\nprint(os.getpid())\ntime.sleep(60)\n"
     runner = (

@@ -49,6 +49,7 @@ def isolate() -> str:
     if as_nobody:
         _become_nobody()
         _reach_library(library)
+        _reach_scratch()
     _limit()
     # A change of the user id clears both.
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -85,6 +86,13 @@ def _reach_library(library: int) -> None:
     for entries in (sys.path, *packages):
         entries[:] = [opened + entry.removeprefix(path) if entry.startswith(path) else entry for entry in entries]
     sys.path_importer_cache.clear()
+
+
+def _reach_scratch() -> None:
+    """Name the scratch folder by an open descriptor where nobody cannot reach it by its path."""
+    if not os.access(os.environ["TMPDIR"], os.W_OK):
+        folder = os.open(".", os.O_PATH | os.O_DIRECTORY)
+        os.environ["TMPDIR"] = os.environ["HOME"] = f"/proc/self/fd/{folder}"
 
 
 def _limit() -> None:
