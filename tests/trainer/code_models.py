@@ -11,8 +11,6 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
-    T5Config,
-    T5ForConditionalGeneration,
 )
 
 SPECIAL = ["<pad>", "<end>", "<user>", "<bot>"]
@@ -82,24 +80,4 @@ def save_code_llama(directory: Path, tokenizer: PreTrainedTokenizerFast) -> None
         bos_token_id=None,
     )
     LlamaForCausalLM(config).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-
-
-def save_code_t5(directory: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    """A T5 of two layers, as of CodeT5: with a byte-level tokenizer."""
-    torch.manual_seed(5)
-    config = T5Config(
-        vocab_size=len(tokenizer),
-        d_model=64,
-        d_kv=16,
-        d_ff=128,
-        num_layers=2,
-        num_heads=4,
-        dropout_rate=0.0,
-        initializer_factor=1.0,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id,
-    )
-    T5ForConditionalGeneration(config).save_pretrained(directory)
     tokenizer.save_pretrained(directory)

@@ -15,7 +15,8 @@ from finetune_api.tables.code import CodeLanguage
 from finetune_trainer.predict import Request, predict
 from finetune_trainer.splits import open_split
 from finetune_trainer.tasks.code_generation.texts import sample
-from tests.trainer.code_models import byte_level_tokenizer, save_code_llama, save_code_t5
+from tests.trainer.code_models import byte_level_tokenizer, save_code_llama
+from tests.trainer.pair_models import save_t5_with
 from tests.trainer.stages import TinyJob, write_jsonl
 
 ROWS = [
@@ -31,7 +32,10 @@ ROWS = [
 def by_heart(root: Path, model: str) -> TinyJob:
     """Learn a few programs, and run all stages."""
     tokenizer = byte_level_tokenizer([prompt + completion for prompt, completion, _ in ROWS])
-    (save_code_t5 if model == "t5" else save_code_llama)(root / "base", tokenizer)
+    if model == "t5":
+        save_t5_with(root / "base", tokenizer, width=64)
+    else:
+        save_code_llama(root / "base", tokenizer)
     rows = [dict(zip(("prompt", "completion", "tests"), row, strict=True)) for row in ROWS]
     uri = {"uri": write_jsonl(root / "rows.jsonl", rows)}
     spec: dict[str, Any] = {

@@ -19,9 +19,8 @@ from tests.trainer.code_models import (
     byte_level_tokenizer,
     marking_tokenizer,
     save_code_llama,
-    save_code_t5,
 )
-from tests.trainer.pair_models import word_tokenizer
+from tests.trainer.pair_models import save_t5_with, word_tokenizer
 
 TASK = {"type": "CodeGeneration"}
 PROMPT, COMPLETION, TESTS = "def double(x):\n", "    return 2 * x\n", "assert double(3) == 6\n"
@@ -42,7 +41,10 @@ WEAK: tuple[dict[str, str], ...] = (
 
 
 def context_for(root: Path, tokenizer: PreTrainedTokenizerFast, rows: Any, seq2seq: bool = False, **spec: Any) -> Any:
-    (save_code_t5 if seq2seq else save_code_llama)(root / "base", tokenizer)
+    if seq2seq:
+        save_t5_with(root / "base", tokenizer, width=64)
+    else:
+        save_code_llama(root / "base", tokenizer)
     uri = {"uri": json_lines(root / "rows.jsonl", rows)}
     cleaning = {"deduplicate": "None", "dropInvalid": spec.pop("drop", 0.0)}
     dataset = {"train": uri, "validation": uri, "test": uri | {"minimumExamples": 1}, "cleaning": cleaning}

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.modelling.tokenizer import Decode, encoding_explained, plain_backend, plain_decode, with_begin
-from finetune_trainer.prepare.arrays import TOKENS, integers, texts, token_lists
+from finetune_trainer.prepare.arrays import integers, texts, token_lists
 from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.special_tokens import AnswerTokens
@@ -20,7 +20,7 @@ from finetune_trainer.tasks.code_generation.texts import PLAIN_TEMPLATE, instruc
 from finetune_trainer.tasks.code_generation.white_space import CodeTokens, backend_encode, code_tokens
 from finetune_trainer.tasks.instruction_tuning.messages import ASSISTANT, Conversation
 from finetune_trainer.tasks.instruction_tuning.rendering import ChatRenderer
-from finetune_trainer.tasks.instruction_tuning.tokens import no_end_token, special_tokens
+from finetune_trainer.tasks.instruction_tuning.tokens import ANSWER_FIELDS, no_end_token, special_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -72,13 +72,7 @@ class CausalCodeEncoder:
 
     @property
     def fields(self) -> list[pa.Field]:
-        return [
-            pa.field("input_ids", TOKENS),
-            pa.field("labels", TOKENS),
-            pa.field("prompt_length", pa.int32()),
-            pa.field("reference", pa.string()),
-            pa.field("prompt", pa.string()),
-        ]
+        return list(ANSWER_FIELDS)
 
     def encode(self, sources: Sequence[str], targets: Sequence[str]) -> Encoded:
         """Tokenise prompts and completions."""
