@@ -58,7 +58,11 @@ class FineTuneJobSpec(ApiModel):
     @property
     def default_metrics(self) -> tuple[Metric, ...]:
         """The metrics that are measured if the job names none; the first is the score."""
-        return self.preference.loss.row.metrics if self.preference else self.task.default_metrics
+        if self.preference:
+            return self.preference.loss.row.metrics
+        if self.evaluation.allow_code_execution and (metrics := self.task.type.row.runs_metrics):
+            return self.task.measurable(metrics)
+        return self.task.default_metrics
 
     @property
     def preference(self) -> PreferenceSpec | None:

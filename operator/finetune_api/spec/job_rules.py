@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic.alias_generators import to_camel
 
 from finetune_api.base import Rule
+from finetune_api.spec.code_rules import code_rules
 from finetune_api.spec.outcome import GenerationSpec
 from finetune_api.spec.rules import COLUMN_FIELDS, any_of, listed
 from finetune_api.tables.methods import METHODS, MethodRow, MethodType
@@ -35,6 +36,7 @@ def job_rules() -> tuple[Rule, ...]:
         _generation_rule(),
         _during_training_rule(),
         _harness_rule(),
+        *code_rules(),
         *(_columns_rule(task, row) for task, row in TASKS.items()),
         *_format_rules(),
         _documents_rule(),
@@ -122,8 +124,12 @@ def _generation_rule() -> Rule:
     default = GenerationSpec()
     generating = [task for task, row in TASKS.items() if row.generates]
     changed = " || ".join(
-        f"has(self.evaluation.generation.{info.alias}) && self.evaluation.generation.{info.alias} != "
-        f"{getattr(default, name)}"
+        f"has(self.evaluation.generation.{info.alias})"
+        + (
+            ""
+            if (value := getattr(default, name)) is None
+            else f" && self.evaluation.generation.{info.alias} != {value}"
+        )
         for name, info in GenerationSpec.model_fields.items()
     )
     return Rule(

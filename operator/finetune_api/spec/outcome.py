@@ -23,6 +23,11 @@ _DEFAULT_METRICS += "".join(
     for task, row in TASKS.items()
     if row.multi_label
 )
+_DEFAULT_METRICS += "".join(
+    f"; {', '.join(row.runs_metrics)} for {task} with allowCodeExecution"
+    for task, row in TASKS.items()
+    if row.runs_metrics
+)
 _DEFAULT_METRICS += f"; {', '.join(PREFERENCES[PreferenceLoss.KTO].metrics)} for PreferenceTuning with KTO"
 
 
@@ -95,6 +100,31 @@ class GenerationSpec(ApiModel):
 
     max_new_tokens: int = Field(default=128, ge=1, le=8192, description="Maximum number of tokens of an answer.")
     beams: int = Field(default=1, ge=1, le=16, description="Beams of beam search; 1 is greedy.")
+    samples: int = Field(
+        default=1,
+        ge=1,
+        le=200,
+        description="CodeGeneration: answers to each prompt. 1 is greedy; more are drawn at the temperature, from the "
+        "likeliest tokens that have 95 % of the probability. `finetune predict` is always greedy.",
+    )
+    temperature: float | None = Field(
+        default=None, gt=0, le=2, description="Temperature of several samples. Default: 0.8."
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.temperature) || has(self.samples) && self.samples > 1",
+            message="temperature requires samples above 1: a single answer is greedy",
+            field="temperature",
+            holds=lambda generation: generation.temperature is None or generation.samples > 1,
+        ),
+        Rule(
+            cel="!has(self.samples) || self.samples == 1 || !has(self.beams) || self.beams == 1",
+            message="samples cannot be combined with beams: samples are drawn, and beams are searched",
+            field="samples",
+            holds=lambda generation: generation.samples == 1 or generation.beams == 1,
+        ),
+    )
 
 
 class DuringTrainingSpec(ApiModel):
@@ -170,8 +200,9 @@ class EvaluationSpec(ApiModel):
     report: ReportSpec = Field(default=ReportSpec(), description="Settings of report.html.")
     allow_code_execution: bool = Field(
         default=False,
-        description="Whether generated programs may be run with the tests of their rows, in a sandbox without network. "
-        "On a cluster the operator must allow it as well.",
+        description="CodeGeneration in Python: whether programs may be run with the tests of their rows, in a sandbox "
+        "without network: those of the data in prepare, and those of the models in evaluate. On a cluster the operator "
+        "must allow it as well. A change prepares the data and trains again.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (

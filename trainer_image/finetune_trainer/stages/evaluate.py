@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from finetune_trainer.manifests import fetch_directory, publish_directory, read_
 from finetune_trainer.methods import method_of
 from finetune_trainer.models import fetch_model
 from finetune_trainer.prepared import DataReport, read_report
+from finetune_trainer.sandbox import open_sandbox
 from finetune_trainer.splits import open_split
 from finetune_trainer.tasks import form_of
 
@@ -82,18 +84,20 @@ def run(context: StageContext) -> EvaluateResult:
     if config.world.device is Device.GPU:
         require_gpus("evaluation", 1)
     task = form_of(config.spec.task.type, data.family)
-    inputs = EvaluationInputs(
-        spec=config.spec,
-        base=base.path,
-        trained=trained,
-        prepared=prepared,
-        data=data,
-        model_class=task.model_class(data),
-        method=method_of(config.spec.method.type),
-        hardware=Hardware.of(config.spec.training.precision, config.world.device),
-        reporter=reporter,
-    )
-    comparison = task.compare(inputs)
+    with open_sandbox(config) if config.spec.evaluation.allow_code_execution else nullcontext() as sandbox:
+        inputs = EvaluationInputs(
+            spec=config.spec,
+            base=base.path,
+            trained=trained,
+            prepared=prepared,
+            data=data,
+            model_class=task.model_class(data),
+            method=method_of(config.spec.method.type),
+            hardware=Hardware.of(config.spec.training.precision, config.world.device),
+            reporter=reporter,
+            sandbox=sandbox,
+        )
+        comparison = task.compare(inputs)
     harness = _harness(inputs, task, files, context.workspace / "harness") if config.spec.evaluation.harness else None
     metrics = comparison.metrics + (harness.metrics if harness else ())
     details = comparison.details | ({"harness": harness.details} if harness else {})

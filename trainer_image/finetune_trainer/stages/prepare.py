@@ -7,7 +7,8 @@ import logging
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -51,8 +52,9 @@ from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding,
 from finetune_trainer.prepare.splits import SPLITS, TEST, Selection, assign, check_processes, check_sizes
 from finetune_trainer.prepare.spool import TableWriter, selected
 from finetune_trainer.prepared import DataReport, ModelIdentity, SplitReport
+from finetune_trainer.sandbox import open_sandbox
 from finetune_trainer.tasks import form_of
-from finetune_trainer.tasks.base import Preparation
+from finetune_trainer.tasks.base import Preparation, RunsPrograms
 
 LAYOUT = 4
 """Version of the format of the prepared data; data in another version is prepared again."""
@@ -148,7 +150,8 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     templates = chat_templates(tokenizer) if task.uses_chat_template else ()
     dated = [template for template in templates if fix_template_date(template, today)]
     preparation = task.preparation(spec, tokenizer, length, config)
-    sets = _read(context, inputs, preparation, tokenizer.unk_token_id)
+    with _sandbox_for(preparation, context):
+        sets = _read(context, inputs, preparation, tokenizer.unk_token_id)
     keys = {name: data.keys for name, data in sets.items()}
     assignment = assign(keys, inputs.data.dataset, spec.training.seed, sets["train"].groups)
     check_sizes(assignment, inputs.data.dataset, inputs.data.more)
@@ -303,6 +306,24 @@ def _read(
         )
         preparation.end_data_set(uri)
     return sets
+
+
+@contextmanager
+def _sandbox_for(preparation: Preparation, context: StageContext) -> Iterator[None]:
+    """Let ``preparation`` run programs, if it does and the job allows it."""
+    if not isinstance(preparation, RunsPrograms) or not context.config.spec.evaluation.allow_code_execution:
+        yield
+        return
+    programs = 0
+
+    def report(ended: int) -> None:
+        nonlocal programs
+        programs += ended
+        context.reporter.progress("running the tests of the rows", programs, unit="programs")
+
+    with open_sandbox(context.config) as sandbox:
+        preparation.run_with(sandbox, report)
+        yield
 
 
 def _report_rows(reporter: Reporter, activity: str, rows: int) -> None:
