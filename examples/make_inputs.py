@@ -2,8 +2,8 @@
 
 python examples/make_inputs.py NAME  [--into examples]
 
-NAME is quickstart, multi-label, chat, preferences, question-answering, summarization, translation, language-modeling
-or docstrings.
+NAME is quickstart, multi-label, chat, preferences, question-answering, summarization, translation, language-modeling,
+code-generation or docstrings.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inputs import docstrings, modules, preferences, summaries
+from inputs import docstrings, modules, one_liners, preferences, summaries
 from inputs.summaries import Summarized
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ TRAIN_PAIRS, TEST_PAIRS = 2000, 400
 """Docstrings, of which about half begin with a verb."""
 TRAIN_SUMMARIES, TEST_SUMMARIES = 2300, 240
 TRAIN_MODULES, TEST_MODULES = 60, 20
+TRAIN_FUNCTIONS, TEST_FUNCTIONS = 2000, 160
 TRAIN_PHRASES, TEST_PHRASES = 4000, 300
 READ_PHRASES = 1500
 """Phrases of the training split that the small model has read before."""
@@ -127,6 +128,13 @@ def language_modeling(into: Path) -> None:
     link_small_causal(into)
 
 
+def code_generation(into: Path) -> None:
+    """Create Python functions of one line, with tests in the test split, and a small language model."""
+    for side, count in (("train", TRAIN_FUNCTIONS), ("test", TEST_FUNCTIONS)):
+        write_jsonl(into / f"data/functions/{side}.jsonl", one_liners.functions(count, for_test=side == "test"))
+    link_small_causal(into)
+
+
 def summarized() -> tuple[list[Summarized], list[Summarized]]:
     """The training and test split of the summarization example."""
     return docstrings.split(summaries.clean(docstrings.read_docstrings()), TRAIN_SUMMARIES, TEST_SUMMARIES)
@@ -175,6 +183,7 @@ EXAMPLES: dict[str, Callable[[Path], None]] = {
     "summarization": summarization,
     "translation": translation,
     "language-modeling": language_modeling,
+    "code-generation": code_generation,
     "docstrings": docstring_topics,
 }
 

@@ -118,6 +118,11 @@ def manifest(name: str, found: Mapping[str, Any], data: str, model: str | None, 
         "    # The result is compared with a baseline. A gate refuses one that is not good enough:",
         f"    # gates: [{{metric: {metrics[0]}, minimumImprovement: 0.02}}]",
         f"    metrics: [{', '.join(map(str, metrics))}]  # the first is the score",
+        *(
+            [f"    # allowCodeExecution: true  # runs tests in a sandbox; then add {row.runs_metrics[0]}"]
+            if row.runs_metrics
+            else []
+        ),
         "  output:",
         "    uri: file://./output  # on a cluster: s3://bucket/prefix",
     ]

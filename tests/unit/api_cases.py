@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tests.unit.code_cases import CODE_CASES, OTHER_CASES
 from tests.unit.document_cases import DOCUMENT_CASES
+from tests.unit.harness_cases import HARNESS_CASES
 from tests.unit.method_cases import METHOD_CASES
 from tests.unit.pair_cases import PAIR_CASES
 from tests.unit.preference_cases import PREFERENCE_CASES
@@ -24,7 +26,9 @@ INSTRUCTION: dict[str, Any] = CLASSIFICATION | {"task": {"type": "InstructionTun
 QUESTIONS: dict[str, Any] = CLASSIFICATION | {"task": {"type": "QuestionAnswering"}}
 PREFERENCES: dict[str, Any] = CLASSIFICATION | {"task": {"type": "PreferenceTuning"}}
 DOCUMENTS: dict[str, Any] = CLASSIFICATION | {"task": {"type": "LanguageModeling"}}
+CODE: dict[str, Any] = CLASSIFICATION | {"task": {"type": "CodeGeneration"}}
 SPECS = {
+    "code": CODE,
     "classification": CLASSIFICATION,
     "instruction": INSTRUCTION,
     "questions": QUESTIONS,
@@ -78,8 +82,12 @@ def preferences(name: str, changes: dict[str, Any], sentence: str | None = None)
     return Case(name, changes, sentence, spec="preferences")
 
 
-def documents(name: str, changes: dict[str, Any], sentence: str | None = None) -> Case:
-    return Case(name, changes, sentence, spec="documents")
+def documents(name: str, changes: dict[str, Any], sentence: str | None = None, server: str | None = None) -> Case:
+    return Case(name, changes, sentence, spec="documents", server=server)
+
+
+def code(name: str, changes: dict[str, Any], sentence: str | None = None) -> Case:
+    return Case(name, changes, sentence, spec="code")
 
 
 LABELS_FOR_CLASSIFICATION = "labels are only valid for type TextClassification"
@@ -114,7 +122,7 @@ WEIGHTS_OR_LISTS = "classWeights cannot be combined with multiLabel"
 METRICS_OF_INSTRUCTION = "evaluation.metrics of InstructionTuning are loss, token_accuracy, exact_match, rouge_l, chrf"
 GATES_OF_CLASSIFICATION = "gates of TextClassification can be on accuracy, macro_f1, weighted_f1, mcc, auroc, ece"
 GATES_OF_INSTRUCTION = "gates of InstructionTuning can be on loss, token_accuracy, exact_match, rouge_l, chrf"
-RANGE = "reward_accuracy range from 0 to 1, and so do minimum and maximum"
+RANGE = "parses range from 0 to 1, and so do minimum and maximum"
 DURING_TRAINING = "evaluation.duringTraining is only valid for InstructionTuning, QuestionAnswering, Summarization"
 GENERATION = "evaluation.generation is only valid for InstructionTuning, QuestionAnswering, Summarization, Translation"
 TEXT_FORMAT = "dataset.format Text is only valid for LanguageModeling"
@@ -255,6 +263,14 @@ RULE_CASES = (
     chat("answers in training", {"evaluation.duringTraining": {}}),
     Case("answers of a classification in training", {"evaluation.duringTraining": {"examples": 9}}, DURING_TRAINING),
     *(documents(*case) for case in DOCUMENT_CASES),
+    *(documents(*case) for case in HARNESS_CASES),
+    *(code(*case) for case in CODE_CASES),
+    *(Case(*case) for case in OTHER_CASES),
+    chat(
+        "samples of a chat",
+        {"evaluation.generation.samples": 2},
+        "evaluation.generation.samples above 1 are only valid for CodeGeneration",
+    ),
     documents("generation of documents", {"evaluation.generation.beams": 2}, GENERATION),
     Case("documents of a classification", {"dataset.documents": "Line"}, DOCUMENTS_OF_TASK),
     Case("text of a classification", {"dataset.format": "Text"}, TEXT_FORMAT),

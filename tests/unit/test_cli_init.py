@@ -55,6 +55,17 @@ def columns_of(job: FineTuneJob) -> dict[str, Any]:
         ({"instruction": "a", "input": "", "output": "b"}, "InstructionTuning", {}),
         ({"conversations": [{"from": "human", "value": "a"}]}, "InstructionTuning", {}),
         ({"question": "a", "answer": "b"}, "InstructionTuning", {"prompt": "question", "completion": "answer"}),
+        ({"prompt": "a", "completion": "b", "tests": "c"}, "CodeGeneration", {}),
+        (
+            {"task_id": "HumanEval", "prompt": "a", "canonical_solution": "b", "test": "c", "entry_point": "f"},
+            "CodeGeneration",
+            {"completion": "canonical_solution", "tests": "test"},
+        ),
+        (
+            {"task_id": 1, "text": "a", "code": "b", "test_list": ["c"], "test_setup_code": ""},
+            "CodeGeneration",
+            {"prompt": "text", "completion": "code", "tests": "test_list"},
+        ),
     ],
 )
 def test_columns_and_task_are_detected(folder: Path, row: dict[str, Any], task: str, columns: dict[str, str]) -> None:

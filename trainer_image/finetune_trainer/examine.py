@@ -75,8 +75,9 @@ def examine(uri: str, scratch: Path) -> dict[str, Any]:
             f"rows{f' ({bad})' if bad else ''}: rename the columns, or write the manifest by hand and set "
             "dataset.columns; labels have to occur several times",
         )
-    # Rows that need a setting of the method are otherwise like those of another task.
-    task, guess = max(found, key=lambda pair: (pair[1].certain, bool(pair[1].preference)))
+    # Rows that need a setting of the method are otherwise like those of another task. Of two others that are certain,
+    # the one that has a meaning for more columns.
+    task, guess = max(found, key=lambda pair: (pair[1].certain, bool(pair[1].preference), len(pair[1].columns)))
     rows_of_job = _SAMPLE if TEST in fetched.files else _count(fetched.files["train"], names, documents)
     test, small = small_test(rows_of_job, dataset)
     return {

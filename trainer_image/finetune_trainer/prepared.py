@@ -29,6 +29,8 @@ Each row is one example, with the columns:
 - PreferenceTuning: ``prompt_ids``, ``chosen_ids`` and ``rejected_ids`` list<int32> (the answers with their end token),
   ``prompt`` (in readable form), ``chosen``, ``rejected`` and ``source`` string. With the loss KTO: ``completion_ids``
   and ``completion`` in place of the two answers, and ``label`` int32 (1 for a desirable answer).
+- CodeGeneration: the columns of Summarization, with the prompt of the row as ``prompt`` and its completion as
+  ``reference``; ``tests`` string (empty for a row without).
 - LanguageModeling: ``input_ids`` list<int32> (a whole document: ``DataReport.start_tokens``, its text, and the
   end-of-sequence token), ``text`` string (only in the test split, otherwise empty), ``source`` string.
 - All tasks, in the test split of a job with evaluation.slices: ``slices`` string (JSON list of the values of these

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 COLUMN_FIELDS = tuple(dict.fromkeys(field for row in TASKS.values() for field in row.column_fields))
 """All fields of dataset.columns."""
 
-DEFAULT_COLUMNS = {field: field for row in TASKS.values() if len(row.columns) == 1 for field in row.column_fields}
-"""Columns for which an explicit default name has no effect. For tasks with several forms of data, it selects a form."""
+
+def default_columns(task: TaskType) -> dict[str, str]:
+    """Columns whose default name has no effect if it is set. Where a task has several forms of data, it selects one."""
+    return {} if len(task.row.columns) > 1 else {field: field for field in task.row.column_fields}
 
 
 def task_setting_rules(defaults: Mapping[str, bool | str]) -> Iterator[Rule]:

@@ -36,6 +36,11 @@ class Metric(StrEnum):
     MARGIN = "margin"
     PERPLEXITY = "perplexity"
     BITS_PER_BYTE = "bits_per_byte"
+    PASS_AT_1 = "pass_at_1"
+    PASS_AT_5 = "pass_at_5"
+    PASS_AT_10 = "pass_at_10"
+    PASS_AT_100 = "pass_at_100"
+    PARSES = "parses"
 
     @property
     def row(self) -> MetricRow:
@@ -68,11 +73,24 @@ class MetricRow:
     """The value of the base model by definition where it is a metric of rewards, which are measured against that
     model.
     """
+    passes_of: int = 0
+    """k of pass@k, the chance that one of k programs passes its tests; 0 for a metric that runs no program."""
 
     @property
     def unit_scale(self) -> bool:
         """Whether values are in 0 … 1, or changes of the same size."""
         return self.highest == 1
+
+
+def _pass_at(k: int) -> MetricRow:
+    programs = "a program passes its tests" if k == 1 else f"one of {k} programs passes its tests"
+    return MetricRow(
+        f"pass@{k}",
+        f"chance that {programs}, over the rows with tests",
+        "pass@k",
+        decisions=k == 1,
+        passes_of=k,
+    )
 
 
 METRICS = table(
@@ -120,7 +138,8 @@ METRICS = table(
         ),
         Metric.EXACT_MATCH: MetricRow(
             "Exact match",
-            "share of answers that are the reference; in QuestionAnswering by the rules of SQuAD 2.0",
+            "share of answers that are the reference; in QuestionAnswering by the rules of SQuAD 2.0, in "
+            "CodeGeneration with all white space but line breaks at the end",
             "exact_match",
             decisions=True,
         ),
@@ -173,6 +192,16 @@ METRICS = table(
             higher_is_better=False,
             highest=None,
             digits=4,
+        ),
+        Metric.PASS_AT_1: _pass_at(1),
+        Metric.PASS_AT_5: _pass_at(5),
+        Metric.PASS_AT_10: _pass_at(10),
+        Metric.PASS_AT_100: _pass_at(100),
+        Metric.PARSES: MetricRow(
+            "Parses",
+            "share of answers that, after their prompt, are a program without syntax errors",
+            "accuracy",
+            decisions=True,
         ),
     },
 )

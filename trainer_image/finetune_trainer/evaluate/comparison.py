@@ -14,6 +14,7 @@ from finetune_trainer.methods.base import Method
 from finetune_trainer.modelling.loading import LoadedModel, attention_settings, load
 from finetune_trainer.modelling.precision import Hardware
 from finetune_trainer.prepared import DataReport
+from finetune_trainer.sandbox.programs import Sandbox
 from finetune_trainer.tasks.base import ModelClass
 
 SPLIT = "test"
@@ -36,6 +37,8 @@ class EvaluationInputs:
     method: Method
     hardware: Hardware
     reporter: Reporter
+    sandbox: Sandbox | None = None
+    """Runs generated programs; None if the job runs none."""
 
     def load(self, directory: Path, **settings: Any) -> LoadedModel:
         """Load the model in ``directory`` with the model class of the task, for evaluation."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
+    from finetune_trainer.sandbox.programs import OnPrograms, Sandbox
     from finetune_trainer.train.data import Collator, TrainingDataset
     from finetune_trainer.train.objective import Objective
 
@@ -269,6 +270,14 @@ class FormDefaults:
 
     def answer_form(self) -> AnswerForm | None:
         return None
+
+
+@runtime_checkable
+class RunsPrograms(Protocol):
+    """A `Preparation` that runs the programs of rows, where the job allows it."""
+
+    def run_with(self, sandbox: Sandbox, on_programs: OnPrograms) -> None:
+        """Run them in ``sandbox``; called before the data is read."""
 
 
 @runtime_checkable

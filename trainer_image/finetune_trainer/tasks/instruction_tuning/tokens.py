@@ -28,6 +28,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
+ANSWER_FIELDS = (
+    pa.field("input_ids", TOKENS),
+    pa.field("labels", TOKENS),
+    pa.field("prompt_length", pa.int32()),
+    pa.field("reference", pa.string()),
+    pa.field("prompt", pa.string()),
+)
+"""The columns of a row with one prompt and one answer for decoders."""
+
+
 class ChatTokeniser:
     """Renders conversations with the chat template, and labels every learned answer including its end.
 
@@ -49,13 +59,7 @@ class ChatTokeniser:
 
     @property
     def fields(self) -> list[pa.Field]:
-        return [
-            pa.field("input_ids", TOKENS),
-            pa.field("labels", TOKENS),
-            pa.field("prompt_length", pa.int32()),
-            pa.field("reference", pa.string()),
-            pa.field("prompt", pa.string()),
-        ]
+        return list(ANSWER_FIELDS)
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
         problems: dict[int, BadRow] = {}
