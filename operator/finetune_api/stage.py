@@ -16,7 +16,7 @@ from finetune_api.base import ApiModel
 from finetune_api.evaluation import Evaluation
 from finetune_api.failures import ExitCode, Reason
 from finetune_api.layout import JobLayout, RevisionLayout
-from finetune_api.spec import FineTuneJobSpec
+from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_api.text import clean
 
 TERMINATION_MESSAGE_LIMIT = 4096
@@ -262,14 +262,19 @@ class StageReport(ApiModel):
 
     def to_termination_message(self) -> bytes:
         """The report as compact JSON of at most 4096 bytes; an error message that is too long is truncated, and the
-        slices and notes of an evaluation are left out if there is no room for them.
+        metrics of lm-eval that no gate names, and then slices and notes of an evaluation, are left out if there is no
+        room for them.
         """
         encoded = self._encode()
         if isinstance(self.result, EvaluateResult) and len(encoded) > TERMINATION_MESSAGE_LIMIT:
-            evaluation = self.result.evaluation.model_copy(update={"slices": (), "notes": ()})
-            encoded = self.model_copy(
-                update={"result": self.result.model_copy(update={"evaluation": evaluation})}
-            )._encode()
+            evaluation = self.result.evaluation
+            gated = {gate.metric for gate in evaluation.gates}
+            kept = tuple(one for one in evaluation.metrics if isinstance(one.name, Metric) or one.name in gated)
+            for left_out in ({"metrics": kept}, {"metrics": kept, "slices": (), "notes": ()}):
+                result = self.result.model_copy(update={"evaluation": evaluation.model_copy(update=left_out)})
+                encoded = self.model_copy(update={"result": result})._encode()
+                if len(encoded) <= TERMINATION_MESSAGE_LIMIT:
+                    break
         if self.error and (excess := len(encoded) - TERMINATION_MESSAGE_LIMIT) > 0:
             # A character takes up to six bytes in JSON, so the encoded length decides how much to truncate.
             message = self.error.message

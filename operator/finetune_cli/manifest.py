@@ -29,6 +29,7 @@ ADDRESSES = (
     ("spec", "dataset", "train", "uri"),
     ("spec", "dataset", "validation", "uri"),
     ("spec", "dataset", "test", "uri"),
+    ("spec", "evaluation", "harnessPath", "uri"),
     ("spec", "output", "uri"),
 )
 

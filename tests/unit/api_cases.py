@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.unit.code_cases import CODE_CASES, OTHER_CASES
 from tests.unit.document_cases import DOCUMENT_CASES
+from tests.unit.harness_cases import HARNESS_CASES
 from tests.unit.pair_cases import PAIR_CASES
 from tests.unit.preference_cases import PREFERENCE_CASES
 from tests.unit.question_cases import QUESTION_CASES
@@ -80,8 +81,8 @@ def preferences(name: str, changes: dict[str, Any], sentence: str | None = None)
     return Case(name, changes, sentence, spec="preferences")
 
 
-def documents(name: str, changes: dict[str, Any], sentence: str | None = None) -> Case:
-    return Case(name, changes, sentence, spec="documents")
+def documents(name: str, changes: dict[str, Any], sentence: str | None = None, server: str | None = None) -> Case:
+    return Case(name, changes, sentence, spec="documents", server=server)
 
 
 def code(name: str, changes: dict[str, Any], sentence: str | None = None) -> Case:
@@ -260,6 +261,7 @@ RULE_CASES = (
     chat("answers in training", {"evaluation.duringTraining": {}}),
     Case("answers of a classification in training", {"evaluation.duringTraining": {"examples": 9}}, DURING_TRAINING),
     *(documents(*case) for case in DOCUMENT_CASES),
+    *(documents(*case) for case in HARNESS_CASES),
     *(code(*case) for case in CODE_CASES),
     *(Case(*case) for case in OTHER_CASES),
     chat(

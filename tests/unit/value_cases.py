@@ -96,6 +96,8 @@ REFUSED: tuple[tuple[str, Any], ...] = (
     ("distributed.zero.stage", 4),
     ("evaluation.metrics", []),
     ("evaluation.slices", ["a"] * 9),
+    ("evaluation.harness", ["a/b"]),
+    ("evaluation.harness", [f"t{i}" for i in range(9)]),
     ("evaluation.slices", [""]),
     ("task.classWeights", "balanced"),
     ("task.loss", "all"),

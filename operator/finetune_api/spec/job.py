@@ -53,7 +53,7 @@ class FineTuneJobSpec(ApiModel):
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics to measure: evaluation.metrics or the defaults of the task, then those that only gates use."""
         asked = self.evaluation.metrics or self.default_metrics
-        return tuple(dict.fromkeys((*asked, *(gate.metric for gate in self.evaluation.gates))))
+        return tuple(dict.fromkeys((*asked, *self.evaluation.gated)))
 
     @property
     def default_metrics(self) -> tuple[Metric, ...]:

@@ -35,6 +35,7 @@ def job_rules() -> tuple[Rule, ...]:
         *(rule for task, row in TASKS.items() for rule in _measures_rules(task, row)),
         _generation_rule(),
         _during_training_rule(),
+        _harness_rule(),
         *code_rules(),
         *(_columns_rule(task, row) for task, row in TASKS.items()),
         *_format_rules(),
@@ -102,9 +103,9 @@ def _metrics_rules(
         ),
         (
             "gates",
-            f"self.evaluation.gates.all(g, g.metric in {listed(metrics)})",
+            f"self.evaluation.gates.all(g, g.metric.contains('/') || g.metric in {listed(metrics)})",
             f"gates of {task}{words} can be on {', '.join(metrics)}",
-            lambda spec: [gate.metric for gate in spec.evaluation.gates],
+            lambda spec: spec.evaluation.gated,
         ),
     ):
 
@@ -149,6 +150,17 @@ def _during_training_rule() -> Rule:
         f"{names_of(generates=False)} generates nothing",
         field="evaluation.duringTraining",
         holds=lambda spec: spec.task.type in generating or spec.evaluation.during_training is None,
+    )
+
+
+def _harness_rule() -> Rule:
+    tasks = [task for task, row in TASKS.items() if row.language_model]
+    return Rule(
+        cel=f"self.task.type in {listed(tasks)} || !has(self.evaluation) || !has(self.evaluation.harness) || "
+        "size(self.evaluation.harness) == 0",
+        message=f"evaluation.harness measures models that predict text; {names_of(language_model=False)} gives none",
+        field="evaluation.harness",
+        holds=lambda spec: spec.task.type in tasks or not spec.evaluation.harness,
     )
 
 

@@ -86,6 +86,8 @@ class TaskRow:
     meaning."""
     generates: tuple[ModelFamily, ...] = ()
     """Families with which the evaluation generates text (evaluation.generation)."""
+    language_model: bool = True
+    """Whether the result is a model of text, with every family but that of encoders; otherwise it has another head."""
     runs_metrics: tuple[Metric, ...] = ()
     """Default metrics if generated programs may be run (evaluation.allowCodeExecution)."""
     other_lengths: Mapping[ModelFamily, int] = field(default_factory=dict)
@@ -151,6 +153,7 @@ TASKS = table(
             families=(ModelFamily.ENCODER, ModelFamily.CAUSAL),
             default_length=512,
             hub_task="text-classification",
+            language_model=False,
             starting_model="hf://google-bert/bert-base-uncased",
             settings=dict.fromkeys(
                 ("labels", "multi_label", "class_weights"), (ModelFamily.ENCODER, ModelFamily.CAUSAL)

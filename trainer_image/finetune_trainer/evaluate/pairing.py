@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from finetune_api.evaluation import Evaluation, MetricResult
-from finetune_api.spec import Metric
+from finetune_api.spec import HarnessMetric, Metric
 from finetune_trainer.evaluate.classification import Classified, compared, one_hot
 from finetune_trainer.evaluate.corpus_metrics import CorpusMetric, corpus_metric
 from finetune_trainer.evaluate.intervals import corpus_interval, ratio_interval
@@ -52,8 +52,9 @@ def paired_results(
     results = []
     for metric in before.metrics:
         other = others.get(metric.name)
-        interval = _interval(metric.name, pairs, (metric.tuned, other.tuned)) if other else None
-        if other and interval:
+        if other is None or isinstance(metric.name, HarnessMetric):
+            continue
+        if interval := _interval(metric.name, pairs, (metric.tuned, other.tuned)):
             results.append(
                 MetricResult(
                     name=metric.name,

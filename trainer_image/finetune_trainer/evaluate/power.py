@@ -56,5 +56,6 @@ def notes_after(spec: EvaluationSpec, metrics: Sequence[MetricResult], examples:
 
 def _asked(spec: EvaluationSpec) -> Iterator[tuple[Metric, float]]:
     for gate in spec.gates:
-        if gate.minimum_improvement is not None and gate.minimum_improvement > 0:
+        # Those of lm-eval are measured on other examples.
+        if isinstance(gate.metric, Metric) and gate.minimum_improvement is not None and gate.minimum_improvement > 0:
             yield gate.metric, gate.minimum_improvement

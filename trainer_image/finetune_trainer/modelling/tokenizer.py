@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.layout import TOKENIZER_DIRECTORY
 from finetune_trainer.exceptions import first_line
+from finetune_trainer.patches.transformers import fix_template_date
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -79,6 +81,13 @@ def load_auto_tokenizer(directory: Path, model_uri: str, **settings: str) -> Pre
 def chat_templates(tokenizer: PreTrainedTokenizerFast) -> tuple[str, str]:
     """The chat template for conversations without tools, and that for conversations with tools."""
     return tokenizer.get_chat_template(), tokenizer.get_chat_template(tools=[])
+
+
+def fix_date(tokenizer: PreTrainedTokenizerFast, template_date: str | None) -> None:
+    """Make the chat templates say the date that the model was trained with, as `DataReport.template_date` has it."""
+    if template_date:
+        for template in chat_templates(tokenizer):
+            fix_template_date(template, date.fromisoformat(template_date))
 
 
 @contextmanager

@@ -7,8 +7,7 @@ import logging
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -29,6 +28,7 @@ from finetune_trainer import storage
 from finetune_trainer.checkpoints.upload import complete_checkpoints
 from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.evaluate.power import notes_before
+from finetune_trainer.harness.check import check_harness
 from finetune_trainer.manifests import TornDirectory, publish_directory, read_manifest
 from finetune_trainer.modelling.families import decide_handling, family_of, load_families
 from finetune_trainer.modelling.tokenizer import chat_templates, save_tokenizer
@@ -45,15 +45,15 @@ from finetune_trainer.prepare.family_settings import check_settings
 from finetune_trainer.prepare.fetch import FetchedData, detectable, fetch_data
 from finetune_trainer.prepare.notes import contradictions, generation_limits, truncations, unknown_tokens
 from finetune_trainer.prepare.problems import REPORTED_ROWS, Tally
+from finetune_trainer.prepare.programs import sandbox_for
 from finetune_trainer.prepare.read import DataSet, read_data_set
 from finetune_trainer.prepare.slices import SliceReader, without_slices
 from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding, end_notes
 from finetune_trainer.prepare.splits import SPLITS, TEST, Selection, assign, check_processes, check_sizes
 from finetune_trainer.prepare.spool import TableWriter, selected
 from finetune_trainer.prepared import DataReport, ModelIdentity, SplitReport
-from finetune_trainer.sandbox import open_sandbox
 from finetune_trainer.tasks import form_of
-from finetune_trainer.tasks.base import Preparation, RunsPrograms
+from finetune_trainer.tasks.base import Preparation
 
 LAYOUT = 4
 """Version of the format of the prepared data; data in another version is prepared again."""
@@ -93,6 +93,12 @@ def run(context: StageContext) -> PrepareResult:
     """
     config = context.config
     inputs = fetch_inputs(config.spec, context.workspace, context.reporter.progress)
+    check_harness(
+        config.spec,
+        _family(config.spec, read_config(inputs.model.path, config.spec.model.uri)),
+        context.workspace / "harness",
+        context.reporter.progress,
+    )
     _check_results(config, inputs.digest)
     provenance = _provenance(context, inputs)
     present = _present(config.layout.prepared)
@@ -121,7 +127,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     """Prepare the data and write it to ``output``, an empty directory."""
     spec = context.config.spec
     config = read_config(inputs.model.path, spec.model.uri)
-    family = family_of(load_families(), config, spec.task.type.row.families)
+    family = _family(spec, config)
     check_settings(spec, family)
     length = sequence_length(spec, family, inputs.identity)
     task = form_of(spec.task.type, family)
@@ -143,7 +149,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     templates = chat_templates(tokenizer) if task.uses_chat_template else ()
     dated = [template for template in templates if fix_template_date(template, today)]
     preparation = task.preparation(spec, tokenizer, length, config)
-    with _sandbox_for(preparation, context):
+    with sandbox_for(preparation, context):
         sets = _read(context, inputs, preparation, tokenizer.unk_token_id)
     keys = {name: data.keys for name, data in sets.items()}
     assignment = assign(keys, inputs.data.dataset, spec.training.seed, sets["train"].groups)
@@ -208,6 +214,10 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     document = json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False)
     (output / layout.DATA_REPORT).write_text(document + "\n", encoding="utf-8")
     return report
+
+
+def _family(spec: FineTuneJobSpec, config: Mapping[str, Any]) -> ModelFamily:
+    return family_of(load_families(), config, spec.task.type.row.families)
 
 
 def _check_processes(spec: FineTuneJobSpec, report: DataReport) -> None:
@@ -295,24 +305,6 @@ def _read(
         )
         preparation.end_data_set(uri)
     return sets
-
-
-@contextmanager
-def _sandbox_for(preparation: Preparation, context: StageContext) -> Iterator[None]:
-    """Let ``preparation`` run programs, if it does and the job allows it."""
-    if not isinstance(preparation, RunsPrograms) or not context.config.spec.evaluation.allow_code_execution:
-        yield
-        return
-    programs = 0
-
-    def report(ended: int) -> None:
-        nonlocal programs
-        programs += ended
-        context.reporter.progress("running the tests of the rows", programs, unit="programs")
-
-    with open_sandbox(context.config) as sandbox:
-        preparation.run_with(sandbox, report)
-        yield
 
 
 def _report_rows(reporter: Reporter, activity: str, rows: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import date
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,7 @@ from finetune_trainer.evaluate.answer_comparison import generated
 from finetune_trainer.evaluate.comparison import EvaluationInputs
 from finetune_trainer.evaluate.prompts import CausalPrompts
 from finetune_trainer.modelling.batching import TokenRows
-from finetune_trainer.modelling.tokenizer import Decode, chat_templates, load_base_tokenizer, plain_decode
-from finetune_trainer.patches.transformers import fix_template_date
+from finetune_trainer.modelling.tokenizer import Decode, fix_date, load_base_tokenizer, plain_decode
 from finetune_trainer.prepare.problems import BadRow, row_explained
 from finetune_trainer.prepare.rows import checked, text_of, value_of
 from finetune_trainer.tasks.base import Prediction
@@ -44,9 +42,7 @@ def predict(inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
 def chat_tokenizer(inputs: EvaluationInputs) -> PreTrainedTokenizerFast:
     """The tokenizer of the artifact, whose chat template says the date that it was trained with."""
     tokenizer = load_base_tokenizer(inputs.trained, "the artifact")
-    if inputs.data.template_date:
-        for template in chat_templates(tokenizer):
-            fix_template_date(template, date.fromisoformat(inputs.data.template_date))
+    fix_date(tokenizer, inputs.data.template_date)
     return tokenizer
 
 
