@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def by_heart(root: Path, model: str) -> TinyJob:
         "evaluation": {
             "allowCodeExecution": True,
             "metrics": ["pass_at_1", "exact_match", "parses", "chrf"],
+            "duringTraining": {"examples": 4},
             "generation": {"maxNewTokens": 48, **({} if model == "t5" else {"samples": 2, "temperature": 0.01})},
         },
         "distributed": {"gpusPerWorker": 0, "zero": {"stage": 0}},
@@ -96,10 +98,16 @@ def test_the_evaluation_says_what_was_run(tuned: TinyJob) -> None:
     assert failed[0]["detail"]
 
 
+def test_training_measures_what_runs_nothing(tuned: TinyJob) -> None:
+    history = json.loads((tuned.revision / "trained" / "history.json").read_text())
+    assert set(history["validation"][-1]["metrics"]) == {"exact_match", "parses", "chrf"}
+
+
 def test_the_report_shows_programs_and_what_failed(tuned: TinyJob) -> None:
     report = (tuned.artifact / "report.html").read_text()
-    assert "<pre>    return w * h\n</pre>" in report
-    assert "<pre>class Box:\n    def side(self):\n</pre>" in report
+    assert "<pre>\n    return w * h\n</pre>" in report
+    assert "<pre>\nclass Box:\n    def side(self):\n</pre>" in report
+    assert ("the first one of several" in report) is (tuned.name != "t5")
     assert "How the programs ended" in report
 
 

@@ -42,7 +42,8 @@ def report_section(inputs: ReportInputs, environment: Environment) -> str:
         return ""
     endings = inputs.details.get("endings", {})
     render = template_of(__package__, "report.html.jinja", environment)
-    return render(**of_changes(inputs), endings=_rows(endings))
+    several = inputs.spec.evaluation.generation.samples > 1
+    return render(**of_changes(inputs), endings=_rows(endings), several=several)
 
 
 def _rows(endings: Mapping[str, Mapping[str, int]]) -> Sequence[tuple[str, int, int]]:
