@@ -37,7 +37,6 @@ HARNESS_CASES: tuple[tuple[Any, ...], ...] = (
     ("gate on BLEU", gated("arc_easy/bleu", minimum=50)),
     ("gate beyond chrF++", gated("arc_easy/chrf++", minimum=101), "bleu, chrf, chrf++ of a task of lm-eval"),
     ("gate on another task", gated("arc_challenge/acc"), NO_TASK),
-    ("gate on no metric", gated("acuracy"), "a metric is one of accuracy, "),
     ("gate on the start of a name", gated("arc/acc"), NO_TASK),
     (
         "tasks of a classification",

@@ -105,6 +105,7 @@ REFUSED: tuple[tuple[str, Any], ...] = (
     ("task.loss", "all"),
     ("task.multiLabel", "true"),
     ("evaluation.gates", [{"metric": "accuracy", "minimum": "0.5"}]),
+    ("evaluation.gates", [{"metric": "acuracy", "minimum": 0.5}]),
     ("evaluation.gates", [{"metric": "accuracy", "minimum": 0.5}] * 17),
     ("output.keep.checkpoints", 101),
     ("resilience.maxRestarts", -1),
