@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from finetune_api.stage import Stage
+from finetune_trainer.patches.peft import without_bitsandbytes
 from tests.trainer.forks.client import close_fork_server
 from tests.trainer.local_session import ROOT
 from tests.trainer.stages import TinyJob, classification_job, instruction_job
@@ -21,6 +22,9 @@ if sys.dont_write_bytecode:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = str(cache)
     sys.dont_write_bytecode = False
+
+# As in a stage; tests that need it import it by itself.
+without_bitsandbytes()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -111,6 +111,17 @@ def test_the_report_shows_programs_and_what_failed(tuned: TinyJob) -> None:
     assert "How the programs ended" in report
 
 
+def test_the_card_shows_a_program_and_what_failed(tuned: TinyJob) -> None:
+    card = (tuned.artifact / "README.md").read_text()
+    section = card.partition("## Examples")[2].partition("## Use")[0]
+    gained = next(row for row in tuned.predictions if row.get("tests"))
+    assert "**Only the tuned model passes.** Prompt:" in section
+    assert f"```text\n{gained['prompt']}```" in section
+    assert "Tuned (passed):" in section
+    assert gained["tuned"].strip() in section
+    assert gained["outcomes"]["baseline"][0]["ending"].lower() in section
+
+
 def test_predictions_are_those_of_the_evaluation(tuned: TinyJob, tmp_path: Path) -> None:
     rows = [{"prompt": prompt} if number % 2 else prompt for number, (prompt, *_) in enumerate(ROWS)]
     found = predict(Request(artifact=tuned.artifact.as_uri(), rows=rows), tmp_path).predictions

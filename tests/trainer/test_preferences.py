@@ -122,6 +122,14 @@ def test_the_report_shows_both_answers_side_by_side(tuned: TinyJob) -> None:
     assert row["rejected"] in shown
 
 
+def test_the_card_shows_a_pair_with_its_probabilities(tuned: TinyJob) -> None:
+    section = (tuned.artifact / "README.md").read_text().partition("## Examples")[2].partition("## Use")[0]
+    row = max(tuned.predictions, key=lambda row: row["scores"]["margin"]["tuned"])
+    assert "**Largest gain.** Prompt:" in section
+    assert f"```text\n{row['chosen']}\n```" in section
+    assert f"{row['logProbabilities']['rejected']['tuned']:+.2f} nats".replace("-", "−") in section
+
+
 def test_the_program_on_the_card_gives_the_answer_of_predict(
     tuned: TinyJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.exports import export_of
 from finetune_trainer.exports.base import published_base
 from finetune_trainer.publish.model_card import CardInputs, render_card
-from finetune_trainer.report.format import escape_markdown, inline_code
+from finetune_trainer.report.format import code_block, escape_markdown, inline_code
 
 
 def _card(
@@ -143,3 +143,16 @@ def test_the_pipeline_fits_the_head_of_the_model(task: TaskType, family: ModelFa
 def test_the_card_has_the_pipeline_of_the_family() -> None:
     data = report_inputs("InstructionTuning", "refund").data.model_copy(update={"family": ModelFamily.CAUSAL})
     assert ModelCard(_card("InstructionTuning", data=data)).data.pipeline_tag == "text-generation"
+
+
+@pytest.mark.parametrize(
+    ("text", "block"),
+    [
+        ("  a\n\n", "```text\n  a\n```"),
+        ("a\n```\nb", "````text\na\n```\nb\n````"),
+        ("# a <b>", "```text\n# a <b>\n```"),
+        ("a" * 1201, f"```text\n{'a' * 1200}…\n```"),
+    ],
+)
+def test_a_block_of_code_is_shown_as_it_is(text: str, block: str) -> None:
+    assert code_block(text) == block

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from finetune_api.spec import HarnessMetric, Metric, MetricName
 
 
@@ -40,3 +42,15 @@ def inline_code(text: str) -> str:
     fence = "`" * (max(runs, default=0) + 1)
     space = " " if runs else ""
     return f"{fence}{space}{flat}{space}{fence}"
+
+
+_MOST_SHOWN = 1200
+
+
+def code_block(text: str) -> str:
+    """Text as a block of code in Markdown, delimited by more backticks than it has in a row; its end may be cut."""
+    shown = text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
+    longest = max((len(run) for run in re.findall("`+", shown)), default=0)
+    fence = "`" * max(3, longest + 1)
+    lines = shown.rstrip("\n")
+    return f"{fence}text\n{lines}\n{fence}"

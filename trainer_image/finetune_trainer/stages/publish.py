@@ -127,6 +127,7 @@ def _assemble(context: StageContext, artifact: Path, evaluation: Evaluation) -> 
             training=training,
             export=exports[0],
             chat_template=_has_chat_template(artifact),
+            predictions=_predictions(evaluated) if config.spec.evaluation.report.include_examples else (),
         )
     )
     (artifact / layout.MODEL_CARD).write_text(card, encoding="utf-8")
@@ -145,6 +146,11 @@ def _assemble(context: StageContext, artifact: Path, evaluation: Evaluation) -> 
         "baseline": evaluated_manifest.provenance.get("baseline", {}),
         "training": training,
     }
+
+
+def _predictions(evaluated: Path) -> list[dict[str, Any]]:
+    with (evaluated / layout.PREDICTIONS).open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
 def _fetch_description(uri: str, target: Path) -> Manifest:

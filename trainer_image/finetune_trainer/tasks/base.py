@@ -114,6 +114,8 @@ class CardParts:
     note: str
     """Text after the program; may be empty."""
     limitations: Sequence[str]
+    examples: str = ""
+    """Test examples with the answers of both models; empty if there are none to show."""
     languages: Sequence[str] = ()
     """Languages of the task, as BCP-47 tags or codes of the model; empty if it has none."""
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.pairs.presentation import seq2seq_usage
+from finetune_trainer.report.format import code_block, inline_code
+from finetune_trainer.sandbox.programs import Ending
 from finetune_trainer.tasks.base import CardParts, template_of
 from finetune_trainer.tasks.code_generation.stopping import stop_of
 from finetune_trainer.tasks.code_generation.texts import purpose, sample
@@ -52,6 +54,35 @@ def _rows(endings: Mapping[str, Mapping[str, int]]) -> Sequence[tuple[str, int, 
     return [(name, baseline.get(name, 0), tuned.get(name, 0)) for name in dict.fromkeys([*tuned, *baseline])]
 
 
+def card_examples(inputs: CardInputs) -> str:
+    """Test examples with what their tests said: one that the tuned model gained, one lost, and one that it fails."""
+    passed = [row for row in inputs.predictions if row.get("outcomes", {}).get("tuned")]
+    found = {}
+    for title, baseline, tuned in (
+        ("Only the tuned model passes", False, True),
+        ("Only the baseline passes", True, False),
+        ("No model passes", False, False),
+    ):
+        of_kind = (row for row in passed if (_passes(row, "baseline"), _passes(row, "tuned")) == (baseline, tuned))
+        if row := next(of_kind, None):
+            found[title] = row
+    return "\n\n".join(_card_example(title, row) for title, row in found.items())
+
+
+def _passes(row: Mapping[str, Any], model: str) -> bool:
+    outcomes = row["outcomes"].get(model) or ({"ending": ""},)
+    return bool(outcomes[0]["ending"] == Ending.PASSED)
+
+
+def _card_example(title: str, row: Mapping[str, Any]) -> str:
+    parts = [f"**{title}.** Prompt:", code_block(row["prompt"])]
+    for name, model in (("Baseline", "baseline"), ("Tuned", "tuned")):
+        outcome = (row["outcomes"].get(model) or ({"ending": "", "detail": ""},))[0]
+        why = f", {inline_code(outcome['detail'])}" if outcome["detail"] else ""
+        parts += [f"{name} ({outcome['ending'].lower()}{why}):", code_block(row[model] or "")]
+    return "\n\n".join(parts)
+
+
 def causal_card(inputs: CardInputs, environment: Environment) -> CardParts:
     """Usage: a program that continues a prompt."""
     usage = template_of(__package__, "usage.py.jinja", environment)(
@@ -77,5 +108,6 @@ def _card(inputs: CardInputs, usage: str) -> CardParts:
         usage=usage,
         note="The evaluation measured a part of each output, which `finetune predict` prints, too. "
         f"{stop_of(inputs.spec.task.language).sentence}",
+        examples=card_examples(inputs),
         limitations=(f"The model was trained on prompts and completions of at most {length:,} tokens.", _LIMITATIONS),
     )

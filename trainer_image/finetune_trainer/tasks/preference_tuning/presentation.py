@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.report.changes import generation_changes
+from finetune_trainer.report.format import code_block
 from finetune_trainer.tasks.base import CardParts, template_of
 
 if TYPE_CHECKING:
@@ -46,6 +47,31 @@ def report_section(inputs: ReportInputs, environment: Environment) -> str:
     return render(changes=changes, paired=paired, nats=_nats)
 
 
+def card_examples(inputs: CardInputs) -> str:
+    """The test example with the largest gain, and that with the largest loss."""
+    paired = bool(inputs.predictions) and "chosen" in inputs.predictions[0]
+    rows = [_pair(row) if paired else _judged(row) for row in inputs.predictions]
+    if not rows:
+        return ""
+    ordered = sorted(rows, key=_gained)
+    shown = {"Largest gain": ordered[-1]} | ({"Largest loss": ordered[0]} if _gained(ordered[0]) < 0 else {})
+    return "\n\n".join(_card_example(title, row, paired) for title, row in shown.items())
+
+
+def _gained(row: Mapping[str, Any]) -> float:
+    return float(row["scores"]["gain"]["tuned"] - row["scores"]["gain"]["baseline"])
+
+
+def _card_example(title: str, row: Mapping[str, Any], paired: bool) -> str:
+    parts = [f"**{title}.** Prompt:", code_block(row["prompt"])]
+    for name in ("chosen", "rejected") if paired else ("completion",):
+        found = row["logProbabilities"][name]
+        what = name if paired else row["label"]
+        values = f"{_nats(found['baseline'])} before and {_nats(found['tuned'])} after tuning"
+        parts += [f"{what.capitalize()} (log-probability {values}):", code_block(row[name])]
+    return "\n\n".join(parts)
+
+
 def _pair(row: Mapping[str, Any]) -> dict[str, Any]:
     """A pair with the difference of the log-probabilities of its answers as its score."""
     chosen, rejected = (row["logProbabilities"][name] for name in ("chosen", "rejected"))
@@ -72,6 +98,7 @@ def card(inputs: CardInputs, environment: Environment) -> CardParts:
         purpose="answering as people prefer",
         usage=usage(inputs, environment),
         note=f"{REWARDS}\n",
+        examples=card_examples(inputs),
         limitations=[
             "Only the probabilities of given answers were compared; no answers were generated, and truth and safety "
             "were not evaluated."
