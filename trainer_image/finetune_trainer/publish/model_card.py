@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from finetune_api.evaluation import Evaluation, SliceScore
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import JobIdentity
-from finetune_trainer.evaluate.slices import FEWEST
+from finetune_trainer.evaluate.power import FEWEST
 from finetune_trainer.exports.base import Export, on_hub, published_base
 from finetune_trainer.methods import method_of
 from finetune_trainer.prepared import DataReport

@@ -17,7 +17,8 @@ from finetune_api.method_settings import PreferenceSpec
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import JobIdentity
 from finetune_api.text import duration
-from finetune_trainer.evaluate.slices import FEWEST
+from finetune_api.vocabulary import LearnedTokens
+from finetune_trainer.evaluate.power import FEWEST
 from finetune_trainer.methods import method_of
 from finetune_trainer.methods.coverage import Coverage
 from finetune_trainer.prepared import DataReport
@@ -148,7 +149,8 @@ def settings(spec: FineTuneJobSpec, data: DataReport) -> list[tuple[str, str]]:
         *method_of(spec.method.type).describe(spec),
         *([("Preference", _preference(spec.preference))] if spec.preference else []),
         ("Length", length),
-        ("Batch size", f"{training.batch_size} sequences per step"),
+        *([("Learned tokens", "all of a conversation")] if spec.task.loss is LearnedTokens.ALL else []),
+        ("Batch size", f"{training.batch_size} {_unit(spec)} per step"),
         ("Learning rate", f"{spec.learning_rate:g}, {training.schedule}"),
         ("Weight decay", f"{training.weight_decay:g}"),
         ("Rows", _rows(spec, data)),
@@ -157,6 +159,12 @@ def settings(spec: FineTuneJobSpec, data: DataReport) -> list[tuple[str, str]]:
         *(("Because of the model", note) for note in data.handling.notes),
     ]
     return rows
+
+
+def _unit(spec: FineTuneJobSpec) -> str:
+    if spec.preference is None:
+        return "sequences"
+    return "pairs" if spec.preference.loss.row.paired else "answers"
 
 
 def _preference(preference: PreferenceSpec) -> str:
