@@ -35,7 +35,7 @@ from finetune_api.spec.training import (
     TrainingSpec,
     ZeroSpec,
 )
-from finetune_api.tables.methods import MethodType
+from finetune_api.tables.methods import MethodType, Quantization
 from finetune_api.tables.metrics import Metric
 from finetune_api.tables.tasks import TaskType
 from finetune_api.vocabulary import (
@@ -83,6 +83,7 @@ __all__ = [
     "OutputSpec",
     "OutputUri",
     "Precision",
+    "Quantization",
     "ReportSpec",
     "ResilienceSpec",
     "Schedule",

@@ -11,7 +11,7 @@ from finetune_api.base import Rule
 from finetune_api.method_settings import LoraInitialization, LoraSpec
 from finetune_api.spec.outcome import GenerationSpec
 from finetune_api.spec.rules import COLUMN_FIELDS, any_of, listed
-from finetune_api.tables.methods import METHODS, MethodRow, MethodType
+from finetune_api.tables.methods import DEFAULT_METHOD, METHODS, MethodRow, MethodType, Quantization
 from finetune_api.tables.metrics import Metric
 from finetune_api.tables.preferences import PreferenceLoss, losses_by_rows
 from finetune_api.tables.tasks import TASKS, TaskRow, TaskType, names_of
@@ -40,6 +40,9 @@ def job_rules() -> tuple[Rule, ...]:
         _documents_rule(),
         *_method_rules(),
         _partitioned_rule(),
+        _rounded_rule(),
+        _rounded_start_rule(),
+        _rounded_partitioned_rule(),
         _preference_rule(),
         *(_columns_of_losses_rule(losses) for losses in losses_by_rows().values()),
         _divergence_rule(),
@@ -217,6 +220,51 @@ def _partitioned_rule() -> Rule:
             or not isinstance(spec.method.settings, LoraSpec)
             or spec.method.settings.initialization is default
         ),
+    )
+
+
+_WHOLE = f"!has(self.model.quantization) || self.model.quantization == '{Quantization.NONE}' || "
+
+
+def _rounded_rule() -> Rule:
+    """Every method has all quantisations or none."""
+    valid = [method for method, row in METHODS.items() if len(row.quantizations) > 1]
+    others = [method for method in METHODS if method not in valid]
+    omitted = "!has(self.method) || !has(self.method.type) || " if DEFAULT_METHOD in valid else ""
+    return Rule(
+        cel=f"{_WHOLE}{omitted}self.method.type in {listed(valid)}",
+        message=f"model.quantization is only valid for methods {', '.join(valid)}: {', '.join(others)} trains the "
+        "weights of the base model, and rounded weights cannot be trained",
+        field="model.quantization",
+        holds=lambda spec: spec.model.quantization in spec.method.type.row.quantizations,
+    )
+
+
+def _rounded_start_rule() -> Rule:
+    chosen = [str(start) for start in LoraInitialization if start.of_weights]
+    return Rule(
+        cel=f"{_WHOLE}!has(self.method) || !has(self.method.lora) || !has(self.method.lora.initialization) || "
+        f"!(self.method.lora.initialization in {listed(chosen)})",
+        message=f"method.lora.initialization {', '.join(chosen)} cannot be combined with model.quantization: the "
+        "adapter takes over a part of the exact weights, which a rounded model does not have; use Default or EVA",
+        field="method.lora.initialization",
+        holds=lambda spec: (
+            spec.model.quantization is Quantization.NONE
+            or not isinstance(spec.method.settings, LoraSpec)
+            or not spec.method.settings.initialization.of_weights
+        ),
+    )
+
+
+def _rounded_partitioned_rule() -> Rule:
+    return Rule(
+        cel=f"!has(self.model.quantization) || self.model.quantization != '{Quantization.INT8}' || "
+        "!has(self.distributed) || !has(self.distributed.zero) || !has(self.distributed.zero.stage) || "
+        "self.distributed.zero.stage < 3",
+        message=f"model.quantization {Quantization.INT8} cannot be combined with ZeRO stage 3, which would lose the "
+        f"scales of the weights; use a stage from 0 to 2, or {Quantization.NF4}",
+        field="model.quantization",
+        holds=lambda spec: spec.model.quantization is not Quantization.INT8 or spec.distributed.zero.stage < 3,
     )
 
 

@@ -36,6 +36,8 @@ class Quantization(StrEnum):
     """How the weights of the base model are stored during training."""
 
     NONE = "None"
+    NF4 = "NF4"
+    INT8 = "Int8"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class MethodRow:
     """Default peak learning rate of tasks that need another one."""
     settings: Settings | None = None
     tasks: tuple[TaskType, ...] = tuple(TaskType)
-    quantizations: tuple[Quantization, ...] = (Quantization.NONE,)
+    quantizations: tuple[Quantization, ...] = tuple(Quantization)
+    """How the base model can be stored; only frozen weights can be rounded."""
 
     def learning_rate_for(self, task: TaskType) -> float:
         """Default peak learning rate of this method for ``task``."""
@@ -75,6 +78,7 @@ METHODS = table(
             result=Result.MODEL,
             learning_rate=2e-5,
             task_learning_rates={TaskType.PREFERENCE_TUNING: 2e-6},
+            quantizations=(Quantization.NONE,),
         ),
         MethodType.LORA: MethodRow(
             summary="trains an adapter",

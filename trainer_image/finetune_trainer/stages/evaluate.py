@@ -66,12 +66,14 @@ def run(context: StageContext) -> EvaluateResult:
         from finetune_trainer.modelling.gpus import require_gpus
         from finetune_trainer.modelling.loading import set_up
         from finetune_trainer.modelling.precision import Hardware
+        from finetune_trainer.modelling.quantizing import rounding_of
         from finetune_trainer.report.page import ReportInputs, render
 
     set_up(config.spec.training.seed)
     if config.world.device is Device.GPU:
         require_gpus("evaluation", 1)
     task = form_of(config.spec.task.type, data.family)
+    hardware = Hardware.of(config.spec.training.precision, config.world.device)
     comparison = task.compare(
         EvaluationInputs(
             spec=config.spec,
@@ -81,8 +83,9 @@ def run(context: StageContext) -> EvaluateResult:
             data=data,
             model_class=task.model_class(data),
             method=method_of(config.spec.method.type),
-            hardware=Hardware.of(config.spec.training.precision, config.world.device),
+            hardware=hardware,
             reporter=reporter,
+            rounding=rounding_of(config.spec, task, hardware.device),
         )
     )
     slices = slice_tables(config.spec.evaluation.slices, open_split(prepared, SPLIT), comparison.measure)
