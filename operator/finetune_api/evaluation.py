@@ -148,6 +148,11 @@ class Evaluation(ApiModel):
     span_decoding: SpanDecoding | None = Field(
         default=None, description="QuestionAnswering with an encoder: how answers were chosen."
     )
+    exact_base: MetricResult | None = Field(
+        default=None,
+        description="model.quantization: the score of the adapter on the base model without quantization, as tuned, "
+        "and on the quantised one, as baseline. No gate applies to it. Absent if the model does not fit the memory.",
+    )
 
     @property
     def passed(self) -> bool:

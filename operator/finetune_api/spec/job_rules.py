@@ -43,6 +43,7 @@ def job_rules() -> tuple[Rule, ...]:
         _rounded_rule(),
         _rounded_start_rule(),
         _rounded_partitioned_rule(),
+        _rounded_dora_rule(),
         _preference_rule(),
         *(_columns_of_losses_rule(losses) for losses in losses_by_rows().values()),
         _divergence_rule(),
@@ -265,6 +266,23 @@ def _rounded_partitioned_rule() -> Rule:
         f"scales of the weights; use a stage from 0 to 2, or {Quantization.NF4}",
         field="model.quantization",
         holds=lambda spec: spec.model.quantization is not Quantization.INT8 or spec.distributed.zero.stage < 3,
+    )
+
+
+def _rounded_dora_rule() -> Rule:
+    return Rule(
+        cel=f"{_WHOLE}!has(self.method) || !has(self.method.lora) || !has(self.method.lora.useDora) || "
+        "!self.method.lora.useDora || !has(self.distributed) || !has(self.distributed.zero) || "
+        "!has(self.distributed.zero.stage) || self.distributed.zero.stage < 3",
+        message="method.lora.useDora cannot be combined with model.quantization and ZeRO stage 3: DoRA needs the norms "
+        "of whole weights in each step; use a stage from 0 to 2",
+        field="method.lora.useDora",
+        holds=lambda spec: (
+            spec.model.quantization is Quantization.NONE
+            or spec.distributed.zero.stage < 3
+            or not isinstance(spec.method.settings, LoraSpec)
+            or not spec.method.settings.use_dora
+        ),
     )
 
 

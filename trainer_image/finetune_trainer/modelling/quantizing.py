@@ -32,17 +32,17 @@ class Rounding:
         """The arguments of ``from_pretrained`` for ``model``, as `exact_modules` describes it."""
         # The default of the library names a parameter, and not the module, of a head.
         skipped = sorted(exact_modules(model, self.heads(model), random))
-        if self.quantization is Quantization.INT8:
-            config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
-        else:
-            config = BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=dtype,
-                bnb_4bit_quant_storage=dtype if self.partitioned else None,
-                llm_int8_skip_modules=skipped,
-            )
+        settings: dict[str, Any] = {"load_in_8bit": True}
+        if self.quantization is Quantization.NF4:
+            settings = {
+                "load_in_4bit": True,
+                "bnb_4bit_quant_type": "nf4",
+                "bnb_4bit_use_double_quant": True,
+                "bnb_4bit_compute_dtype": dtype,
+                "bnb_4bit_quant_storage": dtype if self.partitioned else None,
+            }
+        configure: Any = BitsAndBytesConfig
+        config = configure(**settings, llm_int8_skip_modules=skipped)
         return {"quantization_config": config, "device_map": {"": self.device}}
 
 

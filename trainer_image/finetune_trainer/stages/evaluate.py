@@ -59,6 +59,7 @@ def run(context: StageContext) -> EvaluateResult:
     reporter.progress("importing torch and transformers")
     with heavy_imports():
         from finetune_trainer.evaluate.comparison import SPLIT, EvaluationInputs
+        from finetune_trainer.evaluate.exact_base import with_exact_base
         from finetune_trainer.evaluate.gates import check_gates
         from finetune_trainer.evaluate.pairing import digest_of
         from finetune_trainer.evaluate.power import notes_after
@@ -74,20 +75,19 @@ def run(context: StageContext) -> EvaluateResult:
         require_gpus("evaluation", 1)
     task = form_of(config.spec.task.type, data.family)
     hardware = Hardware.of(config.spec.training.precision, config.world.device)
-    comparison = task.compare(
-        EvaluationInputs(
-            spec=config.spec,
-            base=base.path,
-            trained=trained,
-            prepared=prepared,
-            data=data,
-            model_class=task.model_class(data),
-            method=method_of(config.spec.method.type),
-            hardware=hardware,
-            reporter=reporter,
-            rounding=rounding_of(config.spec, task, hardware.device),
-        )
+    inputs = EvaluationInputs(
+        spec=config.spec,
+        base=base.path,
+        trained=trained,
+        prepared=prepared,
+        data=data,
+        model_class=task.model_class(data),
+        method=method_of(config.spec.method.type),
+        hardware=hardware,
+        reporter=reporter,
+        rounding=rounding_of(config.spec, task, hardware.device),
     )
+    comparison = task.compare(inputs)
     slices = slice_tables(config.spec.evaluation.slices, open_split(prepared, SPLIT), comparison.measure)
     tables = comparison.tables | ({"slices": slices} if slices else {})
     evaluation = Evaluation(
@@ -103,6 +103,7 @@ def run(context: StageContext) -> EvaluateResult:
         span_decoding=comparison.span_decoding,
     )
     _report_metrics(reporter, evaluation)
+    evaluation = with_exact_base(evaluation, comparison, inputs, task)
 
     reporter.progress("writing the report")
     page = render(
