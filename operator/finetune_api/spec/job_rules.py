@@ -40,10 +40,9 @@ def job_rules() -> tuple[Rule, ...]:
         _documents_rule(),
         *_method_rules(),
         _partitioned_rule(),
-        _rounded_rule(),
         _rounded_start_rule(),
         _rounded_partitioned_rule(),
-        _rounded_dora_rule(),
+        *_rounded_dora_rules(),
         _preference_rule(),
         *(_columns_of_losses_rule(losses) for losses in losses_by_rows().values()),
         _divergence_rule(),
@@ -195,6 +194,8 @@ def _method_rules() -> Iterator[Rule]:
     for method, row in METHODS.items():
         if set(row.tasks) != set(TaskType):
             yield _tasks_of_method(method, row)
+        if row.never_quantized:
+            yield _never_rounded_rule(method, row)
 
 
 def _tasks_of_method(method: MethodType, row: MethodRow) -> Rule:
@@ -227,17 +228,13 @@ def _partitioned_rule() -> Rule:
 _WHOLE = f"!has(self.model.quantization) || self.model.quantization == '{Quantization.NONE}' || "
 
 
-def _rounded_rule() -> Rule:
-    """Every method has all quantisations or none."""
-    valid = [method for method, row in METHODS.items() if len(row.quantizations) > 1]
-    others = [method for method in METHODS if method not in valid]
-    omitted = "!has(self.method) || !has(self.method.type) || " if DEFAULT_METHOD in valid else ""
+def _never_rounded_rule(method: MethodType, row: MethodRow) -> Rule:
     return Rule(
-        cel=f"{_WHOLE}{omitted}self.method.type in {listed(valid)}",
-        message=f"model.quantization is only valid for methods {', '.join(valid)}: {', '.join(others)} trains the "
-        "weights of the base model, and rounded weights cannot be trained",
+        cel=f"{_WHOLE}!has(self.method) || !has(self.method.type) || self.method.type != '{method}'",
+        message=f"model.quantization cannot be combined with method {method}, {row.never_quantized}; use "
+        f"{DEFAULT_METHOD}",
         field="model.quantization",
-        holds=lambda spec: spec.model.quantization in spec.method.type.row.quantizations,
+        holds=lambda spec: spec.method.type is not method or spec.model.quantization is Quantization.NONE,
     )
 
 
@@ -269,19 +266,29 @@ def _rounded_partitioned_rule() -> Rule:
     )
 
 
-def _rounded_dora_rule() -> Rule:
-    return Rule(
-        cel=f"{_WHOLE}!has(self.method) || !has(self.method.lora) || !has(self.method.lora.useDora) || "
-        "!self.method.lora.useDora || !has(self.distributed) || !has(self.distributed.zero) || "
+def _rounded_dora_rules() -> Iterator[Rule]:
+    without = (
+        "!has(self.method) || !has(self.method.lora) || !has(self.method.lora.useDora) || !self.method.lora.useDora"
+    )
+
+    def holds(spec: FineTuneJobSpec) -> bool:
+        return not isinstance(spec.method.settings, LoraSpec) or not spec.method.settings.use_dora
+
+    yield Rule(
+        cel=f"!has(self.model.quantization) || self.model.quantization != '{Quantization.INT8}' || {without}",
+        message=f"method.lora.useDora cannot be combined with model.quantization {Quantization.INT8}, whose scales PEFT "
+        f"loses when it computes the norms of the weights; use {Quantization.NF4}",
+        field="method.lora.useDora",
+        holds=lambda spec: spec.model.quantization is not Quantization.INT8 or holds(spec),
+    )
+    yield Rule(
+        cel=f"{_WHOLE}{without} || !has(self.distributed) || !has(self.distributed.zero) || "
         "!has(self.distributed.zero.stage) || self.distributed.zero.stage < 3",
         message="method.lora.useDora cannot be combined with model.quantization and ZeRO stage 3: DoRA needs the norms "
         "of whole weights in each step; use a stage from 0 to 2",
         field="method.lora.useDora",
         holds=lambda spec: (
-            spec.model.quantization is Quantization.NONE
-            or spec.distributed.zero.stage < 3
-            or not isinstance(spec.method.settings, LoraSpec)
-            or not spec.method.settings.use_dora
+            spec.model.quantization is Quantization.NONE or spec.distributed.zero.stage < 3 or holds(spec)
         ),
     )
 
