@@ -104,17 +104,20 @@ class TestWhatIsRounded:
             assert {type(parameter) for parameter in trained} == {torch.nn.Parameter}
             assert all(parameter.requires_grad and parameter.is_floating_point() for parameter in trained)
 
-    @BOTH
-    @pytest.mark.parametrize("method", [LORA, {"type": "LoRA", "lora": {"useDora": True}}, {"type": "IA3"}])
+    @pytest.mark.parametrize(
+        ("quantization", "method", "error"),
+        [("NF4", LORA, 0.3), ("NF4", {"type": "LoRA", "lora": {"useDora": True}}, 0.3), ("Int8", LORA, 0.05)],
+    )
     def test_methods_train_on_transposed_layers(
-        self, quantization: str, method: dict[str, Any], tmp_path: Path
+        self, quantization: str, method: dict[str, Any], error: float, tmp_path: Path
     ) -> None:
         base = save_gpt2(tmp_path)
         model = attached(base, quantization, method, precision=Precision.FP32)
-        logits_before = logits(model.eval())
-        exact = logits(attached(base, "None", method, precision=Precision.FP32).eval())
-        assert 0 < (logits_before - exact).abs().max() < 0.2 * exact.abs().max()
-        model.train()(input_ids=torch.tensor([[7, 8, 9]])).logits.square().mean().backward()
+        exact = base_logits(base)
+        # A transposed weight would give other logits altogether.
+        assert 0 < (logits(model.eval()) - exact).abs().max() < error * exact.abs().max()
+        for _ in range(2):
+            model.train()(input_ids=torch.tensor([[7, 8, 9]])).logits.square().mean().backward()
         gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
         assert gradients
         assert any(gradient is not None and gradient.abs().max() > 0 for gradient in gradients)

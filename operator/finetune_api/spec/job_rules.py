@@ -276,8 +276,8 @@ def _rounded_dora_rules() -> Iterator[Rule]:
 
     yield Rule(
         cel=f"!has(self.model.quantization) || self.model.quantization != '{Quantization.INT8}' || {without}",
-        message=f"method.lora.useDora cannot be combined with model.quantization {Quantization.INT8}, whose scales PEFT "
-        f"loses when it computes the norms of the weights; use {Quantization.NF4}",
+        message=f"method.lora.useDora cannot be combined with model.quantization {Quantization.INT8}, whose scales "
+        f"PEFT loses when it computes the norms of the weights; use {Quantization.NF4}",
         field="method.lora.useDora",
         holds=lambda spec: spec.model.quantization is not Quantization.INT8 or holds(spec),
     )
