@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from finetune_api.spec import FineTuneJobSpec, Quantization
 
@@ -76,12 +77,12 @@ def rounded_parameters(model: Any, exact: Iterable[str]) -> int:
         model: A model that is not rounded; its weights do not matter.
         exact: Modules that stay as they are.
     """
-    kept = tuple(f"{name}." for name in exact)
+    kept = [*exact, *(model._keep_in_fp32_modules or ())]
     # As replace_with_bnb_linear in transformers/integrations/bitsandbytes.py: no subclasses.
     return sum(
         module.weight.numel()
         for name, module in model.named_modules()
-        if (type(module) is torch.nn.Linear or isinstance(module, Conv1D)) and not f"{name}.".startswith(kept)
+        if (type(module) is torch.nn.Linear or isinstance(module, Conv1D)) and should_convert_module(name, kept)
     )
 
 
