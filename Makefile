@@ -37,10 +37,12 @@ $(UV):
 	touch $@
 
 # DeepSpeed's build imports the installed torch, so torch comes first.
-.venv/.installed: .venv/.unit Makefile
+.venv/.installed: .venv/.unit Makefile trainer_image/finetune_trainer/harness/requirements.txt
 	$(UV_INSTALL) torch setuptools wheel
 	$(UV_INSTALL) --no-build-isolation-package deepspeed --requirement pyproject.toml --extra examples --extra trainer
 	$(UV) pip install --quiet --target .venv/trl --no-deps --constraint constraints.txt $(TRL)
+	$(UV) pip install --quiet --python $(BIN)/python --target .venv/harness --no-deps --constraint constraints.txt \
+	  --requirement trainer_image/finetune_trainer/harness/requirements.txt
 	touch $@
 
 .venv/.bench: .venv/.installed
@@ -152,7 +154,8 @@ crds: install ## Generate the CRD and the references in docs from the models, ta
 
 # Versions only, without the address of any package index.
 constraints: .venv/.bench ## Pin the installed versions in constraints.txt
-	$(UV) pip freeze --python $(BIN)/python --exclude-editable > constraints.txt
+	{ $(UV) pip freeze --python $(BIN)/python --exclude-editable; $(UV) pip freeze --path .venv/harness; } \
+	  | LC_ALL=C sort --unique --field-separator '=' --key 1,1 > constraints.txt
 
 clean: ## Remove .venv
 	rm -rf .venv

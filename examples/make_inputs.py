@@ -2,7 +2,8 @@
 
 python examples/make_inputs.py NAME  [--into examples]
 
-NAME is quickstart, chat, preferences, question-answering, summarization, translation, language-modeling or docstrings.
+NAME is quickstart, multi-label, chat, preferences, question-answering, summarization, translation, language-modeling,
+code-generation or docstrings.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inputs import docstrings, modules, preferences, summaries
+from inputs import docstrings, modules, one_liners, preferences, summaries
 from inputs.summaries import Summarized
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'finetune-operator[examples]'"
 TRAIN_NAMES, TEST_NAMES = 3600, 600
+TRAIN_SHARED_NAMES, TEST_SHARED_NAMES = 2400, 400
 TRAIN_DOCSTRINGS, TEST_DOCSTRINGS = 3600, 800
 TRAIN_ARTICLES, TEST_ARTICLES = 300, 60
 TRAIN_CONVERSATIONS, TEST_CONVERSATIONS = 2400, 240
@@ -31,6 +33,7 @@ TRAIN_PAIRS, TEST_PAIRS = 2000, 400
 """Docstrings, of which about half begin with a verb."""
 TRAIN_SUMMARIES, TEST_SUMMARIES = 2300, 240
 TRAIN_MODULES, TEST_MODULES = 60, 20
+TRAIN_FUNCTIONS, TEST_FUNCTIONS = 2000, 160
 TRAIN_PHRASES, TEST_PHRASES = 4000, 300
 READ_PHRASES = 1500
 """Phrases of the training split that the small model has read before."""
@@ -43,6 +46,17 @@ def quickstart(into: Path) -> None:
     for side, part in (("train", train), ("test", test)):
         rows = [{"text": name.text, "language": name.language} for name in part]
         write_jsonl(into / f"data/names/{side}.jsonl", rows)
+    link_minilm(into)
+
+
+def multi_label(into: Path) -> None:
+    """Create names of countries, languages and currencies with all languages that write them like this, and MiniLM."""
+    names = with_babel("names")
+    found = names.shared(names.read_names())
+    parts = names.split_shared(found, TRAIN_SHARED_NAMES, TEST_SHARED_NAMES)
+    for side, part in zip(("train", "test"), parts, strict=True):
+        rows = [{"text": name.text, "languages": name.languages} for name in part]
+        write_jsonl(into / f"data/shared-names/{side}.jsonl", rows)
     link_minilm(into)
 
 
@@ -114,6 +128,13 @@ def language_modeling(into: Path) -> None:
     link_small_causal(into)
 
 
+def code_generation(into: Path) -> None:
+    """Create Python functions of one line, with tests in the test split, and a small language model."""
+    for side, count in (("train", TRAIN_FUNCTIONS), ("test", TEST_FUNCTIONS)):
+        write_jsonl(into / f"data/functions/{side}.jsonl", one_liners.functions(count, for_test=side == "test"))
+    link_small_causal(into)
+
+
 def summarized() -> tuple[list[Summarized], list[Summarized]]:
     """The training and test split of the summarization example."""
     return docstrings.split(summaries.clean(docstrings.read_docstrings()), TRAIN_SUMMARIES, TEST_SUMMARIES)
@@ -155,12 +176,14 @@ def with_babel(module: str) -> Any:
 
 EXAMPLES: dict[str, Callable[[Path], None]] = {
     "quickstart": quickstart,
+    "multi-label": multi_label,
     "chat": chat,
     "preferences": preference_pairs,
     "question-answering": question_answering,
     "summarization": summarization,
     "translation": translation,
     "language-modeling": language_modeling,
+    "code-generation": code_generation,
     "docstrings": docstring_topics,
 }
 

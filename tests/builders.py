@@ -23,6 +23,9 @@ from finetune_api.stage import (
 )
 from finetune_core.runs import ObservedRun, RunId, RunState
 
+RUNS_CODE: dict[str, Any] = {"task": {"type": "CodeGeneration"}, "evaluation": {"allowCodeExecution": True}}
+"""Parts of the spec of a job that runs generated programs."""
+
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 DIGEST = "sha256:" + "0" * 64
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from finetune_api.failures import Reason
 from finetune_api.stage import Progress, StageConfig, StageError, StageReport
-from tests.builders import DIGEST, a_checkpoint, a_report
+from tests.builders import DIGEST, a_checkpoint, a_report, an_evaluation
 
 
 class Stage:
@@ -63,7 +63,8 @@ class Stage:
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def finish(self, error: StageError | None = None) -> int:
-        report = a_report(self.config.stage, self.config.attempt)
+        measured = an_evaluation().model_copy(update={"harness_digest": os.environ.get("FAKE_HARNESS")})
+        report = a_report(self.config.stage, self.config.attempt, measured)
         if error:
             report = StageReport(stage=self.config.stage, attempt=self.config.attempt, seconds=1.0, error=error)
         Path(self.config.termination_message_path).write_bytes(report.to_termination_message())
@@ -120,12 +121,12 @@ class Stage:
 
 
 def print_inputs() -> int:
-    """Print the digest in FAKE_INPUTS, by default that of a successful prepare stage."""
+    """Print the digests in FAKE_INPUTS, by default that of a successful prepare stage, and in FAKE_HARNESS."""
     digest = os.environ.get("FAKE_INPUTS", DIGEST)
     if not digest:
         print("The bucket does not answer.", file=sys.stderr)  # noqa: T201
         return 69
-    print(json.dumps({"inputsDigest": digest}))  # noqa: T201
+    print(json.dumps({"inputsDigest": digest, "harnessDigest": os.environ.get("FAKE_HARNESS")}))  # noqa: T201
     return 0
 
 

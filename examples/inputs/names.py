@@ -1,4 +1,4 @@
-"""The quickstart's data: names of countries, languages, scripts and currencies, labelled by the language of the name.
+"""Names of countries, languages, scripts and currencies, labelled by the language of the name, or by all of them.
 
 They come from Unicode CLDR through Babel, without a download.
 """
@@ -27,7 +27,9 @@ LANGUAGES = {
     "tr": "Turkish",
 }
 KINDS = ("territories", "languages", "scripts", "currencies")
+ROMANCE = ("French", "Italian", "Portuguese", "Spanish")
 MIN_CHARACTERS = 8
+MIN_SHARED_CHARACTERS = 5
 TEST_SHARE = 0.15
 
 
@@ -68,6 +70,46 @@ def split(names: Iterable[Name], train: int, test: int) -> tuple[list[Name], lis
     sides: dict[bool, list[Name]] = {True: [], False: []}
     for name in names:
         sides[is_held_out(name.thing)].append(name)
+    return sides[False][:train], sides[True][:test]
+
+
+@dataclass(frozen=True, order=True)
+class SharedName:
+    """A name with all languages that write it like this. ``things`` are the codes in CLDR of what it names."""
+
+    text: str
+    languages: tuple[str, ...]
+    things: tuple[str, ...]
+
+
+def shared(names: Iterable[Name]) -> list[SharedName]:
+    """The names in the Romance languages, without duplicates, in an order that does not depend on the input order.
+
+    Names with digits are left out as in `clean`.
+    """
+    of_text: dict[str, set[Name]] = defaultdict(set)
+    for name in names:
+        short = len(name.text) < MIN_SHARED_CHARACTERS
+        if name.language in ROMANCE and not short and not any(character.isdigit() for character in name.text):
+            of_text[name.text.casefold()].add(name)
+    found = [
+        SharedName(
+            min(name.text for name in same),
+            tuple(sorted({name.language for name in same})),
+            tuple(sorted({name.thing for name in same})),
+        )
+        for same in of_text.values()
+    ]
+    return sorted(found, key=lambda name: _digest(f"{name.things} {name.text}"))
+
+
+def split_shared(names: Iterable[SharedName], train: int, test: int) -> tuple[list[SharedName], list[SharedName]]:
+    """At most ``train`` and ``test`` names, in order. No thing occurs in both splits."""
+    sides: dict[bool, list[SharedName]] = {True: [], False: []}
+    for name in names:
+        held_out = {is_held_out(thing) for thing in name.things}
+        if len(held_out) == 1:
+            sides[held_out.pop()].append(name)
     return sides[False][:train], sides[True][:test]
 
 

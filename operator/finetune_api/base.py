@@ -31,6 +31,22 @@ class Rule:
     """CamelCase path of the field to change, relative to the model that has the rule."""
     holds: Callable[[Any], bool]
     """The rule as a predicate for pydantic: True for a valid model."""
+    found: Found | None = None
+    """What the model has instead, for the end of the message."""
+
+    def explain(self, model: Any) -> str:
+        """The message for ``model``, which breaks the rule."""
+        return f"{self.message}, not {self.found.of(model)}" if self.found else self.message
+
+
+@dataclass(frozen=True)
+class Found:
+    """A number that a rule refuses."""
+
+    cel: str
+    """As a CEL expression of a number below 100. Where it is an error, the message ends without the number."""
+    of: Callable[[Any], object]
+    """As a function of the model."""
 
 
 def _is_null_field(error: ErrorDetails) -> bool:
@@ -82,5 +98,5 @@ class ApiModel(BaseModel):
     def _check_rules(self) -> Self:
         for rule in self.rules:
             if not rule.holds(self):
-                raise PydanticCustomError("rule", "{message}", {"message": rule.message, "field": rule.field})
+                raise PydanticCustomError("rule", "{message}", {"message": rule.explain(self), "field": rule.field})
         return self

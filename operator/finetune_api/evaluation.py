@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, JsonValue
 
 from finetune_api.base import ApiModel, Rule
-from finetune_api.spec import Gate, Metric
+from finetune_api.spec import Gate, MetricName
 
 
 class BaselineKind(StrEnum):
@@ -41,7 +41,7 @@ class Baseline(ApiModel):
 class MetricResult(ApiModel):
     """One metric of the baseline and the tuned model, on the same examples."""
 
-    name: Metric = Field(description="The metric.")
+    name: MetricName = Field(description="The metric, or task/metric of lm-eval.")
     baseline: float | None = Field(
         default=None, description="Value of the baseline; absent for a metric of rewards, which has measuredAgainst."
     )
@@ -131,7 +131,11 @@ class Evaluation(ApiModel):
     split: str = Field(max_length=64, description="Name of the split.")
     examples: int = Field(ge=1, le=2**53 - 1, description="Number of its examples.")
     baseline: Baseline = Field(description="The baseline.")
-    metrics: tuple[MetricResult, ...] = Field(max_length=16, description="Every metric; the first is the score.")
+    metrics: tuple[MetricResult, ...] = Field(
+        max_length=64,
+        description="Every metric; the first is the score. Those of evaluation.harness without a gate are only in "
+        "evaluation.json if there are many.",
+    )
     verdict: Verdict | None = Field(
         default=None, description="Whether the score is better or worse: the 95 % interval of its change excludes 0."
     )
@@ -147,6 +151,9 @@ class Evaluation(ApiModel):
     )
     span_decoding: SpanDecoding | None = Field(
         default=None, description="QuestionAnswering with an encoder: how answers were chosen."
+    )
+    harness_digest: str | None = Field(
+        default=None, max_length=128, description="Digest of the files of evaluation.harnessPath."
     )
     exact_base: MetricResult | None = Field(
         default=None,

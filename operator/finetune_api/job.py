@@ -14,7 +14,7 @@ from finetune_api.evaluation import Evaluation
 from finetune_api.failures import Fault, Reason
 from finetune_api.method_settings import PreferenceSpec
 from finetune_api.spec import Documents, FineTuneJobSpec
-from finetune_api.spec.rules import DEFAULT_COLUMNS
+from finetune_api.spec.rules import default_columns
 from finetune_api.stage import STAGES, CheckpointRef, Stage
 from finetune_api.tables.methods import METHODS
 
@@ -23,7 +23,7 @@ RESULT_FIELDS = ("model", "task", "dataset", "method", "training", "evaluation",
 TRAINING_FIELDS = {
     **dict.fromkeys(("model", "task", "dataset", "method", "training"), True),
     "output": {"uri": True},
-    "evaluation": {"slices": True},  # Prepare keeps their values with the test split.
+    "evaluation": {"allow_code_execution": True},  # Prepare leaves out rows whose tests fail when they run.
 }
 """Fields of the spec that determine the trained weights and their address."""
 
@@ -330,7 +330,7 @@ def _without_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
                     "train": _without_secret(dataset.train),
                     "validation": _without_secret(validation),
                     "test": _without_secret(test),
-                    "columns": _without(dataset.columns, DEFAULT_COLUMNS),
+                    "columns": _without(dataset.columns, default_columns(spec.task.type)),
                     "documents": None if dataset.documents is Documents.FILE else dataset.documents,
                 }
             ),

@@ -7,7 +7,7 @@
         prepared/               data.json, train.arrow, validation.arrow, test.arrow, tokenizer/
         checkpoints/step-…/
         trained/                weights, history.json, training.json
-        evaluated/              evaluation.json, predictions.jsonl, report.html
+        evaluated/              evaluation.json, predictions.jsonl, harness.jsonl, report.html
         artifact/               the published artifact
 
 A revision that differs from an earlier one only in its evaluation uses the prepared data, the checkpoints and the
@@ -27,6 +27,8 @@ TRAINING = "training.json"
 """Result, settings and library versions of the training."""
 EVALUATION = "evaluation.json"
 PREDICTIONS = "predictions.jsonl"
+HARNESS = "harness.jsonl"
+"""The values of each example of the tasks of evaluation.harness."""
 REPORT = "report.html"
 MODEL_CARD = "README.md"
 CURVES = "curves.json"

@@ -56,11 +56,6 @@ class Manifest(BaseModel):
         return _digest(self.to_bytes())
 
     @property
-    def content_digest(self) -> str:
-        """``sha256:<hex>`` of the files without provenance: independent of the run and the library versions."""
-        return _digest(_canonical(self._entries()))
-
-    @property
     def size(self) -> int:
         """Total size of the files in bytes."""
         return sum(entry.size for entry in self.files)

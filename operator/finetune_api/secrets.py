@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from finetune_api.spec import DataSource, FineTuneJobSpec, ModelSpec, OutputSpec, SplitSource
+from finetune_api.spec import DataSource, FineTuneJobSpec, HarnessPath, ModelSpec, OutputSpec, SplitSource
 
 
 class SecretRole(StrEnum):
@@ -17,6 +17,7 @@ class SecretRole(StrEnum):
     TRAIN_DATA = "TRAIN_DATA"
     VALIDATION_DATA = "VALIDATION_DATA"
     TEST_DATA = "TEST_DATA"
+    HARNESS = "HARNESS"
     OUTPUT = "OUTPUT"
 
     @property
@@ -35,12 +36,13 @@ def addresses(spec: FineTuneJobSpec) -> dict[SecretRole, str]:
     return {role: part.uri for role, part in _parts(spec).items() if part.uri}
 
 
-def _parts(spec: FineTuneJobSpec) -> dict[SecretRole, ModelSpec | DataSource | SplitSource | OutputSpec]:
-    data = spec.dataset
+def _parts(spec: FineTuneJobSpec) -> dict[SecretRole, ModelSpec | DataSource | SplitSource | HarnessPath | OutputSpec]:
+    data, harness = spec.dataset, spec.evaluation.harness_path
     return {
         SecretRole.MODEL: spec.model,
         SecretRole.TRAIN_DATA: data.train,
         SecretRole.VALIDATION_DATA: data.validation,
         SecretRole.TEST_DATA: data.test,
+        **({SecretRole.HARNESS: harness} if harness else {}),
         SecretRole.OUTPUT: spec.output,
     }

@@ -16,7 +16,7 @@ from finetune_api.base import ApiModel
 from finetune_api.evaluation import Evaluation
 from finetune_api.failures import ExitCode, Reason
 from finetune_api.layout import JobLayout, RevisionLayout
-from finetune_api.spec import FineTuneJobSpec
+from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_api.text import clean
 
 TERMINATION_MESSAGE_LIMIT = 4096
@@ -104,6 +104,15 @@ class World(ApiModel):
         return self.workers * self.processes_per_worker
 
 
+class CodeExecution(ApiModel):
+    """Where a stage runs generated programs."""
+
+    socket: Address | None = Field(
+        default=None,
+        description="Unix socket of the container that runs them; without it, they are processes of the stage.",
+    )
+
+
 class StageConfig(ApiModel):
     """``stage.json``: the configuration of a stage."""
 
@@ -118,6 +127,10 @@ class StageConfig(ApiModel):
     listen: str = Field(default="0.0.0.0", description="Address to listen on.")
     main_address: str = Field(default="127.0.0.1", description="MASTER_ADDR of torch.distributed: host of worker 0.")
     main_port: int = Field(default=29400, ge=1, le=65535, description="MASTER_PORT of torch.distributed, on worker 0.")
+
+    code_execution: CodeExecution | None = Field(
+        default=None, description="Where this stage runs generated programs; it must not without this."
+    )
 
     @property
     def layout(self) -> RevisionLayout:
@@ -252,14 +265,19 @@ class StageReport(ApiModel):
 
     def to_termination_message(self) -> bytes:
         """The report as compact JSON of at most 4096 bytes; an error message that is too long is truncated, and the
-        slices and notes of an evaluation are left out if there is no room for them.
+        metrics of lm-eval that no gate names, and then slices and notes of an evaluation, are left out if there is no
+        room for them.
         """
         encoded = self._encode()
         if isinstance(self.result, EvaluateResult) and len(encoded) > TERMINATION_MESSAGE_LIMIT:
-            evaluation = self.result.evaluation.model_copy(update={"slices": (), "notes": ()})
-            encoded = self.model_copy(
-                update={"result": self.result.model_copy(update={"evaluation": evaluation})}
-            )._encode()
+            evaluation = self.result.evaluation
+            gated = {gate.metric for gate in evaluation.gates}
+            kept = tuple(one for one in evaluation.metrics if isinstance(one.name, Metric) or one.name in gated)
+            for left_out in ({"metrics": kept}, {"metrics": kept, "slices": (), "notes": ()}):
+                result = self.result.model_copy(update={"evaluation": evaluation.model_copy(update=left_out)})
+                encoded = self.model_copy(update={"result": result})._encode()
+                if len(encoded) <= TERMINATION_MESSAGE_LIMIT:
+                    break
         if self.error and (excess := len(encoded) - TERMINATION_MESSAGE_LIMIT) > 0:
             # A character takes up to six bytes in JSON, so the encoded length decides how much to truncate.
             message = self.error.message

@@ -37,6 +37,11 @@ ModelUri = Annotated[
     StringConstraints(pattern=f"^(hf|file|s3|gs|az)://{_PATH}$", min_length=6, max_length=1024),
     Field(json_schema_extra=_not_on_a_cluster("hf://, s3://, gs:// or az://")),
 ]
+DirectoryUri = Annotated[
+    str,
+    StringConstraints(pattern=f"^(file|s3|gs|az)://{_PATH}$", min_length=6, max_length=1024),
+    Field(json_schema_extra=_not_on_a_cluster("s3://, gs:// or az://")),
+]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Instruction = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
 Language = Annotated[str, StringConstraints(min_length=2, max_length=64)]
@@ -99,6 +104,11 @@ class Deduplication(StrEnum):
 class ClassWeights(StrEnum):
     NONE = "None"
     BALANCED = "Balanced"
+
+
+class LearnedTokens(StrEnum):
+    ASSISTANT = "Assistant"
+    ALL = "All"
 
 
 class Schedule(StrEnum):

@@ -43,6 +43,8 @@ class Comparison:
     """Digests of the test examples; None if unknown."""
     paired: Mapping[str, MetricResult] = field(default_factory=dict)
     """The change of each metric whose interval can be computed example by example."""
+    decodings: tuple[str | None, str | None] = (None, None)
+    """How answers were generated, such as ``greedy``; None if none were, or it is unknown."""
 
     @property
     def same_test(self) -> bool | None:
@@ -68,6 +70,7 @@ def compare(sides: tuple[Side, Side], different_tests: bool, output: Output) -> 
         (first, second),
         (answer["testDigests"][0], answer["testDigests"][1]),
         {str(one.name): one for one in paired},
+        (answer["decodings"][0], answer["decodings"][1]),
     )
     if not found.same_test and not different_tests:
         raise LocalError(
@@ -117,6 +120,7 @@ def document(found: Comparison) -> dict[str, Any]:
         "b": found.titles[1],
         "sameTest": found.same_test,
         "testDigests": list(found.digests),
+        "decodings": list(found.decodings),
         "metrics": metrics,
     }
 
@@ -199,6 +203,12 @@ def _overlap(first: MetricResult, second: MetricResult) -> str:
 def _notes(found: Comparison) -> list[str]:
     kinds = [BASELINE_NAMES[one.baseline.kind] for one in found.evaluations]
     notes = []
+    first, second = found.decodings
+    if first and second and first != second:
+        notes.append(
+            f"Answers were generated differently ({first} for A, {second} for B): a part of the difference may come "
+            "from that, not from the model."
+        )
     if found.paired:
         notes.append("Intervals of the difference: paired bootstrap over the test examples.")
     both = set.intersection(*({str(metric.name) for metric in one.metrics} for one in found.evaluations))

@@ -11,7 +11,7 @@ from math import ceil
 from pathlib import Path
 
 from finetune_api.failures import ExitCode
-from finetune_api.job import FineTuneJob, spec_digest, training_digest
+from finetune_api.job import FineTuneJob, FineTuneJobStatus, TrainingStatus, spec_digest, training_digest
 from finetune_api.spec import FineTuneJobSpec, Precision, Quantization
 from finetune_api.stage import Device, JobIdentity, PrepareResult, Stage, StageReport, World
 from finetune_api.tables.methods import Result
@@ -26,6 +26,7 @@ from finetune_cli.result import INTERRUPTED
 from finetune_cli.screen import screen
 from finetune_cli.text import method_text
 from finetune_cli.view import of_run
+from finetune_core.policies.revision import current_revision
 from finetune_core.policies.world import world_of
 from finetune_core.reconcile import plan
 from finetune_core.runs import Observed, RunId, StageRun
@@ -43,15 +44,21 @@ _ROUNDED_BYTES = {
 """Bytes for each weight that is rounded."""
 
 
-def dry_run(job: FineTuneJob, output: Output) -> int:
+def dry_run(job: FineTuneJob, stored: FineTuneJobStatus, output: Output) -> int:
     """Run prepare with a scratch directory as output, and print what it found; returns the exit code.
+
+    Args:
+        job: The job of the manifest.
+        stored: The status of the job on this machine; the default if it did not run here.
+        output: Text or JSON.
 
     Raises:
         LocalError: The trainer is not installed, or the scratch directory is not writable.
     """
     machine = Machine.detect()
     with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
-        directory = RunDirectory(RunId(1, Stage.PREPARE, 1), Path(scratch) / "run")
+        revision = current_revision(job.spec, stored, Observed(), datetime.now(UTC)).revision
+        directory = RunDirectory(RunId(revision, Stage.PREPARE, 1), Path(scratch) / "run")
         report, stopped = asyncio.run(_prepare(job, directory, machine, output))
         last = directory.last_log_line()
     world = machine.fit(world_of(Stage.TRAIN, job.spec.distributed), job.spec.training.batch_size)
@@ -85,7 +92,7 @@ def summary_lines(spec: FineTuneJobSpec, report: StageReport, result: PrepareRes
         f"tokens    {result.tokens:,} in the training split",
         f"model     {spec.model.uri}, {result.parameters:,} parameters",
         f"training  {method_text(spec)}, {amount} of {training.batch_size} examples, on {describe_world(world)}",
-        f"memory    about {size(memory)} in each process for {_what(spec)}; activations come on top",
+        f"memory    about {size(memory)} in each process for {_what(spec)} come on top",
         "Nothing was stored, and the address of the output was not checked. Run the job without --dry-run.",
     ]
 
@@ -112,7 +119,8 @@ async def _prepare(
 ) -> tuple[StageReport | None, bool]:
     """The report of the stage, and whether a signal has stopped it."""
     changed = asyncio.Event()
-    run = _stage_run(job, (directory.path.parent / "output").as_uri())
+    revision = directory.id.revision
+    run = _stage_run(job, revision, (directory.path.parent / "output").as_uri())
     child = StageProcess(run, directory, changed.set, lambda: datetime.now(UTC))
     stopped = False
 
@@ -126,7 +134,10 @@ async def _prepare(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, stop)
-        started = job.model_copy(update={"status": plan(job, Observed(), datetime.now(UTC)).status})
+        training = TrainingStatus(revision=revision, spec_digest=training_digest(job.spec))
+        status = FineTuneJobStatus(revision=revision, spec_digest=spec_digest(job.spec), training=training)
+        planned = plan(job.model_copy(update={"status": status}), Observed(), datetime.now(UTC))
+        started = job.model_copy(update={"status": planned.status})
         world = machine.fit(world_of(Stage.TRAIN, job.spec.distributed), job.spec.training.batch_size)
         await child.start(trainer_command("finetune run"), machine.fit(run.world, job.spec.training.batch_size))
         while child.alive:
@@ -140,18 +151,18 @@ async def _prepare(
     return directory.report(), stopped
 
 
-def _stage_run(job: FineTuneJob, output: str) -> StageRun:
+def _stage_run(job: FineTuneJob, revision: int, output: str) -> StageRun:
     spec = job.spec.model_copy(update={"output": job.spec.output.model_copy(update={"uri": output})})
     identity = JobIdentity(
         namespace=job.metadata.namespace,
         name=job.metadata.name,
         uid="dry-run",
-        revision=1,
+        revision=revision,
         spec_digest=spec_digest(spec),
-        training_revision=1,
+        training_revision=revision,
         training_digest=training_digest(spec),
     )
-    return StageRun(RunId(1, Stage.PREPARE, 1), identity, world_of(Stage.PREPARE, spec.distributed), spec)
+    return StageRun(RunId(revision, Stage.PREPARE, 1), identity, world_of(Stage.PREPARE, spec.distributed), spec)
 
 
 def _exit_code(report: StageReport | None, stopped: bool) -> int:
@@ -173,8 +184,10 @@ def _trains_all(spec: FineTuneJobSpec) -> bool:
 
 def _what(spec: FineTuneJobSpec) -> str:
     if _trains_all(spec):
-        return "weights, gradients and optimizer state"
-    if spec.model.quantization is Quantization.NONE:
-        return "the weights of the base model"
-    whole = ", which each process first holds whole" if spec.distributed.zero.stage == 3 else ""
-    return f"the weights of the base model in {spec.model.quantization}{whole}"
+        return "weights, gradients and optimizer state; activations"
+    rounded = "" if spec.model.quantization is Quantization.NONE else f" in {spec.model.quantization}"
+    whole = ", which each process first holds whole" if rounded and spec.distributed.zero.stage == 3 else ""
+    return (
+        f"the weights of the base model{rounded} alone{whole}; the adapter with its gradients and optimizer state, and "
+        "activations,"
+    )

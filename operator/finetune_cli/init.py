@@ -12,6 +12,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from finetune_api.base import API_GROUP, API_VERSION, KIND
 from finetune_api.failures import ExitCode
+from finetune_api.spec import TaskSpec
+from finetune_api.tables.preferences import PREFERENCES, PreferenceLoss
 from finetune_api.tables.tasks import TASKS, TaskType
 from finetune_api.text import clean
 from finetune_cli.local import LocalError
@@ -76,9 +78,10 @@ def manifest(name: str, found: Mapping[str, Any], data: str, model: str | None, 
     columns = ", ".join(f"{field}: {value(column)}" for field, column in found["columns"].items())
     chosen = [f"    columns: {{{columns}}}"] if columns else []
     documents = [f"    documents: {found['documents']}  # {_DOCUMENTS}"] if found["documents"] else []
-    settings = found["settings"]
-    measures = row.multi_label if settings.get("multiLabel") and row.multi_label else row.measures
-    metric = measures.default_metrics[0]
+    settings, preference = found["settings"], found["preference"]
+    metrics = TaskSpec.model_validate_json(json.dumps({"type": task, **settings})).default_metrics
+    if "loss" in preference:
+        metrics = PREFERENCES[PreferenceLoss(preference["loss"])].metrics
     lines = [
         f"# Written by finetune init, which read the data as {clean(found['readAs'])}.",
         f"# Check it with: finetune run {file} --dry-run",
@@ -103,20 +106,33 @@ def manifest(name: str, found: Mapping[str, Any], data: str, model: str | None, 
         "    # About a tenth of the rows each become the validation and the test split, unless you name files:",
         "    # validation: {uri: file://./validation.jsonl}",
         "    # test: {uri: file://./test.jsonl}",
+        *([f"    test: {_flow(found['test'])}  # because there are few rows; add data"] if found["test"] else []),
         "  method:",
         "    type: LoRA  # Full trains all weights",
+        *([f"    preference: {_flow(preference)}"] if preference else []),
         "  training:",
         "    epochs: 3",
         "    # batchSize: 32",
         f"    # maxSequenceLength: 256  # tokens; by default the limit of the model, at most {row.lengths_in_words}",
         "  evaluation:",
         "    # The result is compared with a baseline. A gate refuses one that is not good enough:",
-        f"    # gates: [{{metric: {metric}, minimumImprovement: 0.02}}]",
-        f"    metrics: [{', '.join(map(str, measures.default_metrics))}]  # the first is the score",
+        f"    # gates: [{{metric: {metrics[0]}, minimumImprovement: 0.02}}]",
+        f"    metrics: [{', '.join(map(str, metrics))}]  # the first is the score",
+        *(
+            [f"    # allowCodeExecution: true  # runs tests in a sandbox; then add {row.runs_metrics[0]}"]
+            if row.runs_metrics
+            else []
+        ),
         "  output:",
         "    uri: file://./output  # on a cluster: s3://bucket/prefix",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _flow(settings: Mapping[str, Any]) -> str:
+    """``settings`` as a YAML mapping in one line."""
+    fields = (f"{field}: {item if isinstance(item, str) else json.dumps(item)}" for field, item in settings.items())
+    return f"{{{', '.join(fields)}}}"
 
 
 def address(argument: str, directory: Path) -> str:

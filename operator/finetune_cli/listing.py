@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,8 @@ class Row:
     """Creation of the job, or start of its revision on this machine, RFC 3339."""
     manifest: str | None = None
     """Path of the manifest of a local job."""
+    gone: bool = False
+    """Whether that manifest was moved or deleted."""
 
 
 async def list_cluster(cluster: Cluster, all_namespaces: bool, output: Output) -> int:
@@ -66,7 +68,8 @@ def list_here(namespace: str | None, output: Output) -> int:
 
 def row_here(local: LocalJob) -> Row:
     """The row of a local job."""
-    return row_of(local.job, local.phase, local.running, local.job.status.start_time, local.manifest or "unknown")
+    row = row_of(local.job, local.phase, local.running, local.job.status.start_time, local.manifest or "unknown")
+    return replace(row, gone=local.is_gone)
 
 
 def row_of(job: FineTuneJob, phase: str, running: bool, created: str | None, manifest: str | None = None) -> Row:
@@ -98,7 +101,7 @@ def table(rows: list[Row], now: datetime, with_namespace: bool) -> list[str]:
             row.score,
             row.verdict,
             age,
-            *([row.manifest or ""] if local else []),
+            *([f"{row.manifest or ''}{' (gone)' if row.gone else ''}"] if local else []),
         ]
         lines.append([row.namespace, *cells] if with_namespace else cells)
     return columns(lines)
@@ -140,6 +143,7 @@ def _document(row: Row) -> dict[str, Any]:
             ("verdict", row.verdict),
             ("created", row.created),
             ("manifest", row.manifest),
+            ("manifestGone", row.gone or None),
         )
         if value is not None
     }

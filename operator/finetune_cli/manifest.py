@@ -20,7 +20,7 @@ from finetune_api.base import API_GROUP, API_VERSION, KIND
 from finetune_api.job import FineTuneJob
 from finetune_cli.fields import nearest
 from finetune_cli.sentences import causes, dotted, quoted, sentence
-from finetune_cli.source import Document, SourceError, read_documents
+from finetune_cli.source import Document, Path_, SourceError, read_documents
 from finetune_core.sentences import clipped
 
 _MOST_BYTES = 1 << 20
@@ -29,6 +29,7 @@ ADDRESSES = (
     ("spec", "dataset", "train", "uri"),
     ("spec", "dataset", "validation", "uri"),
     ("spec", "dataset", "test", "uri"),
+    ("spec", "evaluation", "harnessPath", "uri"),
     ("spec", "output", "uri"),
 )
 
@@ -146,19 +147,42 @@ def checked(document: Document, source: Source) -> FineTuneJob:
     data = copy.deepcopy(document.data)
     data.pop("status", None)
     problems = [Problem(file, line, message) for line, message in document.problems]
-    for path in ADDRESSES:
-        found = _resolve(data, path, source.directory)
-        problems += [problem_at(document, file, path, message) for message in found]
+    for place in ADDRESSES:
+        found = _resolve(data, place, source.directory)
+        problems += [problem_at(document, file, place, message) for message in found]
     try:
         job = FineTuneJob.model_validate_json(json.dumps(data))
     except ValidationError as error:
-        for details in causes(error.errors(include_url=False)):
-            where, message = sentence(details)
-            problems.append(problem_at(document, file, where, message))
+        of_text = _sentences(document.text_data) if document.origins else []
+        for where, message, group in _problems(error):
+            path = where
+            if document.origin_of(where) is None and document.origins and (where, message) not in of_text:
+                path = _cause(document, group)  # The text agrees with itself, so an option contradicts it.
+            problems.append(problem_at(document, file, path, message))
         raise ManifestError(sorted(problems, key=lambda problem: problem.line)) from error
     if problems:
         raise ManifestError(sorted(problems, key=lambda problem: problem.line))
     return job
+
+
+def _problems(error: ValidationError) -> list[tuple[Path_, str, Path_]]:
+    """For each problem the field to change, the sentence, and the group of fields that it is about."""
+    return [(*sentence(details), tuple(details["loc"])) for details in causes(error.errors(include_url=False))]
+
+
+def _sentences(data: Any) -> list[tuple[Path_, str]]:
+    """The problems of a document's data, as they would be without options of the command line."""
+    try:
+        FineTuneJob.model_validate_json(json.dumps({name: data[name] for name in data if name != "status"}))
+    except ValidationError as error:
+        return [(where, message) for where, message, _ in _problems(error)]
+    return []
+
+
+def _cause(document: Document, group: Path_) -> Path_:
+    """The last field of the command line in a group of fields, or in the whole document."""
+    inside = [path for path in document.origins if path[: len(group)] == group or group[: len(path)] == path]
+    return (inside or list(document.origins))[-1]
 
 
 def address(data: Any, path: tuple[str, ...]) -> str | None:

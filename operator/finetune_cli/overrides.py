@@ -46,7 +46,9 @@ def overridden(document: Document, overrides: Sequence[Override]) -> Document:
     """
     if not overrides or not isinstance(document.data, dict):
         return document
-    changed = replace(document, data=copy.deepcopy(document.data), origins=dict(document.origins))
+    changed = replace(
+        document, data=copy.deepcopy(document.data), origins=dict(document.origins), text_data=document.data
+    )
     for one in overrides:
         changed.origins[_put(changed.data, one)] = f"--set {one.text}"
     return changed

@@ -64,7 +64,7 @@ def _stage(stage: StageStatus, view: View) -> str:
 
 def _history(job: FineTuneJob) -> list[str]:
     lines = ["earlier revisions"]
-    for record in reversed(job.status.history):
+    for record in sorted(job.status.history, key=lambda record: record.revision):  # As `finetune history`.
         score = f", score {record.score}" if record.score else ""
         where = f", {shown_uri(record.artifact.uri)}" if record.artifact else ""
         lines.append(f"r{record.revision}  {record.phase}{score}{where}")

@@ -10,6 +10,7 @@ from finetune_api.evaluation import Evaluation, GateResult
 from finetune_api.failures import ExitCode, Reason
 from finetune_api.job import FailureStatus, FineTuneJob
 from finetune_api.layout import REPORT
+from finetune_api.spec import HarnessMetric
 from finetune_api.stage import Stage
 from finetune_api.text import clean
 from finetune_cli.output import columns
@@ -89,9 +90,11 @@ def comparison(evaluation: Evaluation) -> list[str]:
         table.append(
             f"{rewards}: rewards against the {baseline}, whose own are 0; the change is from that of equal rewards"
         )
+    harness = any(isinstance(metric.name, HarnessMetric) for metric in evaluation.metrics)
+    others = "; task/metric on those of the lm-eval task" if harness else ""
     return [
         *table,
-        f"on {evaluation.examples:,} {evaluation.split} examples{verdict}",
+        f"on {evaluation.examples:,} {evaluation.split} examples{verdict}{others}",
         *evaluation.notes,
         *_slices(evaluation),
     ]

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune_api.failures import ExitCode
-from finetune_api.job import FineTuneJob
+from finetune_api.job import FineTuneJob, FineTuneJobStatus
 from finetune_api.secrets import references
 from finetune_api.spec import FineTuneJobSpec, ResilienceSpec
 from finetune_cli.dry_run import dry_run
 from finetune_cli.local import Executor, LocalError, Machine, StateDirectory, home
-from finetune_cli.local.jobs import manifest_path, state_path
+from finetune_cli.local.jobs import known_job, manifest_path, moved_note, state_path
 from finetune_cli.manifest import ManifestError, load
 from finetune_cli.output import Output, out, print_error, to_json, write
 from finetune_cli.overrides import overridden, overrides_of
@@ -39,10 +39,12 @@ def run(manifest: str, output: Output, fresh: bool, settings: Sequence[str] = ()
     source = manifest_path(manifest)
     try:
         if dry:
-            return dry_run(wanted, output)
+            known = known_job(home(), wanted, source)
+            return dry_run(wanted, known.job.status if known else FineTuneJobStatus(), output)
+        moved = moved_note(home(), wanted, source)
         with StateDirectory.locked(state_path(home(), wanted, source)) as state:
             state.record_manifest(source)
-            job, code = _run(state, wanted, output, fresh)
+            job, code = _run(state, wanted, output, fresh, (*cluster_only(wanted.spec), *moved))
             if output is Output.JSON:
                 write(to_json(document(job, logs(job, state), code)))
             else:
@@ -55,16 +57,19 @@ def run(manifest: str, output: Output, fresh: bool, settings: Sequence[str] = ()
         return error.exit_code
 
 
-def _run(state: StateDirectory, wanted: FineTuneJob, output: Output, fresh: bool) -> tuple[FineTuneJob, int]:
+def _run(
+    state: StateDirectory, wanted: FineTuneJob, output: Output, fresh: bool, notes: tuple[str, ...]
+) -> tuple[FineTuneJob, int]:
     stream = out() if output is Output.TEXT else sys.stderr
     with screen(stream, quiet=output is Output.JSON) as shown:
-        job = asyncio.run(_execute(state, wanted, shown, fresh))
+        job = asyncio.run(_execute(state, wanted, shown, fresh, notes))
     return job, exit_code(job)
 
 
-async def _execute(state: StateDirectory, wanted: FineTuneJob, shown: Screen, fresh: bool) -> FineTuneJob:
+async def _execute(
+    state: StateDirectory, wanted: FineTuneJob, shown: Screen, fresh: bool, notes: tuple[str, ...]
+) -> FineTuneJob:
     """The finished or stopped job."""
-    notes = cluster_only(wanted.spec)
     executor = Executor(
         state,
         wanted,

@@ -53,6 +53,8 @@ class Document:
 
     origins: dict[Path_, str] = field(default_factory=dict)
     """Fields that do not come from the text, such as those of the command line, and what they come from."""
+    text_data: Any = None
+    """The data of the text alone, if there are such fields."""
 
     def origin_of(self, path: Path_) -> str | None:
         """Where ``path``, or the nearest parent that does not come from the text, comes from; None for the text."""

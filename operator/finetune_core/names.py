@@ -30,6 +30,9 @@ INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 CONTAINER = "trainer"
 """Name of the container of a stage."""
 
+SANDBOX = "sandbox"
+"""Name of the container that runs generated programs beside a stage."""
+
 _MAX_NAME_LENGTH = 63
 _MAX_SUFFIX_LENGTH = len("-r99999-evaluate-9999-1023")
 """Of a pod's host name, which must be a DNS label: revision, stage, attempt and worker index."""

@@ -165,7 +165,7 @@ def _advance_stage(
         progress = replace(progress, status=progress.status.with_stage(stage))
         if run.alive:
             return _record_live_run(progress, stage, run, spec, now)
-        progress = _record_ended_run(progress, stage, run, spec, _Context(now, observed.stop_requested))
+        progress = _record_ended_run(progress, stage, run, spec, _Context(now, observed.stops))
         stage = progress.status.stage(stage.name)
         if stage.state in (StageState.SUCCEEDED, StageState.FAILED):
             return progress

@@ -37,7 +37,7 @@ def plan(job: FineTuneJob, observed: Observed, now: datetime) -> Plan:
         now: The time, with a time zone.
     """
     status = revision.current_revision(job.spec, job.status, observed, now)
-    if not observed.stop_requested:
+    if not observed.stops:
         status = revision.resumed(status, now)
     alive = {run.id: run for run in observed.runs if run.alive}
     if status.completion_time:
@@ -55,13 +55,13 @@ def plan(job: FineTuneJob, observed: Observed, now: datetime) -> Plan:
 
     stop = _stops(progress, alive, observed)
     start, status, wake = _next_run(progress, job, observed, alive, now)
-    suspended = observed.stop_requested and not alive and progress.expected is None
+    suspended = observed.stops and not alive and progress.expected is None
     suspension = Suspension.NONE
-    if observed.stop_requested:
+    if observed.stops:
         suspension = Suspension.COMPLETE if suspended else Suspension.REQUESTED
     if suspended:
         status = status.model_copy(update={"suspend_time": status.suspend_time or to_text(now)})
-    status = with_conditions(status, job.metadata.generation, suspension, now)
+    status = with_conditions(status, job.metadata.generation, suspension, now, observed.refusal)
     return Plan(
         start, stop, status, None if suspended else _requeue_after(alive, stop, (*progress.wake_at, *wake), now)
     )
@@ -97,7 +97,7 @@ def _check_deadline(
     """Fail a job after its active deadline; time in which it is suspended does not count."""
     due = deadline.deadline(progress.status, job.spec.resilience, now)
     stage = current_stage(progress.status)
-    if due is None or stage is None or progress.finished or observed.stop_requested:
+    if due is None or stage is None or progress.finished or observed.stops:
         return progress
     if now < due:
         return replace(progress, wake_at=(*progress.wake_at, due))
@@ -122,7 +122,7 @@ def _check_deadline(
 
 def _stops(progress: Progression, alive: dict[RunId, ObservedRun], observed: Observed) -> tuple[StopRun, ...]:
     """The runs to stop: all of them at the end or on request, otherwise those that the job does not need."""
-    if progress.finished or observed.stop_requested:
+    if progress.finished or observed.stops:
         return _stop(alive, lambda _: True, STOP_GRACE, progress.to_stop)
     return _stop(alive, lambda id_: id_ != progress.expected or id_ in progress.to_stop, STOP_GRACE, progress.to_stop)
 
@@ -141,7 +141,7 @@ def _next_run(
 ) -> tuple[tuple[StageRun, ...], FineTuneJobStatus, tuple[datetime, ...]]:
     """The run to start and the status with it; or, if it is too early, the time at which to start it."""
     status, stage = progress.status, current_stage(progress.status)
-    if progress.finished or stage is None or alive or observed.stop_requested or progress.expected is not None:
+    if progress.finished or stage is None or alive or observed.stops or progress.expected is not None:
         return (), status, ()
     due = from_text(stage.retry_time) if stage.retry_time else None
     if due is not None and now < due:

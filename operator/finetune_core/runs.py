@@ -96,6 +96,15 @@ class ObservedRun:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """Why the executor does not run a job. It may resolve without a change of the job."""
+
+    reason: Reason
+    message: str
+    """Sentences: what is not allowed, and what to do."""
+
+
+@dataclass(frozen=True)
 class Observed:
     """All runs of a job that exist.
 
@@ -105,6 +114,13 @@ class Observed:
     runs: tuple[ObservedRun, ...] = ()
     stop_requested: bool = False
     """The job shall be suspended; it resumes when this is False again."""
+    refusal: Refusal | None = None
+    """Its runs are stopped as if it was suspended; it goes on when this is None again."""
+
+    @property
+    def stops(self) -> bool:
+        """Whether the job must have no runs for now."""
+        return self.stop_requested or self.refusal is not None
 
 
 @dataclass(frozen=True)
@@ -115,6 +131,11 @@ class StageRun:
     job: JobIdentity
     world: World
     spec: FineTuneJobSpec
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether the stage runs generated programs: prepare checks the references, evaluate the answers."""
+        return self.spec.evaluation.allow_code_execution and self.id.stage in (Stage.PREPARE, Stage.EVALUATE)
 
     def config(self, **local: Any) -> StageConfig:
         """``stage.json`` of this run; ``local`` has the fields that the executor decides: paths and ports."""

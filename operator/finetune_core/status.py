@@ -22,6 +22,7 @@ from finetune_api.layout import REPORT
 from finetune_api.stage import STAGES, CheckpointRef, Stage
 from finetune_core.constants import CONDITION_OF
 from finetune_core.remedies import after_last_attempt
+from finetune_core.runs import Refusal
 from finetune_core.sentences import sentence
 from finetune_core.times import to_text
 
@@ -64,29 +65,41 @@ class _Condition:
 
 
 def with_conditions(
-    status: FineTuneJobStatus, generation: int, suspension: Suspension, now: datetime
+    status: FineTuneJobStatus,
+    generation: int,
+    suspension: Suspension,
+    now: datetime,
+    refusal: Refusal | None = None,
 ) -> FineTuneJobStatus:
-    """``status`` with the conditions and the phase that follow from its other fields."""
+    """``status`` with the conditions and the phase that follow from its other fields, or from ``refusal``."""
     before = {condition.type: condition for condition in status.conditions}
+    accepted = _Condition(ConditionType.ACCEPTED, "True", "Accepted", "The spec is valid.")
+    overall = list(_overall_conditions(status, suspension))
+    phase = phase_of(status, suspension)
+    if refusal:
+        waits = "The operator waits until it may run the job."
+        accepted, *overall = _not_accepted(refusal.reason, refusal.message, waits)
+        phase = Phase.FAILED
     conditions = tuple(
-        _condition(new, before, generation, now)
-        for new in (*_stage_conditions(status), *_overall_conditions(status, suspension))
+        _condition(new, before, generation, now) for new in (accepted, *_stage_conditions(status), *overall)
     )
-    return status.model_copy(
-        update={"observed_generation": generation, "conditions": conditions, "phase": phase_of(status, suspension)}
-    )
+    return status.model_copy(update={"observed_generation": generation, "conditions": conditions, "phase": phase})
 
 
 def invalid_spec(status: FineTuneJobStatus, generation: int, message: str, now: datetime) -> FineTuneJobStatus:
     """``status`` of a job whose spec the operator cannot parse; all other fields stay."""
-    new = [
-        _Condition(ConditionType.ACCEPTED, "False", "Invalid", message),
-        _Condition(ConditionType.READY, "False", "Invalid", message),
-        _Condition(ConditionType.RECONCILING, "False", "Invalid", "The operator waits for a corrected spec."),
-        _Condition(ConditionType.STALLED, "True", "Invalid", message),
-    ]
+    new = _not_accepted("Invalid", message, "The operator waits for a corrected spec.")
     changes = {"observed_generation": generation, "phase": Phase.FAILED}
     return _updated(status, new, generation, now).model_copy(update=changes)
+
+
+def _not_accepted(reason: str, message: str, waits: str) -> list[_Condition]:
+    return [
+        _Condition(ConditionType.ACCEPTED, "False", reason, message),
+        _Condition(ConditionType.READY, "False", reason, message),
+        _Condition(ConditionType.RECONCILING, "False", reason, waits),
+        _Condition(ConditionType.STALLED, "True", reason, message),
+    ]
 
 
 def reconcile_error(status: FineTuneJobStatus, generation: int, message: str, now: datetime) -> FineTuneJobStatus:
@@ -137,7 +150,6 @@ def _transition_time(new: _Condition, before: Condition | None, now: datetime) -
 
 
 def _stage_conditions(status: FineTuneJobStatus) -> Iterator[_Condition]:
-    yield _Condition(ConditionType.ACCEPTED, "True", "Accepted", "The spec is valid.")
     yield from (_of_stage(stage, status.failure) for stage in status.stages if stage.attempt or stage.completion_time)
     if status.failure and status.failure.reason is Reason.GATE_FAILED:
         message = f"Not published: {status.failure.message}"

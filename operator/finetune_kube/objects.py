@@ -175,6 +175,10 @@ def parse_pod(obj: Mapping[str, Any], deleted: bool = False) -> ChildPod | None:
     disruption = conditions.get("DisruptionTarget", {})
     state = _named(status.get("containerStatuses"), names.CONTAINER).get("state") or {}
     running, terminated, waiting = (state.get(name) or {} for name in ("running", "terminated", "waiting"))
+    if waiting:
+        # The stage waits for the sandbox, which is an init container.
+        sandbox = _named(status.get("initContainerStatuses"), names.SANDBOX).get("state") or {}
+        waiting = sandbox.get("waiting") or waiting
     container = _named(spec["containers"], names.CONTAINER)
     deletion_deadline = _time(metadata.get("deletionTimestamp"))
     grace = timedelta(seconds=metadata.get("deletionGracePeriodSeconds") or 0)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,6 +20,7 @@ from finetune_core.policies import retention
 from finetune_core.runs import Observed, ObservedRun, PendingCause, Plan, RunId, RunState, StageRun, StopRun
 from finetune_kube.errors import ApiError
 from finetune_kube.objects import ChildJob, ChildPod, Key, key_of, parse_job
+from finetune_operator import admission
 from finetune_operator.cache import Cache, CachedJob
 from finetune_operator.cluster import Cluster
 from finetune_operator.event_recorder import EventRecorder
@@ -144,7 +145,8 @@ class Controller:
             observed_run(child, pods, self._warnings.of(child.uid), self._progress.latest(cached.key, child.run), now)
             for child, pods in children.values()
         )
-        return _Observation(cached, job, children, Observed(runs, stop_requested=job.spec.suspend), now)
+        observed = Observed(runs, job.spec.suspend, admission.refusal(job.spec, self._trainer))
+        return _Observation(cached, job, children, observed, now)
 
     def _children(self, cached: CachedJob) -> Children:
         return {child.run: (child, pods) for child, pods in self._cache.runs_of(cached.key, cached.uid)}
@@ -337,7 +339,7 @@ def _with_status(job: FineTuneJob, after: FineTuneJobStatus) -> FineTuneJob:
 
 def _with_run(observed: Observed, run: ObservedRun) -> Observed:
     others = tuple(other for other in observed.runs if other.id != run.id)
-    return Observed((*others, run), observed.stop_requested)
+    return replace(observed, runs=(*others, run))
 
 
 def _status_of(cached: CachedJob) -> tuple[FineTuneJobStatus, int]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from finetune_api.base import API_GROUP, API_VERSION, KIND
 from finetune_api.failures import Reason
-from finetune_api.job import FineTuneJob, FineTuneJobStatus, Phase, StageState
+from finetune_api.job import Condition, ConditionType, FineTuneJob, FineTuneJobStatus, Phase, StageState
 from finetune_core import names
 from finetune_core.sentences import clipped
 from finetune_core.summaries import revision_change
@@ -107,8 +107,16 @@ def _phase(after: FineTuneJobStatus, revision: str) -> Iterator[JobEvent]:
     attempts = sum(stage.attempt for stage in after.stages)
     if after.phase is Phase.SUSPENDED:
         yield JobEvent("Normal", "Suspended", "The job is suspended; its pods have ended.", f"{revision}/{attempts}")
+    elif after.phase is Phase.FAILED and not after.completion_time and (refused := _not_accepted(after)):
+        yield JobEvent(
+            "Warning", refused.reason, refused.message, f"{revision}/{attempts}/{refused.observed_generation}"
+        )
     elif after.phase is Phase.SUCCEEDED and after.artifact:
         yield JobEvent("Normal", "Published", f"The artifact is published at {after.artifact.uri}.", revision)
+
+
+def _not_accepted(status: FineTuneJobStatus) -> Condition | None:
+    return next((c for c in status.conditions if c.type is ConditionType.ACCEPTED and c.status == "False"), None)
 
 
 def event_object(job: FineTuneJob, event: JobEvent, now: datetime) -> dict[str, Any]:

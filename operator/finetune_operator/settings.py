@@ -62,6 +62,16 @@ class CaBundle(_Model):
     key: str = Field(default="ca.crt", min_length=1, description="Key with PEM certificates.")
 
 
+class CodeExecution(_Model):
+    """Whether jobs may run generated programs, and the container in which they do."""
+
+    allowed: bool = Field(default=False, description="Whether jobs with evaluation.allowCodeExecution are run.")
+    resources: dict[str, dict[str, str | int]] = Field(
+        default={"requests": {"cpu": "1", "memory": "512Mi"}, "limits": {"memory": "6Gi"}},
+        description="Requests and limits of the container. It runs up to four programs at once, with 1 GiB each.",
+    )
+
+
 class TrainerSettings(_Model):
     """The image and the pods of stages."""
 
@@ -76,6 +86,9 @@ class TrainerSettings(_Model):
         default=(), description="Labels that Jobs and pods get if the FineTuneJob has them."
     )
     ca_bundle: CaBundle | None = Field(default=None, description="Certificate authorities of the cluster.")
+    code_execution: CodeExecution = Field(
+        default=CodeExecution(), description="Generated programs that jobs run with their tests."
+    )
     stages: dict[Stage, StagePod] = Field(default={}, description="Pod settings of each stage.")
 
     def pod(self, stage: Stage) -> StagePod:

@@ -19,16 +19,8 @@ from tests.apiserver.api import Api, Refused
 from tests.apiserver.conftest import CRD
 from tests.apiserver.desk import Desk
 from tests.builders import DIGEST, manifest
-from tests.unit.api_cases import (
-    ACCEPTED,
-    CLASSIFICATION,
-    INSTRUCTION,
-    ON_ONE_MACHINE,
-    REFUSED,
-    RULE_CASES,
-    Case,
-    nodes,
-)
+from tests.unit.api_cases import CLASSIFICATION, INSTRUCTION, RULE_CASES, Case, nodes
+from tests.unit.value_cases import ACCEPTED, ON_ONE_MACHINE, REFUSED
 
 NAMESPACE = "default"
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"

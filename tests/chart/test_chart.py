@@ -12,7 +12,7 @@ import yaml
 
 from finetune_api.job import FineTuneJob
 from finetune_api.stage import Stage
-from finetune_operator.settings import CaBundle, Settings, StagePod, load
+from finetune_operator.settings import CaBundle, CodeExecution, Settings, StagePod, load
 from tests.chart.helm import CHART, ROOT, Refused, helm, notes, of_kind, rendered, the
 
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
@@ -91,12 +91,23 @@ def test_the_ca_bundle_is_rendered_into_the_settings() -> None:
     )
 
 
+def test_generated_programs_run_only_where_the_values_allow_it() -> None:
+    default = settings().trainer.code_execution
+    assert not default.allowed
+    assert default.resources == CodeExecution().resources, "the chart and the operator have the same defaults"
+    chosen = settings('trainer.codeExecution={"allowed":true,"resources":{"limits":{"memory":"2Gi"}}}')
+    assert chosen.trainer.code_execution.allowed
+    assert chosen.trainer.code_execution.resources["limits"] == {"memory": "2Gi"}
+
+
 def test_the_values_schema_lists_every_setting_of_a_stage() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     assert set(schema["definitions"]["stagePod"]["properties"]) == {
         field.alias for field in StagePod.model_fields.values()
     }
     assert set(schema["properties"]) == {*VALUES, "global"}
+    code_execution = schema["properties"]["trainer"]["properties"]["codeExecution"]["properties"]
+    assert set(code_execution) == set(VALUES["trainer"]["codeExecution"])
     assert set(schema["properties"]["trainer"]["properties"]) == set(VALUES["trainer"])
 
 
@@ -109,6 +120,7 @@ def test_the_values_schema_lists_every_setting_of_a_stage() -> None:
         ('trainer.stages.train.nodeselector={"a":"b"}', "additional properties 'nodeselector' not allowed"),
         ('namespaces=["Team A"]', "at '/namespaces/0'"),
         ('trainer.caBundle={"secret":"ca"}', "additional properties 'secret' not allowed"),
+        ('trainer.codeExecution.allowed="yes"', "at '/trainer/codeExecution/allowed'"),
         ('image.digest="latest"', "at '/image/digest'"),
         ("serviceAccount.create=false", "set serviceAccount.name to an existing service account"),
         ("monitoring.prometheusRule.enabled=true", "needs monitoring.podMonitors.enabled"),

@@ -186,7 +186,11 @@ def _values() -> list[str]:
             # Several pods share the cores, and a second thread does not speed up such small models.
             f"trainer.stages.{stage}.env={json.dumps([{'name': 'OMP_NUM_THREADS', 'value': '1'}])}",
         ]
-    return [*found, "progressSeconds=2"]
+    programs = {
+        "allowed": True,
+        "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "3Gi"}},
+    }
+    return [*found, f"trainer.codeExecution={json.dumps(programs)}", "progressSeconds=2"]
 
 
 def _step(what: str, do: Callable[[], None]) -> None:

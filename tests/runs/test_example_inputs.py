@@ -65,6 +65,31 @@ def test_names_that_tell_no_language_are_left_out() -> None:
     assert names.clean(rows) == names.clean(rows[::-1]) == [min(rows[:2])]
 
 
+def test_shared_names_have_all_their_languages_and_no_thing_in_both_splits() -> None:
+    rows = [
+        Name("Venezuela", "Spanish", "territories/VE"),
+        Name("venezuela", "Italian", "territories/VE"),
+        Name("Pérou", "French", "territories/PE"),
+        Name("Peru", "German", "territories/PE"),
+        Name("Laos", "Spanish", "territories/LA"),
+    ]
+    found = names.shared(rows)
+    assert found == names.shared(rows[::-1])
+    assert {name.text: name.languages for name in found} == {
+        "Venezuela": ("Italian", "Spanish"),
+        "Pérou": ("French",),
+    }
+    train, test = names.split_shared(
+        names.shared(names.read_names()), make_inputs.TRAIN_SHARED_NAMES, make_inputs.TEST_SHARED_NAMES
+    )
+    assert (len(train), len(test)) == (make_inputs.TRAIN_SHARED_NAMES, make_inputs.TEST_SHARED_NAMES)
+    things = [{thing for name in part for thing in name.things} for part in (train, test)]
+    assert things[0].isdisjoint(things[1])
+    for part in (train, test):
+        assert {len(name.languages) for name in part} == {1, 2, 3, 4}
+        assert {language for name in part for language in name.languages} == set(names.ROMANCE)
+
+
 @pytest.fixture(scope="module")
 def examples() -> list[Example]:
     """Labelled docstrings of a few large packages; the whole library takes too long here."""

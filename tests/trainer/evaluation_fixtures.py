@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.stage import Device, Stage, StageConfig, World
+from finetune_api.stage import CodeExecution, Device, Stage, StageConfig, World
 from finetune_api.tables.tasks import ModelFamily, TaskType
 from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.manifests import publish_directory
@@ -40,6 +40,7 @@ class Job:
             attempt=1,
             spec=spec or self.spec,
             world=World(workers=1, processes_per_worker=1, device=Device.CPU),
+            code_execution=CodeExecution(),
         )
 
     def context(

@@ -34,12 +34,18 @@ def word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 def save_t5(directory: Path, texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """A T5 of two layers with its tokenizer, which is returned."""
     tokenizer = word_tokenizer(texts)
+    save_t5_with(directory, tokenizer, width=48)
+    return tokenizer
+
+
+def save_t5_with(directory: Path, tokenizer: PreTrainedTokenizerFast, width: int) -> None:
+    """A T5 of two layers with ``tokenizer``."""
     torch.manual_seed(5)
     config = T5Config(
         vocab_size=len(tokenizer),
-        d_model=48,
-        d_kv=12,
-        d_ff=96,
+        d_model=width,
+        d_kv=width // 4,
+        d_ff=2 * width,
         num_layers=2,
         num_heads=4,
         dropout_rate=0.0,
@@ -50,7 +56,6 @@ def save_t5(directory: Path, texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
     T5ForConditionalGeneration(config).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    return tokenizer
 
 
 def save_nllb(directory: Path, texts: Iterable[str], codes: Iterable[str]) -> NllbTokenizer:

@@ -18,7 +18,8 @@ TEMPLATE = (
 def preference_rows(loss: str, count: int = ROWS) -> list[dict[str, Any]]:
     """Pairs, or single answers for KTO: the right answer names the class of a key word in the prompt.
 
-    Prompts end with a space, so that their last word and the first one of an answer are two words.
+    Prompts end with a space, so that their last word and the first one of an answer are two words. Of the topics, which
+    are slices, ``right`` has only right answers with KTO.
     """
     rows: list[dict[str, Any]] = []
     for index, (text, label) in enumerate(make_texts(count, 1)):
@@ -28,6 +29,7 @@ def preference_rows(loss: str, count: int = ROWS) -> list[dict[str, Any]]:
             rows.append({"prompt": prompt, "completion": wrong if index % 2 else right, "label": index % 2 == 0})
         else:
             rows.append({"prompt": prompt, "chosen": right, "rejected": wrong})
+        rows[-1]["topic"] = "right" if index % 4 == 0 else "any"
     return rows
 
 
@@ -54,7 +56,7 @@ def preference_job(root: Path, loss: str) -> TinyJob:
                 "checkpoint": {"everySteps": 4},
                 "evaluateEverySteps": 4,
             },
-            "evaluation": {"publishWorse": True},
+            "evaluation": {"publishWorse": True, "slices": ["topic"]},
             "distributed": {"gpusPerWorker": 0, "zero": {"stage": 0}},
             "output": {"uri": (root / "storage").as_uri(), "keep": {"preparedData": True}},
         },

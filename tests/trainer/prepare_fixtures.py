@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from finetune_api.failures import StageFailure
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.stage import Device, PrepareResult, Stage, StageConfig, World
+from finetune_api.stage import CodeExecution, Device, PrepareResult, Stage, StageConfig, World
 from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.prepared import DataReport, read_report
 from finetune_trainer.stages.prepare import run
@@ -88,6 +88,7 @@ def a_context(root: Path, model: str, task: dict[str, Any], dataset: dict[str, A
         attempt=1,
         spec=FineTuneJobSpec.model_validate_json(json.dumps(document)),
         world=World(workers=1, processes_per_worker=1, device=Device.CPU),
+        code_execution=CodeExecution(),
         workspace=str(workspace),
     )
     return StageContext(config=config, workspace=workspace, reporter=Reporter(None))

@@ -117,6 +117,7 @@ class TinyJob:
             },
             "stage": stage,
             "attempt": attempt,
+            "codeExecution": {},
             "spec": self.spec | {"distributed": {**self.spec.get("distributed", {}), "workers": processes}},
             "world": {"workers": 1, "processesPerWorker": processes, "device": "cpu"},
             "workspace": str(directory / "workspace"),

@@ -31,7 +31,7 @@ def test_losses_are_the_same_for_other_micro_batches_and_processes(tmp_path: Pat
     job.spec["dataset"] = {"train": {"uri": write_jsonl(tmp_path / "train.jsonl", rows(task))}}
     job.spec["task"] |= task
     job.spec["method"] = {"type": "LoRA", "lora": {"dropout": 0.0}}
-    job.spec["training"] |= {"maxSteps": 5, "maxBatchSizePerDevice": 16}
+    job.spec["training"] |= {"maxSteps": 3, "maxBatchSizePerDevice": 16, "checkpoint": {"everySteps": 100}}
     prepared(job)
     whole, divided = job.named("whole"), job.named("divided", training={"maxBatchSizePerDevice": 4})
     for each, processes in ((whole, 1), (divided, 2)):

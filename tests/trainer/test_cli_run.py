@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 
+from finetune_api.job import FineTuneJobStatus
+from finetune_cli.local import StateDirectory
+from finetune_cli.local.jobs import manifest_path, state_path
+from finetune_cli.manifest import load
 from tests.trainer.stages import classification_job
 
 ROOT = Path(__file__).parents[2]
@@ -157,6 +161,14 @@ def test_dry_run_checks_data_and_model_and_leaves_nothing(desk: Desk) -> None:
     assert "\nmemory    about " in out
     assert not (desk.root / "home").exists()
     assert not (desk.root / "out").exists()
+    assert ", revision 1\n" in out
+    manifest = str(desk.root / "job.yaml")
+    job = load(manifest)
+    status = FineTuneJobStatus(revision=4, spec_digest="sha256:0")
+    with StateDirectory.locked(state_path(desk.root / "home", job, manifest_path(manifest))) as state:
+        state.record_manifest(manifest_path(manifest))
+        state.save(job.model_copy(update={"status": status}))
+    assert ", revision 5\n" in desk.run("--dry-run")[1]
     (desk.root / "train.jsonl").write_text("{broken\n")
     code, out, _ = desk.run("--dry-run", "-o", "json")
     assert (code, json.loads(out)["failure"]["reason"]) == (65, "BadData")

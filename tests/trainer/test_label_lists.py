@@ -112,15 +112,26 @@ def test_auroc_that_the_test_split_does_not_define_is_refused_before_training(tm
     assert refused(context).message.startswith("auroc needs a label that some test rows have and others do not")
 
 
-def tuned(root: Path, family: str) -> TinyJob:
-    """A job after publication, with all weights of a BERT or an adapter of a Llama."""
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> TinyJob:
+    """A job with all weights of a BERT."""
+    return published(tmp_path_factory.mktemp("bert"), "bert")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> TinyJob:
+    """A job with an adapter of a Llama."""
+    return published(tmp_path_factory.mktemp("llama"), "llama")
+
+
+def published(root: Path, family: str) -> TinyJob:
     job = classification_job(root)
-    rows = [row | {"region": REGIONS[index % 4]} for index, row in enumerate(made(240))]
+    rows = [row | {"region": REGIONS[index % 4]} for index, row in enumerate(made(160))]
     job.spec["dataset"] = {"train": {"uri": written(root, "jsonl", rows)}}
     job.spec["evaluation"]["slices"] = ["region"]
     job.spec["task"] = TASK
     job.spec["method"] = {"type": "Full" if family == "bert" else "LoRA"}
-    job.spec["training"] |= {"maxSteps": 60, "learningRate": 3e-3}
+    job.spec["training"] |= {"maxSteps": 20, "learningRate": 5e-3, "checkpoint": {"everySteps": 100}}
     job.spec["evaluation"]["metrics"] = ["micro_f1", "macro_f1", "weighted_f1", "accuracy", "auroc"]
     job.spec["output"]["keep"] = {"preparedData": True}
     if family == "llama":
@@ -133,8 +144,10 @@ def tuned(root: Path, family: str) -> TinyJob:
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_the_program_of_the_card_and_predict_give_the_labels_of_the_evaluation(tmp_path: Path, family: str) -> None:
-    job = tuned(tmp_path, family)
+def test_the_program_of_the_card_and_predict_give_the_labels_of_the_evaluation(
+    request: pytest.FixtureRequest, tmp_path: Path, family: str
+) -> None:
+    job: TinyJob = request.getfixturevalue(family)
     artifact = job.revision / "artifact"
     rows = [json.loads(line) for line in (job.revision / "evaluated" / "predictions.jsonl").read_text().splitlines()]
     assert [] in [row["label"] for row in rows]
@@ -144,7 +157,7 @@ def test_the_program_of_the_card_and_predict_give_the_labels_of_the_evaluation(t
     assert [one.document["labels"] for one in found] == expected
 
     program = (artifact / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    program = program.replace('["A text to classify"]', repr(texts)).replace("path/to/base", str(tmp_path / "base"))
+    program = program.replace('["A text to classify"]', repr(texts)).replace("path/to/base", str(job.root / "base"))
     printed = io.StringIO()
     with contextlib.chdir(artifact), contextlib.redirect_stdout(printed):
         exec(compile(program, "README.md", "exec"), {"__name__": "__main__"})
@@ -168,9 +181,8 @@ def test_the_program_of_the_card_and_predict_give_the_labels_of_the_evaluation(t
     assert "Precision" in report
 
 
-def test_the_loss_is_that_of_plain_transformers(tmp_path: Path) -> None:
-    job = tuned(tmp_path, "bert")
-    artifact = job.revision / "artifact"
+def test_the_loss_is_that_of_plain_transformers(bert: TinyJob) -> None:
+    job, artifact = bert, bert.revision / "artifact"
     model = AutoModelForSequenceClassification.from_pretrained(artifact).eval()
     assert model.config.problem_type == "multi_label_classification"
     table, report = open_split(job.revision / "prepared", "validation"), read_report(job.revision / "prepared")

@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,14 +97,14 @@ class Tuned:
         return PeftModel.from_pretrained(base, str(self.artifact)).eval()
 
 
-def run(root: Path, dataset: dict[str, Any], method: str, **training: Any) -> Tuned:
+def run(root: Path, dataset: dict[str, Any], method: str, slices: Sequence[str] = (), **training: Any) -> Tuned:
     spec = {
         "model": {"uri": (root / "base").as_uri()},
         "task": {"type": "LanguageModeling"},
         "dataset": dataset,
         "method": {"type": method},
         "training": {"batchSize": 4, "maxSequenceLength": LENGTH, **training},
-        "evaluation": {"publishWorse": True},
+        "evaluation": {"publishWorse": True, "slices": list(slices)},
         "distributed": {"gpusPerWorker": 0, "zero": {"stage": 0}},
         "output": {"uri": (root / "storage").as_uri(), "keep": {"preparedData": True}},
     }
@@ -220,9 +220,17 @@ class TestTunedModel:
 def test_a_model_that_knows_nothing_is_as_perplexed_as_its_vocabulary_is_large(tmp_path: Path) -> None:
     save_decoder(tmp_path / "base", TEXTS, start=True, uniform=True)
     vocabulary = AutoModelForCausalLM.from_pretrained(tmp_path / "base").config.vocab_size
-    dataset = the_same_splits(json_lines(tmp_path / "rows.jsonl", [{"text": text} for text in TEXTS]))
-    tuned = run(tmp_path, dataset, "LoRA", maxSteps=1, learningRate=1e-9)
+    rows = [{"text": text, "kind": ("ascii", "other")[not text.isascii()]} for text in TEXTS]
+    dataset = the_same_splits(json_lines(tmp_path / "rows.jsonl", rows))
+    tuned = run(tmp_path, dataset, "LoRA", slices=["kind"], maxSteps=1, learningRate=1e-9)
     details = tuned.evaluation["details"]
+    found = {one["value"]: one for one in details["slices"][0]["values"]}
+    # Tokens, with the end of each document, and bytes of the documents of each kind.
+    for kind, documents, tokens, size in (("ascii", 2, 9, 29), ("other", 3, 9, 32)):
+        values = {metric["name"]: metric["tuned"] for metric in found[kind]["metrics"]}
+        assert found[kind]["examples"] == documents
+        assert values["perplexity"] == pytest.approx(vocabulary, rel=1e-5)
+        assert 2 ** values["bits_per_byte"] == pytest.approx(vocabulary ** (tokens / size), rel=1e-5)
     assert (details["scoredTokens"], details["scoredEnds"], details["bytes"]) == (18, 5, 61)
     for model in ("baseline", "tuned"):
         assert tuned.metrics["perplexity"][model] == pytest.approx(vocabulary, rel=1e-5)

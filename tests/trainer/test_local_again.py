@@ -44,6 +44,20 @@ def test_with_changed_data_starts_the_next_revision(tmp_path: Path, monkeypatch:
     )
 
 
+def test_with_changed_task_files_evaluates_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_HARNESS", "sha256:one")
+    first = Session(tmp_path, a_job()).run()
+    monkeypatch.setenv("FAKE_HARNESS", "sha256:two")
+    session = Session(tmp_path, a_job())
+    job = session.run()
+    assert (job.status.revision, attempts(job)["train"], attempts(job)["evaluate"]) == (2, 0, 1)
+    assert job.status.training == first.status.training
+    assert session.notes == (
+        "The task files have changed since revision 1 was evaluated with them; starting revision 2.",
+    )
+    assert Session(tmp_path, a_job()).run().status == job.status
+
+
 def test_with_data_that_cannot_be_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Session(tmp_path, a_job()).run()
     monkeypatch.setenv("FAKE_INPUTS", "")

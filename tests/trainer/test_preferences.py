@@ -18,14 +18,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finetune_api.stage import Stage
 from finetune_trainer.predict import Request, predict
+from finetune_trainer.splits import open_split
 from tests.trainer.conftest import prepared
 from tests.trainer.preference_fixtures import preference_job
 from tests.trainer.stages import TinyJob
 
 
-def published(root: Path, loss: str) -> TinyJob:
+def run(root: Path, loss: str, *stages: Stage) -> TinyJob:
+    """A job after these stages."""
     job = prepared(preference_job(root, loss))
-    for stage in (Stage.TRAIN, Stage.EVALUATE, Stage.PUBLISH):
+    for stage in stages:
         outcome = job.run(stage)
         assert outcome.code == 0, outcome.log
     return job
@@ -33,7 +35,7 @@ def published(root: Path, loss: str) -> TinyJob:
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> TinyJob:
-    return published(tmp_path_factory.mktemp("dpo"), "DPO")
+    return run(tmp_path_factory.mktemp("dpo"), "DPO", Stage.TRAIN, Stage.EVALUATE, Stage.PUBLISH)
 
 
 def metrics_of(job: TinyJob) -> dict[str, dict[str, Any]]:
@@ -78,6 +80,32 @@ def test_metrics_follow_from_the_rows(tuned: TinyJob) -> None:
     assert metrics["margin"]["interval"][0] > 0
 
 
+def slices_of(job: TinyJob) -> dict[str, dict[str, float]]:
+    """The metrics of the tuned model for each topic."""
+    (table,) = job.evaluation["details"]["slices"]
+    assert {value["value"]: value["examples"] for value in table["values"]} == {
+        topic: len(rows_of(job, topic)) for topic in ("any", "right")
+    }
+    return {
+        value["value"]: {metric["name"]: metric["tuned"] for metric in value["metrics"]} for value in table["values"]
+    }
+
+
+def rows_of(job: TinyJob, topic: str) -> list[dict[str, Any]]:
+    """The predictions for the test rows of a topic."""
+    topics = open_split(job.revision / "prepared", "test")["slices"].to_pylist()
+    return [row for row, found in zip(job.predictions, topics, strict=True) if json.loads(found) == [topic]]
+
+
+def test_pairs_are_measured_by_slice(tuned: TinyJob) -> None:
+    for topic, found in slices_of(tuned).items():
+        rows = rows_of(tuned, topic)
+        sums = np.array([[row["logProbabilities"][name]["tuned"] for name in ("chosen", "rejected")] for row in rows])
+        rewards = np.array([[row["rewards"][name] for name in ("chosen", "rejected")] for row in rows])
+        assert found["preferred"] == pytest.approx(np.mean(sums[:, 0] > sums[:, 1]))
+        assert found["margin"] == pytest.approx(np.mean(rewards[:, 0] - rewards[:, 1]))
+
+
 def test_the_first_loss_is_that_of_an_untrained_pair(tuned: TinyJob) -> None:
     assert tuned.losses()[0] == pytest.approx(math.log(2), abs=1e-6)
     assert tuned.losses()[-1] < 0.68
@@ -112,9 +140,16 @@ def test_the_program_on_the_card_gives_the_answer_of_predict(
 
 
 def test_kto_measures_rewards_of_single_answers(tmp_path: Path) -> None:
-    job = published(tmp_path, "KTO")
+    job = run(tmp_path, "KTO", Stage.TRAIN, Stage.EVALUATE)
     metrics = metrics_of(job)
     assert list(metrics) == ["auroc", "margin"]
+    slices = slices_of(job)
+    assert slices["right"] == {}, "undefined where all answers are desirable"
+    part = {
+        kind: np.mean([row["rewards"]["completion"] for row in rows_of(job, "any") if row["label"] == kind])
+        for kind in ("desirable", "undesirable")
+    }
+    assert slices["any"]["margin"] == pytest.approx(part["desirable"] - part["undesirable"])
     rewards: dict[str, list[float]] = {"desirable": [], "undesirable": []}
     for row in job.predictions:
         rewards[row["label"]].append(row["rewards"]["completion"])
@@ -124,7 +159,7 @@ def test_kto_measures_rewards_of_single_answers(tmp_path: Path) -> None:
     assert metrics["auroc"]["change"] == pytest.approx(area - 0.5, abs=1e-3)
     assert metrics["auroc"]["measuredAgainst"] == "BaseModel"
     assert metrics["margin"]["tuned"] == pytest.approx(good.mean() - bad.mean())
-    assert "undesirable · " in (job.artifact / "report.html").read_text()
+    assert "undesirable · " in (job.revision / "evaluated" / "report.html").read_text()
 
 
 def test_prepared_rows_have_one_prompt_for_both_answers(tuned: TinyJob) -> None:

@@ -7,8 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tests.unit.code_cases import CODE_CASES, OTHER_CASES
 from tests.unit.document_cases import DOCUMENT_CASES
+from tests.unit.harness_cases import HARNESS_CASES
 from tests.unit.method_cases import METHOD_CASES
+from tests.unit.pair_cases import PAIR_CASES
 from tests.unit.preference_cases import PREFERENCE_CASES
 from tests.unit.question_cases import QUESTION_CASES
 
@@ -23,7 +26,9 @@ INSTRUCTION: dict[str, Any] = CLASSIFICATION | {"task": {"type": "InstructionTun
 QUESTIONS: dict[str, Any] = CLASSIFICATION | {"task": {"type": "QuestionAnswering"}}
 PREFERENCES: dict[str, Any] = CLASSIFICATION | {"task": {"type": "PreferenceTuning"}}
 DOCUMENTS: dict[str, Any] = CLASSIFICATION | {"task": {"type": "LanguageModeling"}}
+CODE: dict[str, Any] = CLASSIFICATION | {"task": {"type": "CodeGeneration"}}
 SPECS = {
+    "code": CODE,
     "classification": CLASSIFICATION,
     "instruction": INSTRUCTION,
     "questions": QUESTIONS,
@@ -77,8 +82,12 @@ def preferences(name: str, changes: dict[str, Any], sentence: str | None = None)
     return Case(name, changes, sentence, spec="preferences")
 
 
-def documents(name: str, changes: dict[str, Any], sentence: str | None = None) -> Case:
-    return Case(name, changes, sentence, spec="documents")
+def documents(name: str, changes: dict[str, Any], sentence: str | None = None, server: str | None = None) -> Case:
+    return Case(name, changes, sentence, spec="documents", server=server)
+
+
+def code(name: str, changes: dict[str, Any], sentence: str | None = None) -> Case:
+    return Case(name, changes, sentence, spec="code")
 
 
 LABELS_FOR_CLASSIFICATION = "labels are only valid for type TextClassification"
@@ -108,26 +117,14 @@ METRICS_OF_LABEL_LISTS = "evaluation.metrics of TextClassification with multiLab
 GATES_OF_LABEL_LISTS = "gates of TextClassification with multiLabel can be on micro_f1, macro_f1, weighted_f1"
 LABEL_LISTS_OF = "multiLabel is only valid for type TextClassification"
 WEIGHTS_OF = "classWeights are only valid for type TextClassification"
+LOSS_OF = "loss is only valid for type InstructionTuning"
 WEIGHTS_OR_LISTS = "classWeights cannot be combined with multiLabel"
 METRICS_OF_INSTRUCTION = "evaluation.metrics of InstructionTuning are loss, token_accuracy, exact_match, rouge_l, chrf"
 GATES_OF_CLASSIFICATION = "gates of TextClassification can be on accuracy, macro_f1, weighted_f1, mcc, auroc, ece"
 GATES_OF_INSTRUCTION = "gates of InstructionTuning can be on loss, token_accuracy, exact_match, rouge_l, chrf"
-RANGE = "reward_accuracy range from 0 to 1, and so do minimum and maximum"
+RANGE = "parses range from 0 to 1, and so do minimum and maximum"
 DURING_TRAINING = "evaluation.duringTraining is only valid for InstructionTuning, QuestionAnswering, Summarization"
 GENERATION = "evaluation.generation is only valid for InstructionTuning, QuestionAnswering, Summarization, Translation"
-SUMMARY: dict[str, Any] = {"task": {"type": "Summarization"}}
-TRANSLATION: dict[str, Any] = {"task": {"type": "Translation", "targetLanguage": "de"}}
-INSTRUCTION_OF = "instruction is only valid for type QuestionAnswering or Summarization or Translation"
-SOURCE_OF = "sourceLanguage is only valid for type Translation"
-TARGET_OF = "targetLanguage is only valid for type Translation"
-TARGET = "Translation requires targetLanguage"
-LANGUAGES_BOTH = "set columns.source and columns.target, or columns.translation, not both"
-COLUMNS_OF_SUMMARY = "dataset.columns of Summarization are text and summary"
-COLUMNS_OF_TRANSLATION = "dataset.columns of Translation are source and target, or translation"
-METRICS_OF_SUMMARY = "evaluation.metrics of Summarization are rouge_l, rouge_1, rouge_2, rouge_lsum, chrf, exact_match"
-METRICS_OF_TRANSLATION = "evaluation.metrics of Translation are chrf, bleu, exact_match, loss, token_accuracy"
-GATES_OF_SUMMARY = "gates of Summarization can be on rouge_l"
-GATES_OF_TRANSLATION = "gates of Translation can be on chrf"
 TEXT_FORMAT = "dataset.format Text is only valid for LanguageModeling"
 DOCUMENTS_OF_TASK = "dataset.documents is only valid for LanguageModeling"
 
@@ -136,28 +133,7 @@ RULE_CASES = (
     chat("shortest chat", {}),
     Case("labels", {"task.labels": ["a", "b"]}),
     chat("labels of a chat", {"task.labels": ["a", "b"]}, LABELS_FOR_CLASSIFICATION),
-    Case("summary", SUMMARY),
-    Case("instruction of a summary", {"task": {"type": "Summarization", "instruction": "Say it in a sentence."}}),
-    Case("instruction of a classification", {"task.instruction": "Classify."}, INSTRUCTION_OF),
-    Case("language of a summary", {"task": {"type": "Summarization", "sourceLanguage": "en"}}, SOURCE_OF),
-    Case("target of a summary", {"task": {"type": "Summarization", "targetLanguage": "en"}}, TARGET_OF),
-    Case("translation", TRANSLATION),
-    Case("translation to nowhere", {"task": {"type": "Translation", "sourceLanguage": "en"}}, TARGET),
-    Case("translation column", TRANSLATION | {"dataset.columns.translation": "t"}),
-    Case(
-        "translation and target", TRANSLATION | {"dataset.columns": {"translation": "t", "target": "t"}}, LANGUAGES_BOTH
-    ),
-    Case("label of a summary", SUMMARY | {"dataset.columns.label": "t"}, COLUMNS_OF_SUMMARY),
-    Case("label of a translation", TRANSLATION | {"dataset.columns.label": "t"}, COLUMNS_OF_TRANSLATION),
-    Case("beams of a summary", SUMMARY | {"evaluation.generation.beams": 4}),
-    Case("accuracy of a summary", SUMMARY | {"evaluation.metrics": ["accuracy"]}, METRICS_OF_SUMMARY),
-    Case("rouge of a translation", TRANSLATION | {"evaluation.metrics": ["rouge_l"]}, METRICS_OF_TRANSLATION),
-    Case("a gate of a summary", SUMMARY | {"evaluation.gates": [{"metric": "bleu", "minimum": 1}]}, GATES_OF_SUMMARY),
-    Case(
-        "a gate of a translation",
-        TRANSLATION | {"evaluation.gates": [{"metric": "rouge_l", "minimum": 1}]},
-        GATES_OF_TRANSLATION,
-    ),
+    *(Case(*case) for case in PAIR_CASES),
     Case("label lists", {"task.multiLabel": True, "evaluation.metrics": ["micro_f1", "auroc", "accuracy"]}),
     Case(
         "a gate of label lists", {"task.multiLabel": True, "evaluation.gates": [{"metric": "micro_f1", "minimum": 1}]}
@@ -187,6 +163,11 @@ RULE_CASES = (
         {"task": {"type": "TextClassification", "classWeights": "Balanced", "multiLabel": True}},
         WEIGHTS_OR_LISTS,
     ),
+    chat("all tokens of a chat", {"task": {"type": "InstructionTuning", "loss": "All"}}),
+    Case("answers of a classification", {"task.loss": "Assistant"}),
+    Case("all tokens of a classification", {"task.loss": "All"}, LOSS_OF),
+    preferences("all tokens of preferences", {"task.loss": "All"}, LOSS_OF),
+    documents("all tokens of documents", {"task.loss": "All"}, LOSS_OF),
     Case("slices", {"evaluation.slices": ["region", "channel"]}),
     chat("slices of a chat", {"evaluation.slices": ["region"]}),
     Case("a slice twice", {"evaluation.slices": ["a", "a"]}, "slices must be different", server="Duplicate value"),
@@ -199,11 +180,6 @@ RULE_CASES = (
     Case("a gate in percent", {"evaluation.gates": [{"metric": "accuracy", "minimum": 80}]}, RANGE),
     Case("a gate below the range", {"evaluation.gates": [{"metric": "accuracy", "maximum": -1}]}, RANGE),
     Case("a gate that allows less", {"evaluation.gates": [{"metric": "accuracy", "minimumImprovement": -0.5}]}),
-    Case(
-        "a gate beyond 100",
-        TRANSLATION | {"evaluation.gates": [{"metric": "chrf", "minimum": 101}]},
-        "chrf, bleu range from 0 to 100, and so do minimum and maximum",
-    ),
     Case("many labels", {"task.labels": [f"{i:016d}" for i in range(1024)]}),
     Case("long labels", {"task.labels": [f"{i:0128d}" for i in range(129)]}, LABELS_TOO_LONG),
     Case("equal labels", {"task.labels": ["a", "b", "a"]}, LABELS_DIFFER, server="Duplicate value"),
@@ -287,123 +263,16 @@ RULE_CASES = (
     chat("answers in training", {"evaluation.duringTraining": {}}),
     Case("answers of a classification in training", {"evaluation.duringTraining": {"examples": 9}}, DURING_TRAINING),
     *(documents(*case) for case in DOCUMENT_CASES),
+    *(documents(*case) for case in HARNESS_CASES),
+    *(code(*case) for case in CODE_CASES),
+    *(Case(*case) for case in OTHER_CASES),
+    chat(
+        "samples of a chat",
+        {"evaluation.generation.samples": 2},
+        "evaluation.generation.samples above 1 are only valid for CodeGeneration",
+    ),
     documents("generation of documents", {"evaluation.generation.beams": 2}, GENERATION),
     Case("documents of a classification", {"dataset.documents": "Line"}, DOCUMENTS_OF_TASK),
     Case("text of a classification", {"dataset.format": "Text"}, TEXT_FORMAT),
     Case("generation of a classification", {"evaluation.generation.maxNewTokens": 64}, GENERATION),
 )
-
-ACCEPTED: tuple[tuple[str, Any], ...] = (
-    ("training.learningRate", 2e-4),
-    ("training.learningRate", 1),
-    ("training.epochs", 0.25),
-    ("training.epochs", 1000),
-    ("training.maxSteps", 2147483647),
-    ("training.seed", 0),
-    ("training.maxSequenceLength", 8),
-    ("training.earlyStopping", {}),
-    ("model.revision", "a" * 128),
-    ("output.uri", "s3://" + "a" * 315),
-    ("output.uri", "s3://" + "é" * 315),
-    ("dataset.cleaning.dropInvalid", 0.99),
-    ("task.labels", ["true", "1"]),
-    ("distributed.zero.stage", 0),
-    ("distributed.gpusPerWorker", 0),
-    ("resilience.stallTimeoutSeconds", 30),
-    ("training", None),
-    ("training.maxSteps", None),
-    ("training.schedule", None),
-    ("model.revision", None),
-    ("task.labels", None),
-    ("evaluation.gates", None),
-)
-"""Valid values at their bounds, and valid notations of numbers."""
-
-REFUSED: tuple[tuple[str, Any], ...] = (
-    ("training.maxSteps", "3"),
-    ("training.maxSteps", 3.5),
-    ("training.maxSteps", 3.0),
-    ("training.batchSize", 64.0),
-    ("training.maxSteps", 0),
-    ("training.maxSteps", 2147483648),
-    ("training.maxSteps", 10**30),
-    ("training.maxSteps", True),
-    ("training.learningRate", "2e-4"),
-    ("training.learningRate", 0),
-    ("training.learningRate", 1.1),
-    ("training.learningRate", False),
-    ("training.epochs", 0),
-    ("training.epochs", 1001),
-    ("training.packing", "true"),
-    ("training.packing", 1),
-    ("training.seed", -1),
-    ("training.batchSize", 0),
-    ("training.maxGradNorm", 0),
-    ("training.schedule", "cosine"),
-    ("training.schedule", 1),
-    ("training.checkpoint", []),
-    ("training.checkpoint", "always"),
-    ("training.max_steps", 3),
-    ("training.unknown", 1),
-    ("training.unknown", None),
-    ("spec", {}),
-    ("model", None),
-    ("model.uri", None),
-    ("task.labels", ["a", None]),
-    ("model.uri", "owner/name"),
-    ("model.uri", "hf://"),
-    ("model.uri", "https://host/model"),
-    ("model.uri", "s3://bucket/a b"),
-    ("model.uri", "s3://bucket/a?b"),
-    ("model.uri", "s3://bucket/a\n"),
-    ("model.uri", "S3://bucket/a"),
-    ("model.uri", 7),
-    ("model.revision", ""),
-    ("model.revision", "a" * 129),
-    ("output.uri", "hf://owner/name"),
-    ("output.uri", "s3://" + "a" * 316),
-    ("dataset.train.uri", "hf://owner/name"),
-    ("dataset.train", {}),
-    ("dataset.cleaning.dropInvalid", 1),
-    ("dataset.cleaning.dropInvalid", -0.1),
-    ("dataset.validation.fraction", 0),
-    ("dataset.validation.fraction", 0.51),
-    ("dataset.format", "jsonl"),
-    ("dataset.columns.text", ""),
-    ("task.type", "Classification"),
-    ("task.labels", ["one"]),
-    ("task.labels", [1, 2]),
-    ("task.labels", "a"),
-    ("task.labels", ["a", ""]),
-    ("task.labels", [str(i) for i in range(1025)]),
-    ("method.lora.rank", 0),
-    ("method.lora.dropout", 1),
-    ("method.lora.rankPattern", {"o_proj": 0}),
-    ("method.lora.loraPlusRatio", 0.5),
-    ("method.lora.targetModules", []),
-    ("distributed.workers", 0),
-    ("distributed.workers", 1025),
-    ("distributed.gpusPerWorker", 17),
-    ("distributed.zero.stage", 4),
-    ("evaluation.metrics", []),
-    ("evaluation.slices", ["a"] * 9),
-    ("evaluation.slices", [""]),
-    ("task.classWeights", "balanced"),
-    ("task.multiLabel", "true"),
-    ("evaluation.gates", [{"metric": "accuracy", "minimum": "0.5"}]),
-    ("evaluation.gates", [{"metric": "accuracy", "minimum": 0.5}] * 17),
-    ("output.keep.checkpoints", 101),
-    ("resilience.maxRestarts", -1),
-    ("resilience.stallTimeoutSeconds", 29),
-)
-"""Values of the wrong type, out of bounds or unknown."""
-
-ON_ONE_MACHINE: tuple[tuple[str, Any], ...] = (
-    ("model.uri", "file://./model"),
-    ("model.uri", "file:///home/josé/model"),
-    ("dataset.train.uri", "file:///proc/self/environ"),
-    ("dataset.validation.uri", "file://./validation.csv"),
-    ("dataset.test.uri", "file://./test.csv"),
-    ("output.uri", "file:///tmp"),
-)
-"""Values that are valid in `finetune run`, and that the API server rejects."""

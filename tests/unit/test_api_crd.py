@@ -120,7 +120,8 @@ def test_every_rule_has_the_path_of_a_field() -> None:
     rules = [(path, rule) for path, node in objects.items() for rule in node.get("x-kubernetes-validations", ())]
     assert len(rules) > 15
     for path, rule in rules:
-        assert set(rule) == {"rule", "message", "fieldPath"}
+        assert set(rule) - {"messageExpression"} == {"rule", "message", "fieldPath"}
+        assert rule.get("messageExpression", repr(rule["message"])).startswith(repr(rule["message"])[:-1])
         assert path + rule["fieldPath"] in NODES, (path, rule)
 
 

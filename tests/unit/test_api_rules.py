@@ -6,8 +6,9 @@ import json
 from typing import Any, get_args
 
 import pytest
-from api_cases import ACCEPTED, CLASSIFICATION, ON_ONE_MACHINE, REFUSED, RULE_CASES, Case
+from api_cases import CLASSIFICATION, RULE_CASES, Case
 from pydantic import ValidationError
+from value_cases import ACCEPTED, ON_ONE_MACHINE, REFUSED
 
 from finetune_api.base import ApiModel, Rule
 from finetune_api.job import FineTuneJob

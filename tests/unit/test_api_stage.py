@@ -133,7 +133,7 @@ def test_every_reason_has_a_fault_and_every_failure_of_a_stage_an_exit_code() ->
     assert set(REASONS) == set(Reason)
     decided_outside = {Reason.STALLED, Reason.DEADLINE_EXCEEDED, Reason.GATE_FAILED}
     decided_outside |= {Reason.UNSCHEDULABLE, Reason.QUOTA_EXCEEDED, Reason.INCOMPLETE_GANG, Reason.IMAGE_UNAVAILABLE}
-    decided_outside |= {Reason.SETUP_FAILED, Reason.FORBIDDEN}
+    decided_outside |= {Reason.SETUP_FAILED, Reason.FORBIDDEN, Reason.CODE_EXECUTION_FORBIDDEN}
     assert {reason for reason, row in REASONS.items() if row.exit_code} == set(Reason) - decided_outside
     assert ExitCode.DONE not in [row.exit_code for row in REASONS.values()]
     assert StageFailure(Reason.NOT_FOUND, "no such model").exit_code == 66

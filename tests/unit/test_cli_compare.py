@@ -63,6 +63,15 @@ class TestOutput:
         assert "intervals overlap" in result.stdout
         assert "the changes from the baseline (linear probe)" in result.stdout
 
+    @pytest.mark.parametrize(("other", "noted"), [("beam search with 4 beams", True), ("greedy", False), (None, False)])
+    def test_answers_that_were_generated_differently_are_noted(self, other: str | None, noted: bool) -> None:
+        stored("a", "ab" * 20, details={"decoding": "greedy"})
+        stored("b", "bb" * 20, details={"decoding": other} if other else {})
+        result = compare("a", "b")
+        assert result.exit_code == 0, result.stderr
+        assert ("Answers were generated differently (greedy for A, beam search" in result.stdout) is noted
+        assert json.loads(compare("a", "b", "-o", "json").stdout)["decodings"] == ["greedy", other]
+
     def test_different_test_examples_are_refused_unless_asked_for(self) -> None:
         names = stored("a", "ab" * 20), stored("b", "aa" * 20, gold="aa" * 20)
         result = compare(*names)

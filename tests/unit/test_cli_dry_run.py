@@ -61,4 +61,9 @@ def test_lines_name_data_model_training_and_memory() -> None:
     assert lines[0].startswith("data      4,967 training, 621 validation and 621 test examples, 9 labels")
     assert lines[2] == "model     hf://owner/encoder, 22,000,000 parameters"
     assert lines[3] == "training  LoRA rank 16, 2 epochs, 100 steps of 100 examples, on 2 CPU processes"
-    assert lines[4].startswith("memory    about 88.0 MB in each process for the weights of the base model")
+    assert lines[4] == (
+        "memory    about 88.0 MB in each process for the weights of the base model alone; the adapter with its "
+        "gradients and optimizer state, and activations, come on top"
+    )
+    full = summary_lines(a_job(method={"type": "Full"}).spec, report, report.result, CPUS)[4]
+    assert full.endswith(" in each process for weights, gradients and optimizer state; activations come on top")

@@ -69,6 +69,7 @@ def logged(state: StateDirectory, run: RunId, text: str, seconds: float, ended: 
 class TestList:
     def test_shows_phase_progress_score_verdict_and_manifest(self) -> None:
         saved(a_job_after(*STAGES_DONE), "a.yaml")
+        Path("a.yaml").touch()
         saved(a_job_after(succeeded(Stage.PREPARE), a_run(Stage.TRAIN, progress=a_progress())), "b.yaml")
         lines = [line.split("   ") for line in finetune("list", "--local").stdout.splitlines()]
         cells = sorted(([cell.strip() for cell in line if cell.strip()] for line in lines), key=lambda row: row[1])
@@ -76,7 +77,12 @@ class TestList:
         assert published[:4] == ["intents", "Succeeded", "published", "accuracy 0.8400"]
         assert published[-1] == str(Path("a.yaml").absolute())
         assert stopped[:3] == ["intents", "Stopped", "train"]
-        assert stopped[-1] == str(Path("b.yaml").absolute())
+        assert stopped[-1] == f"{Path('b.yaml').absolute()} (gone)"
+        items = json.loads(finetune("list", "--local", "-o", "json").stdout)["items"]
+        assert {Path(item["manifest"]).name: item.get("manifestGone") for item in items} == {
+            "a.yaml": None,
+            "b.yaml": True,
+        }
 
     def test_json_output_and_progress_of_a_running_job(self) -> None:
         state = saved(a_job_after(succeeded(Stage.PREPARE), a_run(Stage.TRAIN, progress=a_progress())))

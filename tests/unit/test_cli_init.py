@@ -10,12 +10,17 @@ import pytest
 
 from finetune_api.failures import ExitCode
 from finetune_api.job import FineTuneJob
-from finetune_api.spec import Metric
-from finetune_api.tables.tasks import TASKS
+from finetune_api.spec import DatasetSpec, Metric
+from finetune_api.tables.preferences import PreferenceLoss
+from finetune_api.tables.tasks import TASKS, TaskType
 from finetune_cli.init import address, init, job_name, value
 from finetune_cli.lint import findings
 from finetune_cli.local import LocalError
 from finetune_cli.manifest import load
+from finetune_trainer.examine import small_test
+from finetune_trainer.prepare.splits import assign, check_sizes
+
+TRAIN = {"train": {"uri": "s3://bucket/data.jsonl"}}
 
 
 @pytest.fixture
@@ -50,6 +55,17 @@ def columns_of(job: FineTuneJob) -> dict[str, Any]:
         ({"instruction": "a", "input": "", "output": "b"}, "InstructionTuning", {}),
         ({"conversations": [{"from": "human", "value": "a"}]}, "InstructionTuning", {}),
         ({"question": "a", "answer": "b"}, "InstructionTuning", {"prompt": "question", "completion": "answer"}),
+        ({"prompt": "a", "completion": "b", "tests": "c"}, "CodeGeneration", {}),
+        (
+            {"task_id": "HumanEval", "prompt": "a", "canonical_solution": "b", "test": "c", "entry_point": "f"},
+            "CodeGeneration",
+            {"completion": "canonical_solution", "tests": "test"},
+        ),
+        (
+            {"task_id": 1, "text": "a", "code": "b", "test_list": ["c"], "test_setup_code": ""},
+            "CodeGeneration",
+            {"prompt": "text", "completion": "code", "tests": "test_list"},
+        ),
     ],
 )
 def test_columns_and_task_are_detected(folder: Path, row: dict[str, Any], task: str, columns: dict[str, str]) -> None:
@@ -65,11 +81,46 @@ def test_columns_and_task_are_detected(folder: Path, row: dict[str, Any], task: 
     assert job.spec.dataset.train.uri == (folder / "data.jsonl").as_uri()
 
 
-def test_lists_of_labels_are_detected(folder: Path) -> None:
-    rows = [{"text": f"a text {number}", "label": ["x", "y"][: number % 3]} for number in range(12)]
+@pytest.mark.parametrize("column", ["label", "tags", "genre"])
+@pytest.mark.parametrize("as_text", [False, True])
+def test_lists_of_labels_are_detected(folder: Path, column: str, as_text: bool) -> None:
+    lists: list[Any] = [["x", "y"][: number % 3] for number in range(12)]
+    labels = [json.dumps(labels) for labels in lists] if as_text else lists
+    rows = [{"text": f"a text {number}", column: label} for number, label in enumerate(labels)]
     job = written(folder, "data.jsonl", rows)
     assert job.spec.task.multi_label
+    assert job.spec.dataset.columns.name("label") == column
     assert job.spec.metrics == (Metric.MICRO_F1, Metric.MACRO_F1)
+
+
+@pytest.mark.parametrize("kind", [bool, int, str])
+def test_judged_answers_are_detected(folder: Path, kind: type) -> None:
+    rows = [{"prompt": f"a {n}", "completion": f"b {n}", "label": kind(n % 2 == 0)} for n in range(60)]
+    job = written(folder, "data.jsonl", rows)
+    assert job.spec.preference
+    assert job.spec.preference.loss is PreferenceLoss.KTO
+    assert job.spec.metrics == (Metric.AUROC, Metric.MARGIN)
+    assert job.spec.dataset.test.fraction == 0.1
+    other = written(folder, "data.jsonl", [row | {"label": "no label"} for row in rows])
+    assert other.spec.task.type is TaskType.INSTRUCTION_TUNING
+
+
+@pytest.mark.parametrize("count", [12, 13, 17, 29, 44, 45, 46, 60])
+def test_a_job_on_few_rows_gets_a_test_split_that_it_can_use(count: int) -> None:
+    test, notes = small_test(count, DatasetSpec.model_validate_json(json.dumps(TRAIN)))
+    assert bool(test) is bool(notes) is (count < 46)
+    dataset = DatasetSpec.model_validate_json(json.dumps(TRAIN | ({"test": test} if test else {})))
+    for seed in range(20):
+        check_sizes(assign({"train": [f"row {row}".encode() for row in range(count)]}, dataset, seed), dataset)
+
+
+def test_few_rows_are_noted_and_their_copies_are_not_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": f"a {number}", "completion": f"b {number}"} for number in range(12)]
+    job = written(folder, "data.jsonl", rows * 5)
+    assert job.spec.dataset.test.fraction == 0.42
+    assert "note: 12 different rows are few: the test split has 5 of them, which measure" in capsys.readouterr().err
+    written(folder, "data.jsonl", rows[:9])
+    assert "note: 9 different rows are too few for a job, which needs at least 12; add" in capsys.readouterr().err
 
 
 def test_csv_with_semicolons_and_a_difficult_name(folder: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from finetune_api.job import FineTuneJob
 from finetune_cli.local import LocalError, StateDirectory
-from finetune_cli.local.jobs import find, is_path, local_jobs, manifest_path, state_path
+from finetune_cli.local.jobs import find, is_path, known_job, local_jobs, manifest_path, moved_note, state_path
 from tests.builders import a_job
 
 
@@ -66,3 +66,31 @@ def test_running_job_and_unreadable_state_are_recognised(tmp_path: Path) -> None
     (path / "job.json").write_text("{}")
     (broken,) = local_jobs(tmp_path)
     assert isinstance(broken, LocalError)
+
+
+def test_a_moved_manifest_is_another_job_and_says_so(tmp_path: Path) -> None:
+    old, new = (tmp_path / name / "job.yaml" for name in ("old", "new"))
+    old.parent.mkdir()
+    old.touch()
+    run(tmp_path / "home", old, a_job())
+    assert moved_note(tmp_path / "home", a_job(), str(new)) == (), "a job of the same name in another folder"
+    assert known_job(tmp_path / "home", a_job(), str(new)) is None
+    old.parent.rename(new.parent)
+    (one,) = local_jobs(tmp_path / "home")
+    assert not isinstance(one, LocalError)
+    assert one.is_gone
+    assert moved_note(tmp_path / "home", a_job(), str(new)) == (
+        f"A job of this name was run from {old}, which no longer exists. If the manifest was moved, this is another "
+        "job for finetune: its revisions start with 1.",
+    )
+    run(tmp_path / "home", new, a_job())
+    assert known_job(tmp_path / "home", a_job(), str(new)) is not None
+    assert moved_note(tmp_path / "home", a_job(), str(new)) == (), "it has runs of its own"
+
+
+def test_a_manifest_from_standard_input_is_never_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(tmp_path / "home", Path("-"), a_job())
+    (one,) = local_jobs(tmp_path / "home")
+    assert not isinstance(one, LocalError)
+    assert not one.is_gone

@@ -87,6 +87,24 @@ def test_problems_name_the_option(file: str) -> None:
     assert "has a value that is not YAML" in refusal(file, "training.epochs=[1")
 
 
+def test_an_option_that_contradicts_the_file_is_named(file: str) -> None:
+    Path(file).write_text(MANIFEST.replace("training: ~", "training: {maxSteps: 5}"))
+    assert refusal(file, "training.seed=3", "training.epochs=2", "metadata.name=a") == (
+        "--set training.epochs=2: spec.training.maxSteps: set epochs or maxSteps, not both"
+    )
+    assert refusal(file, "task.labels=[a, b]", "task.type=InstructionTuning") == (
+        "--set task.labels=[a, b]: spec.task.labels: labels are only valid for type TextClassification"
+    )
+    assert refusal(file, "task.type=InstructionTuning", "metadata.name=a").startswith(
+        "--set task.type=InstructionTuning: spec.evaluation.gates: gates of InstructionTuning can be on"
+    )
+
+
+def test_what_the_file_alone_gets_wrong_is_named_in_the_file(file: str) -> None:
+    Path(file).write_text(MANIFEST.replace("training: ~", "training: {epochs: 2, maxSteps: 5}"))
+    assert refusal(file, "training.seed=3").startswith("job.yaml:8: spec.training.maxSteps: set epochs or maxSteps")
+
+
 def test_lint_and_submit_use_it_too(file: str) -> None:
     assert [str(one) for one in findings([file], overrides_of(["training.epoch=1"])).problems] == [
         "--set training.epoch=1: spec.training.epoch is not a field; did you mean epochs?"

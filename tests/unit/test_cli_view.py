@@ -14,18 +14,19 @@ import pytest
 
 from finetune_api.evaluation import GateResult
 from finetune_api.failures import Reason
-from finetune_api.job import FineTuneJob
+from finetune_api.job import FineTuneJob, FineTuneJobStatus, Phase, RevisionRecord
 from finetune_api.spec import Metric
 from finetune_api.stage import STAGES, Device, Stage, World
 from finetune_cli.local import Machine, Snapshot, StateDirectory
 from finetune_cli.local.outage import outage_after
 from finetune_cli.output import to_json
-from finetune_cli.place import ThisMachine
+from finetune_cli.page import page
+from finetune_cli.place import OnCluster, ThisMachine
 from finetune_cli.result import document, exit_code, result_lines
 from finetune_cli.run import logs
 from finetune_cli.screen import PlainScreen, render, screen
 from finetune_cli.text import PlainLines
-from finetune_cli.view import View, of_run, progress_text
+from finetune_cli.view import View, of_job, of_run, progress_text
 from finetune_core.reconcile import plan
 from finetune_core.runs import Observed, ObservedRun
 from tests.builders import (
@@ -320,3 +321,10 @@ class TestMachine:
         from finetune_cli.local.machine import visible_gpus
 
         assert visible_gpus(2, visible) == count
+
+
+def test_earlier_revisions_are_in_the_order_of_finetune_history() -> None:
+    records = tuple(RevisionRecord(revision=number, phase=Phase.SUPERSEDED, spec_digest="") for number in (1, 3, 2))
+    job = a_job(FineTuneJobStatus(revision=4, history=records))
+    lines = page(of_job(job), "Pending", OnCluster("team-a", "intents"))
+    assert lines[-4:] == ["earlier revisions", "r1  Superseded", "r2  Superseded", "r3  Superseded"]

@@ -9,7 +9,7 @@ import pytest
 from finetune_api.stage import Stage
 from finetune_core import names
 from finetune_core.runs import RunId
-from finetune_kube.objects import parse_job, parse_pod, version_of
+from finetune_kube.objects import StatusDetail, parse_job, parse_pod, version_of
 from tests.builders import NOON
 from tests.kube_objects import a_child, a_pod, ended, job_of, pod_of, running, true, waiting
 
@@ -69,6 +69,18 @@ class TestParsePod:
             NOON,
         )
         assert parsed.finished
+
+    def test_pod_that_waits_for_its_sandbox_has_the_reason_of_the_sandbox(self) -> None:
+        statuses = waiting("PodInitializing", "")
+        assert pod_of(a_pod(a_child(), **statuses)).waiting == StatusDetail("PodInitializing", "")
+        cause = {"reason": "ErrImagePull", "message": "no such image"}
+        statuses["initContainerStatuses"] = [{"name": names.SANDBOX, "state": {"waiting": cause}}]
+        assert pod_of(a_pod(a_child(), **statuses)).waiting == StatusDetail("ErrImagePull", "no such image")
+
+    def test_sandbox_does_not_count_as_a_sidecar_that_keeps_the_pod_alive(self) -> None:
+        statuses = ended(0) | {"initContainerStatuses": [{"name": names.SANDBOX, "state": {"running": {}}}]}
+        parsed = pod_of(a_pod(a_child(), **statuses))
+        assert (parsed.finished, parsed.lingers) == (True, False)
 
     def test_waiting_pod_has_reason_and_message(self) -> None:
         parsed = pod_of(a_pod(a_child(), **waiting("ErrImagePull", "no such image")))

@@ -41,16 +41,6 @@ def test_a_published_directory_is_fetched_completely(source: Path, uri: str, tmp
     assert fetch_directory(copy.as_uri(), tmp_path / "again").digest == published.digest
 
 
-def test_the_content_digest_does_not_depend_on_provenance(source: Path, tmp_path: Path) -> None:
-    mine = publish_directory(source, (tmp_path / "mine").as_uri(), {"job": "mine"})
-    yours = publish_directory(source, (tmp_path / "yours").as_uri(), {"job": "yours"})
-    assert mine.content_digest == yours.content_digest
-    assert mine.digest != yours.digest
-    (source / "a").write_bytes(b"omega")
-    other = publish_directory(source, (tmp_path / "other").as_uri(), {"job": "mine"})
-    assert other.content_digest != mine.content_digest
-
-
 def test_publishing_is_idempotent(source: Path, uri: str) -> None:
     first = publish_directory(source, uri, {"revision": 1})
     assert publish_directory(source, uri, {"revision": 1}).digest == first.digest

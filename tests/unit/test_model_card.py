@@ -10,7 +10,8 @@ import pytest
 from huggingface_hub import ModelCard
 from test_report import report_inputs
 
-from finetune_api.spec import FineTuneJobSpec
+from finetune_api.spec import FineTuneJobSpec, TaskType
+from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.exports import export_of
 from finetune_trainer.exports.base import published_base
 from finetune_trainer.publish.model_card import CardInputs, render_card
@@ -116,3 +117,29 @@ def test_escaping(text: str, cell: str, code: str) -> None:
 )
 def test_the_base_model_has_a_readable_name(uri: str, name: str) -> None:
     assert published_base(uri) == name
+
+
+@pytest.mark.parametrize(
+    ("task", "family", "pipeline"),
+    [
+        (TaskType.TEXT_CLASSIFICATION, ModelFamily.ENCODER, "text-classification"),
+        (TaskType.TEXT_CLASSIFICATION, ModelFamily.CAUSAL, "text-classification"),
+        (TaskType.INSTRUCTION_TUNING, ModelFamily.CAUSAL, "text-generation"),
+        (TaskType.QUESTION_ANSWERING, ModelFamily.ENCODER, "question-answering"),
+        (TaskType.QUESTION_ANSWERING, ModelFamily.CAUSAL, "text-generation"),
+        (TaskType.QUESTION_ANSWERING, ModelFamily.SEQ2SEQ, "text2text-generation"),
+        (TaskType.SUMMARIZATION, ModelFamily.CAUSAL, "text-generation"),
+        (TaskType.SUMMARIZATION, ModelFamily.SEQ2SEQ, "summarization"),
+        (TaskType.TRANSLATION, ModelFamily.CAUSAL, "text-generation"),
+        (TaskType.TRANSLATION, ModelFamily.SEQ2SEQ, "translation"),
+        (TaskType.PREFERENCE_TUNING, ModelFamily.CAUSAL, "text-generation"),
+        (TaskType.LANGUAGE_MODELING, ModelFamily.CAUSAL, "text-generation"),
+    ],
+)
+def test_the_pipeline_fits_the_head_of_the_model(task: TaskType, family: ModelFamily, pipeline: str) -> None:
+    assert task.row.pipeline_for(family) == pipeline
+
+
+def test_the_card_has_the_pipeline_of_the_family() -> None:
+    data = report_inputs("InstructionTuning", "refund").data.model_copy(update={"family": ModelFamily.CAUSAL})
+    assert ModelCard(_card("InstructionTuning", data=data)).data.pipeline_tag == "text-generation"

@@ -7,7 +7,7 @@ from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob, StageState, spec_digest
 from finetune_api.spec import Metric
 from finetune_api.stage import STAGES, Stage
-from finetune_core.policies.revision import HISTORY_LIMIT, current_revision, reopened, trained_again
+from finetune_core.policies.revision import HISTORY_LIMIT, current_revision, evaluated_again, reopened, trained_again
 from finetune_core.reconcile import plan
 from finetune_core.runs import Observed, ObservedRun
 from tests.builders import NOON, a_job, a_run, after, an_evaluation, failed, killed, stage_status, succeeded
@@ -34,6 +34,15 @@ def test_history_keeps_the_latest_revisions() -> None:
         status = trained_again(status, a_job().spec, NOON)
     assert len(status.history) == HISTORY_LIMIT
     assert status.history[-1].revision == status.revision - 1
+
+
+def test_changed_task_files_start_a_revision_with_the_same_training() -> None:
+    runs = (succeeded(Stage.PREPARE), succeeded(Stage.TRAIN), succeeded(Stage.EVALUATE))
+    status = plan(a_job(), Observed(runs), NOON).status
+    again = evaluated_again(status, a_job().spec, after(hours=1))
+    assert (again.revision, again.evaluation) == (2, None)
+    assert again.training == status.training
+    assert again.history[-1].revision == 1
 
 
 def test_failed_job_is_reopened_at_the_failed_stage() -> None:

@@ -1,4 +1,4 @@
-"""Metrics by the values of a column, and the power of a test split."""
+"""Metrics by the values of a column."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import pytest
 
 from finetune_api.evaluation import MetricResult, Verdict
 from finetune_api.failures import StageFailure
-from finetune_api.spec import EvaluationSpec, Gate, Metric
+from finetune_api.spec import Metric
 from finetune_trainer.evaluate.classification import Classified, compared
-from finetune_trainer.evaluate.metrics import Ints, metric_result
-from finetune_trainer.evaluate.power import fewest_examples, notes_after, notes_before
+from finetune_trainer.evaluate.metrics import Ints
 from finetune_trainer.evaluate.slices import short, slice_tables
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.slices import SliceReader
@@ -117,39 +116,6 @@ def test_fifty_values_and_rows_without_one_are_slices() -> None:
     for number in range(60):
         reader.read({"a": number if number < 50 else None})
     reader.check_read()
-
-
-@pytest.mark.parametrize("improvement", [0.02, 0.1, 0.5])
-def test_fewest_examples_are_those_whose_interval_excludes_zero(improvement: float) -> None:
-    def lowest(examples: int) -> float:
-        better = round(improvement * examples)
-        right = [row < better for row in range(examples)]
-        (result,) = measure(right, [False] * examples)(np.arange(examples))
-        return float(result.interval[0])
-
-    fewest = fewest_examples(improvement)
-    assert lowest(round(fewest * 1.4)) > 0
-    assert lowest(round(fewest * 0.6)) == 0
-
-
-def gates(**improvements: float) -> EvaluationSpec:
-    asked = tuple(Gate(metric=Metric(name), minimum_improvement=value) for name, value in improvements.items())
-    return EvaluationSpec(gates=asked)
-
-
-def test_a_small_test_split_is_noted_before_training() -> None:
-    (note,) = notes_before(gates(accuracy=0.02, chrf=2.0), 78)
-    assert note.startswith("78 test examples are too few to show the improvement of 0.02 in accuracy that a gate asks")
-    assert notes_before(gates(accuracy=0.02), 183) == []
-    assert notes_before(gates(accuracy=-0.02), 5) == []
-    assert notes_before(EvaluationSpec(gates=(Gate(metric=Metric.ACCURACY, minimum=0.9),)), 5) == []
-
-
-def test_a_change_that_is_less_certain_than_its_gate_is_noted() -> None:
-    result = metric_result(Metric.CHRF, 10.0, 15.0, (1.0, 9.0))
-    (note,) = notes_after(gates(chrf=2.0), [result], 50)
-    assert note == "50 test examples show a change of chrf to ±4, too coarse for the gate's 2: about 200 would do"
-    assert notes_after(gates(chrf=4.5), [result], 50) == []
 
 
 def test_headers_are_checked_before_the_rows(tmp_path: Path) -> None:

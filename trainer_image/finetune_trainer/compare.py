@@ -1,7 +1,7 @@
 """``finetune_trainer compare``: two evaluations, with paired intervals if their predictions are stored.
 
-Standard input is a `Request` as JSON. Standard output has ``evaluations``, ``testDigests`` (null if unknown), and
-``paired`` (the metrics with the interval of the change).
+Standard input is a `Request` as JSON. Standard output has ``evaluations``, ``testDigests`` (null if unknown),
+``paired`` (the metrics with the interval of the change), and ``decodings`` (how answers were generated, or null).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from finetune_api import layout
-from finetune_api.evaluation import Evaluation
+from finetune_api.evaluation import Evaluation, EvaluationFile
 from finetune_api.failures import Reason, StageFailure
 from finetune_trainer import storage
 from finetune_trainer.evaluate.pairing import digest_of, paired_results
@@ -63,8 +63,19 @@ def compare(request: Request, _: Path) -> dict[str, Any]:
     return {
         "evaluations": [one.model_dump(mode="json", exclude_none=True) for one in evaluations],
         "testDigests": digests,
+        "decodings": [_decoding(side) for side in sides],
         "paired": [one.model_dump(mode="json") for one in paired],
     }
+
+
+def _decoding(side: Side) -> str | None:
+    """How the answers were generated, such as ``greedy``."""
+    try:
+        content = storage.read_bytes(storage.join(_found(side), layout.EVALUATION))
+        found = EvaluationFile.model_validate_json(content).details.get("decoding")
+    except (StageFailure, ValueError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def _found(side: Side) -> str:

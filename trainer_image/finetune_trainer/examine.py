@@ -2,12 +2,14 @@
 
 Standard input is ``{"uri": …}``. Standard output has ``task``, ``columns`` (those that differ from the default),
 ``readAs`` (format and form of the rows), ``facts``, ``settings`` of spec.task, ``open`` (what the user has to fill in),
-``names`` of all columns, ``notes``, and for text files ``documents`` (what is probably one document).
+``names`` of all columns, ``notes``, ``preference`` (settings of spec.method.preference), for text files ``documents``
+(what is probably one document), and for few rows ``test`` (settings of spec.dataset.test with which a job can run).
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -23,11 +25,14 @@ from finetune_trainer.prepare.fetch import fetch_data
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import columns_of, read_rows
 from finetune_trainer.prepare.sources import DataFile, FileKind
+from finetune_trainer.prepare.splits import TEST
 from finetune_trainer.requests import respond
 from finetune_trainer.tasks import task_of
 from finetune_trainer.tasks.base import Recognised
 
 _SAMPLE = 1000
+_FEWEST_ROWS = 12
+"""Five of them are the fewest that a test split has by default, and as many are left for training."""
 _ENOUGH_DOCUMENTS = 50
 """A tenth of them is a test split of five."""
 
@@ -70,7 +75,11 @@ def examine(uri: str, scratch: Path) -> dict[str, Any]:
             f"rows{f' ({bad})' if bad else ''}: rename the columns, or write the manifest by hand and set "
             "dataset.columns; labels have to occur several times",
         )
-    task, guess = max(found, key=lambda pair: pair[1].certain)
+    # Rows that need a setting of the method are otherwise like those of another task. Of two others that are certain,
+    # the one that has a meaning for more columns.
+    task, guess = max(found, key=lambda pair: (pair[1].certain, bool(pair[1].preference), len(pair[1].columns)))
+    rows_of_job = _SAMPLE if TEST in fetched.files else _count(fetched.files["train"], names, documents)
+    test, small = small_test(rows_of_job, dataset)
     return {
         "task": str(task),
         "columns": _different(guess),
@@ -79,9 +88,35 @@ def examine(uri: str, scratch: Path) -> dict[str, Any]:
         "settings": dict(guess.settings),
         "open": guess.open,
         "names": list(names),
-        "notes": list(fetched.notes),
+        "notes": [*fetched.notes, *small],
+        "preference": dict(guess.preference),
+        "test": test,
         "documents": documents and str(documents),
     }
+
+
+def small_test(rows: int, dataset: DatasetSpec) -> tuple[dict[str, Any], list[str]]:
+    """Settings of dataset.test with which a job on few ``rows`` can run, and a note; both are empty for more rows.
+
+    Args:
+        rows: Different rows of the data.
+        dataset: A dataset with the default settings.
+    """
+    minimum = dataset.test.minimum_examples
+    if round(rows * (dataset.test.fraction or 0.0)) >= minimum:
+        return {}, []
+    if rows < _FEWEST_ROWS:
+        return {}, [f"{rows} different rows are too few for a job, which needs at least {_FEWEST_ROWS}; add data first"]
+    note = f"{rows} different rows are few: the test split has {minimum} of them, which measure very little; add data"
+    return {"fraction": math.ceil(100 * minimum / rows) / 100}, [note]
+
+
+def _count(files: Sequence[DataFile], names: tuple[str, ...], documents: Documents | None) -> int:
+    """Number of different rows, but at most those of the sample."""
+    if documents:
+        files = [replace(file, form=replace(file.form, documents=documents)) for file in files]
+    rows = (values for file in files for _, values in read_rows(file, names) if not isinstance(values, BadRow))
+    return len({json.dumps(dict(values), default=str, sort_keys=True) for values in islice(rows, _SAMPLE)})
 
 
 def _documents(files: Sequence[DataFile]) -> Documents:

@@ -1,4 +1,6 @@
-"""``finetune_trainer inputs --config stage.json`` prints the digest of the data and the base model of a job."""
+"""``finetune_trainer inputs --config stage.json`` prints digests of a job's inputs: of the data and the base model,
+and of the task files of ``evaluation.harnessPath``.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,16 @@ from pathlib import Path
 
 from finetune_api.failures import ExitCode, StageFailure
 from finetune_api.stage import StageConfig
+from finetune_trainer.harness.files import fetch_tasks
 from finetune_trainer.stages.prepare import fetch_inputs
 from finetune_trainer.storage.credentials import use_secrets
 
 
 def main(arguments: list[str]) -> int:
-    """Print ``{"inputsDigest": …}``; an error is the last line of standard error. Returns the exit code."""
+    """Print ``inputsDigest`` and ``harnessDigest`` as JSON; an error is the last line of standard error.
+
+    Returns the exit code.
+    """
     parser = argparse.ArgumentParser(prog="finetune_trainer inputs", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="path of a stage.json")
     config = StageConfig.model_validate_json(parser.parse_args(arguments).config.read_bytes())
@@ -24,8 +30,9 @@ def main(arguments: list[str]) -> int:
     try:
         with tempfile.TemporaryDirectory() as scratch:
             digest = fetch_inputs(config.spec, Path(scratch)).digest
+            files = fetch_tasks(harness, Path(scratch)) if (harness := config.spec.evaluation.harness_path) else None
     except StageFailure as failure:
         print(failure.message, file=sys.stderr)  # noqa: T201
         return failure.reason.exit_code
-    print(json.dumps({"inputsDigest": digest}))  # noqa: T201
+    print(json.dumps({"inputsDigest": digest, "harnessDigest": files and files.digest}))  # noqa: T201
     return ExitCode.DONE

@@ -10,7 +10,8 @@ Each row is one example, with the columns:
 - TextClassification: ``input_ids`` list<int32>, ``label`` int32 (index into DataReport.labels; with task.multiLabel
   ``labels`` list<int32> instead), ``text`` string, ``source`` string (``file:line``).
 - InstructionTuning: ``input_ids`` list<int32>, ``labels`` list<int32> of the same length (-100 for tokens
-  outside the answers of the assistant, which have no loss), ``prompt_length`` int32 (tokens before the last answer,
+  outside the answers of the assistant, which have no loss; with task.loss All, only the test split has
+  such tokens), ``prompt_length`` int32 (tokens before the last answer,
   including the generation prompt), ``reference`` string (the last answer), ``prompt`` string (the conversation before
   it, in readable form), ``source`` string.
 - QuestionAnswering with an encoder: ``input_ids`` and ``token_type_ids`` list<int32> (the tokens of all windows of the
@@ -28,6 +29,8 @@ Each row is one example, with the columns:
 - PreferenceTuning: ``prompt_ids``, ``chosen_ids`` and ``rejected_ids`` list<int32> (the answers with their end token),
   ``prompt`` (in readable form), ``chosen``, ``rejected`` and ``source`` string. With the loss KTO: ``completion_ids``
   and ``completion`` in place of the two answers, and ``label`` int32 (1 for a desirable answer).
+- CodeGeneration: the columns of Summarization, with the prompt of the row as ``prompt`` and its completion as
+  ``reference``; ``tests`` string (empty for a row without).
 - LanguageModeling: ``input_ids`` list<int32> (a whole document: ``DataReport.start_tokens``, its text, and the
   end-of-sequence token), ``text`` string (only in the test split, otherwise empty), ``source`` string.
 - All tasks, in the test split of a job with evaluation.slices: ``slices`` string (JSON list of the values of these

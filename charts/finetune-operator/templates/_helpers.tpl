@@ -37,6 +37,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
       "imagePullPolicy" .Values.trainer.image.pullPolicy
       "gpuResource" .Values.trainer.gpuResource
       "copiedLabels" .Values.trainer.copiedLabels
+      "codeExecution" .Values.trainer.codeExecution
       "stages" .Values.trainer.stages
 }}
 {{- with .Values.trainer.serviceAccountName }}{{ $_ := set $trainer "serviceAccountName" . }}{{ end }}

@@ -22,6 +22,7 @@ from finetune_api.spec.outcome import (
     EvaluationSpec,
     Gate,
     GenerationSpec,
+    HarnessPath,
     KeepSpec,
     OutputSpec,
     ReportSpec,
@@ -35,6 +36,7 @@ from finetune_api.spec.training import (
     TrainingSpec,
     ZeroSpec,
 )
+from finetune_api.tables.harness import HarnessMetric, MetricName
 from finetune_api.tables.methods import MethodType, Quantization
 from finetune_api.tables.metrics import Metric
 from finetune_api.tables.tasks import TaskType
@@ -70,6 +72,8 @@ __all__ = [
     "FineTuneJobSpec",
     "Gate",
     "GenerationSpec",
+    "HarnessMetric",
+    "HarnessPath",
     "Ia3Spec",
     "KeepSpec",
     "Label",
@@ -78,6 +82,7 @@ __all__ = [
     "MethodSpec",
     "MethodType",
     "Metric",
+    "MetricName",
     "ModelSpec",
     "ModelUri",
     "OutputSpec",

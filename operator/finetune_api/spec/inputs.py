@@ -8,6 +8,7 @@ from pydantic import Field, create_model
 
 from finetune_api.base import ApiModel, Rule
 from finetune_api.spec.rules import column_form_rules, required_setting_rules, task_setting_rules
+from finetune_api.tables.code import CodeLanguage
 from finetune_api.tables.methods import Quantization
 from finetune_api.tables.metrics import Metric
 from finetune_api.tables.tasks import TASKS, Measures, TaskType
@@ -22,6 +23,7 @@ from finetune_api.vocabulary import (
     Instruction,
     Label,
     Language,
+    LearnedTokens,
     ModelUri,
     SecretName,
 )
@@ -94,6 +96,12 @@ class TaskSpec(ApiModel):
         description="TextClassification: Balanced weighs each row in the training loss by n / (k · count): n training "
         "rows, k labels among them, count rows with its label. The validation loss and all metrics are not weighted.",
     )
+    loss: LearnedTokens = Field(
+        default=LearnedTokens.ASSISTANT,
+        description="InstructionTuning: the tokens that training learns, and of which the validation loss is the mean. "
+        "Assistant: those of the messages of the assistant. All: every token of the conversation. The metrics measure "
+        "the answers of the assistant in both cases.",
+    )
     window_overlap: int | None = Field(
         default=None,
         ge=0,
@@ -103,9 +111,10 @@ class TaskSpec(ApiModel):
     )
     instruction: Instruction | None = Field(
         default=None,
-        description="Summarization, Translation, and QuestionAnswering with a model that generates: what the model is "
-        "asked to do, before the text. Default: that of the task. Of the models with an encoder and a decoder, only "
-        "those of T5's family take it.",
+        description="Summarization, Translation, CodeGeneration, and QuestionAnswering with a model that generates: "
+        "what the model is asked to do, before the text. Default: that of the task; none for CodeGeneration where the "
+        "prompt is not part of a conversation. Of the models with an encoder and a decoder, only those of T5's family "
+        "take it.",
     )
     source_language: Language | None = Field(
         default=None,
@@ -115,9 +124,21 @@ class TaskSpec(ApiModel):
     target_language: Language | None = Field(
         default=None, description="Translation: language of the target. It also decides how BLEU splits words."
     )
+    language: CodeLanguage = Field(
+        default=CodeLanguage.PYTHON,
+        description="CodeGeneration: the programming language. Tests run in Python only, and programs in Other are not "
+        "parsed.",
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        *task_setting_rules({"multi_label": False, "class_weights": ClassWeights.NONE}),
+        *task_setting_rules(
+            {
+                "multi_label": False,
+                "class_weights": ClassWeights.NONE,
+                "loss": LearnedTokens.ASSISTANT,
+                "language": CodeLanguage.PYTHON,
+            }
+        ),
         *required_setting_rules(),
         Rule(
             cel="!has(self.classWeights) || self.classWeights == 'None' || !has(self.multiLabel) || !self.multiLabel",
@@ -148,8 +169,12 @@ class TaskSpec(ApiModel):
 
     @property
     def default_metrics(self) -> tuple[Metric, ...]:
-        """The metrics that are measured if the job names none; the first is the score."""
-        return self._measures.default_metrics
+        """The metrics that are measured if the job names none and runs no programs; the first is the score."""
+        return self.measurable(self._measures.default_metrics)
+
+    def measurable(self, metrics: tuple[Metric, ...]) -> tuple[Metric, ...]:
+        """``metrics`` without those that the programming language does not have."""
+        return tuple(metric for metric in metrics if metric is not Metric.PARSES or self.language.row.parses)
 
     @property
     def _measures(self) -> Measures:

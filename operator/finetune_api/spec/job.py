@@ -53,12 +53,16 @@ class FineTuneJobSpec(ApiModel):
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics to measure: evaluation.metrics or the defaults of the task, then those that only gates use."""
         asked = self.evaluation.metrics or self.default_metrics
-        return tuple(dict.fromkeys((*asked, *(gate.metric for gate in self.evaluation.gates))))
+        return tuple(dict.fromkeys((*asked, *self.evaluation.gated)))
 
     @property
     def default_metrics(self) -> tuple[Metric, ...]:
         """The metrics that are measured if the job names none; the first is the score."""
-        return self.preference.loss.row.metrics if self.preference else self.task.default_metrics
+        if self.preference:
+            return self.preference.loss.row.metrics
+        if self.evaluation.allow_code_execution and (metrics := self.task.type.row.runs_metrics):
+            return self.task.measurable(metrics)
+        return self.task.default_metrics
 
     @property
     def preference(self) -> PreferenceSpec | None:

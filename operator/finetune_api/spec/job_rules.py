@@ -9,6 +9,7 @@ from pydantic.alias_generators import to_camel
 
 from finetune_api.base import Rule
 from finetune_api.method_settings import LoraInitialization, LoraSpec
+from finetune_api.spec.code_rules import code_rules
 from finetune_api.spec.outcome import GenerationSpec
 from finetune_api.spec.rules import COLUMN_FIELDS, any_of, listed
 from finetune_api.tables.methods import DEFAULT_METHOD, METHODS, MethodRow, MethodType, Quantization
@@ -35,6 +36,8 @@ def job_rules() -> tuple[Rule, ...]:
         *(rule for task, row in TASKS.items() for rule in _measures_rules(task, row)),
         _generation_rule(),
         _during_training_rule(),
+        _harness_rule(),
+        *code_rules(),
         *(_columns_rule(task, row) for task, row in TASKS.items()),
         *_format_rules(),
         _documents_rule(),
@@ -105,9 +108,9 @@ def _metrics_rules(
         ),
         (
             "gates",
-            f"self.evaluation.gates.all(g, g.metric in {listed(metrics)})",
+            f"self.evaluation.gates.all(g, g.metric.contains('/') || g.metric in {listed(metrics)})",
             f"gates of {task}{words} can be on {', '.join(metrics)}",
-            lambda spec: [gate.metric for gate in spec.evaluation.gates],
+            lambda spec: spec.evaluation.gated,
         ),
     ):
 
@@ -126,8 +129,12 @@ def _generation_rule() -> Rule:
     default = GenerationSpec()
     generating = [task for task, row in TASKS.items() if row.generates]
     changed = " || ".join(
-        f"has(self.evaluation.generation.{info.alias}) && self.evaluation.generation.{info.alias} != "
-        f"{getattr(default, name)}"
+        f"has(self.evaluation.generation.{info.alias})"
+        + (
+            ""
+            if (value := getattr(default, name)) is None
+            else f" && self.evaluation.generation.{info.alias} != {value}"
+        )
         for name, info in GenerationSpec.model_fields.items()
     )
     return Rule(
@@ -148,6 +155,17 @@ def _during_training_rule() -> Rule:
         f"{names_of(generates=False)} generates nothing",
         field="evaluation.duringTraining",
         holds=lambda spec: spec.task.type in generating or spec.evaluation.during_training is None,
+    )
+
+
+def _harness_rule() -> Rule:
+    tasks = [task for task, row in TASKS.items() if row.language_model]
+    return Rule(
+        cel=f"self.task.type in {listed(tasks)} || !has(self.evaluation) || !has(self.evaluation.harness) || "
+        "size(self.evaluation.harness) == 0",
+        message=f"evaluation.harness measures models that predict text; {names_of(language_model=False)} gives none",
+        field="evaluation.harness",
+        holds=lambda spec: spec.task.type in tasks or not spec.evaluation.harness,
     )
 
 

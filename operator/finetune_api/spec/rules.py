@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 COLUMN_FIELDS = tuple(dict.fromkeys(field for row in TASKS.values() for field in row.column_fields))
 """All fields of dataset.columns."""
 
-DEFAULT_COLUMNS = {field: field for row in TASKS.values() if len(row.columns) == 1 for field in row.column_fields}
-"""Columns for which an explicit default name has no effect. For tasks with several forms of data, it selects a form."""
+
+def default_columns(task: TaskType) -> dict[str, str]:
+    """Columns whose default name has no effect if it is set. Where a task has several forms of data, it selects one."""
+    return {} if len(task.row.columns) > 1 else {field: field for field in task.row.column_fields}
 
 
 def task_setting_rules(defaults: Mapping[str, bool | str]) -> Iterator[Rule]:
@@ -35,10 +37,11 @@ def task_setting_rules(defaults: Mapping[str, bool | str]) -> Iterator[Rule]:
             return getattr(task, setting) == defaults.get(setting) or task.type in owners
 
         alias = to_camel(setting)
+        plural = alias.endswith("s") and not alias.endswith("ss")
         default = f"self.{alias} == {_literal(defaults[setting])} || " if setting in defaults else ""
         yield Rule(
             cel=f"!has(self.{alias}) || {default}self.type in {listed(owners)}",
-            message=f"{alias} {'are' if alias.endswith('s') else 'is'} only valid for type {' or '.join(owners)}",
+            message=f"{alias} {'are' if plural else 'is'} only valid for type {' or '.join(owners)}",
             field=alias,
             holds=holds,
         )

@@ -36,6 +36,11 @@ class Metric(StrEnum):
     MARGIN = "margin"
     PERPLEXITY = "perplexity"
     BITS_PER_BYTE = "bits_per_byte"
+    PASS_AT_1 = "pass_at_1"
+    PASS_AT_5 = "pass_at_5"
+    PASS_AT_10 = "pass_at_10"
+    PASS_AT_100 = "pass_at_100"
+    PARSES = "parses"
 
     @property
     def row(self) -> MetricRow:
@@ -61,18 +66,31 @@ class MetricRow:
     lowest: float = 0
     """Smallest value, of a metric that has a largest one."""
     decisions: bool = False
-    """Whether it counts decisions that are right or wrong."""
+    """Whether it is the share of the examples that are right, each being right or wrong."""
     digits: int = 3
     """Digits after the decimal point."""
     neutral: float | None = None
     """The value of the base model by definition where it is a metric of rewards, which are measured against that
     model.
     """
+    passes_of: int = 0
+    """k of pass@k, the chance that one of k programs passes its tests; 0 for a metric that runs no program."""
 
     @property
     def unit_scale(self) -> bool:
         """Whether values are in 0 … 1, or changes of the same size."""
         return self.highest == 1
+
+
+def _pass_at(k: int) -> MetricRow:
+    programs = "a program passes its tests" if k == 1 else f"one of {k} programs passes its tests"
+    return MetricRow(
+        f"pass@{k}",
+        f"chance that {programs}, over the rows with tests",
+        "pass@k",
+        decisions=k == 1,
+        passes_of=k,
+    )
 
 
 METRICS = table(
@@ -84,15 +102,9 @@ METRICS = table(
             "accuracy",
             decisions=True,
         ),
-        Metric.MACRO_F1: MetricRow(
-            "Macro F1", "mean of every label's F1, each label counting the same", "f1", decisions=True
-        ),
-        Metric.WEIGHTED_F1: MetricRow(
-            "Weighted F1", "mean of every label's F1, weighted by its examples", "f1", decisions=True
-        ),
-        Metric.MICRO_F1: MetricRow(
-            "Micro F1", "F1 over all label decisions, each counting the same", "f1", decisions=True
-        ),
+        Metric.MACRO_F1: MetricRow("Macro F1", "mean of every label's F1, each label counting the same", "f1"),
+        Metric.WEIGHTED_F1: MetricRow("Weighted F1", "mean of every label's F1, weighted by its examples", "f1"),
+        Metric.MICRO_F1: MetricRow("Micro F1", "F1 over all label decisions, each counting the same", "f1"),
         Metric.MCC: MetricRow(
             "Matthews correlation",
             "correlation of predictions and labels; 0 is chance, 1 is perfect",
@@ -126,7 +138,8 @@ METRICS = table(
         ),
         Metric.EXACT_MATCH: MetricRow(
             "Exact match",
-            "share of answers that are the reference; in QuestionAnswering by the rules of SQuAD 2.0",
+            "share of answers that are the reference; in QuestionAnswering by the rules of SQuAD 2.0, in "
+            "CodeGeneration with all white space but line breaks at the end",
             "exact_match",
             decisions=True,
         ),
@@ -179,6 +192,16 @@ METRICS = table(
             higher_is_better=False,
             highest=None,
             digits=4,
+        ),
+        Metric.PASS_AT_1: _pass_at(1),
+        Metric.PASS_AT_5: _pass_at(5),
+        Metric.PASS_AT_10: _pass_at(10),
+        Metric.PASS_AT_100: _pass_at(100),
+        Metric.PARSES: MetricRow(
+            "Parses",
+            "share of answers that, after their prompt, are a program without syntax errors",
+            "accuracy",
+            decisions=True,
         ),
     },
 )

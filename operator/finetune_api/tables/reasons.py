@@ -55,6 +55,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     GATE_FAILED = "GateFailed"
+    CODE_EXECUTION_FORBIDDEN = "CodeExecutionForbidden"
     SETUP_FAILED = "SetupFailed"
     DISK_FULL = "DiskFull"
     UNSCHEDULABLE = "Unschedulable"
@@ -134,6 +135,13 @@ REASONS = table(
             "the job ran longer than `resilience.activeDeadlineSeconds`", Fault.USER, Retry.NEVER, None
         ),
         Reason.GATE_FAILED: ReasonRow("the tuned model did not pass every gate", Fault.USER, Retry.NEVER, None),
+        Reason.CODE_EXECUTION_FORBIDDEN: ReasonRow(
+            "the job runs generated programs (`evaluation.allowCodeExecution`), which the operator does not allow; it "
+            "goes on by itself when the operator does",
+            Fault.CLUSTER,
+            Retry.NEVER,
+            None,
+        ),
         Reason.SETUP_FAILED: ReasonRow(
             "a pod cannot be set up, for example because a Secret does not exist", Fault.USER, Retry.NEVER, None
         ),

@@ -20,6 +20,7 @@ class TaskType(StrEnum):
     TRANSLATION = "Translation"
     PREFERENCE_TUNING = "PreferenceTuning"
     LANGUAGE_MODELING = "LanguageModeling"
+    CODE_GENERATION = "CodeGeneration"
 
     @property
     def row(self) -> TaskRow:
@@ -39,6 +40,8 @@ class Column:
     field: str
     """Field of dataset.columns, and default name of the column."""
     meaning: str
+    optional: bool = False
+    """Whether rows may lack it."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class TaskRow:
     """Default maximum number of tokens of an example; the limit of the model may reduce it."""
     hub_task: str
     """Name of the task on the Hugging Face Hub."""
+    pipelines: Mapping[ModelFamily, str] = field(default_factory=dict)
+    """Families whose models the Hub and transformers use for another task: the ``pipeline_tag`` of the card."""
     starting_model: str = ""
     """A small model to begin with, which `finetune init` writes; empty if the user has to name one."""
     settings: Mapping[str, tuple[ModelFamily, ...]] = field(default_factory=dict)
@@ -81,8 +86,16 @@ class TaskRow:
     meaning."""
     generates: tuple[ModelFamily, ...] = ()
     """Families with which the evaluation generates text (evaluation.generation)."""
+    language_model: bool = True
+    """Whether the result is a model of text, with every family but that of encoders; otherwise it has another head."""
+    runs_metrics: tuple[Metric, ...] = ()
+    """Default metrics if generated programs may be run (evaluation.allowCodeExecution)."""
     other_lengths: Mapping[ModelFamily, int] = field(default_factory=dict)
     """Families whose default maximum number of tokens differs."""
+
+    def pipeline_for(self, family: ModelFamily) -> str:
+        """The ``pipeline_tag`` of models of ``family``."""
+        return self.pipelines.get(family, self.hub_task)
 
     @property
     def measures(self) -> Measures:
@@ -106,7 +119,12 @@ class TaskRow:
 
     @property
     def columns_in_words(self) -> str:
-        return ", or ".join(" and ".join(column.field for column in form) for form in self.columns)
+        return ", or ".join(_in_words(form) for form in self.columns)
+
+
+def _in_words(form: tuple[Column, ...]) -> str:
+    needed, optional = ([column.field for column in form if column.optional is kind] for kind in (False, True))
+    return " and ".join(needed) + (f" (optional: {', '.join(optional)})" if optional else "")
 
 
 _TABULAR = (DataFormat.AUTO, DataFormat.JSONL, DataFormat.CSV, DataFormat.PARQUET)
@@ -135,6 +153,7 @@ TASKS = table(
             families=(ModelFamily.ENCODER, ModelFamily.CAUSAL),
             default_length=512,
             hub_task="text-classification",
+            language_model=False,
             starting_model="hf://google-bert/bert-base-uncased",
             settings=dict.fromkeys(
                 ("labels", "multi_label", "class_weights"), (ModelFamily.ENCODER, ModelFamily.CAUSAL)
@@ -152,6 +171,7 @@ TASKS = table(
             default_length=2048,
             hub_task="text-generation",
             starting_model="hf://Qwen/Qwen2.5-0.5B-Instruct",
+            settings={"loss": (ModelFamily.CAUSAL,)},
             packs=(ModelFamily.CAUSAL,),
             generates=(ModelFamily.CAUSAL,),
         ),
@@ -169,6 +189,8 @@ TASKS = table(
             families=(ModelFamily.ENCODER, *_GENERATIVE),
             default_length=384,
             hub_task="question-answering",
+            # That pipeline needs a head for spans.
+            pipelines={ModelFamily.CAUSAL: "text-generation", ModelFamily.SEQ2SEQ: "text2text-generation"},
             settings={"window_overlap": (ModelFamily.ENCODER,), "instruction": _GENERATIVE},
             packs=(ModelFamily.CAUSAL,),
             generates=_GENERATIVE,
@@ -190,6 +212,7 @@ TASKS = table(
             families=_GENERATIVE,
             default_length=1024,
             hub_task="summarization",
+            pipelines={ModelFamily.CAUSAL: "text-generation"},
             starting_model="hf://google-t5/t5-small",
             settings={"instruction": _GENERATIVE},
             packs=(ModelFamily.CAUSAL,),
@@ -206,6 +229,7 @@ TASKS = table(
             families=_GENERATIVE,
             default_length=512,
             hub_task="translation",
+            pipelines={ModelFamily.CAUSAL: "text-generation"},
             settings=dict.fromkeys(("instruction", "source_language", "target_language"), _GENERATIVE),
             required=("target_language",),
             packs=(ModelFamily.CAUSAL,),
@@ -242,6 +266,36 @@ TASKS = table(
             hub_task="text-generation",
             starting_model="hf://Qwen/Qwen2.5-0.5B",
             joins=True,
+        ),
+        TaskType.CODE_GENERATION: TaskRow(
+            columns=(
+                (
+                    Column("prompt", "the beginning of the program, or what it has to do"),
+                    Column("completion", "what follows the prompt, which the model learns"),
+                    Column("tests", "Python statements that fail if the program is wrong, or a list of them", True),
+                    Column("entry_point", "the function that is passed to check, where tests only define it", True),
+                ),
+            ),
+            formats=_TABULAR,
+            metrics=(
+                Metric.PASS_AT_1,
+                Metric.PASS_AT_5,
+                Metric.PASS_AT_10,
+                Metric.PASS_AT_100,
+                Metric.EXACT_MATCH,
+                Metric.PARSES,
+                Metric.CHRF,
+                *_TEACHER_FORCED,
+            ),
+            default_metrics=(Metric.EXACT_MATCH, Metric.PARSES, Metric.CHRF),
+            runs_metrics=(Metric.PASS_AT_1, Metric.EXACT_MATCH, Metric.PARSES),
+            families=_GENERATIVE,
+            default_length=1024,
+            hub_task="text-generation",
+            starting_model="hf://Qwen/Qwen2.5-Coder-0.5B",
+            settings={"instruction": _GENERATIVE, "language": _GENERATIVE},
+            packs=(ModelFamily.CAUSAL,),
+            generates=_GENERATIVE,
         ),
     },
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 
 from finetune_api.failures import ExitCode, Reason
-from finetune_api.stage import StageError, World
+from finetune_api.stage import CodeExecution, StageError, World
 from finetune_cli.local import processes
 from finetune_cli.local.errors import LocalError, cannot_write
 from finetune_cli.local.machine import free_ports
@@ -77,6 +77,7 @@ class StageProcess:
             listen="127.0.0.1",
             main_address="127.0.0.1",
             main_port=main_port,
+            code_execution=CodeExecution() if self._run.runs_code else None,
         )
         try:
             directory.workspace.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from finetune_cli.local.machine import Machine
 from finetune_cli.local.outage import Outage, next_status, outage_after, retried_now
 from finetune_cli.local.state import StateDirectory
 from finetune_cli.local.trainer import trainer_command
-from finetune_core.policies.revision import current_revision, reopened, trained_again
+from finetune_core.policies.revision import current_revision, evaluated_again, reopened, trained_again
 from finetune_core.policies.world import world_of
 from finetune_core.reconcile import plan
 from finetune_core.runs import Observed, ObservedRun, RunId, StageRun
@@ -91,6 +91,8 @@ class Executor:
         self._notes: list[str] = []
         self._files: tuple[inputs.Stamp, ...] | None = None
         """The input files as they were before prepare started."""
+        self._digests: inputs.Digests | None = None
+        """The inputs as they are now, if they were read."""
         self._outage: Outage | None = None
         self._saved: FineTuneJobStatus | None = None
         self._saved_at = float("-inf")
@@ -169,12 +171,16 @@ class Executor:
             self._note(revision_change(stored, status))
         if self._fresh:
             return trained_again(stored, spec, now)
+        again = trained_again
         problem = await self._changed_inputs(status)
         if problem is None and status.artifact and _is_missing(status.artifact.uri):
             problem = f"{status.artifact.uri} no longer exists"
+        if problem is None and self._changed_harness(status):
+            again = evaluated_again
+            problem = f"The task files have changed since revision {status.revision} was evaluated with them"
         if problem is None:
             return status
-        following = trained_again(stored, spec, now)
+        following = again(stored, spec, now)
         self._note(f"{problem}; starting revision {following.revision}.")
         return following
 
@@ -187,18 +193,25 @@ class Executor:
         known = inputs.recorded(self._state)
         if known and known.digest == training.inputs_digest and known.files == found:
             return None
-        prepared = [run for run in self._state.runs() if run.id[:2] == (training.revision, Stage.PREPARE)]
+        runs = [run for run in self._state.runs() if run.id.stage is Stage.PREPARE]
+        prepared = [run for run in runs if run.id.revision in (training.revision, status.revision)]
         if not prepared:
             return None
         try:
-            digest = await inputs.current_digest(self._command, prepared[-1].config)
+            self._digests = await inputs.current_digests(self._command, prepared[-1].config)
         except inputs.UnknownInputs as error:
             self._note(f"Cannot check whether the data has changed: {error}")
             return None
-        if digest != training.inputs_digest:
+        if self._digests.inputs != training.inputs_digest:
             return f"The data or the base model has changed since revision {training.revision} prepared it"
-        self._record_inputs(digest, found)
+        if not self._changed_harness(status):
+            self._record_inputs(self._digests.inputs, found)
         return None
+
+    def _changed_harness(self, status: FineTuneJobStatus) -> bool:
+        """Whether the files of evaluation.harnessPath have changed since a revision was evaluated."""
+        known = status.evaluation and status.evaluation.harness_digest
+        return bool(known and self._digests and self._digests.harness not in (None, known))
 
     def _record_inputs(self, digest: str, files: tuple[inputs.Stamp, ...] | None) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -35,9 +36,10 @@ class UnknownInputs(Exception):
 
 
 def stamps(spec: FineTuneJobSpec) -> tuple[Stamp, ...] | None:
-    """The files of the data and the base model; None if some are not on this machine."""
-    dataset = spec.dataset
+    """The files of the data, the base model and the harness; None if some are not on this machine."""
+    dataset, harness = spec.dataset, spec.evaluation.harness_path
     uris = [spec.model.uri, *(split.uri for split in (dataset.train, dataset.validation, dataset.test) if split.uri)]
+    uris += [harness.uri] if harness else []
     if not all(uri.startswith(_FILE_SCHEME) for uri in uris):
         return None
     try:
@@ -76,8 +78,18 @@ def record(state: StateDirectory, digest: str, files: tuple[Stamp, ...] | None) 
         write_atomic(state.path / "inputs.json", InputsRecord(digest=digest, files=files).model_dump_json().encode())
 
 
-async def current_digest(command: Sequence[str], config: Path) -> str:
-    """The digest of the inputs as they are now, which the trainer computes from their content.
+@dataclass(frozen=True)
+class Digests:
+    """What the trainer computes from the content of inputs."""
+
+    inputs: str
+    """Of the data and the base model."""
+    harness: str | None
+    """Of the files of evaluation.harnessPath."""
+
+
+async def current_digests(command: Sequence[str], config: Path) -> Digests:
+    """The digests of the inputs as they are now.
 
     Args:
         command: The command of the trainer.
@@ -97,7 +109,8 @@ async def current_digest(command: Sequence[str], config: Path) -> str:
     )
     out, errors = await process.communicate()
     try:
-        return str(json.loads(out)["inputsDigest"])
+        found = json.loads(out)
+        return Digests(str(found["inputsDigest"]), found.get("harnessDigest"))
     except (ValueError, KeyError, TypeError):
         lines = errors.decode(errors="replace").strip().splitlines()
         problem = lines[-1] if lines else f"the check ended with exit code {process.returncode}"

@@ -14,6 +14,7 @@ from finetune_cli.local.errors import LocalError
 from finetune_cli.local.state import StateDirectory
 
 _KEY_LENGTH = 10
+_STDIN = "stdin"
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,15 @@ class LocalJob:
         status = self.job.status
         return str(status.phase) if self.running or status.completion_time else "Stopped"
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether its manifest was moved or deleted. One from standard input was never a file."""
+        return bool(self.manifest) and Path(self.manifest).name != _STDIN and not Path(self.manifest).exists()
+
 
 def manifest_path(argument: str) -> str:
     """The path that identifies a manifest; standard input has one for each working directory."""
-    return str(Path.cwd() / "stdin") if argument == "-" else os.path.realpath(argument)
+    return str(Path.cwd() / _STDIN) if argument == "-" else os.path.realpath(argument)
 
 
 def state_path(root: Path, job: FineTuneJob, manifest: str) -> Path:
@@ -69,6 +75,33 @@ def local_jobs(root: Path) -> Iterator[LocalJob | LocalError]:
             continue
         if job is not None:
             yield LocalJob(state, job, state.manifest, state.is_locked)
+
+
+def known_job(root: Path, job: FineTuneJob, manifest: str) -> LocalJob | None:
+    """The job of a manifest as it was run on this machine; None if it was not."""
+    return next((one for one in _of_name(root, job) if one.manifest == manifest), None)
+
+
+def moved_note(root: Path, job: FineTuneJob, manifest: str) -> tuple[str, ...]:
+    """A note if ``manifest`` was not run here, and a job of its name was whose manifest no longer exists."""
+    found = _of_name(root, job)
+    gone = [one for one in found if one.is_gone]
+    if not gone or any(one.manifest == manifest for one in found):
+        return ()
+    last = max(gone, key=lambda one: one.state.last_change())
+    return (
+        f"A job of this name was run from {last.manifest}, which no longer exists. If the manifest was moved, this is "
+        "another job for finetune: its revisions start with 1.",
+    )
+
+
+def _of_name(root: Path, job: FineTuneJob) -> list[LocalJob]:
+    name, namespace = job.metadata.name, job.metadata.namespace
+    return [
+        one
+        for one in local_jobs(root)
+        if not isinstance(one, LocalError) and (one.job.metadata.name, one.job.metadata.namespace) == (name, namespace)
+    ]
 
 
 def find(root: Path, argument: str, namespace: str | None, name: str | None) -> LocalJob:

@@ -69,6 +69,13 @@ def trained_again(status: FineTuneJobStatus, spec: FineTuneJobSpec, now: datetim
     return _started(status, number, spec_digest(spec), training, now)
 
 
+def evaluated_again(status: FineTuneJobStatus, spec: FineTuneJobSpec, now: datetime) -> FineTuneJobStatus:
+    """The initial status of the next revision, which uses the training of this one if it still exists."""
+    number, of_training = _next_number(status), training_digest(spec)
+    training = _known_training(status, of_training) or TrainingStatus(revision=number, spec_digest=of_training)
+    return _started(status, number, spec_digest(spec), training, now)
+
+
 def after_storage_conflict(status: FineTuneJobStatus, spec: FineTuneJobSpec, now: datetime) -> FineTuneJobStatus | None:
     """The status of the next revision, if the storage directory of this one belongs to another spec or other inputs.
 

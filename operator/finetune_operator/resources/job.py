@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from finetune_api.stage import JobIdentity, StageConfig
+from finetune_api.stage import CodeExecution, JobIdentity, StageConfig
 from finetune_core import names
 from finetune_core.runs import StageRun
 from finetune_operator.resources.owner import owner_reference
 from finetune_operator.resources.pod import pod_template
+from finetune_operator.resources.sandbox import SOCKET
 from finetune_operator.settings import TrainerSettings
 
 _NONE: Mapping[str, str] = MappingProxyType({})
@@ -80,4 +81,5 @@ def workers_service(job: JobIdentity) -> dict[str, Any]:
 
 def _config(run: StageRun, name: str, subdomain: str | None) -> StageConfig:
     """``stage.json``; in a gang, with the DNS name of worker 0."""
-    return run.config(**({"main_address": f"{name}-0.{subdomain}"} if subdomain else {}))
+    local: dict[str, Any] = {"main_address": f"{name}-0.{subdomain}"} if subdomain else {}
+    return run.config(code_execution=CodeExecution(socket=SOCKET) if run.runs_code else None, **local)

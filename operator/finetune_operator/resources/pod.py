@@ -8,6 +8,7 @@ from typing import Any
 from finetune_api.stage import CA_BUNDLE_VARIABLE, HEARTBEAT_NAME, Device, Stage, StageConfig
 from finetune_core.names import CONTAINER, STAGE_ANNOTATION, labels
 from finetune_core.runs import StageRun
+from finetune_operator.resources.sandbox import MOUNT, sandbox_container, sandbox_volumes
 from finetune_operator.resources.secrets import environment_from
 from finetune_operator.settings import TrainerSettings
 
@@ -18,6 +19,12 @@ _CONFIG_DIRECTORY = "/etc/finetune"
 _CA_DIRECTORY = "/etc/finetune-ca"
 _CA_FILE = "ca.crt"
 _WORKSPACE = "/workspace"
+_SECURITY = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+"""The security context of every container."""
 
 
 def pod_template(
@@ -43,6 +50,8 @@ def pod_template(
         "containers": [_container(run, config, settings)],
         "volumes": _volumes(run, settings),
     }
+    if run.runs_code:
+        spec["initContainers"] = [sandbox_container(settings, _SECURITY)]
     optional = {
         "serviceAccountName": settings.service_account_name,
         "imagePullSecrets": [{"name": name} for name in settings.image_pull_secrets],
@@ -75,11 +84,7 @@ def _container(run: StageRun, config: StageConfig, settings: TrainerSettings) ->
         "ports": [{"name": "metrics", "containerPort": config.port}],
         "resources": _resources(run, settings),
         "readinessProbe": _readiness_probe(run),
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": _SECURITY,
         "terminationMessagePath": config.termination_message_path,
         # If a stage crashes without a report, the last log line often says why.
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -88,6 +93,7 @@ def _container(run: StageRun, config: StageConfig, settings: TrainerSettings) ->
             {"name": "workspace", "mountPath": _WORKSPACE},
             {"name": "tmp", "mountPath": "/tmp"},
             *([{"name": "ca", "mountPath": _CA_DIRECTORY, "readOnly": True}] if settings.ca_bundle else []),
+            *([MOUNT] if run.runs_code else []),
             *([{"name": "shared-memory", "mountPath": "/dev/shm"}] if _has_shared_memory(run) else []),
         ],
     }
@@ -140,6 +146,8 @@ def _volumes(run: StageRun, settings: TrainerSettings) -> list[dict[str, Any]]:
     if bundle := settings.ca_bundle:
         items = [{"key": bundle.key, "path": _CA_FILE}]
         volumes.append({"name": "ca", "configMap": {"name": bundle.config_map, "items": items}})
+    if run.runs_code:
+        volumes += sandbox_volumes()
     if _has_shared_memory(run):
         # NCCL, Gloo and data loaders share tensors in /dev/shm, which has only 64 MiB by default.
         volumes.append(

@@ -11,7 +11,7 @@ from finetune_api.stage import Stage
 _NEEDED_BY: dict[Stage, tuple[SecretRole, ...]] = {
     Stage.PREPARE: tuple(SecretRole),
     Stage.TRAIN: (SecretRole.MODEL, SecretRole.OUTPUT),
-    Stage.EVALUATE: (SecretRole.MODEL, SecretRole.OUTPUT),
+    Stage.EVALUATE: (SecretRole.MODEL, SecretRole.HARNESS, SecretRole.OUTPUT),
     Stage.PUBLISH: (SecretRole.OUTPUT,),
 }
 

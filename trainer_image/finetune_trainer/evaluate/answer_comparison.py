@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 from finetune_api.evaluation import BaselineKind, MetricResult
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import Metric
-from finetune_trainer.evaluate.answer_scoring import AnswerForm, AnswerScoring
+from finetune_api.spec.outcome import GenerationSpec
+from finetune_trainer.evaluate.answer_scoring import AnswerForm, AnswerScoring, Samples
 from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter
 from finetune_trainer.evaluate.corpus_metrics import CorpusMetric
 from finetune_trainer.evaluate.generation import Generator
 from finetune_trainer.evaluate.intervals import corpus_interval, ratio_interval
 from finetune_trainer.evaluate.metrics import TEACHER_FORCED, Floats, Ints, metric_result, ratio
 from finetune_trainer.evaluate.prompts import Prompts
+from finetune_trainer.evaluate.sampling import in_words
 from finetune_trainer.evaluate.token_scores import token_scores
-from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer, load_saved_tokenizer
+from finetune_trainer.modelling.tokenizer import Decode, load_prepared_tokenizer, load_saved_tokenizer, plain_decode
 from finetune_trainer.splits import open_split
 
 
@@ -32,10 +34,10 @@ class Answers:
     """Mean loss of the answer tokens, in nats per token."""
     hits: Floats
     """Share of answer tokens that have the highest logit."""
-    texts: list[str] | None
+    texts: Sequence[Samples] | None
     """Generated answers as the task reads them; None when no metric needs them."""
 
-    def text(self, index: int) -> str | None:
+    def text(self, index: int) -> Samples | None:
         return None if self.texts is None else self.texts[index]
 
 
@@ -65,7 +67,7 @@ def compare(inputs: EvaluationInputs, form: AnswerForm) -> Comparison:
     scoring = form.scoring(table, inputs.spec)
     metrics = scoring.metrics()
     tokenizer = load_prepared_tokenizer(inputs.prepared)
-    generator = Generator(inputs.data, inputs.spec.evaluation.generation, tokenizer, inputs.hardware)
+    generator = Generator(inputs.data, inputs.spec.evaluation.generation, form.decode(tokenizer), inputs.hardware)
     answers: dict[str, Answers] = {}
     for name, model in inputs.method.baseline_and_tuned(inputs.load, inputs.base, inputs.trained):
         prompts.check(model)
@@ -74,16 +76,17 @@ def compare(inputs: EvaluationInputs, form: AnswerForm) -> Comparison:
             losses, hits = score_answers(inputs, prompts, name, model)
         texts = None
         if set(metrics).difference(TEACHER_FORCED):
-            counter = _counter(inputs, "generating answers", name, prompts)
-            texts = [scoring.read(answer) for answer in generator.answers(model, prompts, counter.add)]
+            counter = _counter(inputs, "generating answers", name, prompts, inputs.spec.evaluation.generation.samples)
+            drawn = generator.samples(model, prompts, inputs.spec.training.seed, counter.add)
+            texts = [[scoring.read(index, answer) for answer in samples] for index, samples in enumerate(drawn)]
         answers[name] = Answers(losses, hits, texts)
         del model  # Frees its memory for the next model.
     baseline, tuned = answers["baseline"], answers["tuned"]
 
     measured = {metric: _measured(metric, scoring, prompts, baseline, tuned) for metric in metrics}
     statistics = {
-        metric: [corpus.statistics(of_model.texts or (), prompts.references) for of_model in (baseline, tuned)]
-        for metric, corpus in scoring.corpora.items()
+        metric: [scoring.statistics(metric, of_model.texts or ()) for of_model in (baseline, tuned)]
+        for metric in scoring.corpora
         if metric in measured
     }
 
@@ -113,8 +116,13 @@ def compare(inputs: EvaluationInputs, form: AnswerForm) -> Comparison:
     return Comparison(BaselineKind.BASE_MODEL, details, results, measure, predictions)
 
 
-def generated(inputs: EvaluationInputs, prompts: Prompts) -> list[str]:
-    """The answers of the tuned model to ``prompts``, as in `compare`; ``inputs.trained`` is the published artifact.
+def generated(inputs: EvaluationInputs, prompts: Prompts, decode: Callable[[Any], Decode] = plain_decode) -> list[str]:
+    """The answers of the tuned model to ``prompts``, as in `compare`, but always one to each prompt.
+
+    Args:
+        inputs: Inputs of the evaluation; ``inputs.trained`` is the published artifact.
+        prompts: The prompts.
+        decode: How its tokenizer decodes answers.
 
     Raises:
         StageFailure: As `compare`.
@@ -122,7 +130,7 @@ def generated(inputs: EvaluationInputs, prompts: Prompts) -> list[str]:
     model = inputs.method.tuned(inputs.load, inputs.base, inputs.trained)
     prompts.check(model)
     tokenizer = load_saved_tokenizer(inputs.trained)
-    generator = Generator(inputs.data, inputs.spec.evaluation.generation, tokenizer, inputs.hardware)
+    generator = Generator(inputs.data, inputs.spec.evaluation.generation, decode(tokenizer), inputs.hardware)
     return generator.answers(model, prompts, _counter(inputs, "generating answers", "tuned", prompts).add)
 
 
@@ -152,20 +160,25 @@ def _details(inputs: EvaluationInputs, prompts: Prompts, scoring: AnswerScoring)
     limits = prompts.limits(generation.max_new_tokens, inputs.data.model.max_positions)
     limited = int((limits < generation.max_new_tokens).sum())
     longer = int((prompts.learned > generation.max_new_tokens).sum())
-    signatures = {str(metric): corpus.signature for metric, corpus in scoring.corpora.items()}
     return {
-        "decoding": "greedy" if generation.beams == 1 else f"beam search with {generation.beams} beams",
+        "decoding": _decoding(generation),
         "maxNewTokens": generation.max_new_tokens,
         "endTokens": list(inputs.data.end_tokens),
         **({"settings": inputs.data.generation} if inputs.data.generation else {}),
         **({"limitedAnswers": limited} if limited else {}),
         **({"longerReferences": longer} if longer else {}),
-        **({"signatures": signatures} if signatures else {}),
+        **scoring.details,
     }
 
 
-def _counter(inputs: EvaluationInputs, activity: str, name: str, prompts: Prompts) -> ExampleCounter:
-    return ExampleCounter(inputs.reporter, f"{activity} ({name})", len(prompts.prompt_lengths))
+def _decoding(generation: GenerationSpec) -> str:
+    if generation.samples > 1:
+        return in_words(generation.samples, generation.temperature)
+    return "greedy" if generation.beams == 1 else f"beam search with {generation.beams} beams"
+
+
+def _counter(inputs: EvaluationInputs, activity: str, name: str, prompts: Prompts, times: int = 1) -> ExampleCounter:
+    return ExampleCounter(inputs.reporter, f"{activity} ({name})", times * len(prompts.prompt_lengths))
 
 
 def score_answers(inputs: EvaluationInputs, prompts: Prompts, name: str, model: Any) -> tuple[Floats, Floats]:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_trainer.evaluate.corpus_metrics import CorpusMetric, corpus_metric
-from finetune_trainer.evaluate.metrics import ANSWER_METRICS, Floats
-from finetune_trainer.evaluate.prompts import Prompts
+from finetune_trainer.evaluate.metrics import ANSWER_METRICS, Floats, Ints
+from finetune_trainer.modelling.tokenizer import Decode, plain_decode
+
+if TYPE_CHECKING:
+    from finetune_trainer.evaluate.prompts import Prompts
+
+Samples = Sequence[str]
+"""The answers of a model to one prompt: one, unless evaluation.generation.samples asks for more."""
 
 
 class AnswerScoring(Protocol):
@@ -22,6 +28,10 @@ class AnswerScoring(Protocol):
     def corpora(self) -> Mapping[Metric, CorpusMetric]:
         """Metrics of all answers together; those of one answer only tell where the answers differ."""
 
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What evaluation.json says about the metrics, once they are measured."""
+
     def metrics(self) -> Sequence[Metric]:
         """The metrics to measure.
 
@@ -29,16 +39,19 @@ class AnswerScoring(Protocol):
             StageFailure: BadData when the split has no row that a metric of the spec measures.
         """
 
-    def read(self, answer: str) -> str:
-        """A generated answer as the metrics and the report see it."""
+    def read(self, index: int, answer: str) -> str:
+        """A generated answer to the prompt of a row as the metrics and the report see it."""
 
-    def values(self, metric: Metric, answers: Sequence[str]) -> Floats:
-        """The metric of each answer, of shape (examples,)."""
+    def values(self, metric: Metric, answers: Sequence[Samples]) -> Floats:
+        """The metric of the answers to each prompt, of shape (examples,)."""
+
+    def statistics(self, metric: Metric, answers: Sequence[Samples]) -> Ints:
+        """The statistics of the answers to each prompt for one of ``corpora``, of shape (examples, statistics)."""
 
     def weights(self, metric: Metric) -> Floats:
         """How much each row counts in a metric, of shape (examples,)."""
 
-    def row(self, index: int, baseline: str | None, tuned: str | None) -> dict[str, Any]:
+    def row(self, index: int, baseline: Samples | None, tuned: Samples | None) -> dict[str, Any]:
         """The row of predictions.jsonl of an example, without its scores."""
 
 
@@ -48,6 +61,13 @@ class AnswerForm:
 
     prompts: type[Prompts]
     scoring: Callable[[pa.Table, FineTuneJobSpec], AnswerScoring]
+    decode: Callable[[Any], Decode] = field(default=plain_decode)
+    """How a tokenizer decodes answers."""
+
+
+def only(answers: Samples | None) -> str | None:
+    """The answer of a task that generates one to each prompt; None if it has generated none."""
+    return None if answers is None else answers[0]
 
 
 class SingleReference:
@@ -61,24 +81,39 @@ class SingleReference:
         language = spec.task.target_language
         self.corpora = {metric: corpus for metric in spec.metrics if (corpus := corpus_metric(metric, language))}
 
+    @property
+    def details(self) -> Mapping[str, Any]:
+        return signatures(self.corpora)
+
     def metrics(self) -> Sequence[Metric]:
         return self._spec.metrics
 
-    def read(self, answer: str) -> str:
+    def read(self, index: int, answer: str) -> str:
         return answer
 
-    def values(self, metric: Metric, answers: Sequence[str]) -> Floats:
+    def values(self, metric: Metric, answers: Sequence[Samples]) -> Floats:
         value = self.corpora[metric].of_one if metric in self.corpora else ANSWER_METRICS[metric]
-        return np.array([value(*pair) for pair in zip(answers, self._references, strict=True)])
+        return np.array(
+            [value(answer, reference) for (answer,), reference in zip(answers, self._references, strict=True)]
+        )
+
+    def statistics(self, metric: Metric, answers: Sequence[Samples]) -> Ints:
+        return self.corpora[metric].statistics([answer for (answer,) in answers], self._references)
 
     def weights(self, metric: Metric) -> Floats:
         return np.ones(len(self._references))
 
-    def row(self, index: int, baseline: str | None, tuned: str | None) -> dict[str, Any]:
+    def row(self, index: int, baseline: Samples | None, tuned: Samples | None) -> dict[str, Any]:
         return {
             "source": self._sources[index],
             "prompt": self._prompts[index],
             "reference": self._references[index],
-            "baseline": baseline,
-            "tuned": tuned,
+            "baseline": only(baseline),
+            "tuned": only(tuned),
         }
+
+
+def signatures(corpora: Mapping[Metric, CorpusMetric]) -> dict[str, Any]:
+    """The signatures of sacreBLEU for evaluation.json."""
+    found = {str(metric): corpus.signature for metric, corpus in corpora.items()}
+    return {"signatures": found} if found else {}

@@ -15,6 +15,7 @@ from finetune_trainer.modelling.loading import LoadedModel, attention_settings, 
 from finetune_trainer.modelling.precision import Hardware
 from finetune_trainer.modelling.quantizing import Rounding
 from finetune_trainer.prepared import DataReport
+from finetune_trainer.sandbox.programs import Sandbox
 from finetune_trainer.tasks.base import ModelClass
 
 SPLIT = "test"
@@ -39,6 +40,8 @@ class EvaluationInputs:
     reporter: Reporter
     rounding: Rounding | None = None
     """How the base model is stored, if it is rounded."""
+    sandbox: Sandbox | None = None
+    """Runs generated programs; None if the job runs none."""
 
     def load(self, directory: Path, **settings: Any) -> LoadedModel:
         """Load the model in ``directory`` with the model class of the task, for evaluation."""

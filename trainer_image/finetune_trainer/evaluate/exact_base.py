@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
 
-from finetune_api.evaluation import Evaluation, MetricResult
+from finetune_api.evaluation import MetricResult
 from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
 from finetune_trainer.evaluate.pairing import paired_results
@@ -19,41 +19,44 @@ _MARGIN = 1.2
 """Memory of a model with its activations, relative to its weights."""
 
 
-def with_exact_base(
-    evaluation: Evaluation, comparison: Comparison, inputs: EvaluationInputs, task: TaskForm
-) -> Evaluation:
-    """Add the score on the base model that is not rounded, or a note why it was not measured.
+@dataclass(frozen=True)
+class ExactBase:
+    """What was measured on the base model that is not rounded."""
+
+    result: MetricResult | None = None
+    """The score there (tuned), and on the rounded base model (baseline)."""
+    notes: tuple[str, ...] = ()
+    """Why it was not measured."""
+
+
+def on_exact_base(comparison: Comparison, inputs: EvaluationInputs, task: TaskForm) -> ExactBase:
+    """Measure the score on the base model that is not rounded; nothing if ``inputs`` has no rounding.
 
     Only the score is measured, so that a metric of generated answers costs no time unless it is the score.
 
     Args:
-        evaluation: The evaluation of ``comparison``.
         comparison: The comparison on the rounded base model.
-        inputs: Its inputs; nothing is done if ``rounding`` is None.
+        inputs: Its inputs.
         task: The task.
     """
     if inputs.rounding is None:
-        return evaluation
+        return ExactBase()
     try:
-        found = _on_exact_base(evaluation, comparison, inputs, task)
+        return ExactBase(_measured(comparison, inputs, task))
     except _NotMeasured as problem:
-        note = f"the adapter was not measured on the base model without quantization: {problem}"[:200]
-        return evaluation.model_copy(update={"notes": (*evaluation.notes, note)})
-    return evaluation.model_copy(update={"exact_base": found})
+        return ExactBase(notes=(f"the adapter was not measured on the exact base model: {problem}"[:200],))
 
 
 class _NotMeasured(Exception):
     pass
 
 
-def _on_exact_base(
-    evaluation: Evaluation, comparison: Comparison, inputs: EvaluationInputs, task: TaskForm
-) -> MetricResult:
+def _measured(comparison: Comparison, inputs: EvaluationInputs, task: TaskForm) -> MetricResult:
     needed, free = _MARGIN * inputs.data.model.parameters * inputs.hardware.dtype.itemsize, _free(inputs)
-    if free is not None and needed > free:
+    if needed > free:
         raise _NotMeasured(f"it needs about {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free")
     inputs.reporter.progress("measuring the adapter on the base model without quantization")
-    score = evaluation.metrics[0].name
+    score = comparison.metrics[0].name
     changes = {"metrics": (score,), "gates": ()}
     spec = inputs.spec.model_copy(update={"evaluation": inputs.spec.evaluation.model_copy(update=changes)})
     try:
@@ -64,15 +67,14 @@ def _on_exact_base(
         if failure.reason is not Reason.OUT_OF_MEMORY:
             raise
         raise _NotMeasured("it did not fit in the memory") from None
-    before = evaluation.model_copy(update={"metrics": evaluation.metrics[:1]})
-    after = evaluation.model_copy(update={"metrics": exact.metrics})
-    paired = paired_results(comparison.predictions, exact.predictions, before, after)
+    before = replace(comparison, metrics=comparison.metrics[:1])
+    paired = paired_results(comparison.predictions, exact.predictions, before, exact)
     if not paired:
         raise _NotMeasured(f"its predictions do not determine the interval of {score.row.title}")
     return paired[0]
 
 
-def _free(inputs: EvaluationInputs) -> int | None:
+def _free(inputs: EvaluationInputs) -> int:
     """Bytes that are free where the model would be."""
     gc.collect()
     if inputs.hardware.device.type == "cuda":

@@ -8,14 +8,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from finetune_api.spec.outcome import GenerationSpec
 from finetune_trainer.evaluate.decoding import decoding
 from finetune_trainer.evaluate.metrics import Ints
 from finetune_trainer.evaluate.prompts import Prompts
+from finetune_trainer.evaluate.sampling import DEFAULT_TEMPERATURE, Sampler, draws
 from finetune_trainer.modelling.batching import BatchLimits, each_batch, length_sorted
 from finetune_trainer.modelling.precision import Hardware
+from finetune_trainer.modelling.tokenizer import Decode
 from finetune_trainer.prepared import DataReport
 
 LIMITS = {"cpu": BatchLimits(examples=16, tokens=4096), "cuda": BatchLimits(examples=64, tokens=131072)}
@@ -28,22 +35,38 @@ OnExamples = Callable[[int], None]
 class Generator:
     """Generates with the settings of a job."""
 
-    def __init__(
-        self, data: DataReport, settings: GenerationSpec, tokenizer: PreTrainedTokenizerBase, hardware: Hardware
-    ) -> None:
+    def __init__(self, data: DataReport, settings: GenerationSpec, decode: Decode, hardware: Hardware) -> None:
         self._data = data
         self._settings = settings
-        self._tokenizer = tokenizer
+        self._decode = decode
         self._hardware = hardware
 
-    def answers(self, model: Any, prompts: Prompts, on_examples: OnExamples) -> list[str]:
-        """The answers of ``model``, without the token that ends them and other special tokens."""
+    def samples(self, model: Any, prompts: Prompts, seed: int, on_answers: OnExamples) -> list[list[str]]:
+        """The answers of ``model`` to each prompt, as many as the settings say, as of `answers`.
+
+        Several are drawn. What is drawn for a prompt depends on ``seed`` and its index, and not on its batch.
+        """
+        count = self._settings.samples
+        drawn = [self.answers(model, prompts, on_answers, (seed, one) if count > 1 else None) for one in range(count)]
+        return [list(answers) for answers in zip(*drawn, strict=True)]
+
+    def answers(
+        self, model: Any, prompts: Prompts, on_examples: OnExamples, seeds: tuple[int, int] | None = None
+    ) -> list[str]:
+        """The answers of ``model``, without the token that ends them and other special tokens.
+
+        Args:
+            model: The model.
+            prompts: The prompts.
+            on_examples: Called while it works.
+            seeds: What the answers are drawn with; None for greedy answers or those of a beam search.
+        """
         texts = [""] * len(prompts.prompt_lengths)
         for limit, batches in self.batches(prompts, LIMITS[self._hardware.device.type]):
 
             def work(batch: Ints, limit: int = limit) -> None:
                 with torch.inference_mode():
-                    answers = self.answers_of(model, prompts, batch, limit, on_examples)
+                    answers = self.answers_of(model, prompts, batch, limit, on_examples, seeds=seeds)
                 for index, answer in zip(batch, answers, strict=True):
                     texts[int(index)] = answer
                 on_examples(len(batch))
@@ -62,19 +85,30 @@ class Generator:
             found.append((int(limit), [chosen[batch] for batch in batches]))
         return found
 
-    def answers_of(self, model: Any, prompts: Prompts, batch: Ints, limit: int, on_examples: OnExamples) -> list[str]:
-        """The answers of ``model`` to the prompts of a batch, each of at most ``limit`` tokens."""
+    def answers_of(
+        self,
+        model: Any,
+        prompts: Prompts,
+        batch: Ints,
+        limit: int,
+        on_examples: OnExamples,
+        *,
+        seeds: tuple[int, int] | None = None,
+    ) -> list[str]:
+        """The answers of ``model`` to the prompts of a batch, each of at most ``limit`` tokens; otherwise `answers`."""
         given = prompts.inputs(batch, self._data.padding, self._hardware.device)
         criteria = StoppingCriteriaList([_Heartbeat(on_examples)])
-        with decoding(model, self._config(limit)), self._hardware.autocast():
-            sequences = model.generate(**given, stopping_criteria=criteria)
-        rows = prompts.generated(sequences, given).cpu().numpy()
-        answers = [until_end(row, self._data.end_tokens).tolist() for row in rows]
-        # transformers would otherwise remove spaces before punctuation if the tokenizer asks for it.
-        decoded: list[str] = self._tokenizer.batch_decode(
-            answers, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        chosen = (
+            {} if seeds is None else {"logits_processor": LogitsProcessorList([self._sampler(batch, limit, seeds)])}
         )
-        return decoded
+        with decoding(model, self._config(limit)), self._hardware.autocast():
+            sequences = model.generate(**given, stopping_criteria=criteria, **chosen)
+        rows = prompts.generated(sequences, given).cpu().numpy()
+        return self._decode([until_end(row, self._data.end_tokens).tolist() for row in rows])
+
+    def _sampler(self, batch: Ints, limit: int, seeds: tuple[int, int]) -> Sampler:
+        temperature = self._settings.temperature or DEFAULT_TEMPERATURE
+        return Sampler(draws(seeds, batch, limit, self._hardware.device), temperature)
 
     def _config(self, new_tokens: int) -> GenerationConfig:
         configuration: Any = GenerationConfig

@@ -6,7 +6,8 @@ cancels out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -132,6 +133,33 @@ def weighted_interval(
         for size in _chunks(resamples, examples)
     ]
     return _interval(np.concatenate(drawn))
+
+
+def resampled_interval(
+    change: Callable[[Sequence[int]], float], examples: int, *, seed: int, resamples: int
+) -> tuple[float, float]:
+    """Confidence interval of a change that is a function of the examples, with repetitions.
+
+    Args:
+        change: Returns the change for the indices of a resample; one that is not finite, or an OverflowError, does not
+            count.
+        examples: Number of examples.
+        seed: Seed of the resamples.
+        resamples: Number of resamples.
+
+    Returns:
+        Lower and upper bound, in the unit of the change.
+    """
+    generator = np.random.default_rng(seed)
+    found = []
+    for _ in range(resamples):
+        try:
+            value = change(generator.integers(0, examples, size=examples).tolist())
+        except OverflowError:
+            continue
+        if math.isfinite(value):
+            found.append(value)
+    return _interval(np.array(found))
 
 
 def _chunks(resamples: int, width: int) -> Iterator[int]:

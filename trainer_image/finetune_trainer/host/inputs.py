@@ -9,7 +9,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from finetune_api import layout
 from finetune_api.failures import Reason, StageFailure
+from finetune_api.manifest import Manifest
 from finetune_api.stage import CheckpointRef, StageConfig, World
 from finetune_trainer.checkpoints.upload import FetchedCheckpoint, fetch_newest
 from finetune_trainer.manifests import fetch_directory
@@ -44,8 +46,7 @@ class TrainInputs(BaseModel):
     inputs_digest: str
     """Digest of the data and the base model."""
     data_digest: str
-    """Digest of the files without provenance. It is the same when a job that was applied again prepares equal data, so
-    that the job can resume from its checkpoint."""
+    """See `data_digest`."""
     model: str
     checkpoint: CheckpointInput | None
 
@@ -62,6 +63,7 @@ def fetch_train_inputs(config: StageConfig, workspace: Path) -> None:
     manifest = fetch_directory(config.layout.prepared, prepared)
     report = read_report(prepared)
     model = fetch_model(config.spec.model, workspace / "model", weights=True, revision=report.model.revision)
+    digest = data_digest(manifest, report)
     resume = workspace / "resume"
     shutil.rmtree(resume, ignore_errors=True)
     found = fetch_newest(config.layout.checkpoints, resume)
@@ -69,13 +71,24 @@ def fetch_train_inputs(config: StageConfig, workspace: Path) -> None:
         prepared=str(prepared),
         prepared_digest=manifest.digest,
         inputs_digest=report.inputs_digest,
-        data_digest=manifest.content_digest,
+        data_digest=digest,
         model=str(model.path),
-        checkpoint=_checkpoint_input(found, config, report, manifest.content_digest) if found else None,
+        checkpoint=_checkpoint_input(found, config, report, digest) if found else None,
     )
     temporary = workspace / f"{_NAME}.part"
     temporary.write_text(inputs.model_dump_json())
     os.replace(temporary, workspace / _NAME)
+
+
+def data_digest(manifest: Manifest, report: DataReport) -> str:
+    """Digest of the part of the prepared data that training depends on.
+
+    It is the same when a job that was applied again prepares equal data, also with other evaluation.slices, so that the
+    job can resume from its checkpoint.
+    """
+    evaluated = (layout.split_file("test"), layout.DATA_REPORT)
+    files = tuple(entry for entry in manifest.files if entry.path not in evaluated)
+    return Manifest(files=files, provenance=report.model_dump(mode="json", exclude={"notes"})).digest
 
 
 def wait_for_inputs(workspace: Path) -> TrainInputs:

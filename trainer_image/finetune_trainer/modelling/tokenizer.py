@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.layout import TOKENIZER_DIRECTORY
 from finetune_trainer.exceptions import first_line
+from finetune_trainer.patches.transformers import fix_template_date
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+Decode = Callable[[list[list[int]]], list[str]]
+"""The texts of token ids, without special tokens."""
 
 
 def load_base_tokenizer(directory: Path, model_uri: str, *, template: str | None = None) -> PreTrainedTokenizerFast:
@@ -46,9 +51,14 @@ def load_base_tokenizer(directory: Path, model_uri: str, *, template: str | None
                 f"The tokenizer of {model_uri} has neither a chat template nor an end-of-sequence token, so it cannot "
                 "end an answer: use a generative model, or add eos_token to tokenizer_config.json",
             )
-        begins = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
-        tokenizer.chat_template = template.format(bos="{{- bos_token -}}" if begins else "")
+        tokenizer.chat_template = with_begin(tokenizer, template)
     return tokenizer
+
+
+def with_begin(tokenizer: PreTrainedTokenizerFast, template: str) -> str:
+    """The chat template ``template`` with the beginning-of-sequence token for ``{bos}``, if the tokenizer adds it."""
+    begins = tokenizer.bos_token_id is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    return template.format(bos="{{- bos_token -}}" if begins else "")
 
 
 def load_auto_tokenizer(directory: Path, model_uri: str, **settings: str) -> PreTrainedTokenizerBase:
@@ -73,6 +83,13 @@ def chat_templates(tokenizer: PreTrainedTokenizerFast) -> tuple[str, str]:
     return tokenizer.get_chat_template(), tokenizer.get_chat_template(tools=[])
 
 
+def fix_date(tokenizer: PreTrainedTokenizerFast, template_date: str | None) -> None:
+    """Make the chat templates say the date that the model was trained with, as `DataReport.template_date` has it."""
+    if template_date:
+        for template in chat_templates(tokenizer):
+            fix_template_date(template, date.fromisoformat(template_date))
+
+
 @contextmanager
 def _explained(problem: str, remedy: str) -> Iterator[None]:
     """Convert any exception of the tokenizer libraries, which do not convert those of their parsers and of Rust.
@@ -95,6 +112,17 @@ def plain_backend(tokenizer: PreTrainedTokenizerFast) -> Any:
     backend.no_padding()
     backend.no_truncation()
     return backend
+
+
+def plain_decode(tokenizer: PreTrainedTokenizerBase) -> Decode:
+    """Decodes with ``tokenizer``, without special tokens."""
+
+    def decode(listed: list[list[int]]) -> list[str]:
+        # transformers would otherwise remove spaces before punctuation if the tokenizer asks for it.
+        texts: list[str] = tokenizer.batch_decode(listed, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return texts
+
+    return decode
 
 
 def encoding_explained() -> AbstractContextManager[None]:

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.prepare.arrays import int32s, list_lengths, texts
 from finetune_trainer.prepare.dedupe import content_key, group_key
 from finetune_trainer.prepare.encoded import Tokeniser
 from finetune_trainer.prepare.problems import BadRow, Tally
-from finetune_trainer.prepare.readers import read_rows
+from finetune_trainer.prepare.readers import Values, read_rows
 from finetune_trainer.prepare.rows import Example, RowSchema
 from finetune_trainer.prepare.slices import SliceReader
 from finetune_trainer.prepare.sources import DataFile
@@ -191,6 +192,20 @@ def _examples(
             try:
                 if isinstance(values, BadRow):
                     raise values
-                yield place, schema.example(values), slices.read(values)
+                example = schema.example(values)
             except BadRow as problem:
                 place.reject(tally, problem)
+            else:
+                yield place, example, _of_slices(slices, values, place)
+
+
+def _of_slices(slices: SliceReader, values: Values, place: Place) -> str:
+    """The values of evaluation.slices of a row.
+
+    Raises:
+        StageFailure: BadData when one is no text. The row is not dropped, because the slices decide about no row.
+    """
+    try:
+        return slices.read(values)
+    except BadRow as problem:
+        raise StageFailure(Reason.BAD_DATA, f"{place.file.at(place.line)}: {problem}") from None

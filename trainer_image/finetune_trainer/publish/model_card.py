@@ -130,7 +130,7 @@ def front_matter(inputs: CardInputs) -> str:
         base_model=published_base(inputs.spec.model.uri) if on_hub(inputs.spec) else None,
         library_name=inputs.export.library,
         license=inputs.data.model.license,
-        pipeline_tag=task,
+        pipeline_tag=inputs.spec.task.type.row.pipeline_for(inputs.data.family),
         tags=tags,
         model_name=inputs.job.name,
         eval_results=results,

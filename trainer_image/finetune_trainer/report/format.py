@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from finetune_api.tables.metrics import Metric
+from finetune_api.spec import HarnessMetric, Metric, MetricName
 
 
-def format_value(metric: Metric | str, value: float | None) -> str:
+def format_value(metric: MetricName | str, value: float | None) -> str:
     """A metric value with the number of digits of the metric; a dash where there is none."""
     if value is None:
         return "–"
-    return f"{value:.{Metric(metric).row.digits}f}"
+    return f"{value:.{named(metric).row.digits}f}"
 
 
-def format_change(metric: Metric, value: float) -> str:
+def format_change(metric: MetricName, value: float) -> str:
     """A change of a metric value, with a plus sign or a typographic minus sign."""
     return f"{value:+.{metric.row.digits}f}".replace("-", "−")
+
+
+def named(metric: str) -> MetricName:
+    """The metric of that name."""
+    return HarnessMetric(metric) if "/" in metric else Metric(metric)
 
 
 def grouped(value: float) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+
+from finetune_trainer.sandbox.limits import SOURCE
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,18 @@ class Outcome:
         return self.ending is Ending.PASSED
 
 
+TOO_LONG = Outcome(Ending.FAILED, f"the program or its tests have more than {SOURCE:,} characters")
+
 OnPrograms = Callable[[int], None]
 """Called with the number of programs that have ended since the last call; with 0 as a sign of life."""
 
 
 class Sandbox(Protocol):
     """Runs programs; a context manager that ends what it has started."""
+
+    @property
+    def details(self) -> Mapping[str, str]:
+        """What isolates the programs, for evaluation.json; known when the sandbox has been entered."""
 
     def __enter__(self) -> Sandbox: ...
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -18,14 +19,25 @@ from finetune_api.manifest import Manifest
 from finetune_api.stage import Device, EvaluateResult, StageConfig
 from finetune_trainer import storage
 from finetune_trainer.context import Reporter, StageContext
+from finetune_trainer.harness.files import TaskFiles, fetch_tasks
+from finetune_trainer.harness.library import use_library
 from finetune_trainer.importing import heavy_imports
 from finetune_trainer.json_files import read_json_if_present
 from finetune_trainer.manifests import fetch_directory, publish_directory, read_manifest
 from finetune_trainer.methods import method_of
 from finetune_trainer.models import fetch_model
 from finetune_trainer.prepared import DataReport, read_report
+from finetune_trainer.sandbox import open_sandbox
 from finetune_trainer.splits import open_split
 from finetune_trainer.tasks import form_of
+
+if TYPE_CHECKING:
+    from finetune_api.evaluation import MetricResult
+    from finetune_api.spec import FineTuneJobSpec
+    from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
+    from finetune_trainer.evaluate.exact_base import ExactBase
+    from finetune_trainer.harness.evaluation import HarnessResult
+    from finetune_trainer.tasks.base import TaskForm
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +55,10 @@ def run(context: StageContext) -> EvaluateResult:
     """
     config, reporter = context.config, context.reporter
     weights = trained_digest(config)
-    earlier = _earlier_result(config, weights)
+    harness_path = config.spec.evaluation.harness_path
+    files = fetch_tasks(harness_path, context.workspace / "harness") if harness_path else None
+    origin = _origin(config, weights, files)
+    earlier = _earlier_result(config, origin)
     if earlier is not None:
         _report_metrics(reporter, earlier.evaluation)
         return earlier
@@ -59,11 +74,8 @@ def run(context: StageContext) -> EvaluateResult:
     reporter.progress("importing torch and transformers")
     with heavy_imports():
         from finetune_trainer.evaluate.comparison import SPLIT, EvaluationInputs
-        from finetune_trainer.evaluate.exact_base import with_exact_base
-        from finetune_trainer.evaluate.gates import check_gates
-        from finetune_trainer.evaluate.pairing import digest_of
-        from finetune_trainer.evaluate.power import notes_after
-        from finetune_trainer.evaluate.slices import short, slice_tables
+        from finetune_trainer.evaluate.exact_base import on_exact_base
+        from finetune_trainer.evaluate.slices import slice_tables
         from finetune_trainer.modelling.gpus import require_gpus
         from finetune_trainer.modelling.loading import set_up
         from finetune_trainer.modelling.precision import Hardware
@@ -75,35 +87,31 @@ def run(context: StageContext) -> EvaluateResult:
         require_gpus("evaluation", 1)
     task = form_of(config.spec.task.type, data.family)
     hardware = Hardware.of(config.spec.training.precision, config.world.device)
-    inputs = EvaluationInputs(
-        spec=config.spec,
-        base=base.path,
-        trained=trained,
-        prepared=prepared,
-        data=data,
-        model_class=task.model_class(data),
-        method=method_of(config.spec.method.type),
-        hardware=hardware,
-        reporter=reporter,
-        rounding=rounding_of(config.spec, task, hardware.device),
-    )
-    comparison = task.compare(inputs)
+    with open_sandbox(config) if config.spec.evaluation.allow_code_execution else nullcontext() as sandbox:
+        inputs = EvaluationInputs(
+            spec=config.spec,
+            base=base.path,
+            trained=trained,
+            prepared=prepared,
+            data=data,
+            model_class=task.model_class(data),
+            method=method_of(config.spec.method.type),
+            hardware=hardware,
+            reporter=reporter,
+            sandbox=sandbox,
+            rounding=rounding_of(config.spec, task, hardware.device),
+        )
+        comparison = task.compare(inputs)
+        exact = on_exact_base(comparison, inputs, task)
+    harness = _harness(inputs, task, files, context.workspace / "harness") if config.spec.evaluation.harness else None
+    metrics = comparison.metrics + (harness.metrics if harness else ())
+    details = comparison.details | ({"harness": harness.details} if harness else {})
     slices = slice_tables(config.spec.evaluation.slices, open_split(prepared, SPLIT), comparison.measure)
     tables = comparison.tables | ({"slices": slices} if slices else {})
-    evaluation = Evaluation(
-        split=SPLIT,
-        examples=len(comparison.predictions),
-        baseline=Baseline(kind=comparison.baseline),
-        metrics=comparison.metrics,
-        verdict=comparison.metrics[0].verdict,
-        test_digest=digest_of(comparison.predictions),
-        gates=check_gates(config.spec.evaluation, comparison.metrics),
-        notes=tuple(notes_after(config.spec.evaluation, comparison.metrics, len(comparison.predictions))),
-        slices=short(slices, comparison.metrics[0].name),
-        span_decoding=comparison.span_decoding,
+    evaluation = _evaluation(config.spec, comparison, exact, metrics, slices).model_copy(
+        update={"harness_digest": origin["harnessDigest"]}
     )
     _report_metrics(reporter, evaluation)
-    evaluation = with_exact_base(evaluation, comparison, inputs, task)
 
     reporter.progress("writing the report")
     page = render(
@@ -112,7 +120,7 @@ def run(context: StageContext) -> EvaluateResult:
             spec=config.spec,
             data=data,
             evaluation=evaluation,
-            details=comparison.details,
+            details=details,
             tables=tables,
             predictions=comparison.predictions,
             history=read_json_if_present(trained / layout.HISTORY),
@@ -125,17 +133,47 @@ def run(context: StageContext) -> EvaluateResult:
         )
     )
     output = context.workspace / "evaluated"
-    shutil.rmtree(output, ignore_errors=True)
-    output.mkdir()
-    file = EvaluationFile(**dict(evaluation), details=comparison.details | tables)
+    file = EvaluationFile(**dict(evaluation), details=details | tables)
     _write(output, file, comparison.predictions, page)
+    if harness:
+        _write_lines(output / layout.HARNESS, harness.rows)
     provenance = {
-        **_inputs_provenance(config, weights),
+        **origin,
         "preparedDigest": prepared_manifest.digest,
-        "baseline": comparison.details,
+        "baseline": details,
     }
     manifest = publish_directory(output, config.layout.evaluated, provenance)
     return EvaluateResult(uri=config.layout.evaluated, digest=manifest.digest, evaluation=evaluation)
+
+
+def _evaluation(
+    spec: FineTuneJobSpec,
+    comparison: Comparison,
+    exact: ExactBase,
+    metrics: tuple[MetricResult, ...],
+    slices: list[dict[str, Any]],
+) -> Evaluation:
+    """The evaluation with its gates; ``metrics`` are those of the comparison and of lm-eval."""
+    from finetune_trainer.evaluate.comparison import SPLIT
+    from finetune_trainer.evaluate.gates import check_gates
+    from finetune_trainer.evaluate.pairing import digest_of
+    from finetune_trainer.evaluate.power import notes_after
+    from finetune_trainer.evaluate.slices import short
+
+    examples = len(comparison.predictions)
+    return Evaluation(
+        split=SPLIT,
+        examples=examples,
+        baseline=Baseline(kind=comparison.baseline),
+        metrics=metrics,
+        verdict=comparison.metrics[0].verdict,
+        test_digest=digest_of(comparison.predictions),
+        gates=check_gates(spec.evaluation, metrics),
+        notes=(*notes_after(spec.evaluation, comparison.metrics, examples), *exact.notes),
+        slices=short(slices, comparison.metrics[0].name),
+        span_decoding=comparison.span_decoding,
+        exact_base=exact.result,
+    )
 
 
 def read_evaluation(uri: str) -> Evaluation:
@@ -180,20 +218,34 @@ def _check_inputs(config: StageConfig, trained: Manifest, data: DataReport) -> N
         )
 
 
-def _inputs_provenance(config: StageConfig, weights: str) -> dict[str, Any]:
-    return {"specDigest": config.job.spec_digest, "trainedDigest": weights}
+def _harness(inputs: EvaluationInputs, task: TaskForm, files: TaskFiles | None, scratch: Path) -> HarnessResult:
+    """Measure the tasks of lm-eval."""
+    use_library()  # lm-eval imports itself with the evaluation.
+    inputs.reporter.progress("importing lm-eval")
+    with heavy_imports():
+        from finetune_trainer.harness.evaluation import evaluate_tasks
+
+    return evaluate_tasks(inputs, task, files, scratch)
 
 
-def _earlier_result(config: StageConfig, weights: str) -> EvaluateResult | None:
-    """The result that an earlier attempt stored for the same weights; a result for other weights is deleted."""
+def _origin(config: StageConfig, weights: str, files: TaskFiles | None) -> dict[str, str | None]:
+    """The part of the provenance that determines the result."""
+    return {
+        "specDigest": config.job.spec_digest,
+        "trainedDigest": weights,
+        "harnessDigest": files.digest if files else None,
+    }
+
+
+def _earlier_result(config: StageConfig, origin: dict[str, str | None]) -> EvaluateResult | None:
+    """The result that an earlier attempt stored for the same weights and task files; another result is deleted."""
     present = read_manifest(config.layout.evaluated)
     if present is None:
         return None
-    expected = _inputs_provenance(config, weights)
-    if all(present.provenance.get(key) == value for key, value in expected.items()):
+    if all(present.provenance.get(key) == value for key, value in origin.items()):
         evaluation = read_evaluation(config.layout.evaluated)
         return EvaluateResult(uri=config.layout.evaluated, digest=present.digest, evaluation=evaluation)
-    _log.info("deleting %s, because it is an evaluation of other weights", config.layout.evaluated)
+    _log.info("deleting %s, because it is an evaluation of other weights or task files", config.layout.evaluated)
     storage.delete_tree(config.layout.evaluated)
     return None
 
@@ -206,8 +258,14 @@ def _report_metrics(reporter: Reporter, evaluation: Evaluation) -> None:
 
 
 def _write(output: Path, evaluation: EvaluationFile, predictions: list[dict[str, Any]], page: str) -> None:
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir()
     document = json.dumps(evaluation.model_dump(mode="json", exclude_none=True), indent=2) + "\n"
     (output / layout.EVALUATION).write_text(document, encoding="utf-8")
-    with (output / layout.PREDICTIONS).open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in predictions)
+    _write_lines(output / layout.PREDICTIONS, predictions)
     (output / layout.REPORT).write_text(page, encoding="utf-8")
+
+
+def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

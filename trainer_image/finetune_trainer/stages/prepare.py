@@ -28,6 +28,7 @@ from finetune_trainer import storage
 from finetune_trainer.checkpoints.upload import complete_checkpoints
 from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.evaluate.power import notes_before
+from finetune_trainer.harness.check import check_harness
 from finetune_trainer.manifests import TornDirectory, publish_directory, read_manifest
 from finetune_trainer.modelling.families import decide_handling, family_of, load_families
 from finetune_trainer.modelling.tokenizer import chat_templates, save_tokenizer
@@ -45,6 +46,7 @@ from finetune_trainer.prepare.fetch import FetchedData, detectable, fetch_data
 from finetune_trainer.prepare.method_trial import check_method
 from finetune_trainer.prepare.notes import contradictions, generation_limits, truncations, unknown_tokens
 from finetune_trainer.prepare.problems import REPORTED_ROWS, Tally
+from finetune_trainer.prepare.programs import sandbox_for
 from finetune_trainer.prepare.read import DataSet, read_data_set
 from finetune_trainer.prepare.slices import SliceReader, without_slices
 from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding, end_notes
@@ -92,6 +94,12 @@ def run(context: StageContext) -> PrepareResult:
     """
     config = context.config
     inputs = fetch_inputs(config.spec, context.workspace, context.reporter.progress)
+    check_harness(
+        config.spec,
+        _family(config.spec, read_config(inputs.model.path, config.spec.model.uri)),
+        context.workspace / "harness",
+        context.reporter.progress,
+    )
     _check_results(config, inputs.digest)
     provenance = _provenance(context, inputs)
     present = _present(config.layout.prepared)
@@ -105,7 +113,7 @@ def run(context: StageContext) -> PrepareResult:
             _check_processes(spec=config.spec, report=report)
             return _result(context, report, present)
         # The revision has no results of that data; see _check_results.
-        log.info("deleting %s, which was prepared from other data or another model", config.layout.prepared)
+        log.info("deleting %s, which was prepared from other data or columns", config.layout.prepared)
         storage.delete_tree(config.layout.prepared)
     output = context.workspace / "prepared"
     shutil.rmtree(output, ignore_errors=True)
@@ -120,7 +128,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     """Prepare the data and write it to ``output``, an empty directory."""
     spec = context.config.spec
     config = read_config(inputs.model.path, spec.model.uri)
-    family = family_of(load_families(), config, spec.task.type.row.families)
+    family = _family(spec, config)
     check_settings(spec, family)
     length = sequence_length(spec, family, inputs.identity)
     task = form_of(spec.task.type, family)
@@ -142,7 +150,8 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     templates = chat_templates(tokenizer) if task.uses_chat_template else ()
     dated = [template for template in templates if fix_template_date(template, today)]
     preparation = task.preparation(spec, tokenizer, length, config)
-    sets = _read(context, inputs, preparation, tokenizer.unk_token_id)
+    with sandbox_for(preparation, context):
+        sets = _read(context, inputs, preparation, tokenizer.unk_token_id)
     keys = {name: data.keys for name, data in sets.items()}
     assignment = assign(keys, inputs.data.dataset, spec.training.seed, sets["train"].groups)
     check_sizes(assignment, inputs.data.dataset, inputs.data.more)
@@ -207,6 +216,10 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     document = json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False)
     (output / layout.DATA_REPORT).write_text(document + "\n", encoding="utf-8")
     return report
+
+
+def _family(spec: FineTuneJobSpec, config: Mapping[str, Any]) -> ModelFamily:
+    return family_of(load_families(), config, spec.task.type.row.families)
 
 
 def _check_processes(spec: FineTuneJobSpec, report: DataReport) -> None:
@@ -319,6 +332,7 @@ def _provenance(context: StageContext, inputs: Inputs) -> dict[str, Any]:
         "job": {"namespace": job.namespace, "name": job.name, "uid": job.uid, "revision": job.revision},
         "trainingDigest": job.training_digest,
         "inputsDigest": inputs.digest,
+        "slices": list(context.config.spec.evaluation.slices),
         "sources": {
             name: [file.source.model_dump(mode="json") for file in files] for name, files in inputs.data.files.items()
         },
@@ -329,7 +343,7 @@ def _provenance(context: StageContext, inputs: Inputs) -> dict[str, Any]:
 
 def _origin(provenance: dict[str, Any]) -> dict[str, Any]:
     """The part of the provenance that determines the prepared data: not the job or the library versions."""
-    return {name: provenance.get(name) for name in ("layout", "trainingDigest", "inputsDigest")}
+    return {name: provenance.get(name) for name in ("layout", "trainingDigest", "inputsDigest", "slices")}
 
 
 def _check_results(config: StageConfig, inputs_digest: str) -> None:

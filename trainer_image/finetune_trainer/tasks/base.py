@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
+    from finetune_trainer.sandbox.programs import OnPrograms, Sandbox
     from finetune_trainer.train.data import Collator, TrainingDataset
     from finetune_trainer.train.objective import Objective
 
@@ -141,6 +142,8 @@ class Recognised:
     """Whether the names of the columns say so; otherwise it is a guess."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Fields of spec.task that the task or the data needs, such as targetLanguage."""
+    preference: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of spec.method.preference that the data needs."""
     open: str = ""
     """What the user has to fill in, as a sentence; empty if the manifest is complete."""
 
@@ -267,6 +270,14 @@ class FormDefaults:
 
     def answer_form(self) -> AnswerForm | None:
         return None
+
+
+@runtime_checkable
+class RunsPrograms(Protocol):
+    """A `Preparation` that runs the programs of rows, where the job allows it."""
+
+    def run_with(self, sandbox: Sandbox, on_programs: OnPrograms) -> None:
+        """Run them in ``sandbox``; called before the data is read."""
 
 
 @runtime_checkable

@@ -210,7 +210,7 @@ def _validation_answers(
     from finetune_trainer.evaluate.generation import Generator
     from finetune_trainer.train.validation_answers import ValidationAnswers
 
-    generator = Generator(report, spec.evaluation.generation, load_prepared_tokenizer(prepared), hardware)
+    generator = Generator(report, spec.evaluation.generation, form.decode(load_prepared_tokenizer(prepared)), hardware)
     validation = open_split(prepared, "validation")
     return ValidationAnswers(validation, form, spec, generator, validation_batch_size(plan.sizes))
 

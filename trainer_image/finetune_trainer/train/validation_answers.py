@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from finetune_api.spec import FineTuneJobSpec, Metric
-from finetune_trainer.evaluate.answer_scoring import AnswerForm, AnswerScoring
+from finetune_trainer.evaluate.answer_scoring import AnswerForm, AnswerScoring, Samples
 from finetune_trainer.evaluate.generation import Generator
 from finetune_trainer.evaluate.metrics import TEACHER_FORCED, Ints, ratio
 from finetune_trainer.evaluate.prompts import Prompts
@@ -66,13 +66,13 @@ class ValidationAnswers:
         found = {}
         for metric in self._metrics:
             if corpus := self._scoring.corpora.get(metric):
-                found[metric] = corpus.score(corpus.statistics(texts, self._prompts.references).sum(axis=0))
+                found[metric] = corpus.score(self._scoring.statistics(metric, texts).sum(axis=0))
             elif (weights := self._scoring.weights(metric)).any():
                 found[metric] = ratio(self._scoring.values(metric, texts), weights)
         return found
 
-    def _texts(self, model: Any, alive: Callable[[], None]) -> list[str]:
-        """The answers to all prompts, each of which one rank generates."""
+    def _texts(self, model: Any, alive: Callable[[], None]) -> list[Samples]:
+        """The answers to all prompts, one to each, which one rank generates."""
         world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
         own: dict[int, str] = {}
         for first in range(0, len(self._batches), world):
@@ -80,14 +80,14 @@ class ValidationAnswers:
             limit, batch = self._batches[min(first + rank, len(self._batches) - 1)]
             with torch.no_grad():  # Weights that ZeRO-3 gathers in inference mode could not be trained afterwards.
                 answers = self._generator.answers_of(model, self._prompts, batch, limit, lambda _: alive())
-            own |= zip(batch.tolist(), map(self._scoring.read, answers), strict=True)
+            own |= {index: self._scoring.read(index, text) for index, text in zip(batch.tolist(), answers, strict=True)}
             alive()
         parts: list[dict[int, str]] = [own]
         if world > 1:
             parts = [{} for _ in range(world)]
             dist.all_gather_object(parts, own)
         gathered = {index: text for part in parts for index, text in part.items()}
-        return [gathered[index] for index in range(len(gathered))]
+        return [(gathered[index],) for index in range(len(gathered))]
 
 
 def _sample(rows: int, count: int, seed: int) -> Ints:

@@ -38,6 +38,8 @@ class Conversation:
     """Whether each message is learned."""
     tools: list[dict[str, Any]] | None = None
     """JSON schemas of the tools that the model may call."""
+    weight_zero: int | None = None
+    """Number of the first message to which the row gives the weight 0, counted from 1."""
 
     @property
     def characters(self) -> int:
@@ -82,7 +84,8 @@ def conversation(values: object, column: str, tools: object = None) -> Conversat
         messages.append(message)
         learned.append(_is_learned(value, message["role"], number))
     _check_order(messages, learned)
-    return Conversation(messages, tuple(learned), _tools(tools))
+    zero = next((number for number, value in enumerate(values, 1) if value.get("weight") == 0), None)
+    return Conversation(messages, tuple(learned), _tools(tools), zero)
 
 
 def _check_order(messages: Sequence[Message], learned: Sequence[bool]) -> None:

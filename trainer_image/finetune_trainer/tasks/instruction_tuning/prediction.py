@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import date
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,7 @@ from finetune_trainer.evaluate.answer_comparison import generated
 from finetune_trainer.evaluate.comparison import EvaluationInputs
 from finetune_trainer.evaluate.prompts import CausalPrompts
 from finetune_trainer.modelling.batching import TokenRows
-from finetune_trainer.modelling.tokenizer import chat_templates, load_base_tokenizer
-from finetune_trainer.patches.transformers import fix_template_date
+from finetune_trainer.modelling.tokenizer import Decode, fix_date, load_base_tokenizer, plain_decode
 from finetune_trainer.prepare.problems import BadRow, row_explained
 from finetune_trainer.prepare.rows import checked, text_of, value_of
 from finetune_trainer.tasks.base import Prediction
@@ -44,9 +42,7 @@ def predict(inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
 def chat_tokenizer(inputs: EvaluationInputs) -> PreTrainedTokenizerFast:
     """The tokenizer of the artifact, whose chat template says the date that it was trained with."""
     tokenizer = load_base_tokenizer(inputs.trained, "the artifact")
-    if inputs.data.template_date:
-        for template in chat_templates(tokenizer):
-            fix_template_date(template, date.fromisoformat(inputs.data.template_date))
+    fix_date(tokenizer, inputs.data.template_date)
     return tokenizer
 
 
@@ -68,8 +64,10 @@ def answers(
     return list(zip(prompts, answers_to(inputs, tokens, prompts), strict=True))
 
 
-def answers_to(inputs: EvaluationInputs, tokens: TokenRows, prompts: list[str]) -> list[str]:
-    """The answers to prompts with these ``tokens``.
+def answers_to(
+    inputs: EvaluationInputs, tokens: TokenRows, prompts: list[str], decode: Callable[[Any], Decode] = plain_decode
+) -> list[str]:
+    """The answers to prompts with these ``tokens``; ``decode`` is how the tokenizer decodes them.
 
     Raises:
         StageFailure: As `finetune_trainer.tasks.base.TaskForm.predict`.
@@ -80,7 +78,7 @@ def answers_to(inputs: EvaluationInputs, tokens: TokenRows, prompts: list[str]) 
             with row_explained(number):
                 raise BadRow(f"the prompt has {length} tokens, but the model supports {positions}; shorten it")
     rows = CausalPrompts(tokens, labels=tokens, prompt_lengths=tokens.lengths.astype(np.int64), references=prompts)
-    return generated(inputs, rows)
+    return generated(inputs, rows, decode)
 
 
 def _conversation(inputs: EvaluationInputs, row: object) -> Conversation:

@@ -6,13 +6,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from finetune_api.spec import FineTuneJobSpec
+from finetune_api.vocabulary import LearnedTokens
+from finetune_trainer.prepare.arrays import int32s, list_lengths, lists
 from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.rows import Example, RowSchema, check_headers
 from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.prepare.special_tokens import AnswerTokens
+from finetune_trainer.prepare.splits import TEST
+from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.tasks.instruction_tuning.rows import schema_for
 from finetune_trainer.tasks.instruction_tuning.tokens import ChatTokeniser
 
@@ -28,7 +33,8 @@ class InstructionTuningPreparation:
 
     def __init__(self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
         self._spec = spec
-        self._tokeniser = ChatTokeniser(tokenizer, max_length)
+        self._learns_all = spec.task.loss is LearnedTokens.ALL
+        self._tokeniser = ChatTokeniser(tokenizer, max_length, learns_all=self._learns_all)
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -51,7 +57,20 @@ class InstructionTuningPreparation:
         """Nothing to check: every row is checked by itself."""
 
     def notes(self, label_counts: Mapping[str, int]) -> tuple[str, ...]:
-        return ()
+        if not self._learns_all:
+            return ()
+        return (
+            "training learns all tokens of a conversation, and the validation loss is the mean over all of them "
+            "(task.loss); the metrics measure the answers of the assistant",
+        )
 
     def finish(self, batch: pa.RecordBatch, split: str, label_counts: Counter[str]) -> pa.RecordBatch:
-        return batch
+        """With task.loss All, label every token of the rows that train and validate; the test split has the answers."""
+        if not self._learns_all or split == TEST:
+            return batch
+        column = batch.schema.get_field_index("labels")
+        answers = batch.column(column)
+        inputs, labels = int32s(batch.column("input_ids").flatten()), int32s(answers.flatten())
+        # A label that is not the token itself is the end of an answer after which the template writes none.
+        every = np.where(labels == IGNORED_LABEL, inputs, labels)
+        return batch.set_column(column, batch.schema.field(column), lists(list_lengths(answers), every))

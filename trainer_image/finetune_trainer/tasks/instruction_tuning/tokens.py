@@ -28,6 +28,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
+ANSWER_FIELDS = (
+    pa.field("input_ids", TOKENS),
+    pa.field("labels", TOKENS),
+    pa.field("prompt_length", pa.int32()),
+    pa.field("reference", pa.string()),
+    pa.field("prompt", pa.string()),
+)
+"""The columns of a row with one prompt and one answer for decoders."""
+
+
 class ChatTokeniser:
     """Renders conversations with the chat template, and labels every learned answer including its end.
 
@@ -36,7 +46,9 @@ class ChatTokeniser:
     teach the model to stop at arbitrary positions.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int, *, learns_all: bool = False) -> None:
+        """``learns_all``: refuse a row that excludes a message from what is learned."""
+        self._learns_all = learns_all
         self._renderer = ChatRenderer(tokenizer)
         self._backend = plain_backend(tokenizer)
         self._max_length = max_length
@@ -47,13 +59,7 @@ class ChatTokeniser:
 
     @property
     def fields(self) -> list[pa.Field]:
-        return [
-            pa.field("input_ids", TOKENS),
-            pa.field("labels", TOKENS),
-            pa.field("prompt_length", pa.int32()),
-            pa.field("reference", pa.string()),
-            pa.field("prompt", pa.string()),
-        ]
+        return list(ANSWER_FIELDS)
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
         problems: dict[int, BadRow] = {}
@@ -82,6 +88,11 @@ class ChatTokeniser:
         return Encoded(columns, np.zeros(len(rows), np.bool_), problems)
 
     def _row(self, conversation: Conversation, chat: Rendered, encoding: Encoding) -> _Row:
+        if self._learns_all and conversation.weight_zero is not None:
+            raise BadRow(
+                f"message {conversation.weight_zero} has the weight 0, but task.loss All learns every message; remove "
+                "the weight, or set task.loss to Assistant"
+            )
         ids = list(encoding.ids)
         labels = [IGNORED_LABEL] * len(ids)
         first = last = len(ids)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune_api.spec import FineTuneJobSpec
+from finetune_api.tables.preferences import PreferenceLoss
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values, type_name
 from finetune_trainer.prepare.rows import checked, first_columns, missing, value_of
@@ -223,12 +224,24 @@ def desirable(value: object, column: str) -> bool:
     raise BadRow(f"column '{column}' contains {shown}, which is neither true nor false; {_REMEDY}")
 
 
-def recognise(names: Sequence[str], _: Sequence[Values]) -> Recognised | None:
-    """See `finetune_trainer.tasks.base.Recognise`. KTO is not recognised, because the manifest has to name it."""
-    if not {"chosen", "rejected"} <= set(names):
+def recognise(names: Sequence[str], rows: Sequence[Values]) -> Recognised | None:
+    """See `finetune_trainer.tasks.base.Recognise`."""
+    prompt = "prompt" if "prompt" in names else None
+    if {"chosen", "rejected"} <= set(names):
+        return Recognised({}, PairRows(prompt, "chosen", "rejected").form, "", certain=True)
+    if {"completion", "label"} <= set(names) and (good := _desirable(rows)) is not None:
+        facts = f"{good:,} of the first {len(rows):,} answers are desirable"
+        settings = {"loss": str(PreferenceLoss.KTO)}
+        return Recognised({}, JudgedRows.form, facts, certain=True, preference=settings)
+    return None
+
+
+def _desirable(rows: Sequence[Values]) -> int | None:
+    """How many of the rows have a label that says that their answer is desirable; None if a label says neither."""
+    try:
+        return sum(desirable(row.get("label"), "label") for row in rows)
+    except BadRow:
         return None
-    schema = PairRows("prompt" if "prompt" in names else None, "chosen", "rejected")
-    return Recognised({}, schema.form, "", certain=True)
 
 
 def prompt_messages(value: object, column: str) -> list[Any]:

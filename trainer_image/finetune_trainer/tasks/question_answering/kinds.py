@@ -103,4 +103,4 @@ def listed(names: Sequence[str]) -> str:
 
 def _named(spec: FineTuneJobSpec) -> set[Metric]:
     """The metrics that the job names."""
-    return {*(spec.evaluation.metrics or ()), *(gate.metric for gate in spec.evaluation.gates)}
+    return {*(spec.evaluation.metrics or ()), *spec.evaluation.gated}

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from finetune_api.spec import FineTuneJobSpec, Metric
+from finetune_trainer.evaluate.answer_scoring import Samples, only
 from finetune_trainer.evaluate.corpus_metrics import CorpusMetric
-from finetune_trainer.evaluate.metrics import Floats
+from finetune_trainer.evaluate.metrics import Floats, Ints
 from finetune_trainer.tasks.question_answering.generative.texts import is_no_answer
 from finetune_trainer.tasks.question_answering.kinds import measured_metrics
 from finetune_trainer.tasks.question_answering.scoring import exact_match, squad_f1, weights
@@ -29,21 +30,29 @@ class QuestionScoring:
     def corpora(self) -> Mapping[Metric, CorpusMetric]:
         return {}
 
+    @property
+    def details(self) -> Mapping[str, Any]:
+        return {}
+
     def metrics(self) -> Sequence[Metric]:
         return measured_metrics(self._spec, self._references)
 
-    def read(self, answer: str) -> str:
+    def read(self, index: int, answer: str) -> str:
         """Empty if the model says that there is no answer."""
         return "" if is_no_answer(answer) else answer.strip()
 
-    def values(self, metric: Metric, answers: Sequence[str]) -> Floats:
+    def values(self, metric: Metric, answers: Sequence[Samples]) -> Floats:
         value = exact_match if metric is Metric.EXACT_MATCH else squad_f1
-        return np.array([value(*pair) for pair in zip(answers, self._references, strict=True)])
+        return np.array([value(answer, golds) for (answer,), golds in zip(answers, self._references, strict=True)])
+
+    def statistics(self, metric: Metric, answers: Sequence[Samples]) -> Ints:
+        raise KeyError(metric)  # There are no metrics of all answers together.
 
     def weights(self, metric: Metric) -> Floats:
         return weights(metric, self._references)
 
-    def row(self, index: int, baseline: str | None, tuned: str | None) -> dict[str, Any]:
+    def row(self, index: int, baseline: Samples | None, tuned: Samples | None) -> dict[str, Any]:
+        texts = only(baseline), only(tuned)
         row = self._rows[index]
         ends = row["answer_spans"]
         return {
@@ -53,10 +62,10 @@ class QuestionScoring:
             "context": row["context"],
             "answers": self._references[index],
             "answerSpans": list(zip(ends[::2], ends[1::2], strict=True)),
-            "baseline": baseline,
-            "baselineSpan": span_of(baseline, row["context"]),
-            "tuned": tuned,
-            "tunedSpan": span_of(tuned, row["context"]),
+            "baseline": texts[0],
+            "baselineSpan": span_of(texts[0], row["context"]),
+            "tuned": texts[1],
+            "tunedSpan": span_of(texts[1], row["context"]),
         }
 
 

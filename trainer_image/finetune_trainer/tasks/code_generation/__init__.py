@@ -1,0 +1,117 @@
+"""CodeGeneration: learns to write what follows the beginning of a program, or what a text asks for.
+
+White space is content: no part of this package strips a prompt, a completion or an answer. ``rows`` reads the data,
+``python_tests`` and ``checking`` check its tests, ``causal``, ``seq2seq`` and ``white_space`` tokenise, ``stopping``
+(with ``parsing`` and ``python_lines``) says which part of an output is the answer, and ``scoring`` measures it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.tables.tasks import ModelFamily
+from finetune_trainer.modelling.tokenizer import load_base_tokenizer
+from finetune_trainer.pairs.forms import GenerativeCausal, GenerativeSeq2Seq
+from finetune_trainer.pairs.seq2seq import load_pair_tokenizer
+from finetune_trainer.tasks.base import CardParts, Prediction, Task
+from finetune_trainer.tasks.code_generation.causal import CausalCodeEncoder
+from finetune_trainer.tasks.code_generation.preparation import CodePreparation
+from finetune_trainer.tasks.code_generation.rows import recognise
+from finetune_trainer.tasks.code_generation.seq2seq import Seq2SeqCodeEncoder
+from finetune_trainer.tasks.code_generation.texts import PLAIN_TEMPLATE
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+    from finetune_api.spec import FineTuneJobSpec
+    from finetune_trainer.evaluate.answer_scoring import AnswerForm
+    from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
+    from finetune_trainer.publish.model_card import CardInputs
+    from finetune_trainer.report.page import ReportInputs
+
+
+class _Measured:
+    """What the evaluation and the report say about models of both families."""
+
+    def answer_form(self) -> AnswerForm:
+        raise NotImplementedError
+
+    def compare(self, inputs: EvaluationInputs) -> Comparison:
+        from finetune_trainer.tasks.code_generation.comparison import compare
+
+        return compare(inputs, self.answer_form())
+
+    def baseline_note(self, details: Mapping[str, Any]) -> str:
+        from finetune_trainer.tasks.code_generation.presentation import baseline_note
+
+        return baseline_note(details)
+
+    def report_section(self, inputs: ReportInputs, environment: Environment) -> str:
+        from finetune_trainer.tasks.code_generation.presentation import report_section
+
+        return report_section(inputs, environment)
+
+
+class CausalCode(_Measured, GenerativeCausal):
+    """Implements `finetune_trainer.tasks.base.TaskForm`."""
+
+    def load_tokenizer(self, directory: Path, spec: FineTuneJobSpec) -> PreTrainedTokenizerFast:
+        return load_base_tokenizer(directory, spec.model.uri, template=PLAIN_TEMPLATE)
+
+    def preparation(
+        self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerFast, max_length: int, config: Mapping[str, Any]
+    ) -> CodePreparation:
+        return CodePreparation(spec, CausalCodeEncoder(spec, tokenizer, max_length))
+
+    def answer_form(self) -> AnswerForm:
+        from finetune_trainer.evaluate.answer_scoring import AnswerForm
+        from finetune_trainer.evaluate.prompts import CausalPrompts
+        from finetune_trainer.tasks.code_generation.causal import decode_code
+        from finetune_trainer.tasks.code_generation.scoring import CodeScoring
+
+        return AnswerForm(CausalPrompts, CodeScoring, decode_code)
+
+    def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
+        from finetune_trainer.tasks.code_generation.prediction import predict_causal
+
+        return predict_causal(inputs, rows)
+
+    def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
+        from finetune_trainer.tasks.code_generation.presentation import causal_card
+
+        return causal_card(inputs, environment)
+
+
+class Seq2SeqCode(_Measured, GenerativeSeq2Seq):
+    """Implements `finetune_trainer.tasks.base.TaskForm`."""
+
+    def load_tokenizer(self, directory: Path, spec: FineTuneJobSpec) -> PreTrainedTokenizerBase:
+        return load_pair_tokenizer(directory, spec, None)
+
+    def preparation(
+        self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerBase, max_length: int, config: Mapping[str, Any]
+    ) -> CodePreparation:
+        return CodePreparation(spec, Seq2SeqCodeEncoder(spec, tokenizer, max_length, config))
+
+    def answer_form(self) -> AnswerForm:
+        from finetune_trainer.evaluate.answer_scoring import AnswerForm
+        from finetune_trainer.evaluate.prompts import Seq2SeqPrompts
+        from finetune_trainer.tasks.code_generation.scoring import CodeScoring
+
+        return AnswerForm(Seq2SeqPrompts, CodeScoring)
+
+    def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
+        from finetune_trainer.tasks.code_generation.prediction import predict_seq2seq
+
+        return predict_seq2seq(inputs, rows)
+
+    def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
+        from finetune_trainer.tasks.code_generation.presentation import seq2seq_card
+
+        return seq2seq_card(inputs, environment)
+
+
+task = Task({ModelFamily.CAUSAL: CausalCode(), ModelFamily.SEQ2SEQ: Seq2SeqCode()}, recognise)
