@@ -38,9 +38,9 @@ def test_memory_for_each_parameter(method: str, zero: int, precision: str, world
 @pytest.mark.parametrize(
     ("quantization", "stage", "words", "expected"),
     [
-        ("NF4", 2, "in NF4;", 0.8 * 0.516 + 0.2 * 2),
-        ("NF4", 3, "in NF4, which each process first holds whole;", 0.8 * 0.516 + 0.2 * 2),
-        ("Int8", 0, "in Int8;", 0.8 + 0.2 * 2),
+        ("NF4", 2, "in NF4 alone;", 0.8 * 0.516 + 0.2 * 2),
+        ("NF4", 3, "in NF4 alone, which each process first holds whole;", 0.8 * 0.516 + 0.2 * 2),
+        ("Int8", 0, "in Int8 alone;", 0.8 + 0.2 * 2),
     ],
 )
 def test_memory_of_a_rounded_model(quantization: str, stage: int, words: str, expected: float) -> None:

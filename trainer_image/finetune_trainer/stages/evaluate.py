@@ -137,12 +137,11 @@ def run(context: StageContext) -> EvaluateResult:
     _write(output, file, comparison.predictions, page)
     if harness:
         _write_lines(output / layout.HARNESS, harness.rows)
-    provenance = {
-        **origin,
-        "preparedDigest": prepared_manifest.digest,
-        "baseline": details,
-    }
-    manifest = publish_directory(output, config.layout.evaluated, provenance)
+    manifest = publish_directory(
+        output,
+        config.layout.evaluated,
+        {**origin, "preparedDigest": prepared_manifest.digest, "baseline": details},
+    )
     return EvaluateResult(uri=config.layout.evaluated, digest=manifest.digest, evaluation=evaluation)
 
 
