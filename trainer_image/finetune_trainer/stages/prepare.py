@@ -212,7 +212,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         handling=handling,
     )
     log.info("read as %s", report.detected)
-    check_method(spec, inputs.model.path, report, task, context.reporter)
+    report = check_method(spec, inputs.model.path, report, task, context.reporter)
     document = json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False)
     (output / layout.DATA_REPORT).write_text(document + "\n", encoding="utf-8")
     return report
@@ -385,5 +385,6 @@ def _result(context: StageContext, report: DataReport, manifest: Manifest) -> Pr
         notes=tuple(_clipped(note) for note in report.notes[:MOST_NOTES]),
         labels=len(report.labels) or None,
         parameters=report.model.parameters,
+        rounded_parameters=report.rounded_parameters,
         detected=report.detected[:300],
     )
