@@ -119,7 +119,7 @@ def test_a_bad_judgement_does_not_make_it_another_task(
 
 
 def test_judgements_that_are_not_used_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = [{"prompt": f"a {n}", "response": f"b {n}", "thumbs_up": n % 2, "id": f"x{n}"} for n in range(60)]
+    rows = [{"prompt": f"a {n}", "completion": f"b {n}", "thumbs_up": n % 2, "id": f"x{n}"} for n in range(60)]
     assert written(folder, "data.jsonl", rows).spec.task.type is TaskType.INSTRUCTION_TUNING
     printed = capsys.readouterr()
     assert "note: the task does not use the columns 'thumbs_up', 'id'" in printed.err
