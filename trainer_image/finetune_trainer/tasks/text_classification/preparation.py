@@ -36,6 +36,9 @@ from finetune_trainer.tasks.text_classification.weights import weight_notes
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+_SHOWN = 3
+"""Labels that a note names."""
+
 
 class TextClassificationPreparation:
     """Implements `finetune_trainer.tasks.base.Preparation`.
@@ -97,13 +100,14 @@ class TextClassificationPreparation:
 
     def notes(self, label_counts: Mapping[str, int]) -> list[str]:
         """Raises:
-        StageFailure: BadData when a metric of the spec is not defined on the test split.
+        StageFailure: BadData when a metric of the spec is not defined on the test split, or no label of the test split
+            has a training row.
         """
-        weights = []
-        if self._spec.task.class_weights is not ClassWeights.NONE:
-            weights = weight_notes(dict(zip(self.labels, self._label_counts["train"].tolist(), strict=True)))
+        train, test = (self._counts(split) for split in ("train", TEST))
+        weights = [] if self._spec.task.class_weights is ClassWeights.NONE else weight_notes(train)
         return [
             *weights,
+            *unlearnable(train, test),
             *self._auroc_notes(),
             *self._unlabelled_notes(),
             *self._list_notes(),
@@ -127,6 +131,9 @@ class TextClassificationPreparation:
             self._unlabelled += int((lengths == 0).sum())
             final = lists(lengths, indices)
         return batch.set_column(column, batch.schema.field(column), final)
+
+    def _counts(self, split: str) -> dict[str, int]:
+        return dict(zip(self.labels, self._label_counts[split].tolist(), strict=True))
 
     def _auroc_notes(self) -> list[str]:
         if Metric.AUROC not in self._spec.metrics:
@@ -153,6 +160,34 @@ class TextClassificationPreparation:
     def _final_indices(self) -> npt.NDArray[np.int32]:
         index_of = {label: index for index, label in enumerate(self.labels)}
         return np.asarray([index_of[label] for label in self._tokeniser.labels], np.int32)
+
+
+def unlearnable(train: Mapping[str, int], test: Mapping[str, int]) -> list[str]:
+    """A clause about labels without a training row.
+
+    Args:
+        train: Rows of the training split by label.
+        test: Rows of the test split by label; the same labels.
+
+    Raises:
+        StageFailure: BadData when this is so for all labels of the test split.
+    """
+    absent = sorted((label for label, count in train.items() if not count), key=lambda label: (-test[label], label))
+    tested = sum(test[label] > 0 for label in absent)
+    if tested and tested == sum(count > 0 for count in test.values()):
+        raise StageFailure(
+            Reason.BAD_DATA,
+            f"No label of the test split has a training row, such as '{absent[0][:80]}', so the model cannot get one "
+            "right: add rows for each label, or set dataset.columns.label to the right column",
+        )
+    if not absent:
+        return []
+    names = ", ".join(
+        f"'{label[:30]}' ({test[label] or 'no'} test row{'' if test[label] == 1 else 's'})" for label in absent[:_SHOWN]
+    ) + (", …" if len(absent) > _SHOWN else "")
+    return [
+        f"the model cannot learn {len(absent):,} label{'s' if len(absent) > 1 else ''} without a training row: {names}"
+    ]
 
 
 def undefined_auroc() -> StageFailure:
