@@ -213,7 +213,7 @@ def test_labels_of_kto_and_their_balance(tmp_path: Path) -> None:
     report = json.loads((stored(context) / "data.json").read_text())
     assert report["splits"]["train"]["label_counts"] == {"desirable": 9, "undesirable": 3}
     (note,) = [note for note in report["notes"] if "balance" in note]
-    assert "undesirableWeight from 2.26 to 3.00, or desirableWeight from 0.33 to 0.44" in note
+    assert "undesirableWeight from 2.26 to 3.00, or desirableWeight from 0.34 to 0.44" in note
 
 
 @pytest.mark.parametrize("label", ["good", "", None, 2, "falsch", [True]])

@@ -105,6 +105,39 @@ def test_judged_answers_are_detected(folder: Path, kind: type) -> None:
     assert other.spec.task.type is TaskType.INSTRUCTION_TUNING
 
 
+@pytest.mark.parametrize("bad", [{"label": None}, {"label": "maybe"}, {}])
+@pytest.mark.parametrize("place", [0, 5])
+def test_a_bad_judgement_does_not_make_it_another_task(
+    folder: Path, capsys: pytest.CaptureFixture[str], bad: dict[str, Any], place: int
+) -> None:
+    rows: list[dict[str, Any]] = [{"prompt": f"a {n}", "completion": f"b {n}", "label": n % 2 == 0} for n in range(60)]
+    rows[place] = {"prompt": "a", "completion": "b", **bad}
+    job = written(folder, "data.jsonl", rows)
+    assert job.spec.preference
+    assert job.spec.preference.loss is PreferenceLoss.KTO
+    assert "answers are desirable, 1 has a label that is neither true nor false" in capsys.readouterr().out
+
+
+def test_judgements_that_are_not_used_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": f"a {n}", "completion": f"b {n}", "thumbs_up": n % 2, "id": f"x{n}"} for n in range(60)]
+    assert written(folder, "data.jsonl", rows).spec.task.type is TaskType.INSTRUCTION_TUNING
+    printed = capsys.readouterr()
+    assert "note: the task does not use the columns 'thumbs_up', 'id'" in printed.err
+    assert "column 'thumbs_up' has true and false and is not used" in printed.out
+    written(folder, "data.jsonl", [{"prompt": f"a {n}", "completion": f"b {n}", "system": "c"} for n in range(60)])
+    assert "does not use" not in capsys.readouterr().err
+
+
+def test_one_bad_row_does_not_decide_the_task(folder: Path) -> None:
+    rows: list[dict[str, Any]] = [{"translation": {"en": f"text {n}", "de": f"Text {n}"}} for n in range(20)]
+    job = written(folder, "a.jsonl", [{"translation": None}, {"messages": "x"}, *rows], model="hf://acme/translator")
+    assert (job.spec.task.source_language, job.spec.task.target_language) == ("en", "de")
+    rows = [{"q": f"a text {n}", "kind": "xy"[n % 2]} for n in range(20)]
+    job = written(folder, "b.jsonl", [*rows, {"q": "a", "kind": None}, {"q": "b", "kind": ["x"]}])
+    assert job.spec.task.type is TaskType.TEXT_CLASSIFICATION
+    assert not job.spec.task.multi_label
+
+
 @pytest.mark.parametrize("count", [12, 13, 17, 29, 44, 45, 46, 60])
 def test_a_job_on_few_rows_gets_a_test_split_that_it_can_use(count: int) -> None:
     test, notes = small_test(count, DatasetSpec.model_validate_json(json.dumps(TRAIN)))

@@ -8,7 +8,8 @@ import pytest
 
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.tasks.text_classification.label_lists import LabelListRows
-from finetune_trainer.tasks.text_classification.rows import LabelledRows
+from finetune_trainer.tasks.text_classification.recognition import recognise
+from finetune_trainer.tasks.text_classification.rows import LabelledRows, divided_label
 
 
 def labels(cell: Any, known: str = "", *, separated: bool = False) -> tuple[str, ...]:
@@ -74,3 +75,38 @@ def test_a_list_without_multi_label_names_the_setting() -> None:
 def test_a_quantity_is_no_label() -> None:
     with pytest.raises(BadRow, match="learns no quantities"):
         LabelledRows("text", "label", None).example({"text": "a", "label": 0.5})
+
+
+@pytest.mark.parametrize("sign", [";", "|", ","])
+@pytest.mark.parametrize("column", ["label", "Tags (agent)"])
+def test_labels_with_a_separator_are_recognised(sign: str, column: str) -> None:
+    cells = ["billing", f"billing{sign} refund", f"refund{sign}login", "login", "", None]
+    rows = [{"no": n, "wrote": f"a text {n}", column: cells[n % 6], "from": ["mail", "chat"][n % 2]} for n in range(36)]
+    found = recognise(("no", "wrote", column, "from"), rows)
+    assert found
+    assert found.columns == {"text": "wrote", "label": column}
+    assert found.settings == {"multiLabel": True}
+    assert found.facts == "3 labels in the first 36 rows: 'billing', 'login', 'refund'"
+    assert found.open == (f"Column '{column}' has commas between labels: write ; or | instead." if sign == "," else "")
+
+
+@pytest.mark.parametrize("odd", ["billing; refund", ["billing", "refund"], "['billing', 'refund']"])
+def test_one_cell_makes_no_lists(odd: Any) -> None:
+    rows = [{"text": f"a text {n}", "label": ["billing", "refund"][n % 2]} for n in range(30)]
+    found = recognise(("text", "label"), [*rows, {"text": "a", "label": odd}])
+    assert found
+    assert found.settings == {}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("billing|bug|billing, bug|bug, login", ("billing, bug", ",")),
+        ("a;b|b;c|a;c", ("a;b", ";")),
+        ("billing|bug|billing, bug", None),
+        ("Health, Safety|Finance|Law, Order|IT", None),
+        ("billing|bug", None),
+    ],
+)
+def test_labels_that_are_lists(names: str, expected: tuple[str, str] | None) -> None:
+    assert divided_label(names.split("|")) == expected

@@ -90,7 +90,7 @@ def test_labels_from_users_are_escaped() -> None:
 
 
 def test_labels_with_few_examples_are_listed_as_a_limitation() -> None:
-    assert "The label `other` had only 1 training examples." in _card()
+    assert "The label `other` had only 1 training example." in _card()
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,12 @@ from tests.builders import an_evaluation
             "macro_f1 improved by 0.005 over the baseline, 0.015 less than the 0.02 that is asked for",
             "macro_f1 better by at least 0.02",
         ),
+        (
+            Gate(metric=Metric.MICRO_F1, minimum_improvement=0.02),
+            -0.7368,
+            "micro_f1 is worse than that of the baseline by 0.7368, and not better by 0.02",
+            "micro_f1 better by at least 0.02",
+        ),
     ],
 )
 def test_each_kind_of_gate(gate: Gate, value: float, sentence: str, words: str) -> None:

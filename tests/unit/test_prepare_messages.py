@@ -35,7 +35,10 @@ def test_a_weight_of_zero_is_not_learned() -> None:
     [
         ({**ANSWER, "weight": 0.5}, "message 2 has the weight 0.5; use 0 or 1"),
         ({**ANSWER, "weight": "0"}, "message 2 has the weight 0; use 0 or 1"),
-        ({**ANSWER, "weight": 0}, "every message of the assistant has the weight 0, so there is nothing to learn"),
+        (
+            {**ANSWER, "weight": 0},
+            "every message of the assistant has the weight 0, so there is no answer to learn or to measure",
+        ),
         ({**QUESTION, "weight": 1}, "message 2 is from the user and has the weight 1; only assistant messages are"),
     ],
 )

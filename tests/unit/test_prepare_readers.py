@@ -78,7 +78,7 @@ def test_tab_separated_values_are_read(tmp_path: Path) -> None:
             "a,b,c",
             "the row has 3 fields and the header 2; quote fields that contain a delimiter, a quote or a line break",
         ),
-        ("a", "the row has 1 fields and the header 2; quote fields that contain a delimiter, a quote or a line break"),
+        ("a", "the row has 1 field and the header 2; add the missing ones, or close a quote that takes in a delimiter"),
         ('"a"b,c', "invalid quoting (',' expected after '\"'); double each quote inside a quoted field"),
     ],
 )

@@ -116,7 +116,10 @@ def test_messages_become_a_conversation() -> None:
             "message 2 has the unknown role 'robot'; use one of system, developer, user, assistant, tool",
         ),
         ([{"content": "a"}], "message 1 has no role; use one of system, developer, user, assistant, tool"),
-        (a_chat(("user", "a")), "no message is from the assistant, so there is nothing to learn; add the answer"),
+        (
+            a_chat(("user", "a")),
+            "no message is from the assistant, so there is no answer to learn or to measure; add the answer",
+        ),
         (
             a_chat(("user", "a"), ("assistant", "b"), ("user", "c")),
             "the last message is from the user, not from the assistant; add the answer or remove the message",

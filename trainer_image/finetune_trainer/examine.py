@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -24,11 +25,12 @@ from finetune_api.tables.tasks import TaskType
 from finetune_trainer.prepare.fetch import fetch_data
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import columns_of, read_rows
+from finetune_trainer.prepare.rows import listed_columns
 from finetune_trainer.prepare.sources import DataFile, FileKind
 from finetune_trainer.prepare.splits import TEST
 from finetune_trainer.requests import respond
 from finetune_trainer.tasks import task_of
-from finetune_trainer.tasks.base import Recognised
+from finetune_trainer.tasks.base import Recognised, several
 
 _SAMPLE = 1000
 _FEWEST_ROWS = 12
@@ -67,17 +69,21 @@ def examine(uri: str, scratch: Path) -> dict[str, Any]:
     if not rows:
         why = f"; {bad}" if bad else ", only a header" if names and not documents else ""
         raise StageFailure(Reason.BAD_DATA, f"{uri} has no rows that can be read{why}")
-    found = [(task, guess) for task in TaskType if (guess := task_of(task).recognise(names, rows))]
+    # The first row of JSON lines may lack a key, or have one of its own.
+    keys = Counter(key for values in rows for key in values)
+    present = [name for name in dict.fromkeys((*names, *keys)) if several(keys[name], len(rows))]
+    found = [(task, guess) for task in TaskType if (guess := task_of(task).recognise(present, rows))]
     if not found:
         raise StageFailure(
             Reason.BAD_DATA,
-            f"No task is recognised from the columns of {uri} ({', '.join(names)[:200]}) and its first {len(rows):,} "
+            f"No task is recognised from the columns of {uri} ({', '.join(present)[:200]}) and its first {len(rows):,} "
             f"rows{f' ({bad})' if bad else ''}: rename the columns, or write the manifest by hand and set "
             "dataset.columns; labels have to occur several times",
         )
     # Rows that need a setting of the method are otherwise like those of another task. Of two others that are certain,
     # the one that has a meaning for more columns.
     task, guess = max(found, key=lambda pair: (pair[1].certain, bool(pair[1].preference), len(pair[1].columns)))
+    unused = [name for name in present if name not in {*guess.columns.values(), *guess.reads}]
     rows_of_job = _SAMPLE if TEST in fetched.files else _count(fetched.files["train"], names, documents)
     test, small = small_test(rows_of_job, dataset)
     return {
@@ -87,8 +93,8 @@ def examine(uri: str, scratch: Path) -> dict[str, Any]:
         "facts": guess.facts,
         "settings": dict(guess.settings),
         "open": guess.open,
-        "names": list(names),
-        "notes": [*fetched.notes, *small],
+        "names": present,
+        "notes": [*fetched.notes, *_unused(unused), *small],
         "preference": dict(guess.preference),
         "test": test,
         "documents": documents and str(documents),
@@ -127,6 +133,11 @@ def _documents(files: Sequence[DataFile]) -> Documents:
         rows = (row for file in divided for row in read_rows(file, ()))
         counts[documents] = sum(1 for _ in islice(rows, _ENOUGH_DOCUMENTS))
     return max(counts, key=lambda documents: counts[documents])
+
+
+def _unused(names: Sequence[str]) -> list[str]:
+    """A note on the columns of the data that the task does not read."""
+    return [f"the task does not use the column{'s' if len(names) > 1 else ''} {listed_columns(names)}"] if names else []
 
 
 def _different(guess: Recognised) -> Mapping[str, str]:

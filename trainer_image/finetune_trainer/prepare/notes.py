@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from finetune_api.spec import FineTuneJobSpec
+from finetune_api.stage import MOST_NOTES, NOTE_LENGTH
 from finetune_api.tables.tasks import ModelFamily
+from finetune_api.vocabulary import Deduplication
 from finetune_trainer.prepare.problems import percent
 from finetune_trainer.prepare.read import DataSet
 from finetune_trainer.prepared import ModelIdentity, SplitReport
@@ -30,13 +32,15 @@ def unknown_tokens(sets: Mapping[str, DataSet]) -> list[str]:
     return [f"{percent(unknown / tokens)} of the tokens are unknown to the tokenizer of the model"] if unknown else []
 
 
-def contradictions(count: int) -> list[str]:
-    """How many rows contradict an earlier one."""
-    return (
-        [f"{count:,} row{'s have' if count > 1 else ' has'} the text of an earlier row but another label or choice"]
-        if count
-        else []
-    )
+def contradictions(count: int, deduplicate: Deduplication) -> list[str]:
+    """How many rows contradict an earlier one, and what becomes of them."""
+    if not count:
+        return []
+    kept = " (deduplicate: None)" if deduplicate is Deduplication.NONE else ""
+    return [
+        f"{count:,} row{'s have' if count > 1 else ' has'} the text of an earlier row but another label or choice, and "
+        f"{'are' if count > 1 else 'is'} {'kept' if kept else 'dropped'}{kept}"
+    ]
 
 
 def truncations(splits: Mapping[str, SplitReport], length: int, model: ModelIdentity) -> list[str]:
@@ -49,3 +53,12 @@ def truncations(splits: Mapping[str, SplitReport], length: int, model: ModelIden
         f"{percent(truncated / rows)} of the texts are truncated to {length:,} tokens; "
         + ("the model supports no more" if length == model.max_positions else "raise training.maxSequenceLength")
     ]
+
+
+def status_notes(notes: Sequence[str]) -> tuple[str, ...]:
+    """The first notes, as short as a status has them. The last one says how many others there are, and where."""
+    shown = [note if len(note) <= NOTE_LENGTH else f"{note[: NOTE_LENGTH - 1]}…" for note in notes[:MOST_NOTES]]
+    if len(notes) > MOST_NOTES:
+        more = len(notes) - MOST_NOTES + 1
+        shown[-1] = f"and {more:,} more notes: see the log of prepare, or data.json beside the prepared data"
+    return tuple(shown)

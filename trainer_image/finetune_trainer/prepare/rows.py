@@ -14,6 +14,10 @@ from finetune_trainer.prepare.sources import DataFile, FileKind
 _COLUMN_NAME = re.compile(r"[\w .,;|/()#%&?+*'-]{1,40}")
 
 
+_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+"""In lower case."""
+
+
 class Example(Protocol):
     """An example of a task before tokenisation."""
 
@@ -111,6 +115,15 @@ def listed_columns(names: Iterable[str]) -> str:
 
 def text_of(values: Values, column: str, field: str) -> str:
     return checked(value_of(values, column, field), f"column '{column}'")
+
+
+def truth_of(value: object) -> bool | None:
+    """Whether a value says true or false; None if it says neither."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float) and value in (0, 1):
+        return value == 1
+    return _TRUTHS.get(value.strip().lower()) if isinstance(value, str) else None
 
 
 def checked(value: object, what: str) -> str:

@@ -22,7 +22,7 @@ from finetune_api import layout
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.manifest import Manifest
 from finetune_api.spec import Deduplication, FineTuneJobSpec
-from finetune_api.stage import MOST_NOTES, NOTE_LENGTH, PrepareResult, StageConfig
+from finetune_api.stage import PrepareResult, StageConfig
 from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer import storage
 from finetune_trainer.checkpoints.upload import complete_checkpoints
@@ -44,7 +44,13 @@ from finetune_trainer.patches.transformers import fix_template_date
 from finetune_trainer.prepare.family_settings import check_settings
 from finetune_trainer.prepare.fetch import FetchedData, detectable, fetch_data
 from finetune_trainer.prepare.method_trial import check_method
-from finetune_trainer.prepare.notes import contradictions, generation_limits, truncations, unknown_tokens
+from finetune_trainer.prepare.notes import (
+    contradictions,
+    generation_limits,
+    status_notes,
+    truncations,
+    unknown_tokens,
+)
 from finetune_trainer.prepare.problems import REPORTED_ROWS, Tally
 from finetune_trainer.prepare.programs import sandbox_for
 from finetune_trainer.prepare.read import DataSet, read_data_set
@@ -176,7 +182,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         *inputs.data.notes,
         *handling.notes,
         *unknown_tokens(sets),
-        *contradictions(contradicting),
+        *contradictions(contradicting, spec.dataset.cleaning.deduplicate),
         *truncations(splits, length, inputs.identity),
         *end_notes(tokenizer, ends, preparation.answers),
         *preparation.notes(all_labels),
@@ -248,10 +254,6 @@ def sequence_length(spec: FineTuneJobSpec, family: ModelFamily, model: ModelIden
             f"to {limit}",
         )
     return requested
-
-
-def _clipped(note: str) -> str:
-    return note if len(note) <= NOTE_LENGTH else f"{note[: NOTE_LENGTH - 1]}…"
 
 
 def _check_vocabulary(sets: Mapping[str, DataSet], vocabulary: int | None, model_uri: str) -> None:
@@ -382,7 +384,7 @@ def _result(context: StageContext, report: DataReport, manifest: Manifest) -> Pr
         tokens=report.splits["train"].tokens,
         duplicates=report.duplicates + report.leaked,
         invalid=report.invalid,
-        notes=tuple(_clipped(note) for note in report.notes[:MOST_NOTES]),
+        notes=status_notes(report.notes),
         labels=len(report.labels) or None,
         parameters=report.model.parameters,
         rounded_parameters=report.rounded_parameters,

@@ -142,6 +142,8 @@ class Recognised:
     """What the rows contain, as a clause; may be empty."""
     certain: bool
     """Whether the names of the columns say so; otherwise it is a guess."""
+    reads: tuple[str, ...] = ()
+    """Columns that the task reads where there are any, besides those of ``columns``."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Fields of spec.task that the task or the data needs, such as targetLanguage."""
     preference: Mapping[str, Any] = field(default_factory=dict)
@@ -302,6 +304,9 @@ class WeighsLabels(Protocol):
         """
 
 
+_MISTAKES = 0.05
+"""Share of the rows."""
+
 Recognise = Callable[[Sequence[str], Sequence[Mapping[str, Any]]], Recognised | None]
 """Finds the columns of a task in data that nobody has described, from the names of its columns and its first valid
 rows; None if the data is not for the task."""
@@ -320,6 +325,11 @@ def known_name(known: Sequence[str], names: Sequence[str]) -> str | None:
     """The first of the ``known`` names of a column, in lower case, that is among ``names``, as it is written there."""
     by_name = {name.strip().lower(): name for name in reversed(names)}
     return next((by_name[name] for name in known if name in by_name), None)
+
+
+def several(count: int, rows: int) -> bool:
+    """Whether something in ``count`` of ``rows`` is no mistake of a few of them, which must not decide the task."""
+    return 0 < count == rows or count > max(1, _MISTAKES * rows)
 
 
 Render = Callable[..., str]

@@ -108,8 +108,12 @@ def _explained(error: csv.Error) -> str:
 def _ragged(fields: list[str], header: tuple[str, ...], line: int, last: int) -> BadRow:
     lines_of_row = f", which goes on to line {last}," if last > line else ""
     return BadRow(
-        f"the row{lines_of_row} has {len(fields)} fields and the header {len(header)}; quote fields that contain a "
-        "delimiter, a quote or a line break"
+        f"the row{lines_of_row} has {len(fields)} field{'' if len(fields) == 1 else 's'} and the header {len(header)}; "
+        + (
+            "add the missing ones, or close a quote that takes in a delimiter"
+            if len(fields) < len(header)
+            else "quote fields that contain a delimiter, a quote or a line break"
+        )
     )
 
 

@@ -106,4 +106,4 @@ def recognise(names: Sequence[str], _: Sequence[Values]) -> Recognised | None:
     if prompt is None or completion is None or not (tests or completion in _SURE):
         return None
     columns = {"prompt": prompt, "completion": completion, **({"tests": tests} if tests else {})}
-    return Recognised(columns, "", "", certain=True)
+    return Recognised(columns, "", "", certain=True, reads=("entry_point",))

@@ -91,13 +91,16 @@ def conversation(values: object, column: str, tools: object = None) -> Conversat
 def _check_order(messages: Sequence[Message], learned: Sequence[bool]) -> None:
     roles = [message["role"] for message in messages]
     if ASSISTANT not in roles:
-        raise BadRow("no message is from the assistant, so there is nothing to learn; add the answer")
+        raise BadRow("no message is from the assistant, so there is no answer to learn or to measure; add the answer")
     if roles[-1] != ASSISTANT:
         raise BadRow(
             f"the last message is from the {roles[-1]}, not from the assistant; add the answer or remove the message"
         )
     if not any(learned):
-        raise BadRow("every message of the assistant has the weight 0, so there is nothing to learn; remove the row")
+        raise BadRow(
+            "every message of the assistant has the weight 0, so there is no answer to learn or to measure; remove the "
+            "weights or the row"
+        )
 
 
 def _message(value: object, number: int) -> Message:

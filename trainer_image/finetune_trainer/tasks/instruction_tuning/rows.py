@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from finetune_api.spec import DataFormat, FineTuneJobSpec
 from finetune_trainer.prepare.readers import Values
-from finetune_trainer.prepare.rows import first_columns, text_of, value_of
+from finetune_trainer.prepare.rows import first_columns, text_of, truth_of, value_of
 from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.tasks.base import Recognised
 from finetune_trainer.tasks.instruction_tuning.layouts import (
@@ -101,15 +101,38 @@ def schema_for(spec: FineTuneJobSpec, files: Sequence[DataFile]) -> Rows:
     return _layout(found, messages, prompts) or prompts
 
 
-def recognise(names: Sequence[str], _: Sequence[Values]) -> Recognised | None:
+def recognise(names: Sequence[str], rows: Sequence[Values]) -> Recognised | None:
     """See `finetune_trainer.tasks.base.Recognise`."""
     if layout := _layout(names, "messages", PromptRows("prompt", "completion")):
-        return Recognised({}, layout.form, "", certain=True)
+        return _recognised({}, layout, names, rows, certain=True)
     for prompt, completion in _PAIRS:
         if prompt in names and completion in names:
             columns = {"prompt": prompt, "completion": completion}
-            return Recognised(columns, PromptRows.form, "", certain=False)
+            return _recognised(columns, PromptRows(prompt, completion), names, rows, certain=False)
     return None
+
+
+def _recognised(
+    columns: Mapping[str, str], layout: Rows, names: Sequence[str], rows: Sequence[Values], *, certain: bool
+) -> Recognised:
+    reads = (*layout.needed, *layout.optional)
+    judging = next((name for name in names if name not in reads and _judges(name, rows)), None)
+    # What is learned would include the bad answers.
+    facts = (
+        ""
+        if judging is None
+        else (
+            f"column '{judging[:40]}' has true and false and is not used: if it says which answers are good, use "
+            "PreferenceTuning with the loss KTO, and set dataset.columns.label to it"
+        )
+    )
+    return Recognised(columns, layout.form, facts, certain=certain, reads=reads)
+
+
+def _judges(name: str, rows: Sequence[Values]) -> bool:
+    """Whether most values of a column are true or false, and both occur."""
+    found = [truth_of(row.get(name)) for row in rows]
+    return 2 * found.count(None) < len(found) and True in found and False in found
 
 
 def _layout(names: Sequence[str], messages: str, prompts: PromptRows) -> Rows | None:

@@ -9,7 +9,7 @@ from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values
 from finetune_trainer.prepare.readers.documents import LONGEST, too_long
 from finetune_trainer.prepare.rows import text_of
-from finetune_trainer.tasks.base import Recognised, known_name
+from finetune_trainer.tasks.base import Recognised, known_name, several
 
 FIELD = "text"
 _TEXTS = ("text", "content", "document", "body", "article", "raw_content", "story")
@@ -62,6 +62,6 @@ class DocumentRows:
 def recognise(names: Sequence[str], rows: Sequence[Values]) -> Recognised | None:
     """See `finetune_trainer.tasks.base.Recognise`. Other columns make it a guess, because they may be what to learn."""
     text = known_name(_TEXTS, names)
-    if text is None or not any(isinstance(row.get(text), str) for row in rows):
+    if text is None or not several(sum(isinstance(row.get(text), str) for row in rows), len(rows)):
         return None
     return Recognised({FIELD: text}, "", "", certain=tuple(names) == (FIELD,))

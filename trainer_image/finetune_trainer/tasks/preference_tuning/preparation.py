@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 KINDS = ("undesirable", "desirable")
 """Names of the labels 0 and 1."""
+_LESS = 1 - 1e-9
+"""Allows for the rounding of products."""
 _BALANCED = 1.33
 """Largest ratio of desirable to undesirable answers, each times its weight; the smallest is 1 (KTO, section 4.2)."""
 
@@ -141,13 +144,20 @@ def balance_notes(counts: Mapping[str, int], preference: PreferenceSpec) -> list
     """
     bad, good = (counts[kind] for kind in KINDS)
     desired, undesired = good * preference.desirable_weight, bad * preference.undesirable_weight
-    if undesired <= desired <= _BALANCED * undesired:
+    if undesired * _LESS <= desired <= _BALANCED * undesired / _LESS:
         return []
     return [
         f"{good:,} desirable and {bad:,} undesirable answers are out of balance: set undesirableWeight from "
-        f"{desired / bad / _BALANCED:.2f} to {desired / bad:.2f}, or desirableWeight from "
-        f"{undesired / good:.2f} to {undesired / good * _BALANCED:.2f}"
+        f"{_range(desired / bad / _BALANCED, desired / bad)}, or desirableWeight from "
+        f"{_range(undesired / good, undesired / good * _BALANCED)}"
     ]
+
+
+def _range(low: float, high: float) -> str:
+    """Two weights between ``low`` and ``high``, rounded inwards: with both, the answers are in balance."""
+    digits = next(digits for digits in range(2, 20) if math.ceil(low * 10**digits) <= math.floor(high * 10**digits))
+    scale = 10**digits
+    return f"{math.ceil(low * scale) / scale:.{digits}f} to {math.floor(high * scale) / scale:.{digits}f}"
 
 
 def _desirable(row: Pair | Judged) -> bool:

@@ -11,15 +11,13 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_api.tables.preferences import PreferenceLoss
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values, type_name
-from finetune_trainer.prepare.rows import checked, first_columns, missing, value_of
+from finetune_trainer.prepare.rows import checked, first_columns, missing, truth_of, value_of
 from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.tasks.base import Recognised
 from finetune_trainer.tasks.instruction_tuning.layouts import SYSTEM, with_system
 from finetune_trainer.tasks.instruction_tuning.messages import ASSISTANT, Conversation, Message, conversation
 
 TOOLS = "tools"
-_LABELS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-"""The texts of a label, in lower case."""
 _REMEDY = "use true, false, yes, no, 1 or 0"
 
 
@@ -214,11 +212,7 @@ def desirable(value: object, column: str) -> bool:
     Raises:
         BadRow: It says neither.
     """
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, int | float) and value in (0, 1):
-        return value == 1
-    if isinstance(value, str) and (found := _LABELS.get(value.strip().lower())) is not None:
+    if (found := truth_of(value)) is not None:
         return found
     shown = f"'{value[:40]}'" if isinstance(value, str) else type_name(value)
     raise BadRow(f"column '{column}' contains {shown}, which is neither true nor false; {_REMEDY}")
@@ -228,20 +222,22 @@ def recognise(names: Sequence[str], rows: Sequence[Values]) -> Recognised | None
     """See `finetune_trainer.tasks.base.Recognise`."""
     prompt = "prompt" if "prompt" in names else None
     if {"chosen", "rejected"} <= set(names):
-        return Recognised({}, PairRows(prompt, "chosen", "rejected").form, "", certain=True)
-    if {"completion", "label"} <= set(names) and (good := _desirable(rows)) is not None:
-        facts = f"{good:,} of the first {len(rows):,} answers are desirable"
-        settings = {"loss": str(PreferenceLoss.KTO)}
-        return Recognised({}, JudgedRows.form, facts, certain=True, preference=settings)
-    return None
-
-
-def _desirable(rows: Sequence[Values]) -> int | None:
-    """How many of the rows have a label that says that their answer is desirable; None if a label says neither."""
-    try:
-        return sum(desirable(row.get("label"), "label") for row in rows)
-    except BadRow:
+        pairs = PairRows(prompt, "chosen", "rejected")
+        return Recognised({}, pairs.form, "", certain=True, reads=(*pairs.needed, *pairs.optional))
+    if not {"completion", "label"} <= set(names):
         return None
+    judged = JudgedRows(prompt, "completion", "label")
+    labels = [truth_of(row.get("label")) for row in rows]
+    wrong = labels.count(None)
+    # A few labels that are no judgements are bad rows, which prepare reports: they make it no data for another task.
+    if 2 * wrong >= len(labels):
+        return None
+    facts = f"{labels.count(True):,} of the first {len(rows):,} answers are desirable"
+    if wrong:
+        facts += f", {wrong:,} {'have' if wrong > 1 else 'has'} a label that is neither true nor false"
+    settings = {"loss": str(PreferenceLoss.KTO)}
+    reads = (*judged.needed, *judged.optional)
+    return Recognised({}, judged.form, facts, certain=True, reads=reads, preference=settings)
 
 
 def prompt_messages(value: object, column: str) -> list[Any]:

@@ -111,7 +111,7 @@ def recognise(names: Sequence[str], _: Sequence[Values]) -> Recognised | None:
     """See `finetune_trainer.tasks.base.Recognise`."""
     if not set(QuestionRows.fields) <= set(names):
         return None
-    return Recognised({}, "", "", certain=True)
+    return Recognised({}, "", "", certain=True, reads=(*QuestionRows.fields, *QuestionRows.optional))
 
 
 task = Task(

@@ -11,10 +11,7 @@ from typing import Any
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values, type_name
 from finetune_trainer.prepare.rows import text_of, value_of
-from finetune_trainer.tasks.text_classification.rows import LabelledRows, Text, label_of
-
-SEPARATORS = (";", "|")
-"""Between the labels of a cell of CSV."""
+from finetune_trainer.tasks.text_classification.rows import SEPARATORS, LabelledRows, Text, label_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from finetune_trainer.tasks.text_classification.label_lists import LabelListRows
 from finetune_trainer.tasks.text_classification.rows import (
     MOST_LABELS,
     LabelledRows,
+    divided_label,
     label_notes,
     same_number,
     sorted_labels,
@@ -34,6 +35,9 @@ from finetune_trainer.tasks.text_classification.weights import weight_notes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+_SHOWN = 3
+"""Labels that a note names."""
 
 
 class TextClassificationPreparation:
@@ -91,15 +95,24 @@ class TextClassificationPreparation:
     def end_data_set(self, uri: str) -> None:
         if self._given is None and self._derived is None:
             self._derived = _derived_labels(self._tokeniser, uri)
+            if self._multi_label:
+                _check_divided(self._derived, uri)
 
     def notes(self, label_counts: Mapping[str, int]) -> list[str]:
         """Raises:
-        StageFailure: BadData when a metric of the spec is not defined on the test split.
+        StageFailure: BadData when a metric of the spec is not defined on the test split, or no label of the test split
+            has a training row.
         """
-        weights = []
-        if self._spec.task.class_weights is not ClassWeights.NONE:
-            weights = weight_notes(dict(zip(self.labels, self._label_counts["train"].tolist(), strict=True)))
-        return [*weights, *self._auroc_notes(), *self._unlabelled_notes(), *label_notes(label_counts)]
+        train, test = (self._counts(split) for split in ("train", TEST))
+        weights = [] if self._spec.task.class_weights is ClassWeights.NONE else weight_notes(train)
+        return [
+            *weights,
+            *unlearnable(train, test),
+            *self._auroc_notes(),
+            *self._unlabelled_notes(),
+            *self._list_notes(),
+            *label_notes(label_counts),
+        ]
 
     def finish(self, batch: pa.RecordBatch, split: str, label_counts: Counter[str]) -> pa.RecordBatch:
         """Replace the provisional index of each label, in order of first appearance, by its final index."""
@@ -119,6 +132,9 @@ class TextClassificationPreparation:
             final = lists(lengths, indices)
         return batch.set_column(column, batch.schema.field(column), final)
 
+    def _counts(self, split: str) -> dict[str, int]:
+        return dict(zip(self.labels, self._label_counts[split].tolist(), strict=True))
+
     def _auroc_notes(self) -> list[str]:
         if Metric.AUROC not in self._spec.metrics:
             return []
@@ -134,10 +150,44 @@ class TextClassificationPreparation:
         count = self._unlabelled
         return [f"{count:,} row{'s have' if count > 1 else ' has'} no label"] if count else []
 
+    def _list_notes(self) -> list[str]:
+        """Whether labels are lists, in a job with one label for each row."""
+        if self._multi_label or self._given is not None or (found := divided_label(self.labels)) is None:
+            return []
+        return [f"label '{found[0][:40]}' looks like a list of labels; if it is one, set task.multiLabel to true"]
+
     @cached_property
     def _final_indices(self) -> npt.NDArray[np.int32]:
         index_of = {label: index for index, label in enumerate(self.labels)}
         return np.asarray([index_of[label] for label in self._tokeniser.labels], np.int32)
+
+
+def unlearnable(train: Mapping[str, int], test: Mapping[str, int]) -> list[str]:
+    """A clause about labels without a training row.
+
+    Args:
+        train: Rows of the training split by label.
+        test: Rows of the test split by label; the same labels.
+
+    Raises:
+        StageFailure: BadData when this is so for all labels of the test split.
+    """
+    absent = sorted((label for label, count in train.items() if not count), key=lambda label: (-test[label], label))
+    tested = sum(test[label] > 0 for label in absent)
+    if tested and tested == sum(count > 0 for count in test.values()):
+        raise StageFailure(
+            Reason.BAD_DATA,
+            f"No label of the test split has a training row, such as '{absent[0][:80]}', so the model cannot get one "
+            "right: add rows for each label, or set dataset.columns.label to the right column",
+        )
+    if not absent:
+        return []
+    names = ", ".join(
+        f"'{label[:30]}' ({test[label] or 'no'} test row{'' if test[label] == 1 else 's'})" for label in absent[:_SHOWN]
+    ) + (", …" if len(absent) > _SHOWN else "")
+    return [
+        f"the model cannot learn {len(absent):,} label{'s' if len(absent) > 1 else ''} without a training row: {names}"
+    ]
 
 
 def undefined_auroc() -> StageFailure:
@@ -167,6 +217,22 @@ def check_head(config: Mapping[str, Any], uri: str) -> None:
             Reason.BAD_CONFIGURATION,
             f"{uri} predicts a number (config.json has one label, or problem_type regression), and TextClassification "
             "learns labels: set spec.model.uri to a model without a head, or to a classifier",
+        )
+
+
+def _check_divided(labels: Collection[str], uri: str) -> None:
+    """Check that labels are not lists with a comma, which is no separator.
+
+    Raises:
+        StageFailure: BadData when they probably are.
+    """
+    if found := divided_label(labels):
+        label, sign = found
+        raise StageFailure(
+            Reason.BAD_DATA,
+            f"The label '{label[:80]}' of {uri} looks like a list: other labels have the same parts between {sign!r}; "
+            "write labels in CSV with ; or | between them, elsewhere as a list, or name all labels in task.labels if "
+            "these are single ones",
         )
 
 

@@ -82,12 +82,15 @@ def card(inputs: CardInputs, environment: Environment) -> CardParts:
         note=note,
         limitations=[
             *([] if inputs.data.multi_label else [_ALWAYS_ONE.format(len(labels))]),
-            *(
-                f"The label {inline_code(label)} had only {count} training examples."
-                for label, count in _smallest_labels(inputs.data)
-            ),
+            *(f"The label {inline_code(label)} had {_few(count)}." for label, count in _smallest_labels(inputs.data)),
         ],
     )
+
+
+def _few(count: int) -> str:
+    if not count:
+        return "no training example"
+    return f"only {count} training example{'s' if count > 1 else ''}"
 
 
 def _smallest_labels(data: DataReport) -> list[tuple[str, int]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from finetune_trainer.prepare.problems import BadRow
@@ -16,6 +16,10 @@ from finetune_trainer.prepare.rows import Example, checked, text_of, value_of
 MOST_LABELS = 1024
 """Maximum number of labels in the data; more of them mean that the column does not contain labels."""
 
+SEPARATORS = (";", "|")
+"""Between the labels of a cell of CSV."""
+COMMA = ","
+"""What people write between labels as well. It separates nothing, because it occurs in labels, too."""
 _WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]{0,17}))(?:[.,]0{1,2})?")
 
 
@@ -114,6 +118,34 @@ def label_notes(counts: Mapping[str, int]) -> list[str]:
         shown = ", ".join(f"'{label[:40]}'" for label in single[:2]) + (", …" if len(single) > 2 else "")
         notes.append(f"{len(single):,} label{'s' if len(single) > 1 else ''} with a single row: {shown}")
     return notes
+
+
+def parts(label: str, sign: str) -> list[str]:
+    """What is between the separators ``sign``."""
+    return [part for piece in label.split(sign) if (part := piece.strip())]
+
+
+def is_divided(labels: Iterable[str], sign: str) -> bool:
+    """Whether labels with ``sign`` are probably lists of labels: there are at least two of them, and most of their
+    parts are labels, or parts of other labels, as well."""
+    divided = {label: set(parts(label, sign)) for label in labels}
+    places = Counter(part for found in divided.values() for part in found)
+    combined = [found for found in divided.values() if len(found) > 1]
+    shared = [places[part] > 1 for found in combined for part in found]
+    return len(combined) > 1 and 2 * sum(shared) > len(shared)
+
+
+def divided_label(labels: Collection[str]) -> tuple[str, str] | None:
+    """A label that is probably a list of labels, and the separator in it; None if there is none."""
+    sign = next((sign for sign in (*SEPARATORS, COMMA) if is_divided(labels, sign)), None)
+    if sign is None:
+        return None
+    # The one with the best known parts is the best example.
+    return min((label for label in labels if sign in label), key=lambda label: _unknown(label, sign, labels)), sign
+
+
+def _unknown(label: str, sign: str, labels: Collection[str]) -> tuple[int, str]:
+    return sum(part not in labels for part in parts(label, sign)), label
 
 
 def same_number(labels: Iterable[str]) -> tuple[str, str] | None:

@@ -19,7 +19,7 @@ def balanced(counts: Mapping[str, int]) -> dict[str, float]:
 
 
 def weight_notes(counts: Mapping[str, int]) -> list[str]:
-    """Clauses about the weights, and about labels that the model cannot learn.
+    """A clause about the weights.
 
     Args:
         counts: Training examples by label.
@@ -33,10 +33,4 @@ def weight_notes(counts: Mapping[str, int]) -> list[str]:
     shown = [f"'{label[:40]}' {weights[label]:.4g} ({rows(counts[label])})" for label in present]
     if len(shown) > _SHOWN:
         shown = [shown[0], "…", shown[-1]]
-    absent = [label for label, count in counts.items() if not count]
-    notes = [f"the training loss, and only it, is weighted by label: {', '.join(shown)}"]
-    if absent:
-        names = ", ".join(f"'{label[:40]}' (0 rows)" for label in absent[:_SHOWN])
-        more = ", …" if len(absent) > _SHOWN else ""
-        notes.append(f"without a training row, and weight 1 without effect: {names}{more}; the model cannot learn it")
-    return notes
+    return [f"the training loss, and only it, is weighted by label: {', '.join(shown)}"]

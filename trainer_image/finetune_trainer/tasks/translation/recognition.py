@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from langcodes import Language, standardize_tag
 
 from finetune_trainer.pairs.languages import UNDETERMINED, language_named, language_of
 from finetune_trainer.prepare.readers import Values
-from finetune_trainer.tasks.base import Recognised, known_name
+from finetune_trainer.tasks.base import Recognised, known_name, several
 
 _OPEN = "No column says the languages: replace und by that of the targets, such as de."
 _CODE = re.compile(r"[A-Za-z]{2}([-_][A-Za-z]{4})?([-_][A-Za-z]{2})?")
@@ -17,8 +18,11 @@ _CODE = re.compile(r"[A-Za-z]{2}([-_][A-Za-z]{4})?([-_][A-Za-z]{2})?")
 
 def recognise(names: Sequence[str], rows: Sequence[Values]) -> Recognised | None:
     """See `finetune_trainer.tasks.base.Recognise`."""
-    if (both := known_name(("translation",), names)) and rows and isinstance(rows[0].get(both), Mapping):
-        return _by_language(both, [str(key) for key in rows[0][both]])
+    if both := known_name(("translation",), names):
+        texts = [row[both] for row in rows if isinstance(row.get(both), Mapping)]
+        keys = Counter(str(key) for by_language in texts for key in by_language)
+        if several(len(texts), len(rows)):
+            return _by_language(both, [key for key, count in keys.items() if several(count, len(texts))])
     source, target = known_name(("source", "src"), names), known_name(("target", "tgt", "trg"), names)
     if source and target:
         return Recognised(
@@ -51,7 +55,7 @@ def _recognised(
 
 def _has_texts(name: str, rows: Sequence[Values]) -> bool:
     """Whether a column has texts of several words: ``id`` is Indonesian, and more often an identifier."""
-    return any(len(str(row.get(name) or "").split()) > 1 for row in rows)
+    return several(sum(len(str(row.get(name) or "").split()) > 1 for row in rows), len(rows))
 
 
 def _tag(name: str) -> str | None:

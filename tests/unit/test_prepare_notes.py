@@ -1,0 +1,48 @@
+"""What prepare tells about the data."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from finetune_api.method_settings import PreferenceSpec
+from finetune_api.stage import MOST_NOTES, NOTE_LENGTH
+from finetune_api.vocabulary import Deduplication
+from finetune_trainer.prepare.notes import contradictions, status_notes
+from finetune_trainer.tasks.preference_tuning.preparation import balance_notes
+
+
+def test_notes_that_are_left_out_are_counted() -> None:
+    notes = [f"note {number}" for number in range(MOST_NOTES)]
+    assert status_notes(notes) == tuple(notes)
+    *first, last = status_notes([*notes, "another"])
+    assert first == notes[:-1]
+    assert last == "and 2 more notes: see the log of prepare, or data.json beside the prepared data"
+    (long,) = status_notes(["x" * 500])
+    assert long == "x" * (NOTE_LENGTH - 1) + "…"
+
+
+@pytest.mark.parametrize(
+    ("deduplicate", "end"),
+    [(Deduplication.NONE, ", and is kept (deduplicate: None)"), (Deduplication.EXACT, ", and is dropped")],
+)
+def test_it_is_said_what_becomes_of_contradictions(deduplicate: Deduplication, end: str) -> None:
+    (note,) = contradictions(1, deduplicate)
+    assert note == f"1 row has the text of an earlier row but another label or choice{end}"
+    assert contradictions(0, deduplicate) == []
+
+
+@pytest.mark.parametrize(("good", "bad"), [(35, 24), (9, 3), (1, 700), (6000, 7), (24, 35), (29, 10)])
+def test_weights_that_a_note_names_are_in_balance(good: int, bad: int) -> None:
+    counts = {"desirable": good, "undesirable": bad}
+
+    def notes(**weights: float) -> list[str]:
+        return balance_notes(counts, PreferenceSpec.model_validate_json(json.dumps({"loss": "KTO", **weights})))
+
+    (note,) = notes()
+    words = note.replace(",", "").split("undesirableWeight from ")[1].split()
+    for undesirable in (words[0], words[2]):
+        assert notes(undesirableWeight=float(undesirable)) == []
+    for desirable in (words[-3], words[-1]):
+        assert notes(desirableWeight=float(desirable)) == []
