@@ -23,6 +23,7 @@ from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.harness import library
 from finetune_trainer.harness.check import check_harness
+from finetune_trainer.harness.tasks import members_of
 from finetune_trainer.manifests import publish_directory
 from finetune_trainer.stages import evaluate, prepare, publish
 from tests.trainer.pair_models import save_t5
@@ -347,6 +348,24 @@ def test_names_of_lm_eval(tmp_path: Path) -> None:
     failure = refused(tmp_path, ["arc_easy"])
     assert failure.reason is Reason.NOT_FOUND
     assert "The data set allenai/ai2_arc of the lm-eval task arc_easy is not in the cache" in failure.message
+
+
+def test_a_group_is_refused_with_tasks_and_not_with_groups_of_it(tmp_path: Path) -> None:
+    library.use_library()
+    from lm_eval.tasks._index import TaskIndex
+
+    files = {
+        "all": {"group": "all", "task": ["science", "arts", "all"]},
+        "science": {"group": "science", "task": ["science_tasks", {"group": "inner", "task": ["maths"]}]},
+        "arts": {"group": "arts", "task": [{"task": "poems", "num_fewshot": 1}, "lost"]},
+        **{name: {"task": name, "tag": "science_tasks"} for name in ("physics", "biology")},
+        **{name: {"task": name} for name in ("maths", "poems")},
+    }
+    for name, content in files.items():
+        write_task(tmp_path / f"{name}.yaml", content)
+    index = TaskIndex.build([tmp_path])
+    assert members_of("all", index) == ["biology", "physics", "maths", "poems"]
+    assert members_of("science_tasks", index) == ["biology", "physics"]
 
 
 def test_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
