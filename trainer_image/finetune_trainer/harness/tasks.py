@@ -72,7 +72,7 @@ def load_tasks(names: Sequence[str], files: TaskFiles | None, scratch: Path) -> 
         StageFailure: NotFound (no such task or data set), Unavailable (the hub does not respond), BadConfiguration and
             BadData (the task does not work).
     """
-    built_in = _built_in_files([name for name in names if not files or name not in files.tasks], files)
+    built_in = _built_in_files([name for name in names if not files or not files.defines(name)], files)
     loaded = []
     for name in names:
         config = None if name in built_in else _of(files).config(name, scratch)
@@ -150,7 +150,8 @@ def _indexed(name: str, files: TaskFiles | None) -> Path:
         close = get_close_matches(name, [*own, *index], 3)
         lacking = f"neither {files.uri} nor lm-eval has" if files else "lm-eval does not have"
         raise StageFailure(
-            Reason.NOT_FOUND, f"evaluation.harness names the task {name}, which {lacking}{_meant(close)}"
+            Reason.NOT_FOUND,
+            f"evaluation.harness names the task {name}, which {lacking}{_meant(close)}{_unusable(files)}",
         )
     if entry.kind in (Kind.GROUP, Kind.TAG):
         members = members_of(name, index)
@@ -193,6 +194,12 @@ def _parts(tasks: Any) -> list[str]:
         else:
             names.append(str(one))
     return names
+
+
+def _unusable(files: TaskFiles | None) -> str:
+    """What is wrong with the first task file that cannot be used, because the task may be in it."""
+    problems = [failure.message for failure in files.unusable.values()] if files else []
+    return f"; not usable: {problems[0]}" if problems else ""
 
 
 def _meant(close: Sequence[str]) -> str:
