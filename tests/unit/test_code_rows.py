@@ -43,7 +43,7 @@ def test_empty_tests_are_none(tests: object) -> None:
         ({"completion": 3}, "column 'completion' contains a number, not text"),
         ({"prompt": " \n"}, "column 'prompt' is empty"),
         ({"tests": 3}, "column 'tests' contains a number, not text or a list of texts"),
-        ({"tests": [3]}, "column 'tests' contains a list, not text or a list of texts"),
+        ({"tests": [3]}, "column 'tests' contains a list with a number, not text or a list of texts"),
         ({"tests": "a\0"}, "column 'tests' contains a NUL character"),
     ],
 )
@@ -66,7 +66,7 @@ def test_tests_need_python() -> None:
 
 def test_the_entry_point_is_checked() -> None:
     row = ROWS.example(ROW | {"tests": CHECK, "entry_point": "double"})
-    assert row.tests == f"{CHECK}\ncheck(double)\n"
+    assert row.tests == f"{CHECK}\ncheck(double)  # the call that entry_point asks for\n"
     assert wrong_tests(row.tests) is None
 
 

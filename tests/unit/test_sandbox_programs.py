@@ -163,6 +163,17 @@ class TestFailures:
     def test_of_a_process_that_talks_nonsense_are_no_success(self, reported: bytes) -> None:
         assert failure(reported, Program("", "")).ending is Ending.EXITED
 
+    @pytest.mark.parametrize(
+        ("kind", "message", "detail"),
+        [
+            ("MemoryError", "", "MemoryError: a program has 1 GiB"),
+            ("ModuleNotFoundError", "No module named 'x'", "No module named 'x'; programs have only Python's standard"),
+        ],
+    )
+    def test_limits_are_named(self, kind: str, message: str, detail: str) -> None:
+        reported = json.dumps({"type": kind, "message": message})
+        assert detail in failure(reported.encode(), Program("", "")).detail
+
     def test_have_no_control_characters(self) -> None:
         reported = json.dumps({"type": "E", "message": "a\x1b[2Jb\n\u202ec", "tests": 1, "program": -5})
         outcome = failure(reported.encode(), Program("", "x\x1b[1m"))

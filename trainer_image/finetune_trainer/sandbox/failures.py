@@ -14,6 +14,11 @@ from finetune_trainer.sandbox.programs import Ending, Outcome, Program
 _FULL = (errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT)
 _NO_THREAD = "can't start new thread"
 _LINE_LENGTH = 160
+_EXPLAINED = {
+    "MemoryError": f"a program has {limits.MEMORY >> 30} GiB",
+    "ModuleNotFoundError": "programs have only Python's standard library",
+}
+"""What people need to know besides the message of an exception, by its type."""
 
 
 def failure(reported: bytes, program: Program) -> Outcome:
@@ -23,6 +28,7 @@ def failure(reported: bytes, program: Program) -> Outcome:
     if not kind:
         return Outcome(Ending.EXITED, "the process ended before the last test had run")
     what = f"{kind}{_where(report, program)}"
+    message = "; ".join(part for part in (message, _EXPLAINED.get(kind)) if part)
     return Outcome(_ending(kind, message, report), _clipped(f"{what}: {message}" if message else what, limits.DETAIL))
 
 

@@ -49,4 +49,4 @@ def with_call(tests: str, entry_point: str) -> str:
     tree = python_tree(tests)
     if tree is None or runs_something(tree) or "check" not in defined_functions(tree):
         return tests
-    return f"{tests.rstrip()}\n\ncheck({entry_point})\n"
+    return f"{tests.rstrip()}\n\ncheck({entry_point})  # the call that entry_point asks for\n"

@@ -78,10 +78,11 @@ class CodeRows:
         listed = [value] if isinstance(value, str) else value
         if listed is None:
             return ""
-        if not isinstance(listed, list | tuple) or not all(isinstance(test, str) for test in listed):
-            raise BadRow(
-                f"column '{self.names[2]}' contains {type_name(value)}, not text or a list of texts; correct the row"
-            )
+        if not isinstance(listed, list | tuple):
+            raise self._no_tests(type_name(value))
+        for test in listed:
+            if not isinstance(test, str):
+                raise self._no_tests(f"{type_name(value)} with {type_name(test)}")
         tests = "\n".join(listed)
         if wrong := wrong_characters(tests):
             raise BadRow(f"column '{self.names[2]}' {wrong}")
@@ -89,3 +90,6 @@ class CodeRows:
             return ""
         entry = values.get(self.names[3])
         return with_call(tests, entry) if isinstance(entry, str) and entry.isidentifier() else tests
+
+    def _no_tests(self, found: str) -> BadRow:
+        return BadRow(f"column '{self.names[2]}' contains {found}, not text or a list of texts; correct the row")
