@@ -210,15 +210,16 @@ def test_invalid_rows_are_dropped_up_to_the_allowed_fraction_and_rejected_above(
     )
 
 
-def test_the_most_frequent_problem_is_reported_if_it_differs_from_the_first() -> None:
-    tally = a_tally(0.1, 10, 2)
-    for row in (5, 6):
-        tally.reject(row, f"s3://data/a.jsonl:{row}", InvalidRow(file="a.jsonl", line=row, problem="it has no label"))
+def test_each_problem_of_invalid_rows_has_its_count_and_places() -> None:
+    tally = a_tally(0.1, 10, 2, 7)
+    for row, problem in ((3, "empty"), (5, "no label (a)"), (6, "no label (b)"), (8, "long"), (9, "odd")):
+        tally.reject(row, f"s3://data/a.jsonl:{row}", InvalidRow(file="a.jsonl", line=row, problem=problem))
+    tally.reject(10, "s3://data/b.jsonl:1", InvalidRow(file="b.jsonl", line=1, problem="no label (c)"))
     with pytest.raises(StageFailure) as failure:
         tally.check()
     assert failure.value.message == (
-        "s3://data/a.jsonl:2: it is bad (3 of 10 rows are invalid, 30 %, also at :5, :6, most often: it has no label; "
-        "dataset.cleaning.dropInvalid allows 10 %)"
+        "s3://data/a.jsonl:2: it is bad (8 of 10 rows are invalid, 80 %, also at :7; 3 at :5, :6, b.jsonl:1: no label "
+        "(a); 1 at :3: empty; 1 at :8: long; …; dataset.cleaning.dropInvalid allows 10 %)"
     )
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -13,6 +12,8 @@ from finetune_trainer.prepared import InvalidRow
 
 _PLACES = 8
 """Places of invalid rows in a message, besides the first."""
+_OTHERS = 3
+"""Other problems in a message, and places of each."""
 REPORTED_ROWS = 100
 """Maximum number of invalid rows in the data report."""
 
@@ -88,27 +89,31 @@ class Tally:
         counted = f"{self.invalid} of {self.rows} rows {'is' if self.invalid == 1 else 'are'} invalid"
         raise StageFailure(
             Reason.BAD_DATA,
-            f"{where}: {first.problem} ({counted}, {percent(self.invalid / self.rows)}{self._next()}"
-            f"{self._mostly(first.problem)}; "
+            f"{where}: {first.problem} ({counted}, {percent(self.invalid / self.rows)}{self._others()}; "
             f"dataset.cleaning.dropInvalid allows {percent(self.allowed_share)})",
         )
 
-    def _next(self) -> str:
-        """Where the invalid rows after the first one are."""
-        first, *others = self.reported
-        places = [f"{row.file if row.file != first.file else ''}:{row.line}" for row in others]
-        if not places:
-            return ""
-        return f", also at {', '.join(places[:_PLACES])}{', …' if len(places) > _PLACES else ''}"
+    def _others(self) -> str:
+        """Where the rows with the problem of the first one are, and the other problems, the most frequent first."""
+        alike, *others = by_problem(self.reported)
+        text = f", also at {_places(alike[1:], alike[0].file, _PLACES)}" if len(alike) > 1 else ""
+        for rows in sorted(others, key=len, reverse=True)[:_OTHERS]:
+            text += f"; {len(rows)} at {_places(rows, alike[0].file, _OTHERS)}: {rows[0].problem}"
+        return text + ("; …" if len(others) > _OTHERS else "")
 
-    def _mostly(self, first: str) -> str:
-        """The most frequent problem, if it is not that of the first invalid row, which would be misleading alone."""
-        problems = Counter(_kind(invalid.problem) for invalid in self.reported)
-        kind, count = problems.most_common(1)[0]
-        if count == problems[_kind(first)]:
-            return ""
-        problem = next(invalid.problem for invalid in self.reported if _kind(invalid.problem) == kind)
-        return f", most often: {problem}"
+
+def by_problem(rows: Iterable[InvalidRow]) -> list[list[InvalidRow]]:
+    """Invalid rows with the same problem, in the order of the first ones."""
+    groups: dict[str, list[InvalidRow]] = {}
+    for row in rows:
+        groups.setdefault(_kind(row.problem), []).append(row)
+    return list(groups.values())
+
+
+def _places(rows: Sequence[InvalidRow], file: str, most: int) -> str:
+    """Lines of rows, with the name of another file than ``file``."""
+    listed = ", ".join(f"{row.file if row.file != file else ''}:{row.line}" for row in rows[:most])
+    return listed + (", …" if len(rows) > most else "")
 
 
 def _kind(problem: str) -> str:
