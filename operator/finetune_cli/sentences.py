@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
+from finetune_api.tables.harness import RANGES
 from finetune_cli.fields import nearest, suggestion
 from finetune_core.sentences import clipped
 
@@ -32,6 +33,7 @@ _WANTED = {
     "dict_type": "a group of fields",
     "finite_number": "a number that is not infinite",
 }
+_OF_TASKS = {name for names in RANGES.values() for name in names}
 _BOUNDS = {
     "greater_than": ("gt", "above"),
     "greater_than_equal": ("ge", "at least"),
@@ -64,6 +66,10 @@ def sentence(error: ErrorDetails) -> tuple[tuple[str | int, ...], str]:
         return path, f"{name} is not a field" + (f"; did you mean {meant}?" if meant else "")
     if error["type"] == "missing":
         return path, f"{name} is missing"
+    metric = error["input"]
+    if error["type"] == "enum" and path[-1:] == ("metric",) and isinstance(metric, str) and metric in _OF_TASKS:
+        advice = f"write task/{metric} with the name of a task in harness"
+        return path, f"{name} is {quoted(metric)}, a metric of tasks of lm-eval: {advice}"
     return path, f"{name} {_wrong(error['type'], error['input'], context)}"
 
 

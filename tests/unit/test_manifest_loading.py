@@ -157,6 +157,15 @@ class TestUnknownFields:
         ),
         ("resilience: []", "spec.resilience must be a group of fields, not a list"),
         ("method: {type: lora}", "spec.method.type is 'lora', but must be one of Full, LoRA, IA3; did you mean LoRA?"),
+        (
+            "evaluation: {harness: [sums], gates: [{metric: acc, minimum: 0.5}]}",
+            "spec.evaluation.gates[0].metric is 'acc', a metric of tasks of lm-eval: write task/acc with the name of a "
+            "task in harness",
+        ),
+        (
+            "evaluation: {gates: [{metric: [acc], minimum: 0.5}]}",
+            f"spec.evaluation.gates[0].metric is ['acc'], but must be one of {', '.join(Metric)}",
+        ),
         ("method: {type: 7}", "spec.method.type is 7, but must be one of Full, LoRA, IA3"),
         (
             "method: {type: LoRA, lora: {targetModules: []}}",
