@@ -155,6 +155,11 @@ class Evaluation(ApiModel):
     harness_digest: str | None = Field(
         default=None, max_length=128, description="Digest of the files of evaluation.harnessPath."
     )
+    exact_base: MetricResult | None = Field(
+        default=None,
+        description="model.quantization: the score of the adapter on the base model without quantization, as tuned, "
+        "and on the quantised one, as baseline. No gate applies to it. Absent if the model does not fit the memory.",
+    )
 
     @property
     def passed(self) -> bool:

@@ -192,6 +192,9 @@ class PrepareResult(ApiModel):
     )
     labels: Count | None = Field(default=None, description="TextClassification: number of labels.")
     parameters: Count = Field(description="Parameters of the base model.")
+    rounded_parameters: Count | None = Field(
+        default=None, description="Those that model.quantization rounds; absent without it."
+    )
     detected: Foreign = Field(default="", max_length=300, description="What the data was read as, in words.")
 
 

@@ -46,6 +46,9 @@ class Comparison:
     decodings: tuple[str | None, str | None] = (None, None)
     """How answers were generated, such as ``greedy``; None if none were, or it is unknown."""
 
+    incomparable: Mapping[str, str] = field(default_factory=dict)
+    """Why a metric that both have does not compare, by its name."""
+
     @property
     def same_test(self) -> bool | None:
         """Whether the test examples are the same; None if unknown."""
@@ -71,6 +74,7 @@ def compare(sides: tuple[Side, Side], different_tests: bool, output: Output) -> 
         (answer["testDigests"][0], answer["testDigests"][1]),
         {str(one.name): one for one in paired},
         (answer["decodings"][0], answer["decodings"][1]),
+        answer["incomparable"],
     )
     if not found.same_test and not different_tests:
         raise LocalError(
@@ -110,7 +114,7 @@ def document(found: Comparison) -> dict[str, Any]:
                 "name": name,
                 "a": a and a.tuned,
                 "b": b and b.tuned,
-                "difference": b.tuned - a.tuned if a and b else None,
+                "difference": b.tuned - a.tuned if a and b and name not in found.incomparable else None,
                 "interval": list(paired.interval) if paired else None,
                 "verdict": str(paired.verdict) if paired else None,
             }
@@ -179,11 +183,21 @@ def _row(name: str, first: MetricResult | None, second: MetricResult | None, fou
     cells = [name, *(score(one.tuned) if one else "" for one in (first, second))]
     if first is None or second is None:
         return [*cells, "", "", "only one has it"]
-    cells.append(f"{second.tuned - first.tuned:+.4f}")
+    if name in found.incomparable:
+        return [*cells, "", "", "not comparable"]
+    cells.append(_signed(second.tuned - first.tuned))
     if paired := found.paired.get(name):
         low, high = paired.interval
-        return [*cells, f"{low:+.4f} … {high:+.4f}", f"B is {paired.verdict}" if _decided(paired) else paired.verdict]
+        return [
+            *cells,
+            f"{_signed(low)} … {_signed(high)}",
+            f"B is {paired.verdict}" if _decided(paired) else paired.verdict,
+        ]
     return [*cells, "", _overlap(first, second) if found.same_test else ""]
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, 4) or 0.0:+.4f}"
 
 
 def _decided(paired: MetricResult) -> bool:
@@ -209,10 +223,11 @@ def _notes(found: Comparison) -> list[str]:
             f"Answers were generated differently ({first} for A, {second} for B): a part of the difference may come "
             "from that, not from the model."
         )
+    notes += [f"{name} does not compare: {why}." for name, why in found.incomparable.items()]
     if found.paired:
         notes.append("Intervals of the difference: paired bootstrap over the test examples.")
     both = set.intersection(*({str(metric.name) for metric in one.metrics} for one in found.evaluations))
-    if found.same_test and (others := both - set(found.paired)):
+    if found.same_test and (others := both - set(found.paired) - set(found.incomparable)):
         these = "these metrics" if len(others) == len(both) else ", ".join(sorted(others))
         notes.append(
             f"The stored predictions do not give {these} example by example; the words beside them are about the "

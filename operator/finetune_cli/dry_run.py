@@ -14,7 +14,7 @@ from pathlib import Path
 from finetune_api.failures import ExitCode
 from finetune_api.job import FineTuneJob, FineTuneJobStatus, TrainingStatus, spec_digest, training_digest
 from finetune_api.layout import DATA_REPORT
-from finetune_api.spec import FineTuneJobSpec, Precision
+from finetune_api.spec import FineTuneJobSpec, Precision, Quantization
 from finetune_api.stage import Device, JobIdentity, PrepareResult, Stage, StageReport, World
 from finetune_api.tables.methods import Result
 from finetune_api.text import clean
@@ -38,6 +38,12 @@ _GRACE = timedelta(seconds=10)
 _DEFAULT_EPOCHS = 3.0
 _OPTIMIZER_BYTES = 12
 """Bytes for each trained parameter: two moments of Adam and the weight, in FP32."""
+_ROUNDED_BYTES = {
+    # With an 8-bit scale for each 64 weights, and a 32-bit one for each 256 of these.
+    Quantization.NF4: 0.5 + 1 / 64 + 4 / (64 * 256),
+    Quantization.INT8: 1.0,
+}
+"""Bytes for each weight that is rounded."""
 
 
 def dry_run(job: FineTuneJob, stored: FineTuneJobStatus, output: Output) -> int:
@@ -65,7 +71,7 @@ def dry_run(job: FineTuneJob, stored: FineTuneJobStatus, output: Output) -> int:
     if output is Output.JSON:
         found = result.model_dump(mode="json", exclude_none=True, exclude={"uri", "digest"}) if result else None
         error = report.error.model_dump(mode="json", exclude_none=True) if report and report.error else None
-        memory = memory_bytes(job.spec, result.parameters, world) if isinstance(result, PrepareResult) else None
+        memory = memory_bytes(job.spec, result, world) if isinstance(result, PrepareResult) else None
         write(to_json({"exitCode": code, "prepared": found, "memoryBytes": memory, "failure": error}))
     elif isinstance(result, PrepareResult) and report:
         write("\n".join(["", *map(clean, summary_lines(job.spec, report, result, world))]))
@@ -90,7 +96,7 @@ def summary_lines(spec: FineTuneJobSpec, report: StageReport, result: PrepareRes
     # Packed or joined examples are fewer rows.
     if not training.max_steps and not spec.packing and not spec.task.type.row.joins:
         amount += f", {ceil(ceil(examples / training.batch_size) * epochs):,} steps"
-    memory = memory_bytes(spec, result.parameters, world)
+    memory = memory_bytes(spec, result, world)
     return [
         f"data      {summary(report)}",
         f"tokens    {result.tokens:,} in the training split",
@@ -101,10 +107,15 @@ def summary_lines(spec: FineTuneJobSpec, report: StageReport, result: PrepareRes
     ]
 
 
-def memory_bytes(spec: FineTuneJobSpec, parameters: int, world: World) -> int:
+def memory_bytes(spec: FineTuneJobSpec, model: PrepareResult, world: World) -> int:
     """Bytes in each process for weights, gradients and optimizer state, without activations and adapter."""
     width = 4 if _precision(spec, world) is Precision.FP32 else 2
     stage, processes = spec.distributed.zero.stage, world.size
+    parameters = model.parameters
+    if model.rounded_parameters:
+        # Each process first holds the whole of a rounded model, also with ZeRO-3.
+        rounded = min(model.rounded_parameters, parameters)
+        return round(rounded * _ROUNDED_BYTES[spec.model.quantization] + (parameters - rounded) * width)
     weights = parameters * width / (processes if stage == 3 else 1)
     if not _trains_all(spec):
         return round(weights)
@@ -184,4 +195,9 @@ def _trains_all(spec: FineTuneJobSpec) -> bool:
 def _what(spec: FineTuneJobSpec) -> str:
     if _trains_all(spec):
         return "weights, gradients and optimizer state; activations"
-    return "the weights of the base model alone; the adapter with its gradients and optimizer state, and activations,"
+    rounded = "" if spec.model.quantization is Quantization.NONE else f" in {spec.model.quantization}"
+    whole = ", which each process first holds whole" if rounded and spec.distributed.zero.stage == 3 else ""
+    return (
+        f"the weights of the base model{rounded} alone{whole}; the adapter with its gradients and optimizer state, and "
+        "activations,"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from finetune_api.job import FailureStatus, FineTuneJob, StageState, StageStatus
-from finetune_api.spec import FineTuneJobSpec, LoraSpec
+from finetune_api.spec import FineTuneJobSpec, LoraSpec, Quantization
 from finetune_api.stage import Stage, World
 from finetune_api.text import clean, duration
 from finetune_cli.local.machine import describe_world
@@ -133,6 +133,8 @@ class PlainLines:
 
 
 def method_text(spec: FineTuneJobSpec) -> str:
-    """The method with its main setting: ``LoRA rank 16``."""
+    """The method with its main setting: ``LoRA rank 16``, or ``LoRA rank 16 on NF4``."""
     settings = spec.method.settings
-    return f"{spec.method.type} rank {settings.rank}" if isinstance(settings, LoraSpec) else str(spec.method.type)
+    method = f"{spec.method.type} rank {settings.rank}" if isinstance(settings, LoraSpec) else str(spec.method.type)
+    quantization = spec.model.quantization
+    return method if quantization is Quantization.NONE else f"{method} on {quantization}"

@@ -5,6 +5,7 @@ A test that fails after an upgrade asks to check the change: delete it, or enter
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from importlib.metadata import PackageNotFoundError, distribution, distributions, version
 from importlib.util import find_spec
@@ -99,7 +100,9 @@ def test_deepspeed_still_builds_a_kernel_on_the_cpu() -> None:
 def test_peft_still_imports_bitsandbytes_which_imports_the_compiler() -> None:
     assert "bnb" in source("peft.tuners.lora.model")
     assert "find_spec" in source("peft.import_utils")
-    assert "torch._inductor" in source("bitsandbytes.backends.default.ops")
+    assert "torch.compile" in source("bitsandbytes.backends.default.ops")
+    for module, names in peft._ANSWERS.items():
+        assert all(hasattr(getattr(importlib.import_module(module), name), "cache_clear") for name in names)
 
 
 def test_peft_still_drops_token_type_ids_of_question_answering() -> None:

@@ -8,6 +8,11 @@ DORA_WITH_WEIGHTS = "useDora cannot be combined with the initialization PiSSA, O
 RANKS_WITH_EVA = "rankPattern cannot be combined with the initialization EVA"
 RANKS_WITH_RSLORA = "useRslora and rankPattern cannot be combined with the initialization PiSSA"
 BOTH_OF_IA3 = "set targetModules and feedforwardModules, or neither"
+ROUNDED_FULL = "model.quantization cannot be combined with method Full, which trains the weights"
+ROUNDED_IA3 = "model.quantization cannot be combined with method IA3, whose layers"
+INT8_DORA = "method.lora.useDora cannot be combined with model.quantization Int8"
+ROUNDED_START = "method.lora.initialization PiSSA, OLoRA, LoftQ cannot be combined with model.quantization"
+INT8_PARTITIONED = "model.quantization Int8 cannot be combined with ZeRO stage 3"
 PARTITIONED = "method.lora.initialization with ZeRO stage 3 must be Default"
 
 
@@ -43,5 +48,29 @@ METHOD_CASES: tuple[tuple[Any, ...], ...] = (
         "feedforwardModules must be among targetModules",
     ),
     ("IA3 settings of LoRA", {"method.ia3": {}}, "ia3 is only valid for type IA3"),
+    *((f"{stored} with LoRA", {"model.quantization": stored}) for stored in ("None", "NF4", "Int8")),
+    ("NF4 with IA3", {"model.quantization": "NF4", "method": {"type": "IA3"}}, ROUNDED_IA3),
+    ("IA3, not quantised", {"model.quantization": "None", "method": {"type": "IA3"}}),
+    ("Int8 with DoRA", {"model.quantization": "Int8", "method.lora": {"useDora": True}}, INT8_DORA),
+    ("NF4 with Full", {"model.quantization": "NF4", "method": {"type": "Full"}}, ROUNDED_FULL),
+    ("Int8 with Full", {"model.quantization": "Int8", "method": {"type": "Full"}}, ROUNDED_FULL),
+    ("not quantised, with Full", {"model.quantization": "None", "method": {"type": "Full"}}),
+    *((f"NF4 with {start}", {"model.quantization": "NF4", **_started(start)}) for start in ("Default", "EVA")),
+    *(
+        (f"NF4 with {start}", {"model.quantization": "NF4", **_started(start)}, ROUNDED_START)
+        for start in ("PiSSA", "OLoRA", "LoftQ")
+    ),
+    ("Int8 with PiSSA", {"model.quantization": "Int8", **_started("PiSSA")}, ROUNDED_START),
+    ("PiSSA, not quantised", {"model.quantization": "None", **_started("PiSSA")}),
+    ("NF4 with ZeRO-3", {"model.quantization": "NF4", "distributed.zero.stage": 3}),
+    (
+        "NF4 with DoRA and ZeRO-3",
+        {"model.quantization": "NF4", "method.lora": {"useDora": True}, "distributed.zero.stage": 3},
+        "method.lora.useDora cannot be combined with model.quantization and ZeRO stage 3",
+    ),
+    ("NF4 with DoRA", {"model.quantization": "NF4", "method.lora": {"useDora": True}}),
+    ("DoRA with ZeRO-3", {"method.lora": {"useDora": True}, "distributed.zero.stage": 3}),
+    ("Int8 with ZeRO-2", {"model.quantization": "Int8", "distributed.zero.stage": 2}),
+    ("Int8 with ZeRO-3", {"model.quantization": "Int8", "distributed.zero.stage": 3}, INT8_PARTITIONED),
     ("Default with ZeRO-3", {**_started("Default"), "distributed.zero.stage": 3}),
 )

@@ -72,6 +72,18 @@ class TestOutput:
         assert ("Answers were generated differently (greedy for A, beam search" in result.stdout) is noted
         assert json.loads(compare("a", "b", "-o", "json").stdout)["decodings"] == ["greedy", other]
 
+    def test_margins_in_another_unit_get_no_verdict(self) -> None:
+        margin: dict[str, Any] = {"name": "margin", "tuned": 2.0, "change": 2.0, "interval": [1.0, 3.0]}
+        margin |= {"higherIsBetter": True, "measuredAgainst": "BaseModel"}
+        for name, beta in (("a", 0.1), ("b", 1.0)):
+            stored(name, "ab" * 20, predictions=False, testDigest="sha256:1", details={"beta": beta}, metrics=[margin])
+        result = compare("a", "b")
+        assert result.exit_code == 0, result.stderr
+        assert "not comparable" in result.stdout
+        assert "margin does not compare: beta, the unit of rewards, is 0.1 for A and 1 for B." in result.stdout
+        (found,) = json.loads(compare("a", "b", "-o", "json").stdout)["metrics"]
+        assert found["difference"] is None
+
     def test_different_test_examples_are_refused_unless_asked_for(self) -> None:
         names = stored("a", "ab" * 20), stored("b", "aa" * 20, gold="aa" * 20)
         result = compare(*names)

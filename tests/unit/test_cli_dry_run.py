@@ -16,6 +16,12 @@ CPUS = World(workers=1, processes_per_worker=2, device=Device.CPU)
 GPUS = World(workers=1, processes_per_worker=4, device=Device.GPU)
 
 
+def model_of(parameters: int, rounded: int | None = None) -> PrepareResult:
+    result = a_report(Stage.PREPARE).result
+    assert isinstance(result, PrepareResult)
+    return result.model_copy(update={"parameters": parameters, "rounded_parameters": rounded})
+
+
 @pytest.mark.parametrize(
     ("method", "zero", "precision", "world", "expected"),
     [
@@ -30,7 +36,26 @@ GPUS = World(workers=1, processes_per_worker=4, device=Device.GPU)
 )
 def test_memory_for_each_parameter(method: str, zero: int, precision: str, world: World, expected: float) -> None:
     spec = a_job(method={"type": method}, distributed={"zero": {"stage": zero}}, training={"precision": precision}).spec
-    assert memory_bytes(spec, 1_000_000, world) == expected * 1_000_000
+    assert memory_bytes(spec, model_of(1_000_000), world) == expected * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("quantization", "stage", "words", "expected"),
+    [
+        ("NF4", 2, "in NF4 alone;", 0.8 * 0.516 + 0.2 * 2),
+        ("NF4", 3, "in NF4 alone, which each process first holds whole;", 0.8 * 0.516 + 0.2 * 2),
+        ("Int8", 0, "in Int8 alone;", 0.8 + 0.2 * 2),
+    ],
+)
+def test_memory_of_a_rounded_model(quantization: str, stage: int, words: str, expected: float) -> None:
+    model = {"uri": "hf://owner/encoder", "quantization": quantization}
+    spec = a_job(model=model, distributed={"zero": {"stage": stage}}).spec
+    result = model_of(1_000_000, rounded=800_000)
+    assert memory_bytes(spec, result, GPUS) == pytest.approx(expected * 1_000_000, rel=0.01)
+    report = a_report(Stage.PREPARE).model_copy(update={"result": result})
+    lines = summary_lines(spec, report, result, GPUS)
+    assert f"LoRA rank 16 on {quantization}" in lines[3]
+    assert words in lines[4]
 
 
 def test_lines_name_data_model_training_and_memory() -> None:

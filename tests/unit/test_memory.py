@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from finetune_trainer.host.memory import out_of_memory_sentence
+from finetune_trainer.host.memory import free_bytes, out_of_memory_sentence
 
 V2 = {"memory.events": "low 0\nhigh 0\nmax 12\noom 1\noom_kill 1\n", "memory.max": "2147483648\n"}
 V1 = {
@@ -51,3 +52,17 @@ def test_message_omits_the_peak_on_kernels_without_it(tmp_path: Path) -> None:
 )
 def test_there_is_no_message_without_an_out_of_memory_kill(tmp_path: Path, files: dict[str, str]) -> None:
     assert out_of_memory_sentence(write(tmp_path, files)) is None
+
+
+LIMITED_V2 = V2 | {"memory.current": "1000000000\n", "memory.stat": "anon 1\ninactive_file 400000000\n"}
+LIMITED_V1 = V1 | {"memory/memory.usage_in_bytes": "1000000000\n", "memory/memory.stat": "inactive_file 400000000\n"}
+
+
+@pytest.mark.parametrize("files", [LIMITED_V2, LIMITED_V1], ids=["v2", "v1"])
+def test_free_memory_includes_the_cache_of_files(tmp_path: Path, files: dict[str, str]) -> None:
+    assert free_bytes(write(tmp_path, files)) == 2147483648 - 1_000_000_000 + 400_000_000
+
+
+@pytest.mark.parametrize("files", [{}, LIMITED_V2 | {"memory.max": "max\n"}], ids=["no cgroup", "no limit"])
+def test_free_memory_without_a_limit(tmp_path: Path, files: dict[str, str]) -> None:
+    assert free_bytes(write(tmp_path, files)) == sys.maxsize

@@ -102,3 +102,9 @@ def test_a_change_that_is_less_certain_than_its_gate_is_noted() -> None:
         "out of five"
     )
     assert notes_after(gates(chrf=4.5), [result], 50) == []
+
+
+def test_the_verdict_of_few_examples_is_noted() -> None:
+    assert notes_after(EvaluationSpec(), [], 10) == []
+    (note,) = notes_after(EvaluationSpec(), [], 9)
+    assert note.startswith("9 test examples are few: a bootstrap of so few is too sure of its intervals")

@@ -1,7 +1,8 @@
 """``finetune_trainer compare``: two evaluations, with paired intervals if their predictions are stored.
 
 Standard input is a `Request` as JSON. Standard output has ``evaluations``, ``testDigests`` (null if unknown),
-``paired`` (the metrics with the interval of the change), and ``decodings`` (how answers were generated, or null).
+``paired`` (the metrics with the interval of the change), ``decodings`` (how answers were generated, or null), and
+``incomparable`` (why metrics that both have do not compare, by their name).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pydantic import BaseModel
 from finetune_api import layout
 from finetune_api.evaluation import Evaluation, EvaluationFile
 from finetune_api.failures import Reason, StageFailure
+from finetune_api.spec import Metric
 from finetune_trainer import storage
 from finetune_trainer.evaluate.pairing import digest_of, paired_results
 from finetune_trainer.requests import respond
@@ -60,22 +62,32 @@ def compare(request: Request, _: Path) -> dict[str, Any]:
     paired = []
     if first and second and digests[0] == digests[1]:
         paired = paired_results(first, second, *evaluations)
+    details = [_details(side) for side in sides]
+    incomparable = _incomparable(*(found.get("beta") for found in details))
+    decodings = [found.get("decoding") for found in details]
     return {
         "evaluations": [one.model_dump(mode="json", exclude_none=True) for one in evaluations],
         "testDigests": digests,
-        "decodings": [_decoding(side) for side in sides],
-        "paired": [one.model_dump(mode="json") for one in paired],
+        "decodings": [found if isinstance(found, str) else None for found in decodings],
+        "paired": [one.model_dump(mode="json") for one in paired if one.name not in incomparable],
+        "incomparable": incomparable,
     }
 
 
-def _decoding(side: Side) -> str | None:
-    """How the answers were generated, such as ``greedy``."""
+def _details(side: Side) -> dict[str, Any]:
+    """The details of evaluation.json; empty if they are not reachable."""
     try:
         content = storage.read_bytes(storage.join(_found(side), layout.EVALUATION))
-        found = EvaluationFile.model_validate_json(content).details.get("decoding")
+        return EvaluationFile.model_validate_json(content).details
     except (StageFailure, ValueError):
-        return None
-    return found if isinstance(found, str) else None
+        return {}
+
+
+def _incomparable(first: float | None, second: float | None) -> dict[str, str]:
+    """Metrics of preferences whose unit differs: a reward is beta times a log-probability."""
+    if first is None or second is None or first == second:
+        return {}
+    return {str(Metric.MARGIN): f"beta, the unit of rewards, is {first:g} for A and {second:g} for B"}
 
 
 def _found(side: Side) -> str:

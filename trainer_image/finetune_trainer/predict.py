@@ -86,10 +86,12 @@ def predict(request: Request, scratch: Path) -> Answer:
         from finetune_trainer.evaluate.comparison import EvaluationInputs
         from finetune_trainer.modelling.loading import set_up
         from finetune_trainer.modelling.precision import usable_hardware
+        from finetune_trainer.modelling.quantizing import rounding_of
 
     set_up(spec.training.seed)
     form = form_of(spec.task.type, data.family)
     device = Device.GPU if torch.cuda.is_available() else Device.CPU
+    hardware = usable_hardware(spec.training.precision, device)
     inputs = EvaluationInputs(
         spec=spec,
         base=base,
@@ -98,8 +100,9 @@ def predict(request: Request, scratch: Path) -> Answer:
         data=data,
         model_class=form.model_class(data),
         method=method_of(spec.method.type),
-        hardware=usable_hardware(spec.training.precision, device),
+        hardware=hardware,
         reporter=Reporter(None),
+        rounding=rounding_of(spec, form, hardware.device),
     )
     return Answer(form.predict(inputs, request.rows), notes)
 

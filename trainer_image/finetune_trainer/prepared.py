@@ -158,6 +158,9 @@ class DataReport(_Record):
     inputs_digest: str = Field(description="Digest of the data and the base model that the revision belongs to.")
     rows: str = Field(default="", description="Detected form of the rows, such as ``ShareGPT conversations``.")
     model: ModelIdentity
+    rounded_parameters: int | None = Field(
+        default=None, description="Parameters of the model that model.quantization rounds; None without it."
+    )
     handling: ModelHandling
 
     @property

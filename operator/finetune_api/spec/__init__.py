@@ -37,7 +37,7 @@ from finetune_api.spec.training import (
     ZeroSpec,
 )
 from finetune_api.tables.harness import HarnessMetric, MetricName
-from finetune_api.tables.methods import MethodType
+from finetune_api.tables.methods import MethodType, Quantization
 from finetune_api.tables.metrics import Metric
 from finetune_api.tables.tasks import TaskType
 from finetune_api.vocabulary import (
@@ -88,6 +88,7 @@ __all__ = [
     "OutputSpec",
     "OutputUri",
     "Precision",
+    "Quantization",
     "ReportSpec",
     "ResilienceSpec",
     "Schedule",

@@ -9,6 +9,7 @@ from pydantic import Field, create_model
 from finetune_api.base import ApiModel, Rule
 from finetune_api.spec.rules import column_form_rules, required_setting_rules, task_setting_rules
 from finetune_api.tables.code import CodeLanguage
+from finetune_api.tables.methods import Quantization
 from finetune_api.tables.metrics import Metric
 from finetune_api.tables.tasks import TASKS, Measures, TaskType
 from finetune_api.vocabulary import (
@@ -49,6 +50,13 @@ class ModelSpec(ApiModel):
         min_length=1,
         max_length=128,
         description="Branch, tag or commit of an hf:// model. Pinned to a commit when the job starts.",
+    )
+    quantization: Quantization = Field(
+        default=Quantization.NONE,
+        description="How the linear layers of the base model are stored, in training and evaluation. NF4: 4 bits for "
+        "each weight (QLoRA, Dettmers et al. 2023); Int8: 8 bits (Dettmers et al. 2022). Embeddings, norms, the output "
+        "layer and the head of the task keep the precision of the training. Baseline, tuned model and gates are "
+        "measured on the model that is stored so.",
     )
     secret_ref: SecretRef | None = Field(
         default=None,

@@ -12,7 +12,7 @@ from finetune_api.method_settings import LoraInitialization, LoraSpec
 from finetune_api.spec.code_rules import code_rules
 from finetune_api.spec.outcome import GenerationSpec
 from finetune_api.spec.rules import COLUMN_FIELDS, any_of, listed
-from finetune_api.tables.methods import METHODS, MethodRow, MethodType
+from finetune_api.tables.methods import DEFAULT_METHOD, METHODS, MethodRow, MethodType, Quantization
 from finetune_api.tables.metrics import Metric
 from finetune_api.tables.preferences import PreferenceLoss, losses_by_rows
 from finetune_api.tables.tasks import TASKS, TaskRow, TaskType, names_of
@@ -43,6 +43,9 @@ def job_rules() -> tuple[Rule, ...]:
         _documents_rule(),
         *_method_rules(),
         _partitioned_rule(),
+        _rounded_start_rule(),
+        _rounded_partitioned_rule(),
+        *_rounded_dora_rules(),
         _preference_rule(),
         *(_columns_of_losses_rule(losses) for losses in losses_by_rows().values()),
         _divergence_rule(),
@@ -209,6 +212,8 @@ def _method_rules() -> Iterator[Rule]:
     for method, row in METHODS.items():
         if set(row.tasks) != set(TaskType):
             yield _tasks_of_method(method, row)
+        if row.never_quantized:
+            yield _never_rounded_rule(method, row)
 
 
 def _tasks_of_method(method: MethodType, row: MethodRow) -> Rule:
@@ -234,6 +239,74 @@ def _partitioned_rule() -> Rule:
             spec.distributed.zero.stage < 3
             or not isinstance(spec.method.settings, LoraSpec)
             or spec.method.settings.initialization is default
+        ),
+    )
+
+
+_WHOLE = f"!has(self.model.quantization) || self.model.quantization == '{Quantization.NONE}' || "
+
+
+def _never_rounded_rule(method: MethodType, row: MethodRow) -> Rule:
+    return Rule(
+        cel=f"{_WHOLE}!has(self.method) || !has(self.method.type) || self.method.type != '{method}'",
+        message=f"model.quantization cannot be combined with method {method}, {row.never_quantized}; use "
+        f"{DEFAULT_METHOD}",
+        field="model.quantization",
+        holds=lambda spec: spec.method.type is not method or spec.model.quantization is Quantization.NONE,
+    )
+
+
+def _rounded_start_rule() -> Rule:
+    chosen = [str(start) for start in LoraInitialization if start.of_weights]
+    return Rule(
+        cel=f"{_WHOLE}!has(self.method) || !has(self.method.lora) || !has(self.method.lora.initialization) || "
+        f"!(self.method.lora.initialization in {listed(chosen)})",
+        message=f"method.lora.initialization {', '.join(chosen)} cannot be combined with model.quantization: the "
+        "adapter takes over a part of the exact weights, which a rounded model does not have; use Default or EVA",
+        field="method.lora.initialization",
+        holds=lambda spec: (
+            spec.model.quantization is Quantization.NONE
+            or not isinstance(spec.method.settings, LoraSpec)
+            or not spec.method.settings.initialization.of_weights
+        ),
+    )
+
+
+def _rounded_partitioned_rule() -> Rule:
+    return Rule(
+        cel=f"!has(self.model.quantization) || self.model.quantization != '{Quantization.INT8}' || "
+        "!has(self.distributed) || !has(self.distributed.zero) || !has(self.distributed.zero.stage) || "
+        "self.distributed.zero.stage < 3",
+        message=f"model.quantization {Quantization.INT8} cannot be combined with ZeRO stage 3, which would lose the "
+        f"scales of the weights; use a stage from 0 to 2, or {Quantization.NF4}",
+        field="model.quantization",
+        holds=lambda spec: spec.model.quantization is not Quantization.INT8 or spec.distributed.zero.stage < 3,
+    )
+
+
+def _rounded_dora_rules() -> Iterator[Rule]:
+    without = (
+        "!has(self.method) || !has(self.method.lora) || !has(self.method.lora.useDora) || !self.method.lora.useDora"
+    )
+
+    def holds(spec: FineTuneJobSpec) -> bool:
+        return not isinstance(spec.method.settings, LoraSpec) or not spec.method.settings.use_dora
+
+    yield Rule(
+        cel=f"!has(self.model.quantization) || self.model.quantization != '{Quantization.INT8}' || {without}",
+        message=f"method.lora.useDora cannot be combined with model.quantization {Quantization.INT8}, whose scales "
+        f"PEFT loses when it computes the norms of the weights; use {Quantization.NF4}",
+        field="method.lora.useDora",
+        holds=lambda spec: spec.model.quantization is not Quantization.INT8 or holds(spec),
+    )
+    yield Rule(
+        cel=f"{_WHOLE}{without} || !has(self.distributed) || !has(self.distributed.zero) || "
+        "!has(self.distributed.zero.stage) || self.distributed.zero.stage < 3",
+        message="method.lora.useDora cannot be combined with model.quantization and ZeRO stage 3: DoRA needs the norms "
+        "of whole weights in each step; use a stage from 0 to 2",
+        field="method.lora.useDora",
+        holds=lambda spec: (
+            spec.model.quantization is Quantization.NONE or spec.distributed.zero.stage < 3 or holds(spec)
         ),
     )
 

@@ -36,6 +36,8 @@ class Quantization(StrEnum):
     """How the weights of the base model are stored during training."""
 
     NONE = "None"
+    NF4 = "NF4"
+    INT8 = "Int8"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,13 @@ class MethodRow:
     """Default peak learning rate of tasks that need another one."""
     settings: Settings | None = None
     tasks: tuple[TaskType, ...] = tuple(TaskType)
-    quantizations: tuple[Quantization, ...] = (Quantization.NONE,)
+    never_quantized: str = ""
+    """Why the method needs the exact base model, as the end of a sentence; empty if it does not."""
+
+    @property
+    def quantizations(self) -> tuple[Quantization, ...]:
+        """How the base model can be stored."""
+        return (Quantization.NONE,) if self.never_quantized else tuple(Quantization)
 
     def learning_rate_for(self, task: TaskType) -> float:
         """Default peak learning rate of this method for ``task``."""
@@ -75,6 +83,7 @@ METHODS = table(
             result=Result.MODEL,
             learning_rate=2e-5,
             task_learning_rates={TaskType.PREFERENCE_TUNING: 2e-6},
+            never_quantized="which trains the weights of the base model: rounded weights cannot be trained",
         ),
         MethodType.LORA: MethodRow(
             summary="trains an adapter",
@@ -94,6 +103,7 @@ METHODS = table(
             # Liu et al. 2022, section 3.3.
             learning_rate=3e-3,
             task_learning_rates={TaskType.PREFERENCE_TUNING: 5e-4},
+            never_quantized="whose layers in PEFT compute in FP32 on such a model, and so fit no other precision",
             settings=Settings("ia3", Ia3Spec),
         ),
     },

@@ -13,6 +13,7 @@ from finetune_trainer.evaluate.slices import Measure
 from finetune_trainer.methods.base import Method
 from finetune_trainer.modelling.loading import LoadedModel, attention_settings, load
 from finetune_trainer.modelling.precision import Hardware
+from finetune_trainer.modelling.quantizing import Rounding
 from finetune_trainer.prepared import DataReport
 from finetune_trainer.sandbox.programs import Sandbox
 from finetune_trainer.tasks.base import ModelClass
@@ -37,6 +38,8 @@ class EvaluationInputs:
     method: Method
     hardware: Hardware
     reporter: Reporter
+    rounding: Rounding | None = None
+    """How the base model is stored, if it is rounded."""
     sandbox: Sandbox | None = None
     """Runs generated programs; None if the job runs none."""
 
@@ -50,7 +53,8 @@ class EvaluationInputs:
         """Load the model in ``directory`` with ``auto_class``, for evaluation."""
         name = "The trained model" if directory == self.trained else f"model.uri {self.spec.model.uri}"
         settings |= attention_settings(self.data.handling)
-        return load(auto_class, directory, self.hardware.dtype, name, **settings).placed(self.hardware)
+        loaded = load(auto_class, directory, self.hardware.dtype, name, rounding=self.rounding, **settings)
+        return loaded.placed(self.hardware)
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from finetune_api.evaluation import Evaluation, MetricResult
+from finetune_api.evaluation import MetricResult
 from finetune_api.spec import HarnessMetric, Metric
 from finetune_trainer.evaluate.classification import Classified, compared, one_hot
 from finetune_trainer.evaluate.corpus_metrics import CorpusMetric, corpus_metric
@@ -31,13 +31,20 @@ _TOLERANCE = 1e-5
 """Relative, because status has six significant digits."""
 
 
+class Measured(Protocol):
+    """An evaluation, or another comparison."""
+
+    @property
+    def metrics(self) -> tuple[MetricResult, ...]: ...
+
+
 def digest_of(rows: Sequence[Row]) -> str:
     """Digest of the test examples, in any order; it does not depend on the models or on the files."""
     return "sha256:" + hashlib.sha256("\n".join(sorted(map(_content, rows))).encode(errors="replace")).hexdigest()
 
 
 def paired_results(
-    first: Sequence[Row], second: Sequence[Row], before: Evaluation, after: Evaluation
+    first: Sequence[Row], second: Sequence[Row], before: Measured, after: Measured
 ) -> list[MetricResult]:
     """The change from the first tuned model to the second, for each metric that the predictions determine.
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from finetune_api.evaluation import MetricResult
 from finetune_api.spec import EvaluationSpec, Metric
 
+FEWEST = 10
+"""The fewest examples that a verdict can rest on: the bootstrap is too sure of fewer."""
 _OUTSIDE = 0.025
 """Share of the resamples below a 95 % interval."""
 _POWER = ((1.96 + 0.84) / 1.96) ** 2
@@ -39,9 +41,14 @@ def notes_before(spec: EvaluationSpec, examples: int) -> list[str]:
 
 
 def notes_after(spec: EvaluationSpec, metrics: Sequence[MetricResult], examples: int) -> list[str]:
-    """Clauses about gates whose improvement is smaller than the uncertainty of the measured change."""
+    """Clauses about intervals that are too sure, and gates on less than the uncertainty of the measured change."""
     results = {metric.name: metric for metric in metrics}
     notes = []
+    if examples < FEWEST:
+        notes.append(
+            f"{examples:,} test examples are few: a bootstrap of so few is too sure of its intervals, so do not decide "
+            "by the verdict alone"
+        )
     for metric, improvement in _asked(spec):
         low, high = results[metric].interval
         width = (high - low) / 2

@@ -11,10 +11,8 @@ import pyarrow as pa
 
 from finetune_api.evaluation import MetricResult, SliceScore
 from finetune_trainer.evaluate.metrics import Ints
+from finetune_trainer.evaluate.power import FEWEST
 from finetune_trainer.prepare.slices import COLUMN
-
-FEWEST = 10
-"""Rows of the smallest slice that gets a verdict: the bootstrap is too sure of fewer."""
 
 MOST_SHOWN = 12
 """Slices that fit into status, `finetune get` and the model card."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +19,20 @@ class _Files:
     """Lines of a key and a number; `oom_kill` is the number of processes that the kernel has killed."""
     limit: str
     peak: str
+    used: str
+    statistics: str
+    """Lines of a key and a number; `inactive_file` is the cache that the kernel gives up first."""
 
 
 _VERSIONS = (
-    _Files("memory.events", "memory.max", "memory.peak"),
-    _Files("memory/memory.oom_control", "memory/memory.limit_in_bytes", "memory/memory.max_usage_in_bytes"),
+    _Files("memory.events", "memory.max", "memory.peak", "memory.current", "memory.stat"),
+    _Files(
+        "memory/memory.oom_control",
+        "memory/memory.limit_in_bytes",
+        "memory/memory.max_usage_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+    ),
 )
 
 
@@ -31,13 +41,33 @@ def out_of_memory_sentence(cgroups: Path = CGROUPS) -> str | None:
     return next((sentence for files in _VERSIONS if (sentence := _sentence(cgroups, files))), None)
 
 
+def free_bytes(cgroups: Path = CGROUPS) -> int:
+    """Bytes that this container may still use; the largest number if it has no limit."""
+    return min((_free(cgroups, files) for files in _VERSIONS), default=sys.maxsize)
+
+
+def _free(cgroups: Path, files: _Files) -> int:
+    try:
+        limit = _bytes(cgroups / files.limit)
+        used = int((cgroups / files.used).read_text())
+        cache = _numbers(cgroups / files.statistics).get("inactive_file", 0)
+    except (OSError, ValueError):
+        return sys.maxsize
+    return sys.maxsize if limit is None else max(0, limit - used + cache)
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """The lines of a key and a number in a file."""
+    return {key: int(number) for key, number in (line.split() for line in path.read_text().splitlines())}
+
+
 def _sentence(cgroups: Path, files: _Files) -> str | None:
     try:
-        counts = dict(line.split() for line in (cgroups / files.events).read_text().splitlines())
+        counts = _numbers(cgroups / files.events)
         limit = _bytes(cgroups / files.limit)
     except (OSError, ValueError):
         return None
-    if limit is None or int(counts.get("oom_kill", "0")) == 0:
+    if limit is None or counts.get("oom_kill", 0) == 0:
         return None
     try:
         peak = _bytes(cgroups / files.peak)

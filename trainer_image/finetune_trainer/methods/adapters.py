@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -48,13 +49,34 @@ def require(trained: Path, name: str) -> None:
         )
 
 
-def without_base_weights(model: Any) -> Any:
-    """Make a PeftModel save no weights of the base model.
+def attached(model: Any, config: Any, field: str) -> Any:
+    """Add the adapter of ``config`` to ``model``; returns a PeftModel that saves no weights of the base model.
 
-    If the embeddings or the output layer have an adapter, PEFT also saves their frozen weights, though not with ZeRO-3.
+    Args:
+        model: The base model.
+        config: Its PeftConfig.
+        field: The settings in the spec, for messages.
+
+    Raises:
+        StageFailure: BadConfiguration when the adapter does not fit.
     """
-    model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
-    return model
+    from peft import get_peft_model
+
+    from finetune_trainer.exceptions import first_line
+
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "lora with eva initialization used with low_cpu_mem_usage=False")
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # PEFT, for rounded models.
+            made: Any = get_peft_model(model, config)
+    except ValueError as error:
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION, f"{field} does not fit {type(model).__name__}: {first_line(error)}"
+        ) from error
+    # If the embeddings or the output layer have an adapter, PEFT also saves their frozen weights, though not with
+    # ZeRO-3.
+    made.save_pretrained = partial(made.save_pretrained, save_embedding_layers=False)
+    return made
 
 
 def restore(loaded: LoadedModel, trained: Path) -> Any:
@@ -102,6 +124,8 @@ def _weights(model: Any) -> Iterator[Weight]:
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import ModulesToSaveWrapper
 
+    from finetune_trainer.modelling.quantizing import size_of
+
     adapted: set[int] = set()
     extra: set[int] = set()
     seen: set[int] = set()
@@ -114,10 +138,11 @@ def _weights(model: Any) -> Iterator[Weight]:
         elif isinstance(module, ModulesToSaveWrapper):
             adapted |= {id(parameter) for parameter in module.original_module.parameters()}
             extra |= {id(parameter) for parameter in module.modules_to_save.parameters()}
-    for name, parameter in model.get_base_model().named_parameters():
+    base_model = model.get_base_model()
+    for name, parameter in base_model.named_parameters():
         if id(parameter) in extra or id(parameter) in seen:
             continue
         seen.add(id(parameter))
         path = [part for part in name.split(".") if part not in ("base_layer", "original_module")]
-        size = int(getattr(parameter, "ds_numel", parameter.numel()))
+        size = size_of(base_model.get_submodule(name.rpartition(".")[0]), parameter)
         yield Weight(".".join(path), size, id(parameter) in adapted)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec, Ia3Spec
-from finetune_trainer.methods.adapters import AdapterMethod, without_base_weights
+from finetune_trainer.methods.adapters import AdapterMethod, attached
 from finetune_trainer.methods.base import Attachment
 from finetune_trainer.patches.peft import task_type_of
 
@@ -26,9 +26,8 @@ class Ia3(AdapterMethod):
         return True
 
     def attach(self, loaded: LoadedModel, attachment: Attachment) -> Any:
-        from peft import IA3Config, get_peft_model
+        from peft import IA3Config
 
-        from finetune_trainer.exceptions import first_line
         from finetune_trainer.methods.targets import named_targets
 
         model = loaded.model
@@ -39,12 +38,7 @@ class Ia3(AdapterMethod):
             feedforward_modules=named_targets(model, attachment, feedforward, "method.ia3.feedforwardModules"),
             modules_to_save=list(attachment.head) or None,
         )
-        try:
-            return without_base_weights(get_peft_model(model, config))
-        except ValueError as error:
-            raise StageFailure(
-                Reason.BAD_CONFIGURATION, f"method.ia3 does not fit {type(model).__name__}: {first_line(error)}"
-            ) from error
+        return attached(model, config, "method.ia3")
 
     def describe(self, spec: FineTuneJobSpec) -> Sequence[tuple[str, str]]:
         settings = _settings(spec)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec, LoraInitialization, LoraSpec
-from finetune_trainer.methods.adapters import AdapterMethod, without_base_weights
+from finetune_trainer.methods.adapters import AdapterMethod, attached
 from finetune_trainer.methods.base import Attachment, BatchesOf
 from finetune_trainer.methods.ranks import check_ranks
 from finetune_trainer.patches.peft import task_type_of
@@ -25,9 +23,8 @@ class Lora(AdapterMethod):
     tags = ("lora",)
 
     def attach(self, loaded: LoadedModel, attachment: Attachment) -> Any:
-        from peft import EvaConfig, LoraConfig, get_peft_model
+        from peft import EvaConfig, LoraConfig
 
-        from finetune_trainer.exceptions import first_line
         from finetune_trainer.methods.targets import ALL_LINEAR, linear_targets, named_targets, shapes_of
 
         model, lora = loaded.model, _settings(attachment.spec)
@@ -54,19 +51,12 @@ class Lora(AdapterMethod):
             # The ranks stay as written, so that a training that resumes has the same ones.
             eva_config=EvaConfig(rho=1.0) if learned_directions else None,
         )
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "lora with eva initialization used with low_cpu_mem_usage=False")
-                attached = without_base_weights(get_peft_model(model, config))
-        except ValueError as error:
-            raise StageFailure(
-                Reason.BAD_CONFIGURATION, f"method.lora does not fit {type(model).__name__}: {first_line(error)}"
-            ) from error
+        model = attached(model, config, "method.lora")
         if start.of_weights and not attachment.trial:
             from finetune_trainer.methods.lora_start import start_from_weights
 
-            start_from_weights(attached, start)
-        return attached
+            start_from_weights(model, start)
+        return model
 
     def needs_trial(self, spec: FineTuneJobSpec) -> bool:
         # Any model has linear layers, and nearly any layer the default rank.

@@ -95,10 +95,14 @@ def shapes_of(model: Any, names: Iterable[str]) -> dict[str, tuple[int, int]]:
     """(outputs, inputs) of the modules ``names`` whose weights are matrices."""
     found = {}
     for name in names:
-        weight = getattr(model.get_submodule(name), "weight", None)
+        module: Any = model.get_submodule(name)
+        if isinstance(module, torch.nn.Linear):  # A rounded weight has another shape.
+            found[name] = (module.out_features, module.in_features)
+            continue
+        weight = getattr(module, "weight", None)
         shape = tuple(getattr(weight, "ds_shape", getattr(weight, "shape", ())))
         if len(shape) == 2:
-            found[name] = (shape[1], shape[0]) if isinstance(model.get_submodule(name), Conv1D) else shape
+            found[name] = (shape[1], shape[0]) if isinstance(module, Conv1D) else shape
     return found
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.exceptions import first_line
 from finetune_trainer.modelling.batching import TokenRows
 from finetune_trainer.modelling.precision import Hardware
+from finetune_trainer.modelling.quantizing import Rounding
+from finetune_trainer.patches.peft import bitsandbytes
+from finetune_trainer.patches.transformers import unpartitioned
 from finetune_trainer.prepared import ModelHandling
 
 _log = logging.getLogger(__name__)
@@ -50,7 +55,14 @@ class LoadedModel:
 
 
 def load(
-    auto_class: Any, directory: Path, dtype: torch.dtype, name: str, *, new_head: bool = False, **settings: Any
+    auto_class: Any,
+    directory: Path,
+    dtype: torch.dtype,
+    name: str,
+    *,
+    new_head: bool = False,
+    rounding: Rounding | None = None,
+    **settings: Any,
 ) -> LoadedModel:
     """Load a model from local safetensors files.
 
@@ -61,36 +73,54 @@ def load(
         name: Name of the model in error messages.
         new_head: Replace the last layer of a classifier, which the weight files may have for other labels, by a
             randomly initialised one for the ``num_labels`` of ``settings``.
+        rounding: How the linear layers are stored, if they are rounded; the model is then on that device, and whole
+            also with ZeRO-3.
         settings: Additional arguments of ``from_pretrained``.
 
     Raises:
         StageFailure: BadConfiguration when the directory does not contain a model of this class.
     """
-    try:
-        model, info = auto_class.from_pretrained(
-            directory,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=new_head,
-            **settings,
-        )
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:  # transformers does not check the values of config.json, which may fail in any way.
-        model_type = (auto_class.__name__.removeprefix("AutoModel") or "a model without a head").removeprefix("For")
-        raise StageFailure(
-            Reason.BAD_CONFIGURATION, f"{name} cannot be loaded as {model_type}: {first_line(error)}"
-        ) from error
-    random = frozenset(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
-    if new_head:
-        _check_mismatches(name, info["mismatched_keys"], settings["num_labels"])
-        replaced = _last_layer(model, settings["num_labels"]) - random
-        _initialise_again(model, replaced)
-        random |= replaced
-    _log.info("loaded %s in %s", type(model).__name__, dtype)
+    from_files = partial(
+        auto_class.from_pretrained,
+        directory,
+        dtype=dtype,
+        local_files_only=True,
+        use_safetensors=True,
+        output_loading_info=True,
+        ignore_mismatched_sizes=new_head,
+        **settings,
+    )
+    with unpartitioned() if rounding else nullcontext():
+        try:
+            model, info = from_files(**(_rounded(rounding, from_files, dtype) if rounding else {}))
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # transformers does not check the values of config.json, which may fail in any way.
+            model_type = (auto_class.__name__.removeprefix("AutoModel") or "a model without a head").removeprefix("For")
+            raise StageFailure(
+                Reason.BAD_CONFIGURATION, f"{name} cannot be loaded as {model_type}: {first_line(error)}"
+            ) from error
+        random = _random(info)
+        if new_head:
+            _check_mismatches(name, info["mismatched_keys"], settings["num_labels"])
+            replaced = _last_layer(model, settings["num_labels"]) - random
+            _initialise_again(model, replaced)
+            random |= replaced
+    _log.info("loaded %s in %s%s", type(model).__name__, dtype, f", as {rounding.quantization}" if rounding else "")
     return LoadedModel(model, random)
+
+
+def _rounded(rounding: Rounding, from_files: Callable[..., Any], dtype: torch.dtype) -> dict[str, Any]:
+    """The arguments of ``from_pretrained`` that round the model."""
+    bitsandbytes()
+    # Without weights: a module that the files have no weights for is trained, and must not be rounded.
+    empty, info = from_files(device_map={"": "meta"})
+    return rounding.settings(dtype, empty, _random(info))
+
+
+def _random(info: Mapping[str, Any]) -> frozenset[str]:
+    """The parameters without stored values, from the loading info of transformers."""
+    return frozenset(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
 
 
 def attention_settings(handling: ModelHandling) -> dict[str, str]:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 from typing import Any
 
 _QUANTISATION = "bitsandbytes"
+
+_ANSWERS = {
+    "peft.import_utils": ("is_bnb_available", "is_bnb_4bit_available"),
+    "transformers.utils.import_utils": ("is_bitsandbytes_available",),
+}
+"""Functions that remember whether bitsandbytes is installed."""
 
 VERSION = "0.21.2"
 """The version that this was checked with."""
@@ -36,7 +43,12 @@ def without_bitsandbytes() -> None:
 
 
 def bitsandbytes() -> Any:
-    """The package bitsandbytes, in a process that has imported PEFT without it."""
+    """The package bitsandbytes, in a process that has imported PEFT without it; PEFT and transformers find it, too."""
     if sys.modules.get(_QUANTISATION, _QUANTISATION) is None:
         del sys.modules[_QUANTISATION]
+        for module, names in _ANSWERS.items():
+            for name in names:
+                getattr(importlib.import_module(module), name).cache_clear()
+    # It says in every step that LLM.int8 computes in FP16.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     return importlib.import_module(_QUANTISATION)

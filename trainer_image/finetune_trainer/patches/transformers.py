@@ -49,6 +49,24 @@ def fix_template_date(template: str, today: date) -> bool:
     return True
 
 
+@contextmanager
+def unpartitioned() -> Iterator[None]:
+    """Load models whole, also if ZeRO-3 is configured; DeepSpeed shares their weights out when it starts.
+
+    A rounded model cannot be loaded in parts, and transformers refuses a device for it with ZeRO-3. Source:
+    check_and_set_device_map in transformers/integrations/accelerate.py.
+    """
+    from transformers.integrations import deepspeed
+
+    integration: Any = deepspeed
+    known = integration._hf_deepspeed_config_weak_ref
+    integration.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        integration._hf_deepspeed_config_weak_ref = known
+
+
 class NoStepAfterTheLast:
     """Makes Trainer train no step when it resumes from the checkpoint of the last step; it would train one more.
 

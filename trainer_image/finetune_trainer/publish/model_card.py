@@ -14,12 +14,12 @@ from jinja2 import Environment, StrictUndefined
 from finetune_api.evaluation import Evaluation, SliceScore
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import JobIdentity
-from finetune_trainer.evaluate.slices import FEWEST
+from finetune_trainer.evaluate.power import FEWEST
 from finetune_trainer.exports.base import Export, on_hub, published_base
 from finetune_trainer.methods import method_of
 from finetune_trainer.prepared import DataReport
 from finetune_trainer.report.format import escape_markdown, format_change, format_value, grouped, inline_code
-from finetune_trainer.report.page import BASELINE_NAMES, settings, training_facts
+from finetune_trainer.report.page import BASELINE_NAMES, exact_base_text, settings, training_facts
 from finetune_trainer.tasks import form_of
 
 
@@ -47,8 +47,31 @@ class CardInputs:
             "adapter": self.export.is_adapter,
             "base_literal": json.dumps(_base_of_usage(self.spec), ensure_ascii=False),
             "revision_literal": json.dumps(self.data.model.revision) if on_hub(self.spec) else None,
+            "storage": _storage(self.training.get("quantization")),
+            "loading": self._loading,
             "data": self.data,
         }
+
+    @property
+    def _loading(self) -> dict[str, str]:
+        """Further arguments of ``from_pretrained`` for the base model in the program."""
+        arguments = {"revision": json.dumps(self.data.model.revision)} if on_hub(self.spec) else {}
+        if not self.training.get("quantization"):
+            return arguments | {"dtype": '"auto"'}
+        # Its weights are rounded from those in the precision of the training.
+        dtype = {"BF16": "bfloat16", "FP16": "float16"}.get(str(self.training.get("precision")), "float32")
+        return arguments | {"quantization_config": "storage", "dtype": json.dumps(dtype)}
+
+
+def _storage(quantization: Mapping[str, Any] | None) -> str | None:
+    """How the program stores the base model, as a Python expression; None if it is not rounded."""
+    if not quantization:
+        return None
+    lines = [
+        f"    {name}={value if isinstance(value, bool) else json.dumps(value, ensure_ascii=False)},"
+        for name, value in quantization.items()
+    ]
+    return "\n".join(["BitsAndBytesConfig(", *lines, ")"])
 
 
 def _base_of_usage(spec: FineTuneJobSpec) -> str:
@@ -78,6 +101,7 @@ def render_card(inputs: CardInputs) -> str:
         metrics=[_metric_row(inputs.evaluation, index) for index in range(len(inputs.evaluation.metrics))],
         slices=[_slice_row(inputs.evaluation, one) for one in inputs.evaluation.slices],
         fewest=FEWEST,
+        exact_base=exact_base_text(inputs.spec, inputs.evaluation),
         settings=settings(inputs.spec, inputs.data),
         training=training_facts(inputs.training),
         versions=inputs.training.get("versions") or {},

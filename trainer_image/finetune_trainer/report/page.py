@@ -17,7 +17,8 @@ from finetune_api.method_settings import PreferenceSpec
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import JobIdentity
 from finetune_api.text import duration
-from finetune_trainer.evaluate.slices import FEWEST
+from finetune_api.vocabulary import LearnedTokens
+from finetune_trainer.evaluate.power import FEWEST
 from finetune_trainer.methods import method_of
 from finetune_trainer.methods.coverage import Coverage
 from finetune_trainer.prepared import DataReport
@@ -91,6 +92,7 @@ def render(inputs: ReportInputs) -> str:
         baseline_name=BASELINE_NAMES[inputs.evaluation.baseline.kind],
         baseline_note=task.baseline_note(inputs.details),
         metrics=_metric_rows(inputs.evaluation.metrics),
+        exact_base=exact_base_text(inputs.spec, inputs.evaluation),
         gates=[(gate_text(gate), gate) for gate in inputs.evaluation.gates],
         curves=_curves(inputs),
         examples=inputs.spec.evaluation.report.include_examples,
@@ -139,6 +141,20 @@ def gate_text(gate: GateResult) -> str:
     return f"{name} {bound}: {gate.value:.4g}"
 
 
+def exact_base_text(spec: FineTuneJobSpec, evaluation: Evaluation) -> str:
+    """The score on the base model that is not rounded, as a sentence; empty if it was not measured."""
+    found = evaluation.exact_base
+    if found is None:
+        return ""
+    low, high = (format_change(found.name, bound) for bound in found.interval)
+    return (
+        f"All values above are those of the base model in {spec.model.quantization}. On the base model without "
+        f"quantization, the adapter has {found.name.row.title} {format_value(found.name, found.tuned)} instead of "
+        f"{format_value(found.name, found.baseline)}: {format_change(found.name, found.change)}, 95 % interval {low} "
+        f"to {high}."
+    )
+
+
 def settings(spec: FineTuneJobSpec, data: DataReport) -> list[tuple[str, str]]:
     """The training settings as (name, value) rows."""
     training = spec.training
@@ -146,9 +162,11 @@ def settings(spec: FineTuneJobSpec, data: DataReport) -> list[tuple[str, str]]:
     rows = [("Task", str(spec.task.type)), ("Method", str(spec.method.type))]
     rows += [
         *method_of(spec.method.type).describe(spec),
+        *([("Base model stored as", _stored(spec, data))] if data.rounded_parameters else []),
         *([("Preference", _preference(spec.preference))] if spec.preference else []),
         ("Length", length),
-        ("Batch size", f"{training.batch_size} sequences per step"),
+        *([("Learned tokens", "all of a conversation")] if spec.task.loss is LearnedTokens.ALL else []),
+        ("Batch size", f"{training.batch_size} {_unit(spec)} per step"),
         ("Learning rate", f"{spec.learning_rate:g}, {training.schedule}"),
         ("Weight decay", f"{training.weight_decay:g}"),
         ("Rows", _rows(spec, data)),
@@ -157,6 +175,17 @@ def settings(spec: FineTuneJobSpec, data: DataReport) -> list[tuple[str, str]]:
         *(("Because of the model", note) for note in data.handling.notes),
     ]
     return rows
+
+
+def _unit(spec: FineTuneJobSpec) -> str:
+    if spec.preference is None:
+        return "sequences"
+    return "pairs" if spec.preference.loss.row.paired else "answers"
+
+
+def _stored(spec: FineTuneJobSpec, data: DataReport) -> str:
+    share = (data.rounded_parameters or 0) / max(1, data.model.parameters)
+    return f"{spec.model.quantization}, {100 * min(1, share):.1f} % of its parameters"
 
 
 def _preference(preference: PreferenceSpec) -> str:

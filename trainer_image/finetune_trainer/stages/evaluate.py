@@ -32,7 +32,10 @@ from finetune_trainer.splits import open_split
 from finetune_trainer.tasks import form_of
 
 if TYPE_CHECKING:
-    from finetune_trainer.evaluate.comparison import EvaluationInputs
+    from finetune_api.evaluation import MetricResult
+    from finetune_api.spec import FineTuneJobSpec
+    from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
+    from finetune_trainer.evaluate.exact_base import ExactBase
     from finetune_trainer.harness.evaluation import HarnessResult
     from finetune_trainer.tasks.base import TaskForm
 
@@ -71,19 +74,19 @@ def run(context: StageContext) -> EvaluateResult:
     reporter.progress("importing torch and transformers")
     with heavy_imports():
         from finetune_trainer.evaluate.comparison import SPLIT, EvaluationInputs
-        from finetune_trainer.evaluate.gates import check_gates
-        from finetune_trainer.evaluate.pairing import digest_of
-        from finetune_trainer.evaluate.power import notes_after
-        from finetune_trainer.evaluate.slices import short, slice_tables
+        from finetune_trainer.evaluate.exact_base import on_exact_base
+        from finetune_trainer.evaluate.slices import slice_tables
         from finetune_trainer.modelling.gpus import require_gpus
         from finetune_trainer.modelling.loading import set_up
         from finetune_trainer.modelling.precision import Hardware
+        from finetune_trainer.modelling.quantizing import rounding_of
         from finetune_trainer.report.page import ReportInputs, render
 
     set_up(config.spec.training.seed)
     if config.world.device is Device.GPU:
         require_gpus("evaluation", 1)
     task = form_of(config.spec.task.type, data.family)
+    hardware = Hardware.of(config.spec.training.precision, config.world.device)
     with open_sandbox(config) if config.spec.evaluation.allow_code_execution else nullcontext() as sandbox:
         inputs = EvaluationInputs(
             spec=config.spec,
@@ -93,28 +96,20 @@ def run(context: StageContext) -> EvaluateResult:
             data=data,
             model_class=task.model_class(data),
             method=method_of(config.spec.method.type),
-            hardware=Hardware.of(config.spec.training.precision, config.world.device),
+            hardware=hardware,
             reporter=reporter,
             sandbox=sandbox,
+            rounding=rounding_of(config.spec, task, hardware.device),
         )
         comparison = task.compare(inputs)
+        exact = on_exact_base(comparison, inputs, task)
     harness = _harness(inputs, task, files, context.workspace / "harness") if config.spec.evaluation.harness else None
     metrics = comparison.metrics + (harness.metrics if harness else ())
     details = comparison.details | ({"harness": harness.details} if harness else {})
     slices = slice_tables(config.spec.evaluation.slices, open_split(prepared, SPLIT), comparison.measure)
     tables = comparison.tables | ({"slices": slices} if slices else {})
-    evaluation = Evaluation(
-        split=SPLIT,
-        examples=len(comparison.predictions),
-        baseline=Baseline(kind=comparison.baseline),
-        metrics=metrics,
-        verdict=comparison.metrics[0].verdict,
-        test_digest=digest_of(comparison.predictions),
-        gates=check_gates(config.spec.evaluation, metrics),
-        notes=tuple(notes_after(config.spec.evaluation, comparison.metrics, len(comparison.predictions))),
-        slices=short(slices, comparison.metrics[0].name),
-        span_decoding=comparison.span_decoding,
-        harness_digest=origin["harnessDigest"],
+    evaluation = _evaluation(config.spec, comparison, exact, metrics, slices).model_copy(
+        update={"harness_digest": origin["harnessDigest"]}
     )
     _report_metrics(reporter, evaluation)
 
@@ -142,13 +137,42 @@ def run(context: StageContext) -> EvaluateResult:
     _write(output, file, comparison.predictions, page)
     if harness:
         _write_lines(output / layout.HARNESS, harness.rows)
-    provenance = {
-        **origin,
-        "preparedDigest": prepared_manifest.digest,
-        "baseline": details,
-    }
-    manifest = publish_directory(output, config.layout.evaluated, provenance)
+    manifest = publish_directory(
+        output,
+        config.layout.evaluated,
+        {**origin, "preparedDigest": prepared_manifest.digest, "baseline": details},
+    )
     return EvaluateResult(uri=config.layout.evaluated, digest=manifest.digest, evaluation=evaluation)
+
+
+def _evaluation(
+    spec: FineTuneJobSpec,
+    comparison: Comparison,
+    exact: ExactBase,
+    metrics: tuple[MetricResult, ...],
+    slices: list[dict[str, Any]],
+) -> Evaluation:
+    """The evaluation with its gates; ``metrics`` are those of the comparison and of lm-eval."""
+    from finetune_trainer.evaluate.comparison import SPLIT
+    from finetune_trainer.evaluate.gates import check_gates
+    from finetune_trainer.evaluate.pairing import digest_of
+    from finetune_trainer.evaluate.power import notes_after
+    from finetune_trainer.evaluate.slices import short
+
+    examples = len(comparison.predictions)
+    return Evaluation(
+        split=SPLIT,
+        examples=examples,
+        baseline=Baseline(kind=comparison.baseline),
+        metrics=metrics,
+        verdict=comparison.metrics[0].verdict,
+        test_digest=digest_of(comparison.predictions),
+        gates=check_gates(spec.evaluation, metrics),
+        notes=(*notes_after(spec.evaluation, comparison.metrics, examples), *exact.notes),
+        slices=short(slices, comparison.metrics[0].name),
+        span_decoding=comparison.span_decoding,
+        exact_base=exact.result,
+    )
 
 
 def read_evaluation(uri: str) -> Evaluation:

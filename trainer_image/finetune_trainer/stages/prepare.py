@@ -218,7 +218,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         handling=handling,
     )
     log.info("read as %s", report.detected)
-    check_method(spec, inputs.model.path, report, task, context.reporter)
+    report = check_method(spec, inputs.model.path, report, task, context.reporter)
     document = json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False)
     (output / layout.DATA_REPORT).write_text(document + "\n", encoding="utf-8")
     return report
@@ -387,5 +387,6 @@ def _result(context: StageContext, report: DataReport, manifest: Manifest) -> Pr
         notes=status_notes(report.notes),
         labels=len(report.labels) or None,
         parameters=report.model.parameters,
+        rounded_parameters=report.rounded_parameters,
         detected=report.detected[:300],
     )

@@ -23,6 +23,7 @@ from finetune_trainer.host.inputs import TrainInputs, checkpoint_provenance
 from finetune_trainer.methods import method_of
 from finetune_trainer.modelling.gpus import hardware_in_words, require_gpus
 from finetune_trainer.modelling.precision import Hardware, bf16_supported, resolve_precision
+from finetune_trainer.modelling.quantizing import stored_as
 from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer
 from finetune_trainer.prepared import DataReport, read_report
 from finetune_trainer.splits import open_split
@@ -93,10 +94,10 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     )
     if is_main:
         context.reporter.progress("loading the model")
-    model = load_model(Path(inputs.model), spec, report, task=task, precision=precision)
+    model = load_model(Path(inputs.model), spec, report, task=task, precision=precision, device=arguments.device)
     objective = task.objective(spec, report, train_data, validation)
     method = method_of(spec.method.type)
-    coverage = method.coverage(model)
+    coverage, stored = method.coverage(model), stored_as(model)
     if is_main:
         _log_coverage(coverage)
     trainable = sum(_size(parameter) for parameter in model.parameters() if parameter.requires_grad)
@@ -151,7 +152,8 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
             directory / layout.TRAINING,
             trained.summary
             | _details(config, plan, precision, state, best)
-            | ({} if coverage is None else {"adapted": coverage.summary}),
+            | ({} if coverage is None else {"adapted": coverage.summary})
+            | ({} if stored is None else {"quantization": stored}),
         )
     return trained
 

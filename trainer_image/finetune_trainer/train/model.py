@@ -14,12 +14,21 @@ from finetune_trainer.methods import method_of
 from finetune_trainer.methods.base import Attachment
 from finetune_trainer.modelling.loading import attention_settings, load, set_padding
 from finetune_trainer.modelling.precision import dtype_of
+from finetune_trainer.modelling.quantizing import rounding_of
 from finetune_trainer.prepared import DataReport
 from finetune_trainer.tasks.base import TaskForm
 
+_CPU = torch.device("cpu")
+
 
 def load_model(
-    directory: Path, spec: FineTuneJobSpec, report: DataReport, *, task: TaskForm, precision: Precision
+    directory: Path,
+    spec: FineTuneJobSpec,
+    report: DataReport,
+    *,
+    task: TaskForm,
+    precision: Precision,
+    device: torch.device = _CPU,
 ) -> Any:
     """Load the base model and attach the method.
 
@@ -29,6 +38,7 @@ def load_model(
         report: The report about the prepared data.
         task: The task.
         precision: The resolved precision.
+        device: Device of this process, where a rounded model is loaded.
 
     Returns:
         The model to train.
@@ -47,6 +57,7 @@ def load_model(
         dtype_of(precision) if reduced else torch.float32,
         f"model.uri {spec.model.uri} ({report.model.architecture})",
         new_head=model_class.new_head,
+        rounding=rounding_of(spec, task, device, partitioned=spec.distributed.zero.stage == 3),
         **model_class.settings,
         **attention_settings(report.handling),
     )
