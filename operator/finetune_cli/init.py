@@ -79,7 +79,8 @@ def manifest(name: str, found: Mapping[str, Any], data: str, model: str | None, 
     chosen = [f"    columns: {{{columns}}}"] if columns else []
     documents = [f"    documents: {found['documents']}  # {_DOCUMENTS}"] if found["documents"] else []
     settings, preference = found["settings"], found["preference"]
-    metrics = TaskSpec.model_validate_json(json.dumps({"type": task, **settings})).default_metrics
+    spec = TaskSpec.model_validate_json(json.dumps({"type": task, **settings}))
+    metrics = spec.default_metrics
     if "loss" in preference:
         metrics = PREFERENCES[PreferenceLoss(preference["loss"])].metrics
     lines = [
@@ -120,7 +121,7 @@ def manifest(name: str, found: Mapping[str, Any], data: str, model: str | None, 
         f"    metrics: [{', '.join(map(str, metrics))}]  # the first is the score",
         *(
             [f"    # allowCodeExecution: true  # runs tests in a sandbox; then add {row.runs_metrics[0]}"]
-            if row.runs_metrics
+            if row.runs_metrics and spec.language.row.runs
             else []
         ),
         "  output:",

@@ -90,6 +90,9 @@ def comparison(evaluation: Evaluation) -> list[str]:
         table.append(
             f"{rewards}: rewards against the {baseline}, whose own are 0; the change is from that of equal rewards"
         )
+    alike = ", ".join(metric.name for metric in evaluation.metrics if metric.interval[0] == metric.interval[1])
+    if alike:
+        table.append(f"{alike}: every test example shows the same change; an interval without width does not tell more")
     harness = any(isinstance(metric.name, HarnessMetric) for metric in evaluation.metrics)
     others = "; task/metric on those of the lm-eval task" if harness else ""
     return [
@@ -141,6 +144,8 @@ def gate_lines(evaluation: Evaluation) -> list[str]:
 
 
 def _found(gate: GateResult) -> str:
+    if gate.not_worse and gate.value == 0:
+        return "it is not better"
     if gate.not_worse:
         return (
             f"it improves by at most {gate.value:.4g}" if gate.passed else f"it is worse by at least {-gate.value:.4g}"

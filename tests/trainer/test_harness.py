@@ -23,6 +23,7 @@ from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.harness import library
 from finetune_trainer.harness.check import check_harness
+from finetune_trainer.harness.tasks import members_of
 from finetune_trainer.manifests import publish_directory
 from finetune_trainer.stages import evaluate, prepare, publish
 from tests.trainer.pair_models import save_t5
@@ -311,8 +312,36 @@ def test_python_in_files(tmp_path: Path) -> None:
     (tmp_path / "tasks/choice.yaml").write_text("task: choice\ndoc_to_text: !function utils.text\n")
     assert "choice.yaml of" in (message := refused(tmp_path, ["choice"]).message)
     assert "line 2: !function is Python code" in message
-    (tmp_path / "tasks/utils.py").write_text("")
-    assert "utils.py of" in refused(tmp_path, ["choice"]).message
+
+
+def test_files_that_no_named_task_needs_may_be_unusable(tmp_path: Path) -> None:
+    uri = write_tasks(tmp_path / "tasks", other=WRITE)
+    (tmp_path / "tasks/utils.py").write_text("raise SystemExit(1)\n")
+    (tmp_path / "tasks/bad.yaml").write_text("task: arc_easy\ndoc_to_text: !function utils.text\n")
+    (tmp_path / "tasks/odd.yaml").write_text("task: [\n")
+    check_harness(spec_of(uri, ["choice"]), ModelFamily.CAUSAL, tmp_path / "scratch")
+    # A task of lm-eval does not replace the one that was meant.
+    assert "bad.yaml of" in refused(tmp_path, ["arc_easy"]).message
+    assert "odd.yaml of" in refused(tmp_path, ["odd"]).message
+    assert "both define the task write" in refused(tmp_path, ["write"]).message
+    write_task(tmp_path / "tasks/choice.yaml", CHOICE | {"include": "bad.yaml"})
+    assert "line 2: !function is Python code" in refused(tmp_path, ["choice"]).message
+
+
+def test_name_that_nothing_has_is_reported_beside_an_unusable_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.use_library()
+    from lm_eval.tasks import TaskManager
+
+    # To read all task files of lm-eval takes ten seconds.
+    monkeypatch.setattr(TaskManager, "__init__", lambda self: setattr(self, "_index", {}))
+    write_tasks(tmp_path / "tasks")
+    (tmp_path / "tasks/bad.yaml").write_text("task: bad\ndoc_to_text: !function utils.text\n")
+    failure = refused(tmp_path, ["choise"])
+    assert failure.reason is Reason.NOT_FOUND
+    assert "names the task choise, which neither" in failure.message
+    assert "did you mean choice?; not usable: bad.yaml of" in failure.message
 
 
 @pytest.mark.parametrize("text", ["task: [", "- a", "task: 'a b'", "\t"])
@@ -347,6 +376,24 @@ def test_names_of_lm_eval(tmp_path: Path) -> None:
     failure = refused(tmp_path, ["arc_easy"])
     assert failure.reason is Reason.NOT_FOUND
     assert "The data set allenai/ai2_arc of the lm-eval task arc_easy is not in the cache" in failure.message
+
+
+def test_a_group_is_refused_with_tasks_and_not_with_groups_of_it(tmp_path: Path) -> None:
+    library.use_library()
+    from lm_eval.tasks._index import TaskIndex
+
+    files = {
+        "all": {"group": "all", "task": ["science", "arts", "all"]},
+        "science": {"group": "science", "task": ["science_tasks", {"group": "inner", "task": ["maths"]}]},
+        "arts": {"group": "arts", "task": [{"task": "poems", "num_fewshot": 1}, "lost"]},
+        **{name: {"task": name, "tag": "science_tasks"} for name in ("physics", "biology")},
+        **{name: {"task": name} for name in ("maths", "poems")},
+    }
+    for name, content in files.items():
+        write_task(tmp_path / f"{name}.yaml", content)
+    index = TaskIndex.build([tmp_path])
+    assert members_of("all", index) == ["biology", "physics", "maths", "poems"]
+    assert members_of("science_tasks", index) == ["biology", "physics"]
 
 
 def test_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 from finetune_api.failures import ExitCode
 from finetune_api.job import FineTuneJob
 from finetune_api.spec import DatasetSpec, Metric
+from finetune_api.tables.code import CodeLanguage
 from finetune_api.tables.preferences import PreferenceLoss
 from finetune_api.tables.tasks import TASKS, TaskType
 from finetune_cli.init import address, init, job_name, value
@@ -42,6 +43,13 @@ def written(folder: Path, name: str, rows: list[dict[str, Any]] | str, model: st
 
 def columns_of(job: FineTuneJob) -> dict[str, Any]:
     return job.spec.dataset.columns.model_dump(exclude_none=True, by_alias=True)
+
+
+def test_programs_without_tests(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"prompt": f"function f{n}(x) {{\n", "completion": f"  return {n} * x;\n}}\n"} for n in range(12)]
+    task = written(folder, "data.jsonl", rows).spec.task
+    assert (task.type, task.language) == (TaskType.CODE_GENERATION, CodeLanguage.JAVASCRIPT)
+    assert "the prompts begin programs in JavaScript, and there are no tests" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

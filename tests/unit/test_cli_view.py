@@ -22,7 +22,7 @@ from finetune_cli.local.outage import outage_after
 from finetune_cli.output import to_json
 from finetune_cli.page import page
 from finetune_cli.place import OnCluster, ThisMachine
-from finetune_cli.result import document, exit_code, result_lines
+from finetune_cli.result import comparison, document, exit_code, gate_lines, result_lines
 from finetune_cli.run import logs
 from finetune_cli.screen import PlainScreen, render, screen
 from finetune_cli.text import PlainLines
@@ -51,6 +51,17 @@ def a_job_after(*runs: ObservedRun, stop: bool = False, at: float = 11, **spec: 
     job = job.model_copy(update={"status": first.status})
     made = plan(job, Observed(runs, stop_requested=stop), after(seconds=at))
     return job.model_copy(update={"status": made.status})
+
+
+def test_no_example_changes() -> None:
+    gate = GateResult(metric=Metric.ACCURACY, not_worse=True, value=0.0, passed=True)
+    evaluation = an_evaluation(gate, baseline=0.0, tuned=0.0)
+    assert not any("the same change" in line for line in comparison(evaluation))
+    score, other = evaluation.metrics
+    score = score.model_copy(update={"interval": (0.0, 0.0)})
+    evaluation = evaluation.model_copy(update={"metrics": (score, other)})
+    assert any(line.startswith("accuracy: every test example shows the same change") for line in comparison(evaluation))
+    assert gate_lines(evaluation) == ["passed  accuracy not significantly worse than the baseline: it is not better"]
 
 
 def a_snapshot(

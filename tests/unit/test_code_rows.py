@@ -12,7 +12,8 @@ from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.sandbox.programs import Ending, OnPrograms, Outcome, Program
 from finetune_trainer.tasks.code_generation.checking import run_tests
 from finetune_trainer.tasks.code_generation.python_tests import with_call, wrong_tests
-from finetune_trainer.tasks.code_generation.rows import Code, CodeRows, recognise
+from finetune_trainer.tasks.code_generation.recognition import recognise
+from finetune_trainer.tasks.code_generation.rows import Code, CodeRows
 from finetune_trainer.tasks.code_generation.stopping import stop_of
 
 ROWS = CodeRows(("prompt", "completion", "tests", "entry_point"))
@@ -84,7 +85,10 @@ def test_tests_that_need_no_entry_point_stay(tests: str) -> None:
         ("def test():\n    assert True\n", "they only define test, so nothing can fail; call it in the tests"),
         (CHECK, "they only define check, so nothing can fail; call it in the tests, or add the column entry_point"),
         ("x = 1", "the tests call nothing at top level, so nothing can fail"),
-        ("assert double(3) = 6", r"the tests do not parse \(.* in line 1, 'assert double\(3\) = 6'\)"),
+        (
+            "assert double(3) = 6",
+            r"the tests are not valid Python \(.* in line 1, 'assert double\(3\) = 6'\); .* task\.language",
+        ),
     ],
 )
 def test_what_reading_tests_can_tell(tests: str, problem: str | None) -> None:
@@ -178,3 +182,54 @@ def test_equal_programs_run_once() -> None:
 def test_data_sets_are_recognised(names: Sequence[str], columns: dict[str, str] | None) -> None:
     found = recognise(names, [])
     assert (found.columns if found else None) == columns
+
+
+PYTHON = {"prompt": "def double(x):\n", "completion": "    return 2 * x\n"}
+JAVASCRIPT = {"prompt": "function double(x) {\n", "completion": "  return 2 * x;\n}\n"}
+
+
+@pytest.mark.parametrize(
+    ("row", "language"),
+    [
+        (PYTHON, "Python"),
+        (JAVASCRIPT, "JavaScript"),
+        ({"prompt": "function f(x: number): number {\n", "completion": "  return x;\n}\n"}, "TypeScript"),
+        ({"prompt": "fn f(x: i32) -> i32 {\n", "completion": "    x\n}\n"}, "Rust"),
+        ({"prompt": "package a\nfunc f(x int) int {\n", "completion": "\treturn x\n}\n"}, "Go"),
+        ({"prompt": "class A {\n", "completion": "  public static int f(int x) { return x; }\n}\n"}, "Java"),
+        ({"prompt": "int f(std::vector<int> x) {\n", "completion": "  return x[0];\n}\n"}, "Cpp"),
+    ],
+)
+def test_programs_without_tests_are_recognised_with_their_language(row: dict[str, str], language: str) -> None:
+    found = recognise(["prompt", "completion"], [row] * 9 + [{"prompt": "def ((", "completion": "{"}])
+    assert found is not None
+    assert found.settings == {"language": language}
+    assert "no tests" in found.facts
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "hello", "completion": "world"},
+        {"prompt": "Who wrote Faust?", "completion": "Goethe."},
+        {"prompt": "Give me JSON.", "completion": '{"a": 1}'},
+        {"prompt": "Write a function that doubles.\n", "completion": "def double(x):\n    return 2 * x\n"},
+        {"prompt": "Explain this:\ndef double(x):\n    return 2 * x\n", "completion": "It doubles x."},
+    ],
+)
+def test_texts_are_not_recognised_as_programs(row: dict[str, str]) -> None:
+    assert recognise(["prompt", "completion"], [row] * 10) is None
+
+
+def test_language_of_rows_with_tests() -> None:
+    names = ["prompt", "completion", "tests"]
+    found = recognise(names, [JAVASCRIPT | {"tests": "assert(double(2) === 4)"}])
+    assert found is not None
+    assert (found.settings, "tests" in found.columns) == ({"language": "JavaScript"}, False)
+    assert "Remove or rename the column 'tests'" in found.open
+    text = recognise(names, [{"prompt": "Double x.", "completion": PYTHON["prompt"] + PYTHON["completion"]}])
+    assert text is not None
+    assert text.settings == {"language": "Python"}
+    unclear = recognise(names, [{"prompt": "a b", "completion": "c d"}])
+    assert unclear is not None
+    assert "Set task.language" in unclear.open

@@ -23,8 +23,14 @@ from tests.builders import an_evaluation
         (
             Gate(metric=Metric.MACRO_F1, minimum_improvement=0.02),
             0.005,
-            "macro_f1 improved by 0.005 over the baseline, 0.015 less than the 0.02 that is asked for",
+            "macro_f1 is better than that of the baseline by 0.005, and not by 0.02",
             "macro_f1 better by at least 0.02",
+        ),
+        (
+            Gate(metric=Metric.PASS_AT_1, minimum_improvement=0.1),
+            0.0,
+            "pass_at_1 is that of the baseline, and not better by 0.1",
+            "pass_at_1 better by at least 0.1",
         ),
         (
             Gate(metric=Metric.MICRO_F1, minimum_improvement=0.02),

@@ -81,8 +81,10 @@ def examine(uri: str, scratch: Path) -> dict[str, Any]:
             "dataset.columns; labels have to occur several times",
         )
     # Rows that need a setting of the method are otherwise like those of another task. Of two others that are certain,
-    # the one that has a meaning for more columns.
-    task, guess = max(found, key=lambda pair: (pair[1].certain, bool(pair[1].preference), len(pair[1].columns)))
+    # the one that has a meaning for more columns, and then the one that finds out more.
+    task, guess = max(
+        found, key=lambda pair: (pair[1].certain, bool(pair[1].preference), len(pair[1].columns), len(pair[1].settings))
+    )
     unused = [name for name in present if name not in {*guess.columns.values(), *guess.reads}]
     rows_of_job = _SAMPLE if TEST in fetched.files else _count(fetched.files["train"], names, documents)
     test, small = small_test(rows_of_job, dataset)

@@ -43,9 +43,8 @@ def _sentence(gate: GateResult) -> str:
     if gate.maximum is not None:
         return f"{gate.metric} is {gate.value:.4g}, {gate.value - gate.maximum:.2g} above the maximum {gate.maximum:g}"
     wanted = gate.minimum_improvement or 0.0
+    if gate.value == 0:
+        return f"{gate.metric} is that of the baseline, and not better by {wanted:g}"
     if gate.value < 0:
         return f"{gate.metric} is worse than that of the baseline by {-gate.value:.4g}, and not better by {wanted:g}"
-    return (
-        f"{gate.metric} improved by {gate.value:.4g} over the baseline, {wanted - gate.value:.2g} less than the "
-        f"{wanted:g} that is asked for"
-    )
+    return f"{gate.metric} is better than that of the baseline by {gate.value:.4g}, and not by {wanted:g}"

@@ -25,21 +25,37 @@ _STANDARD_TAGS = "tag:yaml.org,2002:"
 _FORMATS = ("json", "csv", "parquet", "text", "arrow")
 """Loaders of data files that run no code; that of pickles would."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*(/[A-Za-z0-9][A-Za-z0-9_.-]*)?")
+_DECLARED = re.compile(rb"""^task:[ \t]*["']?(""" + TASK.encode() + rb""")["']?[ \t]*(?:#.*)?\r?$""", re.M)
+"""The name of a task in a file that cannot be read as YAML."""
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
 class TaskFiles:
-    """Task files on local disk, without Python code."""
+    """Task files on local disk, without Python code. Files that no named task needs may be unusable."""
 
     uri: str
     path: Path
     digest: str
     """Of all files, also the data."""
     documents: Mapping[str, Mapping[str, Any]] = field(repr=False)
-    """The content of each task file, by its path in the directory."""
+    """The content of each usable task file, by its path in the directory."""
+    unusable: Mapping[str, StageFailure] = field(repr=False)
+    """What is wrong with each other task file, by its path."""
     tasks: Mapping[str, str]
     """The task file of each task, by its name."""
+    refused: Mapping[str, StageFailure] = field(repr=False)
+    """What is wrong with each task whose file cannot be used, by its name."""
+
+    def defines(self, name: str) -> bool:
+        """Whether there is a task file for a task.
+
+        Raises:
+            StageFailure: BadConfiguration when there is, but it cannot be used.
+        """
+        if name in self.refused:
+            raise self.refused[name]
+        return name in self.tasks
 
     def config(self, name: str, scratch: Path) -> dict[str, Any]:
         """The configuration of a task for lm-eval, with the addresses of its data on this machine.
@@ -97,6 +113,8 @@ class TaskFiles:
         merged: dict[str, Any] = {}
         for name in included if isinstance(included, list) else [included]:
             path = self._beside(file, str(name))
+            if path in self.unusable:
+                raise self.unusable[path]
             if path is None or path not in self.documents:
                 raise _bad(f"{file} of {self.uri} includes {name}, but there is no such YAML file in that directory")
             merged |= self._merged(path, (*outer, file))
@@ -128,8 +146,8 @@ def fetch_tasks(source: HarnessPath, scratch: Path) -> TaskFiles:
     """Download and read the task files.
 
     Raises:
-        StageFailure: NotFound when there are none; BadConfiguration when they are too large, not YAML or have Python
-            code; otherwise as functions of `storage`.
+        StageFailure: NotFound when there are none; BadConfiguration when they are too large; otherwise as functions of
+            `storage`.
     """
     listed = storage.list_files(source.uri)
     names = [name for name, _ in listed]
@@ -140,27 +158,43 @@ def fetch_tasks(source: HarnessPath, scratch: Path) -> TaskFiles:
         )
     if len(listed) > _MOST_FILES or sum(size for _, size in listed) > _MOST_BYTES:
         raise _bad(f"{source.uri} has more than {_MOST_FILES:,} files or 1 GiB: put the task files into a directory")
-    if code := [name for name in names if name.endswith((".py", ".pyc"))]:
-        raise _bad(f"{code[0]} of {source.uri} is Python, which evaluation.harness does not run; remove it")
     path = storage.localise(source.uri, scratch)
     entries = hash_files(path, names)
     digest = sha256(json.dumps([[entry.path, entry.sha256] for entry in entries]).encode()).hexdigest()
-    documents = {name: _read(path, name, source.uri) for name in names if name.endswith(_SUFFIXES)}
-    return TaskFiles(source.uri, path, f"sha256:{digest}", documents, _tasks(documents, source.uri))
+    documents: dict[str, Mapping[str, Any]] = {}
+    unusable: dict[str, StageFailure] = {}
+    for name in names:
+        if name.endswith(_SUFFIXES):
+            try:
+                documents[name] = _read(path, name, source.uri)
+            except StageFailure as failure:
+                unusable[name] = failure
+    tasks, refused = _tasks(documents, source.uri)
+    for name, failure in unusable.items():
+        declared = {match[1].decode() for match in _DECLARED.finditer((path / name).read_bytes())}
+        # The file whose name is that of the task is the likely one if its content does not say.
+        for task in declared | ({Path(name).stem} - set(tasks)):
+            refused.setdefault(task, failure)
+    return TaskFiles(source.uri, path, f"sha256:{digest}", documents, unusable, tasks, refused)
 
 
-def _tasks(documents: Mapping[str, Mapping[str, Any]], uri: str) -> dict[str, str]:
+def _tasks(documents: Mapping[str, Mapping[str, Any]], uri: str) -> tuple[dict[str, str], dict[str, StageFailure]]:
+    """The task file of each task by its name, and what is wrong with tasks that have none of their own."""
     found: dict[str, str] = {}
+    refused: dict[str, StageFailure] = {}
     for file, document in documents.items():
         name = document.get("task")
         if "group" in document or name is None:
             continue  # A group, or a file that others include.
         if not isinstance(name, str) or not re.fullmatch(TASK, name):
-            raise _bad(f"{file} of {uri}: task must be a name of letters, digits, and _ . -, not {name!r}")
-        if name in found:
-            raise _bad(f"{file} and {found[name]} of {uri} both define the task {name}; rename one")
-        found[name] = file
-    return found
+            refused[Path(file).stem] = _bad(
+                f"{file} of {uri}: task must be a name of letters, digits, and _ . -, not {name!r}"
+            )
+        elif name in found:
+            refused[name] = _bad(f"{file} and {found[name]} of {uri} both define the task {name}; rename one")
+        else:
+            found[name] = file
+    return found, refused
 
 
 def _read(directory: Path, name: str, uri: str) -> Mapping[str, Any]:

@@ -72,7 +72,7 @@ def load_tasks(names: Sequence[str], files: TaskFiles | None, scratch: Path) -> 
         StageFailure: NotFound (no such task or data set), Unavailable (the hub does not respond), BadConfiguration and
             BadData (the task does not work).
     """
-    built_in = _built_in_files([name for name in names if not files or name not in files.tasks], files)
+    built_in = _built_in_files([name for name in names if not files or not files.defines(name)], files)
     loaded = []
     for name in names:
         config = None if name in built_in else _of(files).config(name, scratch)
@@ -150,19 +150,56 @@ def _indexed(name: str, files: TaskFiles | None) -> Path:
         close = get_close_matches(name, [*own, *index], 3)
         lacking = f"neither {files.uri} nor lm-eval has" if files else "lm-eval does not have"
         raise StageFailure(
-            Reason.NOT_FOUND, f"evaluation.harness names the task {name}, which {lacking}{_meant(close)}"
+            Reason.NOT_FOUND,
+            f"evaluation.harness names the task {name}, which {lacking}{_meant(close)}{_unusable(files)}",
         )
     if entry.kind in (Kind.GROUP, Kind.TAG):
-        members = sorted(entry.tags) if entry.kind is Kind.TAG else _members((entry.cfg or {}).get("task"))
+        members = members_of(name, index)
         some = f", such as {', '.join(members[:3])}" if members else ""
         raise _bad(f"evaluation.harness names {name}, which is a group of tasks of lm-eval: name tasks of it{some}")
     path: Path = entry.yaml_path
     return path
 
 
-def _members(tasks: Any) -> list[str]:
-    named = tasks if isinstance(tasks, list) else []
-    return [str(one.get("task", one.get("group")) if isinstance(one, dict) else one) for one in named]
+def members_of(name: str, index: Mapping[str, Any]) -> list[str]:
+    """The tasks of a group or tag of lm-eval, also those of the groups and tags in it, without groups and tags.
+
+    Args:
+        name: Name of the group or tag.
+        index: The entries of lm-eval by name.
+    """
+    tasks: dict[str, None] = {}
+    pending, seen = [name], set()
+    while pending:
+        current = pending.pop(0)
+        entry = index.get(current)
+        if entry is None or current in seen:
+            continue
+        seen.add(current)
+        parts = sorted(entry.tags) if entry.kind.name == "TAG" else _parts((entry.cfg or {}).get("task"))
+        if entry.kind.name in ("GROUP", "TAG"):
+            pending = [*parts, *pending]
+        else:
+            tasks[current] = None
+    return list(tasks)
+
+
+def _parts(tasks: Any) -> list[str]:
+    """The names in the list of a group, also those in groups that the list defines."""
+    names = []
+    for one in tasks if isinstance(tasks, list) else []:
+        if isinstance(one, dict):
+            inner = one.get("task", one.get("group"))
+            names += _parts(inner) if isinstance(inner, list) else [str(inner)]
+        else:
+            names.append(str(one))
+    return names
+
+
+def _unusable(files: TaskFiles | None) -> str:
+    """What is wrong with the first task file that cannot be used, because the task may be in it."""
+    problems = [failure.message for failure in files.unusable.values()] if files else []
+    return f"; not usable: {problems[0]}" if problems else ""
 
 
 def _meant(close: Sequence[str]) -> str:

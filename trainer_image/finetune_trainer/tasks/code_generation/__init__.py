@@ -1,8 +1,9 @@
 """CodeGeneration: learns to write what follows the beginning of a program, or what a text asks for.
 
 White space is content: no part of this package strips a prompt, a completion or an answer. ``rows`` reads the data,
-``python_tests`` and ``checking`` check its tests, ``causal``, ``seq2seq`` and ``white_space`` tokenise, ``stopping``
-(with ``parsing`` and ``python_lines``) says which part of an output is the answer, and ``scoring`` measures it.
+``recognition`` finds it, ``python_tests`` and ``checking`` check its tests, ``causal``, ``seq2seq`` and ``white_space``
+tokenise, ``stopping`` (with ``parsing`` and ``python_lines``) says which part of an output is the answer, and
+``scoring`` measures it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from finetune_trainer.pairs.seq2seq import load_pair_tokenizer
 from finetune_trainer.tasks.base import CardParts, Prediction, Task
 from finetune_trainer.tasks.code_generation.causal import CausalCodeEncoder
 from finetune_trainer.tasks.code_generation.preparation import CodePreparation
-from finetune_trainer.tasks.code_generation.rows import recognise
+from finetune_trainer.tasks.code_generation.recognition import recognise
 from finetune_trainer.tasks.code_generation.seq2seq import Seq2SeqCodeEncoder
 from finetune_trainer.tasks.code_generation.texts import PLAIN_TEMPLATE
 

@@ -15,7 +15,10 @@ def wrong_tests(tests: str) -> BadRow | None:
     """What is wrong with the tests of a row: they do not parse, or nothing in them can fail; None if neither is so."""
     tree = python_tree(tests)
     if tree is None:
-        return BadRow(f"the tests do not parse ({syntax_error(tests)}); correct them")
+        return BadRow(
+            f"the tests are not valid Python ({syntax_error(tests)}); correct them, or set task.language if they are "
+            "in another language"
+        )
     if runs_something(tree):
         return None
     defined = defined_functions(tree)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from finetune_api.tables.code import CodeLanguage
@@ -11,14 +10,7 @@ from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values, type_name
 from finetune_trainer.prepare.readers.values import wrong_characters
 from finetune_trainer.prepare.rows import text_of
-from finetune_trainer.tasks.base import Recognised, known_name
 from finetune_trainer.tasks.code_generation.python_tests import with_call
-
-_COMPLETIONS = ("completion", "canonical_solution", "code", "solution")
-_PROMPTS = ("prompt", "text")
-_TESTS = ("tests", "test", "test_list")
-_SURE = frozenset({"canonical_solution", "test_list"})
-"""Columns of HumanEval and MBPP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +89,3 @@ class CodeRows:
             return ""
         entry = values.get(self.names[3])
         return with_call(tests, entry) if isinstance(entry, str) and entry.isidentifier() else tests
-
-
-def recognise(names: Sequence[str], _: Sequence[Values]) -> Recognised | None:
-    """See `finetune_trainer.tasks.base.Recognise`."""
-    prompt, completion = known_name(_PROMPTS, names), known_name(_COMPLETIONS, names)
-    tests = known_name(_TESTS, names)
-    if prompt is None or completion is None or not (tests or completion in _SURE):
-        return None
-    columns = {"prompt": prompt, "completion": completion, **({"tests": tests} if tests else {})}
-    return Recognised(columns, "", "", certain=True, reads=("entry_point",))
