@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import sys
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from finetune_api.failures import ExitCode
 from finetune_api.job import FineTuneJob, FineTuneJobStatus, TrainingStatus, spec_digest, training_digest
+from finetune_api.layout import DATA_REPORT
 from finetune_api.spec import FineTuneJobSpec, Precision, Quantization
 from finetune_api.stage import Device, JobIdentity, PrepareResult, Stage, StageReport, World
 from finetune_api.tables.methods import Result
@@ -22,7 +24,7 @@ from finetune_cli.local.machine import describe_world
 from finetune_cli.local.state import RunDirectory
 from finetune_cli.local.trainer import trainer_command
 from finetune_cli.output import Output, out, to_json, write
-from finetune_cli.result import INTERRUPTED
+from finetune_cli.result import INTERRUPTED, shown_uri
 from finetune_cli.screen import screen
 from finetune_cli.text import method_text
 from finetune_cli.view import of_run
@@ -61,6 +63,8 @@ def dry_run(job: FineTuneJob, stored: FineTuneJobStatus, output: Output) -> int:
         directory = RunDirectory(RunId(revision, Stage.PREPARE, 1), Path(scratch) / "run")
         report, stopped = asyncio.run(_prepare(job, directory, machine, output))
         last = directory.last_log_line()
+        if report and isinstance(report.result, PrepareResult):
+            report = with_all_notes(report, report.result)
     world = machine.fit(world_of(Stage.TRAIN, job.spec.distributed), job.spec.training.batch_size)
     code = _exit_code(report, stopped)
     result = report.result if report else None
@@ -76,6 +80,12 @@ def dry_run(job: FineTuneJob, stored: FineTuneJobStatus, output: Output) -> int:
     else:
         write("\nStopped; nothing was stored." if stopped else f"\nprepare ended without a report: {last}")
     return code
+
+
+def with_all_notes(report: StageReport, result: PrepareResult) -> StageReport:
+    """The report with every note of the prepared data, which is deleted with its log: a status has the first ones."""
+    data = json.loads((Path(shown_uri(result.uri)) / DATA_REPORT).read_bytes())
+    return report.model_copy(update={"result": result.model_copy(update={"notes": tuple(data["notes"])})})
 
 
 def summary_lines(spec: FineTuneJobSpec, report: StageReport, result: PrepareResult, world: World) -> list[str]:

@@ -125,7 +125,7 @@ class TestWeakTests:
         assert sorted(problems) == [3, 4, 5, 6, 7, 8]
         assert "the completion fails its tests (AssertionError" in problems[7]
         assert "assert double(3) == 6" in problems[7]
-        assert "test rows without tests, which do not count in pass@k: 1 of 9 (rows.jsonl:2)" in report.notes
+        assert any("test rows have no tests and do not count in pass@k (rows.jsonl:2)" in note for note in report.notes)
 
     def test_without_execution_reading_tells(self, tmp_path: Path) -> None:
         _, report = prepared(self.context(tmp_path, allowed=False, drop=0.9))

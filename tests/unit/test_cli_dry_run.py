@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from finetune_api.stage import Device, PrepareResult, Stage, World
-from finetune_cli.dry_run import memory_bytes, summary_lines
+from finetune_cli.dry_run import memory_bytes, summary_lines, with_all_notes
+from finetune_core.summaries import summary
 from tests.builders import a_job, a_report
 
 CPUS = World(workers=1, processes_per_worker=2, device=Device.CPU)
@@ -67,3 +71,12 @@ def test_lines_name_data_model_training_and_memory() -> None:
     )
     full = summary_lines(a_job(method={"type": "Full"}).spec, report, report.result, CPUS)[4]
     assert full.endswith(" in each process for weights, gradients and optimizer state; activations come on top")
+
+
+def test_every_note_of_the_data_is_shown(tmp_path: Path) -> None:
+    notes = [f"note {number}" for number in range(9)]
+    (tmp_path / "data.json").write_text(json.dumps({"notes": notes}))
+    report = a_report(Stage.PREPARE)
+    assert isinstance(report.result, PrepareResult)
+    found = with_all_notes(report, report.result.model_copy(update={"uri": tmp_path.as_uri()}))
+    assert "; ".join(notes) in summary(found)

@@ -102,13 +102,16 @@ def test_lists_of_labels_are_detected(folder: Path, column: str, as_text: bool) 
 
 
 @pytest.mark.parametrize("kind", [bool, int, str])
-def test_judged_answers_are_detected(folder: Path, kind: type) -> None:
+def test_judged_answers_are_detected(folder: Path, capsys: pytest.CaptureFixture[str], kind: type) -> None:
     rows = [{"prompt": f"a {n}", "completion": f"b {n}", "label": kind(n % 2 == 0)} for n in range(60)]
     job = written(folder, "data.jsonl", rows)
     assert job.spec.preference
     assert job.spec.preference.loss is PreferenceLoss.KTO
     assert job.spec.metrics == (Metric.AUROC, Metric.MARGIN)
     assert job.spec.dataset.test.fraction == 0.1
+    assert "add the other" not in capsys.readouterr().out
+    written(folder, "data.jsonl", [row | {"label": kind(True)} for row in rows])
+    assert "and the first rows have one kind: add the other." in capsys.readouterr().out
     other = written(folder, "data.jsonl", [row | {"label": "no label"} for row in rows])
     assert other.spec.task.type is TaskType.INSTRUCTION_TUNING
 
@@ -159,7 +162,9 @@ def test_few_rows_are_noted_and_their_copies_are_not_counted(folder: Path, capsy
     rows = [{"prompt": f"a {number}", "completion": f"b {number}"} for number in range(12)]
     job = written(folder, "data.jsonl", rows * 5)
     assert job.spec.dataset.test.fraction == 0.42
-    assert "note: 12 different rows are few: the test split has 5 of them, which measure" in capsys.readouterr().err
+    assert (
+        "note: 12 different rows are few: the test split has about 5 of them, which measure" in capsys.readouterr().err
+    )
     written(folder, "data.jsonl", rows[:9])
     assert "note: 9 different rows are too few for a job, which needs at least 12; add" in capsys.readouterr().err
 

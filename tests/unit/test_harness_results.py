@@ -99,7 +99,7 @@ class TestGates:
 
     def test_have_no_notes_about_the_test_split(self) -> None:
         assert notes_before(self.spec, 5) == []
-        assert notes_after(self.spec, [row("accuracy")], 5) == []
+        assert notes_after(self.spec, [row("accuracy")], 10) == []
 
 
 class TestTerminationMessage:

@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 from test_report import report_inputs
 
-from finetune_api.spec import FineTuneJobSpec, TaskType
+from finetune_api.spec import FineTuneJobSpec, HarnessMetric, TaskType
 from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.exports import export_of
 from finetune_trainer.exports.base import published_base
@@ -75,6 +75,14 @@ def test_a_local_base_model_is_not_in_the_front_matter_but_its_license_is() -> N
     read = ModelCard(_card(model="file:///models/tiny", data=data, method="Full")).data
     assert (read.get("base_model"), read.library_name, read.license) == (None, "transformers", "apache-2.0")
     assert read.tags == ["finetune-operator"]
+
+
+def test_front_matter_with_a_task_of_lm_eval_is_plain_yaml() -> None:
+    evaluation = report_inputs("InstructionTuning", "a").evaluation
+    row = evaluation.metrics[0].model_copy(update={"name": HarnessMetric("sums/acc")})
+    data = ModelCard(_card("InstructionTuning", evaluation=evaluation.model_copy(update={"metrics": (row,)}))).data
+    (found,) = data.eval_results
+    assert (found.metric_type, found.metric_name) == ("acc", "sums/acc")
 
 
 def test_the_card_shows_scores_of_baseline_and_tuned_model() -> None:

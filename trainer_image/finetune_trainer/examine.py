@@ -115,7 +115,7 @@ def small_test(rows: int, dataset: DatasetSpec) -> tuple[dict[str, Any], list[st
         return {}, []
     if rows < _FEWEST_ROWS:
         return {}, [f"{rows} different rows are too few for a job, which needs at least {_FEWEST_ROWS}; add data first"]
-    note = f"{rows} different rows are few: the test split has {minimum} of them, which measure very little; add data"
+    note = f"{rows} different rows are few: the test split has about {minimum} of them, which measure little; add data"
     return {"fraction": math.ceil(100 * minimum / rows) / 100}, [note]
 
 

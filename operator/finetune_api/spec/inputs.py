@@ -246,10 +246,10 @@ class TestSource(SplitSource):
 
 def _column_fields() -> dict[str, Any]:
     """A field for each column of each task."""
-    meanings: dict[str, list[str]] = {}
+    meanings: dict[str, dict[str, None]] = {}
     for task, row in TASKS.items():
         for column in (column for form in row.columns for column in form):
-            meanings.setdefault(column.field, []).append(f"{task}: {column.meaning}.")
+            meanings.setdefault(column.field, {})[f"{task}: {column.meaning}."] = None
     return {
         field: (ColumnName | None, Field(default=None, description=f"{' '.join(texts)} Default: {field}."))
         for field, texts in meanings.items()

@@ -40,7 +40,7 @@ class HarnessMetric(str):
     def row(self) -> MetricRow:
         """Without direction, which the task decides."""
         return MetricRow(
-            self,
+            str(self),
             f"{self.metric} of the lm-eval task {self.task}",
             self.metric.partition(",")[0],
             highest=None,

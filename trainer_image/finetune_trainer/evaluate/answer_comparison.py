@@ -178,7 +178,8 @@ def _decoding(generation: GenerationSpec) -> str:
 
 
 def _counter(inputs: EvaluationInputs, activity: str, name: str, prompts: Prompts, times: int = 1) -> ExampleCounter:
-    return ExampleCounter(inputs.reporter, f"{activity} ({name})", times * len(prompts.prompt_lengths))
+    unit = "answers" if times > 1 else "examples"
+    return ExampleCounter(inputs.reporter, f"{activity} ({name})", times * len(prompts.prompt_lengths), unit)
 
 
 def score_answers(inputs: EvaluationInputs, prompts: Prompts, name: str, model: Any) -> tuple[Floats, Floats]:

@@ -29,8 +29,8 @@ def use_library() -> str:
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
             "evaluation.harness needs lm-eval, which is not installed here: build the trainer image with --build-arg "
-            "HARNESS=1, or install the extra harness of finetune-operator for finetune run; or remove "
-            "evaluation.harness",
+            f"HARNESS=1; for finetune run, set {DIRECTORY_VARIABLE} to a directory with it, such as .venv/harness of a "
+            "checkout, or install the extra harness of finetune-operator; or remove evaluation.harness",
         )
     for name in ("lm_eval", "evaluate", "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,11 +87,13 @@ class Lora(AdapterMethod):
             f"rank {lora.rank}",
             f"alpha {lora.alpha}",
             f"dropout {lora.dropout:g}",
-            *(["rank-stabilised"] if lora.use_rslora else []),
             *(["DoRA"] if lora.use_dora else []),
             *([f"learning rate of B {lora.lora_plus_ratio:g} times that of A"] if lora.lora_plus_ratio != 1 else []),
         ]
         rows = [("LoRA", ", ".join(parts)), ("Adapted modules", ", ".join(lora.target_modules))]
+        if lora.use_rslora:
+            scaling = f"alpha / √rank = {lora.alpha / math.sqrt(lora.rank):.3g}"
+            rows.append(("Scaling", f"{scaling}; an engine that serves the adapter must know use_rslora"))
         if lora.rank_pattern:
             rows.append(("Other ranks", ", ".join(f"{key} {rank}" for key, rank in sorted(lora.rank_pattern.items()))))
         if start is not LoraInitialization.DEFAULT:

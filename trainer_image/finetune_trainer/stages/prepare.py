@@ -187,7 +187,6 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         *end_notes(tokenizer, ends, preparation.answers),
         *preparation.notes(all_labels),
         *generation_limits(spec, family, length, inputs.identity),
-        *notes_before(spec.evaluation, splits[TEST].examples),
     ]
     for note in notes:
         log.warning("%s", note)
@@ -376,6 +375,10 @@ def _present(uri: str) -> Manifest | None:
 
 
 def _result(context: StageContext, report: DataReport, manifest: Manifest) -> PrepareResult:
+    # Not in the report, because the gates may change without the data.
+    of_gates = notes_before(context.config.spec.evaluation, report.splits[TEST].examples)
+    for note in of_gates:
+        log.warning("%s", note)
     return PrepareResult(
         uri=context.config.layout.prepared,
         digest=manifest.digest,
@@ -384,7 +387,7 @@ def _result(context: StageContext, report: DataReport, manifest: Manifest) -> Pr
         tokens=report.splits["train"].tokens,
         duplicates=report.duplicates + report.leaked,
         invalid=report.invalid,
-        notes=status_notes(report.notes),
+        notes=status_notes([*of_gates, *report.notes]),
         labels=len(report.labels) or None,
         parameters=report.model.parameters,
         rounded_parameters=report.rounded_parameters,

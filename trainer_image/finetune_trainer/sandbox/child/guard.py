@@ -42,14 +42,16 @@ def _hook() -> Any:
     refuse, modules, events = _refuse, frozenset(_MODULES), frozenset(_EVENTS)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in events or event.startswith("ctypes.") or (event == "import" and arguments[0] in modules):
+        if event == "import" and arguments[0] in modules:
+            refuse(f"the module {arguments[0]}")
+        if event in events or event.startswith("ctypes."):
             refuse(event)
 
     return hook
 
 
-def _refuse(event: str) -> NoReturn:
-    raise RuntimeError(f"{event} is not available to programs in the sandbox")
+def _refuse(what: str) -> NoReturn:
+    raise RuntimeError(f"{what} is not available to programs in the sandbox")
 
 
 def _only_none(function: object) -> None:

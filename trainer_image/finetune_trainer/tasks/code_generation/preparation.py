@@ -25,7 +25,7 @@ from finetune_trainer.tasks.code_generation.python_tests import wrong_tests
 from finetune_trainer.tasks.code_generation.rows import Code, CodeRows
 from finetune_trainer.tasks.code_generation.stopping import stop_of
 
-_LISTED = 5
+_LISTED = 3
 
 
 class CodeEncoder(Protocol):
@@ -62,9 +62,8 @@ class CodePreparation:
         self._parses = parser_of(self._language)
         self._sandbox: tuple[Sandbox, OnPrograms] | None = None
         self._tested: Counter[str] = Counter()
-        self._found: Counter[str] = Counter()
         self._places: dict[str, list[str]] = {"untested": [], "cut": [], "wrong": []}
-        self._rows = 0
+        self._rows: Counter[str] = Counter()
         self._runs = any(metric.row.passes_of for metric in spec.metrics)
         self.prefix = encoder.prefix
 
@@ -109,7 +108,7 @@ class CodePreparation:
 
     def finish(self, batch: pa.RecordBatch, split: str, label_counts: Counter[str]) -> pa.RecordBatch:
         for row in batch.select(["prompt", "reference", "tests", "source"]).to_pylist():
-            self._rows += 1
+            self._rows[split] += 1
             self._tested[split] += bool(row["tests"])
             counted = self._stop.answer(row["prompt"], row["reference"])
             for name, applies in (
@@ -118,8 +117,7 @@ class CodePreparation:
                 ("wrong", self._parses and not self._parses(self._stop.program(row["prompt"], row["reference"]))),
             ):
                 if applies:
-                    self._found[name] += 1
-                    self._places[name] += [row["source"]] if len(self._places[name]) <= _LISTED else []
+                    self._places[name].append(row["source"])
         return batch
 
     def notes(self, label_counts: Mapping[str, int]) -> list[str]:
@@ -128,21 +126,26 @@ class CodePreparation:
         """
         check_tested(self._spec, self._tested[TEST])
         sentences = {
-            "wrong": "completions with a syntax error after their prompt",
-            "cut": "completions of which only the beginning counts as an answer, because it ends with the block that "
-            "the prompt leaves open",
+            "wrong": "completions have a syntax error after their prompt",
+            "cut": "completions go on after the block of their prompt, which ends an answer",
         }
         if self._runs:
-            sentences["untested"] = "test rows without tests, which do not count in pass@k"
+            sentences["untested"] = "test rows have no tests and do not count in pass@k"
         return [
             *self._encoder.notes,
-            *(self._note(name, sentence) for name, sentence in sentences.items() if self._found[name]),
+            *(self._note(name, sentence) for name, sentence in sentences.items() if self._places[name]),
         ]
 
     def _note(self, name: str, sentence: str) -> str:
-        places = self._places[name]
+        places = sorted(self._places[name], key=_file_and_line)
         listed = ", ".join(places[:_LISTED]) + (", …" if len(places) > _LISTED else "")
-        return f"{sentence}: {self._found[name]:,} of {self._rows:,} ({listed})"
+        rows = self._rows[TEST] if name == "untested" else self._rows.total()
+        return f"{len(places):,} of {rows:,} {sentence} ({listed})"
+
+
+def _file_and_line(place: str) -> tuple[str, int]:
+    file, _, line = place.rpartition(":")
+    return (file, int(line)) if line.isdecimal() else (place, 0)
 
 
 def rows_of(spec: FineTuneJobSpec) -> CodeRows:

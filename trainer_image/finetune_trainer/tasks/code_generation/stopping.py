@@ -15,8 +15,8 @@ from finetune_trainer.tasks.code_generation.parsing import Parses, parser_of, pa
 from finetune_trainer.tasks.code_generation.python_lines import block_end, empty_bodies, leaves_block_open
 
 STOP_RULES = {
-    True: "Where the prompt leaves an indented block open, the answer ends before the first statement at top level; "
-    "otherwise it is the longest run of whole lines that parses, or all of it if none does.",
+    True: "Where the prompt leaves an indented block open, the answer ends before the first statement at top level, "
+    "unless it starts with one; otherwise it is the longest run of whole lines that parses, or all of it if none does.",
     False: "Where the prompt leaves a block open, the answer is the shortest run of whole lines that parses after the "
     "prompt; otherwise it is the longest one, or all of it if none does.",
 }

@@ -18,6 +18,7 @@ from finetune_trainer.tasks.instruction_tuning.layouts import SYSTEM, with_syste
 from finetune_trainer.tasks.instruction_tuning.messages import ASSISTANT, Conversation, Message, conversation
 
 TOOLS = "tools"
+_ONE_KIND = "KTO learns from desirable and undesirable answers, and the first rows have one kind: add the other."
 _REMEDY = "use true, false, yes, no, 1 or 0"
 
 
@@ -237,7 +238,10 @@ def recognise(names: Sequence[str], rows: Sequence[Values]) -> Recognised | None
         facts += f", {wrong:,} {'have' if wrong > 1 else 'has'} a label that is neither true nor false"
     settings = {"loss": str(PreferenceLoss.KTO)}
     reads = (*judged.needed, *judged.optional)
-    return Recognised({}, judged.form, facts, certain=True, reads=reads, preference=settings)
+    one_kind = not {True, False} <= set(labels)
+    return Recognised(
+        {}, judged.form, facts, certain=True, reads=reads, preference=settings, open=_ONE_KIND if one_kind else ""
+    )
 
 
 def prompt_messages(value: object, column: str) -> list[Any]:
