@@ -54,6 +54,14 @@ ROLLING: dict[str, Any] = {
     "doc_to_target": "text",
     "metric_list": [{"metric": "word_perplexity", "aggregation": "weighted_perplexity", "higher_is_better": False}],
 }
+GROUPS: dict[str, dict[str, Any]] = {
+    "all": {"group": "all", "task": ["science", "arts", "all"]},
+    "science": {"group": "science", "task": ["science_tasks", {"group": "inner", "task": ["maths"]}]},
+    "arts": {"group": "arts", "task": [{"task": "poems", "num_fewshot": 1}, "lost"]},
+    **{name: {"task": name, "tag": "science_tasks"} for name in ("physics", "biology")},
+    **{name: {"task": name} for name in ("maths", "poems")},
+}
+"""Task files with groups in groups, a tag, and a group that contains itself."""
 TASKS = {"choice": CHOICE, "write": WRITE, "rolling": ROLLING}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from evaluation_fixtures import instruction_job
-from harness_fixtures import CHOICE, LIBRARY, REFUSED, WRITE, write_task, write_tasks
+from harness_fixtures import CHOICE, GROUPS, LIBRARY, REFUSED, WRITE, write_task, write_tasks
 from prepare_fixtures import a_context
 from transformers import AutoModelForSeq2SeqLM
 
@@ -382,14 +382,7 @@ def test_a_group_is_refused_with_tasks_and_not_with_groups_of_it(tmp_path: Path)
     library.use_library()
     from lm_eval.tasks._index import TaskIndex
 
-    files = {
-        "all": {"group": "all", "task": ["science", "arts", "all"]},
-        "science": {"group": "science", "task": ["science_tasks", {"group": "inner", "task": ["maths"]}]},
-        "arts": {"group": "arts", "task": [{"task": "poems", "num_fewshot": 1}, "lost"]},
-        **{name: {"task": name, "tag": "science_tasks"} for name in ("physics", "biology")},
-        **{name: {"task": name} for name in ("maths", "poems")},
-    }
-    for name, content in files.items():
+    for name, content in GROUPS.items():
         write_task(tmp_path / f"{name}.yaml", content)
     index = TaskIndex.build([tmp_path])
     assert members_of("all", index) == ["biology", "physics", "maths", "poems"]

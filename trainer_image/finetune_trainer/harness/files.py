@@ -113,7 +113,7 @@ class TaskFiles:
         merged: dict[str, Any] = {}
         for name in included if isinstance(included, list) else [included]:
             path = self._beside(file, str(name))
-            if path in self.unusable:
+            if path is not None and path in self.unusable:
                 raise self.unusable[path]
             if path is None or path not in self.documents:
                 raise _bad(f"{file} of {self.uri} includes {name}, but there is no such YAML file in that directory")
@@ -170,11 +170,11 @@ def fetch_tasks(source: HarnessPath, scratch: Path) -> TaskFiles:
             except StageFailure as failure:
                 unusable[name] = failure
     tasks, refused = _tasks(documents, source.uri)
-    for name, failure in unusable.items():
+    for name, problem in unusable.items():
         declared = {match[1].decode() for match in _DECLARED.finditer((path / name).read_bytes())}
         # The file whose name is that of the task is the likely one if its content does not say.
         for task in declared | ({Path(name).stem} - set(tasks)):
-            refused.setdefault(task, failure)
+            refused.setdefault(task, problem)
     return TaskFiles(source.uri, path, f"sha256:{digest}", documents, unusable, tasks, refused)
 
 
