@@ -127,7 +127,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
             insert(api / name, after, text)
     with (api / "method_settings.py").open("a") as file:
         file.write(SETTINGS)
-    insert(api / "tables/methods.py", "from finetune_api.method_settings import LoraSpec", ", LastLayerSpec")
+    insert(api / "tables/methods.py", "from finetune_api.method_settings import Ia3Spec, LoraSpec", ", LastLayerSpec")
     (trainer / "tasks/star_rating").mkdir()
     (trainer / "tasks/star_rating/__init__.py").write_text(TASK)
     (trainer / "methods/last_layer.py").write_text(METHOD)

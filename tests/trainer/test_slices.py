@@ -139,6 +139,7 @@ ROWS_OF = {
     TaskType.TRANSLATION: {"source": "what {} is", "target": "it"},
     TaskType.PREFERENCE_TUNING: {"prompt": "what {}", "chosen": "it {}", "rejected": "is {}"},
     TaskType.LANGUAGE_MODELING: {"text": "what {} is"},
+    TaskType.CODE_GENERATION: {"prompt": "what {} is", "completion": " it"},
 }
 
 

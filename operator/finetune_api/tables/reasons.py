@@ -138,7 +138,7 @@ REASONS = table(
         Reason.CODE_EXECUTION_FORBIDDEN: ReasonRow(
             "the job runs generated programs (`evaluation.allowCodeExecution`), which the operator does not allow; it "
             "goes on by itself when the operator does",
-            Fault.CLUSTER,
+            Fault.USER,
             Retry.NEVER,
             None,
         ),
