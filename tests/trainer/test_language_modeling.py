@@ -325,7 +325,7 @@ class TestRefusals:
         (tmp_path / "lines.txt").write_bytes(b"a b\nc\0d\n\xff\n")
         failure = refused(context_of(tmp_path, (tmp_path / "lines.txt").as_uri(), dataset={"documents": "Line"}))
         assert "lines.txt:2: the line contains a NUL character" in failure.message
-        assert "also at :3" in failure.message
+        assert "1 at :3: " in failure.message
 
     def test_more_processes_than_rows(self, tmp_path: Path) -> None:
         uri = json_lines(tmp_path / "rows.jsonl", [{"text": text} for text in DOCUMENTS])

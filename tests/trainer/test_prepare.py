@@ -258,8 +258,9 @@ def test_invalid_rows_are_dropped_and_reported_up_to_the_allowed_fraction(tmp_pa
     assert failure.reason is Reason.BAD_DATA
     assert failure.message == (
         f"{path.as_uri()}:99: column 'label' contains the number 1.5, which is not a valid label; use text or an "
-        "integer, because TextClassification learns no quantities (2 of 100 "
-        "rows are invalid, 2 %, also at :100; dataset.cleaning.dropInvalid allows 1 %)"
+        "integer, because TextClassification learns no quantities (2 of 100 rows are invalid, 2 %; 1 at :100: invalid "
+        "JSON at column 2 (Expecting property name enclosed in double quotes); "
+        "write one JSON object per line; dataset.cleaning.dropInvalid allows 1 %)"
     )
 
 
