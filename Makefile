@@ -93,7 +93,7 @@ HANGS := --timeout 600 --override-ini faulthandler_timeout=660 --override-ini fa
 MEASURED := COVERAGE_FILE=$(CURDIR)/.coverage
 
 # Stops every process that it started, even when it is interrupted.
-test: ## Run lint and all tests that need neither a cluster nor a GPU (12 minutes on two cores)
+test: ## Run lint and all tests that need neither a cluster nor a GPU (18 minutes on two cores)
 	@$(PYTHON) -m tests.preflight $(CACHE) $(PROGRAMS)
 	@$(PYTHON) -m tests.supervised $(MAKE) --no-print-directory tested
 
@@ -111,7 +111,7 @@ programs:
 cluster-made: cluster-possible install
 	$(BIN)/python -m tests.cluster.cluster build
 
-test-unit: .venv/.unit ## Run the unit tests, without torch (20 seconds)
+test-unit: .venv/.unit ## Run the unit tests, without torch (2 minutes)
 	$(BIN)/pytest --numprocesses 2 --dist worksteal tests/unit
 
 test-cluster: cluster-possible install ## Run all tests on a real cluster on this machine (26 minutes on two cores)

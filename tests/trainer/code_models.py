@@ -64,7 +64,7 @@ def _with_specials(inner: Tokenizer, template: str | None) -> PreTrainedTokenize
     return tokenizer
 
 
-def save_code_llama(directory: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+def save_llama_with(directory: Path, tokenizer: PreTrainedTokenizerFast, positions: int = 256) -> None:
     """A Llama of two layers."""
     torch.manual_seed(4)
     config = LlamaConfig(
@@ -74,7 +74,7 @@ def save_code_llama(directory: Path, tokenizer: PreTrainedTokenizerFast) -> None
         num_attention_heads=4,
         num_key_value_heads=4,
         intermediate_size=128,
-        max_position_embeddings=256,
+        max_position_embeddings=positions,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,

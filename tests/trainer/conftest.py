@@ -15,6 +15,7 @@ from finetune_trainer.patches.peft import without_bitsandbytes
 from tests.trainer.forks.client import close_fork_server
 from tests.trainer.local_session import ROOT
 from tests.trainer.stages import TinyJob, classification_job, instruction_job
+from tests.trainer.tiny_models import STRONG_INIT, save_gpt2, save_llama
 
 if sys.dont_write_bytecode:
     # Imports of torch take twice as long without bytecode caches, and many test processes import it.
@@ -41,6 +42,20 @@ def classification(tmp_path_factory: pytest.TempPathFactory) -> TinyJob:
 @pytest.fixture(scope="session")
 def instruction(tmp_path_factory: pytest.TempPathFactory) -> TinyJob:
     return prepared(instruction_job(tmp_path_factory.mktemp("instruction")))
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a Llama whose answers depend on its inputs."""
+    directory = tmp_path_factory.mktemp("models") / "llama"
+    save_llama(directory, STRONG_INIT)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a GPT-2 of that kind."""
+    return save_gpt2(tmp_path_factory.mktemp("models") / "gpt2")
 
 
 @pytest.fixture

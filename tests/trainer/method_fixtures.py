@@ -7,24 +7,15 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM
 
 from finetune_api.spec import FineTuneJobSpec, Precision
 from finetune_trainer.methods import method_of
 from finetune_trainer.tasks import form_of
 from finetune_trainer.train.model import load_model
 from tests.trainer.evaluation_fixtures import data_report
-from tests.trainer.tiny_models import STRONG_INIT
 
 TOKENS = torch.tensor([[7, 8, 9, 10, 11, 12], [20, 21, 22, 23, 24, 25]])
-
-
-def save_gpt2(directory: Path) -> Path:
-    """A model whose linear layers store their weights transposed; returns ``directory``."""
-    torch.manual_seed(5)
-    config = GPT2Config(vocab_size=47, n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=STRONG_INIT)
-    GPT2LMHeadModel(config).save_pretrained(directory)
-    return directory
 
 
 def spec_of(base: Path, method: dict[str, Any], task: str = "InstructionTuning") -> FineTuneJobSpec:

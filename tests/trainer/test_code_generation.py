@@ -16,7 +16,7 @@ from finetune_api.tables.code import CodeLanguage
 from finetune_trainer.predict import Request, predict
 from finetune_trainer.splits import open_split
 from finetune_trainer.tasks.code_generation.texts import sample
-from tests.trainer.code_models import byte_level_tokenizer, save_code_llama
+from tests.trainer.code_models import byte_level_tokenizer, save_llama_with
 from tests.trainer.pair_models import save_t5_with
 from tests.trainer.stages import TinyJob, write_jsonl
 
@@ -36,7 +36,7 @@ def by_heart(root: Path, model: str) -> TinyJob:
     if model == "t5":
         save_t5_with(root / "base", tokenizer, width=64)
     else:
-        save_code_llama(root / "base", tokenizer)
+        save_llama_with(root / "base", tokenizer)
     rows = [dict(zip(("prompt", "completion", "tests"), row, strict=True)) for row in ROWS]
     uri = {"uri": write_jsonl(root / "rows.jsonl", rows)}
     spec: dict[str, Any] = {

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer
 
 from finetune_api.failures import Reason
 from finetune_api.stage import STAGES
 from finetune_trainer.context import StageContext
 from finetune_trainer.predict import Request, predict
 from finetune_trainer.splits import open_split
+from tests.trainer.code_models import save_llama_with
 from tests.trainer.pair_models import save_t5, word_tokenizer
 from tests.trainer.prepare_fixtures import a_context, json_lines, prepared, refused, stored
 from tests.trainer.stages import TinyJob, write_jsonl
@@ -46,20 +46,7 @@ def save_model(directory: Path, kind: str) -> str:
         save_t5(directory, texts)
         return directory.as_uri()
     tokenizer = word_tokenizer(texts)
-    torch.manual_seed(4)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=128,
-        max_position_embeddings=128,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    LlamaForCausalLM(config).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    save_llama_with(directory, tokenizer, positions=128)
     return directory.as_uri()
 
 

@@ -13,23 +13,11 @@ from transformers import AutoModelForMaskedLM, ModernBertConfig
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.stage import Stage
-from tests.trainer.method_fixtures import as_published, attached, base_logits, disturb, logits, save_gpt2
+from tests.trainer.method_fixtures import as_published, attached, base_logits, disturb, logits
 from tests.trainer.stages import TinyJob
-from tests.trainer.tiny_models import STRONG_INIT, make_tokenizer, save_llama
+from tests.trainer.tiny_models import make_tokenizer
 
 IA3 = {"type": "IA3"}
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("models") / "llama"
-    save_llama(directory, STRONG_INIT)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_gpt2(tmp_path_factory.mktemp("models") / "gpt2")
 
 
 @pytest.mark.parametrize("base", ["llama", "gpt2"])

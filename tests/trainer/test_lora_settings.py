@@ -15,21 +15,8 @@ from finetune_api.failures import Reason, StageFailure
 from finetune_api.stage import Stage
 from finetune_trainer.methods import method_of
 from finetune_trainer.methods.lora_eva import RepeatedBatches
-from tests.trainer.method_fixtures import as_published, attached, base_logits, disturb, logits, save_gpt2, spec_of
+from tests.trainer.method_fixtures import as_published, attached, base_logits, disturb, logits, spec_of
 from tests.trainer.stages import TinyJob, instruction_job
-from tests.trainer.tiny_models import STRONG_INIT, save_llama
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("models") / "llama"
-    save_llama(directory, STRONG_INIT)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_gpt2(tmp_path_factory.mktemp("models") / "gpt2")
 
 
 def lora_of(**settings: Any) -> dict[str, Any]:
@@ -106,6 +93,22 @@ class TestStarts:
         list(batches)
         with pytest.raises(StageFailure, match=r"EVA has not settled after 256 batches.*lower method\.lora\.rank"):
             list(batches)
+
+
+@pytest.mark.parametrize(
+    ("lora", "tried"),
+    [
+        ({"rank": 8, "alpha": 4, "useRslora": True, "loraPlusRatio": 4}, False),
+        ({"rank": 64}, True),
+        ({"targetModules": ["o_proj"]}, True),
+        ({"rankPattern": {"o_proj": 2}}, True),
+        ({"initialization": "EVA"}, True),
+        ({"useDora": True}, True),
+    ],
+)
+def test_only_settings_that_may_not_fit_are_tried_in_prepare(llama: Path, lora: dict[str, Any], tried: bool) -> None:
+    spec = spec_of(llama, lora_of(**lora))
+    assert method_of(spec.method.type).needs_trial(spec) is tried
 
 
 class TestRanks:

@@ -18,7 +18,7 @@ from tests.trainer.code_models import (
     TRIMMING_TEMPLATE,
     byte_level_tokenizer,
     marking_tokenizer,
-    save_code_llama,
+    save_llama_with,
 )
 from tests.trainer.pair_models import save_t5_with, word_tokenizer
 
@@ -44,7 +44,7 @@ def context_for(root: Path, tokenizer: PreTrainedTokenizerFast, rows: Any, seq2s
     if seq2seq:
         save_t5_with(root / "base", tokenizer, width=64)
     else:
-        save_code_llama(root / "base", tokenizer)
+        save_llama_with(root / "base", tokenizer)
     uri = {"uri": json_lines(root / "rows.jsonl", rows)}
     cleaning = {"deduplicate": "None", "dropInvalid": spec.pop("drop", 0.0)}
     dataset = {"train": uri, "validation": uri, "test": uri | {"minimumExamples": 1}, "cleaning": cleaning}

@@ -13,7 +13,7 @@ from finetune_api.tables.tasks import TaskType
 from finetune_trainer.host.inputs import data_digest
 from finetune_trainer.manifests import read_manifest
 from finetune_trainer.splits import open_split
-from tests.trainer.code_models import byte_level_tokenizer, save_code_llama
+from tests.trainer.code_models import byte_level_tokenizer, save_llama_with
 from tests.trainer.conftest import prepared as prepared_job
 from tests.trainer.prepare_fixtures import a_context, json_lines, prepared, refused, stored
 from tests.trainer.qa_fixtures import heart_job
@@ -150,7 +150,7 @@ def test_a_column_with_too_many_values_is_refused_for_every_task(tmp_path: Path,
     uri = json_lines(tmp_path / "rows.jsonl", [row | {"key": f"k{index}"} for index, row in enumerate(rows)])
     settings = {"targetLanguage": "de"} if task is TaskType.TRANSLATION else {}
     if task is TaskType.CODE_GENERATION:
-        save_code_llama(tmp_path / "llama", byte_level_tokenizer(["what is it"]))
+        save_llama_with(tmp_path / "llama", byte_level_tokenizer(["what is it"]))
     else:
         save_llama(tmp_path / "llama")
     model = MODEL if task in (TaskType.TEXT_CLASSIFICATION, TaskType.QUESTION_ANSWERING) else None

@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 LABELS = ("fruit", "metal", "weather")
 WORDS = {
@@ -94,3 +102,11 @@ def save_llama(directory: Path, initializer_range: float = 0.02) -> PreTrainedTo
     LlamaForCausalLM(config).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return tokenizer
+
+
+def save_gpt2(directory: Path) -> Path:
+    """A model whose linear layers store their weights transposed; returns ``directory``."""
+    torch.manual_seed(5)
+    config = GPT2Config(vocab_size=47, n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=STRONG_INIT)
+    GPT2LMHeadModel(config).save_pretrained(directory)
+    return directory

@@ -37,7 +37,17 @@ class Attachment:
 
 Batch = Mapping[str, "torch.Tensor"]
 """Inputs of a model."""
-BatchesOf = Callable[[int], Sequence[Batch]]
+
+
+class Batches(Protocol):
+    """Batches that can be read again and again."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
+BatchesOf = Callable[[int], Batches]
 
 _NO_FACTORS: Mapping[str, float] = MappingProxyType({})
 

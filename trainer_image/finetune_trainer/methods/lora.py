@@ -60,8 +60,14 @@ class Lora(AdapterMethod):
         return model
 
     def needs_trial(self, spec: FineTuneJobSpec) -> bool:
-        # Any model has linear layers, and nearly any layer the default rank.
-        return _settings(spec) != LoraSpec()
+        # Any model has linear layers, and nearly any layer the default rank; the other settings fit whatever these do.
+        lora, default = _settings(spec), LoraSpec()
+        return (
+            lora.rank > default.rank
+            or bool(lora.rank_pattern)
+            or lora.use_dora
+            or (lora.target_modules, lora.initialization) != (default.target_modules, default.initialization)
+        )
 
     def initialise(self, model: Any, spec: FineTuneJobSpec, batches_of: BatchesOf) -> None:
         lora = _settings(spec)

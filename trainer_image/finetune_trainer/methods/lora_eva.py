@@ -5,7 +5,7 @@ Paischer et al. 2024, with the implementation of PEFT.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from peft import initialize_lora_eva_weights
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.exceptions import first_line
-from finetune_trainer.methods.base import Batch, BatchesOf
+from finetune_trainer.methods.base import Batch, Batches, BatchesOf
 
 _PASSES = 256
 """Batches after which directions that still change are given up. On text, two to ten are usual."""
@@ -34,7 +34,7 @@ def start_from_inputs(model: Any, rank: int, batches_of: BatchesOf) -> None:
     """
     # A module may get one input for each example, such as the pooler of an encoder.
     batches = batches_of(rank)
-    if not batches:
+    if not len(batches):
         raise _bad(f"needs at least {rank} training examples for rank {rank}: add examples or lower method.lora.rank")
     try:
         with torch.no_grad():
@@ -54,7 +54,7 @@ def start_from_inputs(model: Any, rank: int, batches_of: BatchesOf) -> None:
 class RepeatedBatches:
     """Batches that PEFT repeats until all directions have settled, which they need not do."""
 
-    def __init__(self, batches: Sequence[Batch]) -> None:
+    def __init__(self, batches: Batches) -> None:
         self._batches = batches
         self._given = 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -37,8 +37,8 @@ class CardInputs:
     """The export format of the artifact."""
     chat_template: bool
     """Whether the tokenizer has a chat template."""
-    predictions: Sequence[Mapping[str, Any]] = ()
-    """Rows of ``predictions.jsonl``; none if the spec hides them."""
+    predictions: Iterable[Mapping[str, Any]] = ()
+    """Rows of ``predictions.jsonl``, which are read when a task asks for them; none if the spec hides them."""
 
     @property
     def of_usage(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +149,9 @@ def _assemble(context: StageContext, artifact: Path, evaluation: Evaluation) -> 
     }
 
 
-def _predictions(evaluated: Path) -> list[dict[str, Any]]:
+def _predictions(evaluated: Path) -> Iterator[dict[str, Any]]:
     with (evaluated / layout.PREDICTIONS).open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+        yield from map(json.loads, lines)
 
 
 def _fetch_description(uri: str, target: Path) -> Manifest:

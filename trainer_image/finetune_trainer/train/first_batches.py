@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import overload
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -13,8 +12,8 @@ from finetune_trainer.train.data import Collator, TrainingDataset
 _MOST_BATCHES = 64
 
 
-class FirstBatches(Sequence[dict[str, torch.Tensor]]):
-    """Batches of random rows, which are collated when they are read."""
+class FirstBatches:
+    """Batches of random rows, which are collated when they are read; see `finetune_trainer.methods.base.Batches`."""
 
     def __init__(
         self,
@@ -46,18 +45,8 @@ class FirstBatches(Sequence[dict[str, torch.Tensor]]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[dict[str, torch.Tensor]]: ...
-
-    def __getitem__(self, index: int | slice) -> dict[str, torch.Tensor] | Sequence[dict[str, torch.Tensor]]:
-        if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
-        self._alive()
-        batch = self._collate([self._data[row] for row in self._rows[index]])
-        return {name: tensor.to(self._device) for name, tensor in batch.items()}
-
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        return (self[index] for index in range(len(self)))
+        for rows in self._rows:
+            self._alive()
+            batch = self._collate([self._data[row] for row in rows])
+            yield {name: tensor.to(self._device) for name, tensor in batch.items()}

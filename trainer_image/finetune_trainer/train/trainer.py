@@ -129,10 +129,10 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer, in which parameters with a factor are in groups of their own."""
         is_new = self.optimizer is None
-        trained: Any = self.model
         optimizer = super().create_optimizer(model)
-        if not is_new:
+        if not is_new or not self._rate_factors:
             return optimizer
+        trained: Any = self.model
         names = {id(parameter): name for name, parameter in trained.named_parameters()}
         for group in list(optimizer.param_groups):
             for part, factor in self._rate_factors.items():

@@ -8,6 +8,7 @@ tokenise, ``stopping`` (with ``parsing`` and ``python_lines``) says which part o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,11 +35,12 @@ if TYPE_CHECKING:
     from finetune_trainer.report.page import ReportInputs
 
 
-class _Measured:
+class _Measured(ABC):
     """What the evaluation and the report say about models of both families."""
 
+    @abstractmethod
     def answer_form(self) -> AnswerForm:
-        raise NotImplementedError
+        """See `finetune_trainer.tasks.base.TaskForm`; here, answers are always generated."""
 
     def compare(self, inputs: EvaluationInputs) -> Comparison:
         from finetune_trainer.tasks.code_generation.comparison import compare

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.report.changes import generation_changes
+from finetune_trainer.report.changes import GenerationChanges, generation_changes
 from finetune_trainer.report.format import code_block
 from finetune_trainer.tasks.base import CardParts, template_of
 
@@ -34,32 +34,32 @@ def report_section(inputs: ReportInputs, environment: Environment) -> str:
     """The test examples with the largest gains and losses."""
     if not inputs.predictions:
         return ""
-    paired = "chosen" in inputs.predictions[0]
-    rows = [_pair(row) if paired else _judged(row) for row in inputs.predictions]
-    changes = generation_changes(
-        rows,
-        "gain",
-        True,
-        examples=inputs.spec.evaluation.report.include_examples,
-        is_reference=lambda row: row["scores"]["gain"]["tuned"] > 0,
-    )
+    paired = _is_paired(inputs.predictions)
+    changes = _changes(inputs.predictions, inputs.spec.evaluation.report.include_examples)
     render = template_of(__package__, "report.html.jinja", environment)
     return render(changes=changes, paired=paired, nats=_nats)
 
 
 def card_examples(inputs: CardInputs) -> str:
     """The test example with the largest gain, and that with the largest loss."""
-    paired = bool(inputs.predictions) and "chosen" in inputs.predictions[0]
-    rows = [_pair(row) if paired else _judged(row) for row in inputs.predictions]
+    rows = list(inputs.predictions)
     if not rows:
         return ""
-    ordered = sorted(rows, key=_gained)
-    shown = {"Largest gain": ordered[-1]} | ({"Largest loss": ordered[0]} if _gained(ordered[0]) < 0 else {})
-    return "\n\n".join(_card_example(title, row, paired) for title, row in shown.items())
+    changes, paired = _changes(rows, examples=True), _is_paired(rows)
+    shown = (("Largest gain", changes.gains[:1]), ("Largest loss", changes.losses[:1]))
+    return "\n\n".join(_card_example(title, item.row, paired) for title, items in shown for item in items)
 
 
-def _gained(row: Mapping[str, Any]) -> float:
-    return float(row["scores"]["gain"]["tuned"] - row["scores"]["gain"]["baseline"])
+def _is_paired(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return "chosen" in rows[0]
+
+
+def _changes(rows: Sequence[Mapping[str, Any]], examples: bool) -> GenerationChanges:
+    """How the log-probabilities of the rows of predictions.jsonl change."""
+    scored = [_pair(row) if _is_paired(rows) else _judged(row) for row in rows]
+    return generation_changes(
+        scored, "gain", True, examples=examples, is_reference=lambda row: row["scores"]["gain"]["tuned"] > 0
+    )
 
 
 def _card_example(title: str, row: Mapping[str, Any], paired: bool) -> str:
