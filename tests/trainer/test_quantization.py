@@ -23,9 +23,9 @@ from finetune_trainer.predict import Request, predict
 from finetune_trainer.tasks import form_of
 from finetune_trainer.train.model import load_model
 from tests.trainer.evaluation_fixtures import data_report
-from tests.trainer.method_fixtures import base_logits, logits, save_gpt2, spec_of
+from tests.trainer.method_fixtures import base_logits, logits, spec_of
 from tests.trainer.stages import TinyJob
-from tests.trainer.tiny_models import STRONG_INIT, make_tokenizer, save_bert, save_llama
+from tests.trainer.tiny_models import STRONG_INIT, make_tokenizer, save_bert, save_gpt2, save_llama
 
 BOTH = pytest.mark.parametrize("quantization", ["NF4", "Int8"])
 LORA = {"type": "LoRA", "lora": {"dropout": 0}}
