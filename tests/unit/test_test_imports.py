@@ -1,4 +1,4 @@
-"""Names that tests import from each other exist: a helper that moves breaks the import, and only a whole run shows it."""
+"""Names that tests import from each other exist. Without it, only a whole run shows a helper that has moved."""
 
 from __future__ import annotations
 
