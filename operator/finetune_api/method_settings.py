@@ -141,6 +141,36 @@ class Ia3Spec(ApiModel):
     )
 
 
+class VirtualTokensSpec(ApiModel):
+    """Settings of the methods that train virtual tokens."""
+
+    virtual_tokens: int = Field(
+        default=20,
+        ge=1,
+        le=1024,
+        description="Learned tokens before each text. They take positions of the model, which maxSequenceLength leaves "
+        "out.",
+    )
+
+
+class PromptTuningSpec(VirtualTokensSpec):
+    """Learned embeddings before each text (Lester et al. 2021)."""
+
+    init_text: Annotated[str, Field(min_length=1, max_length=8192)] | None = Field(
+        default=None,
+        description="A text, such as an instruction, whose embeddings the virtual tokens start from. It is cut or "
+        "repeated to their number. Default: the embeddings of random tokens.",
+    )
+
+
+class PrefixTuningSpec(VirtualTokensSpec):
+    """Learned keys and values before each text, in every layer (Li and Liang 2021)."""
+
+
+class PTuningSpec(VirtualTokensSpec):
+    """Learned embeddings before each text, which a small network computes in training (Liu et al. 2021)."""
+
+
 def _of_kto(name: str, field: str) -> Rule:
     """The weight ``name`` is only valid for the loss KTO."""
 

@@ -37,6 +37,9 @@ AUTO_CLASSES = {
 }
 
 ROW_LENGTH = 64
+VIRTUAL = {"PromptTuning": "promptTuning", "PrefixTuning": "prefixTuning", "PTuning": "pTuning"}
+"""The settings of each method with virtual tokens."""
+VIRTUAL_TOKENS = 5
 
 
 def examples(task: str) -> pa.Table:
@@ -81,12 +84,13 @@ def _questions(rows: list[list[int]]) -> pa.Table:
 
 def job_spec(task: TaskType, method: str) -> FineTuneJobSpec:
     """The shortest job for a task and a method."""
+    settings = {VIRTUAL[method]: {"virtualTokens": VIRTUAL_TOKENS}} if method in VIRTUAL else {}
     return FineTuneJobSpec.model_validate(
         {
             "model": {"uri": "file:///base"},
             "task": {"type": task},
             "dataset": {"train": {"uri": "file:///train.jsonl"}},
-            "method": {"type": method},
+            "method": {"type": method, **settings},
             "distributed": {"zero": {"stage": 0}},
             "output": {"uri": "file:///output"},
         },

@@ -99,7 +99,7 @@ def ours(loss: str, models: dict[str, Path]) -> tuple[PreferenceDataset, float, 
     objective = PreferenceObjective(PreferenceSpec(loss=PreferenceLoss(loss), **settings), data, data, batching=True)
 
     def run(model: LlamaForCausalLM) -> Run:
-        return Run(model, torch.device("cpu"), 0, 1, 4, collate, lambda batch: batch, lambda: None)
+        return Run(model, torch.device("cpu"), 0, 1, 4, collate, lambda batch: batch, lambda: None, model)
 
     objective.begin(run(reference), None)
     whole = [collate([data[row] for row in range(ROWS)])]

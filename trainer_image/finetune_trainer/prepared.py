@@ -122,6 +122,11 @@ class ModelHandling(_Record):
     notes: tuple[str, ...] = Field(default=(), description="What is done differently for this model, in sentences.")
 
 
+def positions_left(model: ModelIdentity, virtual_tokens: int) -> int | None:
+    """The positions of ``model`` behind ``virtual_tokens``; None if unknown."""
+    return None if model.max_positions is None else model.max_positions - virtual_tokens
+
+
 class DataReport(_Record):
     """``data.json``."""
 
@@ -130,6 +135,10 @@ class DataReport(_Record):
     labels: tuple[str, ...] = Field(default=(), description="TextClassification: labels in order of their index.")
     multi_label: bool = Field(default=False, description="TextClassification: whether a row has any number of labels.")
     max_sequence_length: int
+    virtual_tokens: int = Field(default=0, description="Learned tokens before each text, which take positions.")
+    initial_tokens: tuple[int, ...] = Field(
+        default=(), description="Token ids that the virtual tokens start from; none if they start at random."
+    )
     padding: int = Field(description="Token id that pads batches.")
     end_tokens: tuple[int, ...] = Field(
         default=(), description="Token ids that end a generated answer, the most frequent first."
@@ -162,6 +171,11 @@ class DataReport(_Record):
         default=None, description="Parameters of the model that model.quantization rounds; None without it."
     )
     handling: ModelHandling
+
+    @property
+    def positions(self) -> int | None:
+        """Longest sequence that the model supports behind the virtual tokens; None if unknown."""
+        return positions_left(self.model, self.virtual_tokens)
 
     @property
     def detected(self) -> str:

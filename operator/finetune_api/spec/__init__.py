@@ -4,7 +4,7 @@ Defaults are defined here and not in the CRD, so that the stored object does not
 GitOps tools see no drift.
 """
 
-from finetune_api.method_settings import Ia3Spec, LoraInitialization, LoraSpec
+from finetune_api.method_settings import Ia3Spec, LoraInitialization, LoraSpec, PromptTuningSpec
 from finetune_api.spec.inputs import (
     CleaningSpec,
     Columns,
@@ -89,6 +89,7 @@ __all__ = [
     "OutputUri",
     "Precision",
     "Quantization",
+    "PromptTuningSpec",
     "ReportSpec",
     "ResilienceSpec",
     "Schedule",

@@ -74,7 +74,7 @@ class FineTuneJobSpec(ApiModel):
     @property
     def packing(self) -> bool:
         if self.training.packing is None:
-            return bool(self.task.type.row.packs)
+            return bool(self.task.type.row.packs) and not self.method.type.row.never_packed
         return self.training.packing
 
     @property

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field, create_model
 
 from finetune_api.base import ApiModel, Rule
-from finetune_api.method_settings import PreferenceSpec
+from finetune_api.method_settings import PreferenceSpec, VirtualTokensSpec
 from finetune_api.spec.rules import method_setting_rules
 from finetune_api.tables.methods import DEFAULT_METHOD, METHODS, MethodType, rates_in_words
 from finetune_api.tables.tasks import TASKS, names_of
@@ -58,6 +58,12 @@ class MethodSpec(_MethodFields):
             return None
         given: ApiModel | None = getattr(self, settings.field)
         return given or settings.model()
+
+    @property
+    def virtual_tokens(self) -> int:
+        """Learned tokens before each text; 0 for a method without."""
+        settings = self.settings
+        return settings.virtual_tokens if isinstance(settings, VirtualTokensSpec) else 0
 
 
 class EarlyStoppingSpec(ApiModel):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from finetune_api.base import ApiModel
-from finetune_api.method_settings import Ia3Spec, LoraSpec
+from finetune_api.method_settings import Ia3Spec, LoraSpec, PrefixTuningSpec, PromptTuningSpec, PTuningSpec
 from finetune_api.tables.table import table
 from finetune_api.tables.tasks import TaskType
 
@@ -16,6 +16,9 @@ class MethodType(StrEnum):
     FULL = "Full"
     LORA = "LoRA"
     IA3 = "IA3"
+    PROMPT_TUNING = "PromptTuning"
+    PREFIX_TUNING = "PrefixTuning"
+    P_TUNING = "PTuning"
 
     @property
     def row(self) -> MethodRow:
@@ -61,9 +64,21 @@ class MethodRow:
     task_learning_rates: Mapping[TaskType, float] = field(default_factory=dict)
     """Default peak learning rate of tasks that need another one."""
     settings: Settings | None = None
-    tasks: tuple[TaskType, ...] = tuple(TaskType)
+    refused: Mapping[TaskType, str] = field(default_factory=dict)
+    """Why the method is not for a task, as the end of a sentence."""
     never_quantized: str = ""
     """Why the method needs the exact base model, as the end of a sentence; empty if it does not."""
+    never_packed: str = ""
+    """Why examples cannot share a row, likewise."""
+    never_partitioned: str = ""
+    """Why ZeRO stage 3 is impossible, likewise."""
+    never_recomputed: str = ""
+    """Why training.activationCheckpointing is impossible, likewise."""
+
+    @property
+    def tasks(self) -> tuple[TaskType, ...]:
+        """The tasks that the method is for."""
+        return tuple(task for task in TaskType if task not in self.refused)
 
     @property
     def quantizations(self) -> tuple[Quantization, ...]:
@@ -73,6 +88,27 @@ class MethodRow:
     def learning_rate_for(self, task: TaskType) -> float:
         """Default peak learning rate of this method for ``task``."""
         return self.task_learning_rates.get(task, self.learning_rate)
+
+
+def _virtual(
+    summary: str, learning_rate: float, preferring: float, settings: Settings, never_recomputed: str = ""
+) -> MethodRow:
+    """The row of a method that trains virtual tokens; ``preferring`` is the learning rate of PreferenceTuning."""
+    return MethodRow(
+        summary=summary,
+        result=Result.ADAPTER,
+        learning_rate=learning_rate,
+        task_learning_rates={TaskType.PREFERENCE_TUNING: preferring},
+        settings=settings,
+        refused={
+            TaskType.LANGUAGE_MODELING: "whose rows hold parts of several documents, and only the first of them would "
+            "stand behind the virtual tokens"
+        },
+        never_packed="because only the first example of a row would stand behind the virtual tokens",
+        never_partitioned="because PEFT computes the virtual tokens that it saves in one process, which has only a "
+        "part of the weights; use a stage from 0 to 2",
+        never_recomputed=never_recomputed,
+    )
 
 
 METHODS = table(
@@ -105,6 +141,25 @@ METHODS = table(
             task_learning_rates={TaskType.PREFERENCE_TUNING: 5e-4},
             never_quantized="whose layers in PEFT compute in FP32 on such a model, and so fit no other precision",
             settings=Settings("ia3", Ia3Spec),
+        ),
+        MethodType.PROMPT_TUNING: _virtual(
+            "trains the embeddings of virtual tokens before each text",
+            3e-2,
+            3e-3,
+            Settings("prompt_tuning", PromptTuningSpec),
+        ),
+        MethodType.PREFIX_TUNING: _virtual(
+            "trains keys and values of virtual tokens before each text, in every layer",
+            1e-2,
+            1e-3,
+            Settings("prefix_tuning", PrefixTuningSpec),
+            never_recomputed="which would add the keys and values of the prefix again where it recomputes activations",
+        ),
+        MethodType.P_TUNING: _virtual(
+            "trains a small network that computes the embeddings of virtual tokens before each text",
+            3e-3,
+            3e-4,
+            Settings("p_tuning", PTuningSpec),
         ),
     },
 )

@@ -157,7 +157,7 @@ def _corpus_result(metric: Metric, corpus: CorpusMetric, before: Ints, after: In
 
 def _details(inputs: EvaluationInputs, prompts: Prompts, scoring: AnswerScoring) -> dict[str, Any]:
     generation = inputs.spec.evaluation.generation
-    limits = prompts.limits(generation.max_new_tokens, inputs.data.model.max_positions)
+    limits = prompts.limits(generation.max_new_tokens, inputs.data.positions)
     limited = int((limits < generation.max_new_tokens).sum())
     longer = int((prompts.learned > generation.max_new_tokens).sum())
     return {

@@ -76,13 +76,17 @@ class Generator:
 
     def batches(self, prompts: Prompts, most: BatchLimits) -> list[tuple[int, list[Ints]]]:
         """Batches of prompts of similar length, by the number of tokens that may be generated for them."""
-        limits = prompts.limits(self._settings.max_new_tokens, self._data.model.max_positions)
-        at_once = most.unless_alone(self._data.handling.batched_generation)
+        limits, lengths = prompts.limits(self._settings.max_new_tokens, self._data.positions), prompts.prompt_lengths
+        # Padding would stand between the virtual tokens and a prompt that is shorter than its neighbours.
+        equal = self._data.virtual_tokens > 0
+        handling = self._data.handling
+        at_once = most.unless_alone(handling.batching if equal else handling.batched_generation)
+        kinds = np.stack([limits, lengths if equal else np.zeros_like(lengths)], axis=1)
         found = []
-        for limit in np.unique(limits):
-            chosen = np.flatnonzero(limits == limit)
-            batches = length_sorted(prompts.prompt_lengths[chosen] + limit, at_once)
-            found.append((int(limit), [chosen[batch] for batch in batches]))
+        for limit, length in np.unique(kinds, axis=0).tolist():
+            chosen = np.flatnonzero((kinds == (limit, length)).all(axis=1))
+            batches = length_sorted(lengths[chosen] + limit, at_once)
+            found.append((limit, [chosen[batch] for batch in batches]))
         return found
 
     def answers_of(
@@ -135,6 +139,10 @@ class _Heartbeat(StoppingCriteria):
     def __init__(self, on_examples: OnExamples) -> None:
         self._on_examples = on_examples
         self._last = time.monotonic()
+
+    def __deepcopy__(self, memo: object) -> _Heartbeat:
+        """Itself: PEFT copies the arguments of generate, and the copy would count examples elsewhere."""
+        return self
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
         if time.monotonic() - self._last > _HEARTBEAT_SECONDS:

@@ -110,7 +110,8 @@ def restore(loaded: LoadedModel, trained: Path) -> Any:
             f"{mismatch}: {len(different)} tensors are missing or unexpected, such as {different[0]}",
         )
     # Such a layer has other random values now than in training, which makes the adapter useless.
-    if absent := sorted(name for name in loaded.random if f"base_model.model.{name}" not in stored):
+    prefix = "base_model." if tuned.active_peft_config.is_prompt_learning else "base_model.model."
+    if absent := sorted(name for name in loaded.random if prefix + name not in stored):
         raise StageFailure(
             Reason.INTERNAL_ERROR,
             f"The adapter was trained with the randomly initialised parameter {absent[0]}, which neither the adapter "

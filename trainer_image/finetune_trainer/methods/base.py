@@ -31,6 +31,8 @@ class Attachment:
     """Names of the modules of the task head, which are trained fully and stored with an adapter."""
     untrained: tuple[str, ...] = ()
     """Ends of the names of linear layers to which training gives no gradient."""
+    initial_tokens: tuple[int, ...] = ()
+    """Tokens whose embeddings the virtual tokens start from; empty if they start at random."""
     trial: bool = False
     """Whether the model has no weights, and only whether the method fits it is of interest."""
 
@@ -52,6 +54,16 @@ BatchesOf = Callable[[int], Batches]
 _NO_FACTORS: Mapping[str, float] = MappingProxyType({})
 
 
+@dataclass(frozen=True)
+class InitialTokens:
+    """What virtual tokens start from."""
+
+    tokens: tuple[int, ...] = ()
+    """One for each virtual token; empty if they start at random."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about them, as clauses."""
+
+
 class Method(Protocol):
     """A fine-tuning method."""
 
@@ -61,6 +73,13 @@ class Method(Protocol):
     """Subject of the first sentence of the model card, such as ``A LoRA adapter``."""
     tags: tuple[str, ...]
     """Tags of the model card."""
+
+    def initial_tokens(self, spec: FineTuneJobSpec, tokenizer: Any) -> InitialTokens:
+        """What the method starts from; called in the prepare stage, without torch.
+
+        Raises:
+            StageFailure: BadConfiguration when the text of the spec has no tokens.
+        """
 
     def attach(self, loaded: LoadedModel, attachment: Attachment) -> Any:
         """Return the model to train.
@@ -83,6 +102,22 @@ class Method(Protocol):
         Raises:
             StageFailure: BadConfiguration when the settings of the method do not fit the data.
         """
+
+    def reference(self, model: Any) -> Any:
+        """The base model that an objective compares with before the first step.
+
+        Args:
+            model: The result of `attach`.
+
+        Returns:
+            ``model`` itself if it is the base model as long as nothing is trained.
+        """
+
+    def save_state(self, model: Any, checkpoint: Path) -> None:
+        """Write to a checkpoint what its model files lack and a resumed attempt needs; one rank calls this."""
+
+    def load_state(self, model: Any, checkpoint: Path) -> None:
+        """Read what `save_state` has written; all ranks call this, once the rest of the checkpoint is loaded."""
 
     def rate_factors(self, spec: FineTuneJobSpec) -> Mapping[str, float]:
         """Factors of the learning rate, by a part of the names of parameters."""
@@ -120,6 +155,9 @@ class Method(Protocol):
     def coverage(self, model: Any) -> Coverage | None:
         """Which weights of the base model ``model``, the result of `attach`, changes; None if it changes all."""
 
+    def logit_offset(self, spec: FineTuneJobSpec) -> int:
+        """Places before those of the text in the logits of the published result, loaded without this project."""
+
     def describe(self, spec: FineTuneJobSpec) -> Sequence[tuple[str, str]]:
         """The settings of the method as (name, value) rows, for report and model card."""
 
@@ -131,6 +169,21 @@ class MethodDefaults:
         return False
 
     def initialise(self, model: Any, spec: FineTuneJobSpec, batches_of: BatchesOf) -> None:
+        """Do nothing."""
+
+    def initial_tokens(self, spec: FineTuneJobSpec, tokenizer: Any) -> InitialTokens:
+        return InitialTokens()
+
+    def logit_offset(self, spec: FineTuneJobSpec) -> int:
+        return 0
+
+    def reference(self, model: Any) -> Any:
+        return model
+
+    def save_state(self, model: Any, checkpoint: Path) -> None:
+        """Do nothing."""
+
+    def load_state(self, model: Any, checkpoint: Path) -> None:
         """Do nothing."""
 
     def rate_factors(self, spec: FineTuneJobSpec) -> Mapping[str, float]:

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from finetune_api.failures import Reason, StageFailure
-from finetune_api.spec import FineTuneJobSpec
+from finetune_api.spec import FineTuneJobSpec, MethodType
 from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.prepared import ModelHandling
 
@@ -45,6 +45,9 @@ class Family(BaseModel):
     )
     unused_parameters: bool = Field(default=False, description="Whether other parameters get no gradient either.")
     requires: Mapping[str, Any] = Field(default={}, description="Values that config.json must have.")
+    without: Mapping[MethodType, str] = Field(
+        default={}, description="Methods that the family cannot be tuned with, and why; a clause."
+    )
     refused: str | None = Field(default=None, description="Why the family cannot be tuned; a clause.")
     untested: str | None = Field(default=None, description="Why there is no result; a clause.")
 
@@ -131,12 +134,16 @@ def decide_handling(
         tested=entry.untested is None,
         packing=_packing(spec, entry, family, limits),
         batching=Limit.BATCH not in limits,
-        batched_generation=Limit.GENERATION not in limits,
+        batched_generation=Limit.GENERATION not in limits and not spec.method.virtual_tokens,
         attention=entry.attention,
         untrained=entry.untrained,
         unused_parameters=entry.unused_parameters or entry.untested is not None,
         new_head=bool(labels) and base_labels(config) != labels,
-        notes=tuple(_notes(families, spec, entry, family, limits)) + tuple(_head_note(config, labels)),
+        notes=(
+            *_notes(families, spec, entry, family, limits),
+            *_head_note(config, labels),
+            *_type_note(spec, config, adapter_task),
+        ),
     )
 
 
@@ -174,9 +181,19 @@ def _entry(
                 f"model_type {json.dumps(model_type)} of {uri} is unknown to transformers {installed}: choose a model "
                 "that transformers loads without code from the model's repository"
             )
+        if spec.method.virtual_tokens:
+            raise _bad(
+                f"method {spec.method.type} was not tested with model_type {json.dumps(model_type)} of {uri} and "
+                f"transformers {installed}: use LoRA"
+            )
         return Family(model_class=model_type, untested=f"transformers {installed} is installed")
     if found.refused:
         raise _bad(f"{found.model_class} of {uri} cannot be tuned for {task}: {found.refused}; choose another model")
+    if (why := found.without.get(spec.method.type)) or (found.untested and spec.method.virtual_tokens):
+        raise _bad(
+            f"method {spec.method.type} is not for {found.model_class} of {uri} and {task}: "
+            f"{why or found.untested}; use LoRA"
+        )
     for key, value in found.requires.items():
         if config.get(key) != value:
             raise _bad(
@@ -203,6 +220,7 @@ def _notes(
     """What is done differently for this model, one sentence each."""
     name, row = entry.model_class, spec.task.type.row
     packs = family in row.packs
+    unpacked = spec.method.type.row.never_packed
     if entry.untested is not None:
         packing = " without packing and" if packs else ""
         return [
@@ -210,6 +228,8 @@ def _notes(
             "example at a time"
         ]
     notes = []
+    if packs and unpacked:
+        notes.append(f"packing is off with method {spec.method.type}, {unpacked}")
     if Limit.PACKING in limits and packs and spec.packing:
         notes.append(f"packing is off, because {name} does not separate the examples of a packed row")
     if Limit.BATCH in limits:
@@ -231,6 +251,16 @@ def _head_note(config: Mapping[str, Any], labels: tuple[str, ...]) -> list[str]:
     return [
         f"the classification head of the base model, with {len(present)} labels ({shown}), is replaced by a new one, "
         "because its labels differ from those of the job"
+    ]
+
+
+def _type_note(spec: FineTuneJobSpec, config: Mapping[str, Any], adapter_task: str) -> list[str]:
+    types = config.get("type_vocab_size")
+    if not spec.method.virtual_tokens or adapter_task != "QUESTION_ANS" or not isinstance(types, int) or types < 2:
+        return []
+    return [
+        f"with method {spec.method.type} PEFT does not tell the model which tokens are the question (token_type_ids), "
+        "in training as in use: the separator between question and context has to do"
     ]
 
 

@@ -10,14 +10,14 @@ from finetune_api.tables.tasks import ModelFamily
 from finetune_api.vocabulary import Deduplication
 from finetune_trainer.prepare.problems import percent
 from finetune_trainer.prepare.read import DataSet
-from finetune_trainer.prepared import ModelIdentity, SplitReport
+from finetune_trainer.prepared import SplitReport
 
 _MANY_TRUNCATED = 0.05
 
 
-def generation_limits(spec: FineTuneJobSpec, family: ModelFamily, length: int, model: ModelIdentity) -> list[str]:
-    """Whether the answers that the evaluation generates may be limited by the positions of the model."""
-    limit, new_tokens = model.max_positions, spec.evaluation.generation.max_new_tokens
+def generation_limits(spec: FineTuneJobSpec, family: ModelFamily, length: int, limit: int | None) -> list[str]:
+    """Whether the answers that the evaluation generates may be limited by ``limit``, the positions of the model."""
+    new_tokens = spec.evaluation.generation.max_new_tokens
     # The source of a model with an encoder and a decoder takes none of the positions of its answer.
     needed = new_tokens if family is ModelFamily.SEQ2SEQ else length + new_tokens
     if family not in spec.task.type.row.generates or limit is None or needed <= limit:
@@ -43,15 +43,15 @@ def contradictions(count: int, deduplicate: Deduplication) -> list[str]:
     ]
 
 
-def truncations(splits: Mapping[str, SplitReport], length: int, model: ModelIdentity) -> list[str]:
-    """A warning if so many texts are truncated that the model may miss what matters."""
+def truncations(splits: Mapping[str, SplitReport], length: int, limit: int | None) -> list[str]:
+    """A warning if so many texts are truncated that the model, of ``limit`` positions, may miss what matters."""
     rows = sum(split.examples for split in splits.values())
     truncated = sum(split.truncated for split in splits.values())
     if truncated <= _MANY_TRUNCATED * rows:
         return []
     return [
         f"{percent(truncated / rows)} of the texts are truncated to {length:,} tokens; "
-        + ("the model supports no more" if length == model.max_positions else "raise training.maxSequenceLength")
+        + ("the model supports no more" if length == limit else "raise training.maxSequenceLength")
     ]
 
 

@@ -49,6 +49,7 @@ class CardInputs:
             "revision_literal": json.dumps(self.data.model.revision) if on_hub(self.spec) else None,
             "storage": _storage(self.training.get("quantization")),
             "loading": self._loading,
+            "places": method_of(self.spec.method.type).logit_offset(self.spec),
             "data": self.data,
         }
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic.alias_generators import to_camel
 
 from finetune_api import layout
 from finetune_api.failures import Reason, StageFailure
@@ -30,6 +31,7 @@ from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.evaluate.power import notes_before
 from finetune_trainer.harness.check import check_harness
 from finetune_trainer.manifests import TornDirectory, publish_directory, read_manifest
+from finetune_trainer.methods import method_of
 from finetune_trainer.modelling.families import decide_handling, family_of, load_families
 from finetune_trainer.modelling.tokenizer import chat_templates, save_tokenizer
 from finetune_trainer.models import (
@@ -58,9 +60,12 @@ from finetune_trainer.prepare.slices import SliceReader, without_slices
 from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding, end_notes
 from finetune_trainer.prepare.splits import SPLITS, TEST, Selection, assign, check_processes, check_sizes
 from finetune_trainer.prepare.spool import TableWriter, selected
-from finetune_trainer.prepared import DataReport, ModelIdentity, SplitReport
+from finetune_trainer.prepared import DataReport, ModelIdentity, SplitReport, positions_left
 from finetune_trainer.tasks import form_of
 from finetune_trainer.tasks.base import Preparation
+
+SHORTEST = 8
+"""The smallest value of training.maxSequenceLength."""
 
 LAYOUT = 4
 """Version of the format of the prepared data; data in another version is prepared again."""
@@ -150,6 +155,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     handling_for(labels=())  # Refuses a model that cannot be tuned before the data is read.
     context.reporter.progress("loading the tokenizer")
     tokenizer = task.load_tokenizer(inputs.model.path, spec)
+    start = method_of(spec.method.type).initial_tokens(spec, tokenizer)
     vocabulary = vocabulary_size(config)
     padding = choose_padding(tokenizer, vocabulary)
     today = datetime.now(UTC).date()
@@ -178,15 +184,17 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     ends = choose_ends(tokenizer, preparation.answers, config, generation)
     contradicting = sum(data.contradicting for data in sets.values())
     handling = handling_for(labels=preparation.labels)
+    positions = positions_left(inputs.identity, spec.method.virtual_tokens)
     notes = [
         *inputs.data.notes,
         *handling.notes,
+        *start.notes,
         *unknown_tokens(sets),
         *contradictions(contradicting, spec.dataset.cleaning.deduplicate),
-        *truncations(splits, length, inputs.identity),
+        *truncations(splits, length, positions),
         *end_notes(tokenizer, ends, preparation.answers),
         *preparation.notes(all_labels),
-        *generation_limits(spec, family, length, inputs.identity),
+        *generation_limits(spec, family, length, positions),
     ]
     for note in notes:
         log.warning("%s", note)
@@ -197,6 +205,8 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         labels=preparation.labels,
         multi_label=spec.task.multi_label,
         max_sequence_length=length,
+        virtual_tokens=spec.method.virtual_tokens,
+        initial_tokens=start.tokens,
         padding=padding,
         end_tokens=ends,
         start_tokens=preparation.answers.start,
@@ -239,20 +249,39 @@ def _check_processes(spec: FineTuneJobSpec, report: DataReport) -> None:
 def sequence_length(spec: FineTuneJobSpec, family: ModelFamily, model: ModelIdentity) -> int:
     """Maximum number of tokens of an example: training.maxSequenceLength, or the default of the task and model.
 
+    Virtual tokens come on top of it.
+
     Raises:
-        StageFailure: BadConfiguration when training.maxSequenceLength exceeds the limit of the model.
+        StageFailure: BadConfiguration when training.maxSequenceLength exceeds the limit of the model, or virtual tokens
+            leave no room for a text.
     """
-    requested, limit = spec.training.max_sequence_length, model.max_positions
+    virtual = spec.method.virtual_tokens
+    requested, limit = spec.training.max_sequence_length, positions_left(model, virtual)
+    if limit is not None and virtual and limit < SHORTEST:
+        room = (model.max_positions or 0) - SHORTEST
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION,
+            f"{_virtual_field(spec)} is {virtual}, but {model.uri} supports at most {model.max_positions} positions, "
+            f"which leaves no room for a text of {SHORTEST} tokens: "
+            + (f"lower it to at most {room}" if room > 0 else "choose another method or model"),
+        )
     if requested is None:
         default = spec.task.type.row.length_for(family)
         return default if limit is None else min(default, limit)
     if limit is not None and requested > limit:
+        more = f" and {_virtual_field(spec)} {virtual}, {requested + virtual} in all" if virtual else ""
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
-            f"training.maxSequenceLength is {requested}, but {model.uri} supports at most {limit} positions: lower it "
-            f"to {limit}",
+            f"training.maxSequenceLength is {requested}{more}, but {model.uri} supports at most {model.max_positions} "
+            f"positions: lower {'maxSequenceLength' if more else 'it'} to {limit}",
         )
     return requested
+
+
+def _virtual_field(spec: FineTuneJobSpec) -> str:
+    settings = spec.method.type.row.settings
+    assert settings is not None
+    return f"method.{to_camel(settings.field)}.virtualTokens"
 
 
 def _check_vocabulary(sets: Mapping[str, DataSet], vocabulary: int | None, model_uri: str) -> None:

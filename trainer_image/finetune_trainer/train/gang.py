@@ -122,6 +122,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
         weights=label_weights(task, spec, report),
         objective=objective,
         checkpoint=checkpoint.directory if checkpoint else None,
+        method=method,
         rate_factors=method.rate_factors(spec),
         answers=_validation_answers(prepared, spec, report, plan, hardware),
     )

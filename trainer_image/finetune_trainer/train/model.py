@@ -69,7 +69,9 @@ def load_model(
     if not model_class.drops_out:
         without_dropout(model)
     head = _head(model, task, loaded.random)
-    return method.attach(loaded, Attachment(spec, task.adapter_task, head, report.handling.untrained))
+    return method.attach(
+        loaded, Attachment(spec, task.adapter_task, head, report.handling.untrained, report.initial_tokens)
+    )
 
 
 def without_dropout(model: torch.nn.Module) -> None:

@@ -33,6 +33,8 @@ class Run:
     """Moves a batch to the device."""
     alive: Callable[[], None]
     """Called after each batch without gradients."""
+    reference: Any
+    """The base model; the model itself if that is the base model before the first step."""
 
     def batches(self, data: TrainingDataset) -> Iterable[tuple[list[int], Batch]]:
         """The batches of this rank of all rows of ``data``: the indices of the rows that count, and the batch.

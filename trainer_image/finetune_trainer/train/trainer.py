@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from finetune_trainer.methods.base import Method
 from finetune_trainer.modelling.outputs import logits_of
 from finetune_trainer.patches.transformers import NoStepAfterTheLast
 from finetune_trainer.prepared import IGNORED_LABEL
@@ -52,6 +53,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         weights: LabelWeights | None = None,
         objective: Objective | None = None,
         checkpoint: Path | None = None,
+        method: Method,
         rate_factors: Mapping[str, float] = MappingProxyType({}),
         **kwargs: Any,
     ) -> None:
@@ -68,14 +70,14 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
             weights: Weighs the labels in the training loss; the validation loss is not weighted.
             objective: What is minimised, if it is not `TaskForm.loss`.
             checkpoint: The checkpoint from which training resumes.
+            method: The method that made ``model``.
             rate_factors: Factors of the learning rate, by a part of the names of parameters.
             kwargs: Further arguments of Trainer.
         """
         collator = task.collator(pad_token_id, model)
         loss = weights.loss if weights else task.loss
-        if objective is not None:
-            # First, because the others report that a checkpoint is complete.
-            kwargs["callbacks"] = [_ObjectiveCallback(self, objective, checkpoint), *kwargs["callbacks"]]
+        # First, because the others report that a checkpoint is complete.
+        kwargs["callbacks"] = [_StateCallback(self, method, objective, checkpoint), *kwargs["callbacks"]]
         super().__init__(
             model=model,
             data_collator=collator,
@@ -98,6 +100,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         self._weights = weights
         self._objective = objective
         self._rate_factors = rate_factors
+        self._method = method
 
     @property
     def run(self) -> Run:
@@ -111,7 +114,13 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
             collate=self._collate,
             prepare=self._prepare_inputs,
             alive=self._alive,
+            reference=self._reference(),
         )
+
+    def _reference(self) -> Any:
+        """The base model for `Run`."""
+        found = self._method.reference(self.model)
+        return self.model_wrapped if found is self.model and self.is_deepspeed_enabled else found
 
     def first_batches(self, rows: int) -> FirstBatches:
         """Batches of ``rows`` random training rows, the same on every rank."""
@@ -224,17 +233,28 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
 
 
-class _ObjectiveCallback(TrainerCallback):
-    """Begins the objective before the first step, and makes it a part of checkpoints."""
+class _StateCallback(TrainerCallback):
+    """Begins the objective before the first step, and makes it and the state of the method a part of checkpoints."""
 
-    def __init__(self, trainer: FineTuneTrainer, objective: Objective, checkpoint: Path | None) -> None:
+    def __init__(
+        self, trainer: FineTuneTrainer, method: Method, objective: Objective | None, checkpoint: Path | None
+    ) -> None:
         self._trainer = trainer
+        self._method = method
         self._objective = objective
         self._checkpoint = checkpoint
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._objective.begin(self._trainer.run, self._checkpoint)
+        if self._checkpoint and not self._trainer.is_deepspeed_enabled:  # Its own files have all trained weights.
+            self._method.load_state(self._trainer.model, self._checkpoint)
+        if self._objective:
+            self._objective.begin(self._trainer.run, self._checkpoint)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.is_world_process_zero:
-            self._objective.save(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+        if not state.is_world_process_zero:
+            return
+        checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        if not self._trainer.is_deepspeed_enabled:
+            self._method.save_state(self._trainer.model, checkpoint)
+        if self._objective:
+            self._objective.save(checkpoint)

@@ -72,7 +72,7 @@ def answers_to(
     Raises:
         StageFailure: As `finetune_trainer.tasks.base.TaskForm.predict`.
     """
-    positions = inputs.data.model.max_positions
+    positions = inputs.data.positions
     for number, length in enumerate(tokens.lengths.tolist(), 1):
         if positions and length >= positions:
             with row_explained(number):

@@ -1,6 +1,6 @@
 """PreferenceTuning in training: log-probabilities of answers, compared with those of the reference.
 
-The reference is the model before the first step. Its log-probabilities are computed once and are part of every
+The reference is the base model, which is usually the model before the first step. Its log-probabilities are computed once and are part of every
 checkpoint, so that a resumed attempt compares with the same numbers.
 """
 
@@ -49,7 +49,7 @@ class PreferenceObjective:
             return
         stored = None if checkpoint is None else _stored(checkpoint)
         for name, data in self._splits.items():
-            found = self._measured(run, data) if stored is None else stored.get(name)
+            found = self._measured(run, data, run.reference) if stored is None else stored.get(name)
             if found is None or found.shape != data.reference.shape:
                 raise StageFailure(
                     Reason.BAD_CONFIGURATION,
@@ -91,7 +91,7 @@ class PreferenceObjective:
 
     def validation_loss(self, run: Run) -> float:
         data = self._splits["validation"]
-        sums = torch.from_numpy(self._measured(run, data))
+        sums = torch.from_numpy(self._measured(run, data, run.model))
         rows = {"reference": data.reference, "counts": data.counts, "labels": data.labels}
         batch = {name: torch.from_numpy(values) for name, values in rows.items()}
         divergence = (sums - batch["reference"])[:, 1].mean().clamp(min=0)
@@ -119,12 +119,14 @@ class PreferenceObjective:
         part: torch.Tensor = (losses * (batch["labels"] != IGNORED_LABEL)).sum() / rows
         return part
 
-    def _measured(self, run: Run, data: PreferenceDataset) -> Scores:
-        """Log-probabilities of both answers of all rows of ``data``, of shape (rows, 2); the same on all ranks."""
+    def _measured(self, run: Run, data: PreferenceDataset, model: Any) -> Scores:
+        """Log-probabilities according to ``model`` of both answers of all rows of ``data``, of shape (rows, 2); the same
+        on all ranks.
+        """
         found = torch.zeros((len(data), 2), dtype=torch.float64)
         with torch.no_grad(), _evaluating(run.model):
             for rows, batch in run.batches(data):
-                sums = torch.stack([self._sums(run.model, batch, side) for side in (0, 1)], dim=1)
+                sums = torch.stack([self._sums(model, batch, side) for side in (0, 1)], dim=1)
                 if rows:
                     found[rows] = sums.cpu().double()
         measured: Scores = run.total(found).float().cpu().numpy()
