@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from finetune_api.generated import print_or_check
 from finetune_api.tables.exports import EXPORTS, exports_of
-from finetune_api.tables.methods import METHODS, rate_in_words
+from finetune_api.tables.methods import METHODS, MethodRow, MethodType, rate_in_words
 from finetune_api.tables.metrics import METRICS
 from finetune_api.tables.preferences import losses_by_rows
 from finetune_api.tables.reasons import REASONS
@@ -78,7 +78,7 @@ def _methods() -> Iterator[str]:
         (
             (
                 f"`{method}`",
-                *(rate_in_words(row.learning_rate_for(task)) if task in row.tasks else "" for task in TASKS),
+                *(_rate(row, task) for task in TASKS),
                 ", ".join(row.quantizations),
                 row.result,
                 ", ".join(exports_of(row.result)),
@@ -87,6 +87,39 @@ def _methods() -> Iterator[str]:
         ),
     )
     yield ""
+    yield from (f"- {line}" for line in _refusals())
+    yield ""
+    yield "Which model types a method works with is in [models.md](models.md)."
+    yield ""
+
+
+def _rate(row: MethodRow, task: TaskType) -> str:
+    """The learning rate, and for which families, if not for all of the task."""
+    families = row.families_for(task)
+    if not families:
+        return ""
+    rate = rate_in_words(row.learning_rate_for(task))
+    return rate if families == task.row.families else f"{rate} ({', '.join(families)})"
+
+
+def _refusals() -> Iterator[str]:
+    """What each method is not for, and why; equal reasons once."""
+    found: dict[str, list[MethodType]] = {}
+    for method, row in METHODS.items():
+        cells = {f"`{task}`": why for task, why in row.refused.items()}
+        for task, families in row.refused_families.items():
+            cells |= {f"`{task}` with a {family} model": why for family, why in families.items()}
+        for name, why in (
+            ("`training.packing`", row.never_packed),
+            ("`training.activationCheckpointing`", row.never_recomputed),
+            ("ZeRO stage 3", row.never_partitioned),
+            ("`model.quantization`", row.never_quantized),
+        ):
+            cells |= {name: why} if why else {}
+        for cell, why in cells.items():
+            found.setdefault(f"not with {cell}, {why}.", []).append(method)
+    for line, methods in found.items():
+        yield f"{', '.join(f'`{method}`' for method in methods)}: {line}"
 
 
 def _exports() -> Iterator[str]:

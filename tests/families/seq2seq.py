@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from transformers import AutoConfig
 
 from finetune_trainer.modelling.batching import TokenRows, padded

@@ -223,8 +223,7 @@ def _method_rules() -> Iterator[Rule]:
     yield from _never_rules(
         {method: row.never_recomputed for method, row in METHODS.items()},
         "training.activationCheckpointing",
-        "!has(self.training) || !has(self.training.activationCheckpointing) || "
-        "!self.training.activationCheckpointing",
+        "!has(self.training) || !has(self.training.activationCheckpointing) || !self.training.activationCheckpointing",
         lambda spec: not spec.training.activation_checkpointing,
     )
     yield from _never_rules(

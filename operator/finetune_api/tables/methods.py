@@ -7,9 +7,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from finetune_api.base import ApiModel
-from finetune_api.method_settings import Ia3Spec, LoraSpec, PrefixTuningSpec, PromptTuningSpec, PTuningSpec
+from finetune_api.method_settings import (
+    Ia3Spec,
+    LoraSpec,
+    PrefixTuningSpec,
+    PromptTuningSpec,
+    PTuningSpec,
+    VirtualTokensSpec,
+)
 from finetune_api.tables.table import table
-from finetune_api.tables.tasks import TaskType
+from finetune_api.tables.tasks import ModelFamily, TaskType
 
 
 class MethodType(StrEnum):
@@ -66,6 +73,8 @@ class MethodRow:
     settings: Settings | None = None
     refused: Mapping[TaskType, str] = field(default_factory=dict)
     """Why the method is not for a task, as the end of a sentence."""
+    refused_families: Mapping[TaskType, Mapping[ModelFamily, str]] = field(default_factory=dict)
+    """Why the method is not for a task on models of a family, likewise."""
     never_quantized: str = ""
     """Why the method needs the exact base model, as the end of a sentence; empty if it does not."""
     never_packed: str = ""
@@ -80,6 +89,16 @@ class MethodRow:
         """The tasks that the method is for."""
         return tuple(task for task in TaskType if task not in self.refused)
 
+    def families_for(self, task: TaskType) -> tuple[ModelFamily, ...]:
+        """The families of models that the method is for in ``task``; none if it is not for the task."""
+        refused = self.refused_families.get(task, {})
+        return tuple(family for family in task.row.families if task in self.tasks and family not in refused)
+
+    @property
+    def virtual(self) -> bool:
+        """Whether the method trains virtual tokens."""
+        return self.settings is not None and issubclass(self.settings.model, VirtualTokensSpec)
+
     @property
     def quantizations(self) -> tuple[Quantization, ...]:
         """How the base model can be stored."""
@@ -90,8 +109,22 @@ class MethodRow:
         return self.task_learning_rates.get(task, self.learning_rate)
 
 
+_HIDDEN_PADDING = {
+    TaskType.TEXT_CLASSIFICATION: {
+        ModelFamily.CAUSAL: "which reads the class at the last token: PEFT hands it embeddings, in which it does not "
+        "see the padding, so that the class of a text would depend on the longest one beside it"
+    }
+}
+
+
 def _virtual(
-    summary: str, learning_rate: float, preferring: float, settings: Settings, never_recomputed: str = ""
+    summary: str,
+    learning_rate: float,
+    preferring: float,
+    settings: Settings,
+    *,
+    refused_families: Mapping[TaskType, Mapping[ModelFamily, str]] | None = None,
+    never_recomputed: str = "",
 ) -> MethodRow:
     """The row of a method that trains virtual tokens; ``preferring`` is the learning rate of PreferenceTuning."""
     return MethodRow(
@@ -104,6 +137,7 @@ def _virtual(
             TaskType.LANGUAGE_MODELING: "whose rows hold parts of several documents, and only the first of them would "
             "stand behind the virtual tokens"
         },
+        refused_families=refused_families or {},
         never_packed="because only the first example of a row would stand behind the virtual tokens",
         never_partitioned="because PEFT computes the virtual tokens that it saves in one process, which has only a "
         "part of the weights; use a stage from 0 to 2",
@@ -147,6 +181,7 @@ METHODS = table(
             3e-2,
             3e-3,
             Settings("prompt_tuning", PromptTuningSpec),
+            refused_families=_HIDDEN_PADDING,
         ),
         MethodType.PREFIX_TUNING: _virtual(
             "trains keys and values of virtual tokens before each text, in every layer",
@@ -160,6 +195,7 @@ METHODS = table(
             3e-3,
             3e-4,
             Settings("p_tuning", PTuningSpec),
+            refused_families=_HIDDEN_PADDING,
         ),
     },
 )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec, PromptTuningSpec
-from finetune_trainer.methods.base import InitialTokens
+from finetune_trainer.methods.base import Attachment, InitialTokens
 from finetune_trainer.methods.prompts import PromptMethod
+
+if TYPE_CHECKING:
+    from finetune_trainer.modelling.loading import LoadedModel
 
 _FIELD = "method.promptTuning.initText"
 
@@ -23,8 +26,13 @@ class PromptTuning(PromptMethod):
     def configure(self, settings: dict[str, Any]) -> Any:
         from peft import PromptTuningConfig
 
-        # PEFT's own initialisation from a text begins with the start token of the tokenizer, and needs its files.
-        return PromptTuningConfig(prompt_tuning_init="SAMPLE_VOCAB", **settings)
+        return PromptTuningConfig(**settings)
+
+    def attach(self, loaded: LoadedModel, attachment: Attachment) -> Any:
+        model = super().attach(loaded, attachment)
+        if not attachment.trial:
+            _start_from(model, attachment.initial_tokens)
+        return model
 
     def initial_tokens(self, spec: FineTuneJobSpec, tokenizer: Any) -> InitialTokens:
         settings = _settings(spec)
@@ -40,6 +48,20 @@ class PromptTuning(PromptMethod):
     def describe(self, spec: FineTuneJobSpec) -> Sequence[tuple[str, str]]:
         text = _settings(spec).init_text
         return [*super().describe(spec), ("Initial text", "random tokens" if text is None else text)]
+
+
+def _start_from(model: Any, tokens: Sequence[int]) -> None:
+    """Give virtual tokens the embeddings of ``tokens``, or of random ones if there are none.
+
+    PEFT's own initialisation from a text begins with the start token of the tokenizer. Its random embeddings are much
+    larger than those of a model.
+    """
+    import torch
+
+    weight, known = model.prompt_encoder[model.active_adapter].embedding.weight, model.word_embeddings.weight
+    ids = torch.tensor(tokens) if tokens else torch.randint(len(known), (len(weight),))
+    with torch.no_grad():
+        weight.copy_(model.word_embeddings(ids.to(known.device)))
 
 
 def initial_tokens(tokens: Sequence[int], virtual_tokens: int, unknown: int | None) -> InitialTokens:

@@ -1,7 +1,7 @@
 """Common part of the methods that train virtual tokens, which stand before each text.
 
-The logits of such a model have the places of the text only, as those of any other model, so that training and evaluation
-need not know about virtual tokens. Plain PEFT leaves the places of the virtual tokens in.
+The logits of such a model have the places of the text only, as those of any other model, so that training and
+evaluation need not know about virtual tokens. Plain PEFT leaves the places of the virtual tokens in.
 """
 
 from __future__ import annotations
@@ -55,8 +55,6 @@ class PromptMethod(AdapterMethod):
         prompted = attached(model, config, field)
         if self.embeds:
             _check_embeddings(prompted, field)
-            if attachment.initial_tokens and not attachment.trial:
-                _start_from(prompted, attachment.initial_tokens)
         self._without_places(prompted)
         if attachment.trial:
             _try_forward(prompted, field)
@@ -96,7 +94,7 @@ class PromptMethod(AdapterMethod):
         return model
 
 
-def _drop_places(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: Any) -> Any:
+def _drop_places(_: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], outputs: Any) -> Any:
     """A forward hook: drop the first places of the logits, which are those of the virtual tokens."""
     places = (kwargs["input_ids"] if "input_ids" in kwargs else args[0]).shape[1]
     for name in ("logits", "start_logits", "end_logits"):
@@ -161,7 +159,7 @@ def _try_forward(model: Any, field: str) -> None:
 
     base = model.get_base_model()
     tokens = torch.zeros((1, 2), dtype=torch.long, device="meta")
-    inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    inputs = {"input_ids": tokens}  # The values of a mask decide about the work of some models.
     if base.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = tokens
     try:
@@ -179,16 +177,6 @@ def _try_forward(model: Any, field: str) -> None:
         ) from error
 
 
-def _start_from(model: Any, tokens: Sequence[int]) -> None:
-    """Give virtual tokens the embeddings of ``tokens``."""
-    import torch
-
-    encoder = model.prompt_encoder[model.active_adapter]
-    with torch.no_grad():
-        ids = torch.tensor(tokens, device=model.word_embeddings.weight.device)
-        encoder.embedding.weight.copy_(model.word_embeddings(ids))
-
-
 @contextmanager
 def _own_head(model: Any) -> Iterator[None]:
     """Context in which the base model has the head that it was loaded with."""
@@ -202,4 +190,3 @@ def _own_head(model: Any) -> Iterator[None]:
     finally:
         for head in heads:
             head.enable_adapters(True)
-

@@ -7,6 +7,7 @@ from pydantic.alias_generators import to_camel
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.spec.outcome import GenerationSpec
+from finetune_api.tables.methods import METHODS
 from finetune_api.tables.tasks import ModelFamily
 
 _NAMES = {
@@ -17,12 +18,20 @@ _NAMES = {
 
 
 def check_settings(spec: FineTuneJobSpec, family: ModelFamily) -> None:
-    """Check that each setting has an effect on a model of ``family``; the task as a whole may have it.
+    """Check that the method is for a model of ``family``, and that each setting has an effect on it; the task as a
+    whole may have it.
 
     Raises:
-        StageFailure: BadConfiguration when one has none.
+        StageFailure: BadConfiguration when it is not, or one has none.
     """
-    row = spec.task.type.row
+    row, method = spec.task.type.row, spec.method.type
+    if why := method.row.refused_families.get(spec.task.type, {}).get(family):
+        others = " or ".join(other for other, one in METHODS.items() if family in one.families_for(spec.task.type))
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION,
+            f"method {method} is not for {spec.task.type} with {_NAMES[family]}, {why}; {spec.model.uri} is one: use "
+            f"{others}, or another model",
+        )
     for setting, families in row.settings.items():
         if getattr(spec.task, setting) is not None and family not in families:
             raise _unused(spec, f"task.{to_camel(setting)}", families, family)

@@ -1,7 +1,7 @@
 """PreferenceTuning in training: log-probabilities of answers, compared with those of the reference.
 
-The reference is the base model, which is usually the model before the first step. Its log-probabilities are computed once and are part of every
-checkpoint, so that a resumed attempt compares with the same numbers.
+The reference is the base model, which is usually the model before the first step. Its log-probabilities are computed
+once and are part of every checkpoint, so that a resumed attempt compares with the same numbers.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ class PreferenceObjective:
         return part
 
     def _measured(self, run: Run, data: PreferenceDataset, model: Any) -> Scores:
-        """Log-probabilities according to ``model`` of both answers of all rows of ``data``, of shape (rows, 2); the same
-        on all ranks.
+        """Log-probabilities of both answers of all rows of ``data`` according to ``model``, of shape (rows, 2); the
+        same on all ranks.
         """
         found = torch.zeros((len(data), 2), dtype=torch.float64)
         with torch.no_grad(), _evaluating(run.model):
