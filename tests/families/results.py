@@ -59,6 +59,7 @@ _VIRTUAL = (
     ("generated", "what it generates is not what one pass over the text predicts"),
     ("no gradient", "training does not reach a part of what is published"),
     ("too long", "its tests take too long"),
+    ("not tried", "it was not tried"),
     ("", "training virtual tokens, or loading them, fails"),
 )
 """Reasons for a method with virtual tokens, by a part of what was wrong; the first that fits."""

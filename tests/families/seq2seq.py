@@ -34,7 +34,7 @@ class Seq2SeqExamination(Examination):
         config.tie_word_embeddings = True
         self._base = self._directory / "tied"
         build(config, AUTO_CLASSES[self._peft_task]).save_pretrained(self._base)
-        del self._bare
+        vars(self).pop("_bare", None)
         super().run_virtual()
 
     def checks(self) -> dict[str, Callable[[], None]]:

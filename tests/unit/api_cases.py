@@ -10,7 +10,7 @@ from typing import Any
 from tests.unit.code_cases import CODE_CASES, OTHER_CASES
 from tests.unit.document_cases import DOCUMENT_CASES
 from tests.unit.harness_cases import HARNESS_CASES
-from tests.unit.method_cases import METHOD_CASES
+from tests.unit.method_cases import CHAT_METHOD_CASES, DOCUMENT_METHOD_CASES, METHOD_CASES
 from tests.unit.pair_cases import PAIR_CASES
 from tests.unit.preference_cases import PREFERENCE_CASES
 from tests.unit.question_cases import QUESTION_CASES
@@ -209,6 +209,7 @@ RULE_CASES = (
     Case("preference settings of another task", {"method.preference": {"beta": 0.2}}, PREFERENCE_OF_TASK),
     *(preferences(*case) for case in PREFERENCE_CASES),
     *(Case(*case) for case in METHOD_CASES),
+    *(chat(*case) for case in CHAT_METHOD_CASES),
     chat("messages column", {"dataset.columns.messages": "m"}),
     chat("prompt column", {"dataset.columns.prompt": "p"}),
     chat("messages and prompt", {"dataset.columns": {"messages": "m", "prompt": "p"}}, COLUMNS_BOTH),
@@ -262,7 +263,7 @@ RULE_CASES = (
     Case("default generation of a classification", {"evaluation.generation.maxNewTokens": 128}),
     chat("answers in training", {"evaluation.duringTraining": {}}),
     Case("answers of a classification in training", {"evaluation.duringTraining": {"examples": 9}}, DURING_TRAINING),
-    *(documents(*case) for case in DOCUMENT_CASES),
+    *(documents(*case) for case in (*DOCUMENT_CASES, *DOCUMENT_METHOD_CASES)),
     *(documents(*case) for case in HARNESS_CASES),
     *(code(*case) for case in CODE_CASES),
     *(Case(*case) for case in OTHER_CASES),

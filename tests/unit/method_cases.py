@@ -15,6 +15,15 @@ ROUNDED_START = "method.lora.initialization PiSSA, OLoRA, LoftQ cannot be combin
 INT8_PARTITIONED = "model.quantization Int8 cannot be combined with ZeRO stage 3"
 PARTITIONED = "method.lora.initialization with ZeRO stage 3 must be Default"
 
+PACKED_PROMPT = (
+    "training.packing cannot be combined with method PromptTuning or PrefixTuning or PTuning, because only the"
+)
+PARTITIONED_PROMPT = "distributed.zero.stage 3 cannot be combined with method PromptTuning or PrefixTuning or PTuning"
+RECOMPUTED_PREFIX = (
+    "training.activationCheckpointing cannot be combined with method PrefixTuning, which would add the keys"
+)
+VIRTUAL = {"PromptTuning": "promptTuning", "PrefixTuning": "prefixTuning", "PTuning": "pTuning"}
+
 
 def _started(initialization: str, **lora: Any) -> dict[str, Any]:
     return {"method.lora": {"initialization": initialization, **lora}}
@@ -73,4 +82,35 @@ METHOD_CASES: tuple[tuple[Any, ...], ...] = (
     ("Int8 with ZeRO-2", {"model.quantization": "Int8", "distributed.zero.stage": 2}),
     ("Int8 with ZeRO-3", {"model.quantization": "Int8", "distributed.zero.stage": 3}, INT8_PARTITIONED),
     ("Default with ZeRO-3", {**_started("Default"), "distributed.zero.stage": 3}),
+    *((name, {"method": {"type": name, field: {"virtualTokens": 8}}}) for name, field in VIRTUAL.items()),
+    ("initial text", {"method": {"type": "PromptTuning", "promptTuning": {"initText": "is it good or bad?"}}}),
+    *(
+        (f"settings of {name}", {f"method.{field}": {}}, f"{field} is only valid for type {name}")
+        for name, field in VIRTUAL.items()
+    ),
+    *(
+        (f"{name} with ZeRO-3", {"method": {"type": name}, "distributed.zero.stage": 3}, PARTITIONED_PROMPT)
+        for name in VIRTUAL
+    ),
+    ("PTuning with ZeRO-2", {"method": {"type": "PTuning"}, "distributed.zero.stage": 2}),
+    (
+        "PrefixTuning, recomputed",
+        {"method": {"type": "PrefixTuning"}, "training.activationCheckpointing": True},
+        RECOMPUTED_PREFIX,
+    ),
+    ("PrefixTuning, not recomputed", {"method": {"type": "PrefixTuning"}, "training.activationCheckpointing": False}),
+    ("PromptTuning, recomputed", {"method": {"type": "PromptTuning"}, "training.activationCheckpointing": True}),
+    ("NF4 with PTuning", {"model.quantization": "NF4", "method": {"type": "PTuning"}}),
 )
+
+CHAT_METHOD_CASES: tuple[tuple[Any, ...], ...] = (
+    *((f"packed {name}", {"method": {"type": name}, "training.packing": True}, PACKED_PROMPT) for name in VIRTUAL),
+    ("PTuning, not packed", {"method": {"type": "PTuning"}, "training.packing": False}),
+)
+"""Likewise, of InstructionTuning."""
+
+DOCUMENT_METHOD_CASES: tuple[tuple[Any, ...], ...] = tuple(
+    (f"documents with {name}", {"method": {"type": name}}, f"method {name} is not for LanguageModeling, whose rows")
+    for name in VIRTUAL
+)
+"""Likewise, of LanguageModeling."""

@@ -18,7 +18,9 @@ FAMILIES = Families(
     peft="0.1",
     tasks={
         "CAUSAL_LM": {
-            "llama": Family(model_class="LlamaForCausalLM", attention="sdpa"),
+            "llama": Family(
+                model_class="LlamaForCausalLM", attention="sdpa", without={"PrefixTuning": "it has no cache"}
+            ),
             "opt": Family(model_class="OPTForCausalLM", attention="sdpa", limits=(Limit.PACKING,)),
             "rwkv": Family(model_class="RwkvForCausalLM", attention="eager", limits=(Limit.BATCH, Limit.GENERATION)),
             "ctrl": Family(model_class="CTRLLMHeadModel", limits=(Limit.GENERATION,)),
@@ -33,7 +35,13 @@ FAMILIES = Families(
 
 
 def decide(
-    model_type: str | None, *, labels: tuple[str, ...] = (), installed: str = "5.0", training: Any = None, **config: Any
+    model_type: str | None,
+    *,
+    labels: tuple[str, ...] = (),
+    installed: str = "5.0",
+    training: Any = None,
+    method: str = "LoRA",
+    **config: Any,
 ) -> ModelHandling:
     spec = FineTuneJobSpec.model_validate(
         {
@@ -41,6 +49,7 @@ def decide(
             "task": {"type": "TextClassification" if labels else "InstructionTuning"},
             "dataset": {"train": {"uri": "file:///train.jsonl"}},
             "training": training or {},
+            "method": {"type": method},
             "output": {"uri": "file:///output"},
         },
         strict=False,
@@ -190,3 +199,19 @@ def test_answers_are_not_extracted_with_models_that_generate(model_type: str) ->
             installed=load_families().transformers,
         )
     assert caught.value.reason is Reason.BAD_CONFIGURATION
+
+
+def test_virtual_tokens_are_for_the_families_that_they_were_tested_with() -> None:
+    assert refusal("llama", method="PrefixTuning") == (
+        "method PrefixTuning is not for LlamaForCausalLM of hf://acme/model and InstructionTuning: it has no cache; "
+        "use LoRA"
+    )
+    assert "its tests take too long" in refusal("big", method="PTuning")
+    assert "PTuning was not tested with model_type" in refusal("gpt9", method="PTuning", installed="5.1")
+    handling = decide("llama", method="PromptTuning")
+    assert not handling.packing
+    assert not handling.batched_generation
+    assert handling.notes == (
+        "packing is off with method PromptTuning, because only the first example of a row would stand behind the "
+        "virtual tokens",
+    )

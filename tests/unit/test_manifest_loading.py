@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from finetune_api.job import FineTuneJob
-from finetune_api.spec import Metric
+from finetune_api.spec import MethodType, Metric
 from finetune_cli.manifest import ManifestError, load, parse
 
 HERE = Path("/home/me/jobs")
@@ -156,7 +156,10 @@ class TestUnknownFields:
             "spec.resilience.stallTimeoutSeconds must be at most 86400; it is 1000000000",
         ),
         ("resilience: []", "spec.resilience must be a group of fields, not a list"),
-        ("method: {type: lora}", "spec.method.type is 'lora', but must be one of Full, LoRA, IA3; did you mean LoRA?"),
+        (
+            "method: {type: lora}",
+            f"spec.method.type is 'lora', but must be one of {', '.join(MethodType)}; did you mean LoRA?",
+        ),
         (
             "evaluation: {harness: [sums], gates: [{metric: acc, minimum: 0.5}]}",
             "spec.evaluation.gates[0].metric is 'acc', a metric of tasks of lm-eval: write task/acc with the name of a "
@@ -166,7 +169,7 @@ class TestUnknownFields:
             "evaluation: {gates: [{metric: [acc], minimum: 0.5}]}",
             f"spec.evaluation.gates[0].metric is ['acc'], but must be one of {', '.join(Metric)}",
         ),
-        ("method: {type: 7}", "spec.method.type is 7, but must be one of Full, LoRA, IA3"),
+        ("method: {type: 7}", f"spec.method.type is 7, but must be one of {', '.join(MethodType)}"),
         (
             "method: {type: LoRA, lora: {targetModules: []}}",
             "spec.method.lora.targetModules must have at least 1 entry; it has 0",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic.alias_generators import to_camel
@@ -10,9 +10,10 @@ from pydantic.alias_generators import to_camel
 from finetune_api.base import Rule
 from finetune_api.method_settings import LoraInitialization, LoraSpec
 from finetune_api.spec.code_rules import code_rules
+from finetune_api.spec.method_rules import WHOLE, method_rules
 from finetune_api.spec.outcome import GenerationSpec
 from finetune_api.spec.rules import COLUMN_FIELDS, any_of, listed
-from finetune_api.tables.methods import DEFAULT_METHOD, METHODS, MethodRow, MethodType, Quantization
+from finetune_api.tables.methods import Quantization
 from finetune_api.tables.metrics import Metric
 from finetune_api.tables.preferences import PreferenceLoss, losses_by_rows
 from finetune_api.tables.tasks import TASKS, TaskRow, TaskType, names_of
@@ -41,7 +42,7 @@ def job_rules() -> tuple[Rule, ...]:
         *(_columns_rule(task, row) for task, row in TASKS.items()),
         *_format_rules(),
         _documents_rule(),
-        *_method_rules(),
+        *method_rules(),
         _partitioned_rule(),
         _rounded_start_rule(),
         _rounded_partitioned_rule(),
@@ -208,74 +209,6 @@ def _documents_rule() -> Rule:
     )
 
 
-def _method_rules() -> Iterator[Rule]:
-    for method, row in METHODS.items():
-        for task, why in row.refused.items():
-            yield _not_for_rule(method, task, why)
-        if row.never_quantized:
-            yield _never_rounded_rule(method, row)
-    yield from _never_rules(
-        {method: row.never_packed for method, row in METHODS.items()},
-        "training.packing",
-        "!has(self.training) || !has(self.training.packing) || !self.training.packing",
-        lambda spec: not spec.training.packing,
-    )
-    yield from _never_rules(
-        {method: row.never_recomputed for method, row in METHODS.items()},
-        "training.activationCheckpointing",
-        "!has(self.training) || !has(self.training.activationCheckpointing) || !self.training.activationCheckpointing",
-        lambda spec: not spec.training.activation_checkpointing,
-    )
-    yield from _never_rules(
-        {method: row.never_partitioned for method, row in METHODS.items()},
-        "distributed.zero.stage",
-        "!has(self.distributed) || !has(self.distributed.zero) || !has(self.distributed.zero.stage) || "
-        "self.distributed.zero.stage < 3",
-        lambda spec: spec.distributed.zero.stage < 3,
-        value=" 3",
-    )
-
-
-def _not_for_rule(method: MethodType, task: TaskType, why: str) -> Rule:
-    return Rule(
-        cel=f"!has(self.method) || !has(self.method.type) || self.method.type != '{method}' || self.task.type != "
-        f"'{task}'",
-        message=f"method {method} is not for {task}, {why}; use {DEFAULT_METHOD}",
-        field="method.type",
-        holds=lambda spec: (spec.method.type, spec.task.type) != (method, task),
-    )
-
-
-def _never_rules(
-    reasons: Mapping[MethodType, str],
-    field: str,
-    unset: str,
-    is_unset: Callable[[FineTuneJobSpec], bool],
-    value: str = "",
-) -> Iterator[Rule]:
-    """A rule for each reason, of the methods that it is true of.
-
-    Args:
-        reasons: Why a method cannot have the setting; empty if it can.
-        field: The setting.
-        unset: True in CEL if it is not set.
-        is_unset: Likewise, of a spec.
-        value: Its value, for the message.
-    """
-    for why in dict.fromkeys(filter(None, reasons.values())):
-        methods = [method for method, reason in reasons.items() if reason == why]
-
-        def holds(spec: FineTuneJobSpec, methods: list[MethodType] = methods) -> bool:
-            return spec.method.type not in methods or is_unset(spec)
-
-        yield Rule(
-            cel=f"!has(self.method) || !has(self.method.type) || !(self.method.type in {listed(methods)}) || {unset}",
-            message=f"{field}{value} cannot be combined with method {' or '.join(methods)}, {why}",
-            field=field,
-            holds=holds,
-        )
-
-
 def _partitioned_rule() -> Rule:
     default = LoraInitialization.DEFAULT
     return Rule(
@@ -293,23 +226,10 @@ def _partitioned_rule() -> Rule:
     )
 
 
-_WHOLE = f"!has(self.model.quantization) || self.model.quantization == '{Quantization.NONE}' || "
-
-
-def _never_rounded_rule(method: MethodType, row: MethodRow) -> Rule:
-    return Rule(
-        cel=f"{_WHOLE}!has(self.method) || !has(self.method.type) || self.method.type != '{method}'",
-        message=f"model.quantization cannot be combined with method {method}, {row.never_quantized}; use "
-        f"{DEFAULT_METHOD}",
-        field="model.quantization",
-        holds=lambda spec: spec.method.type is not method or spec.model.quantization is Quantization.NONE,
-    )
-
-
 def _rounded_start_rule() -> Rule:
     chosen = [str(start) for start in LoraInitialization if start.of_weights]
     return Rule(
-        cel=f"{_WHOLE}!has(self.method) || !has(self.method.lora) || !has(self.method.lora.initialization) || "
+        cel=f"{WHOLE}!has(self.method) || !has(self.method.lora) || !has(self.method.lora.initialization) || "
         f"!(self.method.lora.initialization in {listed(chosen)})",
         message=f"method.lora.initialization {', '.join(chosen)} cannot be combined with model.quantization: the "
         "adapter takes over a part of the exact weights, which a rounded model does not have; use Default or EVA",
@@ -350,7 +270,7 @@ def _rounded_dora_rules() -> Iterator[Rule]:
         holds=lambda spec: spec.model.quantization is not Quantization.INT8 or holds(spec),
     )
     yield Rule(
-        cel=f"{_WHOLE}{without} || !has(self.distributed) || !has(self.distributed.zero) || "
+        cel=f"{WHOLE}{without} || !has(self.distributed) || !has(self.distributed.zero) || "
         "!has(self.distributed.zero.stage) || self.distributed.zero.stage < 3",
         message="method.lora.useDora cannot be combined with model.quantization and ZeRO stage 3: DoRA needs the norms "
         "of whole weights in each step; use a stage from 0 to 2",

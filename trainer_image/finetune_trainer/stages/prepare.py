@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic.alias_generators import to_camel
 
 from finetune_api import layout
 from finetune_api.failures import Reason, StageFailure
@@ -45,6 +44,7 @@ from finetune_trainer.models import (
 from finetune_trainer.patches.transformers import fix_template_date
 from finetune_trainer.prepare.family_settings import check_settings
 from finetune_trainer.prepare.fetch import FetchedData, detectable, fetch_data
+from finetune_trainer.prepare.lengths import sequence_length
 from finetune_trainer.prepare.method_trial import check_method
 from finetune_trainer.prepare.notes import (
     contradictions,
@@ -63,9 +63,6 @@ from finetune_trainer.prepare.spool import TableWriter, selected
 from finetune_trainer.prepared import DataReport, ModelIdentity, SplitReport, positions_left
 from finetune_trainer.tasks import form_of
 from finetune_trainer.tasks.base import Preparation
-
-SHORTEST = 8
-"""The smallest value of training.maxSequenceLength."""
 
 LAYOUT = 4
 """Version of the format of the prepared data; data in another version is prepared again."""
@@ -245,44 +242,6 @@ def _check_processes(spec: FineTuneJobSpec, report: DataReport) -> None:
         check_processes(-(-train.tokens // report.max_sequence_length), processes, "row")
     else:
         check_processes(train.examples, processes, "example")
-
-
-def sequence_length(spec: FineTuneJobSpec, family: ModelFamily, model: ModelIdentity) -> int:
-    """Maximum number of tokens of an example: training.maxSequenceLength, or the default of the task and model.
-
-    Virtual tokens come on top of it.
-
-    Raises:
-        StageFailure: BadConfiguration when training.maxSequenceLength exceeds the limit of the model, or virtual tokens
-            leave no room for a text.
-    """
-    virtual = spec.method.virtual_tokens
-    requested, limit = spec.training.max_sequence_length, positions_left(model, virtual)
-    if limit is not None and virtual and limit < SHORTEST:
-        room = (model.max_positions or 0) - SHORTEST
-        raise StageFailure(
-            Reason.BAD_CONFIGURATION,
-            f"{_virtual_field(spec)} is {virtual}, but {model.uri} supports at most {model.max_positions} positions, "
-            f"which leaves no room for a text of {SHORTEST} tokens: "
-            + (f"lower it to at most {room}" if room > 0 else "choose another method or model"),
-        )
-    if requested is None:
-        default = spec.task.type.row.length_for(family)
-        return default if limit is None else min(default, limit)
-    if limit is not None and requested > limit:
-        more = f" and {_virtual_field(spec)} {virtual}, {requested + virtual} in all" if virtual else ""
-        raise StageFailure(
-            Reason.BAD_CONFIGURATION,
-            f"training.maxSequenceLength is {requested}{more}, but {model.uri} supports at most {model.max_positions} "
-            f"positions: lower {'maxSequenceLength' if more else 'it'} to {limit}",
-        )
-    return requested
-
-
-def _virtual_field(spec: FineTuneJobSpec) -> str:
-    settings = spec.method.type.row.settings
-    assert settings is not None
-    return f"method.{to_camel(settings.field)}.virtualTokens"
 
 
 def _check_vocabulary(sets: Mapping[str, DataSet], vocabulary: int | None, model_uri: str) -> None:
