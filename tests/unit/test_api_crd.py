@@ -106,8 +106,8 @@ def test_every_field_is_described() -> None:
             ".spec.training.learningRate",
             "Default: 2e-5 for Full (2e-6 for PreferenceTuning), 2e-4 for LoRA (5e-4 for TextClassification, 5e-4 for "
             "QuestionAnswering, 5e-5 for PreferenceTuning), 3e-3 for IA3 (5e-4 for PreferenceTuning), 3e-2 for "
-            "PromptTuning (3e-3 for PreferenceTuning), 1e-2 for PrefixTuning (1e-3 for PreferenceTuning), 3e-3 for "
-            "PTuning (3e-4 for PreferenceTuning).",
+            "PromptTuning (1e-2 for TextClassification, 3e-3 for PreferenceTuning), 1e-2 for PrefixTuning (1e-3 for "
+            "PreferenceTuning), 3e-3 for PTuning (3e-4 for PreferenceTuning).",
         ),
     ],
 )
