@@ -140,7 +140,9 @@ class Examination(VirtualChecks):
         for method in ("LoRA", "Full"):
             with recorded(self._finding, method):
                 self._train(method)
-        self.run_virtual()
+        failed = {name for name, problem in self._finding.checks.items() if problem}
+        if failed <= {"packing", "batch", "generation"}:  # Otherwise the model is refused.
+            self.run_virtual()
 
     def _report(self) -> DataReport:
         """The report of a job whose model has the limits that were found so far."""

@@ -94,7 +94,8 @@ ROWS = {
             "    MethodType,\n    {\n",
             "        MethodType.LAST_LAYER: MethodRow(\n"
             '            summary="trains the head", result=Result.MODEL, learning_rate=1e-3,\n'
-            '            settings=Settings("last_layer", LastLayerSpec), tasks=(TaskType.STAR_RATING,),\n'
+            '            settings=Settings("last_layer", LastLayerSpec),\n'
+            '            refused={task: "whose head has another name" for task in TaskType if task != "StarRating"},\n'
             "        ),\n",
         ),
     ],
@@ -127,7 +128,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
             insert(api / name, after, text)
     with (api / "method_settings.py").open("a") as file:
         file.write(SETTINGS)
-    insert(api / "tables/methods.py", "from finetune_api.method_settings import Ia3Spec, LoraSpec", ", LastLayerSpec")
+    insert(api / "tables/methods.py", "    LoraSpec,\n", "    LastLayerSpec,\n")
     (trainer / "tasks/star_rating").mkdir()
     (trainer / "tasks/star_rating/__init__.py").write_text(TASK)
     (trainer / "methods/last_layer.py").write_text(METHOD)
@@ -182,7 +183,8 @@ def test_a_new_task_method_and_export_run_through_all_stages(tree: Path, job: Ti
 
 def test_rules_schema_and_documentation_follow_from_the_rows(tree: Path) -> None:
     schema = python(tree, "-m", "finetune_api.crd").stdout
-    assert "method LastLayer supports only StarRating" in schema
+    assert "method LastLayer is not for TextClassification or" in schema
+    assert "whose head has another name; use LoRA" in " ".join(schema.split())
     assert "lastLayer is only valid for type LastLayer" in schema
     assert "dataset.columns of StarRating are review and stars" in schema
     assert "`StarRating`" in python(tree, "-m", "finetune_api.support").stdout

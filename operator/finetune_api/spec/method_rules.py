@@ -19,8 +19,8 @@ WHOLE = f"!has(self.model.quantization) || self.model.quantization == '{Quantiza
 def method_rules() -> Iterator[Rule]:
     """Rules of the tasks and settings that each method cannot have."""
     for method, row in METHODS.items():
-        for task, why in row.refused.items():
-            yield _not_for_rule(method, task, why)
+        for why in dict.fromkeys(row.refused.values()):
+            yield _not_for_rule(method, [task for task, reason in row.refused.items() if reason == why], why)
         if row.never_quantized:
             yield _never_rounded_rule(method, row)
     yield from _never_rules(
@@ -45,13 +45,13 @@ def method_rules() -> Iterator[Rule]:
     )
 
 
-def _not_for_rule(method: MethodType, task: TaskType, why: str) -> Rule:
+def _not_for_rule(method: MethodType, tasks: list[TaskType], why: str) -> Rule:
     return Rule(
-        cel=f"!has(self.method) || !has(self.method.type) || self.method.type != '{method}' || self.task.type != "
-        f"'{task}'",
-        message=f"method {method} is not for {task}, {why}; use {DEFAULT_METHOD}",
+        cel=f"!has(self.method) || !has(self.method.type) || self.method.type != '{method}' || !(self.task.type in "
+        f"{listed(tasks)})",
+        message=f"method {method} is not for {' or '.join(tasks)}, {why}; use {DEFAULT_METHOD}",
         field="method.type",
-        holds=lambda spec: (spec.method.type, spec.task.type) != (method, task),
+        holds=lambda spec: spec.method.type is not method or spec.task.type not in tasks,
     )
 
 
