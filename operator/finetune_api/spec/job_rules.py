@@ -10,6 +10,7 @@ from pydantic.alias_generators import to_camel
 from finetune_api.base import Rule
 from finetune_api.method_settings import LoraInitialization, LoraSpec
 from finetune_api.spec.code_rules import code_rules
+from finetune_api.spec.continuing_rules import continuing_rules
 from finetune_api.spec.outcome import GenerationSpec
 from finetune_api.spec.rules import COLUMN_FIELDS, any_of, listed
 from finetune_api.tables.methods import DEFAULT_METHOD, METHODS, MethodRow, MethodType, Quantization
@@ -49,6 +50,7 @@ def job_rules() -> tuple[Rule, ...]:
         _preference_rule(),
         *(_columns_of_losses_rule(losses) for losses in losses_by_rows().values()),
         _divergence_rule(),
+        *continuing_rules(),
     )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic.alias_generators import to_camel
+
+from finetune_api.base import ApiModel
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finetune_trainer.methods.base import Loader, MethodDefaults
@@ -35,6 +38,37 @@ class AdapterMethod(MethodDefaults):
 
     def coverage(self, model: Any) -> Coverage | None:
         return measure(_weights(model))
+
+
+def check_same(field: str, given: ApiModel, found: ApiModel, names: Sequence[str], because: str = "") -> None:
+    """Check that the settings of a job are those of the adapter that it continues from.
+
+    Args:
+        field: The field of spec.method.
+        given: The settings of the job.
+        found: Those of the adapter.
+        names: The settings to compare; lists are compared without their order.
+        because: Why the adapter has others than its job, for the message.
+
+    Raises:
+        StageFailure: BadConfiguration when they differ.
+    """
+    for name in names:
+        wanted, present = getattr(given, name), getattr(found, name)
+        same = set(wanted) == set(present) if isinstance(wanted, tuple) and isinstance(present, tuple) else False
+        if wanted != present and not same:
+            raise StageFailure(
+                Reason.BAD_CONFIGURATION,
+                f"method.{field}.{to_camel(name)} is {_shown(wanted)}, but model.adapter has "
+                f"{_shown(present)}{because}: remove method.{field} to continue with the settings of the adapter, or "
+                "remove model.adapter to train another one",
+            )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def require(trained: Path, name: str) -> None:

@@ -7,14 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.spec import FineTuneJobSpec, LoraInitialization, LoraSpec
-from finetune_trainer.methods.adapters import AdapterMethod, attached
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.layout import ADAPTER_CONFIG
+from finetune_api.spec import FineTuneJobSpec, LoraInitialization, LoraSpec, MethodSpec
+from finetune_trainer.exceptions import first_line
+from finetune_trainer.json_files import read_json
+from finetune_trainer.methods.adapters import AdapterMethod, attached, check_same
 from finetune_trainer.methods.base import Attachment, BatchesOf
 from finetune_trainer.methods.ranks import check_ranks
 from finetune_trainer.patches.peft import task_type_of
 
 if TYPE_CHECKING:
     from finetune_trainer.modelling.loading import LoadedModel
+
+_OF_THE_ADAPTER = ("rank", "alpha", "target_modules", "use_rslora", "use_dora", "rank_pattern")
+"""Settings that decide what the adapter is, and not how it is trained."""
 
 
 class Lora(AdapterMethod):
@@ -24,6 +31,16 @@ class Lora(AdapterMethod):
     tags = ("lora",)
 
     def attach(self, loaded: LoadedModel, attachment: Attachment) -> Any:
+        if attachment.adapter is not None:
+            from finetune_trainer.methods.continuing import from_adapter
+
+            # It starts from weights, so that nothing is to be initialised.
+            changed = {
+                "lora_dropout": _settings(attachment.spec).dropout,
+                "init_lora_weights": True,
+                "eva_config": None,
+            }
+            return from_adapter(loaded, attachment, changed)
         from peft import EvaConfig, LoraConfig
 
         from finetune_trainer.methods.targets import ALL_LINEAR, linear_targets, named_targets, shapes_of
@@ -58,6 +75,18 @@ class Lora(AdapterMethod):
 
             start_from_weights(model, start)
         return model
+
+    def continued(self, spec: FineTuneJobSpec, origin: FineTuneJobSpec, adapter: Path) -> MethodSpec:
+        """See `finetune_trainer.methods.base.Method.continued`. Dropout and learning rates are free: they belong to the
+        training.
+        """
+        found = _of_adapter(adapter, _settings(origin))
+        given: LoraSpec | None = getattr(spec.method, "lora", None)
+        if given is not None:
+            start = _settings(origin).initialization
+            doubled = f", because {start} publishes twice the rank" if start.of_weights else ""
+            check_same("lora", given, found, _OF_THE_ADAPTER, doubled)
+        return spec.method.model_copy(update={"lora": given or found})
 
     def needs_trial(self, spec: FineTuneJobSpec) -> bool:
         # Any model has linear layers, and nearly any layer the default rank; the other settings fit whatever these do.
@@ -106,6 +135,39 @@ class Lora(AdapterMethod):
             doubled = "; published with twice the rank, for the untouched base model" if start.of_weights else ""
             rows.append(("Initialisation", f"{start}{doubled}"))
         return rows
+
+
+def _of_adapter(directory: Path, origin: LoraSpec) -> LoraSpec:
+    """The settings of a published adapter; ``origin`` are those that it was trained with.
+
+    Raises:
+        StageFailure: BadConfiguration when method.lora cannot express them.
+    """
+    config = read_json(directory / ADAPTER_CONFIG)
+    try:
+        alpha = float(config["lora_alpha"])
+        if not alpha.is_integer():
+            raise StageFailure(
+                Reason.BAD_CONFIGURATION,
+                f"model.adapter was trained with useRslora and the initialization {origin.initialization}, which "
+                f"publishes twice the rank with the alpha {alpha:.4g}; method.lora.alpha is a whole number, so that "
+                "training cannot continue: train from the base model",
+            )
+        return LoraSpec(
+            rank=config["r"],
+            alpha=int(alpha),
+            dropout=config["lora_dropout"],
+            target_modules=origin.target_modules,
+            use_rslora=bool(config.get("use_rslora")),
+            use_dora=bool(config.get("use_dora")),
+            rank_pattern=config.get("rank_pattern") or {},
+            lora_plus_ratio=origin.lora_plus_ratio,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION,
+            f"{ADAPTER_CONFIG} of model.adapter has settings that method.lora cannot have: {first_line(error)}",
+        ) from None
 
 
 def _settings(spec: FineTuneJobSpec) -> LoraSpec:

@@ -25,7 +25,7 @@ from finetune_trainer.modelling.gpus import hardware_in_words, require_gpus
 from finetune_trainer.modelling.precision import Hardware, bf16_supported, resolve_precision
 from finetune_trainer.modelling.quantizing import stored_as
 from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer
-from finetune_trainer.prepared import DataReport, read_report
+from finetune_trainer.prepared import DataReport, effective_spec, read_report
 from finetune_trainer.splits import open_split
 from finetune_trainer.tasks import form_of
 from finetune_trainer.train.arguments import training_arguments
@@ -66,11 +66,12 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     Raises:
         StageFailure: Stopped (after SIGTERM and a checkpoint), Diverged, BadConfiguration, BadData, GpuUnavailable.
     """
-    config, spec = context.config, context.config.spec
+    config = context.config
     if config.world.device is Device.GPU:
         require_gpus("training", config.world.processes_per_worker)
     prepared = Path(inputs.prepared)
     report = read_report(prepared)
+    spec = effective_spec(config.spec, report)
     set_seed(spec.training.seed)
     task = form_of(spec.task.type, report.family)
     train_data = task.dataset(open_split(prepared, "train"), spec, report)
@@ -94,12 +95,19 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     )
     if is_main:
         context.reporter.progress("loading the model")
-    model = load_model(Path(inputs.model), spec, report, task=task, precision=precision, device=arguments.device)
+    model = load_model(
+        Path(inputs.model),
+        spec,
+        report,
+        task=task,
+        precision=precision,
+        device=arguments.device,
+        adapter=prepared / layout.ADAPTER_DIRECTORY if report.continued else None,
+    )
     objective = task.objective(spec, report, train_data, validation)
     method = method_of(spec.method.type)
     coverage, stored = method.coverage(model), stored_as(model)
-    if is_main:
-        _log_coverage(coverage)
+    _log_coverage(coverage if is_main else None)
     trainable = sum(_size(parameter) for parameter in model.parameters() if parameter.requires_grad)
     busy = Path(config.workspace) / BUSY_NAME
     flow = FlowCallback(StopRequest(context.reporter), busy, spec.training.early_stopping)

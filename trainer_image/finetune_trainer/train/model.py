@@ -29,6 +29,7 @@ def load_model(
     task: TaskForm,
     precision: Precision,
     device: torch.device = _CPU,
+    adapter: Path | None = None,
 ) -> Any:
     """Load the base model and attach the method.
 
@@ -39,6 +40,7 @@ def load_model(
         task: The task.
         precision: The resolved precision.
         device: Device of this process, where a rounded model is loaded.
+        adapter: Directory of the adapter that training continues from; None for a new one.
 
     Returns:
         The model to train.
@@ -69,7 +71,7 @@ def load_model(
     if not model_class.drops_out:
         without_dropout(model)
     head = _head(model, task, loaded.random)
-    return method.attach(loaded, Attachment(spec, task.adapter_task, head, report.handling.untrained))
+    return method.attach(loaded, Attachment(spec, task.adapter_task, head, report.handling.untrained, adapter))
 
 
 def without_dropout(model: torch.nn.Module) -> None:
