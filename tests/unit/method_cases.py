@@ -20,7 +20,20 @@ def _started(initialization: str, **lora: Any) -> dict[str, Any]:
     return {"method.lora": {"initialization": initialization, **lora}}
 
 
+ADAPTER_FULL = "model.adapter cannot be combined with method Full, which trains no adapter"
+ADAPTER_START = "method.lora.initialization has no effect with model.adapter"
+ADAPTER = {"model.adapter": {"uri": "s3://adapters/team/job/r1/artifact"}}
+
 METHOD_CASES: tuple[tuple[Any, ...], ...] = (
+    ("an adapter", ADAPTER),
+    ("an adapter with a digest", {"model.adapter": {"uri": "s3://a/b", "digest": f"sha256:{'0' * 64}"}}),
+    ("an adapter with settings", {**ADAPTER, "method.lora": {"rank": 4, "initialization": "Default"}}),
+    ("an adapter with IA3", {**ADAPTER, "method": {"type": "IA3"}}),
+    ("an adapter with Full", {**ADAPTER, "method": {"type": "Full"}}, ADAPTER_FULL),
+    ("an adapter with PiSSA", {**ADAPTER, **_started("PiSSA")}, ADAPTER_START),
+    ("an adapter with EVA", {**ADAPTER, **_started("EVA")}, ADAPTER_START),
+    ("measured against the previous one", {"evaluation.baseline": "Previous"}),
+    ("measured against the untuned model", {"evaluation.baseline": "Untuned"}),
     ("DoRA", {"method.lora": {"useDora": True}}),
     ("LoRA+", {"method.lora": {"loraPlusRatio": 16}}),
     ("ranks of modules", {"method.lora": {"rankPattern": {"o_proj": 2, "layers.[01].*": 4}}}),

@@ -57,27 +57,15 @@ def measured_against(config: StageConfig, data: DataReport, prepared: Path, scra
     """
     start = adapter_of(prepared) if data.continued else None
     previous = _previous(config, data, start, scratch)
-    learned = _learned(start, previous)
-    rows = TestRows.of(config.spec, read_test_rows(prepared))
-    check_rest(config.spec, rows, *learned)
-    left_out = rows.left_out(*learned)
-    if left_out.any():
-        _keep(prepared, ~left_out)
-    notes = rows.note(*learned)
-    if lacks_previous(config):
-        notes.append(NO_PREVIOUS)
+    notes = [NO_PREVIOUS] if lacks_previous(config) else []
     details: dict[str, Any] = {}
-    if learned:
-        known = all(model.complete for model in learned)
-        notes += [] if known else [UNKNOWN]
-        others = sorted({task for model in learned for task in model.by_task} - {rows.task})
-        details["learnedBefore"] = {
-            "testRows": int(rows.learned_by(*learned).sum()),
-            "leftOut": int(left_out.sum()),
-            "of": len(left_out),
-            "known": known,
-            **({"notComparable": others} if others else {}),
-        }
+    if learned := _learned(start, previous):
+        rows = TestRows.of(config.spec, read_test_rows(prepared))
+        check_rest(config.spec, rows, *learned)
+        details["learnedBefore"] = _leave_out(prepared, rows, learned)
+        notes += rows.note(*learned)
+        if not details["learnedBefore"]["known"]:
+            notes.append(UNKNOWN)
     if previous is not None:
         details["previous"] = dict(previous.details)
     if data.continued:
@@ -105,6 +93,21 @@ def _learned(start: Path | None, previous: PreviousModel | None) -> list[Learned
     if previous is not None and previous.directory != start:
         found.append(previous.learned)
     return found
+
+
+def _leave_out(prepared: Path, rows: TestRows, learned: list[LearnedRows]) -> dict[str, Any]:
+    """Remove the test rows that ``learned`` has; returns what evaluation.json says about them."""
+    left_out = rows.left_out(*learned)
+    if left_out.any():
+        _keep(prepared, ~left_out)
+    others = sorted({task for model in learned for task in model.by_task} - {rows.task})
+    return {
+        "testRows": int(rows.learned_by(*learned).sum()),
+        "leftOut": int(left_out.sum()),
+        "of": len(left_out),
+        "known": all(model.complete for model in learned),
+        **({"notComparable": others} if others else {}),
+    }
 
 
 def _keep(prepared: Path, kept: np.typing.NDArray[np.bool_]) -> None:

@@ -119,7 +119,8 @@ def _assemble(context: StageContext, artifact: Path, evaluation: Evaluation) -> 
     form_of(spec.task.type, data.family).finish_artifact(artifact, data, spec)
     for name in (layout.EVALUATION, layout.REPORT):
         shutil.copyfile(evaluated / name, artifact / name)
-    shutil.copyfile(prepared / layout.LEARNED_ROWS, artifact / layout.LEARNED_ROWS)
+    if (prepared / layout.LEARNED_ROWS).is_file():  # An earlier version has none.
+        shutil.copyfile(prepared / layout.LEARNED_ROWS, artifact / layout.LEARNED_ROWS)
     (artifact / layout.CURVES).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
     card = render_card(
         CardInputs(
