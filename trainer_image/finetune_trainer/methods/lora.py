@@ -78,7 +78,8 @@ class Lora(AdapterMethod):
 
     def continued(self, spec: FineTuneJobSpec, origin: FineTuneJobSpec, adapter: Path) -> MethodSpec:
         """See `finetune_trainer.methods.base.Method.continued`. Dropout and learning rates are free: they belong to the
-        training.
+        training. Where the adapter is also the reference, it has no dropout: the model would differ from its reference
+        before the first step.
         """
         found = _of_adapter(adapter, _settings(origin))
         given: LoraSpec | None = getattr(spec.method, "lora", None)
@@ -86,7 +87,10 @@ class Lora(AdapterMethod):
             start = _settings(origin).initialization
             doubled = f", because {start} publishes twice the rank" if start.of_weights else ""
             check_same("lora", given, found, _OF_THE_ADAPTER, doubled)
-        return spec.method.model_copy(update={"lora": given or found})
+        chosen = given or found
+        if _has_reference(spec):
+            chosen = chosen.model_copy(update={"dropout": 0.0})
+        return spec.method.model_copy(update={"lora": chosen})
 
     def needs_trial(self, spec: FineTuneJobSpec) -> bool:
         # Any model has linear layers, and nearly any layer the default rank; the other settings fit whatever these do.
@@ -121,7 +125,7 @@ class Lora(AdapterMethod):
         parts = [
             f"rank {lora.rank}",
             f"alpha {lora.alpha}",
-            f"dropout {lora.dropout:g}",
+            f"dropout {lora.dropout:g}{', as the reference has none' if _is_reference(spec) else ''}",
             *(["DoRA"] if lora.use_dora else []),
             *([f"learning rate of B {lora.lora_plus_ratio:g} times that of A"] if lora.lora_plus_ratio != 1 else []),
         ]
@@ -135,6 +139,16 @@ class Lora(AdapterMethod):
             doubled = "; published with twice the rank, for the untouched base model" if start.of_weights else ""
             rows.append(("Initialisation", f"{start}{doubled}"))
         return rows
+
+
+def _has_reference(spec: FineTuneJobSpec) -> bool:
+    """Whether the training compares the model with the one that it started from."""
+    return spec.preference is not None and spec.preference.loss.row.has_reference
+
+
+def _is_reference(spec: FineTuneJobSpec) -> bool:
+    """Whether that is an adapter."""
+    return spec.model.adapter is not None and _has_reference(spec)
 
 
 def _of_adapter(directory: Path, origin: LoraSpec) -> LoraSpec:
