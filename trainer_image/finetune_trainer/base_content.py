@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from finetune_api.layout import WEIGHTS_INDEX
 from finetune_api.spec import ModelSpec
+from finetune_trainer.json_files import read_json_if_present
 from finetune_trainer.manifests import hash_files
 from finetune_trainer.models import WEIGHTS, LocalModel, explained, read_config, repository, weight_files
 from finetune_trainer.prepared import ModelContent
@@ -56,7 +58,7 @@ def _weights(model: ModelSpec, local: LocalModel) -> list[tuple[str, str]] | Non
     """The name and sha256 of each weight file."""
     names = sorted(path.name for path in weight_files(local.path))
     if not names:
-        return _on_hub(model, local.revision)
+        return _on_hub(model, local)
     known = {entry.path: entry.sha256 for entry in local.files}
     return [(name, known.get(name) or _of_cached(local.path / name)) for name in names]
 
@@ -69,23 +71,36 @@ def _of_cached(file: Path) -> str:
     return hash_files(file.parent, [file.name])[0].sha256
 
 
-def _on_hub(model: ModelSpec, revision: str) -> list[tuple[str, str]] | None:
+def _on_hub(model: ModelSpec, local: LocalModel) -> list[tuple[str, str]] | None:
+    """The same for weights that were not downloaded; None if the hub does not say the digest of a large file."""
     from huggingface_hub import HfApi, hf_hub_download
 
+    name, revision = repository(model.uri), local.revision
     with explained(model, revision):
-        info: Any = HfApi().model_info(repository(model.uri), revision=revision, files_metadata=True)
-        listed = [
-            one for one in info.siblings or () if "/" not in one.rfilename and fnmatchcase(one.rfilename, WEIGHTS)
-        ]
-        unknown = [one for one in listed if not one.lfs]
-        if not listed or any(one.size is None or one.size > _SMALL_BYTES for one in unknown):
-            return None
-        found = {one.rfilename: str(one.lfs.sha256) for one in listed if one.lfs}
-        for one in unknown:  # A small file has no digest there.
-            found[one.rfilename] = _of_cached(
-                Path(hf_hub_download(repository(model.uri), one.rfilename, revision=revision))
-            )
-    return sorted((name, digest) for name, digest in found.items() if not name.startswith("consolidated"))
+        info: Any = HfApi().model_info(name, revision=revision, files_metadata=True)
+        files = {one.rfilename: one for one in info.siblings or ()}
+        digests = {}
+        for file in _weight_names(local.path, files):
+            if file not in files:
+                return None
+            lfs, size = files[file].lfs, files[file].size
+            if not lfs and (size is None or size > _SMALL_BYTES):
+                return None
+            # A small file is no LFS object.
+            digests[file] = str(lfs.sha256) if lfs else _of_cached(Path(hf_hub_download(name, file, revision=revision)))
+    return sorted(digests.items()) or None
+
+
+def _weight_names(directory: Path, files: Collection[str]) -> Sequence[str]:
+    """The names of the weight files that `weight_files` finds once they are downloaded."""
+    index = read_json_if_present(directory / WEIGHTS_INDEX).get("weight_map")
+    if isinstance(index, dict):
+        return sorted({str(name) for name in index.values()})
+    if "model.safetensors" in files:
+        return ["model.safetensors"]
+    return sorted(
+        name for name in files if "/" not in name and fnmatchcase(name, WEIGHTS) and not name.startswith("consolidated")
+    )
 
 
 def _digest(files: Iterable[tuple[str, str]]) -> str:

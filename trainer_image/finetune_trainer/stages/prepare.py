@@ -344,7 +344,8 @@ def _check_results(config: StageConfig, inputs_digest: str) -> None:
         if manifest is not None and manifest.provenance.get("inputsDigest") != inputs_digest:
             raise StageFailure(
                 Reason.REVISION_TAKEN,
-                f"The data or the base model has changed since {uri} was made; this job uses the next revision",
+                f"The data{', the adapter' if config.spec.model.adapter else ''} or the base model has changed since "
+                f"{uri} was made; this job uses the next revision",
             )
 
 
