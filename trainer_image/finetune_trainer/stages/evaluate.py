@@ -121,8 +121,7 @@ def _evaluated(context: StageContext, origin: dict[str, str | None], files: Task
     details = comparison.details | against.details | untuned | ({"harness": harness.details} if harness else {})
     slices = slice_tables(spec.evaluation.slices, open_split(prepared, SPLIT), comparison.measure)
     tables = comparison.tables | ({"slices": slices} if slices else {})
-    notes = (*against.notes, *exact.notes)
-    evaluation = _evaluation(inputs, comparison, exact, metrics, slices, notes=notes).model_copy(
+    evaluation = _evaluation(inputs, comparison, exact, metrics, slices, notes=against.notes).model_copy(
         update={"harness_digest": origin["harnessDigest"]}
     )
     _report_metrics(reporter, evaluation)
@@ -168,8 +167,8 @@ def _evaluation(
     *,
     notes: tuple[str, ...],
 ) -> Evaluation:
-    """The evaluation with its gates; ``metrics`` are those of the comparison and of lm-eval, and ``notes`` say how the
-    models were compared.
+    """The evaluation with its gates; ``metrics`` are those of the comparison and of lm-eval, and ``notes`` say what
+    the tuned model is measured against.
     """
     from finetune_trainer.evaluate.comparison import SPLIT
     from finetune_trainer.evaluate.gates import check_gates
@@ -187,7 +186,7 @@ def _evaluation(
         verdict=comparison.metrics[0].verdict,
         test_digest=digest_of(comparison.predictions),
         gates=check_gates(spec, metrics),
-        notes=(*notes, *notes_after(spec, comparison.metrics, examples), *overfitting(validation)),
+        notes=(*notes, *notes_after(spec, comparison.metrics, examples), *overfitting(validation), *exact.notes),
         slices=short(slices, comparison.metrics[0].name),
         span_decoding=comparison.span_decoding,
         exact_base=exact.result,
