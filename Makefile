@@ -16,7 +16,7 @@ CHECK_PYTHON = command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: $
 TRL := trl datasets dill multiprocess pandas python-dateutil six xxhash
 UV_INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: install help preflight demo quickstart-inputs compiled examples test tested test-unit test-families test-smoke test-cluster test-gpu \
+.PHONY: install help preflight demo quickstart-inputs compiled examples test tested test-unit test-families test-methods test-smoke test-cluster test-gpu \
   programs cluster cluster-possible cluster-made cluster-down lint crds constraints bench clean
 
 install: .venv/.installed ## Create .venv with everything needed to develop and test (default target)
