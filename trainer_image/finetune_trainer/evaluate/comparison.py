@@ -103,12 +103,16 @@ class EvaluationInputs:
     def load(self, directory: Path, **settings: Any) -> LoadedModel:
         """Load the model in ``directory`` with the model class of the task, for evaluation."""
         chosen = self.model_class
-        new_head = chosen.new_head and directory == self.base
+        new_head = chosen.new_head and self._is_base(directory)
         return self.load_as(chosen.auto_class, directory, new_head=new_head, **chosen.settings, **settings)
+
+    def _is_base(self, directory: Path) -> bool:
+        """Whether a directory has the base model. An artifact with all weights is its own base when it is used."""
+        return directory == self.base and directory != self.trained
 
     def load_as(self, auto_class: Any, directory: Path, **settings: Any) -> LoadedModel:
         """Load the model in ``directory`` with ``auto_class``, for evaluation."""
-        name = f"model.uri {self.spec.model.uri}" if directory == self.base else "The trained model"
+        name = f"model.uri {self.spec.model.uri}" if self._is_base(directory) else "The trained model"
         settings |= attention_settings(self.data.handling)
         loaded = load(auto_class, directory, self.hardware.dtype, name, rounding=self.rounding, **settings)
         return loaded.placed(self.hardware)
