@@ -10,6 +10,7 @@ from pydantic.alias_generators import to_camel
 from finetune_api.base import Rule
 from finetune_api.method_settings import LoraInitialization, LoraSpec
 from finetune_api.spec.code_rules import code_rules
+from finetune_api.spec.compile_rules import compile_rules
 from finetune_api.spec.outcome import GenerationSpec
 from finetune_api.spec.rules import COLUMN_FIELDS, any_of, listed
 from finetune_api.tables.methods import DEFAULT_METHOD, METHODS, MethodRow, MethodType, Quantization
@@ -38,6 +39,7 @@ def job_rules() -> tuple[Rule, ...]:
         _during_training_rule(),
         _harness_rule(),
         *code_rules(),
+        *compile_rules(),
         *(_columns_rule(task, row) for task, row in TASKS.items()),
         *_format_rules(),
         _documents_rule(),
