@@ -15,6 +15,7 @@ ROUNDED_START = "method.lora.initialization PiSSA, OLoRA, LoftQ cannot be combin
 INT8_PARTITIONED = "model.quantization Int8 cannot be combined with ZeRO stage 3"
 PARTITIONED = "method.lora.initialization with ZeRO stage 3 must be Default"
 EXPERTS = ["experts.gate_up_proj", "experts.down_proj"]
+COMPILED = "training.compile cannot be combined with "
 EXPERTS_DROPPED = "targetParameters requires dropout: 0"
 
 
@@ -73,6 +74,16 @@ METHOD_CASES: tuple[tuple[Any, ...], ...] = (
             {"model.quantization": stored, "method.lora": {"targetParameters": EXPERTS, "dropout": 0}},
         )
         for stored in ("NF4", "Int8")
+    ),
+    ("compiled", {"training.compile": True}),
+    ("compiled with ZeRO-3", {"training.compile": True, "distributed.zero.stage": 3}, f"{COMPILED}ZeRO stage 3"),
+    ("ZeRO-3, not compiled", {"training.compile": False, "distributed.zero.stage": 3}),
+    ("NF4, compiled", {"training.compile": True, "model.quantization": "NF4"}, f"{COMPILED}model.quantization"),
+    ("not quantised, compiled", {"training.compile": True, "model.quantization": "None"}),
+    (
+        "experts, compiled",
+        {"training.compile": True, "method.lora": {"targetParameters": EXPERTS, "dropout": 0}},
+        f"{COMPILED}method.lora.targetParameters",
     ),
     ("IA3", {"method": {"type": "IA3"}}),
     ("IA3 of layers", {"method": {"type": "IA3", "ia3": {"targetModules": ["k", "wo"], "feedforwardModules": ["wo"]}}}),
