@@ -15,8 +15,8 @@ other parts (``--only zero2 plain``) run whole stages, with the tokenizer and th
 - ``gpu.train.plain``: the same for a script with TRL's SFTTrainer, with padding and ZeRO-2 (``plain_sft.py``).
 - ``gpu.evaluate``: seconds of the evaluate stage: loss and greedy generation with base model and adapter.
 
-``--inputs`` is the directory that ``make_inputs.py`` wrote to. A machine with only torch and transformers also needs the
-packages pydantic, peft and liger-kernel, carried in a directory that ``PYTHONPATH`` names with ``operator`` and
+``--inputs`` is the directory that ``make_inputs.py`` wrote to. A machine with only torch and transformers also needs
+pydantic, peft and liger-kernel, carried in a directory that ``PYTHONPATH`` names with ``operator`` and
 ``trainer_image``.
 """
 
