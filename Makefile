@@ -16,7 +16,7 @@ CHECK_PYTHON = command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: $
 TRL := trl datasets dill multiprocess pandas python-dateutil six xxhash
 UV_INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: install help preflight demo quickstart-inputs compiled examples test tested test-unit test-families test-smoke test-cluster test-gpu \
+.PHONY: install help preflight demo quickstart-inputs compiled examples test tested test-unit test-families test-methods test-smoke test-cluster test-gpu \
   programs cluster cluster-possible cluster-made cluster-down lint crds constraints bench clean
 
 install: .venv/.installed ## Create .venv with everything needed to develop and test (default target)
@@ -82,6 +82,7 @@ lint: install ## Run ruff, mypy and import-linter, and check the generated files
 	$(BIN)/python -m finetune_api.docs --check docs/api.md
 	$(BIN)/python -m finetune_api.support --check docs/support.md
 	$(BIN)/python -m tests.families.results --check
+	$(BIN)/python -m tests.combinations.results --check
 
 # The programs that `make test` runs against, slowest build first.
 PROGRAMS := kube-apiserver etcd helm promtool versitygw
@@ -126,6 +127,11 @@ test-families: install ## Try every model type of transformers with small random
 	$(BIN)/python -m tests.families.run
 	$(BIN)/python -m tests.families.results
 
+# Continues an interrupted run. After a change of a method or a task, delete its lines in tests/combinations/results.jsonl.
+test-methods: install ## Try every combination of task, model, method and quantization with small models, and write docs/combinations.md
+	$(BIN)/python -m tests.combinations.run
+	$(BIN)/python -m tests.combinations.results
+
 # The processes share the GPU.
 test-gpu: install ## Run the tests that need a GPU
 	$(BIN)/pytest --numprocesses 6 --dist load --durations 20 tests/gpu
@@ -151,6 +157,7 @@ crds: install ## Generate the CRD and the references in docs from the models, ta
 	$(BIN)/python -m finetune_api.docs > docs/api.md
 	$(BIN)/python -m finetune_api.support > docs/support.md
 	$(BIN)/python -m tests.families.results
+	$(BIN)/python -m tests.combinations.results
 
 # Versions only, without the address of any package index.
 constraints: .venv/.bench ## Pin the installed versions in constraints.txt

@@ -12,7 +12,8 @@ _OWN = range(_FIRST + _WORKER * _SPAN, _FIRST + (_WORKER + 1) * _SPAN)
 """Each test process has its own range, below the ephemeral ports, so that a free port stays free until it is used."""
 LOOPBACK = f"127.0.0.{_WORKER + 10}"
 """Each test process has its own address, for the fixed port on which pods serve their progress."""
-_begin = os.getpid() % _SPAN
+_begin = os.getpid() * 997 % _SPAN
+"""Processes outside a test run have one range: those that start one after another begin far apart."""
 _candidates = itertools.cycle([*_OWN[_begin:], *_OWN[:_begin]])
 
 

@@ -33,7 +33,7 @@ def test_a_small_burst_and_its_floor():
 def test_a_signal_ends_all_that_it_started(number: signal.Signals, tmp_path: Path):
     log = tmp_path / "stderr"
     with log.open("w") as stderr:
-        command = [sys.executable, "-m", "bench.operator", "--only", "burst", "--jobs", "200"]
+        command = [sys.executable, "-m", "bench.operator", "--only", "burst", "--jobs", "5", "--rounds", "50"]
         process = subprocess.Popen(command, cwd=ROOT, stdout=stderr, stderr=stderr, env=clean_environment())
     bench, started = psutil.Process(process.pid), []
 

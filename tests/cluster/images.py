@@ -21,6 +21,8 @@ from tests.tools import go_tool
 BASE = "localhost/python:debian-12-dev"
 PAUSE = f"{REGISTRY}/pause:1"
 _DOCKERFILES = {"finetune-operator": "operator/Dockerfile", "finetune-trainer": "trainer_image/Dockerfile"}
+_FIRST_STAGES = {"finetune-operator": "build", "finetune-trainer": "code"}
+"""The stages of the Dockerfiles that are not part of the image. Their layers have the installed dependencies."""
 _SENT = {
     "finetune-operator": tuple(f"operator/finetune_{name}" for name in ("api", "core", "kube", "operator")),
     "finetune-trainer": ("operator/finetune_api", "trainer_image/finetune_trainer"),
@@ -86,11 +88,11 @@ def _build(reference: str) -> None:
             Path(folder, "Dockerfile").write_text(f'FROM {BASE}\nENTRYPOINT ["sleep", "infinity"]\n')
             _buildah("bud", "--tag", reference, folder)
     else:
-        certificates = [*_certificates()]
-        _buildah(
-            *("bud", "--layers", "--network", "host", "--build-arg", f"BASE_IMAGE={BASE}", *certificates),
-            *("--file", ROOT / _DOCKERFILES[name], "--tag", reference, ROOT),
-        )
+        arguments = ("--layers", "--network", "host", "--build-arg", f"BASE_IMAGE={BASE}", *_certificates())
+        build = ("bud", *arguments, "--file", ROOT / _DOCKERFILES[name])
+        # The tag keeps the layers of the stage when layers without a tag are removed.
+        _buildah(*build, "--target", _FIRST_STAGES[name], "--tag", f"localhost/{name}-first", ROOT)
+        _buildah(*build, "--tag", reference, ROOT)
     # gzip would take minutes for gigabytes.
     fast = ("--compression-format", "zstd", "--compression-level", "1")
     _buildah("push", *fast, "--tls-verify=false", reference, f"docker://{reference}")
@@ -100,6 +102,7 @@ def _forget_all_but(wanted: Sequence[str]) -> None:
     """Remove images of earlier code, and layers that none of ``wanted`` needs: some have gigabytes."""
     if former := [name for name in _built() if name.startswith(REGISTRY) and name not in wanted]:
         _buildah("rmi", *former)
+    _buildah("rmi", "--prune")
 
 
 def _built() -> list[str]:

@@ -41,7 +41,7 @@ spec:
   evaluation:
     publishWorse: true
     gates:
-      - {{metric: accuracy, minimum: {minimum}}}
+      - {{metric: accuracy, {gate}}}
   output: {{uri: file://./out}}
 """
 
@@ -58,8 +58,8 @@ class Desk:
             "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("operator", "trainer_image")),
         }
 
-    def write(self, steps: int = 12, every: int = 4, workers: int = 1, minimum: float = 0.0) -> Desk:
-        manifest = MANIFEST.format(steps=steps, every=every, workers=workers, minimum=minimum)
+    def write(self, steps: int = 12, every: int = 4, workers: int = 1, gate: str = "minimum: 0") -> Desk:
+        manifest = MANIFEST.format(steps=steps, every=every, workers=workers, gate=gate)
         (self.root / "job.yaml").write_text(manifest)
         return self
 
@@ -109,19 +109,9 @@ def read_until(process: subprocess.Popen[str], found: Callable[[str], bool]) -> 
     raise AssertionError("".join(lines))
 
 
-def test_result_below_its_gate_is_not_published(desk: Desk) -> None:
-    code, out, _ = desk.write(steps=4, minimum=1.0).run()
-    assert code == 1, out
-    assert "Not published: accuracy is " in out
-    report = desk.root / "out" / "default" / "tiny" / "r1" / "evaluated" / "report.html"
-    assert f"report    {report}" in out
-    assert report.exists()
-    assert not (report.parents[1] / "artifact").exists()
-
-
-def test_manifest_to_published_adapter_with_ctrl_c_in_between(desk: Desk) -> None:
-    with desk.write(steps=400, every=100, workers=2).start() as process:
-        lines = read_until(process, lambda line: line.startswith("train: ") and "/400 steps" in line)
+def test_manifest_to_published_adapter_with_ctrl_c_and_a_gate_in_between(desk: Desk) -> None:
+    with desk.write(steps=60, every=1000, workers=2, gate="minimumImprovement: 1").start() as process:
+        lines = read_until(process, lambda line: line.startswith("train: ") and "/60 steps" in line)
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=TIMEOUT_SECONDS)
     assert lines[0] == "default/tiny, revision 1\n"
@@ -131,15 +121,25 @@ def test_manifest_to_published_adapter_with_ctrl_c_in_between(desk: Desk) -> Non
     assert desk.job()["status"]["phase"] == "Suspended"
 
     code, out, _ = desk.run()
-    assert code == 0, out
+    assert code == 1, out
     assert "\x1b" not in out
+    assert "Not published: accuracy" in out
     stages = {stage["name"]: stage for stage in desk.job()["status"]["stages"]}
     assert (stages["prepare"]["attempt"], stages["train"]["attempt"], stages["train"]["restarts"]) == (1, 2, 0)
-    artifact = desk.root / "out" / "default" / "tiny" / "r1" / "artifact"
+    revision = desk.root / "out" / "default" / "tiny" / "r1"
+    report = revision / "evaluated" / "report.html"
+    assert f"report    {report}" in out
+    assert report.exists()
+    assert not (revision / "artifact").exists()
+
+    code, out, _ = desk.write(steps=60, every=1000, workers=2).run()
+    assert code == 0, out
+    artifact = desk.root / "out" / "default" / "tiny" / "r2" / "artifact"
     assert f"artifact  {artifact}" in out
     assert (artifact / "manifest.json").exists()
     assert (artifact / "report.html").exists()
     assert "passed  accuracy at least 0" in out
+    assert not (revision.parent / "r2" / "checkpoints").exists(), "another gate trains nothing"
 
     code, out, err = desk.run("-o", "json")
     document = json.loads(out)

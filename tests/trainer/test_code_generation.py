@@ -44,7 +44,13 @@ def by_heart(root: Path, model: str) -> TinyJob:
         "task": {"type": "CodeGeneration"},
         "dataset": {"train": uri, "validation": uri, "test": uri, "cleaning": {"deduplicate": "None"}},
         "method": {"type": "Full"},
-        "training": {"maxSteps": 150, "batchSize": 6, "learningRate": 5e-3, "maxSequenceLength": 128},
+        "training": {
+            "maxSteps": 100,
+            "evaluateEverySteps": 50,
+            "batchSize": 6,
+            "learningRate": 5e-3,
+            "maxSequenceLength": 128,
+        },
         "evaluation": {
             "allowCodeExecution": True,
             "metrics": ["pass_at_1", "exact_match", "parses", "chrf"],

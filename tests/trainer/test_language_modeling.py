@@ -134,7 +134,7 @@ def tuned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     save_decoder(root / "base", texts, start=request.param == "Full")
     (root / "lines.txt").write_text("\n".join(texts) + "\n")
     dataset = the_same_splits((root / "lines.txt").as_uri(), documents="Line")
-    return run(root, dataset, request.param, maxSteps=60, learningRate=2e-2)
+    return run(root, dataset, request.param, maxSteps=60, evaluateEverySteps=30, learningRate=2e-2)
 
 
 class TestTunedModel:

@@ -51,7 +51,13 @@ def by_heart(root: Path, model: str, method: str) -> TinyJob:
             "cleaning": {"deduplicate": "None"},
         },
         "method": {"type": method},
-        "training": {"maxSteps": 150, "batchSize": 8, "learningRate": 1e-2, "maxSequenceLength": 48},
+        "training": {
+            "maxSteps": 80,
+            "evaluateEverySteps": 40,
+            "batchSize": 8,
+            "learningRate": 1e-2,
+            "maxSequenceLength": 48,
+        },
         "evaluation": {"generation": {"maxNewTokens": 6}, "publishWorse": True},
         "distributed": {"gpusPerWorker": 0, "zero": {"stage": 0}},
         "output": {"uri": (root / "storage").as_uri(), "keep": {"preparedData": True}},
@@ -107,14 +113,16 @@ class TestBatches:
     """Padding changes neither logits nor answers, in FP32."""
 
     @pytest.fixture(scope="class")
-    def model(self, tuned: TinyJob) -> Any:
+    @classmethod
+    def model(cls, tuned: TinyJob) -> Any:
         seq2seq = "t5" in tuned.name
         auto_class: Any = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
         full = (tuned.artifact / "model.safetensors").exists()
         return auto_class.from_pretrained(tuned.artifact if full else tuned.root / "base").eval()
 
     @pytest.fixture(scope="class")
-    def prompts(self, tuned: TinyJob) -> Any:
+    @classmethod
+    def prompts(cls, tuned: TinyJob) -> Any:
         form = Seq2SeqPrompts if "t5" in tuned.name else CausalPrompts
         return form.of_table(open_split(tuned.revision / "prepared", "test"))
 
@@ -183,7 +191,8 @@ class TestMarian:
     """Source and target have SentencePiece models of their own (case 11)."""
 
     @pytest.fixture(scope="class")
-    def batch(self, tmp_path_factory: pytest.TempPathFactory) -> Batch:
+    @classmethod
+    def batch(cls, tmp_path_factory: pytest.TempPathFactory) -> Batch:
         root = tmp_path_factory.mktemp("marian")
         sources, targets = zip(*PAIRS, strict=True)
         save_marian(root / "base", list(sources), list(targets))
@@ -212,9 +221,10 @@ class TestNllb:
     CODES = ("deu_Latn", "eng_Latn", "fra_Latn", "zho_Hans", "zho_Hant")
 
     @pytest.fixture(scope="class")
-    def model(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def model(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
         directory = tmp_path_factory.mktemp("nllb") / "base"
-        save_nllb(directory, [text for pair in PAIRS for text in pair], self.CODES)
+        save_nllb(directory, [text for pair in PAIRS for text in pair], cls.CODES)
         return directory
 
     def test_codes_are_where_the_model_expects_them(self, model: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ Trained = Callable[[str], TinyJob]
 METHODS = {"DPO": "Full", "KTO": "LoRA", "ORPO": "LoRA"}
 STAGES = {"DPO": 3, "KTO": 2, "ORPO": 0}
 """The ZeRO stage of the run with two processes."""
+FEW_STEPS = {"maxSteps": 4, "evaluateEverySteps": 2, "checkpoint": {"everySteps": 2}}
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,7 @@ def divided(tmp_path_factory: pytest.TempPathFactory) -> Trained:
             spec = {
                 **whole.spec,
                 "method": method,
+                "training": whole.spec["training"] | FEW_STEPS,
                 "distributed": {"gpusPerWorker": 0, "zero": {"stage": STAGES[loss]}},
             }
             divided = prepared(TinyJob(whole.root, spec, whole.name)).changed(training={"maxBatchSizePerDevice": 1})
@@ -66,7 +68,7 @@ def test_a_step_does_not_depend_on_processes_micro_batches_and_zero(
     alone = job.named(f"{job.name}-alone", training={"maxBatchSizePerDevice": 6}, distributed={"zero": {"stage": 0}})
     train(alone, processes=1)
     assert losses(job) == pytest.approx(losses(alone), rel=1e-4)
-    assert len(set(losses(job))) == 10, "training changes nothing"
+    assert len(set(losses(job))) == 6, "training changes nothing"
     if untrained is not None:
         assert losses(job)[0] == pytest.approx(untrained, abs=1e-5)
 
@@ -93,7 +95,7 @@ def test_a_checkpoint_without_the_reference_is_refused(divided: Trained) -> None
     manifest = json.loads((copy / "manifest.json").read_text())
     manifest["files"] = [file for file in manifest["files"] if file["path"] != REFERENCE]
     (copy / "manifest.json").write_text(json.dumps(manifest))
-    outcome = without.run(Stage.TRAIN, attempt=2, processes=2)
+    outcome = without.run(Stage.TRAIN, attempt=2)
     assert outcome.code == ExitCode.BAD_CONFIGURATION, outcome.log
     assert outcome.message == (
         "the checkpoint has no log-probabilities of the base model for the train split: delete it to train from the "

@@ -102,7 +102,13 @@ def test_predicted_answers_are_slices_of_the_context_as_it_was_written(tmp_path:
 
 @pytest.fixture(scope="module", params=["Full", "LoRA"])
 def windowed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TinyJob:
-    training = {"maxSteps": 160, "batchSize": 12, "learningRate": 3e-3, "maxSequenceLength": 24}
+    training = {
+        "maxSteps": 120,
+        "evaluateEverySteps": 60,
+        "batchSize": 12,
+        "learningRate": 3e-3,
+        "maxSequenceLength": 24,
+    }
     method: dict[str, Any] = {"type": request.param}
     if request.param == "LoRA":
         method["lora"] = {"rank": 32, "alpha": 64, "dropout": 0.0}

@@ -10,6 +10,8 @@ from finetune_api.method_settings import PreferenceSpec
 from finetune_api.stage import MOST_NOTES, NOTE_LENGTH
 from finetune_api.vocabulary import Deduplication
 from finetune_trainer.prepare.notes import contradictions, status_notes
+from finetune_trainer.prepare.problems import dropped
+from finetune_trainer.prepared import InvalidRow
 from finetune_trainer.tasks.preference_tuning.preparation import balance_notes
 
 
@@ -21,6 +23,18 @@ def test_notes_that_are_left_out_are_counted() -> None:
     assert last == "and 2 more notes: see the log of prepare, or data.json beside the prepared data"
     (long,) = status_notes(["x" * 500])
     assert long == "x" * (NOTE_LENGTH - 1) + "…"
+
+
+def test_dropped_rows_are_told_by_their_problem() -> None:
+    rows = [
+        InvalidRow(file="a.jsonl", line=3, problem="the tests fail (AssertionError)"),
+        InvalidRow(file="a.jsonl", line=7, problem="no text"),
+        InvalidRow(file="a.jsonl", line=9, problem="the tests fail (NameError)"),
+    ]
+    assert dropped(rows) == [
+        "dropped rows: 2 at a.jsonl:3, a.jsonl:9: the tests fail (AssertionError); 1 at a.jsonl:7: no text"
+    ]
+    assert dropped([]) == []
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,14 @@ def by_problem(rows: Iterable[InvalidRow]) -> list[list[InvalidRow]]:
     return list(groups.values())
 
 
+def dropped(rows: Sequence[InvalidRow]) -> list[str]:
+    """A note on why rows were dropped, the most frequent problem first; empty if none were."""
+    groups = sorted(by_problem(rows), key=len, reverse=True)
+    first = groups[:_OTHERS]
+    listed = "; ".join(f"{len(rows)} at {_places(rows, '', _OTHERS)}: {rows[0].problem}" for rows in first)
+    return [f"dropped rows: {listed}{'; …' if len(groups) > _OTHERS else ''}"] if groups else []
+
+
 def _places(rows: Sequence[InvalidRow], file: str, most: int) -> str:
     """Lines of rows, with the name of another file than ``file``."""
     listed = ", ".join(f"{row.file if row.file != file else ''}:{row.line}" for row in rows[:most])

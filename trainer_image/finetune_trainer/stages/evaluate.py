@@ -19,6 +19,7 @@ from finetune_api.manifest import Manifest
 from finetune_api.stage import Device, EvaluateResult, StageConfig
 from finetune_trainer import storage
 from finetune_trainer.context import Reporter, StageContext
+from finetune_trainer.evaluate.overfitting import overfitting
 from finetune_trainer.harness.files import TaskFiles, fetch_tasks
 from finetune_trainer.harness.library import use_library
 from finetune_trainer.importing import heavy_imports
@@ -33,7 +34,6 @@ from finetune_trainer.tasks import form_of
 
 if TYPE_CHECKING:
     from finetune_api.evaluation import MetricResult
-    from finetune_api.spec import FineTuneJobSpec
     from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
     from finetune_trainer.evaluate.exact_base import ExactBase
     from finetune_trainer.harness.evaluation import HarnessResult
@@ -108,7 +108,7 @@ def run(context: StageContext) -> EvaluateResult:
     details = comparison.details | ({"harness": harness.details} if harness else {})
     slices = slice_tables(config.spec.evaluation.slices, open_split(prepared, SPLIT), comparison.measure)
     tables = comparison.tables | ({"slices": slices} if slices else {})
-    evaluation = _evaluation(config.spec, comparison, exact, metrics, slices).model_copy(
+    evaluation = _evaluation(inputs, comparison, exact, metrics, slices).model_copy(
         update={"harness_digest": origin["harnessDigest"]}
     )
     _report_metrics(reporter, evaluation)
@@ -146,7 +146,7 @@ def run(context: StageContext) -> EvaluateResult:
 
 
 def _evaluation(
-    spec: FineTuneJobSpec,
+    inputs: EvaluationInputs,
     comparison: Comparison,
     exact: ExactBase,
     metrics: tuple[MetricResult, ...],
@@ -159,7 +159,8 @@ def _evaluation(
     from finetune_trainer.evaluate.power import notes_after
     from finetune_trainer.evaluate.slices import short
 
-    examples = len(comparison.predictions)
+    spec, examples = inputs.spec.evaluation, len(comparison.predictions)
+    validation = read_json_if_present(inputs.trained / layout.HISTORY).get("validation", ())
     return Evaluation(
         split=SPLIT,
         examples=examples,
@@ -167,8 +168,8 @@ def _evaluation(
         metrics=metrics,
         verdict=comparison.metrics[0].verdict,
         test_digest=digest_of(comparison.predictions),
-        gates=check_gates(spec.evaluation, metrics),
-        notes=(*notes_after(spec.evaluation, comparison.metrics, examples), *exact.notes),
+        gates=check_gates(spec, metrics),
+        notes=(*notes_after(spec, comparison.metrics, examples), *overfitting(validation), *exact.notes),
         slices=short(slices, comparison.metrics[0].name),
         span_decoding=comparison.span_decoding,
         exact_base=exact.result,

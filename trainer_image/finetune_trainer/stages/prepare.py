@@ -51,7 +51,7 @@ from finetune_trainer.prepare.notes import (
     truncations,
     unknown_tokens,
 )
-from finetune_trainer.prepare.problems import REPORTED_ROWS, Tally
+from finetune_trainer.prepare.problems import REPORTED_ROWS, Tally, dropped
 from finetune_trainer.prepare.programs import sandbox_for
 from finetune_trainer.prepare.read import DataSet, read_data_set
 from finetune_trainer.prepare.slices import SliceReader, without_slices
@@ -181,6 +181,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     notes = [
         *inputs.data.notes,
         *handling.notes,
+        *dropped([row for data in sets.values() for row in data.tally.reported]),
         *unknown_tokens(sets),
         *contradictions(contradicting, spec.dataset.cleaning.deduplicate),
         *truncations(splits, length, inputs.identity),
