@@ -168,16 +168,17 @@ def test_a_model_without_experts_says_so(llama: Path) -> None:
 def test_a_training_resumes_and_reports_the_experts(tmp_path: Path) -> None:
     job = instruction_job(tmp_path, examples=80)
     save_mixtral(tmp_path / "base", 0.02)
-    job = prepared(job.changed(method=lora_of(*BOTH)))
+    training = {"maxSteps": 4, "checkpoint": {"everySteps": 2}}
+    job = prepared(job.changed(method=lora_of(*BOTH), training=training))
     whole, resumed = job.named("whole"), job.named("resumed")
     outcome = whole.run(Stage.TRAIN)
     assert outcome.code == 0, outcome.log
-    name = "step-00000008"
+    name = "step-00000002"
     shutil.copytree(whole.revision / "checkpoints" / name, resumed.revision / "checkpoints" / name)
     outcome = resumed.run(Stage.TRAIN, attempt=2, processes=2)
     assert outcome.code == 0, outcome.log
     assert resumed.losses() == pytest.approx(whole.losses(), rel=1e-4)
-    assert whole.losses()[-1] < 0.9 * whole.losses()[0]
+    assert whole.losses()[-1] < whole.losses()[0]
     mine, theirs = (load_file(run.revision / "trained" / "adapter_model.safetensors") for run in (resumed, whole))
     assert any("experts" in key for key in theirs)
     for key, weight in theirs.items():
