@@ -14,6 +14,9 @@ INT8_DORA = "method.lora.useDora cannot be combined with model.quantization Int8
 ROUNDED_START = "method.lora.initialization PiSSA, OLoRA, LoftQ cannot be combined with model.quantization"
 INT8_PARTITIONED = "model.quantization Int8 cannot be combined with ZeRO stage 3"
 PARTITIONED = "method.lora.initialization with ZeRO stage 3 must be Default"
+EXPERTS = ["experts.gate_up_proj", "experts.down_proj"]
+COMPILED = "training.compile cannot be combined with "
+EXPERTS_DROPPED = "targetParameters requires dropout: 0"
 
 
 def _started(initialization: str, **lora: Any) -> dict[str, Any]:
@@ -51,6 +54,50 @@ METHOD_CASES: tuple[tuple[Any, ...], ...] = (
     ("PiSSA with ZeRO-3", {**_started("PiSSA"), "distributed.zero.stage": 3}, PARTITIONED),
     ("EVA with ZeRO-3", {**_started("EVA"), "distributed.zero.stage": 3}, PARTITIONED),
     ("PiSSA with ZeRO-2", {**_started("PiSSA"), "distributed.zero.stage": 2}),
+    ("experts", {"method.lora": {"targetParameters": EXPERTS, "dropout": 0}}),
+    (
+        "experts beside modules",
+        {"method.lora": {"targetParameters": EXPERTS, "targetModules": ["q_proj"], "dropout": 0}},
+    ),
+    ("no experts", {"method.lora": {"targetParameters": [], "useDora": True}}),
+    ("experts with the default dropout", {"method.lora": {"targetParameters": EXPERTS}}, EXPERTS_DROPPED),
+    ("experts with dropout", {"method.lora": {"targetParameters": EXPERTS, "dropout": 0.1}}, EXPERTS_DROPPED),
+    (
+        "experts with DoRA",
+        {"method.lora": {"targetParameters": EXPERTS, "dropout": 0, "useDora": True}},
+        "useDora cannot be combined with targetParameters",
+    ),
+    *(
+        (
+            f"experts with {start}",
+            _started(start, targetParameters=EXPERTS, dropout=0),
+            "targetParameters requires initialization Default",
+        )
+        for start in ("PiSSA", "OLoRA", "EVA", "LoftQ")
+    ),
+    ("experts with Default", _started("Default", targetParameters=EXPERTS, dropout=0)),
+    (
+        "experts with ZeRO-3",
+        {"method.lora": {"targetParameters": EXPERTS, "dropout": 0}, "distributed.zero.stage": 3},
+        "method.lora.targetParameters cannot be combined with ZeRO stage 3",
+    ),
+    *(
+        (
+            f"experts with {stored}",
+            {"model.quantization": stored, "method.lora": {"targetParameters": EXPERTS, "dropout": 0}},
+        )
+        for stored in ("NF4", "Int8")
+    ),
+    ("compiled", {"training.compile": True}),
+    ("compiled with ZeRO-3", {"training.compile": True, "distributed.zero.stage": 3}, f"{COMPILED}ZeRO stage 3"),
+    ("ZeRO-3, not compiled", {"training.compile": False, "distributed.zero.stage": 3}),
+    ("NF4, compiled", {"training.compile": True, "model.quantization": "NF4"}, f"{COMPILED}model.quantization"),
+    ("not quantised, compiled", {"training.compile": True, "model.quantization": "None"}),
+    (
+        "experts, compiled",
+        {"training.compile": True, "method.lora": {"targetParameters": EXPERTS, "dropout": 0}},
+        f"{COMPILED}method.lora.targetParameters",
+    ),
     ("IA3", {"method": {"type": "IA3"}}),
     ("IA3 of layers", {"method": {"type": "IA3", "ia3": {"targetModules": ["k", "wo"], "feedforwardModules": ["wo"]}}}),
     ("IA3 of outputs", {"method": {"type": "IA3", "ia3": {"targetModules": ["k"], "feedforwardModules": []}}}),

@@ -19,6 +19,9 @@ from finetune_trainer.methods.coverage import Coverage, Weight, measure
 if TYPE_CHECKING:
     from finetune_trainer.modelling.loading import LoadedModel
 
+_UNMATCHED = "The following rank_pattern keys did not match any targeted module"
+"""A warning of PEFT about keys for parameters, which it looks for among modules. `methods.ranks` checks them."""
+
 
 class AdapterMethod(MethodDefaults):
     """A method whose result is a PEFT adapter."""
@@ -102,6 +105,7 @@ def attached(model: Any, config: Any, field: str) -> Any:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "lora with eva initialization used with low_cpu_mem_usage=False")
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # PEFT, for rounded models.
+            warnings.filterwarnings("ignore", _UNMATCHED)
             made: Any = get_peft_model(model, config)
     except ValueError as error:
         raise StageFailure(
@@ -132,7 +136,9 @@ def restore(loaded: LoadedModel, trained: Path) -> Any:
     try:
         with safe_open(trained / ADAPTER_WEIGHTS, framework="pt") as file:
             stored = set(file.keys())
-        tuned = PeftModel.from_pretrained(loaded.model, trained, is_trainable=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", _UNMATCHED)
+            tuned = PeftModel.from_pretrained(loaded.model, trained, is_trainable=False)
     except (OSError, SafetensorError) as error:
         raise StageFailure(Reason.NOT_FOUND, f"The trained adapter cannot be read: {first_line(error)}") from error
     except (ValueError, RuntimeError, KeyError) as error:
@@ -155,6 +161,7 @@ def restore(loaded: LoadedModel, trained: Path) -> Any:
 
 def _weights(model: Any) -> Iterator[Weight]:
     """The parameters of the base model of a PeftModel, each once."""
+    from peft.tuners.lora.layer import ParamWrapper
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import ModulesToSaveWrapper
 
@@ -167,7 +174,10 @@ def _weights(model: Any) -> Iterator[Weight]:
         if isinstance(module, BaseTunerLayer):
             layer: Any = module
             base = layer.get_base_layer()
-            adapted |= {id(parameter) for parameter in base.parameters(recurse=False)}
+            if isinstance(layer, ParamWrapper):  # The module may have further parameters.
+                adapted.add(id(getattr(base, layer.parameter_name)))
+            else:
+                adapted |= {id(parameter) for parameter in base.parameters(recurse=False)}
             extra |= {id(parameter) for parameter in layer.parameters()} - {id(p) for p in base.parameters()}
         elif isinstance(module, ModulesToSaveWrapper):
             adapted |= {id(parameter) for parameter in module.original_module.parameters()}

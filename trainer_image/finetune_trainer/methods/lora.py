@@ -43,6 +43,7 @@ class Lora(AdapterMethod):
             return from_adapter(loaded, attachment, changed)
         from peft import EvaConfig, LoraConfig
 
+        from finetune_trainer.methods.parameters import named_parameters
         from finetune_trainer.methods.targets import ALL_LINEAR, linear_targets, named_targets, shapes_of
 
         model, lora = loaded.model, _settings(attachment.spec)
@@ -50,10 +51,10 @@ class Lora(AdapterMethod):
             targets = linear_targets(model, attachment)
         else:
             targets = named_targets(model, attachment, lora.target_modules, "method.lora.targetModules")
+        parameters = named_parameters(model, attachment, lora.target_parameters)
         start = lora.initialization
-        check_ranks(
-            shapes_of(model, targets), lora.rank, lora.rank_pattern, each=start is not LoraInitialization.DEFAULT
-        )
+        shapes = shapes_of(model, targets) | parameters
+        check_ranks(shapes, lora.rank, lora.rank_pattern, each=start is not LoraInitialization.DEFAULT)
         learned_directions = start is LoraInitialization.EVA
         config = LoraConfig(
             task_type=task_type_of(attachment.adapter_task),
@@ -61,6 +62,7 @@ class Lora(AdapterMethod):
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
             target_modules=targets,
+            target_parameters=list(parameters) or None,
             use_rslora=lora.use_rslora,
             use_dora=lora.use_dora,
             rank_pattern=dict(lora.rank_pattern),
@@ -98,6 +100,7 @@ class Lora(AdapterMethod):
         return (
             lora.rank > default.rank
             or bool(lora.rank_pattern)
+            or bool(lora.target_parameters)
             or lora.use_dora
             or (lora.target_modules, lora.initialization) != (default.target_modules, default.initialization)
         )
@@ -130,6 +133,9 @@ class Lora(AdapterMethod):
             *([f"learning rate of B {lora.lora_plus_ratio:g} times that of A"] if lora.lora_plus_ratio != 1 else []),
         ]
         rows = [("LoRA", ", ".join(parts)), ("Adapted modules", ", ".join(lora.target_modules))]
+        if lora.target_parameters:
+            names = ", ".join(lora.target_parameters)
+            rows.append(("Adapted experts", f"{names}; an engine that serves the adapter must know target_parameters"))
         if lora.use_rslora:
             scaling = f"alpha / √rank = {lora.alpha / math.sqrt(lora.rank):.3g}"
             rows.append(("Scaling", f"{scaling}; an engine that serves the adapter must know use_rslora"))

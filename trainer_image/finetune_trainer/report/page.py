@@ -242,8 +242,9 @@ def training_facts(training: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("seconds", "Duration of the steps", duration),
         ("hardware", "Hardware", str),
         ("precision", "Precision", str),
+        ("computations", "Computations", "; ".join),
     ):
-        if training.get(key) is not None:
+        if training.get(key) not in (None, []):
             rows.append((name, form(training[key])))
     if adapted := training.get("adapted"):
         coverage = Coverage.of(adapted)

@@ -66,8 +66,6 @@ def load_model(
     model: Any = loaded.model
     set_padding(model, report.padding)
     model.config.use_cache = False
-    if not method.trains_base and spec.training.activation_checkpointing:
-        model.enable_input_require_grads()
     if not model_class.drops_out:
         without_dropout(model)
     head = _head(model, task, loaded.random)
