@@ -20,7 +20,7 @@ from finetune_trainer.patches.peft import task_type_of
 if TYPE_CHECKING:
     from finetune_trainer.modelling.loading import LoadedModel
 
-_OF_THE_ADAPTER = ("rank", "alpha", "target_modules", "use_rslora", "use_dora", "rank_pattern")
+_OF_THE_ADAPTER = ("rank", "alpha", "target_modules", "target_parameters", "use_rslora", "use_dora", "rank_pattern")
 """Settings that decide what the adapter is, and not how it is trained."""
 
 
@@ -178,6 +178,7 @@ def _of_adapter(directory: Path, origin: LoraSpec) -> LoraSpec:
             alpha=int(alpha),
             dropout=config["lora_dropout"],
             target_modules=origin.target_modules,
+            target_parameters=origin.target_parameters,
             use_rslora=bool(config.get("use_rslora")),
             use_dora=bool(config.get("use_dora")),
             rank_pattern=config.get("rank_pattern") or {},
