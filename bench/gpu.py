@@ -1,9 +1,12 @@
 """The trainer on one GPU, with a model of the shape of Llama 3 8B. Prints one JSON line for each figure.
 
-Needs no download: the weights are random, and tokenizer and conversations are those of the chat example
-(``examples/make_inputs.py chat``). Conversations are concatenated, so that lengths vary up to the row. Neither changes
-what a step computes. LoRA of rank 16 on all linear layers, BF16, micro-batches of one row of 4,096 tokens.
+Needs no download: the weights are random. LoRA of rank 16 on all linear layers, BF16, micro-batches of one row of 4,096
+tokens. ``python -m bench.gpu`` measures ``switches`` in less than nine minutes; ``--tiny`` tries it without a GPU. The
+other parts (``--only zero2 plain``) run whole stages, with the tokenizer and the conversations of the chat example
+(``examples/make_inputs.py chat``), which are concatenated, so that lengths vary up to the row.
 
+- ``gpu.switch``: tokens per second, arithmetic and memory of a step with each way to compute it faster, alone and
+  together (`bench.switches`), and at the end all of them in a table.
 - ``gpu.matmul``: the throughput of a product of large BF16 matrices, as a reference.
 - ``gpu.attention.<kind>``: milliseconds of one layer's attention over a packed row, forward and backward: ``masked`` as
   transformers computes it with SDPA, ``causal`` as if the row were one conversation, ``varlen`` with the boundaries.
@@ -12,8 +15,9 @@ what a step computes. LoRA of rank 16 on all linear layers, BF16, micro-batches 
 - ``gpu.train.plain``: the same for a script with TRL's SFTTrainer, with padding and ZeRO-2 (``plain_sft.py``).
 - ``gpu.evaluate``: seconds of the evaluate stage: loss and greedy generation with base model and adapter.
 
-``python -m bench.gpu [--layers 32] [--steps 20] [--only zero2 plain]``, after ``make_inputs.py chat``. ``--inputs`` is
-the directory that it wrote to.
+``--inputs`` is the directory that ``make_inputs.py`` wrote to. A machine with only torch and transformers also needs
+pydantic, peft and liger-kernel, carried in a directory that ``PYTHONPATH`` names with ``operator`` and
+``trainer_image``.
 """
 
 from __future__ import annotations
@@ -30,16 +34,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.train import EXAMPLES, Job, plain, report
-
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
 ROW = 4096
 ROWS = 4
 """Rows in a batch."""
 TURNS_MEDIAN, TURNS_SIGMA, MOST_TURNS = 12, 0.9, 45
 TEST_ROWS = 64
-PARTS = ("attention", "zero0", "zero2", "zero3", "evaluate", "plain")
+PARTS = ("switches", "attention", "zero0", "zero2", "zero3", "evaluate", "plain")
 """``evaluate`` and ``plain`` use the data of the last training."""
 SEED = 17
+SECONDS = 460
+"""After this time, no other switch is measured."""
 
 
 def main() -> None:
@@ -47,9 +53,15 @@ def main() -> None:
     parser.add_argument("--inputs", type=Path, default=EXAMPLES)
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=("switches",))
+    parser.add_argument("--tiny", action="store_true", help="the switches with a tiny model on the CPU")
     options = parser.parse_args()
+    if options.tiny:
+        switches(tiny=True)
+        return
     card = matmul_flops()
+    if "switches" in options.only:
+        switches()
     if "attention" in options.only:
         attention()
     trainings = [int(part[-1]) for part in options.only if part.startswith("zero")]
@@ -74,6 +86,8 @@ def main() -> None:
             },
             "evaluation": {"metrics": ["loss", "rouge_l"], "generation": {"maxNewTokens": 64}},
         }
+        from bench.train import Job, plain
+
         for zero in trainings:
             job = Job(root / f"zero{zero}", spec, zero=zero, device="gpu", processes=1)
             with measured() as usage:
@@ -104,6 +118,24 @@ def report_training(
         "steps_seconds": round(figures["tokens"] / speed, 1),
     }
     report(name, speed, "tokens/s", **more)
+
+
+def switches(tiny: bool = False) -> None:
+    """Each way to compute a step faster, alone and together; on the CPU if ``tiny``."""
+    import torch
+
+    from bench.switches import TINY, Figure, Size, measure, table
+
+    def line(figure: Figure) -> None:
+        more = {"tflops": round(figure.teraflops, 1), "gib": round(figure.gib, 2), "loss": round(figure.loss, 4)}
+        report("gpu.switch", figure.tokens_per_second, "tokens/s", switches=figure.switches, **more, note=figure.note)
+
+    device = torch.device("cpu" if tiny else "cuda")
+    print(table(measure(device, TINY if tiny else Size(), SECONDS, line)))
+
+
+def report(name: str, value: float, unit: str, digits: int = 4, **more: Any) -> None:
+    print(json.dumps({"name": name, "value": round(value, digits), "unit": unit, **more}), flush=True)
 
 
 def matmul_flops(size: int = 8192) -> float:

@@ -18,6 +18,7 @@ class BaselineKind(StrEnum):
     LINEAR_PROBE = "LinearProbe"
     MAJORITY_CLASS = "MajorityClass"
     NO_ANSWER = "NoAnswer"
+    PREVIOUS = "Previous"
 
 
 class Verdict(StrEnum):
@@ -34,7 +35,8 @@ class Baseline(ApiModel):
     kind: BaselineKind = Field(
         description="BaseModel: the model before fine-tuning, with the same inputs. LinearProbe: logistic "
         "regression on the frozen model. MajorityClass: always the most frequent label. NoAnswer: no question has an "
-        "answer."
+        "answer. Previous: the adapter that training continued from, or the artifact that the job published before; "
+        "details.previous in evaluation.json says which."
     )
 
 
@@ -47,8 +49,9 @@ class MetricResult(ApiModel):
     )
     measured_against: BaselineKind | None = Field(
         default=None,
-        description="Metrics of rewards: the model that rewards are measured against. Its own rewards are 0 by "
-        "definition, so that it has no score.",
+        description="Metrics of rewards: the model that rewards are measured against, from which training "
+        "started: BaseModel, or Previous for model.adapter. Its own rewards are 0 by definition, so that it has no "
+        "score.",
     )
     tuned: float = Field(description="Value of the tuned model.")
     change: float = Field(

@@ -315,6 +315,7 @@ def _without_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
     """``spec`` without Secret names, and without values equal to a default that depends on other fields."""
     training, method, dataset, evaluation = spec.training, spec.method, spec.dataset, spec.evaluation
     validation, test = dataset.validation, dataset.test
+    adapter = spec.model.adapter and _without_secret(spec.model.adapter)
     unset = spec.model_copy(update={"training": training.model_copy(update={"learning_rate": None, "packing": None})})
     training_defaults = {
         "epochs": _DEFAULT_EPOCHS,
@@ -324,7 +325,8 @@ def _without_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
     return spec.model_copy(
         update={
             "training": _without(training, training_defaults),
-            "method": _without(method, _DEFAULT_SETTINGS),
+            # Method settings that are omitted are those of the adapter, and not the default.
+            "method": method if spec.model.adapter else _without(method, _DEFAULT_SETTINGS),
             "dataset": dataset.model_copy(
                 update={
                     "train": _without_secret(dataset.train),
@@ -334,7 +336,7 @@ def _without_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
                     "documents": None if dataset.documents is Documents.FILE else dataset.documents,
                 }
             ),
-            "model": _without_secret(spec.model),
+            "model": _without_secret(spec.model.model_copy(update={"adapter": adapter})),
             "output": _without_secret(spec.output),
             "evaluation": _without(evaluation, {"metrics": spec.default_metrics}),
         }

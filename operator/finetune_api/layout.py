@@ -4,7 +4,8 @@
 
     <output.uri>/<namespace>/<name>/r<revision>/
         revision.json           lock of the run that writes here, and what the directory belongs to
-        prepared/               data.json, train.arrow, validation.arrow, test.arrow, tokenizer/
+        prepared/               data.json, train.arrow, validation.arrow, test.arrow, tokenizer/, adapter/,
+                                learned-rows.npz, test-rows.npy
         checkpoints/step-…/
         trained/                weights, history.json, training.json
         evaluated/              evaluation.json, predictions.jsonl, harness.jsonl, report.html
@@ -21,6 +22,12 @@ from dataclasses import dataclass
 
 DATA_REPORT = "data.json"
 TOKENIZER_DIRECTORY = "tokenizer"
+ADAPTER_DIRECTORY = "adapter"
+"""In the prepared data: the adapter that training continues from."""
+LEARNED_ROWS = "learned-rows.npz"
+"""Hashes of the rows that the weights were trained on; also in the artifact."""
+TEST_ROWS = "test-rows.npy"
+"""Hashes of the rows of the test split."""
 HISTORY = "history.json"
 """Training curves: loss, learning rate and throughput by step."""
 TRAINING = "training.json"

@@ -31,6 +31,10 @@ _OF_WEIGHTS = tuple(str(member) for member in LoraInitialization if member.of_we
 
 Rank = Annotated[int, Field(ge=1, le=1024)]
 
+_Names = Annotated[tuple[Label, ...], Field(max_length=64)]
+
+_NO_PARAMETERS = "!has(self.targetParameters) || self.targetParameters.size() == 0 || "
+
 
 class LoraSpec(ApiModel):
     """Low-rank adapters (Hu et al. 2021)."""
@@ -43,8 +47,15 @@ class LoraSpec(ApiModel):
     target_modules: Annotated[tuple[Label, ...], Field(min_length=1, max_length=64)] = Field(
         default=("all-linear",),
         description="Names of the modules to adapt, or all-linear for every linear layer except the head, the output "
-        "layer and the routers of a mixture of experts. Experts that a model stores as parameters are not adapted; the "
-        "model card names the share of the weights that is.",
+        "layer and the routers of a mixture of experts. Experts that a model stores as parameters are adapted only if "
+        "targetParameters names them. The model card names the share of the weights that is.",
+    )
+    target_parameters: _Names = Field(
+        default=(),
+        description="Names, or ends of names, of parameters with a matrix for each expert, which are adapted as well: "
+        "often experts.gate_up_proj and experts.down_proj (see models.md). Each expert gets an update of the rank. "
+        "Needs dropout 0. A step computes the weights of all experts anew, which costs time and memory for a copy of "
+        "those of a layer, or with training.activationCheckpointing false of all layers.",
     )
     use_rslora: bool = Field(default=False, description="Scale by alpha / sqrt(rank) (Kalajdzievski 2023).")
     use_dora: bool = Field(
@@ -104,10 +115,25 @@ class LoraSpec(ApiModel):
             field="rankPattern",
             holds=lambda lora: not (lora.use_rslora and lora.rank_pattern and lora.initialization.of_weights),
         ),
+        Rule(
+            cel=f"{_NO_PARAMETERS}has(self.dropout) && self.dropout == 0.0",
+            message="targetParameters requires dropout: 0, because the inputs of single experts cannot be dropped out",
+            field="dropout",
+            holds=lambda lora: not lora.target_parameters or lora.dropout == 0,
+        ),
+        Rule(
+            cel=f"{_NO_PARAMETERS}!has(self.useDora) || !self.useDora",
+            message="useDora cannot be combined with targetParameters: PEFT has no DoRA for experts",
+            field="useDora",
+            holds=lambda lora: not (lora.target_parameters and lora.use_dora),
+        ),
+        Rule(
+            cel=f"{_NO_PARAMETERS}!has(self.initialization) || self.initialization == '{LoraInitialization.DEFAULT}'",
+            message=f"targetParameters requires initialization {LoraInitialization.DEFAULT}: the others are for layers",
+            field="initialization",
+            holds=lambda lora: not lora.target_parameters or lora.initialization is LoraInitialization.DEFAULT,
+        ),
     )
-
-
-_Names = Annotated[tuple[Label, ...], Field(max_length=64)]
 
 
 class Ia3Spec(ApiModel):

@@ -7,13 +7,24 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from finetune_api.spec import DataSource, FineTuneJobSpec, HarnessPath, ModelSpec, OutputSpec, SplitSource
+from finetune_api.spec import (
+    AdapterSource,
+    DataSource,
+    FineTuneJobSpec,
+    HarnessPath,
+    ModelSpec,
+    OutputSpec,
+    SplitSource,
+)
+
+_Part = ModelSpec | AdapterSource | DataSource | SplitSource | HarnessPath | OutputSpec
 
 
 class SecretRole(StrEnum):
     """The role of a Secret in a job."""
 
     MODEL = "MODEL"
+    ADAPTER = "ADAPTER"
     TRAIN_DATA = "TRAIN_DATA"
     VALIDATION_DATA = "VALIDATION_DATA"
     TEST_DATA = "TEST_DATA"
@@ -36,10 +47,11 @@ def addresses(spec: FineTuneJobSpec) -> dict[SecretRole, str]:
     return {role: part.uri for role, part in _parts(spec).items() if part.uri}
 
 
-def _parts(spec: FineTuneJobSpec) -> dict[SecretRole, ModelSpec | DataSource | SplitSource | HarnessPath | OutputSpec]:
+def _parts(spec: FineTuneJobSpec) -> dict[SecretRole, _Part]:
     data, harness = spec.dataset, spec.evaluation.harness_path
     return {
         SecretRole.MODEL: spec.model,
+        **({SecretRole.ADAPTER: spec.model.adapter} if spec.model.adapter else {}),
         SecretRole.TRAIN_DATA: data.train,
         SecretRole.VALIDATION_DATA: data.validation,
         SecretRole.TEST_DATA: data.test,

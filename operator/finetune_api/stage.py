@@ -104,6 +104,14 @@ class World(ApiModel):
         return self.workers * self.processes_per_worker
 
 
+class PreviousRevision(ApiModel):
+    """The last earlier revision of the job that was published with other weights."""
+
+    revision: int = Field(ge=1, description="Number of the revision.")
+    uri: Address = Field(description="Directory of its artifact.")
+    digest: Digest = Field(description="Digest of its artifact.")
+
+
 class CodeExecution(ApiModel):
     """Where a stage runs generated programs."""
 
@@ -127,7 +135,11 @@ class StageConfig(ApiModel):
     listen: str = Field(default="0.0.0.0", description="Address to listen on.")
     main_address: str = Field(default="127.0.0.1", description="MASTER_ADDR of torch.distributed: host of worker 0.")
     main_port: int = Field(default=29400, ge=1, le=65535, description="MASTER_PORT of torch.distributed, on worker 0.")
-
+    previous: PreviousRevision | None = Field(
+        default=None,
+        description="evaluation.baseline Previous without model.adapter: what to measure against; absent if no earlier "
+        "revision was published.",
+    )
     code_execution: CodeExecution | None = Field(
         default=None, description="Where this stage runs generated programs; it must not without this."
     )

@@ -42,6 +42,7 @@ DirectoryUri = Annotated[
     StringConstraints(pattern=f"^(file|s3|gs|az)://{_PATH}$", min_length=6, max_length=1024),
     Field(json_schema_extra=_not_on_a_cluster("s3://, gs:// or az://")),
 ]
+ArtifactDigest = Annotated[str, StringConstraints(pattern="^sha256:[0-9a-f]{64}$", max_length=71)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Instruction = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
 Language = Annotated[str, StringConstraints(min_length=2, max_length=64)]
@@ -109,6 +110,13 @@ class ClassWeights(StrEnum):
 class LearnedTokens(StrEnum):
     ASSISTANT = "Assistant"
     ALL = "All"
+
+
+class BaselineChoice(StrEnum):
+    """What the tuned model is measured against."""
+
+    UNTUNED = "Untuned"
+    PREVIOUS = "Previous"
 
 
 class Schedule(StrEnum):

@@ -28,6 +28,7 @@ from finetune_cli.result import INTERRUPTED, shown_uri
 from finetune_cli.screen import screen
 from finetune_cli.text import method_text
 from finetune_cli.view import of_run
+from finetune_core.policies.previous import previous_of
 from finetune_core.policies.revision import current_revision
 from finetune_core.policies.world import world_of
 from finetune_core.reconcile import plan
@@ -59,9 +60,10 @@ def dry_run(job: FineTuneJob, stored: FineTuneJobStatus, output: Output) -> int:
     """
     machine = Machine.detect()
     with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
-        revision = current_revision(job.spec, stored, Observed(), datetime.now(UTC)).revision
-        directory = RunDirectory(RunId(revision, Stage.PREPARE, 1), Path(scratch) / "run")
-        report, stopped = asyncio.run(_prepare(job, directory, machine, output))
+        status = current_revision(job.spec, stored, Observed(), datetime.now(UTC))
+        directory = RunDirectory(RunId(status.revision, Stage.PREPARE, 1), Path(scratch) / "run")
+        run = _stage_run(job, status, (Path(scratch) / "output").as_uri())
+        report, stopped = asyncio.run(_prepare(job, run, directory, machine, output))
         last = directory.last_log_line()
         if report and isinstance(report.result, PrepareResult):
             report = with_all_notes(report, report.result)
@@ -101,6 +103,7 @@ def summary_lines(spec: FineTuneJobSpec, report: StageReport, result: PrepareRes
         f"data      {summary(report)}",
         f"tokens    {result.tokens:,} in the training split",
         f"model     {spec.model.uri}, {result.parameters:,} parameters",
+        *([f"adapter   {spec.model.adapter.uri}, whose training continues"] if spec.model.adapter else []),
         f"training  {method_text(spec)}, {amount} of {training.batch_size} examples, on {describe_world(world)}",
         f"memory    about {size(memory)} in each process for {_what(spec)} come on top",
         "Nothing was stored, and the address of the output was not checked. Run the job without --dry-run.",
@@ -125,12 +128,11 @@ def memory_bytes(spec: FineTuneJobSpec, model: PrepareResult, world: World) -> i
 
 
 async def _prepare(
-    job: FineTuneJob, directory: RunDirectory, machine: Machine, output: Output
+    job: FineTuneJob, run: StageRun, directory: RunDirectory, machine: Machine, output: Output
 ) -> tuple[StageReport | None, bool]:
     """The report of the stage, and whether a signal has stopped it."""
     changed = asyncio.Event()
     revision = directory.id.revision
-    run = _stage_run(job, revision, (directory.path.parent / "output").as_uri())
     child = StageProcess(run, directory, changed.set, lambda: datetime.now(UTC))
     stopped = False
 
@@ -161,7 +163,9 @@ async def _prepare(
     return directory.report(), stopped
 
 
-def _stage_run(job: FineTuneJob, revision: int, output: str) -> StageRun:
+def _stage_run(job: FineTuneJob, status: FineTuneJobStatus, output: str) -> StageRun:
+    """Prepare of the revision that ``status`` begins, with another output."""
+    revision = status.revision
     spec = job.spec.model_copy(update={"output": job.spec.output.model_copy(update={"uri": output})})
     identity = JobIdentity(
         namespace=job.metadata.namespace,
@@ -172,7 +176,8 @@ def _stage_run(job: FineTuneJob, revision: int, output: str) -> StageRun:
         training_revision=revision,
         training_digest=training_digest(spec),
     )
-    return StageRun(RunId(revision, Stage.PREPARE, 1), identity, world_of(Stage.PREPARE, spec.distributed), spec)
+    world = world_of(Stage.PREPARE, spec.distributed)
+    return StageRun(RunId(revision, Stage.PREPARE, 1), identity, world, spec, previous_of(job.spec, status))
 
 
 def _exit_code(report: StageReport | None, stopped: bool) -> int:

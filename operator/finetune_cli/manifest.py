@@ -26,6 +26,7 @@ from finetune_core.sentences import clipped
 _MOST_BYTES = 1 << 20
 ADDRESSES = (
     ("spec", "model", "uri"),
+    ("spec", "model", "adapter", "uri"),
     ("spec", "dataset", "train", "uri"),
     ("spec", "dataset", "validation", "uri"),
     ("spec", "dataset", "test", "uri"),

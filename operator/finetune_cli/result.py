@@ -18,7 +18,7 @@ from finetune_cli.place import Place
 from finetune_core.policies.gates import bound
 from finetune_core.runs import RunId
 from finetune_core.status import current_stage
-from finetune_core.summaries import BASELINE_NAMES, baseline_score, score
+from finetune_core.summaries import BASELINE_NAMES, REFERENCE_NAMES, baseline_score, score
 
 REJECTED = 1
 """Exit code of a job whose result did not pass its gates."""
@@ -85,10 +85,12 @@ def comparison(evaluation: Evaluation) -> list[str]:
     table = ["  ".join(do(cell, width) for do, cell, width in zip(justify, row, widths, strict=True)) for row in rows]
     table.insert(1, "─" * len(table[0]))
     verdict = f"; {evaluation.metrics[0].name}: {evaluation.verdict}" if evaluation.verdict else ""
-    rewards = ", ".join(metric.name for metric in evaluation.metrics if metric.baseline is None)
+    rewards = {metric.name: metric.measured_against for metric in evaluation.metrics if metric.measured_against}
     if rewards:
+        reference = REFERENCE_NAMES[next(iter(rewards.values()))]
         table.append(
-            f"{rewards}: rewards against the {baseline}, whose own are 0; the change is from that of equal rewards"
+            f"{', '.join(rewards)}: rewards against the {reference}, whose own are 0; the change is from that of equal "
+            "rewards"
         )
     alike = ", ".join(metric.name for metric in evaluation.metrics if metric.interval[0] == metric.interval[1])
     if alike:

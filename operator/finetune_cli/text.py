@@ -133,8 +133,16 @@ class PlainLines:
 
 
 def method_text(spec: FineTuneJobSpec) -> str:
-    """The method with its main setting: ``LoRA rank 16``, or ``LoRA rank 16 on NF4``."""
+    """The method with its main setting: ``LoRA rank 16``, or ``LoRA rank 16 on NF4``.
+
+    Settings that a job leaves to the adapter that it continues from are not known here.
+    """
     settings = spec.method.settings
+    own = spec.method.type.row.settings
+    if spec.model.adapter is not None and own is not None and getattr(spec.method, own.field) is None:
+        settings = None
     method = f"{spec.method.type} rank {settings.rank}" if isinstance(settings, LoraSpec) else str(spec.method.type)
+    if spec.model.adapter is not None:
+        method += ", continued"
     quantization = spec.model.quantization
     return method if quantization is Quantization.NONE else f"{method} on {quantization}"

@@ -15,6 +15,7 @@ from finetune_api.job import FineTuneJob, FineTuneJobStatus, StageState, spec_di
 from finetune_api.stage import JobIdentity, Stage
 from finetune_core import progression
 from finetune_core.policies import deadline, gates, revision
+from finetune_core.policies.previous import previous_of
 from finetune_core.policies.world import world_of
 from finetune_core.progression import Progression
 from finetune_core.runs import Observed, ObservedRun, Plan, RunId, StageRun, StopRun
@@ -179,6 +180,7 @@ def _stage_run(job: FineTuneJob, status: FineTuneJobStatus, stage: Stage, attemp
         ),
         world=world_of(stage, job.spec.distributed),
         spec=job.spec,
+        previous=previous_of(job.spec, status),
     )
 
 

@@ -14,7 +14,16 @@ from typing import Any, NamedTuple
 from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJobStatus
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.stage import JobIdentity, Progress, Stage, StageConfig, StageError, StageReport, World
+from finetune_api.stage import (
+    JobIdentity,
+    PreviousRevision,
+    Progress,
+    Stage,
+    StageConfig,
+    StageError,
+    StageReport,
+    World,
+)
 
 
 class RunId(NamedTuple):
@@ -131,6 +140,8 @@ class StageRun:
     job: JobIdentity
     world: World
     spec: FineTuneJobSpec
+    previous: PreviousRevision | None = None
+    """The revision that the job is measured against, if it is an earlier one."""
 
     @property
     def runs_code(self) -> bool:
@@ -146,6 +157,7 @@ class StageRun:
                 "attempt": self.id.attempt,
                 "spec": self.spec,
                 "world": self.world,
+                "previous": self.previous,
                 **local,
             }
         )

@@ -19,7 +19,10 @@ BASELINE_NAMES = {
     BaselineKind.LINEAR_PROBE: "linear probe",
     BaselineKind.MAJORITY_CLASS: "majority class",
     BaselineKind.NO_ANSWER: "no answer",
+    BaselineKind.PREVIOUS: "previous",
 }
+REFERENCE_NAMES = {**BASELINE_NAMES, BaselineKind.PREVIOUS: "adapter that training continued from"}
+"""What rewards are measured against."""
 
 
 def summary(report: StageReport) -> str:

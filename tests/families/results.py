@@ -86,8 +86,9 @@ A method with virtual tokens (PromptTuning, PrefixTuning, PTuning) is refused wh
 published; the table says why, and untested models are refused.
 
 LoRA with `all-linear` adapts every linear layer except the head, the output layer, the routers of a mixture of experts
-and what the last column lists. Experts that transformers stores as parameters are no linear layers. The log of the
-training, `training.json` and the model card say which share of the weights an adapter changes.
+and what the last column lists. Experts that transformers stores as parameters are no linear layers;
+`method.lora.targetParameters` adapts them, for example `[experts.gate_up_proj, experts.down_proj]` with `dropout: 0`.
+The log of the training, `training.json` and the model card say which share of the weights an adapter changes.
 """
 
 

@@ -71,10 +71,12 @@ def json_lines(path: Path, rows: Iterable[object]) -> str:
     return path.as_uri()
 
 
-def a_context(root: Path, model: str, task: dict[str, Any], dataset: dict[str, Any], **spec: Any) -> StageContext:
+def a_context(
+    root: Path, model: str | dict[str, Any], task: dict[str, Any], dataset: dict[str, Any], **spec: Any
+) -> StageContext:
     """The context of a prepare stage that stores to ``root``/store, with a new workspace in ``root``."""
     document = {
-        "model": {"uri": model},
+        "model": {"uri": model} if isinstance(model, str) else model,
         "task": task,
         "dataset": {"test": {"fraction": 0.1, "minimumExamples": 1}, **dataset},
         "output": {"uri": (root / "store").as_uri()},

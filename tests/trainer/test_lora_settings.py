@@ -104,6 +104,7 @@ class TestStarts:
         ({"rankPattern": {"o_proj": 2}}, True),
         ({"initialization": "EVA"}, True),
         ({"useDora": True}, True),
+        ({"targetParameters": ["experts.down_proj"]}, True),
     ],
 )
 def test_only_settings_that_may_not_fit_are_tried_in_prepare(llama: Path, lora: dict[str, Any], tried: bool) -> None:

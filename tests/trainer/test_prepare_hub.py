@@ -18,6 +18,9 @@ from typing import Any
 import pytest
 
 from finetune_api.failures import Reason
+from finetune_api.spec import ModelSpec
+from finetune_trainer.base_content import content_of
+from finetune_trainer.models import fetch_model
 from tests.trainer.prepare_fixtures import PLAIN_TEMPLATE, a_chat_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -28,6 +31,7 @@ import json, sys
 from pathlib import Path
 from finetune_api.failures import StageFailure
 from finetune_api.spec import ModelSpec
+from finetune_trainer.base_content import content_of
 from finetune_trainer.models import fetch_model, identify_model
 
 uri, revision, weights, scratch = sys.argv[1:]
@@ -40,6 +44,7 @@ try:
         "files": sorted(file.name for file in local.path.iterdir()),
         "parameters": identity.parameters,
         "license": identity.license,
+        "content": (content := content_of(model, local)) and content.model_dump(),
     }
 except StageFailure as failure:
     answer = {"reason": failure.reason, "message": failure.message}
@@ -57,6 +62,17 @@ class Hub:
     needs_token: bool = False
     asked: list[str] = field(default_factory=list)
     address: str = ""
+    large: bool = True
+    """Whether the weights are large files, whose digest the hub says."""
+
+    def siblings(self) -> list[dict[str, Any]]:
+        """The files as the hub lists them with their metadata."""
+        file = self.model / "model.safetensors"
+        if not file.exists():
+            return []
+        size, digest = file.stat().st_size, hashlib.sha256(file.read_bytes()).hexdigest()
+        lfs = {"lfs": {"sha256": digest, "size": size, "pointerSize": 134}} if self.large else {}
+        return [{"rfilename": "config.json"}, {"rfilename": file.name, "size": size, **lfs}]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -80,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.hub.status != 200:
             self._send(self.hub.status, b"", self.hub.headers, body=body)
         elif path.removeprefix("/api/models/owner/model") in ("", "/revision/main", f"/revision/{COMMIT}"):
-            self._json({"id": "owner/model", "sha": COMMIT, "siblings": []}, body=body)
+            self._json({"id": "owner/model", "sha": COMMIT, "siblings": self.hub.siblings()}, body=body)
         elif path == f"/api/models/owner/model/tree/{COMMIT}":
             files = {str(file.relative_to(self.hub.model)): file for file in self.hub.model.rglob("*")}
             entries = [
@@ -187,6 +203,16 @@ def test_weights_are_downloaded_on_request_and_then_used_offline(tmp_path: Path,
     answer = ask(tmp_path, hub.address, revision=COMMIT, HF_HUB_OFFLINE="1")
     assert (answer["revision"], answer["parameters"]) == (COMMIT, 64)
     assert not hub.asked
+
+
+def test_a_model_and_its_copy_have_the_same_content(tmp_path: Path, hub: Hub) -> None:
+    model = ModelSpec(uri=hub.model.as_uri())
+    copy = content_of(model, fetch_model(model, tmp_path / "copy", weights=True))
+    assert copy is not None
+    assert ask(tmp_path / "1", hub.address)["content"] == copy.model_dump()
+    hub.large = False
+    assert ask(tmp_path / "2", hub.address)["content"] == copy.model_dump()
+    assert ask(tmp_path / "2", hub.address, weights=True)["content"] == copy.model_dump()
 
 
 def test_a_private_model_needs_a_token(tmp_path: Path, hub: Hub) -> None:

@@ -15,8 +15,6 @@ from transformers import (
     Gemma3ForConditionalGeneration,
     GPT2Config,
     GPT2LMHeadModel,
-    MixtralConfig,
-    MixtralForCausalLM,
 )
 
 from finetune_api.failures import Reason, StageFailure
@@ -28,6 +26,7 @@ from finetune_trainer.tasks import form_of
 from finetune_trainer.train.model import load_model
 from tests.families.tiny import build, config_of
 from tests.trainer.evaluation_fixtures import data_report
+from tests.trainer.tiny_models import save_mixtral
 
 Attach = Callable[..., Any]
 
@@ -50,16 +49,7 @@ def gemma3(directory: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def mixtral(directory: Path) -> Path:
-    config = MixtralConfig(
-        vocab_size=47,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        num_local_experts=4,
-    )
-    return saved(MixtralForCausalLM(config), directory / "mixtral")
+    return save_mixtral(directory / "mixtral")
 
 
 def saved(model: Any, directory: Path) -> Path:

@@ -14,6 +14,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     PreTrainedTokenizerFast,
 )
 
@@ -109,4 +111,27 @@ def save_gpt2(directory: Path) -> Path:
     torch.manual_seed(5)
     config = GPT2Config(vocab_size=47, n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=STRONG_INIT)
     GPT2LMHeadModel(config).save_pretrained(directory)
+    return directory
+
+
+def save_mixtral(directory: Path, initializer_range: float = STRONG_INIT) -> Path:
+    """A Mixtral of two layers with four experts, and its tokenizer; returns ``directory``."""
+    tokenizer = make_tokenizer()
+    torch.manual_seed(6)
+    config = MixtralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        initializer_range=initializer_range,
+        max_position_embeddings=128,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    MixtralForCausalLM(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
     return directory

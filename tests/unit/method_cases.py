@@ -14,6 +14,9 @@ INT8_DORA = "method.lora.useDora cannot be combined with model.quantization Int8
 ROUNDED_START = "method.lora.initialization PiSSA, OLoRA, LoftQ cannot be combined with model.quantization"
 INT8_PARTITIONED = "model.quantization Int8 cannot be combined with ZeRO stage 3"
 PARTITIONED = "method.lora.initialization with ZeRO stage 3 must be Default"
+EXPERTS = ["experts.gate_up_proj", "experts.down_proj"]
+COMPILED = "training.compile cannot be combined with "
+EXPERTS_DROPPED = "targetParameters requires dropout: 0"
 
 PACKED_PROMPT = (
     "training.packing cannot be combined with method PromptTuning or PrefixTuning or PTuning, because only the"
@@ -29,7 +32,20 @@ def _started(initialization: str, **lora: Any) -> dict[str, Any]:
     return {"method.lora": {"initialization": initialization, **lora}}
 
 
+ADAPTER_FULL = "model.adapter cannot be combined with method Full, which trains no adapter"
+ADAPTER_START = "method.lora.initialization has no effect with model.adapter"
+ADAPTER = {"model.adapter": {"uri": "s3://adapters/team/job/r1/artifact"}}
+
 METHOD_CASES: tuple[tuple[Any, ...], ...] = (
+    ("an adapter", ADAPTER),
+    ("an adapter with a digest", {"model.adapter": {"uri": "s3://a/b", "digest": f"sha256:{'0' * 64}"}}),
+    ("an adapter with settings", {**ADAPTER, "method.lora": {"rank": 4, "initialization": "Default"}}),
+    ("an adapter with IA3", {**ADAPTER, "method": {"type": "IA3"}}),
+    ("an adapter with Full", {**ADAPTER, "method": {"type": "Full"}}, ADAPTER_FULL),
+    ("an adapter with PiSSA", {**ADAPTER, **_started("PiSSA")}, ADAPTER_START),
+    ("an adapter with EVA", {**ADAPTER, **_started("EVA")}, ADAPTER_START),
+    ("measured against the previous one", {"evaluation.baseline": "Previous"}),
+    ("measured against the untuned model", {"evaluation.baseline": "Untuned"}),
     ("DoRA", {"method.lora": {"useDora": True}}),
     ("LoRA+", {"method.lora": {"loraPlusRatio": 16}}),
     ("ranks of modules", {"method.lora": {"rankPattern": {"o_proj": 2, "layers.[01].*": 4}}}),
@@ -47,6 +63,50 @@ METHOD_CASES: tuple[tuple[Any, ...], ...] = (
     ("PiSSA with ZeRO-3", {**_started("PiSSA"), "distributed.zero.stage": 3}, PARTITIONED),
     ("EVA with ZeRO-3", {**_started("EVA"), "distributed.zero.stage": 3}, PARTITIONED),
     ("PiSSA with ZeRO-2", {**_started("PiSSA"), "distributed.zero.stage": 2}),
+    ("experts", {"method.lora": {"targetParameters": EXPERTS, "dropout": 0}}),
+    (
+        "experts beside modules",
+        {"method.lora": {"targetParameters": EXPERTS, "targetModules": ["q_proj"], "dropout": 0}},
+    ),
+    ("no experts", {"method.lora": {"targetParameters": [], "useDora": True}}),
+    ("experts with the default dropout", {"method.lora": {"targetParameters": EXPERTS}}, EXPERTS_DROPPED),
+    ("experts with dropout", {"method.lora": {"targetParameters": EXPERTS, "dropout": 0.1}}, EXPERTS_DROPPED),
+    (
+        "experts with DoRA",
+        {"method.lora": {"targetParameters": EXPERTS, "dropout": 0, "useDora": True}},
+        "useDora cannot be combined with targetParameters",
+    ),
+    *(
+        (
+            f"experts with {start}",
+            _started(start, targetParameters=EXPERTS, dropout=0),
+            "targetParameters requires initialization Default",
+        )
+        for start in ("PiSSA", "OLoRA", "EVA", "LoftQ")
+    ),
+    ("experts with Default", _started("Default", targetParameters=EXPERTS, dropout=0)),
+    (
+        "experts with ZeRO-3",
+        {"method.lora": {"targetParameters": EXPERTS, "dropout": 0}, "distributed.zero.stage": 3},
+        "method.lora.targetParameters cannot be combined with ZeRO stage 3",
+    ),
+    *(
+        (
+            f"experts with {stored}",
+            {"model.quantization": stored, "method.lora": {"targetParameters": EXPERTS, "dropout": 0}},
+        )
+        for stored in ("NF4", "Int8")
+    ),
+    ("compiled", {"training.compile": True}),
+    ("compiled with ZeRO-3", {"training.compile": True, "distributed.zero.stage": 3}, f"{COMPILED}ZeRO stage 3"),
+    ("ZeRO-3, not compiled", {"training.compile": False, "distributed.zero.stage": 3}),
+    ("NF4, compiled", {"training.compile": True, "model.quantization": "NF4"}, f"{COMPILED}model.quantization"),
+    ("not quantised, compiled", {"training.compile": True, "model.quantization": "None"}),
+    (
+        "experts, compiled",
+        {"training.compile": True, "method.lora": {"targetParameters": EXPERTS, "dropout": 0}},
+        f"{COMPILED}method.lora.targetParameters",
+    ),
     ("IA3", {"method": {"type": "IA3"}}),
     ("IA3 of layers", {"method": {"type": "IA3", "ia3": {"targetModules": ["k", "wo"], "feedforwardModules": ["wo"]}}}),
     ("IA3 of outputs", {"method": {"type": "IA3", "ia3": {"targetModules": ["k"], "feedforwardModules": []}}}),
@@ -100,6 +160,20 @@ METHOD_CASES: tuple[tuple[Any, ...], ...] = (
     ),
     ("PrefixTuning, not recomputed", {"method": {"type": "PrefixTuning"}, "training.activationCheckpointing": False}),
     ("PromptTuning, recomputed", {"method": {"type": "PromptTuning"}, "training.activationCheckpointing": True}),
+    *(
+        (
+            f"an adapter for {name}",
+            {"model.adapter": {"uri": "s3://adapters/one"}, "method": {"type": name}},
+            "model.adapter cannot be combined with method PromptTuning or PrefixTuning or PTuning, whose virtual",
+        )
+        for name in VIRTUAL
+    ),
+    (
+        "PrefixTuning, compiled",
+        {"method": {"type": "PrefixTuning"}, "training.compile": True},
+        "training.compile cannot be combined with method PrefixTuning, whose keys and values",
+    ),
+    ("PTuning, compiled", {"method": {"type": "PTuning"}, "training.compile": True}),
     ("NF4 with PTuning", {"model.quantization": "NF4", "method": {"type": "PTuning"}}),
 )
 

@@ -100,7 +100,7 @@ def test_every_field_is_described() -> None:
     [
         (".spec.training.schedule", "Default: Cosine."),
         (".spec.training.weightDecay", "Default: 0.01."),
-        (".spec.training.activationCheckpointing", "Default: false."),
+        (".spec.training.compile", "Default: false."),
         (".spec.method.lora.targetModules", "Default: all-linear."),
         (
             ".spec.training.learningRate",

@@ -131,9 +131,23 @@ def test_3_and_3_0_give_the_same_digest() -> None:
         {"evaluation.gates": [{"metric": "accuracy", "minimum": 0.5}]},
         {"evaluation.publishWorse": True},
         {"evaluation.slices": ["region"]},
+        {"evaluation.baseline": "Previous"},
         {"output.keep.checkpoints": 2},
     ],
     ids=str,
 )
 def test_fields_of_the_evaluation_do_not_change_the_digest_of_the_training(changes: dict[str, Any]) -> None:
     assert of_training(changes) == of_training({})
+
+
+def test_an_adapter_starts_another_training_but_its_secret_does_not() -> None:
+    uri = {"model.adapter": {"uri": "s3://adapters/a"}}
+    assert of_training(uri) != of_training({})
+    assert of_training({"model.adapter": {"uri": "s3://adapters/b"}}) != of_training(uri)
+    assert of_training({"model.adapter": {"uri": "s3://adapters/a", "secretRef": {"name": "s3"}}}) == of_training(uri)
+
+
+def test_omitted_settings_of_an_adapter_are_not_the_defaults() -> None:
+    adapter = {"model.adapter": {"uri": "s3://adapters/a"}}
+    assert with_fields({"method.lora": {"rank": 16}}) == with_fields({})
+    assert with_fields(adapter | {"method.lora": {"rank": 16}}) != with_fields(adapter)

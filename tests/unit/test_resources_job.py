@@ -221,7 +221,11 @@ class TestGang:
 
 class TestSecrets:
     SPEC: dict[str, Any] = {  # noqa: RUF012
-        "model": {"uri": "hf://owner/encoder", "secretRef": {"name": "hub"}},
+        "model": {
+            "uri": "hf://owner/encoder",
+            "secretRef": {"name": "hub"},
+            "adapter": {"uri": "s3://published/x", "secretRef": {"name": "adapter"}},
+        },
         "dataset": {"train": {"uri": "s3://data/x", "secretRef": {"name": "data"}}},
         "output": {"uri": "s3://adapters", "secretRef": {"name": "out"}},
     }
@@ -229,7 +233,7 @@ class TestSecrets:
     @pytest.mark.parametrize(
         ("stage", "given"),
         [
-            (Stage.PREPARE, {"hub", "data", "out"}),
+            (Stage.PREPARE, {"hub", "adapter", "data", "out"}),
             (Stage.TRAIN, {"hub", "out"}),
             (Stage.EVALUATE, {"hub", "out"}),
             (Stage.PUBLISH, {"out"}),

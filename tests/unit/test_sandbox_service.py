@@ -180,7 +180,7 @@ class TestForeignMessages:
                 line.receive()
                 line._connection.sendall(json.dumps(message).encode() + b"\n")
                 listener.close()
-                (directory / "socket").unlink()
+                (directory / "socket").unlink(missing_ok=True)
                 line.close()
 
             thread = threading.Thread(target=answer, daemon=True)

@@ -29,3 +29,12 @@ def test_other_exceptions_are_quoted_by_their_first_line(tmp_path: Path) -> None
     failure = failure_of(KeyError("labels\nmore"), tmp_path)
     assert failure.message.startswith("KeyError: 'labels")
     assert failure.message.endswith("(see the log for the traceback)")
+
+
+def test_a_model_that_cannot_be_compiled_says_what_to_set(tmp_path: Path) -> None:
+    class BackendCompilerFailed(Exception):
+        """As that of torch, which this test does not import."""
+
+    failure = failure_of(BackendCompilerFailed("backend='inductor' raised:\nmore"), tmp_path)
+    assert failure.reason is Reason.BAD_CONFIGURATION
+    assert failure.message.endswith("(backend='inductor' raised:): set training.compile to false")

@@ -92,6 +92,7 @@ REFUSED: tuple[tuple[str, Any], ...] = (
     ("method.lora.rankPattern", {"o_proj": 0}),
     ("method.lora.loraPlusRatio", 0.5),
     ("method.lora.targetModules", []),
+    ("method.lora.targetParameters", [""]),
     ("distributed.workers", 0),
     ("distributed.workers", 1025),
     ("distributed.gpusPerWorker", 17),

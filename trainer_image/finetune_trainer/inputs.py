@@ -14,7 +14,7 @@ from pathlib import Path
 from finetune_api.failures import ExitCode, StageFailure
 from finetune_api.stage import StageConfig
 from finetune_trainer.harness.files import fetch_tasks
-from finetune_trainer.stages.prepare import fetch_inputs
+from finetune_trainer.prepare.inputs import fetch_inputs
 from finetune_trainer.storage.credentials import use_secrets
 
 

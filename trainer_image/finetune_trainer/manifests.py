@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ _HASH_AT_ONCE = 4
 
 
 class TornDirectory(StageFailure):
-    """A directory whose files do not match its manifest. ``file`` is the path of the first that differs."""
+    """A directory whose files do not match its manifest. ``file`` is the path of the first that differs, ``difference``
+    the predicate about it."""
 
     def __init__(self, uri: str, file: str, difference: str) -> None:
         super().__init__(
@@ -30,6 +31,7 @@ class TornDirectory(StageFailure):
         )
         self.uri = uri
         self.file = file
+        self.difference = difference
 
 
 def read_manifest(uri: str) -> Manifest | None:
@@ -103,6 +105,30 @@ def fetch_directory(uri: str, target: Path) -> Manifest:
             raise TornDirectory(uri, expected.path, "does not match its sha256")
     storage.write_bytes(storage.join(target.absolute().as_uri(), MANIFEST_NAME), manifest.to_bytes())
     return manifest
+
+
+def fetch_files(uri: str, manifest: Manifest, wanted: Callable[[str], bool], target: Path) -> None:
+    """Download the files of a directory whose paths are ``wanted``, and verify them as `fetch_directory` does.
+
+    Args:
+        uri: The directory.
+        manifest: Its manifest.
+        wanted: Whether a file, by its relative path, is needed.
+        target: Local directory for the files.
+
+    Raises:
+        TornDirectory: A file is missing or differs from the manifest.
+        StageFailure: As functions of `storage`.
+    """
+    entries = {entry.path: entry for entry in manifest.files if wanted(entry.path)}
+    for path in entries:
+        address = storage.join(uri, path)
+        if not storage.exists(address):
+            raise TornDirectory(uri, path, "is missing")
+        storage.download_file(address, target / path)
+    for entry in hash_files(target, entries):
+        if entry != entries[entry.path]:
+            raise TornDirectory(uri, entry.path, "has other content than its manifest says")
 
 
 def hash_files(directory: Path, paths: Iterable[str]) -> tuple[FileEntry, ...]:

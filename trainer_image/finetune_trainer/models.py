@@ -16,9 +16,11 @@ from typing import Any, TypeGuard
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.layout import GENERATION_CONFIG
+from finetune_api.manifest import FileEntry
 from finetune_api.spec import ModelSpec
 from finetune_trainer import storage
 from finetune_trainer.certificates import cause_of_refusal
+from finetune_trainer.licenses import license_of
 from finetune_trainer.manifests import hash_files
 from finetune_trainer.prepared import ModelIdentity
 from finetune_trainer.storage.location import parse
@@ -37,7 +39,6 @@ _HEADER_SIZE_BYTES = 8
 _BUFFER_DTYPES = frozenset({"I64", "BOOL"})
 _CLASS_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _WEIGHT_FILE = re.compile(r"[A-Za-z0-9_.-]{1,200}\.safetensors")
-_LICENSE = re.compile(r"[ -~]{1,100}")
 _MOST_POSITIONS = 1 << 31
 _POSITION_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
 _OFFSET_POSITIONS = frozenset(
@@ -53,6 +54,8 @@ class LocalModel:
 
     path: Path
     revision: str
+    files: tuple[FileEntry, ...] = ()
+    """Its files, if the version was computed from them."""
 
 
 def fetch_model(model: ModelSpec, scratch: Path, *, weights: bool, revision: str | None = None) -> LocalModel:
@@ -102,7 +105,7 @@ def identify_model(model: ModelSpec, local: LocalModel) -> ModelIdentity:
         architecture=names[0],
         parameters=_count_parameters(model, local),
         max_positions=max_positions(config),
-        license=_license(local.path / "README.md"),
+        license=license_of(local.path / "README.md"),
     )
 
 
@@ -235,8 +238,8 @@ def _count_parameters(model: ModelSpec, local: LocalModel) -> int:
         raise _no_weights(model.uri)
     from huggingface_hub import HfApi
 
-    with _explained(model, local.revision):
-        found = HfApi().get_safetensors_metadata(_repository(model.uri), revision=local.revision)
+    with explained(model, local.revision):
+        found = HfApi().get_safetensors_metadata(repository(model.uri), revision=local.revision)
     return _parameters(found.parameter_count)
 
 
@@ -245,15 +248,15 @@ def _parameters(count_by_dtype: Mapping[Any, int]) -> int:
 
 
 def _fetch_from_hub(model: ModelSpec, scratch: Path, weights: bool, revision: str | None) -> LocalModel:
-    repository = _repository(model.uri)
+    name = repository(model.uri)
     # The library reads this variable at import; progress bars would clutter the log.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from huggingface_hub import constants, snapshot_download
 
     shared = {"HF_HOME", "HF_HUB_CACHE"} & os.environ.keys() or Path(constants.HF_HUB_CACHE).is_dir()
     wanted = revision or model.revision
-    download = partial(snapshot_download, repository, revision=wanted, cache_dir=None if shared else scratch / "hub")
-    with _explained(model, wanted):
+    download = partial(snapshot_download, name, revision=wanted, cache_dir=None if shared else scratch / "hub")
+    with explained(model, wanted):
         allowed = [*_OTHERS, *([WEIGHTS] if weights else [])]
         path = Path(download(allow_patterns=allowed, ignore_patterns=list(_UNWANTED)))
         if not weights:  # Only prepare reads the tokenizer of the model.
@@ -282,8 +285,9 @@ def _fetch_stored(uri: str, scratch: Path) -> LocalModel:
         download_files(location, files, path)
     if not weight_files(path):
         raise _bad(f"{uri} lacks weight files that model.safetensors.index.json lists: upload the model again")
-    lines = [f"{entry.path}\0{entry.size}\0{entry.sha256}\n" for entry in hash_files(path, sorted(names))]
-    return LocalModel(path=path, revision="sha256:" + sha256("".join(lines).encode()).hexdigest())
+    entries = hash_files(path, sorted(names))
+    lines = [f"{entry.path}\0{entry.size}\0{entry.sha256}\n" for entry in entries]
+    return LocalModel(path, "sha256:" + sha256("".join(lines).encode()).hexdigest(), entries)
 
 
 def _wanted(path: str) -> bool:
@@ -294,15 +298,16 @@ def _wanted(path: str) -> bool:
     )
 
 
-def _repository(uri: str) -> str:
-    repository = uri.removeprefix(_HF_SCHEME).strip("/")
-    if repository.count("/") != 1:
+def repository(uri: str) -> str:
+    """``owner/name`` of an hf:// address."""
+    name = uri.removeprefix(_HF_SCHEME).strip("/")
+    if name.count("/") != 1:
         raise _bad(f"{uri} is not a valid address on the hub: set spec.model.uri to hf://owner/name")
-    return repository
+    return name
 
 
 @contextmanager
-def _explained(model: ModelSpec, revision: str) -> Iterator[None]:
+def explained(model: ModelSpec, revision: str) -> Iterator[None]:
     """Convert exceptions of huggingface_hub into a StageFailure that says what to do."""
     import httpx2
     from huggingface_hub import errors
@@ -381,17 +386,6 @@ def _refused(uri: str, error: Any) -> StageFailure:
 
 def _no_weights(uri: str) -> StageFailure:
     return _bad(f"{uri} has no *.safetensors weights, the only supported format: convert them with save_pretrained")
-
-
-def _license(readme: Path) -> str | None:
-    """The licence in the front matter of a model card; None when the card or its front matter is absent or invalid."""
-    from huggingface_hub import metadata_load
-
-    try:
-        license_id = (metadata_load(readme) or {}).get("license")
-    except Exception:  # PyYAML also raises AttributeError, IndexError and others for malformed scalars.
-        return None
-    return license_id if isinstance(license_id, str) and _LICENSE.fullmatch(license_id) else None
 
 
 def _bad(message: str) -> StageFailure:

@@ -6,15 +6,13 @@ standard output ``{"predictions": [{"text": …, "document": {…}}], "notes": [
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from finetune_api.failures import Reason, StageFailure
-from finetune_api.manifest import Manifest
 from finetune_api.spec import FineTuneJobSpec, ModelSpec
 from finetune_api.stage import Device
 from finetune_trainer.context import Reporter
@@ -23,7 +21,8 @@ from finetune_trainer.importing import heavy_imports
 from finetune_trainer.manifests import fetch_directory
 from finetune_trainer.methods import method_of
 from finetune_trainer.models import fetch_model
-from finetune_trainer.prepared import DataReport, use_report
+from finetune_trainer.prepared import DataReport
+from finetune_trainer.published import description
 from finetune_trainer.requests import respond
 from finetune_trainer.tasks import form_of
 from finetune_trainer.tasks.base import Prediction
@@ -77,7 +76,14 @@ def predict(request: Request, scratch: Path) -> Answer:
             f"{request.artifact} is another artifact than the job published: its digest is {manifest.digest}, not "
             f"{request.digest}; name the address to use it nevertheless",
         )
-    spec, data = _description(request.artifact, manifest)
+    known = description(manifest)
+    if known is None:
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION,
+            f"{request.artifact} is no artifact that this version of finetune published: publish it again with "
+            "finetune run --fresh",
+        )
+    spec, data = known
     base, notes = _base_model(request, spec, data, scratch)
 
     with heavy_imports():
@@ -105,18 +111,6 @@ def predict(request: Request, scratch: Path) -> Answer:
         rounding=rounding_of(spec, form, hardware.device),
     )
     return Answer(form.predict(inputs, request.rows), notes)
-
-
-def _description(uri: str, manifest: Manifest) -> tuple[FineTuneJobSpec, DataReport]:
-    """The spec and the data report of an artifact, from its manifest."""
-    try:
-        spec = FineTuneJobSpec.model_validate_json(json.dumps(manifest.provenance["spec"]))
-        return spec, use_report(manifest.provenance["use"])
-    except (KeyError, ValidationError):
-        raise StageFailure(
-            Reason.BAD_CONFIGURATION,
-            f"{uri} is no artifact that this version of finetune published: publish it again with finetune run --fresh",
-        ) from None
 
 
 def _base_model(

@@ -4,7 +4,10 @@ It is a directory with
 - ``data.json``: the report about the data (`DataReport`),
 - ``train.arrow``, ``validation.arrow``, ``test.arrow``: Arrow IPC files, uncompressed so that they can be
   memory-mapped,
-- ``tokenizer/``: the tokenizer, including the chat template.
+- ``tokenizer/``: the tokenizer, including the chat template,
+- ``learned-rows.npz`` and ``test-rows.npy``: hashes of the rows that the weights are trained on, and of those of the
+  test split (`finetune_trainer.row_hashes`),
+- ``adapter/``: the adapter that training continues from, if there is one.
 
 Each row is one example, with the columns:
 - TextClassification: ``input_ids`` list<int32>, ``label`` int32 (index into DataReport.labels; with task.multiLabel
@@ -50,6 +53,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from finetune_api.layout import DATA_REPORT
+from finetune_api.spec import FineTuneJobSpec, MethodSpec
 from finetune_api.tables.tasks import ModelFamily
 
 IGNORED_LABEL = -100
@@ -90,6 +94,14 @@ class SourceFile(_Record):
     format: str = Field(default="", description="Detected format, such as ``CSV separated by ';', windows-1252``.")
 
 
+class ModelContent(_Record):
+    """Digests of what a base model consists of, which are equal for copies at any address."""
+
+    weights: str = Field(description="sha256:<hex> over the names and digests of its safetensors files.")
+    config: str = Field(description="The same over config.json, without what says how it was saved.")
+    tokenizer: str = Field(description="The same over the files of its vocabulary.")
+
+
 class ModelIdentity(_Record):
     """The identity of the base model."""
 
@@ -101,6 +113,7 @@ class ModelIdentity(_Record):
         description="Longest sequence that the model supports, in tokens; None if unknown."
     )
     license: str | None = None
+    content: ModelContent | None = Field(default=None, description="None if an earlier version has identified it.")
 
 
 class ModelHandling(_Record):
@@ -125,6 +138,16 @@ class ModelHandling(_Record):
 def positions_left(model: ModelIdentity, virtual_tokens: int) -> int | None:
     """The positions of ``model`` behind ``virtual_tokens``; None if unknown."""
     return None if model.max_positions is None else model.max_positions - virtual_tokens
+
+
+class ContinuedAdapter(_Record):
+    """The published adapter that training continues from; it is in ``adapter/`` beside the report."""
+
+    uri: str
+    digest: str = Field(description="Digest of the artifact.")
+    method: dict[str, Any] = Field(description="spec.method with the settings of the adapter.")
+    knows_rows: bool = Field(description="Whether it says which rows it was trained on.")
+    learned_test_rows: int = Field(description="Test examples that it was trained on.")
 
 
 class DataReport(_Record):
@@ -171,6 +194,9 @@ class DataReport(_Record):
         default=None, description="Parameters of the model that model.quantization rounds; None without it."
     )
     handling: ModelHandling
+    continued: ContinuedAdapter | None = Field(
+        default=None, description="The adapter that training continues from; None if it starts from the base model."
+    )
 
     @property
     def positions(self) -> int | None:
@@ -182,6 +208,14 @@ class DataReport(_Record):
         """What the data was read as: the formats of the files, and the form of the rows."""
         formats = dict.fromkeys(source.format for source in self.sources)
         return "; ".join(part for part in (" and ".join(formats), self.rows) if part)
+
+
+def effective_spec(spec: FineTuneJobSpec, data: DataReport) -> FineTuneJobSpec:
+    """``spec`` with the method settings that training uses: those of the adapter, if it continues from one."""
+    if data.continued is None:
+        return spec
+    method = MethodSpec.model_validate_json(json.dumps(data.continued.method))
+    return spec.model_copy(update={"method": method})
 
 
 _NOT_FOR_USE: dict[str, Any] = {"splits": {}, "sources": (), "invalid_rows": (), "notes": ()}

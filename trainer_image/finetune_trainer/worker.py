@@ -27,6 +27,8 @@ _BROKEN_CONNECTION = re.compile(
     r"(?:gloo|nccl).*?(connection (?:reset|closed|refused)[\w ]*|broken pipe|remote process exited)", re.I | re.S
 )
 """Error messages of Gloo and NCCL for a broken connection."""
+_COMPILER_ERRORS = ("BackendCompilerFailed", "InductorError", "TorchRuntimeError", "Unsupported")
+"""Exceptions of torch._dynamo and torch._inductor, which are imported only with training.compile."""
 STAGE_MODULE = "finetune_trainer.stages.{stage}"
 
 
@@ -47,7 +49,12 @@ def failure_of(error: BaseException, workspace: Path) -> StageFailure:
         return StageFailure(
             Reason.OUT_OF_MEMORY,
             f"out of memory ({first_line(error, 'no message')}): lower training.maxBatchSizePerDevice or "
-            "training.maxSequenceLength, raise distributed.zero.stage, or enable training.activationCheckpointing",
+            "training.maxSequenceLength, raise distributed.zero.stage, or set training.activationCheckpointing to true",
+        )
+    if type(error).__name__ in _COMPILER_ERRORS:
+        return StageFailure(
+            Reason.BAD_CONFIGURATION,
+            f"the model cannot be compiled ({first_line(error)}): set training.compile to false",
         )
     if broken := _BROKEN_CONNECTION.search(str(error)):
         return StageFailure(

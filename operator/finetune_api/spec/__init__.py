@@ -6,6 +6,7 @@ GitOps tools see no drift.
 
 from finetune_api.method_settings import Ia3Spec, LoraInitialization, LoraSpec, PromptTuningSpec
 from finetune_api.spec.inputs import (
+    AdapterSource,
     CleaningSpec,
     Columns,
     DatasetSpec,
@@ -41,6 +42,7 @@ from finetune_api.tables.methods import MethodType, Quantization
 from finetune_api.tables.metrics import Metric
 from finetune_api.tables.tasks import TaskType
 from finetune_api.vocabulary import (
+    BaselineChoice,
     ColumnName,
     DataEncoding,
     DataFormat,
@@ -55,6 +57,8 @@ from finetune_api.vocabulary import (
 )
 
 __all__ = [
+    "AdapterSource",
+    "BaselineChoice",
     "CheckpointSpec",
     "CleaningSpec",
     "ColumnName",

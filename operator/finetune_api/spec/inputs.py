@@ -13,12 +13,14 @@ from finetune_api.tables.methods import Quantization
 from finetune_api.tables.metrics import Metric
 from finetune_api.tables.tasks import TASKS, Measures, TaskType
 from finetune_api.vocabulary import (
+    ArtifactDigest,
     ClassWeights,
     ColumnName,
     DataEncoding,
     DataFormat,
     DataUri,
     Deduplication,
+    DirectoryUri,
     Documents,
     Instruction,
     Label,
@@ -34,6 +36,23 @@ class SecretRef(ApiModel):
 
     name: SecretName = Field(
         description="Name of the Secret. Its keys are environment variables, such as AWS_ACCESS_KEY_ID or HF_TOKEN."
+    )
+
+
+class AdapterSource(ApiModel):
+    """A published adapter whose training continues."""
+
+    uri: DirectoryUri = Field(
+        description="Address of an artifact that finetune published, such as status.artifact.uri of a job. Its base "
+        "must be model.uri: weights, configuration and tokenizer are compared by content, wherever they are."
+    )
+    digest: ArtifactDigest | None = Field(
+        default=None, description="Digest that the artifact must have, such as status.artifact.digest of a job."
+    )
+    secret_ref: SecretRef | None = Field(
+        default=None,
+        description="Secret with the credentials for the adapter. On one machine they come from the environment "
+        "instead.",
     )
 
 
@@ -57,6 +76,12 @@ class ModelSpec(ApiModel):
         "each weight (QLoRA, Dettmers et al. 2023); Int8: 8 bits (Dettmers et al. 2022). Embeddings, norms, the output "
         "layer and the head of the task keep the precision of the training. Baseline, tuned model and gates are "
         "measured on the model that is stored so.",
+    )
+    adapter: AdapterSource | None = Field(
+        default=None,
+        description="A published adapter to start from. Training continues with its weights, a new optimizer and a new "
+        "schedule, and publishes one adapter for the base model. Method settings that are omitted are those of the "
+        "adapter. Test examples that it was trained on are left out.",
     )
     secret_ref: SecretRef | None = Field(
         default=None,

@@ -10,6 +10,8 @@ from pydantic.alias_generators import to_camel
 from finetune_api.base import Rule
 from finetune_api.method_settings import LoraInitialization, LoraSpec
 from finetune_api.spec.code_rules import code_rules
+from finetune_api.spec.compile_rules import compile_rules
+from finetune_api.spec.continuing_rules import continuing_rules
 from finetune_api.spec.method_rules import WHOLE, method_rules
 from finetune_api.spec.outcome import GenerationSpec
 from finetune_api.spec.rules import COLUMN_FIELDS, any_of, listed
@@ -39,17 +41,20 @@ def job_rules() -> tuple[Rule, ...]:
         _during_training_rule(),
         _harness_rule(),
         *code_rules(),
+        *compile_rules(),
         *(_columns_rule(task, row) for task, row in TASKS.items()),
         *_format_rules(),
         _documents_rule(),
         *method_rules(),
         _partitioned_rule(),
+        _parameters_rule(),
         _rounded_start_rule(),
         _rounded_partitioned_rule(),
         *_rounded_dora_rules(),
         _preference_rule(),
         *(_columns_of_losses_rule(losses) for losses in losses_by_rows().values()),
         _divergence_rule(),
+        *continuing_rules(),
     )
 
 
@@ -222,6 +227,22 @@ def _partitioned_rule() -> Rule:
             spec.distributed.zero.stage < 3
             or not isinstance(spec.method.settings, LoraSpec)
             or spec.method.settings.initialization is default
+        ),
+    )
+
+
+def _parameters_rule() -> Rule:
+    return Rule(
+        cel="!has(self.method) || !has(self.method.lora) || !has(self.method.lora.targetParameters) || "
+        "self.method.lora.targetParameters.size() == 0 || !has(self.distributed) || !has(self.distributed.zero) || "
+        "!has(self.distributed.zero.stage) || self.distributed.zero.stage < 3",
+        message="method.lora.targetParameters cannot be combined with ZeRO stage 3, because no process has the "
+        "whole weights of the experts; use a stage from 0 to 2",
+        field="method.lora.targetParameters",
+        holds=lambda spec: (
+            spec.distributed.zero.stage < 3
+            or not isinstance(spec.method.settings, LoraSpec)
+            or not spec.method.settings.target_parameters
         ),
     )
 

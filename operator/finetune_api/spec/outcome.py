@@ -15,7 +15,7 @@ from finetune_api.tables.harness import METRIC, RANGES, TASK, WANTED, HarnessMet
 from finetune_api.tables.metrics import Metric
 from finetune_api.tables.preferences import PREFERENCES, PreferenceLoss
 from finetune_api.tables.tasks import TASKS
-from finetune_api.vocabulary import ColumnName, DirectoryUri, OutputUri, Seconds
+from finetune_api.vocabulary import BaselineChoice, ColumnName, DirectoryUri, OutputUri, Seconds
 
 _DEFAULT_METRICS = "; ".join(f"{', '.join(row.default_metrics)} for {task}" for task, row in TASKS.items())
 _DEFAULT_METRICS += "".join(
@@ -165,6 +165,14 @@ class EvaluationSpec(ApiModel):
     metrics: Annotated[tuple[Metric, ...], Field(min_length=1, max_length=8)] | None = Field(
         default=None,
         description=f"Metrics to measure; the first is the score in status. Default: {_DEFAULT_METRICS}.",
+    )
+    baseline: BaselineChoice = Field(
+        default=BaselineChoice.UNTUNED,
+        description="What the tuned model is measured against. Untuned: the model before any tuning, or a simpler "
+        "classifier that is better. Previous: the adapter in model.adapter, or else the artifact that this job "
+        "published last; it is measured again, on the same test examples, without those that it was trained on. The "
+        "first revision of a job has none, and is measured against Untuned, with a note. A change evaluates again, "
+        "without training.",
     )
     gates: Annotated[tuple[Gate, ...], Field(max_length=16)] = Field(
         default=(), description="Conditions for publication; all must pass."

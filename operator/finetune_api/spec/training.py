@@ -10,7 +10,7 @@ from finetune_api.base import ApiModel, Rule
 from finetune_api.method_settings import PreferenceSpec, VirtualTokensSpec
 from finetune_api.spec.rules import method_setting_rules
 from finetune_api.tables.methods import DEFAULT_METHOD, METHODS, MethodType, rates_in_words
-from finetune_api.tables.tasks import TASKS, names_of
+from finetune_api.tables.tasks import TASKS, TaskType, names_of
 from finetune_api.vocabulary import Precision, Schedule, Steps
 
 _LENGTHS = ", ".join(f"{row.lengths_in_words} for {task}" for task, row in TASKS.items())
@@ -133,9 +133,16 @@ class TrainingSpec(ApiModel):
     precision: Precision = Field(
         default=Precision.AUTO, description="Auto is BF16 if the GPU supports it, otherwise FP32."
     )
-    activation_checkpointing: bool = Field(
+    activation_checkpointing: bool | None = Field(
+        default=None,
+        description="Recompute activations in the backward pass: uses less memory and is about a third slower. "
+        "Default: on a GPU, if a step with the longest rows does not fit into its memory otherwise, which is tried "
+        f"before the first step; false on CPUs, with ZeRO stage 3 and for {TaskType.PREFERENCE_TUNING}.",
+    )
+    compile: bool = Field(
         default=False,
-        description="Recompute activations in the backward pass: uses less memory and is about a third slower.",
+        description="Compile the layers of the model with torch.compile: minutes before the first step, "
+        "then faster steps. Needs a compiler in the trainer image (see install.md).",
     )
     seed: int = Field(
         default=17, ge=0, le=2147483647, description="Random seed of splits, data order, initialisation and dropout."

@@ -203,7 +203,8 @@ class Executor:
             self._note(f"Cannot check whether the data has changed: {error}")
             return None
         if self._digests.inputs != training.inputs_digest:
-            return f"The data or the base model has changed since revision {training.revision} prepared it"
+            adapter = ", the adapter" if self._desired.spec.model.adapter else ""
+            return f"The data{adapter} or the base model has changed since revision {training.revision} prepared it"
         if not self._changed_harness(status):
             self._record_inputs(self._digests.inputs, found)
         return None

@@ -39,7 +39,7 @@ def stamps(spec: FineTuneJobSpec) -> tuple[Stamp, ...] | None:
     """The files of the data, the base model and the harness; None if some are not on this machine."""
     dataset, harness = spec.dataset, spec.evaluation.harness_path
     uris = [spec.model.uri, *(split.uri for split in (dataset.train, dataset.validation, dataset.test) if split.uri)]
-    uris += [harness.uri] if harness else []
+    uris += [part.uri for part in (spec.model.adapter, harness) if part]
     if not all(uri.startswith(_FILE_SCHEME) for uri in uris):
         return None
     try:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.evaluation import BaselineKind, MetricResult
+from finetune_api.evaluation import MetricResult
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import Metric
 from finetune_api.spec.outcome import GenerationSpec
@@ -69,7 +69,7 @@ def compare(inputs: EvaluationInputs, form: AnswerForm) -> Comparison:
     tokenizer = load_prepared_tokenizer(inputs.prepared)
     generator = Generator(inputs.data, inputs.spec.evaluation.generation, form.decode(tokenizer), inputs.hardware)
     answers: dict[str, Answers] = {}
-    for name, model in inputs.method.baseline_and_tuned(inputs.load, inputs.base, inputs.trained):
+    for name, model in inputs.models():
         prompts.check(model)
         losses = hits = np.zeros(len(prompts.references))
         if set(metrics).intersection(TEACHER_FORCED):
@@ -113,7 +113,7 @@ def compare(inputs: EvaluationInputs, form: AnswerForm) -> Comparison:
         }
         for index in range(len(table))
     ]
-    return Comparison(BaselineKind.BASE_MODEL, details, results, measure, predictions)
+    return Comparison(inputs.baseline_kind, details, results, measure, predictions)
 
 
 def generated(inputs: EvaluationInputs, prompts: Prompts, decode: Callable[[Any], Decode] = plain_decode) -> list[str]:

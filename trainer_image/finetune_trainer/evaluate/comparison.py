@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,25 @@ from finetune_trainer.modelling.loading import LoadedModel, attention_settings, 
 from finetune_trainer.modelling.precision import Hardware
 from finetune_trainer.modelling.quantizing import Rounding
 from finetune_trainer.prepared import DataReport
+from finetune_trainer.row_hashes import LearnedRows
 from finetune_trainer.sandbox.programs import Sandbox
 from finetune_trainer.tasks.base import ModelClass
 
 SPLIT = "test"
+
+
+@dataclass(frozen=True)
+class PreviousModel:
+    """A model that was published before, on local disk."""
+
+    directory: Path
+    """Directory of its adapter or its weights."""
+    method: Method
+    """The method that trained it."""
+    details: Mapping[str, Any]
+    """Its address and digest."""
+    learned: LearnedRows
+    """The rows that it was trained on."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +58,61 @@ class EvaluationInputs:
     """How the base model is stored, if it is rounded."""
     sandbox: Sandbox | None = None
     """Runs generated programs; None if the job runs none."""
+    start: Path | None = None
+    """Directory of the adapter that training continued from; None if it started from the base model."""
+    previous: PreviousModel | None = None
+    """The baseline, if it is a model that was published before."""
+
+    @property
+    def baseline_kind(self) -> BaselineKind:
+        """The baseline in `models`."""
+        return BaselineKind.BASE_MODEL if self.previous is None else BaselineKind.PREVIOUS
+
+    @property
+    def reference_kind(self) -> BaselineKind:
+        """The model that training started from."""
+        return BaselineKind.BASE_MODEL if self.start is None else BaselineKind.PREVIOUS
+
+    def models(self) -> Iterator[tuple[str, Any]]:
+        """Yield ``("baseline", model)`` and then ``("tuned", model)``.
+
+        A yielded model is valid only until the next one.
+
+        Raises:
+            StageFailure: As `Method.tuned`.
+        """
+        if self.previous is None:
+            yield from self.method.baseline_and_tuned(self.load, self.base, self.trained)
+            return
+        yield "baseline", self.previous_model()
+        yield "tuned", self.method.tuned(self.load, self.base, self.trained)
+
+    def previous_model(self) -> Any:
+        """The baseline in `previous`, loaded."""
+        assert self.previous is not None
+        return self.previous.method.tuned(self.load, self.base, self.previous.directory)
+
+    def reference(self) -> Any | None:
+        """The model that training started from; None if it is the baseline in `models`."""
+        if self.start is None:
+            return None if self.previous is None else self.load(self.base).complete()
+        if self.previous is not None and self.previous.directory == self.start:
+            return None
+        return self.method.tuned(self.load, self.base, self.start)
 
     def load(self, directory: Path, **settings: Any) -> LoadedModel:
         """Load the model in ``directory`` with the model class of the task, for evaluation."""
         chosen = self.model_class
-        new_head = chosen.new_head and directory != self.trained
+        new_head = chosen.new_head and self._is_base(directory)
         return self.load_as(chosen.auto_class, directory, new_head=new_head, **chosen.settings, **settings)
+
+    def _is_base(self, directory: Path) -> bool:
+        """Whether a directory has the base model. An artifact with all weights is its own base when it is used."""
+        return directory == self.base and directory != self.trained
 
     def load_as(self, auto_class: Any, directory: Path, **settings: Any) -> LoadedModel:
         """Load the model in ``directory`` with ``auto_class``, for evaluation."""
-        name = "The trained model" if directory == self.trained else f"model.uri {self.spec.model.uri}"
+        name = f"model.uri {self.spec.model.uri}" if self._is_base(directory) else "The trained model"
         settings |= attention_settings(self.data.handling)
         loaded = load(auto_class, directory, self.hardware.dtype, name, rounding=self.rounding, **settings)
         return loaded.placed(self.hardware)

@@ -12,6 +12,7 @@ from finetune_api.evaluation import MetricResult
 from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
 from finetune_trainer.evaluate.pairing import paired_results
+from finetune_trainer.evaluate.untuned import score_only
 from finetune_trainer.host.memory import free_bytes
 from finetune_trainer.tasks.base import TaskForm
 
@@ -57,10 +58,8 @@ def _measured(comparison: Comparison, inputs: EvaluationInputs, task: TaskForm) 
         raise _NotMeasured(f"it needs about {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free")
     inputs.reporter.progress("measuring the adapter on the base model without quantization")
     score = comparison.metrics[0].name
-    changes = {"metrics": (score,), "gates": ()}
-    spec = inputs.spec.model_copy(update={"evaluation": inputs.spec.evaluation.model_copy(update=changes)})
     try:
-        exact = task.compare(replace(inputs, spec=spec, rounding=None))
+        exact = task.compare(replace(score_only(inputs, comparison), rounding=None))
     except (torch.OutOfMemoryError, MemoryError):
         raise _NotMeasured("it did not fit in the memory") from None
     except StageFailure as failure:

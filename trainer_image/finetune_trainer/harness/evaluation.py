@@ -75,7 +75,7 @@ def evaluate_tasks(inputs: EvaluationInputs, form: TaskForm, files: TaskFiles | 
     tasks = load_tasks(inputs.spec.evaluation.harness, files, scratch)
     runner = _Runner.of(inputs, form)
     outcomes: dict[str, dict[str, _Outcome]] = {}
-    for model_name, model in inputs.method.baseline_and_tuned(inputs.load, inputs.base, inputs.trained):
+    for model_name, model in inputs.models():
         outcomes[model_name] = {task.name: runner.run(task, model_name, model) for task in tasks}
         del model  # Frees its memory for the next model.
     metrics, rows = [], []

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic.alias_generators import to_camel
+
+from finetune_api.base import ApiModel
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finetune_trainer.methods.base import Loader, MethodDefaults
@@ -15,6 +18,9 @@ from finetune_trainer.methods.coverage import Coverage, Weight, measure
 
 if TYPE_CHECKING:
     from finetune_trainer.modelling.loading import LoadedModel
+
+_UNMATCHED = "The following rank_pattern keys did not match any targeted module"
+"""A warning of PEFT about keys for parameters, which it looks for among modules. `methods.ranks` checks them."""
 
 
 class AdapterMethod(MethodDefaults):
@@ -35,6 +41,37 @@ class AdapterMethod(MethodDefaults):
 
     def coverage(self, model: Any) -> Coverage | None:
         return measure(_weights(model))
+
+
+def check_same(field: str, given: ApiModel, found: ApiModel, names: Sequence[str], because: str = "") -> None:
+    """Check that the settings of a job are those of the adapter that it continues from.
+
+    Args:
+        field: The field of spec.method.
+        given: The settings of the job.
+        found: Those of the adapter.
+        names: The settings to compare; lists are compared without their order.
+        because: Why the adapter has others than its job, for the message.
+
+    Raises:
+        StageFailure: BadConfiguration when they differ.
+    """
+    for name in names:
+        wanted, present = getattr(given, name), getattr(found, name)
+        same = set(wanted) == set(present) if isinstance(wanted, tuple) and isinstance(present, tuple) else False
+        if wanted != present and not same:
+            raise StageFailure(
+                Reason.BAD_CONFIGURATION,
+                f"method.{field}.{to_camel(name)} is {_shown(wanted)}, but model.adapter has "
+                f"{_shown(present)}{because}: remove method.{field} to continue with the settings of the adapter, or "
+                "remove model.adapter to train another one",
+            )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def require(trained: Path, name: str) -> None:
@@ -68,6 +105,7 @@ def attached(model: Any, config: Any, field: str) -> Any:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "lora with eva initialization used with low_cpu_mem_usage=False")
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # PEFT, for rounded models.
+            warnings.filterwarnings("ignore", _UNMATCHED)
             made: Any = get_peft_model(model, config)
     except ValueError as error:
         raise StageFailure(
@@ -98,7 +136,9 @@ def restore(loaded: LoadedModel, trained: Path) -> Any:
     try:
         with safe_open(trained / ADAPTER_WEIGHTS, framework="pt") as file:
             stored = set(file.keys())
-        tuned = PeftModel.from_pretrained(loaded.model, trained, is_trainable=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", _UNMATCHED)
+            tuned = PeftModel.from_pretrained(loaded.model, trained, is_trainable=False)
     except (OSError, SafetensorError) as error:
         raise StageFailure(Reason.NOT_FOUND, f"The trained adapter cannot be read: {first_line(error)}") from error
     except (ValueError, RuntimeError, KeyError) as error:
@@ -122,6 +162,7 @@ def restore(loaded: LoadedModel, trained: Path) -> Any:
 
 def _weights(model: Any) -> Iterator[Weight]:
     """The parameters of the base model of a PeftModel, each once."""
+    from peft.tuners.lora.layer import ParamWrapper
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils import ModulesToSaveWrapper
 
@@ -134,7 +175,10 @@ def _weights(model: Any) -> Iterator[Weight]:
         if isinstance(module, BaseTunerLayer):
             layer: Any = module
             base = layer.get_base_layer()
-            adapted |= {id(parameter) for parameter in base.parameters(recurse=False)}
+            if isinstance(layer, ParamWrapper):  # The module may have further parameters.
+                adapted.add(id(getattr(base, layer.parameter_name)))
+            else:
+                adapted |= {id(parameter) for parameter in base.parameters(recurse=False)}
             extra |= {id(parameter) for parameter in layer.parameters()} - {id(p) for p in base.parameters()}
         elif isinstance(module, ModulesToSaveWrapper):
             adapted |= {id(parameter) for parameter in module.original_module.parameters()}

@@ -8,7 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from finetune_api.spec import FineTuneJobSpec
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.spec import FineTuneJobSpec, MethodSpec
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +34,8 @@ class Attachment:
     """Ends of the names of linear layers to which training gives no gradient."""
     initial_tokens: tuple[int, ...] = ()
     """Tokens whose embeddings the virtual tokens start from; empty if they start at random."""
+    adapter: Path | None = None
+    """Directory of the adapter that training continues from; None for a new one."""
     trial: bool = False
     """Whether the model has no weights, and only whether the method fits it is of interest."""
 
@@ -86,6 +89,18 @@ class Method(Protocol):
 
         Raises:
             StageFailure: BadConfiguration when the settings of the method do not fit the model.
+        """
+
+    def continued(self, spec: FineTuneJobSpec, origin: FineTuneJobSpec, adapter: Path) -> MethodSpec:
+        """The settings for continuing from an adapter: those of ``spec``, or of the adapter where it has none.
+
+        Args:
+            spec: The spec of the job.
+            origin: The spec that the adapter was published with, of the same method.
+            adapter: Directory of the adapter.
+
+        Raises:
+            StageFailure: BadConfiguration when those of ``spec`` are for another adapter.
         """
 
     def needs_trial(self, spec: FineTuneJobSpec) -> bool:
@@ -164,6 +179,11 @@ class Method(Protocol):
 
 class MethodDefaults:
     """What a `Method` has that most methods need not decide."""
+
+    def continued(self, spec: FineTuneJobSpec, origin: FineTuneJobSpec, adapter: Path) -> MethodSpec:
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION, f"model.adapter: training with method {spec.method.type} cannot continue"
+        )
 
     def needs_trial(self, spec: FineTuneJobSpec) -> bool:
         return False

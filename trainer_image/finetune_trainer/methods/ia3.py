@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.failures import Reason, StageFailure
-from finetune_api.spec import FineTuneJobSpec, Ia3Spec
-from finetune_trainer.methods.adapters import AdapterMethod, attached
+from finetune_api.spec import FineTuneJobSpec, Ia3Spec, MethodSpec
+from finetune_trainer.methods.adapters import AdapterMethod, attached, check_same
 from finetune_trainer.methods.base import Attachment
 from finetune_trainer.patches.peft import task_type_of
 
@@ -25,7 +26,17 @@ class Ia3(AdapterMethod):
         # Not every model has default layers.
         return True
 
+    def continued(self, spec: FineTuneJobSpec, origin: FineTuneJobSpec, adapter: Path) -> MethodSpec:
+        found, given = _settings(origin), getattr(spec.method, "ia3", None)
+        if given is not None:
+            check_same("ia3", given, found, tuple(Ia3Spec.model_fields))
+        return spec.method.model_copy(update={"ia3": given or found})
+
     def attach(self, loaded: LoadedModel, attachment: Attachment) -> Any:
+        if attachment.adapter is not None:
+            from finetune_trainer.methods.continuing import from_adapter
+
+            return from_adapter(loaded, attachment, {})
         from peft import IA3Config
 
         from finetune_trainer.methods.targets import named_targets

@@ -46,7 +46,7 @@ def linear_targets(model: Any, attachment: Attachment) -> list[str]:
     output = model.get_output_embeddings()
     names = [
         name
-        for name, module in _trained_modules(model, attachment)
+        for name, module in trained_modules(model, attachment)
         if isinstance(module, _LINEAR) and module is not output and not _is_router(model, name, module)
     ]
     left_out = _names_of_experts(model, names) | _UNADAPTABLE.get(model.config.model_type, set())
@@ -59,7 +59,7 @@ def named_targets(model: Any, attachment: Attachment, targets: Sequence[str], fi
     Raises:
         StageFailure: BadConfiguration when a target selects no module, or one that PEFT cannot adapt.
     """
-    modules = dict(_trained_modules(model, attachment))
+    modules = dict(trained_modules(model, attachment))
     chosen = {target: [name for name in modules if name == target or name.endswith(f".{target}")] for target in targets}
     supported = {name for name, module in modules.items() if isinstance(module, _SUPPORTED)}
     wrong = [target for target, names in chosen.items() if not names or not supported.issuperset(names)]
@@ -78,11 +78,11 @@ def named_targets(model: Any, attachment: Attachment, targets: Sequence[str], fi
 
 def adaptable_names(model: Any, attachment: Attachment) -> list[str]:
     """Last parts of the names of the modules that can be adapted, in order."""
-    names = [name for name, module in _trained_modules(model, attachment) if isinstance(module, _SUPPORTED)]
+    names = [name for name, module in trained_modules(model, attachment) if isinstance(module, _SUPPORTED)]
     return sorted({_leaf(name) for name in names} - _names_of_experts(model, names))
 
 
-def _trained_modules(model: Any, attachment: Attachment) -> Iterator[tuple[str, torch.nn.Module]]:
+def trained_modules(model: Any, attachment: Attachment) -> Iterator[tuple[str, torch.nn.Module]]:
     """Named modules that training reaches, without the head."""
     left_out = tuple(f"{name}." for name in (*attachment.head, *other_modalities(model)))
     endings = tuple(f".{name}" for name in attachment.untrained)
@@ -107,11 +107,14 @@ def shapes_of(model: Any, names: Iterable[str]) -> dict[str, tuple[int, int]]:
 
 
 def _is_router(model: Any, name: str, layer: Any) -> bool:
-    config = model.config.get_text_config()
     outputs = getattr(layer, "out_features", None)
-    return not _ROUTERS.isdisjoint(name.split(".")[-2:]) and outputs in [
-        getattr(config, key, 0) for key in _EXPERT_COUNTS
-    ]
+    return not _ROUTERS.isdisjoint(name.split(".")[-2:]) and outputs in expert_counts(model)
+
+
+def expert_counts(model: Any) -> set[int]:
+    """The numbers of experts that the configuration of ``model`` names: one, or none."""
+    config = model.config.get_text_config()
+    return {count for key in _EXPERT_COUNTS if (count := getattr(config, key, 0))}
 
 
 def _names_of_experts(model: Any, names: Iterable[str]) -> set[str]:

@@ -18,9 +18,17 @@ _LARGE_SHARE = 0.5
 
 
 def check_method(
-    spec: FineTuneJobSpec, model: Path, report: DataReport, task: TaskForm, reporter: Reporter
+    spec: FineTuneJobSpec,
+    model: Path,
+    report: DataReport,
+    task: TaskForm,
+    reporter: Reporter,
+    *,
+    adapter: Path | None = None,
 ) -> DataReport:
-    """Check that the settings of the method fit the model; torch is imported only if they may not.
+    """Check that the settings of the method fit the model, and so does the ``adapter`` that training continues from.
+
+    Torch is imported only if they may not.
 
     Returns:
         The report, with the number of weights that are rounded, and a note if they are few.
@@ -28,13 +36,14 @@ def check_method(
     Raises:
         StageFailure: BadConfiguration when they do not fit.
     """
-    if not method_of(spec.method.type).needs_trial(spec) and spec.model.quantization is Quantization.NONE:
+    rounds = spec.model.quantization is not Quantization.NONE
+    if not rounds and adapter is None and not method_of(spec.method.type).needs_trial(spec):
         return report
     reporter.progress("trying the method on the model without weights")
     with heavy_imports():
         from finetune_trainer.train.trial import try_method
 
-    rounded = try_method(model, spec, report, task)
+    rounded = try_method(model, spec, report, task, adapter)
     if rounded is None:
         return report
     notes = tuple(small_shares(spec.model.quantization, rounded, report.model.parameters))

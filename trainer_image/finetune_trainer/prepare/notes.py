@@ -10,14 +10,14 @@ from finetune_api.tables.tasks import ModelFamily
 from finetune_api.vocabulary import Deduplication
 from finetune_trainer.prepare.problems import percent
 from finetune_trainer.prepare.read import DataSet
-from finetune_trainer.prepared import SplitReport
+from finetune_trainer.prepared import ModelIdentity, SplitReport, positions_left
 
 _MANY_TRUNCATED = 0.05
 
 
-def generation_limits(spec: FineTuneJobSpec, family: ModelFamily, length: int, limit: int | None) -> list[str]:
-    """Whether the answers that the evaluation generates may be limited by ``limit``, the positions of the model."""
-    new_tokens = spec.evaluation.generation.max_new_tokens
+def generation_limits(spec: FineTuneJobSpec, family: ModelFamily, length: int, model: ModelIdentity) -> list[str]:
+    """Whether the answers that the evaluation generates may be limited by the positions of the model."""
+    new_tokens, limit = spec.evaluation.generation.max_new_tokens, positions_left(model, spec.method.virtual_tokens)
     # The source of a model with an encoder and a decoder takes none of the positions of its answer.
     needed = new_tokens if family is ModelFamily.SEQ2SEQ else length + new_tokens
     if family not in spec.task.type.row.generates or limit is None or needed <= limit:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from finetune_api.evaluation import BaselineKind, Evaluation, GateResult, MetricResult, Verdict
 from finetune_api.method_settings import PreferenceSpec
-from finetune_api.spec import FineTuneJobSpec
+from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_api.stage import JobIdentity
 from finetune_api.text import duration
 from finetune_api.vocabulary import LearnedTokens
@@ -32,7 +32,13 @@ BASELINE_NAMES: dict[BaselineKind, tuple[str, str]] = {
     BaselineKind.LINEAR_PROBE: ("a linear probe", "logistic regression on features of the base model"),
     BaselineKind.MAJORITY_CLASS: ("the majority class", "always the most frequent label of the training data"),
     BaselineKind.NO_ANSWER: ("no answer", "no question gets an answer"),
+    BaselineKind.PREVIOUS: ("the previous model", "the one that was published before, measured again in the same way"),
 }
+_REFERENCES = {
+    BaselineKind.BASE_MODEL: "the base model",
+    BaselineKind.PREVIOUS: "the adapter that training continued from",
+}
+"""What rewards are measured against."""
 
 _TEXT_SHOWN = 700
 _CONTENT_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -90,7 +96,9 @@ def render(inputs: ReportInputs) -> str:
         evaluation=inputs.evaluation,
         headline=headline(inputs.evaluation),
         baseline_name=BASELINE_NAMES[inputs.evaluation.baseline.kind],
-        baseline_note=task.baseline_note(inputs.details),
+        baseline_note=" ".join(
+            part for part in (previous_text(inputs.details), task.baseline_note(inputs.details)) if part
+        ),
         metrics=_metric_rows(inputs.evaluation.metrics),
         exact_base=exact_base_text(inputs.spec, inputs.evaluation),
         gates=[(gate_text(gate), gate) for gate in inputs.evaluation.gates],
@@ -118,8 +126,8 @@ def headline(evaluation: Evaluation) -> Headline:
         comparison = f"Rejected: {failed} of {len(evaluation.gates)} gates failed"
     low, high = score.interval
     against = (
-        f"with rewards against {baseline}"
-        if score.baseline is None
+        f"with rewards against {_REFERENCES[score.measured_against]}"
+        if score.measured_against is not None
         else f"instead of {format_value(score.name, score.baseline)}"
     )
     sentence = (
@@ -155,12 +163,29 @@ def exact_base_text(spec: FineTuneJobSpec, evaluation: Evaluation) -> str:
     )
 
 
+def previous_text(details: Mapping[str, Any]) -> str:
+    """The previous model and the score of the untuned one, in sentences; empty if the baseline is another."""
+    previous, untuned = details.get("previous"), details.get("untuned")
+    if not previous:
+        return ""
+    which = f"of revision {previous['revision']} " if "revision" in previous else "that training continued from "
+    text = f"The previous model is the artifact {which}({previous['digest']})."
+    if untuned:
+        metric = Metric(untuned["metric"])
+        text += (
+            f" Without any tuning, {metric.row.title} is {format_value(metric, untuned['value'])} "
+            f"({BASELINE_NAMES[BaselineKind(untuned['kind'])][0]})."
+        )
+    return text
+
+
 def settings(spec: FineTuneJobSpec, data: DataReport) -> list[tuple[str, str]]:
     """The training settings as (name, value) rows."""
     training = spec.training
     length = f"{training.max_steps} steps" if training.max_steps else f"{training.epochs or 3:g} epochs"
     rows = [("Task", str(spec.task.type)), ("Method", str(spec.method.type))]
     rows += [
+        *([("Continues from the adapter", data.continued.digest)] if data.continued else []),
         *method_of(spec.method.type).describe(spec),
         *([("Base model stored as", _stored(spec, data))] if data.rounded_parameters else []),
         *([("Preference", _preference(spec.preference))] if spec.preference else []),
@@ -217,8 +242,9 @@ def training_facts(training: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("seconds", "Duration of the steps", duration),
         ("hardware", "Hardware", str),
         ("precision", "Precision", str),
+        ("computations", "Computations", "; ".join),
     ):
-        if training.get(key) is not None:
+        if training.get(key) not in (None, []):
             rows.append((name, form(training[key])))
     if adapted := training.get("adapted"):
         coverage = Coverage.of(adapted)

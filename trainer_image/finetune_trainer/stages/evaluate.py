@@ -27,7 +27,7 @@ from finetune_trainer.json_files import read_json_if_present
 from finetune_trainer.manifests import fetch_directory, publish_directory, read_manifest
 from finetune_trainer.methods import method_of
 from finetune_trainer.models import fetch_model
-from finetune_trainer.prepared import DataReport, read_report
+from finetune_trainer.prepared import DataReport, effective_spec, read_report
 from finetune_trainer.sandbox import open_sandbox
 from finetune_trainer.splits import open_split
 from finetune_trainer.tasks import form_of
@@ -53,62 +53,75 @@ def run(context: StageContext) -> EvaluateResult:
             data, or the weights were trained on other data), Diverged (outputs that are not finite), OutOfMemory, and
             the failures of storage.
     """
-    config, reporter = context.config, context.reporter
+    config = context.config
     weights = trained_digest(config)
     harness_path = config.spec.evaluation.harness_path
     files = fetch_tasks(harness_path, context.workspace / "harness") if harness_path else None
     origin = _origin(config, weights, files)
     earlier = _earlier_result(config, origin)
     if earlier is not None:
-        _report_metrics(reporter, earlier.evaluation)
+        _report_metrics(context.reporter, earlier.evaluation)
         return earlier
 
+    return _evaluated(context, origin, files)
+
+
+def _evaluated(context: StageContext, origin: dict[str, str | None], files: TaskFiles | None) -> EvaluateResult:
+    """Evaluate the weights of ``origin``, and store the result."""
+    config, reporter = context.config, context.reporter
     reporter.progress("fetching the trained weights, the data and the base model")
     trained, prepared = context.workspace / "trained", context.workspace / "prepared"
     trained_manifest = fetch_directory(config.layout.trained, trained)
     prepared_manifest = fetch_directory(config.layout.prepared, prepared)
     data = read_report(prepared)
     _check_inputs(config, trained_manifest, data)
+    spec = effective_spec(config.spec, data)
     base = fetch_model(config.spec.model, context.workspace / "model", weights=True, revision=data.model.revision)
 
     reporter.progress("importing torch and transformers")
     with heavy_imports():
         from finetune_trainer.evaluate.comparison import SPLIT, EvaluationInputs
         from finetune_trainer.evaluate.exact_base import on_exact_base
+        from finetune_trainer.evaluate.previous import measured_against
         from finetune_trainer.evaluate.slices import slice_tables
+        from finetune_trainer.evaluate.untuned import untuned_score
         from finetune_trainer.modelling.gpus import require_gpus
         from finetune_trainer.modelling.loading import set_up
         from finetune_trainer.modelling.precision import Hardware
         from finetune_trainer.modelling.quantizing import rounding_of
         from finetune_trainer.report.page import ReportInputs, render
 
-    set_up(config.spec.training.seed)
+    against = measured_against(config, data, prepared, context.workspace / "previous")
+    set_up(spec.training.seed)
     if config.world.device is Device.GPU:
         require_gpus("evaluation", 1)
-    task = form_of(config.spec.task.type, data.family)
-    hardware = Hardware.of(config.spec.training.precision, config.world.device)
-    with open_sandbox(config) if config.spec.evaluation.allow_code_execution else nullcontext() as sandbox:
+    task = form_of(spec.task.type, data.family)
+    hardware = Hardware.of(spec.training.precision, config.world.device)
+    with open_sandbox(config) if spec.evaluation.allow_code_execution else nullcontext() as sandbox:
         inputs = EvaluationInputs(
-            spec=config.spec,
+            spec=spec,
             base=base.path,
             trained=trained,
             prepared=prepared,
             data=data,
             model_class=task.model_class(data),
-            method=method_of(config.spec.method.type),
+            method=method_of(spec.method.type),
             hardware=hardware,
             reporter=reporter,
             sandbox=sandbox,
-            rounding=rounding_of(config.spec, task, hardware.device),
+            rounding=rounding_of(spec, task, hardware.device),
+            start=against.start,
+            previous=against.previous,
         )
         comparison = task.compare(inputs)
         exact = on_exact_base(comparison, inputs, task)
-    harness = _harness(inputs, task, files, context.workspace / "harness") if config.spec.evaluation.harness else None
+        untuned = untuned_score(comparison, inputs, task)
+    harness = _harness(inputs, task, files, context.workspace / "harness") if spec.evaluation.harness else None
     metrics = comparison.metrics + (harness.metrics if harness else ())
-    details = comparison.details | ({"harness": harness.details} if harness else {})
-    slices = slice_tables(config.spec.evaluation.slices, open_split(prepared, SPLIT), comparison.measure)
+    details = comparison.details | against.details | untuned | ({"harness": harness.details} if harness else {})
+    slices = slice_tables(spec.evaluation.slices, open_split(prepared, SPLIT), comparison.measure)
     tables = comparison.tables | ({"slices": slices} if slices else {})
-    evaluation = _evaluation(inputs, comparison, exact, metrics, slices).model_copy(
+    evaluation = _evaluation(inputs, comparison, exact, metrics, slices, notes=against.notes).model_copy(
         update={"harness_digest": origin["harnessDigest"]}
     )
     _report_metrics(reporter, evaluation)
@@ -117,7 +130,7 @@ def run(context: StageContext) -> EvaluateResult:
     page = render(
         ReportInputs(
             job=config.job,
-            spec=config.spec,
+            spec=spec,
             data=data,
             evaluation=evaluation,
             details=details,
@@ -151,8 +164,12 @@ def _evaluation(
     exact: ExactBase,
     metrics: tuple[MetricResult, ...],
     slices: list[dict[str, Any]],
+    *,
+    notes: tuple[str, ...],
 ) -> Evaluation:
-    """The evaluation with its gates; ``metrics`` are those of the comparison and of lm-eval."""
+    """The evaluation with its gates; ``metrics`` are those of the comparison and of lm-eval, and ``notes`` say what
+    the tuned model is measured against.
+    """
     from finetune_trainer.evaluate.comparison import SPLIT
     from finetune_trainer.evaluate.gates import check_gates
     from finetune_trainer.evaluate.pairing import digest_of
@@ -169,7 +186,7 @@ def _evaluation(
         verdict=comparison.metrics[0].verdict,
         test_digest=digest_of(comparison.predictions),
         gates=check_gates(spec, metrics),
-        notes=(*notes_after(spec, comparison.metrics, examples), *overfitting(validation), *exact.notes),
+        notes=(*notes, *notes_after(spec, comparison.metrics, examples), *overfitting(validation), *exact.notes),
         slices=short(slices, comparison.metrics[0].name),
         span_decoding=comparison.span_decoding,
         exact_base=exact.result,
@@ -229,7 +246,10 @@ def _harness(inputs: EvaluationInputs, task: TaskForm, files: TaskFiles | None, 
 
 
 def _origin(config: StageConfig, weights: str, files: TaskFiles | None) -> dict[str, str | None]:
-    """The part of the provenance that determines the result."""
+    """The part of the provenance that determines the result.
+
+    The previous model is not: a revision is measured once, and stays so when a job returns to it.
+    """
     return {
         "specDigest": config.job.spec_digest,
         "trainedDigest": weights,

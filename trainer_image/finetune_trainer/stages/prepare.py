@@ -7,11 +7,9 @@ import logging
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from finetune_api.spec import Deduplication, FineTuneJobSpec
 from finetune_api.stage import PrepareResult, StageConfig
 from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer import storage
+from finetune_trainer.base_content import content_of
 from finetune_trainer.checkpoints.upload import complete_checkpoints
 from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.evaluate.power import notes_before
@@ -33,18 +32,13 @@ from finetune_trainer.manifests import TornDirectory, publish_directory, read_ma
 from finetune_trainer.methods import method_of
 from finetune_trainer.modelling.families import decide_handling, family_of, load_families
 from finetune_trainer.modelling.tokenizer import chat_templates, save_tokenizer
-from finetune_trainer.models import (
-    LocalModel,
-    fetch_model,
-    identify_model,
-    read_config,
-    read_generation_config,
-    vocabulary_size,
-)
+from finetune_trainer.models import read_config, read_generation_config, vocabulary_size
 from finetune_trainer.patches.transformers import fix_template_date
+from finetune_trainer.prepare.continuing import continue_from, continued_adapter, learned_before, notes_on
 from finetune_trainer.prepare.family_settings import check_settings
-from finetune_trainer.prepare.fetch import FetchedData, detectable, fetch_data
+from finetune_trainer.prepare.inputs import Inputs, fetch_inputs
 from finetune_trainer.prepare.lengths import sequence_length
+from finetune_trainer.prepare.measured import measured_notes
 from finetune_trainer.prepare.method_trial import check_method
 from finetune_trainer.prepare.notes import (
     contradictions,
@@ -60,35 +54,17 @@ from finetune_trainer.prepare.slices import SliceReader, without_slices
 from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding, end_notes
 from finetune_trainer.prepare.splits import SPLITS, TEST, Selection, assign, check_processes, check_sizes
 from finetune_trainer.prepare.spool import TableWriter, selected
-from finetune_trainer.prepared import DataReport, ModelIdentity, SplitReport, positions_left
+from finetune_trainer.prepared import DataReport, SplitReport, effective_spec, positions_left
+from finetune_trainer.row_hashes import hashes_of, write_test_rows
 from finetune_trainer.tasks import form_of
 from finetune_trainer.tasks.base import Preparation
 
-LAYOUT = 4
+LAYOUT = 5
 """Version of the format of the prepared data; data in another version is prepared again."""
 
 _LIBRARIES = ("huggingface-hub", "numpy", "pyarrow", "tokenizers", "transformers")
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """The inputs of the job on local disk."""
-
-    data: FetchedData
-    model: LocalModel
-    identity: ModelIdentity
-
-    @property
-    def digest(self) -> str:
-        """Digest of the content of the data files and of the version of the base model."""
-        files = {
-            name: [[file.source.uri, file.source.size, file.source.sha256] for file in files]
-            for name, files in self.data.files.items()
-        }
-        model = [self.identity.uri, self.identity.revision]
-        return "sha256:" + sha256(json.dumps([files, model], sort_keys=True).encode()).hexdigest()
 
 
 def run(context: StageContext) -> PrepareResult:
@@ -150,19 +126,24 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         installed=version("transformers"),
     )
     handling_for(labels=())  # Refuses a model that cannot be tuned before the data is read.
+    identity = inputs.identity.model_copy(update={"content": content_of(spec.model, inputs.model)})
+    continuing = continue_from(inputs.adapter, spec, identity, task, output)
     context.reporter.progress("loading the tokenizer")
     tokenizer = task.load_tokenizer(inputs.model.path, spec)
     start = method_of(spec.method.type).initial_tokens(spec, tokenizer)
     vocabulary = vocabulary_size(config)
     padding = choose_padding(tokenizer, vocabulary)
     today = datetime.now(UTC).date()
-    templates = chat_templates(tokenizer) if task.uses_chat_template else ()
-    dated = [template for template in templates if fix_template_date(template, today)]
+    dated = task.uses_chat_template and [one for one in chat_templates(tokenizer) if fix_template_date(one, today)]
     preparation = task.preparation(spec, tokenizer, length, config)
     with sandbox_for(preparation, context):
         sets = _read(context, inputs, preparation, tokenizer.unk_token_id)
-    keys = {name: data.keys for name, data in sets.items()}
-    assignment = assign(keys, inputs.data.dataset, spec.training.seed, sets["train"].groups)
+    assignment = assign(
+        {name: data.keys for name, data in sets.items()},
+        inputs.data.dataset,
+        spec.training.seed,
+        sets["train"].groups,
+    )
     check_sizes(assignment, inputs.data.dataset, inputs.data.more)
     _check_vocabulary(sets, vocabulary, spec.model.uri)
     splits = {}
@@ -177,22 +158,26 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
                 writer.write(preparation.finish(batch.select(schema.names), split, label_counts))
         splits[split] = _split_report(data, selection, dict(label_counts))
         all_labels.update(label_counts)
+    hashes = {split: hashes_of(sets[one.origin].keys, one.rows) for split, one in assignment.splits.items()}
+    learned_before(continuing).with_rows(str(spec.task.type), hashes["train"]).write(output)
+    write_test_rows(output, hashes[TEST])
+    continued = continued_adapter(continuing, preparation.labels, hashes[TEST])
     generation = read_generation_config(inputs.model.path, spec.model.uri)
     ends = choose_ends(tokenizer, preparation.answers, config, generation)
     contradicting = sum(data.contradicting for data in sets.values())
     handling = handling_for(labels=preparation.labels)
-    positions = positions_left(inputs.identity, spec.method.virtual_tokens)
     notes = [
+        *notes_on(continuing),
         *inputs.data.notes,
         *handling.notes,
         *start.notes,
         *dropped([row for data in sets.values() for row in data.tally.reported]),
         *unknown_tokens(sets),
         *contradictions(contradicting, spec.dataset.cleaning.deduplicate),
-        *truncations(splits, length, positions),
+        *truncations(splits, length, positions_left(inputs.identity, spec.method.virtual_tokens)),
         *end_notes(tokenizer, ends, preparation.answers),
         *preparation.notes(all_labels),
-        *generation_limits(spec, family, length, positions),
+        *generation_limits(spec, family, length, inputs.identity),
     ]
     for note in notes:
         log.warning("%s", note)
@@ -221,11 +206,19 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         sources=tuple(file.source for files in inputs.data.files.values() for file in files),
         inputs_digest=inputs.digest,
         rows=preparation.rows,
-        model=inputs.identity,
+        model=identity,
         handling=handling,
+        continued=continued,
     )
     log.info("read as %s", report.detected)
-    report = check_method(spec, inputs.model.path, report, task, context.reporter)
+    report = check_method(
+        effective_spec(spec, report),
+        inputs.model.path,
+        report,
+        task,
+        context.reporter,
+        adapter=continuing.directory if continuing else None,
+    )
     document = json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False)
     (output / layout.DATA_REPORT).write_text(document + "\n", encoding="utf-8")
     return report
@@ -257,19 +250,6 @@ def _check_vocabulary(sets: Mapping[str, DataSet], vocabulary: int | None, model
             f"The data contains token id {highest}, but {model_uri} has {vocabulary} token embeddings: use the "
             "tokenizer of this model",
         )
-
-
-def fetch_inputs(spec: FineTuneJobSpec, workspace: Path, progress: Callable[[str], None] = lambda _: None) -> Inputs:
-    """Fetch and identify the data and the base model.
-
-    Raises:
-        StageFailure: As `fetch_data` and `fetch_model`.
-    """
-    progress("fetching the data")
-    data = fetch_data(spec.dataset, workspace / "data", detectable(spec.task.type.row.formats))
-    progress("fetching the model")
-    model = fetch_model(spec.model, workspace / "model", weights=False)
-    return Inputs(data=data, model=model, identity=identify_model(spec.model, model))
 
 
 def _read(
@@ -351,7 +331,8 @@ def _check_results(config: StageConfig, inputs_digest: str) -> None:
         if manifest is not None and manifest.provenance.get("inputsDigest") != inputs_digest:
             raise StageFailure(
                 Reason.REVISION_TAKEN,
-                f"The data or the base model has changed since {uri} was made; this job uses the next revision",
+                f"The data{', the adapter' if config.spec.model.adapter else ''} or the base model has changed since "
+                f"{uri} was made; this job uses the next revision",
             )
 
 
@@ -364,8 +345,9 @@ def _present(uri: str) -> Manifest | None:
 
 
 def _result(context: StageContext, report: DataReport, manifest: Manifest) -> PrepareResult:
-    # Not in the report, because the gates may change without the data.
-    of_gates = notes_before(context.config.spec.evaluation, report.splits[TEST].examples)
+    # Not in the report, because the evaluation may change without the data.
+    of_rows = measured_notes(context.config, report, context.workspace / "measured")
+    of_gates = [*of_rows, *notes_before(context.config.spec.evaluation, report.splits[TEST].examples)]
     for note in of_gates:
         log.warning("%s", note)
     return PrepareResult(

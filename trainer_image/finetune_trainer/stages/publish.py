@@ -23,8 +23,8 @@ from finetune_trainer.exports import export_of
 from finetune_trainer.exports.base import ExportInputs
 from finetune_trainer.host.revision_lock import read_holder
 from finetune_trainer.json_files import read_json_if_present
-from finetune_trainer.manifests import TornDirectory, fetch_directory, hash_files, publish_directory, read_manifest
-from finetune_trainer.prepared import DataReport, read_report, report_for_use
+from finetune_trainer.manifests import fetch_directory, fetch_files, publish_directory, read_manifest
+from finetune_trainer.prepared import DataReport, effective_spec, read_report, report_for_use
 from finetune_trainer.publish.model_card import CardInputs, render_card
 from finetune_trainer.stages.evaluate import read_evaluation, trained_digest
 from finetune_trainer.tasks import form_of
@@ -109,36 +109,40 @@ def _assemble(context: StageContext, artifact: Path, evaluation: Evaluation) -> 
     evaluated_manifest = fetch_directory(config.layout.evaluated, evaluated)
     prepared_manifest = _fetch_description(config.layout.prepared, prepared)
     data = read_report(prepared)
+    spec = effective_spec(config.spec, data)
 
     history, training = read_json_if_present(trained / layout.HISTORY), read_json_if_present(trained / layout.TRAINING)
-    exports = [export_of(export) for export in config.spec.exports]
+    exports = [export_of(export) for export in spec.exports]
     for export in exports:
-        export.write(ExportInputs(config.spec, data, trained), artifact)
+        export.write(ExportInputs(spec, data, trained), artifact)
     shutil.copytree(prepared / layout.TOKENIZER_DIRECTORY, artifact, dirs_exist_ok=True)
-    form_of(config.spec.task.type, data.family).finish_artifact(artifact, data, config.spec)
+    form_of(spec.task.type, data.family).finish_artifact(artifact, data, spec)
     for name in (layout.EVALUATION, layout.REPORT):
         shutil.copyfile(evaluated / name, artifact / name)
+    if (prepared / layout.LEARNED_ROWS).is_file():  # An earlier version has none.
+        shutil.copyfile(prepared / layout.LEARNED_ROWS, artifact / layout.LEARNED_ROWS)
     (artifact / layout.CURVES).write_text(json.dumps(history, indent=1) + "\n", encoding="utf-8")
     card = render_card(
         CardInputs(
             job=config.job,
-            spec=config.spec,
+            spec=spec,
             data=data,
             evaluation=evaluation,
             training=training,
             export=exports[0],
             chat_template=_has_chat_template(artifact),
-            predictions=_predictions(evaluated) if config.spec.evaluation.report.include_examples else (),
+            predictions=_predictions(evaluated) if spec.evaluation.report.include_examples else (),
         )
     )
     (artifact / layout.MODEL_CARD).write_text(card, encoding="utf-8")
     return {
         "job": config.job.model_dump(mode="json"),
-        "spec": config.spec.model_dump(mode="json", exclude_none=True),
+        "spec": spec.model_dump(mode="json", exclude_none=True),
         "specDigest": config.job.spec_digest,
         "trainingDigest": config.job.training_digest,
         "inputsDigest": data.inputs_digest,
         "model": data.model.model_dump(mode="json"),
+        **({"adapter": {"uri": data.continued.uri, "digest": data.continued.digest}} if data.continued else {}),
         "data": _data_provenance(data, prepared_manifest.digest),
         "use": report_for_use(data),
         "trainedDigest": trained_manifest.digest,
@@ -155,18 +159,15 @@ def _predictions(evaluated: Path) -> Iterator[dict[str, Any]]:
 
 
 def _fetch_description(uri: str, target: Path) -> Manifest:
-    """Fetch report and tokenizer of the prepared data, but not its examples, and check them against the manifest."""
+    """Fetch what the prepared data says about itself, but not its examples."""
     manifest = _manifest(uri, "prepare")
-    wanted = {
-        entry.path: entry
-        for entry in manifest.files
-        if entry.path == layout.DATA_REPORT or entry.path.startswith(f"{layout.TOKENIZER_DIRECTORY}/")
-    }
-    for path in wanted:
-        storage.download_file(storage.join(uri, path), target / path)
-    for entry in hash_files(target, wanted):
-        if entry != wanted[entry.path]:
-            raise TornDirectory(uri, entry.path, "has other content than its manifest says")
+    described = (layout.DATA_REPORT, layout.LEARNED_ROWS)
+    fetch_files(
+        uri,
+        manifest,
+        lambda path: path in described or path.startswith(f"{layout.TOKENIZER_DIRECTORY}/"),
+        target,
+    )
     return manifest
 
 

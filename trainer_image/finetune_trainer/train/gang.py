@@ -25,9 +25,10 @@ from finetune_trainer.modelling.gpus import hardware_in_words, require_gpus
 from finetune_trainer.modelling.precision import Hardware, bf16_supported, resolve_precision
 from finetune_trainer.modelling.quantizing import stored_as
 from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer
-from finetune_trainer.prepared import DataReport, read_report
+from finetune_trainer.prepared import DataReport, effective_spec, read_report
 from finetune_trainer.splits import open_split
 from finetune_trainer.tasks import form_of
+from finetune_trainer.train.acceleration import accelerate, recompute_if_needed
 from finetune_trainer.train.arguments import training_arguments
 from finetune_trainer.train.batches import global_batches, tokens_of_batches
 from finetune_trainer.train.callbacks import (
@@ -36,6 +37,7 @@ from finetune_trainer.train.callbacks import (
     best_validation,
     validation_losses,
 )
+from finetune_trainer.train.compiling import require_compiler
 from finetune_trainer.train.data import TrainingDataset
 from finetune_trainer.train.export import curves, fetch_weights, final_loss, keep_weights, library_versions, write_json
 from finetune_trainer.train.label_weights import label_weights
@@ -45,6 +47,7 @@ from finetune_trainer.train.stop import StopRequest
 from finetune_trainer.train.trainer import FineTuneTrainer, validation_batch_size
 
 if TYPE_CHECKING:
+    from finetune_trainer.methods.base import Method
     from finetune_trainer.methods.coverage import Coverage
     from finetune_trainer.train.validation_answers import ValidationAnswers
 
@@ -66,20 +69,20 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     Raises:
         StageFailure: Stopped (after SIGTERM and a checkpoint), Diverged, BadConfiguration, BadData, GpuUnavailable.
     """
-    config, spec = context.config, context.config.spec
-    if config.world.device is Device.GPU:
-        require_gpus("training", config.world.processes_per_worker)
+    config = context.config
+    _check_machine(config)
     prepared = Path(inputs.prepared)
     report = read_report(prepared)
+    spec = effective_spec(config.spec, report)
     set_seed(spec.training.seed)
     task = form_of(spec.task.type, report.family)
-    train_data = task.dataset(open_split(prepared, "train"), spec, report)
-    validation = task.dataset(open_split(prepared, "validation"), spec, report)
+    train_data, validation = (
+        task.dataset(open_split(prepared, split), spec, report) for split in ("train", "validation")
+    )
     plan = plan_training(spec, len(train_data), config.world.size, report.handling.batching)
     precision = resolve_precision(spec.training.precision, config.world.device, bf16_supported(config.world.device))
     # Before torch.distributed starts, so that no collective times out during a conversion.
     checkpoint = make_loadable(inputs.checkpoint, config, context.reporter) if inputs.checkpoint else None
-    universal = checkpoint is not None and checkpoint.universal
     hardware = Hardware.of(precision, config.world.device)
     is_main = os.environ["RANK"] == "0"
     if is_main and config.world.workers > 1:
@@ -89,17 +92,33 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
         plan,
         precision,
         Path(config.workspace) / "checkpoints",
-        universal=universal,
+        universal=checkpoint is not None and checkpoint.universal,
         unused_parameters=report.handling.unused_parameters,
     )
     if is_main:
         context.reporter.progress("loading the model")
-    model = load_model(Path(inputs.model), spec, report, task=task, precision=precision, device=arguments.device)
+    model = load_model(
+        Path(inputs.model),
+        spec,
+        report,
+        task=task,
+        precision=precision,
+        device=arguments.device,
+        adapter=prepared / layout.ADAPTER_DIRECTORY if report.continued else None,
+    )
     objective = task.objective(spec, report, train_data, validation)
+    weights = label_weights(task, spec, report)
     method = method_of(spec.method.type)
-    coverage, stored = method.coverage(model), stored_as(model)
-    if is_main:
-        _log_coverage(coverage)
+    acceleration = accelerate(
+        model,
+        spec,
+        report,
+        task=task,
+        own_loss=not (objective or weights),
+        precision=precision,
+        device=arguments.device,
+    )
+    coverage, stored = _coverage(method, model), stored_as(model)
     trainable = sum(_size(parameter) for parameter in model.parameters() if parameter.requires_grad)
     busy = Path(config.workspace) / BUSY_NAME
     flow = FlowCallback(StopRequest(context.reporter), busy, spec.training.early_stopping)
@@ -119,11 +138,12 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
         sizes=plan.sizes,
         validation=validation,
         export_checkpoints=spec.training.early_stopping is not None,
-        weights=label_weights(task, spec, report),
+        weights=weights,
         objective=objective,
         checkpoint=checkpoint.directory if checkpoint else None,
         method=method,
         rate_factors=method.rate_factors(spec),
+        fused=acceleration.loss,
         answers=_validation_answers(prepared, spec, report, plan, hardware),
     )
     if checkpoint and checkpoint.universal:
@@ -135,6 +155,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
     if checkpoint is None:
         with hardware.autocast():
             method.initialise(model, spec, trainer.first_batches)
+    acceleration.recomputes = recompute_if_needed(trainer, spec, hardware, tries=objective is None)
     trainer.train(resume_from_checkpoint=str(checkpoint.directory) if checkpoint else None)
     state = trainer.state
     if flow.stopped:
@@ -154,14 +175,26 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
             trained.summary
             | _details(config, plan, precision, state, best)
             | ({} if coverage is None else {"adapted": coverage.summary})
-            | ({} if stored is None else {"quantization": stored}),
+            | ({} if stored is None else {"quantization": stored})
+            | {"computations": acceleration.in_words},
         )
+        _log.info("computations: %s", "; ".join(acceleration.in_words) or "those of PyTorch")
     return trained
 
 
-def _log_coverage(coverage: Coverage | None) -> None:
-    if coverage is not None:
+def _check_machine(config: StageConfig) -> None:
+    if config.world.device is Device.GPU:
+        require_gpus("training", config.world.processes_per_worker)
+    if config.spec.training.compile:
+        require_compiler(config.world.device)
+
+
+def _coverage(method: Method, model: Any) -> Coverage | None:
+    """Which weights ``model`` changes, also in the log of the first rank."""
+    coverage = method.coverage(model)
+    if coverage is not None and os.environ["RANK"] == "0":
         _log.info("the adapter changes %s of the weights; without an adapter: %s", coverage.changed, coverage.unchanged)
+    return coverage
 
 
 def _summary(

@@ -29,6 +29,7 @@ def load_model(
     task: TaskForm,
     precision: Precision,
     device: torch.device = _CPU,
+    adapter: Path | None = None,
 ) -> Any:
     """Load the base model and attach the method.
 
@@ -39,6 +40,7 @@ def load_model(
         task: The task.
         precision: The resolved precision.
         device: Device of this process, where a rounded model is loaded.
+        adapter: Directory of the adapter that training continues from; None for a new one.
 
     Returns:
         The model to train.
@@ -64,14 +66,18 @@ def load_model(
     model: Any = loaded.model
     set_padding(model, report.padding)
     model.config.use_cache = False
-    if not method.trains_base and spec.training.activation_checkpointing:
-        model.enable_input_require_grads()
     if not model_class.drops_out:
         without_dropout(model)
     head = _head(model, task, loaded.random)
-    return method.attach(
-        loaded, Attachment(spec, task.adapter_task, head, report.handling.untrained, report.initial_tokens)
+    attachment = Attachment(
+        spec,
+        task.adapter_task,
+        head,
+        report.handling.untrained,
+        initial_tokens=report.initial_tokens,
+        adapter=adapter,
     )
+    return method.attach(loaded, attachment)
 
 
 def without_dropout(model: torch.nn.Module) -> None:

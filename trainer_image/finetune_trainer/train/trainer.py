@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -23,11 +24,20 @@ from finetune_trainer.train.first_batches import FirstBatches
 from finetune_trainer.train.objective import Objective, Run
 
 if TYPE_CHECKING:
+    from finetune_trainer.modelling.fused_loss import FusedLoss
     from finetune_trainer.train.label_weights import LabelWeights
     from finetune_trainer.train.validation_answers import ValidationAnswers
 
 _VALIDATION_BATCH_FACTOR = 2
 """Batch size relative to training; it can be larger, because validation needs no gradients."""
+
+_LOADING_FOR_GPUS: dict[str, Any] = {
+    "pin_memory": True,
+    "num_workers": 1,
+    "prefetch_factor": 4,
+    "persistent_workers": True,
+}
+"""A process makes the next batches during a step, in memory from which GPUs copy at full speed."""
 
 
 def validation_batch_size(sizes: BatchSizes) -> int:
@@ -55,6 +65,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         checkpoint: Path | None = None,
         method: Method,
         rate_factors: Mapping[str, float] = MappingProxyType({}),
+        fused: FusedLoss | None = None,
         **kwargs: Any,
     ) -> None:
         """
@@ -72,6 +83,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
             checkpoint: The checkpoint from which training resumes.
             method: The method that made ``model``.
             rate_factors: Factors of the learning rate, by a part of the names of parameters.
+            fused: Computes the training loss of the task from hidden states.
             kwargs: Further arguments of Trainer.
         """
         collator = task.collator(pad_token_id, model)
@@ -83,9 +95,9 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
             data_collator=collator,
             train_dataset=train_dataset,
             eval_dataset=validation,
-            compute_loss_func=lambda outputs, labels, num_items_in_batch: loss(
-                logits_of(outputs), labels, num_items_in_batch
-            ),
+            compute_loss_func=lambda outputs, labels, num_items_in_batch: (
+                fused.loss if fused is not None and fused.active else loss
+            )(logits_of(outputs), labels, num_items_in_batch),
             **kwargs,
         )
         # The loss is that of the task. Models differ in which loss they compute and what they divide it by.
@@ -101,6 +113,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         self._objective = objective
         self._rate_factors = rate_factors
         self._method = method
+        self._fused = fused
 
     @property
     def run(self) -> Run:
@@ -134,6 +147,13 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
             device=self.args.device,
             alive=self._alive,
         )
+
+    def longest_loss(self) -> torch.Tensor:
+        """The loss of the first micro-batch of this rank, one of the longest of the training."""
+        first = next(iter(EpochBatches(self._training.lengths, self._sizes, self.args.process_index, self.args.seed)))
+        batch = self._prepare_inputs(self._collate([self._training[row] for row in first]))
+        loss: torch.Tensor = self.compute_loss(self.model, batch, num_items_in_batch=torch.tensor(1))
+        return loss
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer, in which parameters with a factor are in groups of their own."""
@@ -170,7 +190,8 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
     ) -> Any:
         """The loss of a micro-batch, times the number of ranks, over which gradients are averaged."""
         if self._objective is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            with self._fused.hidden_states() if self._fused else nullcontext():
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         assert isinstance(num_items_in_batch, torch.Tensor)
         return self._objective.loss(model, inputs, num_items_in_batch) * self.args.world_size
 
@@ -181,7 +202,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
             self._training,
             batch_sampler=batches,
             collate_fn=self._collate,
-            pin_memory=torch.cuda.is_available(),
+            **_LOADING_FOR_GPUS if self.args.device.type == "cuda" else {},
         )
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:

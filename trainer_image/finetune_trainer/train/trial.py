@@ -18,8 +18,10 @@ from finetune_trainer.prepared import DataReport
 from finetune_trainer.tasks.base import TaskForm
 
 
-def try_method(directory: Path, spec: FineTuneJobSpec, report: DataReport, task: TaskForm) -> int | None:
-    """Attach the method to the model that ``config.json`` in ``directory`` describes.
+def try_method(
+    directory: Path, spec: FineTuneJobSpec, report: DataReport, task: TaskForm, adapter: Path | None = None
+) -> int | None:
+    """Attach the method, or ``adapter``, to the model that ``config.json`` in ``directory`` describes.
 
     Returns:
         The number of weights that ``model.quantization`` rounds; None without it.
@@ -37,7 +39,7 @@ def try_method(directory: Path, spec: FineTuneJobSpec, report: DataReport, task:
     head = () if model.get_output_embeddings() is not None else tuple(outside_backbone(model))
     loaded = LoadedModel(model, frozenset())
     method_of(spec.method.type).attach(
-        loaded, Attachment(spec, task.adapter_task, head, report.handling.untrained, trial=True)
+        loaded, Attachment(spec, task.adapter_task, head, report.handling.untrained, adapter=adapter, trial=True)
     )
     return rounded
 

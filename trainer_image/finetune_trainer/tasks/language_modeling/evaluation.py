@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finetune_api.evaluation import BaselineKind, MetricResult
+from finetune_api.evaluation import MetricResult
 from finetune_api.spec import Metric
 from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter
 from finetune_trainer.evaluate.intervals import ratio_interval
@@ -106,7 +106,7 @@ def compare(inputs: EvaluationInputs) -> Comparison:
     sources, documents = table["source"].to_pylist(), table["text"].to_pylist()
     sizes = np.array([len(text.encode()) for text in documents], np.float64)
     scores: dict[str, DocumentScores] = {}
-    for name, model in inputs.method.baseline_and_tuned(inputs.load, inputs.base, inputs.trained):
+    for name, model in inputs.models():
         scores[name] = scored(inputs, found, name, model)
         del model  # Frees its memory for the next model.
     tokens = found.predicted.astype(np.float64)
@@ -135,7 +135,7 @@ def compare(inputs: EvaluationInputs) -> Comparison:
         return tuple(_result(metric, likelihoods, hits, seed) for metric in metrics)
 
     details = _details(inputs, found, both, scores)
-    return Comparison(BaselineKind.BASE_MODEL, details, measure(np.arange(len(table))), measure, predictions)
+    return Comparison(inputs.baseline_kind, details, measure(np.arange(len(table))), measure, predictions)
 
 
 def _of_each(metric: Metric, likelihood: Likelihood, scores: DocumentScores) -> Floats:

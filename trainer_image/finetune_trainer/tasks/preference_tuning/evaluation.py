@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from finetune_api.evaluation import BaselineKind, MetricResult
+from finetune_api.evaluation import MetricResult
 from finetune_api.spec import Metric
 from finetune_trainer.evaluate.answer_comparison import score_answers
 from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs
@@ -35,20 +36,21 @@ def compare(inputs: EvaluationInputs) -> Comparison:
     names = ("chosen", "rejected") if preference.loss.row.paired else ("completion",)
     answers = [_answers(table, name) for name in names]
     sums: dict[str, Floats] = {}
-    for name, model in inputs.method.baseline_and_tuned(inputs.load, inputs.base, inputs.trained):
-        found = []
-        for prompts in answers:
-            prompts.check(model)
-            losses, _ = score_answers(inputs, prompts, name, model)
-            found.append(-losses * prompts.learned)
-        sums[name] = np.stack(found, axis=1)
+    for name, model in inputs.models():
+        sums[name] = _sums(inputs, answers, name, model)
         del model  # Frees its memory for the next model.
+    started = inputs.reference()
+    if started is not None:
+        sums["reference"] = _sums(inputs, answers, "baseline", started)
+        del started
     measured = Measured(
         sums["baseline"],
         sums["tuned"],
         np.stack([prompts.learned for prompts in answers], axis=1),
         None if preference.loss.row.paired else table["label"].to_numpy() == 1,
         preference.beta,
+        sums.get("reference"),
+        inputs.reference_kind,
     )
     metrics = inputs.spec.metrics
     rows = [
@@ -60,7 +62,12 @@ def compare(inputs: EvaluationInputs) -> Comparison:
             strict=True,
         )
     ]
-    details = {"beta": preference.beta, "loss": str(preference.loss), "ties": _ties(measured, metrics)}
+    details = {
+        "beta": preference.beta,
+        "loss": str(preference.loss),
+        "ties": _ties(measured, metrics),
+        "rewardsAgainst": str(measured.against),
+    }
     seed = inputs.spec.training.seed
 
     def measure(part: Ints) -> tuple[MetricResult, ...]:
@@ -68,7 +75,17 @@ def compare(inputs: EvaluationInputs) -> Comparison:
         return found.results(metrics, seed) if found.defined else ()
 
     results = measured.results(metrics, seed)
-    return Comparison(BaselineKind.BASE_MODEL, details, results, measure, rows)
+    return Comparison(inputs.baseline_kind, details, results, measure, rows)
+
+
+def _sums(inputs: EvaluationInputs, answers: Sequence[CausalPrompts], name: str, model: Any) -> Floats:
+    """Log-probabilities of the answers of each example, of shape (examples, answers); ``name`` is for messages."""
+    found = []
+    for prompts in answers:
+        prompts.check(model)
+        losses, _ = score_answers(inputs, prompts, name, model)
+        found.append(-losses * prompts.learned)
+    return np.stack(found, axis=1)
 
 
 def _answers(table: pa.Table, name: str) -> CausalPrompts:
@@ -112,7 +129,11 @@ def _rows(
             "scores": scores,
             "rewards": dict(zip(names, measured.rewards[index].tolist(), strict=True)),
             "logProbabilities": {
-                name: {"baseline": float(measured.baseline[index, side]), "tuned": float(measured.tuned[index, side])}
+                name: {
+                    "baseline": float(measured.baseline[index, side]),
+                    "tuned": float(measured.tuned[index, side]),
+                    **({} if measured.apart is None else {"reference": float(measured.apart[index, side])}),
+                }
                 for side, name in enumerate(names)
             },
         }

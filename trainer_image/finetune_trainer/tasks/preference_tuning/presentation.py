@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from finetune_api.evaluation import BaselineKind
 from finetune_trainer.report.changes import GenerationChanges, generation_changes
 from finetune_trainer.report.format import code_block
 from finetune_trainer.tasks.base import CardParts, template_of
@@ -15,15 +16,20 @@ if TYPE_CHECKING:
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
 
-REWARDS = (
-    "Rewards are measured against the base model: beta times the log-probability that an answer has gained. Those of "
-    "the base model are 0, so that it has no score in them, and the change is that from equal rewards."
-)
+
+def _rewards(continued: bool) -> str:
+    """What rewards are measured against: the model that training started from."""
+    start = "the adapter that training continued from" if continued else "the base model"
+    return (
+        f"Rewards are measured against {start}: beta times the log-probability that an answer has gained. Those of "
+        f"{start} are 0, so that it has no score in them, and the change is that from equal rewards."
+    )
 
 
 def baseline_note(details: Mapping[str, Any]) -> str:
     """How log-probabilities and rewards were compared."""
-    note = f"{REWARDS} Here, beta is {details['beta']:g}. Log-probabilities are sums over the tokens of an answer."
+    rewards = _rewards(details.get("rewardsAgainst") == BaselineKind.PREVIOUS)
+    note = f"{rewards} Here, beta is {details['beta']:g}. Log-probabilities are sums over the tokens of an answer."
     if ties := details.get("ties"):
         listed = ", ".join(f"{max(counts.values())} in {metric}" for metric, counts in ties.items())
         note += f" Ties count neither way: {listed}."
@@ -97,7 +103,7 @@ def card(inputs: CardInputs, environment: Environment) -> CardParts:
     return CardParts(
         purpose="answering as people prefer",
         usage=usage(inputs, environment),
-        note=f"{REWARDS}\n",
+        note=f"{_rewards(inputs.data.continued is not None)}\n",
         examples=card_examples(inputs),
         limitations=[
             "Only the probabilities of given answers were compared; no answers were generated, and truth and safety "

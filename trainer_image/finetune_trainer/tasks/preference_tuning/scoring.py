@@ -35,6 +35,15 @@ class Measured:
     desirable: NDArray[np.bool_] | None
     """Whether each answer is desirable, of shape (examples,); None for pairs."""
     beta: float
+    apart: Floats | None = None
+    """Those of the model that training started from, if it is not the baseline."""
+    against: BaselineKind = BaselineKind.BASE_MODEL
+    """What the model is that training started from."""
+
+    @property
+    def reference(self) -> Floats:
+        """Those of the model that training started from, against which rewards are measured."""
+        return self.baseline if self.apart is None else self.apart
 
     @property
     def defined(self) -> bool:
@@ -44,12 +53,14 @@ class Measured:
     def take(self, rows: Ints) -> Measured:
         """That of the examples at ``rows``."""
         desirable = None if self.desirable is None else self.desirable[rows]
-        return Measured(self.baseline[rows], self.tuned[rows], self.counts[rows], desirable, self.beta)
+        apart = None if self.apart is None else self.apart[rows]
+        models = self.baseline[rows], self.tuned[rows], self.counts[rows]
+        return Measured(*models, desirable, self.beta, apart, self.against)
 
     @property
     def rewards(self) -> Floats:
         """Of shape (examples, answers)."""
-        return self.beta * (self.tuned - self.baseline)
+        return self.beta * (self.tuned - self.reference)
 
     @property
     def margins(self) -> Floats:
@@ -62,7 +73,7 @@ class Measured:
         sums = self.tuned if tuned else self.baseline
         if metric is Metric.PREFERRED_PER_TOKEN:
             return _signs(sums / self.counts, ROUNDING_PER_TOKEN)
-        return _signs(self.tuned - self.baseline if metric is Metric.REWARD_ACCURACY else sums, ROUNDING)
+        return _signs(self.tuned - self.reference if metric is Metric.REWARD_ACCURACY else sums, ROUNDING)
 
     def results(self, metrics: tuple[Metric, ...], seed: int) -> tuple[MetricResult, ...]:
         """The results of ``metrics``."""
@@ -85,7 +96,7 @@ class Measured:
             return found[~np.isnan(found)]  # Resamples without desirable or undesirable answers have none.
 
         interval = weighted_interval(values, examples, seed=seed)
-        return reward_result(metric, float(self._values(metric, once)[0]), interval, BaselineKind.BASE_MODEL)
+        return reward_result(metric, float(self._values(metric, once)[0]), interval, self.against)
 
     def _values(self, metric: Metric, weights: Floats | Ints) -> Floats:
         """A metric of rewards, for each weighting of the examples."""

@@ -76,9 +76,12 @@ class _Comparing:
         self._runner = SpanRunner(inputs)
 
     def baseline(self) -> Result:
-        """The base model, if it has a trained span head; otherwise the better on validation of no answer and a linear
+        """The model that was published before, if the job asks for it; the base model, if it has a trained span head;
+        otherwise the better on validation of no answer and a linear
         span head.
         """
+        if self._inputs.previous is not None:
+            return self.of_model(self._inputs.previous_model(), "baseline", BaselineKind.PREVIOUS)
         loaded = self._inputs.load(self._inputs.base)
         if not loaded.random:
             return self.of_model(loaded.model, "baseline")
@@ -95,13 +98,13 @@ class _Comparing:
             return Result(head.kind, head.test, head.threshold, head.validation_f1, details)
         return Result(BaselineKind.NO_ANSWER, Predicted.none(self._test), None, none_f1, details)
 
-    def of_model(self, model: Any, name: str) -> Result:
+    def of_model(self, model: Any, name: str, kind: BaselineKind = BaselineKind.BASE_MODEL) -> Result:
         """The answers of a model with a span head."""
         best = []
         for split, questions in (("validation", self._validation), ("test", self._test)):
             activity = f"answering {split} questions with the {name} model"
             best.append(self._runner.best_spans(model, name, questions, self.longest, activity))
-        return self._decided(BaselineKind.BASE_MODEL, best[0], best[1], {})
+        return self._decided(kind, best[0], best[1], {})
 
     def result(self, metric: Metric, baseline: Scores, tuned: Scores, part: Ints) -> MetricResult | None:
         """The result of a metric on a part of the questions; None if it is about none of them."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 from transformers import AutoModel
 
-from finetune_api.evaluation import MetricResult
+from finetune_api.evaluation import BaselineKind, MetricResult
 from finetune_trainer.evaluate import baseline as baselines
 from finetune_trainer.evaluate.baseline import Labelled
 from finetune_trainer.evaluate.classification import Classified, compared
@@ -38,8 +38,9 @@ def compare(inputs: EvaluationInputs) -> Comparison:
     test = open_split(inputs.prepared, SPLIT)
     data = inputs.data
     gold = _labels(test, data)
-    chosen = _baseline(inputs, test)
-    tuned = tuned_output(inputs, TokenRows.of_column(test["input_ids"]))
+    rows = TokenRows.of_column(test["input_ids"])
+    chosen = _baseline(inputs, test) if inputs.previous is None else _previous(inputs, rows)
+    tuned = tuned_output(inputs, rows)
 
     def measure(part: Ints) -> tuple[MetricResult, ...]:
         models = chosen.output.take(part), tuned.take(part)
@@ -52,19 +53,28 @@ def compare(inputs: EvaluationInputs) -> Comparison:
     results = measure(np.arange(len(gold)))
     if len(results) < len(inputs.spec.metrics):
         raise undefined_auroc()
-    rows = prediction_rows(test, data, gold, chosen.output, tuned)
+    predictions = prediction_rows(test, data, gold, chosen.output, tuned)
     tables = {"labels": label_table(data, gold, chosen.output, tuned)}
-    return Comparison(chosen.kind, _named(chosen.details, data.labels), results, measure, rows, tables=tables)
+    return Comparison(chosen.kind, _named(chosen.details, data.labels), results, measure, predictions, tables=tables)
 
 
 def _named(details: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """The details of the baseline with the names of labels for their indices."""
-    majority = details["majorityClass"]
+    majority = details.get("majorityClass", {})
+    if not majority:
+        return details
     if "label" in majority:
         majority["label"] = names[majority["label"]]
     else:
         majority["labels"] = [names[index] for index in majority["labels"]]
     return details
+
+
+def _previous(inputs: EvaluationInputs, rows: TokenRows) -> baselines.ClassifierBaseline:
+    """The output of the model that was published before."""
+    return baselines.ClassifierBaseline(
+        BaselineKind.PREVIOUS, _output(inputs, inputs.previous_model(), "baseline", rows), {}
+    )
 
 
 def _baseline(inputs: EvaluationInputs, test: pa.Table) -> baselines.ClassifierBaseline:
@@ -104,19 +114,23 @@ def tuned_output(inputs: EvaluationInputs, rows: TokenRows) -> Classified:
     Raises:
         StageFailure: As `compare`.
     """
+    return _output(inputs, inputs.method.tuned(inputs.load, inputs.base, inputs.trained), "tuned", rows)
+
+
+def _output(inputs: EvaluationInputs, model: Any, name: str, rows: TokenRows) -> Classified:
+    """The output of a classifier, the baseline or the tuned model as ``name`` says."""
     padding, multi_label = inputs.data.padding, inputs.data.multi_label
     probabilities = np.zeros((len(rows), len(inputs.data.labels)), dtype=np.float32)
-    model = inputs.method.tuned(inputs.load, inputs.base, inputs.trained)
     set_padding(model, padding)
     check_vocabulary(model, rows)
     hardware = inputs.hardware
-    counter = ExampleCounter(inputs.reporter, "classifying with the tuned model", len(rows))
+    counter = ExampleCounter(inputs.reporter, f"classifying with the {name} model", len(rows))
 
     def work(batch: Ints) -> None:
         tokens, mask = (tensor.to(hardware.device) for tensor in padded(rows, batch, padding))
         with torch.inference_mode(), hardware.autocast():
             logits = model(input_ids=tokens, attention_mask=mask).logits.float()
-        check_finite(logits, "tuned", "output")
+        check_finite(logits, name, "output")
         found = logits.sigmoid() if multi_label else logits.softmax(dim=-1)
         probabilities[batch] = found.cpu().numpy()
         counter.add(len(batch))
