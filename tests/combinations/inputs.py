@@ -10,6 +10,7 @@ import torch
 from tokenizers import processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from finetune_api.tables.methods import MethodType
 from finetune_api.tables.tasks import ModelFamily, TaskType
 from tests.combinations.cells import LABEL_LISTS, Cell, Form
 from tests.trainer.code_models import CHAT_TEMPLATE, byte_level_tokenizer, save_llama_with
@@ -34,7 +35,14 @@ def cell_job(root: Path, cell: Cell) -> TinyJob:
             "task": {"type": cell.form.task, **_task(cell.form)},
             "dataset": {"train": data, "validation": data, "test": source, "cleaning": {"deduplicate": "None"}},
             "method": {"type": cell.method, **_method(cell.form)},
-            "training": {"maxSteps": 12, "evaluateEverySteps": 4, "batchSize": 8, "maxSequenceLength": 96},
+            "training": {
+                "maxSteps": 12,
+                "evaluateEverySteps": 4,
+                "batchSize": 8,
+                "maxSequenceLength": 96,
+                # The default ones are for more steps.
+                "learningRate": 3e-3 if cell.method is MethodType.FULL else 1e-2,
+            },
             "evaluation": {"publishWorse": True, **_generation(cell.form)},
             "distributed": {"gpusPerWorker": 0, "zero": {"stage": 0}},
             "output": {"uri": (root / "storage").as_uri(), "keep": {"preparedData": True}},

@@ -12,7 +12,7 @@ from tests.combinations.run import run
 
 SAMPLE = (
     "TextClassification-with-several-labels:causal:IA3:None",
-    "QuestionAnswering:seq2seq:LoRA:None",
+    "CodeGeneration:seq2seq:PTuning:None",
     "PreferenceTuning-ORPO:causal:IA3:None",
 )
 
