@@ -83,7 +83,9 @@ def difference(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize(
-    ("kind", "kernel"), [*((kind, reference) for kind in KINDS), ("llama", without_shared_heads)], ids=str
+    ("kind", "kernel"),
+    [*((kind, reference) for kind in KINDS), ("llama", without_shared_heads)],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
 def test_every_layer_and_gradient_is_that_of_sdpa(kind: str, kernel: Any) -> None:
     model = build(config_of(kind, "CAUSAL_LM", KINDS[kind]), AutoModelForCausalLM).train()
