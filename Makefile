@@ -128,7 +128,7 @@ test-families: install ## Try every model type of transformers with small random
 	$(BIN)/python -m tests.families.results
 
 # Continues an interrupted run. After a change of a method or a task, delete its lines in tests/combinations/results.jsonl.
-test-methods: install ## Try every combination of task, model, method and quantization with small models, and write docs/combinations.md
+test-methods: install ## Try every combination of task, model, method and quantization with small models (20 minutes), and write docs/combinations.md
 	$(BIN)/python -m tests.combinations.run
 	$(BIN)/python -m tests.combinations.results
 

@@ -39,7 +39,7 @@ def cell_job(root: Path, cell: Cell) -> TinyJob:
                 "maxSteps": 12,
                 "evaluateEverySteps": 4,
                 "batchSize": 8,
-                "maxSequenceLength": 96,
+                "maxSequenceLength": 96 if cell.form.family is ModelFamily.ENCODER else 192,
                 # The default ones are for more steps.
                 "learningRate": 3e-3 if cell.method is MethodType.FULL else 1e-2,
             },

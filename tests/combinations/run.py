@@ -25,8 +25,6 @@ from tests.combinations.results import RESULTS, Outcome, Result, read_results
 from tests.trainer.stages import Outcome as Ended
 from tests.trainer.stages import TinyJob
 
-_REFUSALS = {Reason.BAD_CONFIGURATION, Reason.BAD_DATA}
-
 
 def run(cell: Cell, root: Path) -> Result:
     """Run one combination to its end."""
@@ -57,7 +55,7 @@ def _prepared(job: TinyJob) -> tuple[Outcome, str] | None:
     ended = job.run(Stage.PREPARE)
     if ended.code == 0:
         return None
-    refused = ended.report.error is not None and ended.report.error.reason in _REFUSALS
+    refused = ended.report.error is not None and ended.report.error.reason is Reason.BAD_CONFIGURATION
     return (Outcome.PREPARE, ended.message) if refused else (Outcome.FAILED, f"prepare: {_said(ended)}")
 
 
