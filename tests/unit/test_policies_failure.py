@@ -26,7 +26,7 @@ def test_run_with_a_result_has_no_error() -> None:
         (75, Reason.STOPPED),
         (76, Reason.DIVERGED),
         (77, Reason.PERMISSION_DENIED),
-        (78, Reason.OUT_OF_MEMORY),
+        (78, Reason.DISK_FULL),
         (137, Reason.KILLED),
         (143, Reason.KILLED),
         (139, Reason.INTERNAL_ERROR),

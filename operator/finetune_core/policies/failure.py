@@ -17,7 +17,8 @@ _REASON_OF_EXIT_CODE = {
     ExitCode.STOPPED: Reason.STOPPED,
     ExitCode.DIVERGED: Reason.DIVERGED,
     ExitCode.PERMISSION_DENIED: Reason.PERMISSION_DENIED,
-    ExitCode.DOES_NOT_FIT: Reason.OUT_OF_MEMORY,
+    # A stage that lacks memory can still report that.
+    ExitCode.DOES_NOT_FIT: Reason.DISK_FULL,
 }
 
 
@@ -67,7 +68,8 @@ def _unexplained(run: ObservedRun) -> StageError:
     if code is None:
         return _error(run, Reason.KILLED, "ended with an unknown exit code; see its log")
     if code in _REASON_OF_EXIT_CODE:
-        return _error(run, _REASON_OF_EXIT_CODE[ExitCode(code)], f"ended with exit code {code}; see its log")
+        full = " and could not write its report: its disk is probably full" if code == ExitCode.DOES_NOT_FIT else ""
+        return _error(run, _REASON_OF_EXIT_CODE[ExitCode(code)], f"ended with exit code {code}{full}; see its log")
     return _from_exit_status(run, code)
 
 
