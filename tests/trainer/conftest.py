@@ -24,6 +24,9 @@ if sys.dont_write_bytecode:
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = str(cache)
     sys.dont_write_bytecode = False
 
+# The product sets it with the first download. Later ranks could not be forked from a server without it.
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
 # As in a stage; tests that need it import it by itself.
 without_bitsandbytes()
 

@@ -111,7 +111,7 @@ def test_the_artifact_is_one_adapter_on_the_bare_base_with_the_evaluated_score(c
 
 def test_after_a_crash_it_goes_on_from_its_own_checkpoint(continued: Continued) -> None:
     """With ZeRO-3, whose processes have parts of the head and of the adapter."""
-    again = continued.job.named("again", distributed={"zero": {"stage": 3}})
+    again = continued.job.named("continued-again", distributed={"zero": {"stage": 3}})
     with again.start(Stage.TRAIN, processes=2) as running:
         running.wait_until(lambda: bool(again.steps_stored))
     assert again.steps_stored[0] == 4

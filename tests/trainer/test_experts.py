@@ -170,7 +170,7 @@ def test_a_training_resumes_and_reports_the_experts(tmp_path: Path) -> None:
     save_mixtral(tmp_path / "base", 0.02)
     training = {"maxSteps": 4, "checkpoint": {"everySteps": 2}}
     job = prepared(job.changed(method=lora_of(*BOTH), training=training))
-    whole, resumed = job.named("whole"), job.named("resumed")
+    whole, resumed = job.named("experts-whole"), job.named("experts-resumed")
     outcome = whole.run(Stage.TRAIN)
     assert outcome.code == 0, outcome.log
     name = "step-00000002"

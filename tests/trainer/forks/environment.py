@@ -31,7 +31,7 @@ def importing_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {**environment, **AT_IMPORT}
 
 
-def imports_alike(environment: Mapping[str, str], imported_under: Mapping[str, str]) -> bool:
-    """Whether imports give the same modules in both environments."""
+def different(environment: Mapping[str, str], imported_under: Mapping[str, str]) -> list[str]:
+    """The variables that may give other modules in one environment than in the other."""
     names = environment.keys() | imported_under.keys()
-    return all(environment.get(name) == imported_under.get(name) for name in names - _READ_LATER)
+    return sorted(name for name in names - _READ_LATER if environment.get(name) != imported_under.get(name))

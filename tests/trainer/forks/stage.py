@@ -23,7 +23,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-from tests.trainer.forks.environment import imports_alike
+from tests.trainer.forks.environment import different
 
 LATE_IMPORT = "late import | "
 """Prefix of log lines of a forked rank that name a module imported after the fork."""
@@ -77,7 +77,8 @@ def _replace_popen(ranks: list[ForkedRank], imported_under: Mapping[str, str]) -
     def start(command: list[str], *, env: dict[str, str], pass_fds: tuple[int, ...], **options: Any) -> Any:
         known = {"stdin": subprocess.DEVNULL, "start_new_session": True}
         assert (command[:3], options) == ([sys.executable, "-m", _RANK], known), "the product starts ranks differently"
-        if not imports_alike(env, imported_under):
+        if names := different(env, imported_under):
+            sys.stderr.write(f"a rank is not forked, because of {', '.join(names)}\n")
             return subprocess.Popen(command, env=env, pass_fds=pass_fds, **options)
         rank = ranks.pop(0)
         rank.start(command[3:], env, pass_fds)
