@@ -156,7 +156,7 @@ ENDS = (
     without_report(75, Reason.STOPPED, "prepare was stopped."),
     without_report(76, Reason.DIVERGED, "exit code 76"),
     without_report(77, Reason.PERMISSION_DENIED, "exit code 77"),
-    without_report(78, Reason.OUT_OF_MEMORY, "exit code 78"),
+    without_report(78, Reason.DISK_FULL, "exit code 78"),
     without_report(1, Reason.INTERNAL_ERROR, "prepare ended with exit code 1; see its log."),
     without_report(
         137, Reason.KILLED, "prepare was killed by SIGKILL; if no one killed it, the memory was probably exhausted."
