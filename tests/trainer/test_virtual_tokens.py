@@ -204,6 +204,8 @@ def test_sizes_with_other_names(tmp_path: Path) -> None:
         tmp_path
     )
     tried(tmp_path, "PromptTuning")
+    model = attached(tmp_path, settings("PromptTuning"), task="TextClassification")
+    assert model.active_peft_config.token_dim == 32
 
 
 def tried(base: Path, name: str) -> None:

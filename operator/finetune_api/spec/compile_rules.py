@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING
 
 from finetune_api.base import Rule
 from finetune_api.method_settings import LoraSpec
+from finetune_api.spec.method_rules import NOT_PARTITIONED, WHOLE, never_rules
 from finetune_api.tables.methods import MethodType, Quantization
 
 if TYPE_CHECKING:
     from finetune_api.spec.job import FineTuneJobSpec
 
-_OFF = "!has(self.training) || !has(self.training.compile) || !self.training.compile || "
+_OFF = "!has(self.training) || !has(self.training.compile) || !self.training.compile"
 
 
 def compile_rules() -> Iterator[Rule]:
     """What cannot be compiled."""
     yield _rule(
-        "!has(self.distributed) || !has(self.distributed.zero) || !has(self.distributed.zero.stage) || "
-        "self.distributed.zero.stage < 3",
+        NOT_PARTITIONED,
         "ZeRO stage 3, which gathers the weights of a layer while it runs; use a stage from 0 to 2",
         lambda spec: spec.distributed.zero.stage < 3,
     )
     yield _rule(
-        f"!has(self.model.quantization) || self.model.quantization == '{Quantization.NONE}'",
+        WHOLE,
         "model.quantization, because the kernels of bitsandbytes are not compiled",
         lambda spec: spec.model.quantization is Quantization.NONE,
     )
@@ -34,17 +34,17 @@ def compile_rules() -> Iterator[Rule]:
         "method.lora.targetParameters, with which PEFT changes the layers in each step",
         lambda spec: not isinstance(spec.method.settings, LoraSpec) or not spec.method.settings.target_parameters,
     )
-    prefix = MethodType.PREFIX_TUNING
-    yield _rule(
-        f"!has(self.method) || !has(self.method.type) || self.method.type != '{prefix}'",
-        f"method {prefix}, whose keys and values each layer adds to its own",
-        lambda spec: spec.method.type is not prefix,
+    yield from never_rules(
+        {MethodType.PREFIX_TUNING: "whose keys and values each layer adds to its own"},
+        "training.compile",
+        _OFF,
+        lambda spec: not spec.training.compile,
     )
 
 
 def _rule(cel: str, text: str, holds: Callable[[FineTuneJobSpec], bool]) -> Rule:
     return Rule(
-        cel=_OFF + cel,
+        cel=f"{_OFF} || {cel}",
         message=f"training.compile cannot be combined with {text}",
         field="training.compile",
         holds=lambda spec: not spec.training.compile or holds(spec),

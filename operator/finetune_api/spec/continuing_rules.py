@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from finetune_api.base import Rule
 from finetune_api.method_settings import LoraInitialization, LoraSpec
-from finetune_api.spec.rules import listed
-from finetune_api.tables.methods import METHODS, Result
+from finetune_api.spec.method_rules import never_rules
+from finetune_api.tables.methods import METHODS, MethodRow, Result
 
 if TYPE_CHECKING:
     from finetune_api.spec.job import FineTuneJobSpec
@@ -16,23 +16,9 @@ if TYPE_CHECKING:
 
 def continuing_rules() -> Iterator[Rule]:
     """An adapter is continued with the method that trained it, from the weights that it has."""
-    others = [method for method, row in METHODS.items() if row.result is not Result.ADAPTER]
-    yield Rule(
-        cel="!has(self.model.adapter) || !has(self.method) || !has(self.method.type) || "
-        f"!(self.method.type in {listed(others)})",
-        message=f"model.adapter cannot be combined with method {' or '.join(others)}, which trains no adapter: use the "
-        "method of the adapter",
-        field="model.adapter",
-        holds=lambda spec: spec.model.adapter is None or spec.method.type not in others,
-    )
-    virtual = [method for method, row in METHODS.items() if row.virtual]
-    yield Rule(
-        cel="!has(self.model.adapter) || !has(self.method) || !has(self.method.type) || "
-        f"!(self.method.type in {listed(virtual)})",
-        message=f"model.adapter cannot be combined with method {' or '.join(virtual)}, whose virtual tokens PEFT loads "
-        "for use only",
-        field="model.adapter",
-        holds=lambda spec: spec.model.adapter is None or spec.method.type not in virtual,
+    reasons = {method: _why_not(row) for method, row in METHODS.items()}
+    yield from never_rules(
+        reasons, "model.adapter", "!has(self.model.adapter)", lambda spec: spec.model.adapter is None
     )
     default = LoraInitialization.DEFAULT
     yield Rule(
@@ -43,6 +29,13 @@ def continuing_rules() -> Iterator[Rule]:
         field="method.lora.initialization",
         holds=lambda spec: spec.model.adapter is None or _initialization(spec) is default,
     )
+
+
+def _why_not(row: MethodRow) -> str:
+    """Why a method cannot continue from an adapter; empty if it can."""
+    if row.result is not Result.ADAPTER:
+        return "which trains no adapter: use the method of the adapter"
+    return "whose virtual tokens PEFT loads for use only" if row.virtual else ""
 
 
 def _initialization(spec: FineTuneJobSpec) -> LoraInitialization:

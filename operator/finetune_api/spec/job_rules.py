@@ -12,7 +12,7 @@ from finetune_api.method_settings import LoraInitialization, LoraSpec
 from finetune_api.spec.code_rules import code_rules
 from finetune_api.spec.compile_rules import compile_rules
 from finetune_api.spec.continuing_rules import continuing_rules
-from finetune_api.spec.method_rules import WHOLE, method_rules
+from finetune_api.spec.method_rules import NOT_PARTITIONED, WHOLE, method_rules
 from finetune_api.spec.outcome import GenerationSpec
 from finetune_api.spec.rules import COLUMN_FIELDS, any_of, listed
 from finetune_api.tables.methods import Quantization
@@ -218,8 +218,7 @@ def _partitioned_rule() -> Rule:
     default = LoraInitialization.DEFAULT
     return Rule(
         cel="!has(self.method) || !has(self.method.lora) || !has(self.method.lora.initialization) || "
-        f"self.method.lora.initialization == '{default}' || !has(self.distributed) || !has(self.distributed.zero) || "
-        "!has(self.distributed.zero.stage) || self.distributed.zero.stage < 3",
+        f"self.method.lora.initialization == '{default}' || {NOT_PARTITIONED}",
         message=f"method.lora.initialization with ZeRO stage 3 must be {default}, because no process has the whole "
         "weights; use stage 2",
         field="method.lora.initialization",
@@ -234,8 +233,7 @@ def _partitioned_rule() -> Rule:
 def _parameters_rule() -> Rule:
     return Rule(
         cel="!has(self.method) || !has(self.method.lora) || !has(self.method.lora.targetParameters) || "
-        "self.method.lora.targetParameters.size() == 0 || !has(self.distributed) || !has(self.distributed.zero) || "
-        "!has(self.distributed.zero.stage) || self.distributed.zero.stage < 3",
+        f"self.method.lora.targetParameters.size() == 0 || {NOT_PARTITIONED}",
         message="method.lora.targetParameters cannot be combined with ZeRO stage 3, because no process has the "
         "whole weights of the experts; use a stage from 0 to 2",
         field="method.lora.targetParameters",
@@ -250,7 +248,7 @@ def _parameters_rule() -> Rule:
 def _rounded_start_rule() -> Rule:
     chosen = [str(start) for start in LoraInitialization if start.of_weights]
     return Rule(
-        cel=f"{WHOLE}!has(self.method) || !has(self.method.lora) || !has(self.method.lora.initialization) || "
+        cel=f"{WHOLE} || !has(self.method) || !has(self.method.lora) || !has(self.method.lora.initialization) || "
         f"!(self.method.lora.initialization in {listed(chosen)})",
         message=f"method.lora.initialization {', '.join(chosen)} cannot be combined with model.quantization: the "
         "adapter takes over a part of the exact weights, which a rounded model does not have; use Default or EVA",
@@ -265,9 +263,7 @@ def _rounded_start_rule() -> Rule:
 
 def _rounded_partitioned_rule() -> Rule:
     return Rule(
-        cel=f"!has(self.model.quantization) || self.model.quantization != '{Quantization.INT8}' || "
-        "!has(self.distributed) || !has(self.distributed.zero) || !has(self.distributed.zero.stage) || "
-        "self.distributed.zero.stage < 3",
+        cel=f"!has(self.model.quantization) || self.model.quantization != '{Quantization.INT8}' || {NOT_PARTITIONED}",
         message=f"model.quantization {Quantization.INT8} cannot be combined with ZeRO stage 3, which would lose the "
         f"scales of the weights; use a stage from 0 to 2, or {Quantization.NF4}",
         field="model.quantization",
@@ -291,8 +287,7 @@ def _rounded_dora_rules() -> Iterator[Rule]:
         holds=lambda spec: spec.model.quantization is not Quantization.INT8 or holds(spec),
     )
     yield Rule(
-        cel=f"{WHOLE}{without} || !has(self.distributed) || !has(self.distributed.zero) || "
-        "!has(self.distributed.zero.stage) || self.distributed.zero.stage < 3",
+        cel=f"{WHOLE} || {without} || {NOT_PARTITIONED}",
         message="method.lora.useDora cannot be combined with model.quantization and ZeRO stage 3: DoRA needs the norms "
         "of whole weights in each step; use a stage from 0 to 2",
         field="method.lora.useDora",

@@ -13,7 +13,13 @@ from finetune_api.tables.tasks import TaskType
 if TYPE_CHECKING:
     from finetune_api.spec.job import FineTuneJobSpec
 
-WHOLE = f"!has(self.model.quantization) || self.model.quantization == '{Quantization.NONE}' || "
+WHOLE = f"!has(self.model.quantization) || self.model.quantization == '{Quantization.NONE}'"
+"""In CEL: the base model is not rounded."""
+NOT_PARTITIONED = (
+    "!has(self.distributed) || !has(self.distributed.zero) || !has(self.distributed.zero.stage) || "
+    "self.distributed.zero.stage < 3"
+)
+"""In CEL: each process has whole weights."""
 
 
 def method_rules() -> Iterator[Rule]:
@@ -23,23 +29,22 @@ def method_rules() -> Iterator[Rule]:
             yield _not_for_rule(method, [task for task, reason in row.refused.items() if reason == why], why)
         if row.never_quantized:
             yield _never_rounded_rule(method, row)
-    yield from _never_rules(
+    yield from never_rules(
         {method: row.never_packed for method, row in METHODS.items()},
         "training.packing",
         "!has(self.training) || !has(self.training.packing) || !self.training.packing",
         lambda spec: not spec.training.packing,
     )
-    yield from _never_rules(
+    yield from never_rules(
         {method: row.never_recomputed for method, row in METHODS.items()},
         "training.activationCheckpointing",
         "!has(self.training) || !has(self.training.activationCheckpointing) || !self.training.activationCheckpointing",
         lambda spec: not spec.training.activation_checkpointing,
     )
-    yield from _never_rules(
+    yield from never_rules(
         {method: row.never_partitioned for method, row in METHODS.items()},
         "distributed.zero.stage",
-        "!has(self.distributed) || !has(self.distributed.zero) || !has(self.distributed.zero.stage) || "
-        "self.distributed.zero.stage < 3",
+        NOT_PARTITIONED,
         lambda spec: spec.distributed.zero.stage < 3,
         value=" 3",
     )
@@ -55,7 +60,7 @@ def _not_for_rule(method: MethodType, tasks: list[TaskType], why: str) -> Rule:
     )
 
 
-def _never_rules(
+def never_rules(
     reasons: Mapping[MethodType, str],
     field: str,
     unset: str,
@@ -87,7 +92,7 @@ def _never_rules(
 
 def _never_rounded_rule(method: MethodType, row: MethodRow) -> Rule:
     return Rule(
-        cel=f"{WHOLE}!has(self.method) || !has(self.method.type) || self.method.type != '{method}'",
+        cel=f"{WHOLE} || !has(self.method) || !has(self.method.type) || self.method.type != '{method}'",
         message=f"model.quantization cannot be combined with method {method}, {row.never_quantized}; use "
         f"{DEFAULT_METHOD}",
         field="model.quantization",
