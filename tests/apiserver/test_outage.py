@@ -210,7 +210,7 @@ class TestObservability:
 
         desk.api.create(
             "ResourceQuota",
-            {"metadata": {"name": "none", "namespace": desk.namespace}, "spec": {"hard": {"count/jobs.batch": "0"}}},
+            {"metadata": {"name": "none", "namespace": desk.namespace}, "spec": {"hard": {"count/jobs.batch": "1"}}},
         )
         self._quota_counts(desk)
         desk.apply()
@@ -223,12 +223,12 @@ class TestObservability:
 
     @staticmethod
     def _quota_counts(desk: Desk) -> None:
-        """There is no quota controller; admission uses the status as written."""
+        """There is no quota controller; admission uses the status as written. A quota of 0 would fail the job."""
         desk.api.merge_status(
             "ResourceQuota",
             "none",
             desk.namespace,
-            {"hard": {"count/jobs.batch": "0"}, "used": {"count/jobs.batch": "0"}},
+            {"hard": {"count/jobs.batch": "1"}, "used": {"count/jobs.batch": "1"}},
         )
 
 
