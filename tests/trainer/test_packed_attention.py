@@ -20,7 +20,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "llama": {},
     "mistral": {"sliding_window": 8},
     "gemma3_text": {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2},
-    "llama4_text": {"attention_chunk_size": 16, "layer_types": ["chunked_attention", "full_attention"] * 2},
+    "llama4_text": {
+        "attention_chunk_size": 16,
+        "layer_types": ["chunked_attention", "full_attention"] * 2,
+        # A token on the border between two experts may take the other one for the smallest difference.
+        "num_local_experts": 1,
+        "num_experts_per_tok": 1,
+    },
 }
 """Models whose heads share keys, with windows of tokens, and with chunks, each of which is as an example of its own."""
 

@@ -18,7 +18,7 @@ from peft import PeftModelForQuestionAnswering
 from transformers import Trainer
 from transformers.loss import loss_for_object_detection, loss_utils
 
-from finetune_trainer.patches import deepspeed, lm_eval, peft, transformers
+from finetune_trainer.patches import bitsandbytes, deepspeed, lm_eval, peft, transformers
 
 
 def source(module: str) -> str:
@@ -29,7 +29,7 @@ def source(module: str) -> str:
     return Path(spec.origin).read_text()
 
 
-@pytest.mark.parametrize("patches", [deepspeed, peft, transformers], ids=lambda patches: patches.__name__)
+@pytest.mark.parametrize("patches", [bitsandbytes, deepspeed, peft, transformers], ids=lambda patches: patches.__name__)
 def test_the_changes_were_checked_with_the_installed_version(patches: object) -> None:
     library = patches.__name__.rpartition(".")[2]  # type: ignore[attr-defined]
     assert version(library) == patches.VERSION  # type: ignore[attr-defined]
@@ -105,6 +105,11 @@ def test_peft_still_imports_bitsandbytes_which_imports_the_compiler() -> None:
     assert "torch.compile" in Path(str(operations)).read_text()
     for module, names in peft._ANSWERS.items():
         assert all(hasattr(getattr(importlib.import_module(module), name), "cache_clear") for name in names)
+
+
+def test_bitsandbytes_still_has_a_layout_and_a_kernel_for_avx512() -> None:
+    assert "_convert_weight_packed_for_cpu(self.weight.data" in source("bitsandbytes.nn.modules")
+    assert "A = A.reshape(m, n // 2)" in source("bitsandbytes.backends.cpu.ops")
 
 
 def test_peft_still_drops_token_type_ids_of_question_answering() -> None:

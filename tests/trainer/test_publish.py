@@ -40,7 +40,7 @@ def classified(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="module", params=["adapter", "full"])
 def instructed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    job = instruction_job(tmp_path_factory.mktemp("instructed"), full=request.param == "full")
+    job = instruction_job(tmp_path_factory.mktemp("instructed"), full=request.param == "full", steps=160)
     evaluate(job.context(Stage.EVALUATE))
     return job
 

@@ -53,6 +53,22 @@ def classes(model: Any) -> Counter[str]:
     return Counter(type(parameter).__name__ for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("shape", [(32, 32), (32, 96), (33, 70), (128, 64)])
+def test_each_weight_has_the_scale_of_its_block(shape: tuple[int, int]) -> None:
+    """Blocks of 64 go on from row to row, on every CPU."""
+    library = bitsandbytes()
+    torch.manual_seed(0)
+    scales = torch.repeat_interleave(torch.logspace(-3, 3, -(-shape[0] * shape[1] // 64)), 64)
+    weight = torch.randn(shape) * scales[: shape[0] * shape[1]].reshape(shape)
+    layer = library.nn.Linear4bit(shape[1], shape[0], bias=False, quant_type="nf4", compute_dtype=torch.float32)
+    layer.weight = library.nn.Params4bit(weight, False, quant_type="nf4", compress_statistics=False, module=layer)
+    layer = layer.to("cpu").eval()  # It is rounded now.
+    with torch.no_grad():
+        found = layer(torch.eye(shape[1])).T
+        error = (found - weight).abs() / scales[: shape[0] * shape[1]].reshape(shape)
+    assert error.max() < 0.7
+
+
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("models") / "llama"

@@ -7,6 +7,8 @@ import logging
 import sys
 from typing import Any
 
+from finetune_trainer.patches.bitsandbytes import same_weights_on_every_cpu
+
 _QUANTISATION = "bitsandbytes"
 
 _ANSWERS = {
@@ -51,4 +53,8 @@ def bitsandbytes() -> Any:
                 getattr(importlib.import_module(module), name).cache_clear()
     # It says in every step that LLM.int8 computes in FP16.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    return importlib.import_module(_QUANTISATION)
+    # It misses a kernel of the hub for a layout of weights that is not used.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    library = importlib.import_module(_QUANTISATION)
+    same_weights_on_every_cpu(library)
+    return library
