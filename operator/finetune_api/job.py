@@ -26,13 +26,19 @@ TRAINING_FIELDS = {
     "evaluation": {"allow_code_execution": True},  # Prepare leaves out rows whose tests fail when they run.
 }
 """Fields of the spec that determine the trained weights and their address."""
+_SEARCH_FIELDS = {**TRAINING_FIELDS, "evaluation": dict.fromkeys(("metrics", "generation", "gates"), True)}
+"""Those that determine a prompt, which is chosen by the score of generated answers."""
 
 Model = TypeVar("Model", bound=ApiModel)
 
 _DEFAULT_EPOCHS = 3.0
 _DEFAULT_SETTINGS: dict[str, ApiModel] = {
     "preference": PreferenceSpec(),
-    **{row.settings.field: row.settings.model() for row in METHODS.values() if row.settings},
+    **{
+        row.settings.field: row.settings.model()
+        for row in METHODS.values()
+        if row.settings and not row.settings.required
+    },
 }
 
 # Only the operator writes status, and it always writes the entire status. Atomic lists save the API server from
@@ -301,7 +307,7 @@ def spec_digest(spec: FineTuneJobSpec) -> str:
 
 def training_digest(spec: FineTuneJobSpec) -> str:
     """``sha256:<hex>`` over the fields of the spec that determine the trained weights, as `spec_digest`."""
-    return _digest(spec, TRAINING_FIELDS)
+    return _digest(spec, TRAINING_FIELDS if spec.method.type.row.trains else _SEARCH_FIELDS)
 
 
 def _digest(spec: FineTuneJobSpec, fields: dict[str, Any]) -> str:

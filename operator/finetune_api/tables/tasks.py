@@ -92,6 +92,8 @@ class TaskRow:
     """Default metrics if generated programs may be run (evaluation.allowCodeExecution)."""
     other_lengths: Mapping[ModelFamily, int] = field(default_factory=dict)
     """Families whose default maximum number of tokens differs."""
+    placeholders: tuple[str, ...] = ()
+    """The columns that an instruction has a place for; none if the rows of the task are no questions to a model."""
 
     def pipeline_for(self, family: ModelFamily) -> str:
         """The ``pipeline_tag`` of models of ``family``."""
@@ -158,6 +160,7 @@ TASKS = table(
             settings=dict.fromkeys(
                 ("labels", "multi_label", "class_weights"), (ModelFamily.ENCODER, ModelFamily.CAUSAL)
             ),
+            placeholders=("text",),
         ),
         TaskType.INSTRUCTION_TUNING: TaskRow(
             columns=(
@@ -195,6 +198,7 @@ TASKS = table(
             packs=(ModelFamily.CAUSAL,),
             generates=_GENERATIVE,
             other_lengths=dict.fromkeys(_GENERATIVE, 1024),
+            placeholders=("question", "context"),
         ),
         TaskType.SUMMARIZATION: TaskRow(
             columns=((Column("text", "the text"), Column("summary", "the summary that the model learns")),),
@@ -217,6 +221,7 @@ TASKS = table(
             settings={"instruction": _GENERATIVE},
             packs=(ModelFamily.CAUSAL,),
             generates=_GENERATIVE,
+            placeholders=("text",),
         ),
         TaskType.TRANSLATION: TaskRow(
             columns=(
@@ -234,6 +239,7 @@ TASKS = table(
             required=("target_language",),
             packs=(ModelFamily.CAUSAL,),
             generates=_GENERATIVE,
+            placeholders=("source",),
         ),
         TaskType.PREFERENCE_TUNING: TaskRow(
             columns=(
@@ -296,6 +302,7 @@ TASKS = table(
             settings={"instruction": _GENERATIVE, "language": _GENERATIVE},
             packs=(ModelFamily.CAUSAL,),
             generates=_GENERATIVE,
+            placeholders=("prompt",),
         ),
     },
 )

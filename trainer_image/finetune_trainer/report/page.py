@@ -33,6 +33,10 @@ BASELINE_NAMES: dict[BaselineKind, tuple[str, str]] = {
     BaselineKind.MAJORITY_CLASS: ("the majority class", "always the most frequent label of the training data"),
     BaselineKind.NO_ANSWER: ("no answer", "no question gets an answer"),
     BaselineKind.PREVIOUS: ("the previous model", "the one that was published before, measured again in the same way"),
+    BaselineKind.PLAIN_PROMPT: (
+        "the plain prompt",
+        "the same model, with the default instruction of the task and no examples",
+    ),
 }
 _REFERENCES = {
     BaselineKind.BASE_MODEL: "the base model",
