@@ -54,7 +54,8 @@ class ValidationEvent(_Event):
 
     event: Literal["validation"] = "validation"
     step: int
-    loss: float
+    loss: float | None
+    """None for a method without a loss."""
     metrics: dict[str, float] = {}
 
 

@@ -66,8 +66,7 @@ def search_rules() -> Iterator[Rule]:
         ),
         (
             "evaluation.allowCodeExecution",
-            "!has(self.evaluation) || !has(self.evaluation.allowCodeExecution) || "
-            "!self.evaluation.allowCodeExecution",
+            "!has(self.evaluation) || !has(self.evaluation.allowCodeExecution) || !self.evaluation.allowCodeExecution",
             "which measures programs without running them",
             lambda spec: not spec.evaluation.allow_code_execution,
         ),

@@ -100,6 +100,14 @@ def compared(
     return metric_result(metric, of_baseline, of_tuned, interval)
 
 
+def score_of(metric: Metric, gold: Labels, output: Classified, labels: int) -> float | None:
+    """A metric of one output; None if the examples do not define it."""
+    if gold.ndim == 1 and metric not in (Metric.AUROC, Metric.ECE):
+        return classification_score(metric, gold, output.predicted, labels)
+    value = float(_scores(metric, gold, output, np.ones((1, len(gold))), labels)[0])
+    return None if np.isnan(value) else value
+
+
 def _scores(metric: Metric, gold: Labels, model: Classified, weights: NDArray[Any], labels: int) -> Floats:
     if metric is Metric.AUROC:
         return auroc(one_hot(gold, labels), model.probabilities, weights)

@@ -134,6 +134,8 @@ class Comparison:
     """Measurements by label, by name of the table, for evaluation.json and the report."""
     span_decoding: SpanDecoding | None = None
     """QuestionAnswering with an encoder: how answers were chosen."""
+    notes: tuple[str, ...] = ()
+    """What to know about the result, as clauses."""
 
 
 class ExampleCounter:

@@ -14,8 +14,17 @@ from finetune_api.spec import FineTuneJobSpec, MethodSpec
 if TYPE_CHECKING:
     import torch
 
+    from finetune_api.tables.tasks import TaskType
+    from finetune_trainer.context import StageContext
+    from finetune_trainer.host.inputs import TrainInputs
     from finetune_trainer.methods.coverage import Coverage
     from finetune_trainer.modelling.loading import LoadedModel
+    from finetune_trainer.prepared import DataReport
+    from finetune_trainer.tasks.base import TaskForm
+    from finetune_trainer.trained import Trained
+
+Work = Callable[["StageContext", "TrainInputs"], "Trained"]
+"""Makes the result of the method in one process of the gang."""
 
 Loader = Callable[[Path], "LoadedModel"]
 """Loads the model in a directory with the model class of the task, for evaluation."""
@@ -76,6 +85,24 @@ class Method(Protocol):
     """Subject of the first sentence of the model card, such as ``A LoRA adapter``."""
     tags: tuple[str, ...]
     """Tags of the model card."""
+
+    def task_form(self, task: TaskType, form: TaskForm) -> TaskForm:
+        """The form of a task with this method.
+
+        Args:
+            task: The task.
+            form: Its form for models of a family.
+        """
+
+    def check_data(self, spec: FineTuneJobSpec, report: DataReport) -> Sequence[str]:
+        """Notes about the prepared data; called at the end of the prepare stage, without torch.
+
+        Raises:
+            StageFailure: BadConfiguration when the settings do not fit the data.
+        """
+
+    def work(self) -> Work:
+        """What the train stage does, with its libraries imported."""
 
     def initial_tokens(self, spec: FineTuneJobSpec, tokenizer: Any) -> InitialTokens:
         """What the method starts from; called in the prepare stage, without torch.
@@ -179,6 +206,19 @@ class Method(Protocol):
 
 class MethodDefaults:
     """What a `Method` has that most methods need not decide."""
+
+    def task_form(self, task: TaskType, form: TaskForm) -> TaskForm:
+        return form
+
+    def check_data(self, spec: FineTuneJobSpec, report: DataReport) -> Sequence[str]:
+        return ()
+
+    def work(self) -> Work:
+        from finetune_trainer.patches.deepspeed import import_without_compiler
+        from finetune_trainer.train.gang import train
+
+        import_without_compiler()
+        return train
 
     def continued(self, spec: FineTuneJobSpec, origin: FineTuneJobSpec, adapter: Path) -> MethodSpec:
         raise StageFailure(

@@ -30,7 +30,7 @@ from finetune_trainer.models import fetch_model
 from finetune_trainer.prepared import DataReport, effective_spec, read_report
 from finetune_trainer.sandbox import open_sandbox
 from finetune_trainer.splits import open_split
-from finetune_trainer.tasks import form_of
+from finetune_trainer.tasks import form_for
 
 if TYPE_CHECKING:
     from finetune_api.evaluation import MetricResult
@@ -95,7 +95,7 @@ def _evaluated(context: StageContext, origin: dict[str, str | None], files: Task
     set_up(spec.training.seed)
     if config.world.device is Device.GPU:
         require_gpus("evaluation", 1)
-    task = form_of(spec.task.type, data.family)
+    task = form_for(spec, data.family)
     hardware = Hardware.of(spec.training.precision, config.world.device)
     with open_sandbox(config) if spec.evaluation.allow_code_execution else nullcontext() as sandbox:
         inputs = EvaluationInputs(
@@ -186,7 +186,13 @@ def _evaluation(
         verdict=comparison.metrics[0].verdict,
         test_digest=digest_of(comparison.predictions),
         gates=check_gates(spec, metrics),
-        notes=(*notes, *notes_after(spec, comparison.metrics, examples), *overfitting(validation), *exact.notes),
+        notes=(
+            *notes,
+            *comparison.notes,
+            *notes_after(spec, comparison.metrics, examples),
+            *overfitting(validation),
+            *exact.notes,
+        ),
         slices=short(slices, comparison.metrics[0].name),
         span_decoding=comparison.span_decoding,
         exact_base=exact.result,

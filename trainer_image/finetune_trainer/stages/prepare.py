@@ -56,7 +56,7 @@ from finetune_trainer.prepare.splits import SPLITS, TEST, Selection, assign, che
 from finetune_trainer.prepare.spool import TableWriter, selected
 from finetune_trainer.prepared import DataReport, SplitReport, effective_spec, positions_left
 from finetune_trainer.row_hashes import hashes_of, write_test_rows
-from finetune_trainer.tasks import form_of
+from finetune_trainer.tasks import form_for
 from finetune_trainer.tasks.base import Preparation
 
 LAYOUT = 5
@@ -115,7 +115,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     family = _family(spec, config)
     check_settings(spec, family)
     length = sequence_length(spec, family, inputs.identity)
-    task = form_of(spec.task.type, family)
+    task = form_for(spec, family)
     handling_for = partial(
         decide_handling,
         load_families(),
@@ -219,6 +219,8 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         context.reporter,
         adapter=continuing.directory if continuing else None,
     )
+    of_method = method_of(spec.method.type).check_data(spec, report)
+    report = report.model_copy(update={"notes": (*report.notes, *of_method)})
     document = json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False)
     (output / layout.DATA_REPORT).write_text(document + "\n", encoding="utf-8")
     return report

@@ -1,0 +1,87 @@
+"""Which combination to score next: Optuna's TPE sampler, over the combinations that are not scored yet."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import numpy as np
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState, create_trial
+
+from finetune_trainer.search.record import Trial
+from finetune_trainer.search.space import Combination, Space
+
+_REPEATED = 20
+"""Suggestions that are scored already, before one is drawn of those that are not."""
+
+
+class Strategy:
+    """Suggests combinations, none of them twice.
+
+    A search that resumes tells it what is scored; it then goes on with what the sampler makes of that.
+    """
+
+    def __init__(self, space: Space, *, maximize: bool, seed: int, scored: Iterable[Trial] = ()) -> None:
+        optuna.logging.set_verbosity(logging.WARNING)
+        self._space = space
+        self._study = optuna.create_study(
+            direction="maximize" if maximize else "minimize", sampler=optuna.samplers.TPESampler(seed=seed)
+        )
+        self._open = dict.fromkeys(space)
+        self._generator = np.random.default_rng(seed)
+        for trial in scored:
+            self.tell(_combination(trial), trial.value)
+
+    @property
+    def left(self) -> int:
+        """Combinations that are not scored."""
+        return len(self._open)
+
+    def next(self) -> Combination | None:
+        """A combination that is not scored; None if all are."""
+        if not self._open:
+            return None
+        for _ in range(_REPEATED):
+            asked = self._study.ask()
+            combination = self._space.suggested(asked)
+            self._study.tell(asked, state=TrialState.FAIL)  # `tell` adds a trial of its own.
+            if combination in self._open:
+                return combination
+        waiting = list(self._open)
+        return waiting[int(self._generator.integers(len(waiting)))]
+
+    def tell(self, combination: Combination, value: float | None) -> None:
+        """Record the score of a combination; None if it does not fit into the model."""
+        self._open.pop(combination, None)
+        parameters = self._space.parameters(combination)
+        self._study.add_trial(
+            create_trial(
+                params=parameters,
+                distributions=self._distributions(combination),
+                value=value,
+                state=TrialState.FAIL if value is None else TrialState.COMPLETE,
+            )
+        )
+
+    def _distributions(self, combination: Combination) -> dict[str, CategoricalDistribution]:
+        recorder = _Recorder(self._space.parameters(combination))
+        self._space.suggested(recorder)
+        return recorder.distributions
+
+
+class _Recorder:
+    """Stands for a trial of Optuna with known parameters, and records their distributions."""
+
+    def __init__(self, parameters: dict[str, int]) -> None:
+        self._parameters = parameters
+        self.distributions: dict[str, CategoricalDistribution] = {}
+
+    def suggest_categorical(self, name: str, choices: list[int]) -> int:
+        self.distributions[name] = CategoricalDistribution(choices)
+        return self._parameters[name]
+
+
+def _combination(trial: Trial) -> Combination:
+    return Combination(trial.candidate, trial.shots, trial.chosen, trial.order)
