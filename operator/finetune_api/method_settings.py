@@ -213,7 +213,7 @@ class PromptSearchSpec(ApiModel):
         default=None,
         ge=1,
         le=32,
-        description="Instructions that the model itself writes, from examples of the training split, beside candidates.",
+        description="Instructions that the model itself writes, from examples of the training split.",
     )
     shots: Annotated[tuple[Annotated[int, Field(ge=0, le=64)], ...], Field(min_length=1, max_length=16)] = Field(
         default=(0, 2, 4),

@@ -15,7 +15,7 @@ from finetune_trainer.pairs.seq2seq import PREFIXED_TYPES
 from finetune_trainer.prepared import DataReport
 from finetune_trainer.search.prompt import PROMPT_FILE, read_prompt
 from finetune_trainer.search.record import SEARCH_FILE
-from finetune_trainer.search.templates import with_prompt
+from finetune_trainer.search.templates import until_empty_line, with_prompt
 from finetune_trainer.tasks.base import CardParts, ModelClass, Prediction, Preparation, TaskForm
 
 if TYPE_CHECKING:
@@ -94,10 +94,11 @@ class PromptedForm:
 
         return predict(self, inputs, rows)
 
-    def of_prompt(self, spec: FineTuneJobSpec, data: DataReport) -> dict[str, Any]:
+    def of_prompt(self, tokenizer: Any, data: DataReport) -> dict[str, Any]:
         """What ``prompt.json`` says besides the prompt."""
         return {
             "placeholders": list(self._task.row.placeholders),
+            "empty_line_ends": until_empty_line(tokenizer),
             **({"labels": list(data.labels)} if data.labels else {}),
         }
 

@@ -93,7 +93,6 @@ def usage(decoder: bool, inputs: CardInputs, environment: Environment) -> str:
         **inputs.of_usage,
         texts=dict.fromkeys(row.placeholders, "A text"),
         ranks=bool(inputs.data.labels),
-        empty_line=not decoder or inputs.data.answers_end_at_empty_line,
         beams=generation.beams,
         max_new_tokens=generation.max_new_tokens,
         end_tokens=list(inputs.data.end_tokens),

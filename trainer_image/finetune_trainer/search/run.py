@@ -25,6 +25,7 @@ from finetune_trainer.methods import method_of
 from finetune_trainer.modelling.gpus import hardware_in_words, require_gpus
 from finetune_trainer.modelling.loading import set_up
 from finetune_trainer.modelling.precision import Hardware
+from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer
 from finetune_trainer.prepared import DataReport, read_report
 from finetune_trainer.search.form import PromptedForm
 from finetune_trainer.search.near import NearRows
@@ -133,7 +134,7 @@ def search(context: StageContext, inputs: TrainInputs) -> Trained:
     assert best is not None
     directory = Path(config.workspace) / "trained"
     directory.mkdir(parents=True, exist_ok=True)
-    write_prompt(directory, space.prompt(Searching.combination(best)), form.of_prompt(spec, data))
+    write_prompt(directory, space.prompt(Searching.combination(best)), form.of_prompt(load_prepared_tokenizer(prepared), data))
     record.write(directory)
     summary = _summary(record, seconds)
     write_json(directory / layout.HISTORY, {"train": [], "validation": [], "search": _curve(record)})

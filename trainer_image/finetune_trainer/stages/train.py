@@ -16,7 +16,7 @@ from finetune_trainer.methods import method_of
 
 
 def run(context: StageContext) -> TrainResult:
-    """Do what the method does, usually to train the model; if an earlier attempt has stored the trained weights, return its result.
+    """Do what the method does, usually train the model; if an earlier attempt has stored the result, return it.
 
     Raises:
         StageFailure: BadConfiguration, BadData, Diverged, OutOfMemory, Stopped, and the failures of storage.
