@@ -88,6 +88,8 @@ class MethodRow:
     """Why ZeRO stage 3 is impossible, likewise."""
     never_recomputed: str = ""
     """Why training.activationCheckpointing is impossible, likewise."""
+    never_distilled: str = ""
+    """Why the method is not for a student, as the end of a sentence; empty if it is."""
 
     @property
     def tasks(self) -> tuple[TaskType, ...]:
@@ -127,6 +129,9 @@ _HIDDEN_PADDING = {
 }
 
 
+_TOO_SMALL = "which trains too little of the student to bring it closer to a teacher; use LoRA or Full"
+
+
 def _virtual(
     summary: str,
     learning_rate: float,
@@ -152,6 +157,7 @@ def _virtual(
         never_partitioned="because PEFT computes the virtual tokens that it saves in one process, which has only a "
         "part of the weights; use a stage from 0 to 2",
         never_recomputed=never_recomputed,
+        never_distilled=_TOO_SMALL,
     )
 
 
@@ -184,6 +190,7 @@ METHODS = table(
             learning_rate=3e-3,
             task_learning_rates={TaskType.PREFERENCE_TUNING: 5e-4},
             never_quantized="whose layers in PEFT compute in FP32 on such a model, and so fit no other precision",
+            never_distilled=_TOO_SMALL,
             settings=Settings("ia3", Ia3Spec),
         ),
         MethodType.PROMPT_TUNING: _virtual(
