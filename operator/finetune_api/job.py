@@ -322,6 +322,7 @@ def _without_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
     training, method, dataset, evaluation = spec.training, spec.method, spec.dataset, spec.evaluation
     validation, test = dataset.validation, dataset.test
     adapter = spec.model.adapter and _without_secret(spec.model.adapter)
+    endpoint = spec.model.endpoint and _unhurried(spec.model.endpoint)
     unset = spec.model_copy(update={"training": training.model_copy(update={"learning_rate": None, "packing": None})})
     training_defaults = {
         "epochs": _DEFAULT_EPOCHS,
@@ -342,7 +343,7 @@ def _without_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
                     "documents": None if dataset.documents is Documents.FILE else dataset.documents,
                 }
             ),
-            "model": _without_secret(spec.model.model_copy(update={"adapter": adapter})),
+            "model": _without_secret(spec.model.model_copy(update={"adapter": adapter, "endpoint": endpoint})),
             "distillation": spec.distillation and _distillation(spec.distillation),
             "output": _without_secret(spec.output),
             "evaluation": _without(evaluation, {"metrics": spec.default_metrics}),
@@ -350,13 +351,17 @@ def _without_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
     )
 
 
+def _unhurried(endpoint: EndpointSpec) -> EndpointSpec:
+    """``endpoint`` without the name of its Secret, and without how fast it is asked."""
+    default = EndpointSpec.model_fields["max_concurrency"].default
+    return _without_secret(endpoint).model_copy(update={"max_concurrency": default})
+
+
 def _distillation(distillation: DistillationSpec) -> DistillationSpec:
     """``distillation`` without Secret names, and without how fast an endpoint is asked."""
     teacher = _without_secret(distillation.teacher)
     if endpoint := teacher.endpoint:
-        default = EndpointSpec.model_fields["max_concurrency"].default
-        unhurried = _without_secret(endpoint).model_copy(update={"max_concurrency": default})
-        teacher = teacher.model_copy(update={"endpoint": unhurried})
+        teacher = teacher.model_copy(update={"endpoint": _unhurried(endpoint)})
     return distillation.model_copy(update={"teacher": teacher})
 
 

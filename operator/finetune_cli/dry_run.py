@@ -67,7 +67,7 @@ def dry_run(job: FineTuneJob, stored: FineTuneJobStatus, output: Output) -> int:
         last = directory.last_log_line()
         if report and isinstance(report.result, PrepareResult):
             report = with_all_notes(report, report.result)
-    world = machine.fit(world_of(Stage.TRAIN, job.spec.distributed), job.spec.training.batch_size)
+    world = machine.fit(world_of(Stage.TRAIN, job.spec), job.spec.training.batch_size)
     code = _exit_code(report, stopped)
     result = report.result if report else None
     if output is Output.JSON:
@@ -102,7 +102,7 @@ def summary_lines(spec: FineTuneJobSpec, report: StageReport, result: PrepareRes
     return [
         f"data      {summary(report)}",
         f"tokens    {result.tokens:,} in the training split",
-        f"model     {spec.model.uri}, {result.parameters:,} parameters",
+        f"model     {spec.model.address}, {result.parameters:,} parameters",
         *([f"adapter   {spec.model.adapter.uri}, whose training continues"] if spec.model.adapter else []),
         f"training  {method_text(spec)}, {amount} of {training.batch_size} examples, on {describe_world(world)}",
         f"memory    about {size(memory)} in each process for {_what(spec)} come on top",
@@ -150,7 +150,7 @@ async def _prepare(
         status = FineTuneJobStatus(revision=revision, spec_digest=spec_digest(job.spec), training=training)
         planned = plan(job.model_copy(update={"status": status}), Observed(), datetime.now(UTC))
         started = job.model_copy(update={"status": planned.status})
-        world = machine.fit(world_of(Stage.TRAIN, job.spec.distributed), job.spec.training.batch_size)
+        world = machine.fit(world_of(Stage.TRAIN, job.spec), job.spec.training.batch_size)
         await child.start(trainer_command("finetune run"), machine.fit(run.world, job.spec.training.batch_size))
         while child.alive:
             observed = child.observed
@@ -176,7 +176,7 @@ def _stage_run(job: FineTuneJob, status: FineTuneJobStatus, output: str) -> Stag
         training_revision=revision,
         training_digest=training_digest(spec),
     )
-    world = world_of(Stage.PREPARE, spec.distributed)
+    world = world_of(Stage.PREPARE, spec)
     return StageRun(RunId(revision, Stage.PREPARE, 1), identity, world, spec, previous_of(job.spec, status))
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from finetune_api.base import Found, Rule
 from finetune_api.method_settings import PromptSearchSpec
+from finetune_api.spec.rules import listed
 from finetune_api.tables.methods import MethodType
+from finetune_api.tables.metrics import Metric
 from finetune_api.tables.tasks import TASKS, TaskType
 from finetune_api.vocabulary import BaselineChoice
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 _METHOD = MethodType.PROMPT_SEARCH
 _OTHER = f"!has(self.method) || !has(self.method.type) || self.method.type != '{_METHOD}'"
 _CANDIDATES = "self.method.promptSearch.candidates"
+_WITHOUT_PROBABILITIES = (Metric.AUROC, Metric.ECE, Metric.MCC)
+_TEACHER_FORCED = (Metric.LOSS, Metric.TOKEN_ACCURACY)
 _PLACEHOLDER = r"[{][A-Za-z_][A-Za-z0-9_]*[}]"
 
 
@@ -72,6 +76,50 @@ def search_rules() -> Iterator[Rule]:
         ),
     ):
         yield _never_rule(field, unset, why, is_unset)
+    yield from _endpoint_rules()
+
+
+def _endpoint_rules() -> Iterator[Rule]:
+    """A model behind an endpoint is asked, and not trained."""
+    here = "!has(self.model.endpoint)"
+    yield Rule(
+        cel=f"{here} || has(self.method) && has(self.method.type) && self.method.type == '{_METHOD}'",
+        message=f"model.endpoint is only valid for method {_METHOD}, because the weights of a model behind an endpoint "
+        "cannot be trained; set model.uri instead",
+        field="model.endpoint",
+        holds=lambda spec: spec.model.endpoint is None or spec.method.type is _METHOD,
+    )
+    yield Rule(
+        cel=f"{here} || !has(self.distributed) || !has(self.distributed.gpusPerWorker) || "
+        "self.distributed.gpusPerWorker == 0",
+        message="distributed.gpusPerWorker cannot be combined with model.endpoint, whose server computes: remove it",
+        field="distributed.gpusPerWorker",
+        holds=lambda spec: (
+            spec.model.endpoint is None
+            or "gpus_per_worker" not in spec.distributed.model_fields_set
+            or spec.distributed.gpus_per_worker == 0
+        ),
+    )
+    chosen = listed(_WITHOUT_PROBABILITIES)
+    yield Rule(
+        cel=f"{here} || !has(self.evaluation) || (!has(self.evaluation.metrics) || self.evaluation.metrics.all(one, "
+        f"!(one in {chosen}))) && (!has(self.evaluation.gates) || self.evaluation.gates.all(one, !(one.metric in "
+        f"{chosen})))",
+        message=f"{', '.join(_WITHOUT_PROBABILITIES)} cannot be measured with model.endpoint, which answers with one "
+        "label or none, without probabilities",
+        field="evaluation.metrics",
+        holds=lambda spec: spec.model.endpoint is None or not set(spec.metrics).intersection(_WITHOUT_PROBABILITIES),
+    )
+    teacher_forced = listed(_TEACHER_FORCED)
+    yield Rule(
+        cel=f"{_OTHER} || !has(self.evaluation) || (!has(self.evaluation.metrics) || self.evaluation.metrics.all(one, "
+        f"!(one in {teacher_forced}))) && (!has(self.evaluation.gates) || self.evaluation.gates.all(one, "
+        f"!(one.metric in {teacher_forced})))",
+        message=f"{', '.join(_TEACHER_FORCED)} cannot be measured with method {_METHOD}, which measures generated "
+        "answers",
+        field="evaluation.metrics",
+        holds=lambda spec: spec.method.type is not _METHOD or not set(spec.metrics).intersection(_TEACHER_FORCED),
+    )
 
 
 def _never_rule(field: str, unset: str, why: str, is_unset: Callable[[FineTuneJobSpec], bool]) -> Rule:

@@ -82,7 +82,7 @@ def compare(inputs: EvaluationInputs, form: AnswerForm) -> Comparison:
         answers[name] = Answers(losses, hits, texts)
         del model  # Frees its memory for the next model.
     baseline, tuned = answers["baseline"], answers["tuned"]
-    found = compared(inputs, scoring, prompts.learned, baseline, tuned, inputs.baseline_kind)
+    found = compared(inputs, scoring, prompts.learned, (baseline, tuned), inputs.baseline_kind)
     return replace(found, details=_details(inputs, prompts, scoring)) if tuned.texts is not None else found
 
 
@@ -90,8 +90,7 @@ def compared(
     inputs: EvaluationInputs,
     scoring: AnswerScoring,
     learned: Ints,
-    baseline: Answers,
-    tuned: Answers,
+    answers: tuple[Answers, Answers],
     kind: BaselineKind,
 ) -> Comparison:
     """The comparison of the answers of two models, or of a model to two prompts.
@@ -100,11 +99,10 @@ def compared(
         inputs: Inputs of the evaluation.
         scoring: The metrics of the answers.
         learned: Tokens of each answer in the data that have a loss, of shape (examples,).
-        baseline: The answers of the baseline.
-        tuned: The other answers.
+        answers: Those of the baseline, and the others.
         kind: What the baseline is.
     """
-    metrics = scoring.metrics()
+    metrics, (baseline, tuned) = scoring.metrics(), answers
     measured = {metric: _measured(metric, scoring, learned, baseline, tuned) for metric in metrics}
     statistics = {
         metric: [scoring.statistics(metric, of_model.texts or ()) for of_model in (baseline, tuned)]

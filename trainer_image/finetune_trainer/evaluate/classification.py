@@ -12,6 +12,7 @@ from finetune_api.evaluation import MetricResult
 from finetune_api.spec import Metric
 from finetune_trainer.evaluate.intervals import RESAMPLES, classification_interval, weighted_interval
 from finetune_trainer.evaluate.metrics import (
+    NO_LABEL,
     Bools,
     Floats,
     Ints,
@@ -46,6 +47,12 @@ class Classified:
     def single(cls, probabilities: NDArray[Any]) -> Classified:
         """One label for each example: the first of the most probable ones."""
         return cls(probabilities, probabilities.argmax(axis=1))
+
+    @classmethod
+    def single_or_none(cls, probabilities: NDArray[Any]) -> Classified:
+        """As `single`, but `NO_LABEL` for an example without a probability."""
+        predicted = np.where(probabilities.any(axis=1), probabilities.argmax(axis=1), NO_LABEL)
+        return cls(probabilities, predicted)
 
     @classmethod
     def multiple(cls, probabilities: NDArray[Any]) -> Classified:

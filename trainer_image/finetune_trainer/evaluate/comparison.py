@@ -63,6 +63,9 @@ class EvaluationInputs:
     previous: PreviousModel | None = None
     """The baseline, if it is a model that was published before."""
 
+    answers: str | None = None
+    """Directory that keeps the answers of an endpoint; None if they are not kept."""
+
     @property
     def baseline_kind(self) -> BaselineKind:
         """The baseline in `models`."""

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from finetune_trainer.host.inputs import TrainInputs
     from finetune_trainer.methods.coverage import Coverage
     from finetune_trainer.modelling.loading import LoadedModel
-    from finetune_trainer.prepared import DataReport
     from finetune_trainer.tasks.base import TaskForm
     from finetune_trainer.trained import Trained
 
@@ -81,6 +80,8 @@ class Method(Protocol):
 
     trains_base: bool
     """Whether the method trains the weights of the base model."""
+    work: str
+    """``module:function`` that imports the libraries of the train stage and returns what it does (`Work`)."""
     form: str
     """Subject of the first sentence of the model card, such as ``A LoRA adapter``."""
     tags: tuple[str, ...]
@@ -94,15 +95,12 @@ class Method(Protocol):
             form: Its form for models of a family.
         """
 
-    def check_data(self, spec: FineTuneJobSpec, report: DataReport) -> Sequence[str]:
-        """Notes about the prepared data; called at the end of the prepare stage, without torch.
+    def check_data(self, spec: FineTuneJobSpec, rows: int) -> Sequence[str]:
+        """Notes, as clauses, about a training split of ``rows`` examples; called in the prepare stage, without torch.
 
         Raises:
             StageFailure: BadConfiguration when the settings do not fit the data.
         """
-
-    def work(self) -> Work:
-        """What the train stage does, with its libraries imported."""
 
     def initial_tokens(self, spec: FineTuneJobSpec, tokenizer: Any) -> InitialTokens:
         """What the method starts from; called in the prepare stage, without torch.
@@ -207,18 +205,13 @@ class Method(Protocol):
 class MethodDefaults:
     """What a `Method` has that most methods need not decide."""
 
+    work = "finetune_trainer.train.work:load"
+
     def task_form(self, task: TaskType, form: TaskForm) -> TaskForm:
         return form
 
-    def check_data(self, spec: FineTuneJobSpec, report: DataReport) -> Sequence[str]:
+    def check_data(self, spec: FineTuneJobSpec, rows: int) -> Sequence[str]:
         return ()
-
-    def work(self) -> Work:
-        from finetune_trainer.patches.deepspeed import import_without_compiler
-        from finetune_trainer.train.gang import train
-
-        import_without_compiler()
-        return train
 
     def continued(self, spec: FineTuneJobSpec, origin: FineTuneJobSpec, adapter: Path) -> MethodSpec:
         raise StageFailure(

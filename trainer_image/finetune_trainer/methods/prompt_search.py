@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.method_settings import PromptSearchSpec
 from finetune_api.spec import FineTuneJobSpec, TrainingSpec
-from finetune_trainer.methods.base import Attachment, Loader, MethodDefaults, Work
+from finetune_trainer.methods.base import Attachment, Loader, MethodDefaults
 from finetune_trainer.methods.coverage import Coverage
 
 if TYPE_CHECKING:
     from finetune_api.tables.tasks import TaskType
     from finetune_trainer.modelling.loading import LoadedModel
-    from finetune_trainer.prepared import DataReport
     from finetune_trainer.tasks.base import TaskForm
 
 _READ = ("seed", "precision", "max_sequence_length", "checkpoint")
@@ -28,16 +27,15 @@ class PromptSearch(MethodDefaults):
     trains_base = False
     form = "A prompt"
     tags = ("prompt",)
+    work = "finetune_trainer.search.run:load"
 
     def task_form(self, task: TaskType, form: TaskForm) -> TaskForm:
         from finetune_trainer.search.form import PromptedForm
 
-        prompted: Any = PromptedForm(task, form, decoder=form.adapter_task != "SEQ_2_SEQ_LM")
-        return prompted
+        return cast("TaskForm", PromptedForm(task, form, decoder=form.adapter_task != "SEQ_2_SEQ_LM"))
 
-    def check_data(self, spec: FineTuneJobSpec, report: DataReport) -> Sequence[str]:
+    def check_data(self, spec: FineTuneJobSpec, rows: int) -> Sequence[str]:
         settings = _settings(spec)
-        rows = report.splits["train"].examples
         if max(settings.shots) > rows:
             raise StageFailure(
                 Reason.BAD_CONFIGURATION,
@@ -54,11 +52,6 @@ class PromptSearch(MethodDefaults):
             return ()
         listed = ", ".join(f"training.{name}" for name in unread)
         return (f"{listed} {'have' if len(unread) > 1 else 'has'} no effect: method {spec.method.type} trains nothing",)
-
-    def work(self) -> Work:
-        from finetune_trainer.search.run import search
-
-        return search
 
     def attach(self, loaded: LoadedModel, attachment: Attachment) -> Any:
         return loaded.complete()

@@ -33,8 +33,23 @@ class Cost:
     """Rows whose text was cut, so that the prompt fits."""
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What was spent of the budget of an endpoint."""
+
+    requests: int = 0
+    tokens: int = 0
+
+
 class Asked(Protocol):
     """A model that answers prompts."""
+
+    unusable: int
+    """Answers that could not be used, such as refusals."""
+
+    @property
+    def spent(self) -> Spent:
+        """What was spent so far; nothing for a model on this machine."""
 
     def most(self, prompt: Prompt, inputs: Sequence[Inputs], labels: Sequence[str]) -> Cost:
         """The most that answers to these rows can cost; one of ``labels`` each, or texts if there are none.

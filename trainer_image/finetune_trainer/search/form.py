@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from finetune_api import layout
@@ -13,6 +15,7 @@ from finetune_api.tables.tasks import TaskType
 from finetune_trainer.modelling.tokenizer import load_base_tokenizer
 from finetune_trainer.pairs.seq2seq import PREFIXED_TYPES
 from finetune_trainer.prepared import DataReport
+from finetune_trainer.search.asked import Spent
 from finetune_trainer.search.prompt import PROMPT_FILE, read_prompt
 from finetune_trainer.search.record import SEARCH_FILE
 from finetune_trainer.search.templates import until_empty_line, with_prompt
@@ -26,10 +29,12 @@ if TYPE_CHECKING:
     from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
-    from finetune_trainer.search.asked import Asked
+    from finetune_trainer.search.asked import Asked, OnExamples
 
 PROMPT_TEMPLATE = "prompt_template.jinja"
 """In the artifact: the chat template of the model, which puts the prompt around the text of a user."""
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
 
 
 class PromptedForm:
@@ -71,14 +76,30 @@ class PromptedForm:
 
         return ModelClass(AutoModelForCausalLM if self._decoder else AutoModelForSeq2SeqLM, {})
 
-    def asked(self, inputs: EvaluationInputs) -> Asked:
-        """The model of the job, which answers prompts."""
+    @contextmanager
+    def asked(self, inputs: EvaluationInputs, on_progress: OnExamples, spent: Spent) -> Iterator[Asked]:
+        """The model of the job, which answers prompts.
+
+        Args:
+            inputs: Inputs of the evaluation.
+            on_progress: Called with 0 as a sign of life.
+            spent: What an earlier stage or attempt has spent of the budget of an endpoint.
+        """
+        if inputs.spec.model.endpoint:
+            from finetune_trainer.search.served import served
+
+            with (
+                TemporaryDirectory() as scratch,
+                served(inputs.spec, inputs.answers or Path(scratch).as_uri(), on_progress, spent) as model,
+            ):
+                yield model
+            return
         from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer, load_saved_tokenizer
         from finetune_trainer.search.local import LocalModel
 
         prepared = (inputs.prepared / layout.TOKENIZER_DIRECTORY).is_dir()
         tokenizer = load_prepared_tokenizer(inputs.prepared) if prepared else load_saved_tokenizer(inputs.trained)
-        return LocalModel(inputs, self.answer_form(), tokenizer)
+        yield LocalModel(inputs, self.answer_form(), tokenizer)
 
     def answer_form(self) -> AnswerForm | None:
         return self._form.answer_form()
@@ -121,6 +142,11 @@ class PromptedForm:
     def finish_artifact(self, directory: Path, data: DataReport, spec: FineTuneJobSpec) -> None:
         """Add ``prompt_template.jinja``, where the prompt has one place, and no example after it."""
         self._form.finish_artifact(directory, data, spec)
+        if spec.model.endpoint:
+            # The tokens of the stand-in mean nothing to anybody.
+            for name in (*_TOKENIZER_FILES, layout.GENERATION_CONFIG):
+                (directory / name).unlink(missing_ok=True)
+            return
         if not self._decoder or len(self._task.row.placeholders) != 1:
             return
         tokenizer = load_base_tokenizer(directory, spec.model.uri)

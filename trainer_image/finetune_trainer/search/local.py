@@ -19,7 +19,7 @@ from finetune_trainer.evaluate.token_scores import token_scores
 from finetune_trainer.modelling.batching import TokenRows
 from finetune_trainer.modelling.tokenizer import plain_backend, plain_decode
 from finetune_trainer.prepared import IGNORED_LABEL
-from finetune_trainer.search.asked import Cost, Inputs, OnExamples
+from finetune_trainer.search.asked import Cost, Inputs, OnExamples, Spent
 from finetune_trainer.search.prompt import Prompt
 from finetune_trainer.search.rendering import CausalRenderer, Fitting, Renderer, Seq2SeqRenderer
 from finetune_trainer.search.templates import until_empty_line
@@ -52,6 +52,11 @@ class LocalModel:
         self._backend = plain_backend(tokenizer)
         self._ends_at_empty_line = until_empty_line(tokenizer)
         self._model: Any = inputs.load(inputs.base).complete()
+        self.unusable = 0
+
+    @property
+    def spent(self) -> Spent:
+        return Spent()
 
     def most(self, prompt: Prompt, inputs: Sequence[Inputs], labels: Sequence[str]) -> Cost:
         if labels:

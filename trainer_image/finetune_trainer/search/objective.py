@@ -14,6 +14,7 @@ from finetune_trainer.evaluate.classification import Classified, score_of
 from finetune_trainer.prepared import DataReport
 from finetune_trainer.search.asked import Asked, Cost, OnExamples
 from finetune_trainer.search.prompt import Prompt, Rows
+from finetune_trainer.search.record import Record
 
 
 class Objective:
@@ -33,6 +34,10 @@ class Objective:
         self._gold = np.asarray(table["label"].to_numpy(), np.int64) if form is None else np.empty(0, np.int64)
         self._scoring = form.scoring(table, spec) if form else None
 
+    def new_record(self) -> Record:
+        """The record of a search that begins."""
+        return Record(metric=self.metric, maximize=self.metric.higher_is_better, examples=len(self.rows))
+
     @property
     def inputs(self) -> list[dict[str, str]]:
         return self.rows.inputs
@@ -47,7 +52,7 @@ class Objective:
         found: float | None
         if self._scoring is None:
             output, cost = asked.ranked(prompt, self.inputs, self.labels, on_examples)
-            found = score_of(self.metric, self._gold, Classified.single(output), len(self.labels))
+            found = score_of(self.metric, self._gold, Classified.single_or_none(output), len(self.labels))
         else:
             answers, cost = asked.answers(prompt, self.inputs, on_examples)
             read = [(self._scoring.read(index, answer),) for index, answer in enumerate(answers)]

@@ -11,6 +11,7 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.evaluate.comparison import EvaluationInputs
 from finetune_trainer.prepare.problems import BadRow, row_explained
 from finetune_trainer.prepare.rows import checked, text_of
+from finetune_trainer.search.asked import Spent
 from finetune_trainer.search.prompt import read_prompt
 from finetune_trainer.tasks.base import Prediction
 
@@ -27,11 +28,12 @@ def predict(form: PromptedForm, inputs: EvaluationInputs, rows: Sequence[Any]) -
     for number, row in enumerate(rows, 1):
         with row_explained(number):
             texts.append(_inputs(inputs.spec, row))
-    prompt, asked, labels = read_prompt(inputs.trained), form.asked(inputs), inputs.data.labels
-    if labels:
-        found, _ = asked.ranked(prompt, texts, labels, lambda _: None)
-        return [_label(*one, labels) for one in zip(texts, found, strict=True)]
-    answers, _ = asked.answers(prompt, texts, lambda _: None)
+    prompt, labels = read_prompt(inputs.trained), inputs.data.labels
+    with form.asked(inputs, _ignored, Spent()) as asked:
+        if labels:
+            found, _ = asked.ranked(prompt, texts, labels, _ignored)
+            return [_label(*one, labels) for one in zip(texts, found, strict=True)]
+        answers, _ = asked.answers(prompt, texts, _ignored)
     return [Prediction(answer, {**one, "answer": answer}) for one, answer in zip(texts, answers, strict=True)]
 
 
@@ -45,7 +47,13 @@ def _inputs(spec: FineTuneJobSpec, row: object) -> dict[str, str]:
     return {placeholders[0]: checked(row, "the text")}
 
 
+def _ignored(_: int) -> None:
+    """Nobody looks at the progress."""
+
+
 def _label(texts: Mapping[str, str], scores: Any, labels: Sequence[str]) -> Prediction:
+    if not scores.any():
+        return Prediction("no label", {**texts, "label": None})
     ordered = np.argsort(-scores, kind="stable").tolist()
     by_label = {labels[index]: round(float(scores[index]), _DIGITS) for index in ordered}
     shown = "  ".join(f"{label} {score:.4f}" for label, score in list(by_label.items())[:_SHOWN_LABELS])

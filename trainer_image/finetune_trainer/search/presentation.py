@@ -36,11 +36,8 @@ def report_section(inputs: ReportInputs, environment: Environment) -> str:
     search, trials = inputs.details["search"], inputs.history.get("search") or []
     metric = Metric(search["metric"])
     values = [(float(one["trial"]), one[metric]) for one in trials if one.get(metric) is not None]
-    best, curve = None, []
-    for number, value in values:
-        better = best is None or (value > best if metric.higher_is_better else value < best)
-        best = value if better else best
-        curve.append((number, best))
+    better = max if metric.higher_is_better else min
+    curve = [(number, better(value for _, value in values[:index])) for index, (number, _) in enumerate(values, 1)]
     plain = [(number, search["plain"]) for number, _ in values] if search["plain"] is not None else []
     chart = line_chart(
         f"{metric.row.title} on the validation examples",

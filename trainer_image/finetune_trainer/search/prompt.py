@@ -106,10 +106,8 @@ class Rows:
             labels: The labels in order of their index; none if the answers are texts.
         """
         columns = [table[name if name in table.column_names else "prompt"].to_pylist() for name in placeholders]
-        if labels:
-            answers = [labels[index] for index in table["label"].to_pylist()]
-        else:
-            answers = table["reference"].to_pylist()
+        named = labels and [labels[index] for index in table["label"].to_pylist()]
+        answers = list(named) if labels else table["reference"].to_pylist()
         inputs = [dict(zip(placeholders, texts, strict=True)) for texts in zip(*columns, strict=True)]
         return cls(inputs, answers, table["source"].to_pylist())
 

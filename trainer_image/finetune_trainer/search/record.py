@@ -52,6 +52,7 @@ class Record(BaseModel):
     plain: Scored | None = Field(default=None, description="The default instruction without examples.")
     trials: tuple[Trial, ...] = ()
     alone: Scored | None = Field(default=None, description="The instruction of the best trial, without examples.")
+    requests: int = Field(default=0, description="Requests to an endpoint.")
     proposing: int = Field(default=0, description="Tokens for proposals.")
     end: End | None = None
 

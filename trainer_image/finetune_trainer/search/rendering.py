@@ -57,7 +57,7 @@ class CausalRenderer:
         )
 
     def lengths(self, table: pa.Table) -> Ints:
-        return table["prompt_length"].to_numpy().astype(np.int64)
+        return np.asarray(table["prompt_length"].to_numpy(), np.int64)
 
 
 class Seq2SeqRenderer:
@@ -104,7 +104,8 @@ class Fitting:
         self._room = room
 
     def fitted(self, prompt: Prompt, inputs: Sequence[Inputs]) -> tuple[pa.Table, Ints, int]:
-        """The columns of prompts with placeholders for the answers, the tokens of each prompt, and the number of rows that were shortened.
+        """The columns of prompts with placeholders for the answers, the tokens of each prompt, and how many rows were
+        shortened.
 
         The longest text of a row loses its end.
 

@@ -24,8 +24,12 @@ _ATTEMPTS = 20
 class Pool:
     """Training rows that may be examples."""
 
+    rows: Rows
+    """All training rows."""
+    labels: Sequence[str]
+    """The labels; none if the answers are texts."""
     order: tuple[int, ...]
-    """Their indices, in the order of the draw."""
+    """Indices of the rows that may be examples, in the order of the draw."""
     near: int
     """Rows that were left out, because they are nearly rows of validation or test."""
 
@@ -46,7 +50,7 @@ def draw_pool(rows: Rows, labels: Sequence[str], held_out: NearRows, wanted: int
             near += 1
         else:
             found.append(one)
-    return Pool(tuple(found), near)
+    return Pool(rows, labels, tuple(found), near)
 
 
 def _turns(rows: Rows, labels: Sequence[str], wanted: int, seed: int) -> Iterator[int]:
@@ -62,7 +66,7 @@ def _turns(rows: Rows, labels: Sequence[str], wanted: int, seed: int) -> Iterato
         yield from (of_label[label][turn] for label in labels if turn < len(of_label[label]))
 
 
-def draw_sets(rows: Rows, labels: Sequence[str], pool: Pool, size: int, seed: int) -> list[tuple[int, ...]]:
+def draw_sets(pool: Pool, size: int, seed: int) -> list[tuple[int, ...]]:
     """Different sets of ``size`` examples, at most `SETS`; those of a classifier have each label about as often.
 
     Raises:
@@ -71,7 +75,7 @@ def draw_sets(rows: Rows, labels: Sequence[str], pool: Pool, size: int, seed: in
     if size > len(pool.order):
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
-            f"method.promptSearch.shots asks for {size} examples, but only {len(pool.order)} of the {len(rows)} "
+            f"method.promptSearch.shots asks for {size} examples, but only {len(pool.order)} of the {len(pool.rows)} "
             f"training rows can be examples ({pool.near} of those drawn are nearly the same as a row of validation or "
             f"test): lower it to at most {len(pool.order)}, or add training rows",
         )
@@ -80,16 +84,15 @@ def draw_sets(rows: Rows, labels: Sequence[str], pool: Pool, size: int, seed: in
     generator = np.random.default_rng((seed, size))
     found: dict[frozenset[int], tuple[int, ...]] = {}
     for _ in range(SETS * _ATTEMPTS):
-        drawn = _balanced(rows, labels, pool, size, generator)
+        drawn = _balanced(pool, size, generator)
         found.setdefault(frozenset(drawn), drawn)
         if len(found) == SETS:
             break
     return list(found.values())
 
 
-def _balanced(
-    rows: Rows, labels: Sequence[str], pool: Pool, size: int, generator: np.random.Generator
-) -> tuple[int, ...]:
+def _balanced(pool: Pool, size: int, generator: np.random.Generator) -> tuple[int, ...]:
+    rows, labels = pool.rows, pool.labels
     shuffled = generator.permutation(np.asarray(pool.order, np.int64)).tolist()
     if not labels:
         return tuple(shuffled[:size])

@@ -31,19 +31,14 @@ class Space:
     """The training rows."""
 
     @classmethod
-    def of(
-        cls, candidates: Sequence[str], sizes: Sequence[int], rows: Rows, labels: Sequence[str], pool: Pool, seed: int
-    ) -> Space:
+    def of(cls, candidates: Sequence[str], sizes: Sequence[int], pool: Pool, seed: int) -> Space:
         """The space of these candidates and sizes.
 
         Raises:
             StageFailure: BadConfiguration when a size exceeds the pool.
         """
-        sets = {
-            size: [draw_orders(one, seed) for one in draw_sets(rows, labels, pool, size, seed)]
-            for size in sorted(set(sizes))
-        }
-        return cls(tuple(candidates), sets, rows)
+        sets = {size: [draw_orders(one, seed) for one in draw_sets(pool, size, seed)] for size in sorted(set(sizes))}
+        return cls(tuple(candidates), sets, pool.rows)
 
     def __iter__(self) -> Iterator[Combination]:
         """All combinations, those with few examples first."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import optuna
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
 from finetune_trainer.search.record import Trial
@@ -65,7 +65,7 @@ class Strategy:
             )
         )
 
-    def _distributions(self, combination: Combination) -> dict[str, CategoricalDistribution]:
+    def _distributions(self, combination: Combination) -> dict[str, BaseDistribution]:
         recorder = _Recorder(self._space.parameters(combination))
         self._space.suggested(recorder)
         return recorder.distributions
@@ -76,7 +76,7 @@ class _Recorder:
 
     def __init__(self, parameters: dict[str, int]) -> None:
         self._parameters = parameters
-        self.distributions: dict[str, CategoricalDistribution] = {}
+        self.distributions: dict[str, BaseDistribution] = {}
 
     def suggest_categorical(self, name: str, choices: list[int]) -> int:
         self.distributions[name] = CategoricalDistribution(choices)

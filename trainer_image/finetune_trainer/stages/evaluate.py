@@ -112,6 +112,7 @@ def _evaluated(context: StageContext, origin: dict[str, str | None], files: Task
             rounding=rounding_of(spec, task, hardware.device),
             start=against.start,
             previous=against.previous,
+            answers=config.job_layout.answers,
         )
         comparison = task.compare(inputs)
         exact = on_exact_base(comparison, inputs, task)

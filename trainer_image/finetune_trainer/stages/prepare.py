@@ -170,6 +170,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     handling = handling_for(labels=preparation.labels)
     notes = [
         *notes_on(continuing),
+        *method_of(spec.method.type).check_data(spec, splits["train"].examples),
         *inputs.data.notes,
         *handling.notes,
         *start.notes,
@@ -221,8 +222,6 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         context.reporter,
         adapter=continuing.directory if continuing else None,
     )
-    of_method = method_of(spec.method.type).check_data(spec, report)
-    report = report.model_copy(update={"notes": (*report.notes, *of_method)})
     document = json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False)
     (output / layout.DATA_REPORT).write_text(document + "\n", encoding="utf-8")
     return report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from finetune_trainer.host.inputs import wait_for_inputs
 from finetune_trainer.importing import heavy_imports
 from finetune_trainer.manifests import publish_directory, read_manifest
 from finetune_trainer.methods import method_of
+from finetune_trainer.methods.base import Work
 
 
 def run(context: StageContext) -> TrainResult:
@@ -29,7 +31,8 @@ def run(context: StageContext) -> TrainResult:
         context.reporter.progress("importing torch and transformers")
     # The imports are slow; the host fetches the inputs meanwhile.
     with heavy_imports():
-        work = method_of(config.spec.method.type).work()
+        module, _, function = method_of(config.spec.method.type).work.partition(":")
+        work: Work = getattr(import_module(module), function)()
     inputs = wait_for_inputs(Path(config.workspace))
     trained = work(context, inputs)
     if not is_main:
