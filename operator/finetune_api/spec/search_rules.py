@@ -89,17 +89,6 @@ def _endpoint_rules() -> Iterator[Rule]:
         field="model.endpoint",
         holds=lambda spec: spec.model.endpoint is None or spec.method.type is _METHOD,
     )
-    yield Rule(
-        cel=f"{here} || !has(self.distributed) || !has(self.distributed.gpusPerWorker) || "
-        "self.distributed.gpusPerWorker == 0",
-        message="distributed.gpusPerWorker cannot be combined with model.endpoint, whose server computes: remove it",
-        field="distributed.gpusPerWorker",
-        holds=lambda spec: (
-            spec.model.endpoint is None
-            or "gpus_per_worker" not in spec.distributed.model_fields_set
-            or spec.distributed.gpus_per_worker == 0
-        ),
-    )
     chosen = listed(_WITHOUT_PROBABILITIES)
     yield Rule(
         cel=f"{here} || !has(self.evaluation) || (!has(self.evaluation.metrics) || self.evaluation.metrics.all(one, "

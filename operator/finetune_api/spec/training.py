@@ -185,7 +185,8 @@ class DistributedSpec(ApiModel):
         default=1,
         ge=0,
         le=16,
-        description="GPUs of each pod, with one process per GPU; 0 trains on the CPU with one process.",
+        description="GPUs of each pod, with one process per GPU; 0 trains on the CPU with one process. With "
+        "model.endpoint, no pod gets a GPU.",
     )
     zero: ZeroSpec = Field(
         default=ZeroSpec(), description="How optimizer state, gradients and weights are partitioned."

@@ -229,6 +229,7 @@ METHODS = table(
                 task: {ModelFamily.ENCODER: "which follows no instruction"}
                 for task in (TaskType.TEXT_CLASSIFICATION, TaskType.QUESTION_ANSWERING)
             },
+            never_distilled="which trains nothing",
             never_quantized="which measures prompts on the exact base model",
             never_packed="which trains nothing",
             never_partitioned="which runs in one process",

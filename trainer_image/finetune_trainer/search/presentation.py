@@ -85,9 +85,13 @@ def usage(decoder: bool, inputs: CardInputs, environment: Environment) -> str:
     """The program on the model card."""
     generation = inputs.spec.evaluation.generation
     name = "usage.py.jinja" if decoder else "seq2seq_usage.py.jinja"
-    row = inputs.spec.task.type.row
+    row, endpoint = inputs.spec.task.type.row, inputs.spec.model.endpoint
+    if endpoint:
+        name = "endpoint_usage.py.jinja"
     return template_of(__package__, name, environment)(
         **inputs.of_usage,
+        url=endpoint and endpoint.url,
+        model=endpoint and endpoint.model,
         texts=dict.fromkeys(row.placeholders, "A text"),
         ranks=bool(inputs.data.labels),
         beams=generation.beams,
