@@ -13,9 +13,6 @@ from optuna.trial import TrialState, create_trial
 from finetune_trainer.search.record import Trial
 from finetune_trainer.search.space import Combination, Space
 
-_REPEATED = 20
-"""Suggestions that are scored already, before one is drawn of those that are not."""
-
 
 class Strategy:
     """Suggests combinations, none of them twice.
@@ -43,14 +40,18 @@ class Strategy:
         """A combination that is not scored; None if all are."""
         if not self._open:
             return None
-        for _ in range(_REPEATED):
-            asked = self._study.ask()
-            combination = self._space.suggested(asked)
-            self._study.tell(asked, state=TrialState.FAIL)  # `tell` adds a trial of its own.
-            if combination in self._open:
-                return combination
-        waiting = list(self._open)
-        return waiting[int(self._generator.integers(len(waiting)))]
+        asked = self._study.ask()
+        suggested = self._space.suggested(asked)
+        self._study.tell(asked, state=TrialState.FAIL)  # `tell` adds a trial of its own.
+        if suggested in self._open:
+            return suggested
+        near = self._nearest(suggested)
+        return near[int(self._generator.integers(len(near)))]
+
+    def _nearest(self, suggested: Combination) -> list[Combination]:
+        """Combinations that are not scored, and have as much as possible in common with one that is."""
+        shared = max(_in_common(one, suggested) for one in self._open)
+        return [one for one in self._open if _in_common(one, suggested) == shared]
 
     def tell(self, combination: Combination, value: float | None) -> None:
         """Record the score of a combination; None if it does not fit into the model."""
@@ -85,3 +86,8 @@ class _Recorder:
 
 def _combination(trial: Trial) -> Combination:
     return Combination(trial.candidate, trial.shots, trial.chosen, trial.order)
+
+
+def _in_common(one: Combination, other: Combination) -> int:
+    """How many of candidate, shots and set are the same, in this order."""
+    return next((place for place in range(len(one)) if one[place] != other[place]), len(one))
