@@ -85,6 +85,8 @@ class MethodRow:
     """Why training.activationCheckpointing is impossible, likewise."""
     never_continued: str = ""
     """Why training cannot continue from its adapter, likewise."""
+    never_distilled: str = ""
+    """Why the method is not for a student, as the end of a sentence; empty if it is."""
 
     @property
     def tasks(self) -> tuple[TaskType, ...]:
@@ -119,6 +121,9 @@ _HIDDEN_PADDING = {
 }
 
 
+_TOO_SMALL = "which trains too little of the student to bring it closer to a teacher; use LoRA or Full"
+
+
 def _virtual(
     summary: str,
     learning_rate: float,
@@ -146,6 +151,7 @@ def _virtual(
         "part of the weights; use a stage from 0 to 2",
         never_recomputed=never_recomputed,
         never_continued=never_continued,
+        never_distilled=_TOO_SMALL,
     )
 
 
@@ -178,6 +184,7 @@ METHODS = table(
             learning_rate=3e-3,
             task_learning_rates={TaskType.PREFERENCE_TUNING: 5e-4},
             never_quantized="whose layers in PEFT compute in FP32 on such a model, and so fit no other precision",
+            never_distilled=_TOO_SMALL,
             settings=Settings("ia3", Ia3Spec),
         ),
         MethodType.PROMPT_TUNING: _virtual(

@@ -54,6 +54,7 @@ from finetune_trainer.prepare.slices import SliceReader, without_slices
 from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding, end_notes
 from finetune_trainer.prepare.splits import SPLITS, TEST, Selection, assign, check_processes, check_sizes
 from finetune_trainer.prepare.spool import TableWriter, selected
+from finetune_trainer.prepare.teacher import check_teacher
 from finetune_trainer.prepared import DataReport, SplitReport, positions_left
 from finetune_trainer.row_hashes import hashes_of, write_test_rows
 from finetune_trainer.tasks import form_of
@@ -77,6 +78,7 @@ def run(context: StageContext) -> PrepareResult:
             the revision has results of other data or of another base model.
     """
     config = context.config
+    check_teacher(config.spec)
     inputs = fetch_inputs(config.spec, context.workspace, context.reporter.progress)
     check_harness(
         config.spec,
