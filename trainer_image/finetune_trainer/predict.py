@@ -15,8 +15,8 @@ from pydantic import BaseModel
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec, ModelSpec
 from finetune_api.stage import Device
+from finetune_api.tables.methods import Result
 from finetune_trainer.context import Reporter
-from finetune_trainer.exports import export_of
 from finetune_trainer.importing import heavy_imports
 from finetune_trainer.manifests import fetch_directory
 from finetune_trainer.methods import method_of
@@ -117,7 +117,7 @@ def _base_model(
     request: Request, spec: FineTuneJobSpec, data: DataReport, scratch: Path
 ) -> tuple[Path, tuple[str, ...]]:
     """The directory of the base model, and notes. An artifact with all weights needs no base model."""
-    if not export_of(spec.exports[0]).needs_base:
+    if spec.exports[0].row.source is Result.MODEL:
         return scratch / "artifact", ()
     known = data.model.revision
     if request.base_model is None:

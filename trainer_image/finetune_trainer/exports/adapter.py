@@ -14,7 +14,6 @@ class Adapter:
 
     library = "peft"
     is_adapter = True
-    needs_base = True
 
     def write(self, inputs: ExportInputs, target: Path) -> None:
         move_files(inputs.trained, target, [ADAPTER_WEIGHTS], [ADAPTER_CONFIG])

@@ -13,7 +13,6 @@ class Model:
 
     library = "transformers"
     is_adapter = False
-    needs_base = False
 
     def write(self, inputs: ExportInputs, target: Path) -> None:
         move_files(inputs.trained, target, ["model*.safetensors", WEIGHTS_INDEX], [MODEL_CONFIG, GENERATION_CONFIG])

@@ -14,7 +14,6 @@ class Prompt:
 
     library = "transformers"
     is_adapter = False
-    needs_base = True
 
     def write(self, inputs: ExportInputs, target: Path) -> None:
         move_files(inputs.trained, target, [PROMPT_FILE], [SEARCH_FILE])
