@@ -1,15 +1,15 @@
 """``finetune_trainer costs``: what training with each of several methods needs, and which do not fit the model.
 
 Standard input is a `Request` as JSON. Standard output has ``candidates`` (an object for each spec: ``error``, or
-``parameters``, ``rounded``, ``trained``, ``activationBytes``, ``recomputedBytes``, ``steps`` and ``tokens`` of the whole
-training), ``data`` (``family``, ``learnedTokens``, ``longest``, ``median``), ``memoryBytes`` of a device (null if it is
-unknown) and ``programBytes`` (what a process of the training needs without a model; 0 on a GPU).
+``parameters``, ``rounded``, ``trained``, ``activationBytes``, ``recomputedBytes``, ``precision``, ``steps`` and ``tokens``
+of the whole training), ``data`` (``family``, ``learnedTokens`` and ``longest``), ``memoryBytes`` of a device (null if it
+is unknown) and ``programBytes`` (what a process of the training needs without a model; 0 on a GPU).
 """
 
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from finetune_api.failures import StageFailure
 from finetune_api.spec import FineTuneJobSpec, Precision
 from finetune_api.stage import Device, World
+from finetune_trainer.certificates import trust_bundle
 from finetune_trainer.host.memory import free_bytes
 from finetune_trainer.importing import heavy_imports
 from finetune_trainer.manifests import fetch_directory
@@ -62,6 +63,7 @@ def costs(request: Request, scratch: Path) -> dict[str, Any]:
     Raises:
         StageFailure: As `fetch_model`; what does not fit the model is in the answer.
     """
+    trust_bundle(scratch)
     prepared = scratch / "prepared"
     fetch_directory(request.prepared, prepared)
     report = read_report(prepared)
@@ -83,36 +85,42 @@ def costs(request: Request, scratch: Path) -> dict[str, Any]:
     program = peak_memory() if request.world.device is Device.CPU else 0
     table = open_split(prepared, "train")
     task = form_of(spec.task.type, report.family)
-    head = head_of(model, spec, report, task)
+    job = _Job(report, task, model, head_of(model, spec, report, task), table, request)
     return {
-        "candidates": [_cost(one, request, report, task, model, head, table) for one in request.specs],
+        "candidates": [_cost(one, job) for one in request.specs],
         "data": {
             "family": report.family,
             "learnedTokens": _learned(table, report),
             "longest": report.splits["train"].length_quantiles["max"],
-            "median": report.splits["train"].length_quantiles["p50"],
         },
         "memoryBytes": _device_memory(request, torch),
         "programBytes": program,
     }
 
 
-def _cost(
-    spec: FineTuneJobSpec,
-    request: Request,
-    report: DataReport,
-    task: TaskForm,
-    model: Path,
-    head: tuple[str, ...],
-    table: pa.Table,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Job:
+    """What all candidates have in common."""
+
+    report: DataReport
+    task: TaskForm
+    model: Path
+    """Directory with config.json of the base model."""
+    head: tuple[str, ...]
+    """The modules that are trained fully."""
+    table: pa.Table
+    """The training split."""
+    request: Request
+
+
+def _cost(spec: FineTuneJobSpec, job: _Job) -> dict[str, Any]:
     from finetune_trainer.modelling.precision import bf16_supported, dtype_of, resolve_precision
     from finetune_trainer.train.settings import plan_training
     from finetune_trainer.train.shapes import measure
     from finetune_trainer.train.trial import try_method
 
-    world = request.world
-    config = read_config(model, spec.model.uri)
+    report, task, world, bf16 = job.report, job.task, job.request.world, job.request.bf16
+    config = read_config(job.model, spec.model.uri)
     try:
         check_settings(spec, report.family)
         length = sequence_length(spec, report.family, report.model)
@@ -126,17 +134,17 @@ def _cost(
             installed=version("transformers"),
         )
         report = report.model_copy(update={"handling": handling, "max_sequence_length": length})
-        rounded = try_method(model, spec, report, task)
-        bf16 = bf16_supported(world.device) if request.bf16 is None else request.bf16
+        rounded = try_method(job.model, spec, report, task)
+        bf16 = bf16_supported(world.device) if bf16 is None else bf16
         precision: Precision = resolve_precision(spec.training.precision, world.device, bf16)
-        data = task.dataset(table, spec, report)
+        data = task.dataset(job.table, spec, report)
         plan = plan_training(spec, len(data), world.size, handling.batching)
         shapes = measure(
-            model,
+            job.model,
             spec,
             report,
             task=task,
-            head=head,
+            head=job.head,
             dtype=dtype_of(precision),
             data=data,
             sizes=plan.sizes,
@@ -158,7 +166,7 @@ def _cost(
 
 def _learned(table: pa.Table, report: DataReport) -> int:
     """Tokens of the training split that have a loss; all, where rows do not say which."""
-    import pyarrow.types as types
+    from pyarrow import types
 
     index = table.schema.get_field_index("labels")
     if index < 0 or not types.is_list(table.schema.field(index).type):

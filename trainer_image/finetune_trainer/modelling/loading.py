@@ -126,7 +126,7 @@ def _random(info: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
 
 
-def attention_settings(handling: ModelHandling) -> dict[str, str]:
+def attention_settings(handling: ModelHandling) -> dict[str, Any]:
     """The arguments of ``from_pretrained`` for the attention implementation that was tested."""
     return {} if handling.attention is None else {"attn_implementation": handling.attention}
 

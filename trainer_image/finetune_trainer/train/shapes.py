@@ -67,14 +67,6 @@ def head_of(directory: Path, spec: FineTuneJobSpec, report: DataReport, task: Ta
     return tuple(dict.fromkeys([*task.head_modules(model), *outside_backbone(model)]))
 
 
-def longest_batch(
-    data: TrainingDataset, report: DataReport, task: TaskForm, model: Any, sizes: BatchSizes, seed: int
-) -> Mapping[str, torch.Tensor]:
-    """The first micro-batch of a training, one of its longest."""
-    rows = next(iter(EpochBatches(data.lengths, sizes, 0, seed)))
-    return task.collator(report.padding, model)([data[row] for row in rows])
-
-
 def measure(
     directory: Path,
     spec: FineTuneJobSpec,
@@ -115,69 +107,65 @@ def measure(
     attachment = Attachment(spec, task.adapter_task, tuple(head), report.handling.untrained, trial=True)
     trained_model = method.attach(LoadedModel(model, frozenset()), attachment)
     trained = sum(parameter.numel() for parameter in trained_model.parameters() if parameter.requires_grad)
-    batch = longest_batch(data, report, task, model, sizes, spec.training.seed)
+    rows = next(iter(EpochBatches(data.lengths, sizes, 0, spec.training.seed)))
     mode = FakeTensorMode(allow_non_fake_inputs=True)  # PEFT keeps numbers of tokens outside of modules.
     _place(trained_model, mode)
-    kept = _kept(mode, trained_model, task, batch, dtype)
-    recomputed = None
-    if kept is not None and not spec.method.type.row.never_recomputed:
-        recomputed = _recomputed(mode, trained_model, task, batch, dtype, kept, method.trains_base)
-    return StepShapes(parameters, trained, kept, recomputed)
+    batch = task.collator(report.padding, model)([data[row] for row in rows])
+    step = _Step(mode, trained_model, task, batch, dtype)
+    kept = step.kept()
+    recomputes = kept is not None and not spec.method.type.row.never_recomputed
+    return StepShapes(parameters, trained, kept, step.recomputed(kept or 0, method.trains_base) if recomputes else None)
 
 
-def _recomputed(
-    mode: FakeTensorMode,
-    model: Any,
-    task: TaskForm,
-    batch: Mapping[str, torch.Tensor],
-    dtype: torch.dtype,
-    kept: int,
-    trains_base: bool,
-) -> int | None:
-    """As `_kept`, with activations that are recomputed; ``kept`` is the result without."""
-    if not getattr(model, "supports_gradient_checkpointing", False):
-        return None
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    if not trains_base:
-        model.enable_input_require_grads()
-    inputs = _kept(mode, model, task, batch, dtype)
-    layers = int(getattr(model.config.get_text_config(), "num_hidden_layers", None) or 1)
-    return None if inputs is None or inputs >= kept else inputs + (kept - inputs) // layers
+@dataclass(frozen=True)
+class _Step:
+    """The forward pass of a micro-batch whose tensors have no storage."""
 
+    mode: FakeTensorMode
+    model: Any
+    task: TaskForm
+    batch: Mapping[str, torch.Tensor]
+    dtype: torch.dtype
 
-def _kept(
-    mode: FakeTensorMode, model: Any, task: TaskForm, batch: Mapping[str, torch.Tensor], dtype: torch.dtype
-) -> int | None:
-    """Bytes that a forward pass keeps for its backward pass, besides the parameters, with the gradient of its loss."""
-    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    sizes: dict[int, int] = {}
-    alive: list[torch.Tensor] = []  # A freed storage could give its address to another one.
+    def kept(self) -> int | None:
+        """Bytes that it keeps for the backward pass, besides the parameters, with the gradient of its output."""
+        model = self.model
+        weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+        sizes: dict[int, int] = {}
+        alive: list[torch.Tensor] = []  # A freed storage could give its address to another one.
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            sizes[storage._cdata] = storage.nbytes()
-        alive.append(tensor)
-        return tensor
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in weights:
+                sizes[storage._cdata] = storage.nbytes()
+            alive.append(tensor)
+            return tensor
 
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    known = inspect.signature(base.forward).parameters
-    cast = nullcontext() if dtype is torch.float32 else torch.autocast("cpu", dtype=dtype)
-    model.train()
-    try:
-        with mode, saved_tensors_hooks(keep, lambda tensor: tensor), cast:
-            inputs = {
-                name: torch.zeros(tensor.shape, dtype=tensor.dtype)
-                for name, tensor in batch.items()
-                if name in known and name != "labels"
-            }
-            logits = logits_of(model(**inputs))
-            shape = batch["labels"].shape
-            labels = torch.zeros(shape, dtype=batch["labels"].dtype)
-            _loss(task, logits, labels)
-    except Exception:  # Of any kind: some models read values of tensors, which a tensor without storage has not.
-        return None
-    return sum(sizes.values()) + 4 * logits.numel()
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        known = inspect.signature(base.forward).parameters
+        cast = nullcontext() if self.dtype is torch.float32 else torch.autocast("cpu", dtype=self.dtype)
+        model.train()
+        try:
+            with self.mode, saved_tensors_hooks(keep, lambda tensor: tensor), cast:
+                inputs = {name: torch.zeros(one.shape, dtype=one.dtype) for name, one in self.batch.items()}
+                labels = inputs.pop("labels")
+                logits = logits_of(model(**{name: one for name, one in inputs.items() if name in known}))
+                _loss(self.task, logits, labels)
+        except Exception:  # Of any kind: some models read values of tensors, which a tensor without storage has not.
+            return None
+        return sum(sizes.values()) + 4 * logits.numel()
+
+    def recomputed(self, kept: int, trains_base: bool) -> int | None:
+        """The same with activations that are recomputed; ``kept`` is the result without."""
+        model = self.model
+        if not getattr(model, "supports_gradient_checkpointing", False):
+            return None
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        if not trains_base:
+            model.enable_input_require_grads()
+        inputs = self.kept()
+        layers = int(getattr(model.config.get_text_config(), "num_hidden_layers", None) or 1)
+        return None if inputs is None or inputs >= kept else inputs + (kept - inputs) // layers
 
 
 def _place(model: torch.nn.Module, mode: FakeTensorMode) -> None:
