@@ -1,9 +1,11 @@
 """``finetune_trainer costs``: what training with each of several methods needs, and which do not fit the model.
 
-Standard input is a `Request` as JSON. Standard output has ``candidates`` (an object for each spec: ``error``, or
-``parameters``, ``rounded``, ``trained``, ``activationBytes``, ``recomputedBytes``, ``precision``, ``steps`` and ``tokens``
-of the whole training), ``data`` (``family``, ``learnedTokens`` and ``longest``), ``memoryBytes`` of a device (null if it
-is unknown) and ``programBytes`` (what a process of the training needs without a model; 0 on a GPU).
+Standard input is a `Request` as JSON. Standard output has
+- ``candidates``, an object for each spec: ``error``, or ``parameters``, ``rounded``, ``trained``, ``activationBytes``,
+  ``recomputedBytes``, ``precision``, ``rows`` of the micro-batch, and ``steps`` and ``tokens`` of the whole training,
+- ``data``: ``family``, ``learnedTokens`` and ``longest``,
+- ``memoryBytes`` of a device; null if it is unknown,
+- ``programBytes``: what a process of the training needs without a model; 0 on a GPU.
 """
 
 from __future__ import annotations
@@ -115,6 +117,7 @@ class _Job:
 
 def _cost(spec: FineTuneJobSpec, job: _Job) -> dict[str, Any]:
     from finetune_trainer.modelling.precision import bf16_supported, dtype_of, resolve_precision
+    from finetune_trainer.train.acceleration import may_fuse_loss
     from finetune_trainer.train.settings import plan_training
     from finetune_trainer.train.shapes import measure
     from finetune_trainer.train.trial import try_method
@@ -146,6 +149,7 @@ def _cost(spec: FineTuneJobSpec, job: _Job) -> dict[str, Any]:
             task=task,
             head=job.head,
             dtype=dtype_of(precision),
+            fuses=spec.preference is None and may_fuse_loss(spec, task, precision, on_gpu=world.device is Device.GPU),
             data=data,
             sizes=plan.sizes,
         )
@@ -159,6 +163,7 @@ def _cost(spec: FineTuneJobSpec, job: _Job) -> dict[str, Any]:
         "activationBytes": found["activation_bytes"],
         "recomputedBytes": found["recomputed_bytes"],
         "precision": precision,
+        "rows": plan.sizes.per_device,
         "steps": plan.steps,
         "tokens": round(int(np.sum(data.lengths)) * plan.steps / plan.steps_per_epoch),
     }

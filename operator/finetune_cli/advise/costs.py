@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +48,8 @@ class Cost:
     """Estimated peak of each process, in bytes; None if the model cannot run without weights."""
     recomputes: bool = False
     """Whether activations are recomputed, because they do not fit otherwise."""
+    rows: int | None = None
+    """The training.maxBatchSizePerDevice that is needed; None for that of the job."""
     steps: int = 0
     tokens: int = 0
     """Of the whole training."""
@@ -142,45 +145,61 @@ def cost_of(
     """
     if "error" in raw:
         return Cost(candidate, problem=str(raw["error"]))
-    sizes = Sizes(raw["parameters"], raw["rounded"], raw["trained"])
-    precision = Precision(raw["precision"])
-    kept, recomputed = raw["activationBytes"], raw["recomputedBytes"]
-
-    def memory(spec: FineTuneJobSpec, activations: int) -> int:
-        return training_bytes(spec, sizes, precision, world) + activations + program
-
-    wants = spec.training.activation_checkpointing
-    recomputes = bool(wants) and recomputed is not None
-    needed = None if kept is None else memory(spec, recomputed if recomputes else kept)
-    usable = None if limit is None else USABLE * limit
-    # As the trainer decides before the first step; see training.activationCheckpointing.
-    may = wants is None and world.device is Device.GPU and spec.distributed.zero.stage < 3 and not spec.preference
-    if needed is not None and usable is not None and needed > usable and may and recomputed is not None:
-        recomputes, needed = True, memory(spec, recomputed)
-    least = needed if needed is not None else memory(spec, 0)
+    sizes, precision = Sizes(raw["parameters"], raw["rounded"], raw["trained"]), Precision(raw["precision"])
+    state = program + training_bytes(spec, sizes, precision, world)
+    ways = _ways(spec, raw, world)
+    usable = sys.maxsize if limit is None else USABLE * limit
+    way = next((one for one in ways if state + one.activations <= usable), ways[-1])
+    least = state + way.activations
     problem = ""
-    if limit is not None and usable is not None and least > usable:
+    if limit is not None and least > usable:
         problem = f"it needs about {size(least)} of memory in each process, which has {size(limit)}"
-        problem += _with_partitions(spec, world, usable, lambda other: memory(other, least - memory(spec, 0)))
+        whole = training_bytes(_partitioned(spec), sizes, precision, world) + program + way.activations
+        may_partition = spec.distributed.zero.stage < 3 and not spec.method.type.row.never_partitioned
+        if may_partition and whole <= usable:
+            problem += f"; with distributed.zero.stage 3 it would need about {size(whole)}"
     return Cost(
         candidate,
         sizes.parameters,
         sizes.trained,
-        needed,
-        recomputes,
+        None if raw["activationBytes"] is None else least,
+        way.recomputes,
+        None if way.rows == raw["rows"] else way.rows,
         raw["steps"],
         raw["tokens"],
         problem=problem,
     )
 
 
-def _with_partitions(spec: FineTuneJobSpec, world: World, usable: float, memory: Any) -> str:
-    """What ZeRO stage 3 would change, if it is possible and would be enough."""
-    zero = spec.distributed.zero.stage
-    if zero == 3 or world.size == 1 or spec.method.type.row.never_partitioned:
-        return ""
-    distributed = spec.distributed.model_copy(update={"zero": spec.distributed.zero.model_copy(update={"stage": 3})})
-    other = memory(spec.model_copy(update={"distributed": distributed}))
-    if other > usable:
-        return ""
-    return f"; with distributed.zero.stage 3 it would need about {size(other)}"
+@dataclass(frozen=True)
+class _Way:
+    """A way to compute a step, which changes its memory and its time, not its result."""
+
+    activations: int
+    """Bytes that its forward pass keeps."""
+    rows: int
+    """Rows of a micro-batch."""
+    recomputes: bool
+
+
+def _ways(spec: FineTuneJobSpec, raw: Mapping[str, Any], world: World) -> list[_Way]:
+    """The ways that the job leaves open, the fastest first: smaller micro-batches, and recomputed activations."""
+    rows, kept, recomputed = raw["rows"], raw["activationBytes"], raw["recomputedBytes"]
+    if kept is None:
+        return [_Way(0, rows, recomputes=False)]
+    wants = spec.training.activation_checkpointing
+    # As the trainer decides before the first step; see training.activationCheckpointing.
+    may = wants is None and world.device is Device.GPU and spec.distributed.zero.stage < 3 and not spec.preference
+    open_rows = [rows]
+    if "max_batch_size_per_device" not in spec.training.model_fields_set:
+        open_rows += [rows // 2**halving for halving in range(1, rows.bit_length())]
+    if recomputed is None or not (wants or may):
+        return [_Way(kept * few // rows, few, recomputes=False) for few in open_rows]
+    inputs = [_Way(recomputed * few // rows, few, recomputes=True) for few in open_rows]
+    return inputs if wants else [_Way(kept, rows, recomputes=False), *inputs]
+
+
+def _partitioned(spec: FineTuneJobSpec) -> FineTuneJobSpec:
+    """``spec`` with ZeRO stage 3."""
+    zero = spec.distributed.zero.model_copy(update={"stage": 3})
+    return spec.model_copy(update={"distributed": spec.distributed.model_copy(update={"zero": zero})})

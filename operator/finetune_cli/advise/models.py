@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os.path
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from finetune_api.job import FineTuneJob, FineTuneJobStatus
 from finetune_api.spec import FineTuneJobSpec
 from finetune_cli.local import LocalError
 from finetune_cli.local.trainer import ask
-from finetune_cli.predict import as_address
 from finetune_cli.scratch import stage_run
 from finetune_cli.sentences import causes, sentence
 from finetune_core.policies.revision import current_revision
@@ -45,7 +45,9 @@ class ModelScore:
 def addresses(given: Sequence[str]) -> list[str]:
     """The addresses of models, each once; paths become ``file://``."""
     names = [name.strip() for text in given for name in text.split(",")]
-    return list(dict.fromkeys(as_address(name) for name in names if name))
+    return list(
+        dict.fromkeys(name if "://" in name else Path(os.path.abspath(name)).as_uri() for name in names if name)
+    )
 
 
 def measured(job: FineTuneJob, uri: str, scratch: Path) -> ModelScore:

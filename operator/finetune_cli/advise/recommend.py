@@ -51,7 +51,8 @@ def ordered(costs: Costs, spec: FineTuneJobSpec) -> list[Cost]:
     """The methods that fit, the best first.
 
     By the measured accuracy of the method, and of those with equal ones the method that trains less; unless the data
-    has more to learn than that can store. A rounded base model comes last where the exact one fits: it only saves memory.
+    has more to learn than that can store. A rounded base model, which only saves memory, comes last where the exact one
+    fits.
     """
     fitting = [cost for cost in costs.found if cost.fits]
     exact = {cost.candidate.method for cost in fitting if cost.candidate.quantization is Quantization.NONE}
@@ -123,10 +124,10 @@ def _why(first: Cost, order: Sequence[Cost]) -> str:
     trains = f"it trains {first.trained:,} parameters, {_percent(first.share)} of the model"
     if accuracy is None:
         return f"Use {name}: {trains}."
-    reached = f"reached an accuracy of {accuracy:.3f} on the quickstart"
+    reached = f"had an accuracy of {accuracy:.3f} on the quickstart"
     compared = ""
     if other is not None and (beside := accuracy_of(other)) is not None:
-        compared = f", {other.candidate.name}, which trains {other.trained:,}, one of {beside:.3f}"
+        compared = f", where {other.candidate.name}, which trains {other.trained:,}, reached {beside:.3f}"
     return f"Use {name}: {trains}, and {reached}{compared}."
 
 
@@ -156,7 +157,9 @@ def _memory(first: Cost, costs: Costs) -> str:
     if first.memory is None:
         return "needs memory that cannot be estimated, because the model does not run without its weights"
     has = f" of {size(costs.limit)}" if costs.limit else ""
-    recomputes = ", with activations recomputed in the backward pass" if first.recomputes else ""
+    ways = [f"{first.rows} rows in a micro-batch"] if first.rows else []
+    ways += ["activations recomputed in the backward pass"] if first.recomputes else []
+    recomputes = f", with {' and '.join(ways)}" if ways else ""
     return f"needs about {size(first.memory)}{has} of memory in each process{recomputes}"
 
 
@@ -177,7 +180,7 @@ def _by_trials(tried: Sequence[Cost], reached: Mapping[str, Trial], costs: Costs
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if share < 0.9995 else "all"
+    return f"{100 * share:.3g} %" if share < 0.9995 else "all"
 
 
 def _bits(bits: float) -> str:

@@ -18,6 +18,7 @@ from finetune_cli.output import columns
 from finetune_core.summaries import size
 
 WIDTH = 100
+_LONGEST_NAME = 36
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def lines(advice: Advice) -> list[str]:
         f"{data.rows:,} training rows{labels}, {data.tokens:,} tokens, the longest row {data.longest:,}; on "
         f"{advice.hardware.in_words}"
     )
-    found = [*_wrapped(facts), "", *_methods(advice)]
+    found = [*_wrapped(facts), *_wrapped(_rate_note(advice.spec)), "", *_methods(advice)]
     if refused := _refused(advice):
         found += ["", "Not possible:", *refused]
     if advice.trials:
@@ -58,6 +59,14 @@ def lines(advice: Advice) -> list[str]:
     return found
 
 
+def _rate_note(spec: FineTuneJobSpec) -> str:
+    """A note if the manifest has a learning rate, which is not equally good for all methods."""
+    rate = spec.training.learning_rate
+    if rate is None:
+        return ""
+    return f"All methods get the manifest's training.learningRate {rate:g}; without it, each has a default of its own."
+
+
 def manifest_lines(advice: Advice) -> list[str]:
     """The lines of the manifest that the recommendation changes; none if it has them already."""
     choice, spec = advice.recommendation.choice, advice.spec
@@ -69,6 +78,8 @@ def manifest_lines(advice: Advice) -> list[str]:
         found.append(f"method: {{type: {method}}}")
     if quantization is not spec.model.quantization:
         found.append(f"model: {{quantization: {quantization}}}  # beside the uri")
+    if choice.rows is not None:
+        found.append(f"training: {{maxBatchSizePerDevice: {choice.rows}}}")
     wanted = advice.hardware.distributed
     if wanted and advice.hardware.world.size != spec.distributed.world_size:
         found.append(f"distributed: {{workers: {wanted['workers']}, gpusPerWorker: {wanted['gpusPerWorker']}}}")
@@ -126,16 +137,16 @@ def _methods(advice: Advice) -> list[str]:
             [
                 cost.candidate.name,
                 f"{cost.trained:,} ({100 * cost.share:.3g} %)",
-                memory + (", recomputed" if cost.recomputes else ""),
+                memory + (f", {cost.rows} a device" if cost.rows else "") + (", recomputed" if cost.recomputes else ""),
                 "" if accuracy is None else f"{accuracy:.3f}",
                 *([_time(cost)] if timed else []),
                 "recommended" if cost is choice else "",
             ]
         )
-    limit = f" of {size(advice.costs.limit)}" if advice.costs.limit else ""
+    limit = f", which has {size(advice.costs.limit)}" if advice.costs.limit else ""
     notes = [
         f"memory: estimated peak of each process{limit}",
-        "¹ of the method on the quickstart, in general no forecast",
+        "¹ of the method on the quickstart, no forecast",
     ]
     if timed:
         notes.append("² of the training, from a measured throughput")
@@ -216,8 +227,8 @@ def models_sentence(found: Sequence[ModelScore]) -> str:
 
 def _short(uri: str) -> str:
     """An address without its beginning, if it is long."""
-    shown = clean(uri).removeprefix("hf://")
-    return shown if len(shown) <= 40 else f"…{shown[-39:]}"
+    shown = clean(uri).removeprefix("hf://").removeprefix("file://")
+    return shown if len(shown) <= _LONGEST_NAME else "…/" + "/".join(shown.split("/")[-2:])[-_LONGEST_NAME:]
 
 
 def _wrapped(text: str, indent: str = "") -> list[str]:
@@ -242,6 +253,7 @@ def _method_document(cost: Cost, order: Sequence[str]) -> dict[str, Any]:
         "trainedParameters": cost.trained or None,
         "memoryBytes": cost.memory,
         "activationsRecomputed": cost.recomputes,
+        "maxBatchSizePerDevice": cost.rows,
         "accuracyOnQuickstart": accuracy_of(cost),
         "steps": cost.steps or None,
         "seconds": cost.seconds,

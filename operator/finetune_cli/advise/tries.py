@@ -73,6 +73,7 @@ def trial_job(job: FineTuneJob, cost: Cost, output: str) -> FineTuneJob:
             "max_steps": steps_of(cost),
             "evaluate_every_steps": steps_of(cost),
             "early_stopping": None,
+            "max_batch_size_per_device": cost.rows or spec.training.max_batch_size_per_device,
             "checkpoint": CheckpointSpec(every_steps=_NO_CHECKPOINT),
         }
     )
@@ -127,22 +128,22 @@ async def _trained(
     state: StateDirectory, job: FineTuneJob, machine: Machine, shown: Screen, note: str
 ) -> tuple[FineTuneJob, bool]:
     """The job after its train stage, or its failure; and whether a signal has stopped it before."""
-    stopped = False
+    signals = 0
 
     def see(snapshot: Snapshot) -> None:
         trains = next((one for one in snapshot.job.status.stages if one.name is Stage.TRAIN), None)
         if trains is not None and trains.state is StageState.SUCCEEDED:
-            executor.request_stop(at_once=True)
+            executor.request_stop()
         else:
             shown.show(of_run(snapshot, (note,)))
 
     def stop() -> None:
-        nonlocal stopped
-        stopped = True
-        executor.request_stop(at_once=True)
+        nonlocal signals
+        signals += 1
+        executor.request_stop(at_once=signals > 1)
 
     executor = Executor(state, job, see, machine=machine)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop)
-    return await executor.run(), stopped
+    return await executor.run(), signals > 0

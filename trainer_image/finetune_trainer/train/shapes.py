@@ -17,6 +17,7 @@ from transformers import AutoConfig
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.methods import method_of
 from finetune_trainer.methods.base import Attachment
+from finetune_trainer.modelling.fused_loss import FusedLoss, plain_output, reference
 from finetune_trainer.modelling.loading import LoadedModel, attention_settings, load, outside_backbone, set_padding
 from finetune_trainer.modelling.outputs import logits_of
 from finetune_trainer.models import weight_files
@@ -75,6 +76,7 @@ def measure(
     task: TaskForm,
     head: Sequence[str],
     dtype: torch.dtype,
+    fuses: bool,
     data: TrainingDataset,
     sizes: BatchSizes,
 ) -> StepShapes:
@@ -87,6 +89,7 @@ def measure(
         task: The task.
         head: The result of `head_of`.
         dtype: The type that the forward pass computes in.
+        fuses: Whether the loss is computed from hidden states where the model allows it.
         data: The training rows.
         sizes: Division of a global batch.
 
@@ -111,7 +114,8 @@ def measure(
     mode = FakeTensorMode(allow_non_fake_inputs=True)  # PEFT keeps numbers of tokens outside of modules.
     _place(trained_model, mode)
     batch = task.collator(report.padding, model)([data[row] for row in rows])
-    step = _Step(mode, trained_model, task, batch, dtype)
+    output = plain_output(trained_model) if fuses else None
+    step = _Step(mode, trained_model, task, batch, dtype, FusedLoss(output, reference, dtype) if output else None)
     kept = step.kept()
     recomputes = kept is not None and not spec.method.type.row.never_recomputed
     return StepShapes(parameters, trained, kept, step.recomputed(kept or 0, method.trains_base) if recomputes else None)
@@ -126,6 +130,8 @@ class _Step:
     task: TaskForm
     batch: Mapping[str, torch.Tensor]
     dtype: torch.dtype
+    fused: FusedLoss | None
+    """Lets the model give hidden states in place of logits."""
 
     def kept(self) -> int | None:
         """Bytes that it keeps for the backward pass, besides the parameters, with the gradient of its output."""
@@ -146,11 +152,13 @@ class _Step:
         cast = nullcontext() if self.dtype is torch.float32 else torch.autocast("cpu", dtype=self.dtype)
         model.train()
         try:
-            with self.mode, saved_tensors_hooks(keep, lambda tensor: tensor), cast:
+            hidden = self.fused.hidden_states() if self.fused else nullcontext()
+            with self.mode, saved_tensors_hooks(keep, lambda tensor: tensor), cast, hidden:
                 inputs = {name: torch.zeros(one.shape, dtype=one.dtype) for name, one in self.batch.items()}
                 labels = inputs.pop("labels")
                 logits = logits_of(model(**{name: one for name, one in inputs.items() if name in known}))
-                _loss(self.task, logits, labels)
+                if self.fused is None:
+                    _loss(self.task, logits, labels)
         except Exception:  # Of any kind: some models read values of tensors, which a tensor without storage has not.
             return None
         return sum(sizes.values()) + 4 * logits.numel()
