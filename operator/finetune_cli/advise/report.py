@@ -18,7 +18,7 @@ from finetune_cli.output import columns
 from finetune_core.summaries import size
 
 WIDTH = 100
-_LONGEST_NAME = 36
+_LONGEST_NAME = 30
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _methods(advice: Advice) -> list[str]:
                 memory + (f", {cost.rows} a device" if cost.rows else "") + (", recomputed" if cost.recomputes else ""),
                 "" if accuracy is None else f"{accuracy:.3f}",
                 *([_time(cost)] if timed else []),
-                "recommended" if cost is choice else "",
+                "recommended" if choice and cost.candidate.name == choice.candidate.name else "",
             ]
         )
     limit = f", which has {size(advice.costs.limit)}" if advice.costs.limit else ""
@@ -195,18 +195,11 @@ def _trials(advice: Advice) -> list[str]:
 def _models(models: Sequence[ModelScore]) -> list[str]:
     found = best_first(models)
     rows = [
-        [
-            _short(one.uri),
-            f"{one.value:.4g}",
-            one.measure,
-            f"{one.rows:,}",
-            f"{one.parameters:,}",
-            duration(one.seconds),
-        ]
+        [_short(one.uri), f"{one.value:.4g}", one.measure, f"{one.parameters:,}", duration(one.seconds)]
         for one in found
         if one.value is not None
     ]
-    head = ["base model", "score", "of", "rows", "parameters", "took"]
+    head = ["base model", "score", f"on {max(one.rows for one in found)} validation rows", "parameters", "took"]
     failed = [line for one in found if one.value is None for line in _wrapped(f"{one.uri}: {one.problem}", "  ")]
     return [
         *(columns([head, *rows]) if rows else []),

@@ -112,7 +112,8 @@ def measure(
     trained = sum(parameter.numel() for parameter in trained_model.parameters() if parameter.requires_grad)
     rows = next(iter(EpochBatches(data.lengths, sizes, 0, spec.training.seed)))
     mode = FakeTensorMode(allow_non_fake_inputs=True)  # PEFT keeps numbers of tokens outside of modules.
-    _place(trained_model, mode)
+    # DeepSpeed casts adapters too; without it they stay in FP32.
+    _place(trained_model, mode, dtype if spec.distributed.zero.stage > 0 else None)
     batch = task.collator(report.padding, model)([data[row] for row in rows])
     output = plain_output(trained_model) if fuses else None
     step = _Step(mode, trained_model, task, batch, dtype, FusedLoss(output, reference, dtype) if output else None)
@@ -168,7 +169,7 @@ class _Step:
         model = self.model
         if not getattr(model, "supports_gradient_checkpointing", False):
             return None
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
         if not trains_base:
             model.enable_input_require_grads()
         inputs = self.kept()
@@ -176,17 +177,18 @@ class _Step:
         return None if inputs is None or inputs >= kept else inputs + (kept - inputs) // layers
 
 
-def _place(model: torch.nn.Module, mode: FakeTensorMode) -> None:
+def _place(model: torch.nn.Module, mode: FakeTensorMode, dtype: torch.dtype | None) -> None:
     """Replace the tensors of a model on the device ``meta``, on which masks cannot be made, by those of ``mode``.
 
-    They claim to be on the CPU, whose attention keeps what that of a GPU keeps.
+    They claim to be on the CPU, whose attention keeps what that of a GPU keeps; ``dtype`` is that of all parameters, if
+    it is not their own.
     """
     placed: dict[int, Any] = {}  # Tied weights stay tied.
     with mode:
         for module in model.modules():
             for name, parameter in module._parameters.items():
                 if parameter is not None and id(parameter) not in placed:
-                    empty = torch.empty(parameter.shape, dtype=parameter.dtype)
+                    empty = torch.empty(parameter.shape, dtype=dtype or parameter.dtype)
                     placed[id(parameter)] = torch.nn.Parameter(empty, requires_grad=parameter.requires_grad)
                 module._parameters[name] = placed.get(id(parameter))
             for name, buffer in module._buffers.items():
