@@ -13,15 +13,15 @@ from finetune_api.base import API_GROUP, API_VERSION, KIND, ApiModel
 from finetune_api.evaluation import Evaluation
 from finetune_api.failures import Fault, Reason
 from finetune_api.method_settings import PreferenceSpec
-from finetune_api.spec import Documents, FineTuneJobSpec
+from finetune_api.spec import DistillationSpec, Documents, EndpointSpec, FineTuneJobSpec
 from finetune_api.spec.rules import default_columns
 from finetune_api.stage import STAGES, CheckpointRef, Stage
 from finetune_api.tables.methods import METHODS
 
-RESULT_FIELDS = ("model", "task", "dataset", "method", "training", "evaluation", "output")
+RESULT_FIELDS = ("model", "task", "dataset", "method", "distillation", "training", "evaluation", "output")
 """Fields of the spec that determine the result; a change to any of them starts a new revision."""
 TRAINING_FIELDS = {
-    **dict.fromkeys(("model", "task", "dataset", "method", "training"), True),
+    **dict.fromkeys(("model", "task", "dataset", "method", "distillation", "training"), True),
     "output": {"uri": True},
     "evaluation": {"allow_code_execution": True},  # Prepare leaves out rows whose tests fail when they run.
 }
@@ -337,10 +337,21 @@ def _without_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
                 }
             ),
             "model": _without_secret(spec.model.model_copy(update={"adapter": adapter})),
+            "distillation": spec.distillation and _distillation(spec.distillation),
             "output": _without_secret(spec.output),
             "evaluation": _without(evaluation, {"metrics": spec.default_metrics}),
         }
     )
+
+
+def _distillation(distillation: DistillationSpec) -> DistillationSpec:
+    """``distillation`` without Secret names, and without how fast an endpoint is asked."""
+    teacher = _without_secret(distillation.teacher)
+    if endpoint := teacher.endpoint:
+        default = EndpointSpec.model_fields["max_concurrency"].default
+        unhurried = _without_secret(endpoint).model_copy(update={"max_concurrency": default})
+        teacher = teacher.model_copy(update={"endpoint": unhurried})
+    return distillation.model_copy(update={"teacher": teacher})
 
 
 def _without_secret(part: Model) -> Model:

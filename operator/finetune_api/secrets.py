@@ -10,14 +10,16 @@ from enum import StrEnum
 from finetune_api.spec import (
     AdapterSource,
     DataSource,
+    EndpointSpec,
     FineTuneJobSpec,
     HarnessPath,
     ModelSpec,
     OutputSpec,
     SplitSource,
+    TeacherSpec,
 )
 
-_Part = ModelSpec | AdapterSource | DataSource | SplitSource | HarnessPath | OutputSpec
+_Part = ModelSpec | AdapterSource | TeacherSpec | DataSource | SplitSource | HarnessPath | OutputSpec
 
 
 class SecretRole(StrEnum):
@@ -25,6 +27,8 @@ class SecretRole(StrEnum):
 
     MODEL = "MODEL"
     ADAPTER = "ADAPTER"
+    TEACHER = "TEACHER"
+    ENDPOINT = "ENDPOINT"
     TRAIN_DATA = "TRAIN_DATA"
     VALIDATION_DATA = "VALIDATION_DATA"
     TEST_DATA = "TEST_DATA"
@@ -39,7 +43,10 @@ class SecretRole(StrEnum):
 
 def references(spec: FineTuneJobSpec) -> dict[SecretRole, str]:
     """The names of the Secrets in a spec, by role."""
-    return {role: part.secret_ref.name for role, part in _parts(spec).items() if part.secret_ref}
+    named: dict[SecretRole, _Part | EndpointSpec] = {**_parts(spec)}
+    if endpoint := _endpoint(spec):
+        named[SecretRole.ENDPOINT] = endpoint
+    return {role: part.secret_ref.name for role, part in named.items() if part.secret_ref}
 
 
 def addresses(spec: FineTuneJobSpec) -> dict[SecretRole, str]:
@@ -47,11 +54,19 @@ def addresses(spec: FineTuneJobSpec) -> dict[SecretRole, str]:
     return {role: part.uri for role, part in _parts(spec).items() if part.uri}
 
 
+def _endpoint(spec: FineTuneJobSpec) -> EndpointSpec | None:
+    """The endpoint that the job asks."""
+    return spec.distillation.teacher.endpoint if spec.distillation else None
+
+
 def _parts(spec: FineTuneJobSpec) -> dict[SecretRole, _Part]:
+    """The parts of a spec with an address in storage or on the hub."""
     data, harness = spec.dataset, spec.evaluation.harness_path
+    teacher = spec.distillation.teacher if spec.distillation else None
     return {
         SecretRole.MODEL: spec.model,
         **({SecretRole.ADAPTER: spec.model.adapter} if spec.model.adapter else {}),
+        **({SecretRole.TEACHER: teacher} if teacher else {}),
         SecretRole.TRAIN_DATA: data.train,
         SecretRole.VALIDATION_DATA: data.validation,
         SecretRole.TEST_DATA: data.test,

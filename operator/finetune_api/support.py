@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from finetune_api.generated import print_or_check
+from finetune_api.tables.distillation import DistillationMode
 from finetune_api.tables.exports import EXPORTS, exports_of
 from finetune_api.tables.methods import METHODS, MethodRow, MethodType, rate_in_words
 from finetune_api.tables.metrics import METRICS
@@ -25,7 +26,7 @@ INTRODUCTION = """\
 
 def support_matrix() -> str:
     """The page as Markdown."""
-    return "\n".join([INTRODUCTION, *_tasks(), *_methods(), *_exports(), *_metrics()]).rstrip() + "\n"
+    return "\n".join([INTRODUCTION, *_tasks(), *_methods(), *_distillation(), *_exports(), *_metrics()]).rstrip() + "\n"
 
 
 def reasons() -> str:
@@ -114,12 +115,33 @@ def _refusals() -> Iterator[str]:
             ("`training.activationCheckpointing`", row.never_recomputed),
             ("ZeRO stage 3", row.never_partitioned),
             ("`model.quantization`", row.never_quantized),
+            ("`model.adapter`", row.never_continued),
+            ("`distillation`", row.never_distilled),
         ):
             cells |= {name: why} if why else {}
         for cell, why in cells.items():
             found.setdefault(f"not with {cell}, {why}.", []).append(method)
     for line, methods in found.items():
         yield f"{', '.join(f'`{method}`' for method in methods)}: {line}"
+
+
+def _distillation() -> Iterator[str]:
+    yield "## Distillation"
+    yield ""
+    yield from _table(
+        ("task", *(f"mode `{mode}`" for mode in DistillationMode)),
+        (
+            (f"`{task}`", *("" if mode in row.not_distilled else "yes" for mode in DistillationMode))
+            for task, row in TASKS.items()
+        ),
+    )
+    yield ""
+    reasons: dict[str, list[str]] = {}
+    for task, row in TASKS.items():
+        for mode, why in row.not_distilled.items():
+            reasons.setdefault(f"`{task}`, {why}.", []).append(f"`{mode}`")
+    yield from (f"- {' and '.join(modes)}: not with {line}" for line, modes in reasons.items())
+    yield ""
 
 
 def _exports() -> Iterator[str]:

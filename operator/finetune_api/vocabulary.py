@@ -42,6 +42,12 @@ DirectoryUri = Annotated[
     StringConstraints(pattern=f"^(file|s3|gs|az)://{_PATH}$", min_length=6, max_length=1024),
     Field(json_schema_extra=_not_on_a_cluster("s3://, gs:// or az://")),
 ]
+EndpointUrl = Annotated[
+    str,
+    # Neither credentials nor a query: both would appear in reports.
+    StringConstraints(pattern=r"^https?://[^\x00-\x20\x7f?#@/]+(/[^\x00-\x20\x7f?#]*)?$", max_length=1024),
+]
+ServedModel = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x20\x7f]+$", max_length=256)]
 ArtifactDigest = Annotated[str, StringConstraints(pattern="^sha256:[0-9a-f]{64}$", max_length=71)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Instruction = Annotated[str, StringConstraints(min_length=1, max_length=2048)]

@@ -47,7 +47,8 @@ def nearest(written: str, known: list[str]) -> str | None:
     for word in known:
         if _same(word) == _same(written):
             return word
-    near = difflib.get_close_matches(written.lower(), [word.lower() for word in known], n=1, cutoff=0.6)
+    cutoff = 0.6 if len(written) > 4 else 0.7  # Two short words soon have most letters in common.
+    near = difflib.get_close_matches(written.lower(), [word.lower() for word in known], n=1, cutoff=cutoff)
     return next((word for word in known if near and word.lower() == near[0]), None)
 
 

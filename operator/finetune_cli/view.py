@@ -11,7 +11,7 @@ from finetune_cli.local import Outage, Snapshot
 from finetune_core.policies.world import world_of
 from finetune_core.status import current_stage
 
-STOPPING = "stopping after a checkpoint; press Ctrl-C again to stop at once"
+STOPPING = "stopping{checkpoint}; press Ctrl-C again to stop at once"
 
 _STARTING = "starting"
 
@@ -66,12 +66,14 @@ def of_run(snapshot: Snapshot, notes: tuple[str, ...] = ()) -> View:
                 done=progress.done,
                 total=progress.total,
             )
-    stopping = snapshot.stopping and run is not None and not snapshot.job.status.completion_time
+    stopping = ""
+    if snapshot.stopping and run and not snapshot.job.status.completion_time:
+        stopping = STOPPING.format(checkpoint=" after a checkpoint" if run.id.stage is Stage.TRAIN else "")
     return View(
         snapshot.job,
         snapshot.world,
         running,
-        STOPPING if stopping else "",
+        stopping,
         (*notes, *snapshot.notes),
         snapshot.outage,
     )

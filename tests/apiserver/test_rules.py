@@ -20,6 +20,7 @@ from tests.apiserver.conftest import CRD
 from tests.apiserver.desk import Desk
 from tests.builders import DIGEST, manifest
 from tests.unit.api_cases import CLASSIFICATION, INSTRUCTION, RULE_CASES, Case, nodes
+from tests.unit.distillation_cases import SERVED
 from tests.unit.value_cases import ACCEPTED, ON_ONE_MACHINE, REFUSED
 
 NAMESPACE = "default"
@@ -117,6 +118,13 @@ FULL: dict[str, Any] = {
     "method": {
         "type": "LoRA",
         "lora": {"rank": 8, "alpha": 16, "dropout": 0.1, "targetModules": ["query", "value"], "useRslora": False},
+    },
+    "distillation": {
+        "teacher": {"uri": "hf://owner/teacher", "revision": "main", "secretRef": {"name": "hub"}},
+        "mode": "Logits",
+        "temperature": 2.0,
+        "weight": 0.5,
+        "maxFailed": 0.6,
     },
     "training": {
         "epochs": 2,
@@ -277,7 +285,8 @@ class TestPydanticAndTheApiServer:
     @pytest.mark.parametrize(("path", "least"), INTEGERS)
     def test_reject_a_decimal_point_in_an_integer(self, admin: Api, path: str, least: int) -> None:
         """Only custom clients send one: kubectl and YAML convert 64.0 to 64."""
-        document = a_manifest(Case("", {path: float(least)}).build())
+        teacher = {"distillation": copy.deepcopy(SERVED)} if path.startswith("distillation.") else {}
+        document = a_manifest(Case("", {**teacher, path: float(least)}).build())
         message = refusal(admin, document)
         assert f"spec.{path}: Invalid value" in message
         assert "must be a whole number, written without a decimal point" in message

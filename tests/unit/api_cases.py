@@ -8,6 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.unit.code_cases import CODE_CASES, OTHER_CASES
+from tests.unit.distillation_cases import (
+    CHAT_DISTILLATION_CASES,
+    DISTILLATION_CASES,
+    DOCUMENT_DISTILLATION_CASES,
+    PREFERENCE_DISTILLATION_CASES,
+)
 from tests.unit.document_cases import DOCUMENT_CASES
 from tests.unit.harness_cases import HARNESS_CASES
 from tests.unit.method_cases import CHAT_METHOD_CASES, DOCUMENT_METHOD_CASES, METHOD_CASES
@@ -210,6 +216,10 @@ RULE_CASES = (
     *(preferences(*case) for case in PREFERENCE_CASES),
     *(Case(*case) for case in METHOD_CASES),
     *(chat(*case) for case in CHAT_METHOD_CASES),
+    *(Case(*case) for case in DISTILLATION_CASES),
+    *(chat(*case) for case in CHAT_DISTILLATION_CASES),
+    *(preferences(*case) for case in PREFERENCE_DISTILLATION_CASES),
+    *(documents(*case) for case in DOCUMENT_DISTILLATION_CASES),
     chat("messages column", {"dataset.columns.messages": "m"}),
     chat("prompt column", {"dataset.columns.prompt": "p"}),
     chat("messages and prompt", {"dataset.columns": {"messages": "m", "prompt": "p"}}, COLUMNS_BOTH),

@@ -147,6 +147,22 @@ def test_an_adapter_starts_another_training_but_its_secret_does_not() -> None:
     assert of_training({"model.adapter": {"uri": "s3://adapters/a", "secretRef": {"name": "s3"}}}) == of_training(uri)
 
 
+def test_a_teacher_starts_another_training_but_credentials_and_speed_do_not() -> None:
+    endpoint = {"url": "https://models.example/v1", "model": "m"}
+    served = {"teacher": {"endpoint": endpoint}, "mode": "Responses"}
+    spec = chat("", {"distillation": served})
+    plain, learned = (FineTuneJobSpec.model_validate_json(json.dumps(one.build())) for one in (chat("", {}), spec))
+    assert training_digest(plain) != training_digest(learned)
+    hurried = {"endpoint": {**endpoint, "maxConcurrency": 2, "secretRef": {"name": "api"}}}
+    assert digest(chat("", {"distillation": {**served, "teacher": hurried}}).build()) == digest(spec.build())
+    # A job that has failed because of its budget starts again with a larger one.
+    richer = {"endpoint": {**endpoint, "maxTokens": 10}}
+    assert digest(chat("", {"distillation": {**served, "teacher": richer}}).build()) != digest(spec.build())
+    teacher = {"distillation.teacher": {"uri": "s3://models/a"}}
+    assert of_training(teacher) != of_training({"distillation.teacher": {"uri": "s3://models/b"}})
+    assert of_training({**teacher, "distillation.weight": 0.5}) == of_training(teacher)
+
+
 def test_omitted_settings_of_an_adapter_are_not_the_defaults() -> None:
     adapter = {"model.adapter": {"uri": "s3://adapters/a"}}
     assert with_fields({"method.lora": {"rank": 16}}) == with_fields({})

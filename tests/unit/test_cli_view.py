@@ -154,6 +154,11 @@ class TestPlainLines:
         printed = PlainLines().update(training(stopping=True), 0)
         assert "stopping after a checkpoint; press Ctrl-C again to stop at once" in printed
 
+    def test_say_nothing_of_checkpoints_in_other_stages(self) -> None:
+        run = a_run(Stage.PREPARE)
+        printed = PlainLines().update(a_snapshot(a_job_after(run), run, stopping=True), 0)
+        assert "stopping; press Ctrl-C again to stop at once" in printed
+
 
 def test_progress_text() -> None:
     progress = a_progress(loss=0.51239, tokens_per_second=1234.4, eta_seconds=200)

@@ -9,6 +9,7 @@ import pytest
 
 from finetune_api.job import FineTuneJob
 from finetune_api.spec import MethodType, Metric
+from finetune_cli.fields import nearest
 from finetune_cli.manifest import ManifestError, load, parse
 
 HERE = Path("/home/me/jobs")
@@ -343,3 +344,8 @@ class TestFile:
 
     def test_deep_nesting_is_limited(self) -> None:
         assert "nested too deeply" in complaints("[" * 1000)[0]
+
+
+def test_short_words_are_not_taken_for_each_other() -> None:
+    assert nearest("PHP", ["Python", "JavaScript", "Cpp", "Go"]) is None
+    assert nearest("pyhton", ["Python", "JavaScript", "Cpp", "Go"]) == "Python"

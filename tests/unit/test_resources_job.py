@@ -244,6 +244,27 @@ class TestSecrets:
         assert {source["secretRef"]["name"] for source in sources} == given
         assert all(source["prefix"].startswith("FINETUNE_SECRET_") for source in sources)
 
+    @pytest.mark.parametrize(
+        ("stage", "given"),
+        [
+            (Stage.PREPARE, {"teacher", "api"}),
+            (Stage.TRAIN, {"teacher"}),
+            (Stage.EVALUATE, {"teacher", "api"}),
+            (Stage.PUBLISH, set()),
+        ],
+    )
+    def test_of_a_teacher_reach_only_the_stages_that_need_them(self, stage: Stage, given: set[str]) -> None:
+        loaded = {"teacher": {"uri": "s3://models/x", "secretRef": {"name": "teacher"}}}
+        endpoint = {"url": "https://models.example/v1", "model": "x", "secretRef": {"name": "api"}}
+        asked = {"teacher": {"endpoint": endpoint}, "mode": "Responses"}
+        task = {"type": "InstructionTuning"}
+        named = {
+            source["secretRef"]["name"]
+            for distillation in (loaded, asked)
+            for source in container_of(made(stage, task=task, distillation=distillation)).get("envFrom", ())
+        }
+        assert named == given
+
     def test_no_secret_reference_means_no_env_from(self) -> None:
         assert "envFrom" not in container_of(made())
 

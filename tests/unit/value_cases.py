@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.unit.distillation_cases import DISTILLATION_REFUSED
+
 ACCEPTED: tuple[tuple[str, Any], ...] = (
     ("training.learningRate", 2e-4),
     ("training.learningRate", 1),
@@ -31,6 +33,7 @@ ACCEPTED: tuple[tuple[str, Any], ...] = (
 """Valid values at their bounds, and valid notations of numbers."""
 
 REFUSED: tuple[tuple[str, Any], ...] = (
+    *DISTILLATION_REFUSED,
     ("training.maxSteps", "3"),
     ("training.maxSteps", 3.5),
     ("training.maxSteps", 3.0),

@@ -5,6 +5,8 @@ GitOps tools see no drift.
 """
 
 from finetune_api.method_settings import Ia3Spec, LoraInitialization, LoraSpec, PromptTuningSpec
+from finetune_api.spec.distillation import DistillationSpec, TeacherSpec
+from finetune_api.spec.endpoints import EndpointSpec
 from finetune_api.spec.inputs import (
     AdapterSource,
     CleaningSpec,
@@ -37,6 +39,7 @@ from finetune_api.spec.training import (
     TrainingSpec,
     ZeroSpec,
 )
+from finetune_api.tables.distillation import DistillationMode
 from finetune_api.tables.harness import HarnessMetric, MetricName
 from finetune_api.tables.methods import MethodType, Quantization
 from finetune_api.tables.metrics import Metric
@@ -69,9 +72,12 @@ __all__ = [
     "DataUri",
     "DatasetSpec",
     "Deduplication",
+    "DistillationMode",
+    "DistillationSpec",
     "DistributedSpec",
     "Documents",
     "EarlyStoppingSpec",
+    "EndpointSpec",
     "EvaluationSpec",
     "FineTuneJobSpec",
     "Gate",
@@ -101,6 +107,7 @@ __all__ = [
     "SplitSource",
     "TaskSpec",
     "TaskType",
+    "TeacherSpec",
     "TrainingSpec",
     "ZeroSpec",
 ]

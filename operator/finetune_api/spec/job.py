@@ -8,6 +8,7 @@ from pydantic import Field
 
 from finetune_api.base import ApiModel, Rule
 from finetune_api.method_settings import PreferenceSpec
+from finetune_api.spec.distillation import DistillationSpec
 from finetune_api.spec.inputs import DatasetSpec, ModelSpec, TaskSpec
 from finetune_api.spec.job_rules import job_rules
 from finetune_api.spec.outcome import EvaluationSpec, OutputSpec, ResilienceSpec
@@ -24,6 +25,9 @@ class FineTuneJobSpec(ApiModel):
     task: TaskSpec = Field(description="The task that the model learns.")
     dataset: DatasetSpec = Field(description="Training, validation and test data.")
     method: MethodSpec = Field(default=MethodSpec(), description="The fine-tuning method. Default: LoRA.")
+    distillation: DistillationSpec | None = Field(
+        default=None, description="With Full or LoRA: a teacher that the model learns from, besides the data."
+    )
     training: TrainingSpec = Field(default=TrainingSpec(), description="Hyperparameters and checkpoints.")
     distributed: DistributedSpec = Field(default=DistributedSpec(), description="Workers, GPUs and ZeRO stage.")
     evaluation: EvaluationSpec = Field(default=EvaluationSpec(), description="Metrics and gates.")

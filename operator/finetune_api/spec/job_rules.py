@@ -12,6 +12,7 @@ from finetune_api.method_settings import LoraInitialization, LoraSpec
 from finetune_api.spec.code_rules import code_rules
 from finetune_api.spec.compile_rules import compile_rules
 from finetune_api.spec.continuing_rules import continuing_rules
+from finetune_api.spec.distillation_rules import distillation_rules
 from finetune_api.spec.method_rules import NOT_PARTITIONED, WHOLE, method_rules
 from finetune_api.spec.outcome import GenerationSpec
 from finetune_api.spec.rules import COLUMN_FIELDS, any_of, listed
@@ -55,6 +56,7 @@ def job_rules() -> tuple[Rule, ...]:
         *(_columns_of_losses_rule(losses) for losses in losses_by_rows().values()),
         _divergence_rule(),
         *continuing_rules(),
+        *distillation_rules(),
     )
 
 

@@ -86,6 +86,10 @@ class MethodRow:
     accuracies: Mapping[Quantization, float] = field(default_factory=dict)
     """Measured accuracy of the tuned model on the test split of examples/quickstart.yaml, by how the base model was
     stored; `finetune advise` orders methods by it."""
+    never_continued: str = ""
+    """Why training cannot continue from its adapter, likewise."""
+    never_distilled: str = ""
+    """Why the method is not for a student, as the end of a sentence; empty if it is."""
 
     @property
     def tasks(self) -> tuple[TaskType, ...]:
@@ -120,6 +124,9 @@ _HIDDEN_PADDING = {
 }
 
 
+_TOO_SMALL = "which trains too little of the student to bring it closer to a teacher; use LoRA or Full"
+
+
 def _virtual(
     summary: str,
     learning_rate: float,
@@ -129,6 +136,7 @@ def _virtual(
     accuracy: float,
     refused_families: Mapping[TaskType, Mapping[ModelFamily, str]] | None = None,
     never_recomputed: str = "",
+    never_continued: str = "",
 ) -> MethodRow:
     """The row of a method that trains virtual tokens; ``others`` are the learning rates of some tasks."""
     return MethodRow(
@@ -147,6 +155,8 @@ def _virtual(
         "part of the weights; use a stage from 0 to 2",
         never_recomputed=never_recomputed,
         accuracies={Quantization.NONE: accuracy},
+        never_continued=never_continued,
+        never_distilled=_TOO_SMALL,
     )
 
 
@@ -181,6 +191,7 @@ METHODS = table(
             learning_rate=3e-3,
             task_learning_rates={TaskType.PREFERENCE_TUNING: 5e-4},
             never_quantized="whose layers in PEFT compute in FP32 on such a model, and so fit no other precision",
+            never_distilled=_TOO_SMALL,
             settings=Settings("ia3", Ia3Spec),
             accuracies={Quantization.NONE: 0.650},
         ),
@@ -208,6 +219,8 @@ METHODS = table(
             Settings("p_tuning", PTuningSpec),
             accuracy=0.583,
             refused_families=_HIDDEN_PADDING,
+            never_continued="which publishes the embeddings that its network computes, and not the network that it "
+            "trains: train from the base model",
         ),
     },
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from finetune_api.tables.distillation import DistillationMode
 from finetune_api.tables.metrics import Metric
 from finetune_api.tables.preferences import PREFERENCES, PreferenceLoss
 from finetune_api.tables.table import table
@@ -92,6 +93,8 @@ class TaskRow:
     """Default metrics if generated programs may be run (evaluation.allowCodeExecution)."""
     other_lengths: Mapping[ModelFamily, int] = field(default_factory=dict)
     """Families whose default maximum number of tokens differs."""
+    not_distilled: Mapping[DistillationMode, str] = field(default_factory=dict)
+    """Why a student cannot learn the task from a teacher, as the end of a sentence that says what to do instead."""
 
     def pipeline_for(self, family: ModelFamily) -> str:
         """The ``pipeline_tag`` of models of ``family``."""
@@ -158,6 +161,10 @@ TASKS = table(
             settings=dict.fromkeys(
                 ("labels", "multi_label", "class_weights"), (ModelFamily.ENCODER, ModelFamily.CAUSAL)
             ),
+            not_distilled={
+                DistillationMode.RESPONSES: "whose rows have labels instead of answers; use mode Logits, or let the "
+                "teacher label the data beforehand"
+            },
         ),
         TaskType.INSTRUCTION_TUNING: TaskRow(
             columns=(
@@ -255,6 +262,11 @@ TASKS = table(
             default_length=1024,
             hub_task="text-generation",
             starting_model="hf://Qwen/Qwen2.5-0.5B-Instruct",
+            not_distilled=dict.fromkeys(
+                DistillationMode,
+                "whose loss compares the model with its own base model; distil into the model with InstructionTuning, "
+                "and start the preference tuning from the result",
+            ),
         ),
         TaskType.LANGUAGE_MODELING: TaskRow(
             columns=((Column("text", "the text of a document"),),),
@@ -266,6 +278,7 @@ TASKS = table(
             hub_task="text-generation",
             starting_model="hf://Qwen/Qwen2.5-0.5B",
             joins=True,
+            not_distilled={DistillationMode.RESPONSES: "whose rows have no prompts; use mode Logits"},
         ),
         TaskType.CODE_GENERATION: TaskRow(
             columns=(

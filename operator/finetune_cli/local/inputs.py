@@ -39,7 +39,8 @@ def stamps(spec: FineTuneJobSpec) -> tuple[Stamp, ...] | None:
     """The files of the data, the base model and the harness; None if some are not on this machine."""
     dataset, harness = spec.dataset, spec.evaluation.harness_path
     uris = [spec.model.uri, *(split.uri for split in (dataset.train, dataset.validation, dataset.test) if split.uri)]
-    uris += [part.uri for part in (spec.model.adapter, harness) if part]
+    teacher = spec.distillation and spec.distillation.teacher
+    uris += [part.uri for part in (spec.model.adapter, teacher, harness) if part and part.uri]
     if not all(uri.startswith(_FILE_SCHEME) for uri in uris):
         return None
     try:

@@ -10,8 +10,14 @@ from finetune_api.stage import Stage
 
 _NEEDED_BY: dict[Stage, tuple[SecretRole, ...]] = {
     Stage.PREPARE: tuple(SecretRole),
-    Stage.TRAIN: (SecretRole.MODEL, SecretRole.OUTPUT),
-    Stage.EVALUATE: (SecretRole.MODEL, SecretRole.HARNESS, SecretRole.OUTPUT),
+    Stage.TRAIN: (SecretRole.MODEL, SecretRole.TEACHER, SecretRole.OUTPUT),
+    Stage.EVALUATE: (
+        SecretRole.MODEL,
+        SecretRole.TEACHER,
+        SecretRole.ENDPOINT,
+        SecretRole.HARNESS,
+        SecretRole.OUTPUT,
+    ),
     Stage.PUBLISH: (SecretRole.OUTPUT,),
 }
 

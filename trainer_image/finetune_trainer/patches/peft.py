@@ -7,8 +7,6 @@ import logging
 import sys
 from typing import Any
 
-from finetune_trainer.patches.bitsandbytes import same_weights_on_every_cpu
-
 _QUANTISATION = "bitsandbytes"
 
 _ANSWERS = {
@@ -56,5 +54,7 @@ def bitsandbytes() -> Any:
     # It misses a kernel of the hub for a layout of weights that is not used.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     library = importlib.import_module(_QUANTISATION)
+    from finetune_trainer.patches.bitsandbytes import same_weights_on_every_cpu  # It imports torch.
+
     same_weights_on_every_cpu(library)
     return library
