@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from finetune_api.stage import Device, World
 from finetune_api.tables.gpus import Gpu
 from finetune_api.tables.methods import MethodType, Quantization
-from finetune_cli.advise.candidates import Candidate, candidates
+from finetune_cli.advise.candidates import TRAINED, Candidate, candidates
 from finetune_cli.advise.costs import Cost, Costs, DataFacts, cost_of
 from finetune_cli.advise.hardware import Hardware, named, shape_of, this_machine
 from finetune_cli.advise.models import ModelScore, addresses, best_first, measured
@@ -66,7 +66,7 @@ def known(*trained: tuple[str, int], facts: DataFacts = FACTS) -> Costs:
 class TestCandidates:
     def test_every_method_with_every_way_to_store_the_base_model_the_rules_say_why_not(self) -> None:
         found = by_name(candidates(a_job(task=CLASSES).spec, {}))
-        assert len(found) == len(MethodType) * len(Quantization)
+        assert len(found) == len(TRAINED) * len(Quantization)
         assert found["LoRA + NF4"].spec is not None
         assert found["LoRA + NF4"].spec.model.quantization is Quantization.NF4
         assert found["Full + NF4"].spec is None
@@ -82,6 +82,14 @@ class TestCandidates:
         assert kept.method.lora.rank == 4  # type: ignore[attr-defined]
         assert "lora" not in other.method.model_fields_set
         assert (other.training.epochs, other.distributed.gpus_per_worker, other.suspend) == (2, 8, False)
+
+    def test_a_teacher_excludes_methods_and_is_not_asked(self) -> None:
+        spec = a_job(task=CLASSES, distillation={"teacher": {"uri": "hf://o/large"}}).spec
+        found = by_name(candidates(spec, {}))
+        assert found["IA3"].spec is None
+        lora = found["LoRA"].spec
+        assert lora is not None
+        assert lora.distillation is None
 
     def test_a_quantization_of_the_manifest_is_kept(self) -> None:
         spec = a_job(model={"uri": "hf://o/m", "quantization": "NF4"}).spec
@@ -275,6 +283,10 @@ class TestReport:
         assert [one["rank"] for one in found["methods"] if not one["fits"]] == [None]
         assert {"method": "Full", "quantization": "NF4"}.items() <= found["refused"][0].items()
         assert found["models"][0]["value"] == 1.5
+
+    def test_a_teacher_is_said_to_come_on_top(self) -> None:
+        spec = a_job(task=CLASSES, distillation={"teacher": {"uri": "hf://o/large"}}).spec
+        assert "its memory and its time come on top" in "\n".join(lines(self.advice(spec=spec)))
 
     def test_what_the_manifest_has_is_not_repeated(self) -> None:
         spec = a_job(task=CLASSES, method={"type": "LoRA"}).spec

@@ -11,8 +11,11 @@ from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.tables.methods import MethodType, Quantization
+from finetune_api.tables.methods import MethodType, Quantization, Result
 from finetune_cli.sentences import causes, sentence
+
+TRAINED = tuple(method for method in MethodType if method.row.result in (Result.ADAPTER, Result.MODEL))
+"""The methods that train weights."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def candidates(spec: FineTuneJobSpec, distributed: Mapping[str, int]) -> list[Ca
     """
     fixed = spec.model.quantization
     stored = tuple(Quantization) if fixed is Quantization.NONE else (fixed,)
-    return [_candidate(spec, distributed, method, one) for one in stored for method in MethodType]
+    return [_candidate(spec, distributed, method, one) for one in stored for method in TRAINED]
 
 
 def _candidate(
@@ -56,7 +59,9 @@ def _candidate(
     data["distributed"] = data.get("distributed", {}) | dict(distributed)
     data.pop("suspend", None)
     try:
-        return Candidate(method, quantization, FineTuneJobSpec.model_validate_json(json.dumps(data)))
+        allowed = FineTuneJobSpec.model_validate_json(json.dumps(data))
+        # Only the rules about a teacher matter here: it is not asked, and not loaded.
+        return Candidate(method, quantization, allowed.model_copy(update={"distillation": None}))
     except ValidationError as error:
         found = causes(error.errors(include_url=False))
         reasons = [(one.get("ctx") or {}).get("message") or ": ".join(map(str, sentence(one))) for one in found]

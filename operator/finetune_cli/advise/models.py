@@ -63,6 +63,7 @@ def measured(job: FineTuneJob, uri: str, scratch: Path) -> ModelScore:
     data["model"] = {**data["model"], "uri": uri} if same else {"uri": uri}
     # The method matters to none of the measures, and not every method is for every model.
     data["method"] = {name: value for name, value in data.get("method", {}).items() if name == "preference"}
+    data.pop("distillation", None)
     data["output"] = {"uri": (scratch / "output").as_uri()}
     try:
         spec = FineTuneJobSpec.model_validate_json(json.dumps(data))

@@ -44,7 +44,8 @@ def lines(advice: Advice) -> list[str]:
         f"{data.rows:,} training rows{labels}, {data.tokens:,} tokens, the longest row {data.longest:,}; on "
         f"{advice.hardware.in_words}"
     )
-    found = [*_wrapped(facts), *_wrapped(_rate_note(advice.spec)), "", *_methods(advice)]
+    found = [*_wrapped(facts), *(line for note in _notes(advice.spec) for line in _wrapped(note)), ""]
+    found += _methods(advice)
     if refused := _refused(advice):
         found += ["", "Not possible:", *refused]
     if advice.trials:
@@ -59,12 +60,16 @@ def lines(advice: Advice) -> list[str]:
     return found
 
 
-def _rate_note(spec: FineTuneJobSpec) -> str:
-    """A note if the manifest has a learning rate, which is not equally good for all methods."""
-    rate = spec.training.learning_rate
-    if rate is None:
-        return ""
-    return f"All methods get the manifest's training.learningRate {rate:g}; without it, each has a default of its own."
+def _notes(spec: FineTuneJobSpec) -> list[str]:
+    """What the user should know about settings of the manifest."""
+    found, rate = [], spec.training.learning_rate
+    if rate is not None:
+        found.append(
+            f"All methods get the manifest's training.learningRate {rate:g}; without it, each has a default of its own."
+        )
+    if spec.distillation is not None:
+        found.append("The teacher of spec.distillation is left out: its memory and its time come on top.")
+    return found
 
 
 def manifest_lines(advice: Advice) -> list[str]:
@@ -100,6 +105,7 @@ def document(advice: Advice) -> dict[str, Any]:
             "longestRow": data.longest,
             "bits": bits_of(data, advice.spec),
         },
+        "notes": _notes(advice.spec),
         "model": {"uri": advice.spec.model.uri, "family": str(data.family)},
         "hardware": {
             "gpu": advice.hardware.gpu and str(advice.hardware.gpu),
