@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,19 +13,23 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from finetune_api.stage import Device, World
+from finetune_api.stage import Device, Stage, TrainResult, World
 from finetune_api.tables.gpus import Gpu
 from finetune_api.tables.methods import MethodType, Quantization
+from finetune_cli.advise.advise import stops_as_interrupt
 from finetune_cli.advise.candidates import TRAINED, Candidate, candidates
 from finetune_cli.advise.costs import Cost, Costs, DataFacts, cost_of
+from finetune_cli.advise.earlier import with_earlier
 from finetune_cli.advise.hardware import Hardware, named, shape_of, this_machine
 from finetune_cli.advise.models import ModelScore, addresses, best_first, measured
 from finetune_cli.advise.recommend import Trial, bits_of, ordered, recommended
 from finetune_cli.advise.report import WIDTH, Advice, document, lines, manifest_lines
 from finetune_cli.advise.tries import STEPS, trial_job
-from finetune_cli.local import Machine
+from finetune_cli.local import Machine, StateDirectory
+from finetune_cli.local.jobs import LocalJob
 from finetune_cli.main import app
-from tests.builders import a_job, manifest
+from finetune_core.runs import RunId, StageRun
+from tests.builders import a_job, a_report, an_identity, manifest
 
 GIB = 1 << 30
 GPU = World(workers=1, processes_per_worker=2, device=Device.GPU)
@@ -326,6 +332,48 @@ class TestModels:
         found = measured(a_job(), "ftp://a/b", tmp_path / "model")
         assert found.value is None
         assert found.problem.startswith("model.uri is 'ftp://a/b'; a URI starts with")
+
+
+class TestEarlier:
+    def ran(self, root: Path, speed: float, revision: int, world: World = GPU, **spec: Any) -> LocalJob:
+        """The job as it ran on this machine, with a train stage in ``revision``."""
+        job = a_job(task=CLASSES, model={"uri": "hf://o/m"}, **spec)
+        state = StateDirectory(root)
+        run = StageRun(RunId(revision, Stage.TRAIN, 1), an_identity(revision=revision), world, job.spec)
+        directory = state.run(run.id)
+        directory.path.mkdir(parents=True)
+        config = run.config(workspace="/workspace", termination_message_path="/t", port=1, main_port=2)
+        directory.config.write_text(config.model_dump_json(exclude_none=True))
+        report = a_report(Stage.TRAIN)
+        assert isinstance(report.result, TrainResult)
+        result = report.result.model_copy(update={"tokens_per_second": speed})
+        directory.termination.write_bytes(report.model_copy(update={"result": result}).to_termination_message())
+        return LocalJob(state, job, "job.yaml", running=False)
+
+    def test_the_last_revision_that_trained_in_the_same_way_says_the_time(self, tmp_path: Path) -> None:
+        self.ran(tmp_path, 100.0, 1)
+        self.ran(tmp_path, 500.0, 2)
+        local = self.ran(tmp_path, 900.0, 3, method={"type": "IA3"})
+        found = {one.candidate.name: one for one in with_earlier([*known(("LoRA", 1), ("Full", 1)).found], local, GPU)}
+        assert (found["LoRA"].seconds, found["LoRA"].measured_in) == (60_000 / 500, "revision 2")
+        assert found["Full"].seconds is None
+
+    def test_other_settings_or_hardware_say_nothing(self, tmp_path: Path) -> None:
+        costs = [*known(("LoRA", 1)).found]
+        other = World(workers=1, processes_per_worker=1, device=Device.CPU)
+        assert with_earlier(costs, None, GPU) == costs
+        assert with_earlier(costs, self.ran(tmp_path / "a", 100.0, 1, other), GPU) == costs
+        assert with_earlier(costs, self.ran(tmp_path / "b", 100.0, 1, training={"batchSize": 64}), GPU) == costs
+        broken = self.ran(tmp_path / "c", 100.0, 1)
+        broken.state.run(RunId(1, Stage.TRAIN, 1)).config.write_text("{}")
+        assert with_earlier(costs, broken, GPU) == costs
+
+
+def test_sigterm_ends_the_command_as_ctrl_c_does() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), stops_as_interrupt():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_trial_is_the_job_with_few_steps() -> None:

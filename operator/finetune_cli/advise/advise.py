@@ -95,7 +95,7 @@ def _advise(
     if not isinstance(result, PrepareResult):
         return report_failure(prepared, output)
     _tell(output, "Computing what each method costs.")
-    with _stops_as_interrupt():
+    with stops_as_interrupt():
         costs = costs_of(found, result, chosen, scratch)
     if hardware is None:
         costs = replace(costs, found=tuple(with_earlier(list(costs.found), known, chosen.world)))
@@ -108,7 +108,7 @@ def _advise(
     scores = []
     for number, uri in enumerate(wanted := _compared(job, models), 1):
         _tell(output, f"Measuring {uri}, {number} of {len(wanted)}.")
-        with _stops_as_interrupt():
+        with stops_as_interrupt():
             scores.append(measured(job, uri, scratch / "model"))
     advice = Advice(spec, manifest, chosen, found, costs, recommended(costs, spec, trials), trials, scores)
     write(to_json(document(advice)) if output is Output.JSON else "\n".join(["", *lines(advice)]))
@@ -146,7 +146,7 @@ def _tell(output: Output, sentence: str) -> None:
 
 
 @contextmanager
-def _stops_as_interrupt() -> Iterator[None]:
+def stops_as_interrupt() -> Iterator[None]:
     """Context in which SIGTERM, and a terminal that closes, end the command as Ctrl-C does, so that nothing is left."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
