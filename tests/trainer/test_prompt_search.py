@@ -11,11 +11,21 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from transformers import AutoModelForCausalLM
 
 from finetune_api.failures import Reason
+from finetune_api.spec import FineTuneJobSpec, MethodType
 from finetune_api.stage import Stage, TrainResult
+from finetune_trainer.methods import method_of
+from finetune_trainer.methods.base import Attachment
+from finetune_trainer.modelling.loading import LoadedModel
+from finetune_trainer.modelling.tokenizer import load_base_tokenizer, plain_backend
 from finetune_trainer.predict import Request, predict
+from finetune_trainer.prepared import read_report
+from finetune_trainer.search.asked import DoesNotFit
 from finetune_trainer.search.near import NearRows
+from finetune_trainer.search.prompt import Prompt
+from finetune_trainer.search.rendering import CausalRenderer, Fitting
 from tests.endpoint_server import Endpoint, answer, endpoint, error
 from tests.trainer.stages import TinyJob, write_jsonl
 from tests.trainer.tiny_models import LABELS, STRONG_INIT, make_texts, save_llama
@@ -210,6 +220,33 @@ class TestLocal:
             assert all("{text}" in candidate for candidate in record["candidates"])
 
 
+class TestRoom:
+    def test_a_long_text_loses_its_end(self, local: TinyJob) -> None:
+        tokenizer = load_base_tokenizer(local.root / "base", "the model")
+        renderer = CausalRenderer(tokenizer, read_report(local.revision / "prepared"))
+        fitting, prompt = Fitting(renderer, plain_backend(tokenizer), room=9), Prompt("what is it {text} today")
+        rows = [{"text": "the apple " * 30}, {"text": "iron"}]
+        table, lengths, cut = fitting.fitted(prompt, rows)
+        assert (lengths <= 9).all()
+        assert cut == 1
+        assert tokenizer.decode(table["input_ids"][0].as_py()).startswith("<user> what is it the apple the")
+        with pytest.raises(DoesNotFit, match=r"the prompt has \d+ tokens without the text of a row, and there is room"):
+            Fitting(renderer, plain_backend(tokenizer), room=3).fitted(prompt, rows)
+
+    def test_the_model_stays_as_it_is(self, local: TinyJob) -> None:
+        method, base = method_of(MethodType.PROMPT_SEARCH), local.root / "base"
+
+        def load(directory: Path) -> LoadedModel:
+            return LoadedModel(AutoModelForCausalLM.from_pretrained(directory), frozenset())
+
+        untouched = load(base)
+        spec = FineTuneJobSpec.model_validate(local.spec, strict=False)
+        assert method.attach(untouched, Attachment(spec, "CAUSAL_LM", ())) is untouched.model
+        (_, baseline), (_, tuned) = method.baseline_and_tuned(load, base, local.revision / "trained")
+        assert baseline is tuned
+        assert method.coverage(tuned) is None
+
+
 class TestEncoder:
     def test_an_encoder_is_refused(self, local: TinyJob, tmp_path: Path) -> None:
         from tests.trainer.tiny_models import save_bert
@@ -227,6 +264,8 @@ def judge(prompt: str, _: int) -> Any:
         return answer("I would say fruit")
     if LITERAL in prompt:
         return answer("As you like")
+    if "fog" in prompt:
+        return answer("", finish="content_filter")
     words = set(prompt.split())
     for label, known in (("fruit", "apple pear plum cherry"), ("metal", "iron copper zinc lead silver")):
         if words & set(known.split()):
@@ -255,6 +294,9 @@ class TestServed:
     def test_no_label_is_wrong_and_shown(self, served: tuple[TinyJob, Endpoint]) -> None:
         row = next(row for row in served[0].predictions if row["text"] == LITERAL)
         assert (row["baseline"], row["tuned"]) == ("(no label)", "(no label)")
+        fogs = sum("fog" in row["text"] for row in served[0].predictions)
+        note = f"{fogs} of {2 * len(served[0].predictions)} answers of the endpoint could not be used"
+        assert (fogs == 0) is not any(note in one for one in served[0].evaluation["notes"])
 
     def test_nothing_is_asked_twice(self, served: tuple[TinyJob, Endpoint]) -> None:
         job, server = served

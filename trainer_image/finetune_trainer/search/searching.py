@@ -71,8 +71,7 @@ class Searching:
         if len(record.trials) >= total:
             return End.TRIALS if self._strategy.left else End.SPACE
         combination = self._strategy.next()
-        if combination is None:
-            return End.SPACE
+        assert combination is not None, "fewer are scored than there are"
         scored = self._scored(self._space.prompt(combination))
         if scored is None:
             return End.BUDGET
