@@ -2,6 +2,8 @@
 
 ::
 
+    <output.uri>/<namespace>/<name>/answers/
+        …                       answers of an endpoint, which all revisions use
     <output.uri>/<namespace>/<name>/r<revision>/
         revision.json           lock of the run that writes here, and what the directory belongs to
         prepared/               data.json, train.arrow, validation.arrow, test.arrow, tokenizer/, adapter/,
@@ -81,6 +83,11 @@ class JobLayout:
     def revision(self, number: int, training: int | None = None) -> RevisionLayout:
         """The addresses of a revision that uses the training of the revision ``training``; default: its own."""
         return RevisionLayout(f"{self.uri}/r{number}", f"{self.uri}/r{number if training is None else training}")
+
+    @property
+    def answers(self) -> str:
+        """Directory of the answers of an endpoint, which all revisions use."""
+        return f"{self.uri}/answers"
 
     @staticmethod
     def revision_of(path: str) -> int | None:

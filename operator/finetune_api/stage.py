@@ -147,9 +147,12 @@ class StageConfig(ApiModel):
     @property
     def layout(self) -> RevisionLayout:
         """Addresses of the revision in object storage."""
-        job = self.job
-        of_job = JobLayout.of(self.spec.output.uri, job.namespace, job.name)
-        return of_job.revision(job.revision, job.training_revision)
+        return self.job_layout.revision(self.job.revision, self.job.training_revision)
+
+    @property
+    def job_layout(self) -> JobLayout:
+        """Addresses of the job in object storage."""
+        return JobLayout.of(self.spec.output.uri, self.job.namespace, self.job.name)
 
 
 class CheckpointRef(ApiModel):

@@ -53,6 +53,7 @@ class Reason(StrEnum):
     PERMISSION_DENIED = "PermissionDenied"
     DIVERGED = "Diverged"
     OUT_OF_MEMORY = "OutOfMemory"
+    BUDGET_EXCEEDED = "BudgetExceeded"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     GATE_FAILED = "GateFailed"
     CODE_EXECUTION_FORBIDDEN = "CodeExecutionForbidden"
@@ -131,6 +132,12 @@ REASONS = table(
             Retry.NEVER,
             ExitCode.DOES_NOT_FIT,
         ),
+        Reason.BUDGET_EXCEEDED: ReasonRow(
+            "the job's budget for requests to an endpoint, or for their tokens, is used up; the answers are kept",
+            Fault.USER,
+            Retry.NEVER,
+            ExitCode.BAD_CONFIGURATION,
+        ),
         Reason.DEADLINE_EXCEEDED: ReasonRow(
             "the job ran longer than `resilience.activeDeadlineSeconds`", Fault.USER, Retry.NEVER, None
         ),
@@ -168,8 +175,8 @@ REASONS = table(
             "the cluster rejects the pods, for example because of Pod Security", Fault.CLUSTER, Retry.NEVER, None
         ),
         Reason.UNAVAILABLE: ReasonRow(
-            "object storage or the Hugging Face Hub is unreachable; the job fails if it does not respond once within "
-            "`resilience.pendingTimeoutSeconds`",
+            "object storage, the Hugging Face Hub or an endpoint is unreachable; the job fails if it does not respond "
+            "once within `resilience.pendingTimeoutSeconds`",
             Fault.CLUSTER,
             Retry.FREE,
             ExitCode.UNAVAILABLE,

@@ -1,0 +1,303 @@
+"""Asks an endpoint: several questions at the same time, with waits, retries, a budget, and a store of the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.secrets import SecretRole
+from finetune_api.spec import EndpointSpec
+from finetune_trainer.endpoint.failures import KEY_VARIABLE, Trouble, trouble_of
+from finetune_trainer.endpoint.messages import Answer, Failed, Outcome, Question
+from finetune_trainer.endpoint.parsing import read_answer
+from finetune_trainer.endpoint.store import AnswerStore
+from finetune_trainer.endpoint.usage import Budget, Usage
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+_TICK_SECONDS = 1.0
+"""Between two reports of progress."""
+_FEWEST_FAILURES = 10
+"""Questions in a row without an answer after which the endpoint counts as down; not fewer than are asked at once."""
+_NO_KEY = "none"
+"""Sent where there is no key, because many servers need none."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a client waits."""
+
+    tries: int = 5
+    """Of one question."""
+    limited_tries: int = 10
+    """Of one question that is answered with 429."""
+    first_wait: float = 0.5
+    """Seconds after the first failure without Retry-After; doubled after each further one."""
+    longest_wait: float = 60.0
+    """Seconds, of a wait that the endpoint asks for too."""
+    connect_timeout: float = 10.0
+    answer_timeout: float = 300.0
+    """Seconds without any byte of the answer."""
+
+    def wait(self, failures: int) -> float:
+        """Seconds before the next try: doubled after each failure, with a jitter of a quarter."""
+        exponential = self.first_wait * 2.0 ** min(failures - 1, 16)
+        return min(exponential, self.longest_wait) * random.uniform(0.75, 1.25)
+
+
+class Client:
+    """A context manager that asks one endpoint.
+
+    Args:
+        endpoint: The endpoint of the spec.
+        field: Its place in the spec, such as ``distillation.teacher.endpoint``, for messages.
+        store: Keeps the answers.
+        on_progress: Called about once a second with the number of questions of this call of `ask` that are done.
+        patience: How long to wait.
+        environment: Environment variables, with those of the Secrets under their prefixes.
+    """
+
+    def __init__(
+        self,
+        endpoint: EndpointSpec,
+        field: str,
+        store: AnswerStore,
+        *,
+        on_progress: Callable[[int], None] = lambda _: None,
+        patience: Patience = Patience(),
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        self.usage = Usage()
+        self._endpoint = endpoint
+        self._store = store
+        self._budget = Budget(field, endpoint.max_requests, endpoint.max_tokens)
+        self._on_progress = on_progress
+        self._patience = patience
+        self._key = environment.get(f"{SecretRole.ENDPOINT.prefix}{KEY_VARIABLE}") or environment.get(KEY_VARIABLE)
+        self._runner = asyncio.Runner()
+        self._api: AsyncOpenAI | None = None
+        self._quiet_until = 0.0
+        """Monotonic time before which nothing is asked, because the endpoint limits the rate."""
+        self._failures = 0
+        """Questions in a row without an answer."""
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._api is not None:
+            self._runner.run(self._api.close())
+        self._runner.close()
+
+    def known(self, question: Question) -> bool:
+        """Whether the store has the answer."""
+        return self._store.get(self._key_of(question)) is not None
+
+    def ask(self, questions: Sequence[Question], later: int = 0) -> list[Outcome]:
+        """The outcome of each question; equal questions are asked once, and those in the store not at all.
+
+        Args:
+            questions: The questions.
+            later: Questions that will be asked in later calls, for messages.
+
+        Raises:
+            StageFailure: BudgetExceeded; PermissionDenied, NotFound or BadConfiguration when the endpoint cannot be
+                used as it is; Unavailable when it cannot be reached, or answers none of many questions; the failures
+                of storage. Answers that have arrived are kept.
+        """
+        keys = [self._key_of(question) for question in questions]
+        outcomes: dict[str, Outcome] = {}
+        open_questions: dict[str, Question] = {}
+        for key, question in zip(keys, questions, strict=True):
+            if key in outcomes or key in open_questions:
+                continue
+            if answer := self._store.get(key):
+                outcomes[key] = answer
+                self.usage.add(answer, kept=True)
+            else:
+                open_questions[key] = question
+        if open_questions:
+            self._runner.run(_Round(self, open_questions, outcomes, later).run())
+        return [outcomes[key] for key in keys]
+
+    def _key_of(self, question: Question) -> str:
+        return question.key(self._endpoint.url, self._endpoint.model)
+
+    async def _answer(self, question: Question) -> Answer:
+        """Send one request.
+
+        Raises:
+            Exception: As `trouble_of` explains.
+        """
+        started = time.monotonic()
+        response = await self._opened().chat.completions.with_raw_response.create(
+            model=self._endpoint.model,
+            messages=list(question.messages),  # type: ignore[arg-type]
+            extra_body=dict(question.parameters),
+        )
+        return read_answer(response.http_response.content, question, time.monotonic() - started)
+
+    def _opened(self) -> AsyncOpenAI:
+        if self._api is None:
+            import httpx2
+            from openai import AsyncOpenAI
+
+            # It logs every request.
+            logging.getLogger("httpx2").setLevel(logging.WARNING)
+            timeout = httpx2.Timeout(self._patience.answer_timeout, connect=self._patience.connect_timeout)
+            try:
+                # Its own retries would count as one request, and obey no limit of waits.
+                self._api = AsyncOpenAI(
+                    base_url=self._endpoint.url, api_key=self._key or _NO_KEY, max_retries=0, timeout=timeout
+                )
+            except httpx2.InvalidURL as error:
+                raise StageFailure(
+                    Reason.BAD_CONFIGURATION,
+                    f"{self._endpoint.url} is no address of a server; correct the url ({error})",
+                ) from None
+        return self._api
+
+
+class _Round:
+    """One call of `Client.ask`."""
+
+    def __init__(
+        self, client: Client, questions: Mapping[str, Question], outcomes: dict[str, Outcome], later: int
+    ) -> None:
+        self._client = client
+        self._queue = deque(questions.items())
+        self._outcomes = outcomes
+        self._later = later
+        self._open = len(questions)
+        self._first: Trouble | None = None
+        """The trouble of the first question that was given up."""
+
+    async def run(self) -> None:
+        client = self._client
+        total = self._open
+        ticker = asyncio.create_task(self._report(total))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(client._endpoint.max_concurrency, total)):
+                    group.create_task(self._work())
+        except BaseExceptionGroup as failures:
+            raise _first(failures) from None
+        finally:
+            ticker.cancel()
+        if self._first and not client.usage.answers:
+            raise self._down(self._first)
+
+    async def _report(self, total: int) -> None:
+        while True:
+            self._client._on_progress(total - self._open)
+            await asyncio.sleep(_TICK_SECONDS)
+
+    async def _work(self) -> None:
+        while self._queue:
+            key, question = self._queue.popleft()
+            outcome = await self._ask(question)
+            if isinstance(outcome, Answer):
+                self._client._store.add(key, outcome)
+                self._client.usage.add(outcome, kept=False)
+                self._client._failures = 0
+            self._outcomes[key] = outcome
+            self._open -= 1
+
+    async def _ask(self, question: Question) -> Outcome:
+        client, patience = self._client, self._client._patience
+        failures = limits = 0
+        answers = client.usage.answers
+        while True:
+            await self._until_allowed()
+            client._budget.check(client.usage, self._open + self._later)
+            client.usage.requests += 1
+            client.usage.retries += failures + limits > 0
+            try:
+                return await client._answer(question)
+            except Exception as error:
+                trouble = trouble_of(error, client._endpoint.url, client._endpoint.model)
+            if not trouble.limited:
+                failures += 1
+            else:
+                # While others are answered, the rate is limited and not zero.
+                limits = 1 if client.usage.answers > answers else limits + 1
+                answers = client.usage.answers
+            if not trouble.again or failures >= patience.tries or limits >= patience.limited_tries:
+                return self._give_up(trouble)
+            await self._pause(trouble, failures + limits)
+
+    async def _pause(self, trouble: Trouble, tried: int) -> None:
+        """Wait before the next try.
+
+        Raises:
+            StageFailure: Unavailable when the endpoint asks for a longer wait than is allowed.
+        """
+        patience = self._client._patience
+        wait = trouble.wait or patience.wait(tried)
+        if trouble.wait and wait > patience.longest_wait:
+            raise self._unavailable(f"asks to wait {wait:,.0f} s, longer than {patience.longest_wait:,.0f} s")
+        log.info("the endpoint %s; asking again in %.1f s", trouble.problem, wait)
+        if trouble.limited:
+            self._client._quiet_until = max(self._client._quiet_until, time.monotonic() + wait)
+        else:
+            await asyncio.sleep(wait)
+
+    async def _until_allowed(self) -> None:
+        while (wait := self._client._quiet_until - time.monotonic()) > 0:
+            await asyncio.sleep(wait)
+
+    def _give_up(self, trouble: Trouble) -> Failed:
+        """The outcome of a question without an answer.
+
+        Raises:
+            StageFailure: The trouble is not that of one question.
+        """
+        client = self._client
+        if trouble.limited or trouble.unreachable:
+            raise self._unavailable(trouble.problem)
+        client._failures += 1
+        self._first = self._first or trouble
+        if client._failures >= max(_FEWEST_FAILURES, client._endpoint.max_concurrency):
+            raise self._down(trouble)
+        log.warning("no answer: the endpoint %s", trouble.problem)
+        return Failed(f"the endpoint {trouble.problem}")
+
+    def _down(self, trouble: Trouble) -> StageFailure:
+        """The failure for an endpoint that answers no question."""
+        if trouble.reason is Reason.UNAVAILABLE:
+            return self._unavailable(trouble.problem)
+        remedy = {
+            Reason.PERMISSION_DENIED: f"let the key in {KEY_VARIABLE} use the model",
+            Reason.BAD_CONFIGURATION: "correct the url, which usually ends with /v1, or the model, or configure the "
+            "server",
+        }[trouble.reason]
+        return StageFailure(trouble.reason, f"The endpoint {self._client._endpoint.url} {trouble.problem}; {remedy}")
+
+    def _unavailable(self, problem: str) -> StageFailure:
+        return StageFailure(
+            Reason.UNAVAILABLE,
+            f"The endpoint {self._client._endpoint.url} {problem}; the answers so far are kept, and the next attempt "
+            "asks the rest",
+        )
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """One error of a group."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
