@@ -65,7 +65,7 @@ class EvaluationEvent(_Event):
     """One metric of one model on the test split."""
 
     event: Literal["evaluation"] = "evaluation"
-    model: Literal["baseline", "tuned"]
+    model: Literal["baseline", "tuned", "teacher"]
     metric: str
     value: float
 

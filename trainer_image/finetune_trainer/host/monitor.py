@@ -66,7 +66,7 @@ class StageMetrics:
         self.checkpoint_step = gauge("finetune_checkpoint_step", "Step of the newest complete checkpoint.")
         self.evaluation = Gauge(
             "finetune_evaluation_metric",
-            "Metric on the test split, of the baseline and of the tuned model.",
+            "Metric on the test split, of the baseline, of the tuned model, and of its teacher.",
             ["model", "metric"],
             registry=self.registry,
         )
