@@ -156,7 +156,9 @@ def _both(
         notes.append(f"packing is off, because the teacher {teacher.model_class} does not separate packed examples")
         student = student.model_copy(update={"packing": False})
     if student.batching and not teacher.batching:
-        notes.append(f"examples run one at a time, because the outputs of the teacher {teacher.model_class} need it")
+        notes.append(
+            f"examples run one at a time, because the outputs of the teacher {teacher.model_class} depend on padding"
+        )
         student = student.model_copy(update={"batching": False})
     return student, tuple(notes)
 

@@ -26,9 +26,9 @@ def teacher_text(evaluation: Evaluation) -> str:
     if costs := evaluation.costs:
         faster = costs.student.rows_per_second / costs.teacher.rows_per_second
         text += (
-            f"The student has {_cost(costs.student)}; the teacher has {_cost(costs.teacher)} (forward passes over the "
-            f"same rows of the test split on {costs.device}, one model after the other: the student is {faster:.2g} times "
-            "as fast)."
+            f"The student has {_cost(costs.student)}; the teacher has {_cost(costs.teacher)}. These are forward passes "
+            f"over the same rows of the test split on {costs.device}, one model after the other; the student is "
+            f"{faster:.2g} times as fast."
         )
     return text.strip()
 

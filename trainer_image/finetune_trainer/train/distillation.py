@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,6 +21,8 @@ from finetune_trainer.tasks import form_of
 from finetune_trainer.tasks.base import TaskForm
 from finetune_trainer.train.data import Collator, Features
 from finetune_trainer.train.label_weights import LabelWeights
+
+_log = logging.getLogger(__name__)
 
 TEACHER = "teacher"
 """Key of a batch: the inputs of the teacher, which may take others than the student."""
@@ -152,13 +155,24 @@ def load_distillation(
     task, hardware = form_of(spec.task.type, report.family), Hardware(device, dtype_of(precision))
     teacher = load_teacher(directory, report, task, hardware.dtype)
     partitioned = spec.distributed.zero.stage == 3
+    runs = _engine(teacher, precision) if partitioned else teacher.to(device)
+    _log.info("the teacher has %s weights, of which this process keeps %s", *_weights(teacher))
     return Distillation(
-        _engine(teacher, precision) if partitioned else teacher.to(device),
+        runs,
         spec.distillation,
         task,
         tokens=report.teacher.tokens,
         weights=weights,
         autocast=hardware.autocast,
+    )
+
+
+def _weights(teacher: Any) -> tuple[int, int]:
+    """The number of weights of a model, and of those that are in this process."""
+    weights = list(teacher.parameters())
+    return (
+        sum(int(getattr(weight, "ds_numel", weight.numel())) for weight in weights),
+        sum(getattr(weight, "ds_tensor", weight).numel() for weight in weights),
     )
 
 
