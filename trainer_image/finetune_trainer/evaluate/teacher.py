@@ -37,7 +37,7 @@ def beside_teacher(comparison: Comparison, inputs: EvaluationInputs, task: TaskF
         return comparison, None
     inputs.reporter.progress("measuring the teacher")
     loaded = _Loaded(inputs, task)
-    teacher = PreviousModel(inputs.teacher.path, loaded, {}, LearnedRows())
+    teacher = PreviousModel(inputs.teacher.path, loaded, {}, LearnedRows(), virtual_tokens=0)
     # The student runs a second time, so that every task can measure a teacher without code of its own.
     found = task.compare(replace(inputs, start=None, previous=teacher))
     scores = {metric.name: metric.baseline for metric in found.metrics}

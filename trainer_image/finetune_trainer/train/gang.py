@@ -143,6 +143,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
         objective=objective,
         checkpoint=checkpoint.directory if checkpoint else None,
         method=method,
+        reference=method.reference(model, spec),
         rate_factors=method.rate_factors(spec),
         fused=acceleration.loss,
         distillation=None
