@@ -10,7 +10,7 @@ from pathlib import Path
 from finetune_api.failures import ExitCode
 from finetune_api.job import FineTuneJob, FineTuneJobStatus
 from finetune_api.layout import DATA_REPORT
-from finetune_api.spec import FineTuneJobSpec, Quantization
+from finetune_api.spec import DistillationMode, FineTuneJobSpec, Quantization
 from finetune_api.stage import PrepareResult, Stage, StageReport, World
 from finetune_api.text import clean
 from finetune_cli.local import Machine
@@ -91,6 +91,7 @@ def summary_lines(spec: FineTuneJobSpec, report: StageReport, result: PrepareRes
         f"data      {summary(report)}",
         f"tokens    {result.tokens:,} in the training split",
         f"model     {spec.model.address}, {result.parameters:,} parameters",
+        *_teacher(spec, result),
         *([f"adapter   {spec.model.adapter.uri}, whose training continues"] if spec.model.adapter else []),
         f"training  {method_text(spec)}, {amount} of {training.batch_size} examples, on {describe_world(world)}",
         f"memory    about {size(memory)} in each process for {_what(spec)} come on top",
@@ -104,12 +105,24 @@ def _exit_code(report: StageReport | None, stopped: bool) -> int:
     return report.exit_code if report else ExitCode.INTERNAL
 
 
+def _teacher(spec: FineTuneJobSpec, model: PrepareResult) -> list[str]:
+    if spec.distillation is None or model.teacher_parameters is None:
+        return []
+    return [f"teacher   {spec.distillation.teacher.uri}, {model.teacher_parameters:,} parameters"]
+
+
+def _and_teacher(spec: FineTuneJobSpec) -> str:
+    loads = spec.distillation and spec.distillation.mode is DistillationMode.LOGITS and spec.distillation.weight
+    return " and those of the teacher" if loads else ""
+
+
 def _what(spec: FineTuneJobSpec) -> str:
     if trains_all(spec):
-        return "weights, gradients and optimizer state; activations"
+        return f"weights{_and_teacher(spec)}, gradients and optimizer state; activations"
     rounded = "" if spec.model.quantization is Quantization.NONE else f" in {spec.model.quantization}"
     whole = ", which each process first holds whole" if rounded and spec.distributed.zero.stage == 3 else ""
+    others = _and_teacher(spec) or " alone"
     return (
-        f"the weights of the base model{rounded} alone{whole}; the adapter with its gradients and optimizer state, and "
-        "activations,"
+        f"the weights of the base model{rounded}{others}{whole}; the adapter with its gradients and optimizer state, "
+        "and activations,"
     )

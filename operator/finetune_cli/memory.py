@@ -19,8 +19,14 @@ _ROUNDED_BYTES = {
 
 
 def memory_bytes(spec: FineTuneJobSpec, model: PrepareResult, world: World) -> int:
-    """Bytes in each process for weights, gradients and optimizer state, without activations and adapter."""
-    return _bytes_of_base(spec, model.parameters, model.rounded_parameters, _width(_precision(spec, world)), world)
+    """Bytes in each process for weights, also of a teacher, gradients and optimizer state, without activations and
+    adapter.
+    """
+    width = _width(_precision(spec, world))
+    # With weight 0, training does not load the teacher.
+    teacher = model.teacher_parameters if spec.distillation and spec.distillation.weight else None
+    of_teacher = (teacher or 0) * width / (world.size if spec.distributed.zero.stage == 3 else 1)
+    return round(_bytes_of_base(spec, model.parameters, model.rounded_parameters, width, world) + of_teacher)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from finetune_trainer.prepared import DataReport
 from finetune_trainer.report.charts import NARROW, TONES, Series, change_bar, line_chart
 from finetune_trainer.report.format import format_change, format_value, grouped
 from finetune_trainer.report.slices import slice_rows
+from finetune_trainer.report.teacher import has_teacher, teacher_settings, teacher_text
 from finetune_trainer.tasks import form_for
 
 BASELINE_NAMES: dict[BaselineKind, tuple[str, str]] = {
@@ -106,6 +107,8 @@ def render(inputs: ReportInputs) -> str:
             part for part in (previous_text(inputs.details), task.baseline_note(inputs.details)) if part
         ),
         metrics=_metric_rows(inputs.evaluation.metrics),
+        has_teacher=has_teacher(inputs.evaluation),
+        teacher=teacher_text(inputs.evaluation),
         exact_base=exact_base_text(inputs.spec, inputs.evaluation),
         gates=[(gate_text(gate), gate) for gate in inputs.evaluation.gates],
         curves=_curves(inputs),
@@ -199,6 +202,7 @@ def settings(spec: FineTuneJobSpec, data: DataReport) -> list[tuple[str, str]]:
         return [*rows, ("Seed", str(training.seed))]
     rows += [
         *([("Preference", _preference(spec.preference))] if spec.preference else []),
+        *teacher_settings(spec, data),
         ("Length", length),
         *([("Learned tokens", "all of a conversation")] if spec.task.loss is LearnedTokens.ALL else []),
         ("Batch size", f"{training.batch_size} {_unit(spec)} per step"),
@@ -288,6 +292,7 @@ def _metric_rows(metrics: Sequence[MetricResult]) -> list[dict[str, Any]]:
                 "explanation": metric.name.row.meaning,
                 "baseline": format_value(metric.name, metric.baseline),
                 "tuned": format_value(metric.name, metric.tuned),
+                "teacher": format_value(metric.name, metric.teacher),
                 "change": format_change(metric.name, metric.change),
                 "low": format_change(metric.name, low),
                 "high": format_change(metric.name, high),
@@ -313,12 +318,20 @@ def _curves(inputs: ReportInputs) -> list[Markup]:
         Series("training", points(train, "loss"), "baseline"),
         Series("validation", points(validation, "loss"), "tuned", markers=len(validation) <= 60),
     ]
+    taught = [entry for entry in train if "divergence" in entry]
+    parts = taught and [
+        Series("cross entropy", points(taught, "crossEntropy"), "baseline"),
+        Series("divergence from the teacher", points(taught, "divergence"), "tuned"),
+    ]
     generated = [{"step": entry["step"], **entry["metrics"]} for entry in validation if "metrics" in entry]
     metrics = inputs.spec.metrics
     measured = next((metric for metric in metrics if any(metric in entry for entry in generated)), None)
     examples = min(during.examples, inputs.data.splits["validation"].examples) if during else 0
     charts = [
         line_chart("Loss", "optimizer step", "loss, nats", loss),
+        None
+        if not parts
+        else line_chart("Parts of the training loss, before their weights", "optimizer step", "nats", parts),
         None
         if measured is None
         else line_chart(

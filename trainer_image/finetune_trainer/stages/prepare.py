@@ -54,7 +54,7 @@ from finetune_trainer.prepare.slices import SliceReader, without_slices
 from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding, end_notes
 from finetune_trainer.prepare.splits import SPLITS, TEST, Selection, assign, check_processes, check_sizes
 from finetune_trainer.prepare.spool import TableWriter, selected
-from finetune_trainer.prepare.teacher import check_teacher
+from finetune_trainer.prepare.teacher import Student, check_teacher
 from finetune_trainer.prepared import DataReport, SplitReport, positions_left
 from finetune_trainer.row_hashes import hashes_of, write_test_rows
 from finetune_trainer.tasks import form_for
@@ -78,7 +78,6 @@ def run(context: StageContext) -> PrepareResult:
             the revision has results of other data or of another base model.
     """
     config = context.config
-    check_teacher(config.spec)
     inputs = fetch_inputs(config.spec, context.workspace, context.reporter.progress)
     check_harness(
         config.spec,
@@ -167,12 +166,27 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     generation = read_generation_config(inputs.model.path, spec.model.uri)
     ends = choose_ends(tokenizer, preparation.answers, config, generation)
     contradicting = sum(data.contradicting for data in sets.values())
-    handling = handling_for(labels=preparation.labels)
+    taught = check_teacher(
+        inputs.teacher,
+        spec,
+        Student(
+            family=family,
+            form=task,
+            config=config,
+            tokenizer=tokenizer,
+            handling=handling_for(labels=preparation.labels),
+            length=length,
+            padding=padding,
+            highest_token=max(data.highest_token for data in sets.values()),
+            labels=preparation.labels,
+        ),
+    )
     notes = [
         *notes_on(continuing),
         *method_of(spec.method.type).check_data(spec, splits["train"].examples),
         *inputs.data.notes,
-        *handling.notes,
+        *taught.handling.notes,
+        *taught.notes,
         *start.notes,
         *dropped([row for data in sets.values() for row in data.tally.reported]),
         *unknown_tokens(sets),
@@ -210,8 +224,9 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         inputs_digest=inputs.digest,
         rows=preparation.rows,
         model=identity,
-        handling=handling,
+        handling=taught.handling,
         continued=continued_adapter(continuing, preparation.labels, hashes[TEST]),
+        teacher=taught.report,
     )
     log.info("read as %s", report.detected)
     report = check_method(
@@ -334,7 +349,8 @@ def _check_results(config: StageConfig, inputs_digest: str) -> None:
         if manifest is not None and manifest.provenance.get("inputsDigest") != inputs_digest:
             raise StageFailure(
                 Reason.REVISION_TAKEN,
-                f"The data{', the adapter' if config.spec.model.adapter else ''} or the base model has changed since "
+                f"The data{', the adapter' if config.spec.model.adapter else ''}"
+                f"{', the teacher' if config.spec.distillation else ''} or the base model has changed since "
                 f"{uri} was made; this job uses the next revision",
             )
 
@@ -365,5 +381,6 @@ def _result(context: StageContext, report: DataReport, manifest: Manifest) -> Pr
         labels=len(report.labels) or None,
         parameters=report.model.parameters,
         rounded_parameters=report.rounded_parameters,
+        teacher_parameters=report.teacher.model.parameters if report.teacher else None,
         detected=report.detected[:300],
     )
