@@ -143,6 +143,9 @@ class StageConfig(ApiModel):
     code_execution: CodeExecution | None = Field(
         default=None, description="Where this stage runs generated programs; it must not without this."
     )
+    dry_run: bool = Field(
+        default=False, description="Whether prepare only counts what it would ask an endpoint, and asks nothing."
+    )
 
     @property
     def layout(self) -> RevisionLayout:
@@ -191,6 +194,19 @@ LONG_NOTE_LENGTH = 400
 MOST_NOTES = 5
 
 
+class TeacherAnswers(ApiModel):
+    """The answers of a teacher, and what they cost."""
+
+    used: Count = Field(description="Training and validation prompts with an answer that is learned.")
+    left_out: Count = Field(description="Training and validation prompts without one.")
+    suspect: Count = Field(default=0, description="Answers that are learned and read like a refusal.")
+    requests: Count = Field(description="Requests to the endpoint in this attempt, retries included.")
+    retries: Count = Field(default=0, description="Requests that repeated an earlier one.")
+    kept: Count = Field(default=0, description="Answers that were in storage, and were not asked again.")
+    prompt_tokens: Count = Field(description="Tokens of the prompts, also of answers that were in storage.")
+    completion_tokens: Count = Field(description="Tokens of the answers, likewise.")
+
+
 class PrepareResult(ApiModel):
     """The result of prepare."""
 
@@ -211,6 +227,9 @@ class PrepareResult(ApiModel):
         default=None, description="Those that model.quantization rounds; absent without it."
     )
     detected: Foreign = Field(default="", max_length=300, description="What the data was read as, in words.")
+    teacher: TeacherAnswers | None = Field(
+        default=None, description="distillation.mode Responses: the answers of the teacher."
+    )
 
 
 class TrainResult(ApiModel):

@@ -177,7 +177,8 @@ def _stage_run(job: FineTuneJob, status: FineTuneJobStatus, output: str) -> Stag
         training_digest=training_digest(spec),
     )
     world = world_of(Stage.PREPARE, spec.distributed)
-    return StageRun(RunId(revision, Stage.PREPARE, 1), identity, world, spec, previous_of(job.spec, status))
+    previous = previous_of(job.spec, status)
+    return StageRun(RunId(revision, Stage.PREPARE, 1), identity, world, spec, previous, dry_run=True)
 
 
 def _exit_code(report: StageReport | None, stopped: bool) -> int:

@@ -112,10 +112,14 @@ def by_problem(rows: Iterable[InvalidRow]) -> list[list[InvalidRow]]:
 
 def dropped(rows: Sequence[InvalidRow]) -> list[str]:
     """A note on why rows were dropped, the most frequent problem first; empty if none were."""
+    return [f"dropped rows: {listed_problems(rows)}"] if rows else []
+
+
+def listed_problems(rows: Sequence[InvalidRow]) -> str:
+    """The most frequent problems of rows, with the places of the first ones."""
     groups = sorted(by_problem(rows), key=len, reverse=True)
-    first = groups[:_OTHERS]
-    listed = "; ".join(f"{len(rows)} at {_places(rows, '', _OTHERS)}: {rows[0].problem}" for rows in first)
-    return [f"dropped rows: {listed}{'; …' if len(groups) > _OTHERS else ''}"] if groups else []
+    listed = "; ".join(f"{len(rows)} at {_places(rows, '', _OTHERS)}: {rows[0].problem}" for rows in groups[:_OTHERS])
+    return f"{listed}{'; …' if len(groups) > _OTHERS else ''}"
 
 
 def _places(rows: Sequence[InvalidRow], file: str, most: int) -> str:

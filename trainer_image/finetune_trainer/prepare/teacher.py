@@ -12,7 +12,7 @@ def check_teacher(spec: FineTuneJobSpec) -> None:
     Raises:
         StageFailure: BadConfiguration when it cannot.
     """
-    if spec.distillation:
+    if spec.distillation and not spec.distillation.teacher.endpoint:
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
             f"distillation with mode {spec.distillation.mode} does not work in this version: remove distillation",

@@ -50,9 +50,10 @@ from finetune_trainer.prepare.notes import (
 from finetune_trainer.prepare.problems import REPORTED_ROWS, Tally, dropped
 from finetune_trainer.prepare.programs import sandbox_for
 from finetune_trainer.prepare.read import DataSet, read_data_set
+from finetune_trainer.prepare.responses import Responses, asked_endpoint
 from finetune_trainer.prepare.slices import SliceReader, without_slices
 from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding, end_notes
-from finetune_trainer.prepare.splits import SPLITS, TEST, Selection, assign, check_processes, check_sizes
+from finetune_trainer.prepare.splits import SPLITS, TEST, Assignment, Selection, assign, check_processes, check_sizes
 from finetune_trainer.prepare.spool import TableWriter, selected
 from finetune_trainer.prepare.teacher import check_teacher
 from finetune_trainer.prepared import DataReport, SplitReport, effective_spec, positions_left
@@ -138,8 +139,9 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     today = datetime.now(UTC).date()
     dated = task.uses_chat_template and [one for one in chat_templates(tokenizer) if fix_template_date(one, today)]
     preparation = task.preparation(spec, tokenizer, length, config)
+    responses = Responses(context, preparation) if asked_endpoint(spec) else None
     with sandbox_for(preparation, context):
-        sets = _read(context, inputs, preparation, tokenizer.unk_token_id)
+        sets = _read(context, inputs, preparation, tokenizer.unk_token_id, responses)
     assignment = assign(
         {name: data.keys for name, data in sets.items()},
         inputs.data.dataset,
@@ -147,21 +149,16 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         sets["train"].groups,
     )
     check_sizes(assignment, inputs.data.dataset, inputs.data.more)
-    _check_vocabulary(sets, vocabulary, spec.model.uri)
-    splits = {}
-    all_labels: Counter[str] = Counter()
-    for split, selection in assignment.splits.items():
-        context.reporter.progress(f"writing the {split} split", 0, len(selection.rows), unit="examples")
-        data = sets[selection.origin]
-        label_counts = Counter(dict.fromkeys(preparation.labels, 0))
-        schema = data.schema if split == TEST else without_slices(data.schema)
-        with TableWriter(output / layout.split_file(split), schema) as writer:
-            for batch in selected(data.spool, np.asarray(selection.rows, np.int64)):
-                writer.write(preparation.finish(batch.select(schema.names), split, label_counts))
-        splits[split] = _split_report(data, selection, dict(label_counts))
-        all_labels.update(label_counts)
     hashes = {split: hashes_of(sets[one.origin].keys, one.rows) for split, one in assignment.splits.items()}
-    learned_before(continuing).with_rows(str(spec.task.type), hashes["train"]).write(output)
+    taught = None
+    if responses and not context.config.dry_run:
+        taught = responses.learn(sets, assignment, output, tokenizer.unk_token_id)
+        sets, assignment = taught.sets, taught.assignment
+        check_sizes(assignment, inputs.data.dataset, "correct the teacher or the prompts")
+    _check_vocabulary(sets, vocabulary, spec.model.uri)
+    splits, all_labels = _write_splits(context, preparation, sets, assignment, output)
+    learned = [hashes["train"], *([taught.learned] if taught else [])]
+    learned_before(continuing).with_rows(str(spec.task.type), np.concatenate(learned)).write(output)
     write_test_rows(output, hashes[TEST])
     continued = continued_adapter(continuing, preparation.labels, hashes[TEST])
     generation = read_generation_config(inputs.model.path, spec.model.uri)
@@ -169,6 +166,8 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     contradicting = sum(data.contradicting for data in sets.values())
     handling = handling_for(labels=preparation.labels)
     notes = [
+        *([responses.count(assignment)] if responses and not taught else []),
+        *(taught.notes if taught else []),
         *notes_on(continuing),
         *inputs.data.notes,
         *handling.notes,
@@ -211,6 +210,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         model=identity,
         handling=handling,
         continued=continued,
+        teacher=taught.report if taught else None,
     )
     log.info("read as %s", report.detected)
     report = check_method(
@@ -255,7 +255,11 @@ def _check_vocabulary(sets: Mapping[str, DataSet], vocabulary: int | None, model
 
 
 def _read(
-    context: StageContext, inputs: Inputs, preparation: Preparation, unknown_id: int | None
+    context: StageContext,
+    inputs: Inputs,
+    preparation: Preparation,
+    unknown_id: int | None,
+    responses: Responses | None,
 ) -> dict[str, DataSet]:
     spec = context.config.spec
     sets = {}
@@ -266,9 +270,11 @@ def _read(
         has_test_rows = name == (TEST if TEST in inputs.data.files else "train")
         slices = SliceReader(spec.evaluation.slices if has_test_rows else (), uri)
         slices.check_headers(inputs.data.files[name])
+        # Rows that no test row comes from need no answer if a teacher answers them.
+        schema_of = responses.teachable.open_schema if responses and not has_test_rows else preparation.row_schema
         sets[name] = read_data_set(
             inputs.data.files[name],
-            preparation.row_schema(inputs.data.files[name]),
+            schema_of(inputs.data.files[name]),
             preparation,
             Tally(uri, spec.dataset.cleaning.drop_invalid),
             context.workspace / f"{name}.spool",
@@ -276,9 +282,33 @@ def _read(
             deduplicate=spec.dataset.cleaning.deduplicate is not Deduplication.NONE,
             slices=slices,
             on_rows=partial(_report_rows, context.reporter, activity),
+            **({"on_valid": responses.keep(name).add} if responses else {}),
         )
         preparation.end_data_set(uri)
     return sets
+
+
+def _write_splits(
+    context: StageContext,
+    preparation: Preparation,
+    sets: Mapping[str, DataSet],
+    assignment: Assignment,
+    output: Path,
+) -> tuple[dict[str, SplitReport], Counter[str]]:
+    """Write each split to ``output``; returns their reports, and the examples by label in all of them."""
+    splits = {}
+    all_labels: Counter[str] = Counter()
+    for split, selection in assignment.splits.items():
+        context.reporter.progress(f"writing the {split} split", 0, len(selection.rows), unit="examples")
+        data = sets[selection.origin]
+        label_counts = Counter(dict.fromkeys(preparation.labels, 0))
+        schema = data.schema if split == TEST else without_slices(data.schema)
+        with TableWriter(output / layout.split_file(split), schema) as writer:
+            for batch in selected(data.spool, np.asarray(selection.rows, np.int64)):
+                writer.write(preparation.finish(batch.select(schema.names), split, label_counts))
+        splits[split] = _split_report(data, selection, dict(label_counts))
+        all_labels.update(label_counts)
+    return splits, all_labels
 
 
 def _report_rows(reporter: Reporter, activity: str, rows: int) -> None:
@@ -365,4 +395,5 @@ def _result(context: StageContext, report: DataReport, manifest: Manifest) -> Pr
         parameters=report.model.parameters,
         rounded_parameters=report.rounded_parameters,
         detected=report.detected[:300],
+        teacher=report.teacher.answers if report.teacher else None,
     )
