@@ -192,6 +192,8 @@ NOTE_LENGTH = 160
 LONG_NOTE_LENGTH = 400
 """Of a note with an address."""
 MOST_NOTES = 5
+MOST_PROBLEMS = 8
+"""Of answers that were left out."""
 
 
 class TeacherAnswers(ApiModel):
@@ -205,6 +207,11 @@ class TeacherAnswers(ApiModel):
     kept: Count = Field(default=0, description="Answers that were in storage, and were not asked again.")
     prompt_tokens: Count = Field(description="Tokens of the prompts, also of answers that were in storage.")
     completion_tokens: Count = Field(description="Tokens of the answers, likewise.")
+    problems: tuple[Annotated[Foreign, Field(max_length=NOTE_LENGTH)], ...] = Field(
+        default=(),
+        max_length=MOST_PROBLEMS,
+        description="Why prompts were left out and at which lines, the most frequent first.",
+    )
 
 
 class PrepareResult(ApiModel):
@@ -227,7 +234,7 @@ class PrepareResult(ApiModel):
         default=None, description="Those that model.quantization rounds; absent without it."
     )
     detected: Foreign = Field(default="", max_length=300, description="What the data was read as, in words.")
-    teacher: TeacherAnswers | None = Field(
+    responses: TeacherAnswers | None = Field(
         default=None, description="distillation.mode Responses: the answers of the teacher."
     )
 

@@ -101,7 +101,7 @@ def _prepared(result: PrepareResult) -> str:
     parts = [
         sentence,
         *([f"{_listed(dropped)} dropped"] if dropped else []),
-        *([_answers(result.teacher)] if result.teacher else []),
+        *([_answers(result.responses)] if result.responses else []),
         *result.notes,
     ]
     if result.detected:
@@ -112,9 +112,10 @@ def _prepared(result: PrepareResult) -> str:
 def _answers(answers: TeacherAnswers) -> str:
     tokens = answers.prompt_tokens + answers.completion_tokens
     kept = f", {answers.kept:,} answers kept from before" if answers.kept else ""
+    left_out = f"; left out: {'; '.join(answers.problems)}" if answers.problems else ""
     return (
         f"the teacher answered {answers.used:,} of {answers.used + answers.left_out:,} prompts "
-        f"({answers.requests:,} requests{kept}, {tokens:,} tokens)"
+        f"({answers.requests:,} requests{kept}, {tokens:,} tokens){left_out}"
     )
 
 

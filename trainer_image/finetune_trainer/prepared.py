@@ -161,7 +161,7 @@ class SampleAnswer(_Record):
     answer: str
 
 
-class TeacherReport(_Record):
+class ResponsesReport(_Record):
     """The answers of the teacher to the prompts of training and validation; what they cost includes the test split."""
 
     model: str = Field(description="Name of the model at the endpoint.")
@@ -223,7 +223,7 @@ class DataReport(_Record):
     continued: ContinuedAdapter | None = Field(
         default=None, description="The adapter that training continues from; None if it starts from the base model."
     )
-    teacher: TeacherReport | None = Field(
+    responses: ResponsesReport | None = Field(
         default=None, description="distillation.mode Responses: the answers of the teacher."
     )
 
@@ -247,7 +247,7 @@ def effective_spec(spec: FineTuneJobSpec, data: DataReport) -> FineTuneJobSpec:
     return spec.model_copy(update={"method": method})
 
 
-_NOT_FOR_USE: dict[str, Any] = {"splits": {}, "sources": (), "invalid_rows": (), "notes": (), "teacher": None}
+_NOT_FOR_USE: dict[str, Any] = {"splits": {}, "sources": (), "invalid_rows": (), "notes": (), "responses": None}
 """Fields about the data itself, which a model does not need when it is used."""
 
 

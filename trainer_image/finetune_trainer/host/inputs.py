@@ -88,7 +88,7 @@ def data_digest(manifest: Manifest, report: DataReport) -> str:
     """
     evaluated = (layout.split_file("test"), layout.DATA_REPORT, layout.TEACHER_ANSWERS)
     files = tuple(entry for entry in manifest.files if entry.path not in evaluated)
-    return Manifest(files=files, provenance=report.model_dump(mode="json", exclude={"notes", "teacher"})).digest
+    return Manifest(files=files, provenance=report.model_dump(mode="json", exclude={"notes", "responses"})).digest
 
 
 def wait_for_inputs(workspace: Path) -> TrainInputs:

@@ -117,9 +117,17 @@ def dropped(rows: Sequence[InvalidRow]) -> list[str]:
 
 def listed_problems(rows: Sequence[InvalidRow]) -> str:
     """The most frequent problems of rows, with the places of the first ones."""
+    lines = problem_lines(rows)
+    return f"{'; '.join(lines[:_OTHERS])}{'; …' if len(lines) > _OTHERS else ''}"
+
+
+def problem_lines(rows: Sequence[InvalidRow]) -> list[str]:
+    """Each problem of rows, the most frequent first: how often it occurs, the places of the first ones, and what it is.
+
+    Such as ``2 at a.jsonl:3, a.jsonl:7: column 'text' is empty``.
+    """
     groups = sorted(by_problem(rows), key=len, reverse=True)
-    listed = "; ".join(f"{len(rows)} at {_places(rows, '', _OTHERS)}: {rows[0].problem}" for rows in groups[:_OTHERS])
-    return f"{listed}{'; …' if len(groups) > _OTHERS else ''}"
+    return [f"{len(rows)} at {_places(rows, '', _OTHERS)}: {rows[0].problem}" for rows in groups]
 
 
 def _places(rows: Sequence[InvalidRow], file: str, most: int) -> str:

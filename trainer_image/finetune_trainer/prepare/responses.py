@@ -8,16 +8,18 @@ teacher to their prompts are stored beside them, to measure it.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from types import TracebackType
 
 from finetune_api import layout
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import Deduplication, EndpointSpec, FineTuneJobSpec
-from finetune_api.stage import TeacherAnswers
+from finetune_api.stage import MOST_PROBLEMS, NOTE_LENGTH, TeacherAnswers
 from finetune_trainer.context import StageContext
 from finetune_trainer.endpoint.client import Client
 from finetune_trainer.endpoint.messages import Answer, Question
@@ -25,14 +27,16 @@ from finetune_trainer.endpoint.store import AnswerStore
 from finetune_trainer.endpoint.usable import Verdict, verdict
 from finetune_trainer.prepare.dedupe import without
 from finetune_trainer.prepare.kept import KeptRows
-from finetune_trainer.prepare.problems import REPORTED_ROWS, BadRow, Tally, listed_problems, percent
+from finetune_trainer.prepare.problems import REPORTED_ROWS, BadRow, Tally, listed_problems, percent, problem_lines
 from finetune_trainer.prepare.read import DataSet, Place, collect
 from finetune_trainer.prepare.rows import Example
 from finetune_trainer.prepare.slices import SliceReader
 from finetune_trainer.prepare.splits import TEST, Assignment, Selection
-from finetune_trainer.prepared import InvalidRow, SampleAnswer, TeacherReport
+from finetune_trainer.prepared import InvalidRow, ResponsesReport, SampleAnswer
 from finetune_trainer.row_hashes import Hashes, hashes_of
 from finetune_trainer.tasks.base import Preparation, Teachable
+
+log = logging.getLogger(__name__)
 
 FIELD = "distillation.teacher.endpoint"
 _LEARNED = ("validation", "train")
@@ -52,7 +56,7 @@ def asked_endpoint(spec: FineTuneJobSpec) -> EndpointSpec | None:
 
 
 class Responses:
-    """The rows of a job before its teacher has answered them.
+    """A context manager with the rows of a job before its teacher has answered them.
 
     Args:
         context: The context of the stage.
@@ -79,6 +83,15 @@ class Responses:
         self._most_failed = distillation.max_failed
         self._kept: dict[str, KeptRows] = {}
 
+    def __enter__(self) -> Responses:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for kept in self._kept.values():
+            kept.close()
+
     def keep(self, name: str) -> KeptRows:
         """Where the valid rows of the data set ``name`` are kept."""
         self._kept[name] = KeptRows(self._context.workspace / f"{name}.rows")
@@ -95,7 +108,7 @@ class Responses:
 
     def learn(
         self, sets: Mapping[str, DataSet], assignment: Assignment, output: Path, unknown_id: int | None
-    ) -> Taught:
+    ) -> Answered:
         """Ask the teacher, and tokenise its answers.
 
         Args:
@@ -135,9 +148,7 @@ class Responses:
             with (output / layout.TEACHER_ANSWERS).open("w", encoding="utf-8") as file:
                 for place, outcome in asking.measured(self._kept[test.origin], test.rows):
                     file.write(json.dumps({"source": place.source, **outcome}, ensure_ascii=False) + "\n")
-        for kept in self._kept.values():
-            kept.close()
-        return _taught(sets, assignment, found, asking.report(self._endpoint), config.spec)
+        return _divided(sets, assignment, found, asking.report(self._endpoint), config.spec)
 
     def _report(self, asking: _Asking) -> Callable[[int], None]:
         def report(done: int) -> None:
@@ -148,12 +159,12 @@ class Responses:
 
 
 @dataclass(frozen=True)
-class Taught:
+class Answered:
     """The data sets with the answers of the teacher, and their splits."""
 
     sets: dict[str, DataSet]
     assignment: Assignment
-    report: TeacherReport
+    report: ResponsesReport
 
     @property
     def learned(self) -> Hashes:
@@ -165,10 +176,6 @@ class Taught:
     def notes(self) -> list[str]:
         """What the user should know about the answers."""
         answers, notes = self.report.answers, []
-        if answers.left_out:
-            total = answers.used + answers.left_out
-            problems = listed_problems(self.report.left_out)
-            notes.append(f"answers of the teacher left out: {answers.left_out:,} of {total:,}: {problems}")
         if answers.suspect:
             share = answers.suspect / answers.used
             what = "many answers" if share > _MANY_SUSPECT else "answers"
@@ -215,6 +222,7 @@ class _Asking:
                     raise BadRow(found.problem)
                 answered = self.teachable.with_answer(example, found.text)
             except BadRow as problem:
+                log.warning("%s: left out: %s", place.source, problem)
                 place.reject(self.tallies[split], problem)
                 self.check()
                 continue
@@ -245,9 +253,9 @@ class _Asking:
             "teacher or the prompts, or raise distillation.maxFailed",
         )
 
-    def report(self, endpoint: EndpointSpec) -> TeacherReport:
+    def report(self, endpoint: EndpointSpec) -> ResponsesReport:
         usage, left_out = self.client.usage, sum(tally.invalid for tally in self.tallies.values())
-        return TeacherReport(
+        return ResponsesReport(
             model=endpoint.model,
             url=endpoint.url,
             answers=TeacherAnswers(
@@ -259,6 +267,10 @@ class _Asking:
                 kept=usage.kept,
                 prompt_tokens=usage.prompt_tokens,
                 completion_tokens=usage.completion_tokens,
+                problems=tuple(
+                    line if len(line) <= NOTE_LENGTH else f"{line[: NOTE_LENGTH - 1]}…"
+                    for line in problem_lines(self._left_out())[:MOST_PROBLEMS]
+                ),
             ),
             estimated=usage.estimated,
             seconds=round(usage.answer_seconds, 3),
@@ -301,13 +313,13 @@ class _Asking:
         ]
 
 
-def _taught(
+def _divided(
     sets: Mapping[str, DataSet],
     assignment: Assignment,
     found: Mapping[str, DataSet],
-    report: TeacherReport,
+    report: ResponsesReport,
     spec: FineTuneJobSpec,
-) -> Taught:
+) -> Answered:
     """The data sets of the splits, each of which has one of its own now.
 
     Args:
@@ -343,7 +355,7 @@ def _taught(
         for split in _LEARNED
     }
     splits_in_order = {split: splits.get(split, Selection(TEST, test.rows)) for split in assignment.splits}
-    return Taught({**learned, TEST: of_test}, Assignment(splits_in_order, leaked, assignment.groups), report)
+    return Answered({**learned, TEST: of_test}, Assignment(splits_in_order, leaked, assignment.groups), report)
 
 
 def _batches(rows: Sequence[int]) -> Iterator[list[int]]:

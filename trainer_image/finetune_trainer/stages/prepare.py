@@ -7,7 +7,9 @@ import logging
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -56,8 +58,8 @@ from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding,
 from finetune_trainer.prepare.splits import SPLITS, TEST, Assignment, Selection, assign, check_processes, check_sizes
 from finetune_trainer.prepare.spool import TableWriter, selected
 from finetune_trainer.prepare.teacher import check_teacher
-from finetune_trainer.prepared import DataReport, SplitReport, effective_spec, positions_left
-from finetune_trainer.row_hashes import hashes_of, write_test_rows
+from finetune_trainer.prepared import DataReport, ResponsesReport, SplitReport, effective_spec, positions_left
+from finetune_trainer.row_hashes import Hashes, hashes_of, write_test_rows
 from finetune_trainer.tasks import form_of
 from finetune_trainer.tasks.base import Preparation
 
@@ -139,26 +141,11 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     today = datetime.now(UTC).date()
     dated = task.uses_chat_template and [one for one in chat_templates(tokenizer) if fix_template_date(one, today)]
     preparation = task.preparation(spec, tokenizer, length, config)
-    responses = Responses(context, preparation) if asked_endpoint(spec) else None
-    with sandbox_for(preparation, context):
-        sets = _read(context, inputs, preparation, tokenizer.unk_token_id, responses)
-    assignment = assign(
-        {name: data.keys for name, data in sets.items()},
-        inputs.data.dataset,
-        spec.training.seed,
-        sets["train"].groups,
-    )
-    check_sizes(assignment, inputs.data.dataset, inputs.data.more)
-    hashes = {split: hashes_of(sets[one.origin].keys, one.rows) for split, one in assignment.splits.items()}
-    taught = None
-    if responses and not context.config.dry_run:
-        taught = responses.learn(sets, assignment, output, tokenizer.unk_token_id)
-        sets, assignment = taught.sets, taught.assignment
-        check_sizes(assignment, inputs.data.dataset, "correct the teacher or the prompts")
+    rows = _divided_rows(context, inputs, preparation, tokenizer.unk_token_id, output)
+    sets, assignment, hashes = rows.sets, rows.assignment, rows.hashes
     _check_vocabulary(sets, vocabulary, spec.model.uri)
     splits, all_labels = _write_splits(context, preparation, sets, assignment, output)
-    learned = [hashes["train"], *([taught.learned] if taught else [])]
-    learned_before(continuing).with_rows(str(spec.task.type), np.concatenate(learned)).write(output)
+    learned_before(continuing).with_rows(str(spec.task.type), hashes["train"]).write(output)
     write_test_rows(output, hashes[TEST])
     continued = continued_adapter(continuing, preparation.labels, hashes[TEST])
     generation = read_generation_config(inputs.model.path, spec.model.uri)
@@ -166,8 +153,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     contradicting = sum(data.contradicting for data in sets.values())
     handling = handling_for(labels=preparation.labels)
     notes = [
-        *([responses.count(assignment)] if responses and not taught else []),
-        *(taught.notes if taught else []),
+        *rows.notes,
         *notes_on(continuing),
         *inputs.data.notes,
         *handling.notes,
@@ -210,7 +196,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         model=identity,
         handling=handling,
         continued=continued,
-        teacher=taught.report if taught else None,
+        responses=rows.responses,
     )
     log.info("read as %s", report.detected)
     report = check_method(
@@ -252,6 +238,54 @@ def _check_vocabulary(sets: Mapping[str, DataSet], vocabulary: int | None, model
             f"The data contains token id {highest}, but {model_uri} has {vocabulary} token embeddings: use the "
             "tokenizer of this model",
         )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of a job, divided into splits."""
+
+    sets: Mapping[str, DataSet]
+    assignment: Assignment
+    hashes: Mapping[str, Hashes]
+    """Of each split. Training rows with the answers of a teacher have those of the data too."""
+    notes: Sequence[str] = ()
+    responses: ResponsesReport | None = None
+
+
+def _divided_rows(
+    context: StageContext, inputs: Inputs, preparation: Preparation, unknown_id: int | None, output: Path
+) -> _Rows:
+    """Read the data, divide it into splits, and let the teacher answer, if the job has one that does.
+
+    Args:
+        context: The context of the stage.
+        inputs: The inputs of the job.
+        preparation: That of the task.
+        unknown_id: As in `read_data_set`.
+        output: Directory of the prepared data.
+    """
+    dataset, more = inputs.data.dataset, inputs.data.more
+    with ExitStack() as stack:
+        asks = asked_endpoint(context.config.spec) is not None
+        responses = stack.enter_context(Responses(context, preparation)) if asks else None
+        with sandbox_for(preparation, context):
+            sets = _read(context, inputs, preparation, unknown_id, responses)
+        assignment = assign(
+            {name: data.keys for name, data in sets.items()},
+            dataset,
+            context.config.spec.training.seed,
+            sets["train"].groups,
+        )
+        check_sizes(assignment, dataset, more)
+        hashes = {split: hashes_of(sets[one.origin].keys, one.rows) for split, one in assignment.splits.items()}
+        if responses is None:
+            return _Rows(sets, assignment, hashes)
+        if context.config.dry_run:
+            return _Rows(sets, assignment, hashes, [responses.count(assignment)])
+        answered = responses.learn(sets, assignment, output, unknown_id)
+        check_sizes(answered.assignment, dataset, "correct the teacher or the prompts")
+        hashes["train"] = np.concatenate([hashes["train"], answered.learned])
+        return _Rows(answered.sets, answered.assignment, hashes, answered.notes, answered.report)
 
 
 def _read(
@@ -395,5 +429,5 @@ def _result(context: StageContext, report: DataReport, manifest: Manifest) -> Pr
         parameters=report.model.parameters,
         rounded_parameters=report.rounded_parameters,
         detected=report.detected[:300],
-        teacher=report.teacher.answers if report.teacher else None,
+        responses=report.responses.answers if report.responses else None,
     )
