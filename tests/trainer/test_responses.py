@@ -268,7 +268,7 @@ def test_the_last_answer_of_a_conversation_is_replaced(tmp_path: Path, model: st
     with endpoint(lambda prompt, _: answer(f"{prompt} 7")) as server:
         context = Job(tmp_path, model, server).next([{"messages": messages}], prompts("own"), prompts("test"))
         prepared(context)
-    assert learned(context) == [("6 and 1?", "6 and 1? 7")]
+    assert learned(context) == [("user: 6 and 1?", "6 and 1? 7")]
     assert messages[:3] in [one["messages"] for one in server.asked]
 
 
