@@ -115,6 +115,7 @@ def _refusals() -> Iterator[str]:
             ("`training.activationCheckpointing`", row.never_recomputed),
             ("ZeRO stage 3", row.never_partitioned),
             ("`model.quantization`", row.never_quantized),
+            ("`model.adapter`", row.never_continued),
             ("`distillation`", row.never_distilled),
         ):
             cells |= {name: why} if why else {}

@@ -13,9 +13,16 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from finetune_api.failures import Reason, StageFailure
+from finetune_api.stage import PreviousRevision, StageConfig
+from finetune_trainer.base_content import content_of
+from finetune_trainer.known_rows import previous_artifact
 from finetune_trainer.methods import method_of
+from finetune_trainer.models import fetch_model
+from finetune_trainer.prepared import SplitReport
 from tests.trainer.continuing_fixtures import a_published_adapter, continued_from
-from tests.trainer.method_fixtures import disturb, logits, spec_of
+from tests.trainer.evaluation_fixtures import data_report
+from tests.trainer.method_fixtures import TOKENS, disturb, logits, spec_of
+from tests.trainer.test_virtual_tokens import settings
 from tests.trainer.tiny_models import save_bert
 
 LORA = {"type": "LoRA"}
@@ -42,8 +49,10 @@ def shapes(directory: Path) -> dict[str, list[int]]:
         (lora_of(initialization="OLoRA"), lora_of(rank=8, alpha=16)),
         (lora_of(initialization="EVA"), lora_of()),
         ({"type": "IA3"}, {"type": "IA3"}),
+        (settings("PromptTuning", initText="snow rain"), {"type": "PromptTuning"}),
+        (settings("PrefixTuning"), settings("PrefixTuning")),
     ],
-    ids=["LoRA", "DoRA", "rsLoRA", "ranks", "targets", "PiSSA", "OLoRA", "EVA", "IA3"],
+    ids=["LoRA", "DoRA", "rsLoRA", "ranks", "targets", "PiSSA", "OLoRA", "EVA", "IA3", "prompt", "prefix"],
 )
 def test_it_is_the_same_adapter_before_and_after(
     llama: Path, tmp_path: Path, origin: dict[str, Any], method: dict[str, Any]
@@ -61,17 +70,22 @@ def test_it_is_the_same_adapter_before_and_after(
     again = tmp_path / "again"
     model.save_pretrained(again)
     published = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llama), again).eval()
-    torch.testing.assert_close(logits(published), further, atol=1e-5, rtol=0)
+    text = logits(published)[:, -TOKENS.shape[1] :]  # Plain PEFT has the places of virtual tokens first.
+    torch.testing.assert_close(text, further, atol=1e-5, rtol=0)
     assert shapes(again) == shapes(artifact)
 
 
-def test_the_head_of_a_classifier_is_continued_as_well(tmp_path: Path) -> None:
+@pytest.mark.parametrize("origin", [lora_of(), settings("PromptTuning"), settings("PrefixTuning")])
+def test_the_head_of_a_classifier_is_continued_as_well(tmp_path: Path, origin: dict[str, Any]) -> None:
     save_bert(tmp_path / "base")
-    trained, _ = a_published_adapter(tmp_path / "artifact", tmp_path / "base", lora_of(), "TextClassification")
-    model = continued_from(tmp_path / "artifact", tmp_path / "base", LORA, lora_of(), "TextClassification")
+    trained, _ = a_published_adapter(tmp_path / "artifact", tmp_path / "base", origin, "TextClassification")
+    method = {"type": origin["type"]}
+    model = continued_from(tmp_path / "artifact", tmp_path / "base", method, origin, "TextClassification")
     assert torch.equal(logits(model), logits(trained))
     heads = [name for name, one in model.named_parameters() if one.requires_grad and "lora" not in name]
     assert any("classifier" in name for name in heads)
+    stored = model.active_peft_config.modules_to_save
+    assert len(stored) == len(set(stored))
 
 
 @pytest.mark.parametrize(
@@ -88,6 +102,16 @@ def test_the_head_of_a_classifier_is_continued_as_well(tmp_path: Path) -> None:
             {"type": "IA3"},
             {"type": "IA3", "ia3": {"targetModules": ["k_proj"], "feedforwardModules": []}},
             r"method\.ia3\.targetModules is k_proj, but model\.adapter has None",
+        ),
+        (
+            settings("PromptTuning"),
+            settings("PromptTuning", 6),
+            r"method\.promptTuning\.virtualTokens is 6, but model\.adapter has 5: remove method\.promptTuning",
+        ),
+        (
+            settings("PrefixTuning"),
+            {"type": "PrefixTuning", "prefixTuning": {}},
+            r"method\.prefixTuning\.virtualTokens is 20, but model\.adapter has 5: remove method\.prefixTuning",
         ),
     ],
 )
@@ -108,7 +132,37 @@ def test_tensors_of_other_shapes_are_refused(llama: Path, tmp_path: Path) -> Non
         continued_from(tmp_path / "artifact", llama, LORA, lora_of())
 
 
-def test_a_whole_model_cannot_be_continued(llama: Path) -> None:
-    spec = spec_of(llama, {"type": "Full"})
-    with pytest.raises(StageFailure, match="training with method Full cannot continue"):
+def test_virtual_tokens_of_another_number_than_the_manifest_says_are_refused(llama: Path, tmp_path: Path) -> None:
+    a_published_adapter(tmp_path / "artifact", llama, settings("PromptTuning"))
+    with pytest.raises(StageFailure, match=r"such as prompt_embeddings, which is \(5, 32\) .* and \(6, 32\)"):
+        continued_from(tmp_path / "artifact", llama, {"type": "PromptTuning"}, settings("PromptTuning", 6))
+
+
+@pytest.mark.parametrize("name", ["Full", "PTuning"])
+def test_what_publishes_no_trained_adapter_cannot_be_continued(llama: Path, name: str) -> None:
+    spec = spec_of(llama, {"type": name})
+    with pytest.raises(StageFailure, match=f"training with method {name} cannot continue"):
         method_of(spec.method.type).continued(spec, spec, Path("unused"))
+
+
+@pytest.mark.parametrize(("longest", "refused"), [(59, False), (60, True)])
+def test_test_examples_need_positions_behind_the_earlier_virtual_tokens(
+    llama: Path, tmp_path: Path, longest: int, refused: bool
+) -> None:
+    base = spec_of(llama, LORA)
+    sizes = {"p50": 8, "p90": 8, "p99": 8, "max": longest}
+    split = SplitReport(examples=9, tokens=99, truncated=0, length_quantiles=sizes)
+    content = content_of(base.model, fetch_model(base.model, tmp_path, weights=True))
+    data = data_report(base, {"test": split})
+    data = data.model_copy(update={"model": data.model.model_copy(update={"content": content})})
+    _, digest = a_published_adapter(tmp_path / "artifact", llama, settings("PromptTuning"))
+    previous = PreviousRevision(revision=3, uri=(tmp_path / "artifact").as_uri(), digest=digest)
+    config = StageConfig.model_construct(spec=base, previous=previous)
+    if not refused:
+        assert previous_artifact(config, data) is not None
+        return
+    with pytest.raises(
+        StageFailure, match=r"behind its 5 virtual tokens, .* has room for 59 tokens, .* has 60"
+    ) as caught:
+        previous_artifact(config, data)
+    assert caught.value.reason is Reason.BAD_CONFIGURATION

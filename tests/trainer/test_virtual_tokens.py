@@ -68,8 +68,9 @@ def test_what_is_published_is_what_was_trained(
     model.save_pretrained(tmp_path)
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(directory), tmp_path).eval()
     torch.testing.assert_close(logits(plain)[:, offset(name) :], trained, atol=1e-6, rtol=0)
-    method = method_of(spec_of(directory, settings(name)).method.type)
-    assert torch.equal(logits(method.reference(model)), base_logits(directory))
+    spec = spec_of(directory, settings(name))
+    method = method_of(spec.method.type)
+    assert torch.equal(logits(method.reference(model, spec)), base_logits(directory))
     loader = lambda path: load(AutoModelForCausalLM, path, torch.float32, "base").placed(CPU)  # noqa: E731
     compared = {side: logits(one) for side, one in method.baseline_and_tuned(loader, directory, tmp_path)}
     assert torch.equal(compared["baseline"], base_logits(directory))

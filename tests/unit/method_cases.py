@@ -160,13 +160,20 @@ METHOD_CASES: tuple[tuple[Any, ...], ...] = (
     ),
     ("PrefixTuning, not recomputed", {"method": {"type": "PrefixTuning"}, "training.activationCheckpointing": False}),
     ("PromptTuning, recomputed", {"method": {"type": "PromptTuning"}, "training.activationCheckpointing": True}),
-    *(
-        (
-            f"an adapter for {name}",
-            {"model.adapter": {"uri": "s3://adapters/one"}, "method": {"type": name}},
-            "model.adapter cannot be combined with method PromptTuning or PrefixTuning or PTuning, whose virtual",
-        )
-        for name in VIRTUAL
+    *((f"an adapter with {name}", {**ADAPTER, "method": {"type": name}}) for name in ("PromptTuning", "PrefixTuning")),
+    (
+        "an adapter with virtual tokens",
+        {**ADAPTER, "method": {"type": "PromptTuning", "promptTuning": {"virtualTokens": 8}}},
+    ),
+    (
+        "an adapter with an initial text",
+        {**ADAPTER, "method": {"type": "PromptTuning", "promptTuning": {"initText": "is it good or bad?"}}},
+        "method.promptTuning.initText has no effect with model.adapter, whose virtual tokens training starts from",
+    ),
+    (
+        "an adapter with PTuning",
+        {**ADAPTER, "method": {"type": "PTuning"}},
+        "model.adapter cannot be combined with method PTuning, which publishes the embeddings that its network",
     ),
     (
         "PrefixTuning, compiled",

@@ -13,7 +13,7 @@ from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import BaselineChoice, Deduplication, FineTuneJobSpec
 from finetune_api.stage import PreviousRevision, StageConfig
 from finetune_trainer.prepare.same_model import check_base, check_labels, check_quantization
-from finetune_trainer.prepared import DataReport
+from finetune_trainer.prepared import DataReport, positions_left
 from finetune_trainer.published import Published, read_published
 from finetune_trainer.row_hashes import Hashes, LearnedRows
 
@@ -35,7 +35,7 @@ def previous_artifact(config: StageConfig, data: DataReport) -> Published | None
 
     Raises:
         StageFailure: NotFound when it no longer exists; BadConfiguration when it cannot be measured on the test
-            examples, because it is for another task, other labels, or another base model.
+            examples, because it is for another task, other labels, another base model, or shorter texts.
     """
     previous = config.previous
     if previous is None:
@@ -59,7 +59,23 @@ def previous_artifact(config: StageConfig, data: DataReport) -> Published | None
     check_quantization(published, spec.model.quantization)
     # A whole model has weights of its own, but must read the same tokens.
     check_base(published, data.model, ("weights", "config", "tokenizer") if published.is_adapter else ("tokenizer",))
+    _check_room(published, data)
     return published
+
+
+def _check_room(published: Published, data: DataReport) -> None:
+    """Check that the model has positions for the test examples behind the virtual tokens of the earlier revision."""
+    virtual = published.spec.method.virtual_tokens
+    left = positions_left(data.model, virtual)
+    # That of an example with several sequences is their sum.
+    longest = min(data.max_sequence_length, data.splits["test"].length_quantiles["max"])
+    if virtual and left is not None and longest > left:
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION,
+            f"{published.field}: behind its {virtual} virtual tokens, {data.model.uri} has room for {left} tokens, and "
+            f"the longest test example of the job has {longest}: lower training.maxSequenceLength to {left}, or set "
+            "evaluation.baseline to Untuned",
+        )
 
 
 def _field(previous: PreviousRevision) -> str:

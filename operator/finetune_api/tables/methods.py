@@ -83,6 +83,8 @@ class MethodRow:
     """Why ZeRO stage 3 is impossible, likewise."""
     never_recomputed: str = ""
     """Why training.activationCheckpointing is impossible, likewise."""
+    never_continued: str = ""
+    """Why training cannot continue from its adapter, likewise."""
     never_distilled: str = ""
     """Why the method is not for a student, as the end of a sentence; empty if it is."""
 
@@ -130,6 +132,7 @@ def _virtual(
     *,
     refused_families: Mapping[TaskType, Mapping[ModelFamily, str]] | None = None,
     never_recomputed: str = "",
+    never_continued: str = "",
 ) -> MethodRow:
     """The row of a method that trains virtual tokens; ``others`` are the learning rates of some tasks."""
     return MethodRow(
@@ -147,6 +150,7 @@ def _virtual(
         never_partitioned="because PEFT computes the virtual tokens that it saves in one process, which has only a "
         "part of the weights; use a stage from 0 to 2",
         never_recomputed=never_recomputed,
+        never_continued=never_continued,
         never_distilled=_TOO_SMALL,
     )
 
@@ -204,6 +208,8 @@ METHODS = table(
             {TaskType.PREFERENCE_TUNING: 3e-4},
             Settings("p_tuning", PTuningSpec),
             refused_families=_HIDDEN_PADDING,
+            never_continued="which publishes the embeddings that its network computes, and not the network that it "
+            "trains: train from the base model",
         ),
     },
 )

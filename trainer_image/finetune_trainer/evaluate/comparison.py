@@ -35,6 +35,8 @@ class PreviousModel:
     """Its address and digest."""
     learned: LearnedRows
     """The rows that it was trained on."""
+    virtual_tokens: int
+    """Learned tokens that it has before each text."""
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,8 @@ class Against:
     """The baseline, if it is a model that was published before."""
     details: dict[str, Any]
     """For evaluation.json."""
+    data: DataReport
+    """The report about the prepared data, with room for the virtual tokens of both models."""
     notes: tuple[str, ...]
     """Clauses for people."""
 
@@ -70,7 +72,7 @@ def measured_against(config: StageConfig, data: DataReport, prepared: Path, scra
         details["previous"] = dict(previous.details)
     if data.continued:
         details["continuedFrom"] = {"uri": data.continued.uri, "digest": data.continued.digest}
-    return Against(start, previous, details, tuple(notes))
+    return Against(start, previous, details, _with_room(data, previous), tuple(notes))
 
 
 def _previous(config: StageConfig, data: DataReport, start: Path | None, scratch: Path) -> PreviousModel | None:
@@ -78,13 +80,28 @@ def _previous(config: StageConfig, data: DataReport, start: Path | None, scratch
         return None
     if start is not None and data.continued is not None:
         details = {"uri": data.continued.uri, "digest": data.continued.digest}
-        return PreviousModel(start, method_of(config.spec.method.type), details, read_learned(start))
+        method = method_of(config.spec.method.type)
+        return PreviousModel(start, method, details, read_learned(start), data.virtual_tokens)
     published = previous_artifact(config, data)
     if published is None or config.previous is None:
         return None
     published.fetch(scratch)
     details = config.previous.model_dump(mode="json")
-    return PreviousModel(scratch, method_of(published.spec.method.type), details, read_learned(scratch))
+    return PreviousModel(
+        scratch,
+        method_of(published.spec.method.type),
+        details,
+        read_learned(scratch),
+        published.spec.method.virtual_tokens,
+    )
+
+
+def _with_room(data: DataReport, previous: PreviousModel | None) -> DataReport:
+    """``data`` with the virtual tokens of the previous model, if it has more: both answer under the same conditions."""
+    if previous is None or previous.virtual_tokens <= data.virtual_tokens:
+        return data
+    handling = data.handling.model_copy(update={"batched_generation": False})
+    return data.model_copy(update={"virtual_tokens": previous.virtual_tokens, "handling": handling})
 
 
 def _learned(start: Path | None, previous: PreviousModel | None) -> list[LearnedRows]:

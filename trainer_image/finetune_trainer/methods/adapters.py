@@ -47,7 +47,7 @@ def check_same(field: str, given: ApiModel, found: ApiModel, names: Sequence[str
     """Check that the settings of a job are those of the adapter that it continues from.
 
     Args:
-        field: The field of spec.method.
+        field: The field of spec.method, as in a manifest.
         given: The settings of the job.
         found: Those of the adapter.
         names: The settings to compare; lists are compared without their order.
@@ -117,6 +117,11 @@ def attached(model: Any, config: Any, field: str) -> Any:
     return made
 
 
+def prefix_of(model: Any) -> str:
+    """What stands before the name of a module of the base model in the names of a PeftModel."""
+    return "base_model." if model.active_peft_config.is_prompt_learning else "base_model.model."
+
+
 def restore(loaded: LoadedModel, trained: Path) -> Any:
     """Load the adapter in ``trained`` into the base model.
 
@@ -150,7 +155,7 @@ def restore(loaded: LoadedModel, trained: Path) -> Any:
             f"{mismatch}: {len(different)} tensors are missing or unexpected, such as {different[0]}",
         )
     # Such a layer has other random values now than in training, which makes the adapter useless.
-    prefix = "base_model." if tuned.active_peft_config.is_prompt_learning else "base_model.model."
+    prefix = prefix_of(tuned)
     if absent := sorted(name for name in loaded.random if prefix + name not in stored):
         raise StageFailure(
             Reason.INTERNAL_ERROR,

@@ -118,14 +118,16 @@ class Method(Protocol):
             StageFailure: BadConfiguration when the settings of the method do not fit the data.
         """
 
-    def reference(self, model: Any) -> Any:
-        """The base model that an objective compares with before the first step.
+    def reference(self, model: Any, spec: FineTuneJobSpec) -> Any:
+        """The model that an objective compares with before the first step: the base model, or that with the adapter
+        that training continues from.
 
         Args:
             model: The result of `attach`.
+            spec: The spec of the job.
 
         Returns:
-            ``model`` itself if it is the base model as long as nothing is trained.
+            ``model`` itself if it is the reference as long as nothing is trained.
         """
 
     def save_state(self, model: Any, checkpoint: Path) -> None:
@@ -197,7 +199,7 @@ class MethodDefaults:
     def logit_offset(self, spec: FineTuneJobSpec) -> int:
         return 0
 
-    def reference(self, model: Any) -> Any:
+    def reference(self, model: Any, spec: FineTuneJobSpec) -> Any:
         return model
 
     def save_state(self, model: Any, checkpoint: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.layout import ADAPTER_WEIGHTS
-from finetune_trainer.methods.adapters import attached
+from finetune_trainer.methods.adapters import attached, prefix_of
 from finetune_trainer.methods.base import Attachment
 
 if TYPE_CHECKING:
@@ -40,10 +40,12 @@ def from_adapter(loaded: LoadedModel, attachment: Attachment, settings: Mapping[
     for name, value in changed.items():
         setattr(config, name, value)
     model = attached(loaded.model, config, "model.adapter")
+    if config.modules_to_save:  # To which PEFT adds its names of heads each time.
+        config.modules_to_save = list(dict.fromkeys(config.modules_to_save))
     file = attachment.adapter / ADAPTER_WEIGHTS
     with safe_open(file, framework="pt") as stored:
         shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
-    _check(_shapes(model), shapes, loaded)
+    _check(_shapes(model), shapes, [prefix_of(model) + name for name in loaded.random])
     if not attachment.trial:
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         with _whole(parameters):
@@ -57,12 +59,29 @@ def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
 
     whole = {name: tuple(getattr(one, "ds_shape", one.shape)) for name, one in model.named_parameters()}
     state = {name: one for name, one in model.state_dict(keep_vars=True).items() if name in whole}
-    named = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
+    with _inference(model):
+        named = get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
     return {name: tuple(getattr(one, "ds_shape", one.shape)) for name, one in named.items()}
 
 
-def _check(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], loaded: LoadedModel) -> None:
-    """Check that the adapter has every tensor, and all that the base model has at random."""
+@contextmanager
+def _inference(model: Any) -> Iterator[None]:
+    """Context in which PEFT names virtual tokens as they are stored, and does not compute them.
+
+    It would copy them to the CPU, which is impossible for a model without weights.
+    """
+    config = model.active_peft_config
+    config.inference_mode = True
+    try:
+        yield
+    finally:
+        config.inference_mode = False
+
+
+def _check(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], random: Collection[str]
+) -> None:
+    """Check that the adapter has every tensor, and all that the base model has at ``random``."""
     different = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
     if different:
         name = different[0]
@@ -73,7 +92,7 @@ def _check(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[in
             f"model.adapter does not fit the base model: {len(different)} of its tensors differ, such as {name}, which "
             f"is {of_adapter} in the adapter and {of_model} in the model; name another adapter",
         )
-    absent = sorted(name for name in loaded.random if f"base_model.model.{name}" not in found)
+    absent = sorted(set(random) - found.keys())
     if absent:
         raise StageFailure(
             Reason.BAD_CONFIGURATION,

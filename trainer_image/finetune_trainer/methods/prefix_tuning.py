@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_trainer.methods.prompts import PromptMethod
+from finetune_trainer.methods.trained_prompts import TrainedPrompt
 
 
-class PrefixTuning(PromptMethod):
+class PrefixTuning(TrainedPrompt):
     """PrefixTuning; implements `finetune_trainer.methods.base.Method`."""
 
     form = "A prefix of keys and values"

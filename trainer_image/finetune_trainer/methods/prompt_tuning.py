@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec, PromptTuningSpec
 from finetune_trainer.methods.base import Attachment, InitialTokens
-from finetune_trainer.methods.prompts import PromptMethod
+from finetune_trainer.methods.trained_prompts import TrainedPrompt
 
 if TYPE_CHECKING:
     from finetune_trainer.modelling.loading import LoadedModel
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _FIELD = "method.promptTuning.initText"
 
 
-class PromptTuning(PromptMethod):
+class PromptTuning(TrainedPrompt):
     """PromptTuning; implements `finetune_trainer.methods.base.Method`."""
 
     form = "A soft prompt"
@@ -30,7 +30,7 @@ class PromptTuning(PromptMethod):
 
     def attach(self, loaded: LoadedModel, attachment: Attachment) -> Any:
         model = super().attach(loaded, attachment)
-        if not attachment.trial:
+        if not attachment.trial and attachment.adapter is None:
             _start_from(model, attachment.initial_tokens)
         return model
 
@@ -46,8 +46,11 @@ class PromptTuning(PromptMethod):
         return initial_tokens(tokens, settings.virtual_tokens, tokenizer.unk_token_id)
 
     def describe(self, spec: FineTuneJobSpec) -> Sequence[tuple[str, str]]:
+        shown = super().describe(spec)
+        if spec.model.adapter is not None:  # The virtual tokens start as those of the adapter.
+            return shown
         text = _settings(spec).init_text
-        return [*super().describe(spec), ("Initial text", "random tokens" if text is None else text)]
+        return [*shown, ("Initial text", "random tokens" if text is None else text)]
 
 
 def _start_from(model: Any, tokens: Sequence[int]) -> None:

@@ -44,15 +44,18 @@ class PromptMethod(AdapterMethod):
         settings = spec.method.type.row.settings
         assert settings is not None
         field = f"method.{to_camel(settings.field)}"
-        config = self.configure(
-            {
-                "task_type": attachment.adapter_task,
-                "num_virtual_tokens": spec.method.virtual_tokens,
-                "modules_to_save": [_head_name(name) for name in attachment.head] or None,
-                **(_sizes_of_embeddings(model) if self.embeds else _sizes_of_keys(model)),
-            }
-        )
-        prompted = attached(model, config, field)
+        sizes = {
+            "num_virtual_tokens": spec.method.virtual_tokens,
+            **(_sizes_of_embeddings(model) if self.embeds else _sizes_of_keys(model)),
+        }
+        if attachment.adapter is not None:
+            from finetune_trainer.methods.continuing import from_adapter
+
+            prompted = from_adapter(loaded, attachment, sizes)
+        else:
+            head = [_head_name(name) for name in attachment.head] or None
+            config = self.configure({"task_type": attachment.adapter_task, "modules_to_save": head, **sizes})
+            prompted = attached(model, config, field)
         if self.embeds:
             _check_embeddings(prompted, field)
         self._without_places(prompted)
@@ -74,8 +77,9 @@ class PromptMethod(AdapterMethod):
             yield "baseline", model.get_base_model()
         yield "tuned", model
 
-    def reference(self, model: Any) -> Any:
-        return model.get_base_model()
+    def reference(self, model: Any, spec: FineTuneJobSpec) -> Any:
+        # A new prompt changes the model before anything is trained.
+        return model.get_base_model() if spec.model.adapter is None else model
 
     def coverage(self, model: Any) -> Coverage | None:
         return None  # It changes no weights.

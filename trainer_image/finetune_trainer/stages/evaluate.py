@@ -103,7 +103,7 @@ def _evaluated(context: StageContext, origin: dict[str, str | None], files: Task
             base=base.path,
             trained=trained,
             prepared=prepared,
-            data=data,
+            data=against.data,
             model_class=task.model_class(data),
             method=method_of(spec.method.type),
             hardware=hardware,

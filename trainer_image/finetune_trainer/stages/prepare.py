@@ -58,7 +58,7 @@ from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding,
 from finetune_trainer.prepare.splits import SPLITS, TEST, Assignment, Selection, assign, check_processes, check_sizes
 from finetune_trainer.prepare.spool import TableWriter, selected
 from finetune_trainer.prepare.teacher import check_teacher
-from finetune_trainer.prepared import DataReport, ResponsesReport, SplitReport, effective_spec, positions_left
+from finetune_trainer.prepared import DataReport, ResponsesReport, SplitReport, positions_left
 from finetune_trainer.row_hashes import Hashes, hashes_of, write_test_rows
 from finetune_trainer.tasks import form_of
 from finetune_trainer.tasks.base import Preparation
@@ -119,7 +119,6 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     config = read_config(inputs.model.path, spec.model.uri)
     family = _family(spec, config)
     check_settings(spec, family)
-    length = sequence_length(spec, family, inputs.identity)
     task = form_of(spec.task.type, family)
     handling_for = partial(
         decide_handling,
@@ -133,6 +132,8 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     handling_for(labels=())  # Refuses a model that cannot be tuned before the data is read.
     identity = inputs.identity.model_copy(update={"content": content_of(spec.model, inputs.model)})
     continuing = continue_from(inputs.adapter, spec, identity, task, output)
+    spec = spec if continuing is None else continuing.spec
+    length = sequence_length(spec, family, inputs.identity)
     context.reporter.progress("loading the tokenizer")
     tokenizer = task.load_tokenizer(inputs.model.path, spec)
     start = method_of(spec.method.type).initial_tokens(spec, tokenizer)
@@ -147,7 +148,6 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     splits, all_labels = _write_splits(context, preparation, sets, assignment, output)
     learned_before(continuing).with_rows(str(spec.task.type), hashes["train"]).write(output)
     write_test_rows(output, hashes[TEST])
-    continued = continued_adapter(continuing, preparation.labels, hashes[TEST])
     generation = read_generation_config(inputs.model.path, spec.model.uri)
     ends = choose_ends(tokenizer, preparation.answers, config, generation)
     contradicting = sum(data.contradicting for data in sets.values())
@@ -195,12 +195,12 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         rows=preparation.rows,
         model=identity,
         handling=handling,
-        continued=continued,
+        continued=continued_adapter(continuing, preparation.labels, hashes[TEST]),
         responses=rows.responses,
     )
     log.info("read as %s", report.detected)
     report = check_method(
-        effective_spec(spec, report),
+        spec,
         inputs.model.path,
         report,
         task,

@@ -142,6 +142,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
         objective=objective,
         checkpoint=checkpoint.directory if checkpoint else None,
         method=method,
+        reference=method.reference(model, spec),
         rate_factors=method.rate_factors(spec),
         fused=acceleration.loss,
         answers=_validation_answers(prepared, spec, report, plan, hardware),

@@ -64,6 +64,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         objective: Objective | None = None,
         checkpoint: Path | None = None,
         method: Method,
+        reference: Any,
         rate_factors: Mapping[str, float] = MappingProxyType({}),
         fused: FusedLoss | None = None,
         **kwargs: Any,
@@ -82,6 +83,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
             objective: What is minimised, if it is not `TaskForm.loss`.
             checkpoint: The checkpoint from which training resumes.
             method: The method that made ``model``.
+            reference: The model that the objective compares with before the first step; may be ``model``.
             rate_factors: Factors of the learning rate, by a part of the names of parameters.
             fused: Computes the training loss of the task from hidden states.
             kwargs: Further arguments of Trainer.
@@ -112,7 +114,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         self._weights = weights
         self._objective = objective
         self._rate_factors = rate_factors
-        self._method = method
+        self._reference = reference
         self._fused = fused
 
     @property
@@ -127,12 +129,12 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
             collate=self._collate,
             prepare=self._prepare_inputs,
             alive=self._alive,
-            reference=self._reference(),
+            reference=self._compared_with(),
         )
 
-    def _reference(self) -> Any:
-        """The base model for `Run`."""
-        found = self._method.reference(self.model)
+    def _compared_with(self) -> Any:
+        """The reference for `Run`."""
+        found = self._reference
         return self.model_wrapped if found is self.model and self.is_deepspeed_enabled else found
 
     def first_batches(self, rows: int) -> FirstBatches:

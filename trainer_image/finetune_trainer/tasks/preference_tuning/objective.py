@@ -1,7 +1,8 @@
 """PreferenceTuning in training: log-probabilities of answers, compared with those of the reference.
 
-The reference is the base model, which is usually the model before the first step. Its log-probabilities are computed
-once and are part of every checkpoint, so that a resumed attempt compares with the same numbers.
+The reference is the base model, with the adapter that training continues from if there is one. Its log-probabilities
+are computed once, before the first step, and are part of every checkpoint, so that a resumed attempt compares with the
+same numbers.
 """
 
 from __future__ import annotations
