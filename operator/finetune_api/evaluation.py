@@ -54,6 +54,9 @@ class MetricResult(ApiModel):
         "score.",
     )
     tuned: float = Field(description="Value of the tuned model.")
+    teacher: float | None = Field(
+        default=None, description="Value of the teacher on the same examples; absent without one."
+    )
     change: float = Field(
         description="tuned - baseline. For a metric of rewards, tuned - the value where all rewards are 0: 0 of "
         "margin, 0.5 of reward_accuracy and auroc."
@@ -75,12 +78,39 @@ class MetricResult(ApiModel):
         return high if self.higher_is_better else -low
 
     @property
+    def gap_closed(self) -> float | None:
+        """The share of the way from the baseline to the teacher that tuning went; None if the teacher is not better."""
+        if self.teacher is None or self.baseline is None:
+            return None
+        gap = (self.teacher - self.baseline) * (1 if self.higher_is_better else -1)
+        return self.improvement / gap if gap > 0 else None
+
+    @property
     def verdict(self) -> Verdict:
         """``better`` or ``worse`` if the interval of the change excludes 0."""
         low, high = self.interval
         if low <= 0 <= high:
             return Verdict.NO_DIFFERENCE
         return Verdict.BETTER if (low > 0) is self.higher_is_better else Verdict.WORSE
+
+
+class ModelCost(ApiModel):
+    """What a model costs in use."""
+
+    parameters: int = Field(ge=0, le=2**53 - 1, description="Number of its parameters, those of an adapter included.")
+    bytes: int = Field(ge=0, le=2**53 - 1, description="Memory of its weights as they were evaluated.")
+    rows_per_second: float = Field(
+        ge=0, description="Rows of the test split in a second: forward passes without gradients."
+    )
+    tokens_per_second: float = Field(ge=0, description="Tokens of these rows in a second, without padding.")
+
+
+class Costs(ApiModel):
+    """Size and speed of student and teacher, measured one after the other with the same batches of test examples."""
+
+    student: ModelCost = Field(description="The tuned model.")
+    teacher: ModelCost = Field(description="The teacher.")
+    device: str = Field(max_length=16, description="Device of the measurement: cpu or cuda.")
 
 
 class GateResult(Gate):
@@ -162,6 +192,10 @@ class Evaluation(ApiModel):
         default=None,
         description="model.quantization: the score of the adapter on the base model without quantization, as tuned, "
         "and on the quantised one, as baseline. No gate applies to it. Absent if the model does not fit the memory.",
+    )
+
+    costs: Costs | None = Field(
+        default=None, description="Distillation: size and speed of student and teacher; absent without a local teacher."
     )
 
     @property

@@ -39,6 +39,9 @@ class StepEvent(_Event):
     total: int
     epoch: float
     loss: float
+    cross_entropy: float | None = None
+    """With a teacher, the two parts of the loss, before their weights."""
+    divergence: float | None = None
     learning_rate: float
     gradient_norm: float | None
     tokens: int
@@ -62,7 +65,7 @@ class EvaluationEvent(_Event):
     """One metric of one model on the test split."""
 
     event: Literal["evaluation"] = "evaluation"
-    model: Literal["baseline", "tuned"]
+    model: Literal["baseline", "tuned", "teacher"]
     metric: str
     value: float
 

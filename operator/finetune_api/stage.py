@@ -183,6 +183,14 @@ class Progress(ApiModel):
     epoch: float | None = Field(default=None, ge=0, description="Epochs done.")
     loss: Measured = Field(default=None, description="Training loss of the last step, in nats per token or example.")
     validation_loss: Measured = Field(default=None, description="Last loss on the validation split.")
+    cross_entropy: Measured = Field(
+        default=None, description="With a teacher: the part of the loss that the labels teach, before its weight."
+    )
+    divergence: Measured = Field(
+        default=None,
+        description="With a teacher: KL(teacher ‖ student) at distillation.temperature in the last step, in nats, "
+        "before its weight and T².",
+    )
     learning_rate: float | None = Field(default=None, description="Learning rate of the last step.")
     tokens_per_second: float | None = Field(default=None, ge=0, description="Training throughput of all processes.")
     checkpoint: CheckpointRef | None = Field(default=None, description="Newest complete checkpoint.")
@@ -232,6 +240,9 @@ class PrepareResult(ApiModel):
     parameters: Count = Field(description="Parameters of the base model.")
     rounded_parameters: Count | None = Field(
         default=None, description="Those that model.quantization rounds; absent without it."
+    )
+    teacher_parameters: Count | None = Field(
+        default=None, description="Parameters of the teacher that training and evaluation load; absent without one."
     )
     detected: Foreign = Field(default="", max_length=300, description="What the data was read as, in words.")
     responses: TeacherAnswers | None = Field(

@@ -45,7 +45,7 @@ DirectoryUri = Annotated[
 EndpointUrl = Annotated[
     str,
     # Neither credentials nor a query: both would appear in reports.
-    StringConstraints(pattern=r"^https?://[^\x00-\x20\x7f?#@/]+(/[^\x00-\x20\x7f?#]*)?$", max_length=1024),
+    StringConstraints(pattern=r"^(http|https)://[^\x00-\x20\x7f?#@/]+(/[^\x00-\x20\x7f?#]*)?$", max_length=1024),
 ]
 ServedModel = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x20\x7f]+$", max_length=256)]
 ArtifactDigest = Annotated[str, StringConstraints(pattern="^sha256:[0-9a-f]{64}$", max_length=71)]

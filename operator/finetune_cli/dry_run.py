@@ -14,7 +14,7 @@ from pathlib import Path
 from finetune_api.failures import ExitCode
 from finetune_api.job import FineTuneJob, FineTuneJobStatus, TrainingStatus, spec_digest, training_digest
 from finetune_api.layout import DATA_REPORT
-from finetune_api.spec import FineTuneJobSpec, Precision, Quantization
+from finetune_api.spec import DistillationMode, FineTuneJobSpec, Precision, Quantization
 from finetune_api.stage import Device, JobIdentity, PrepareResult, Stage, StageReport, World
 from finetune_api.tables.methods import Result
 from finetune_api.text import clean
@@ -103,6 +103,7 @@ def summary_lines(spec: FineTuneJobSpec, report: StageReport, result: PrepareRes
         f"data      {summary(report)}",
         f"tokens    {result.tokens:,} in the training split",
         f"model     {spec.model.uri}, {result.parameters:,} parameters",
+        *_teacher(spec, result),
         *([f"adapter   {spec.model.adapter.uri}, whose training continues"] if spec.model.adapter else []),
         f"training  {method_text(spec)}, {amount} of {training.batch_size} examples, on {describe_world(world)}",
         f"memory    about {size(memory)} in each process for {_what(spec)} come on top",
@@ -111,8 +112,19 @@ def summary_lines(spec: FineTuneJobSpec, report: StageReport, result: PrepareRes
 
 
 def memory_bytes(spec: FineTuneJobSpec, model: PrepareResult, world: World) -> int:
-    """Bytes in each process for weights, gradients and optimizer state, without activations and adapter."""
-    width = 4 if _precision(spec, world) is Precision.FP32 else 2
+    """Bytes in each process for weights, also of a teacher, gradients and optimizer state, without activations and
+    adapter.
+    """
+    partitioned = spec.distributed.zero.stage == 3
+    # With weight 0, training does not load the teacher.
+    loaded = model.teacher_parameters if spec.distillation and spec.distillation.weight else None
+    teacher = (loaded or 0) * _width(spec, world) / (world.size if partitioned else 1)
+    return round(_student_bytes(spec, model, world) + teacher)
+
+
+def _student_bytes(spec: FineTuneJobSpec, model: PrepareResult, world: World) -> float:
+    """Of these, those of the model that is trained."""
+    width = _width(spec, world)
     stage, processes = spec.distributed.zero.stage, world.size
     parameters = model.parameters
     if model.rounded_parameters:
@@ -198,12 +210,29 @@ def _trains_all(spec: FineTuneJobSpec) -> bool:
     return spec.method.type.row.result is Result.MODEL
 
 
+def _width(spec: FineTuneJobSpec, world: World) -> int:
+    """Bytes of a weight."""
+    return 4 if _precision(spec, world) is Precision.FP32 else 2
+
+
+def _teacher(spec: FineTuneJobSpec, model: PrepareResult) -> list[str]:
+    if spec.distillation is None or model.teacher_parameters is None:
+        return []
+    return [f"teacher   {spec.distillation.teacher.uri}, {model.teacher_parameters:,} parameters"]
+
+
+def _and_teacher(spec: FineTuneJobSpec) -> str:
+    loads = spec.distillation and spec.distillation.mode is DistillationMode.LOGITS and spec.distillation.weight
+    return " and those of the teacher" if loads else ""
+
+
 def _what(spec: FineTuneJobSpec) -> str:
     if _trains_all(spec):
-        return "weights, gradients and optimizer state; activations"
+        return f"weights{_and_teacher(spec)}, gradients and optimizer state; activations"
     rounded = "" if spec.model.quantization is Quantization.NONE else f" in {spec.model.quantization}"
     whole = ", which each process first holds whole" if rounded and spec.distributed.zero.stage == 3 else ""
+    others = _and_teacher(spec) or " alone"
     return (
-        f"the weights of the base model{rounded} alone{whole}; the adapter with its gradients and optimizer state, and "
-        "activations,"
+        f"the weights of the base model{rounded}{others}{whole}; the adapter with its gradients and optimizer state, "
+        "and activations,"
     )

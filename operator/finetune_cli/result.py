@@ -18,7 +18,7 @@ from finetune_cli.place import Place
 from finetune_core.policies.gates import bound
 from finetune_core.runs import RunId
 from finetune_core.status import current_stage
-from finetune_core.summaries import BASELINE_NAMES, REFERENCE_NAMES, baseline_score, score
+from finetune_core.summaries import BASELINE_NAMES, REFERENCE_NAMES, baseline_score, score, size
 
 REJECTED = 1
 """Exit code of a job whose result did not pass its gates."""
@@ -67,21 +67,23 @@ def result_lines(job: FineTuneJob, place: Place) -> list[str]:
 
 
 def comparison(evaluation: Evaluation) -> list[str]:
-    """The table: metric, baseline, tuned, change, interval."""
+    """The table: metric, baseline, tuned, teacher if there is one, change, interval."""
     baseline = BASELINE_NAMES[evaluation.baseline.kind]
-    rows = [["metric", baseline, "tuned", "change", "95 % interval"]]
+    taught = any(metric.teacher is not None for metric in evaluation.metrics)
+    rows = [["metric", baseline, "tuned", *(["teacher"] if taught else []), "change", "95 % interval"]]
     rows += [
         [
             str(metric.name),
             baseline_score(metric) or "–",
             score(metric.tuned),
+            *(["–" if metric.teacher is None else score(metric.teacher)] if taught else []),
             f"{metric.change:+.4f}",
             f"{metric.interval[0]:+.4f} … {metric.interval[1]:+.4f}",
         ]
         for metric in evaluation.metrics
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)]
-    justify: list[Callable[[str, int], str]] = [str.ljust, str.rjust, str.rjust, str.rjust, str.rjust]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    justify: list[Callable[[str, int], str]] = [str.ljust, *[str.rjust] * (len(rows[0]) - 1)]
     table = ["  ".join(do(cell, width) for do, cell, width in zip(justify, row, widths, strict=True)) for row in rows]
     table.insert(1, "─" * len(table[0]))
     verdict = f"; {evaluation.metrics[0].name}: {evaluation.verdict}" if evaluation.verdict else ""
@@ -100,9 +102,24 @@ def comparison(evaluation: Evaluation) -> list[str]:
     return [
         *table,
         f"on {evaluation.examples:,} {evaluation.split} examples{verdict}{others}",
+        *_costs(evaluation),
         *evaluation.notes,
         *_slices(evaluation),
     ]
+
+
+def _costs(evaluation: Evaluation) -> list[str]:
+    """Size and speed of student and teacher."""
+    costs = evaluation.costs
+    if costs is None:
+        return []
+    shown = [
+        f"{name} {one.parameters:,} parameters, {size(one.bytes)}, {one.tokens_per_second:,.0f} tokens/s"
+        for name, one in (("student", costs.student), ("teacher", costs.teacher))
+    ]
+    closed = evaluation.metrics[0].gap_closed
+    share = "" if closed is None else f"; the student closes {closed:.0%} of the gap from the baseline to the teacher"
+    return [f"{'; '.join(shown)}, on {costs.device}{share}"]
 
 
 def _slices(evaluation: Evaluation) -> list[str]:

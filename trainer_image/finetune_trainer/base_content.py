@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from finetune_api.layout import WEIGHTS_INDEX
 from finetune_api.spec import ModelSpec
 from finetune_trainer.json_files import read_json_if_present
 from finetune_trainer.manifests import hash_files
-from finetune_trainer.models import WEIGHTS, LocalModel, explained, read_config, repository, weight_files
+from finetune_trainer.models import WEIGHTS, LocalModel, explained, hub_token, read_config, repository, weight_files
 from finetune_trainer.prepared import ModelContent
 
 _VOCABULARY = (
@@ -77,7 +78,7 @@ def _on_hub(model: ModelSpec, local: LocalModel) -> list[tuple[str, str]] | None
 
     name, revision = repository(model.uri), local.revision
     with explained(model, revision):
-        info: Any = HfApi().model_info(name, revision=revision, files_metadata=True)
+        info: Any = HfApi(token=hub_token(model)).model_info(name, revision=revision, files_metadata=True)
         files = {one.rfilename: one for one in info.siblings or ()}
         digests = {}
         for file in _weight_names(local.path, files):
@@ -87,7 +88,8 @@ def _on_hub(model: ModelSpec, local: LocalModel) -> list[tuple[str, str]] | None
             if not lfs and (size is None or size > _SMALL_BYTES):
                 return None
             # A small file is no LFS object.
-            digests[file] = str(lfs.sha256) if lfs else _of_cached(Path(hf_hub_download(name, file, revision=revision)))
+            small = partial(hf_hub_download, name, file, revision=revision, token=hub_token(model))
+            digests[file] = str(lfs.sha256) if lfs else _of_cached(Path(small()))
     return sorted(digests.items()) or None
 
 

@@ -23,6 +23,7 @@ from finetune_trainer.certificates import cause_of_refusal
 from finetune_trainer.licenses import license_of
 from finetune_trainer.manifests import hash_files
 from finetune_trainer.prepared import ModelIdentity
+from finetune_trainer.storage.credentials import variables_for
 from finetune_trainer.storage.location import parse
 from finetune_trainer.storage.transfer import download_files
 
@@ -239,7 +240,7 @@ def _count_parameters(model: ModelSpec, local: LocalModel) -> int:
     from huggingface_hub import HfApi
 
     with explained(model, local.revision):
-        found = HfApi().get_safetensors_metadata(repository(model.uri), revision=local.revision)
+        found = HfApi(token=hub_token(model)).get_safetensors_metadata(repository(model.uri), revision=local.revision)
     return _parameters(found.parameter_count)
 
 
@@ -255,7 +256,8 @@ def _fetch_from_hub(model: ModelSpec, scratch: Path, weights: bool, revision: st
 
     shared = {"HF_HOME", "HF_HUB_CACHE"} & os.environ.keys() or Path(constants.HF_HUB_CACHE).is_dir()
     wanted = revision or model.revision
-    download = partial(snapshot_download, name, revision=wanted, cache_dir=None if shared else scratch / "hub")
+    cache = None if shared else scratch / "hub"
+    download = partial(snapshot_download, name, revision=wanted, cache_dir=cache, token=hub_token(model))
     with explained(model, wanted):
         allowed = [*_OTHERS, *([WEIGHTS] if weights else [])]
         path = Path(download(allow_patterns=allowed, ignore_patterns=list(_UNWANTED)))
@@ -296,6 +298,11 @@ def _wanted(path: str) -> bool:
     return any(fnmatchcase(path, pattern) for pattern in (*_OTHERS, WEIGHTS)) and not any(
         fnmatchcase(path, pattern) for pattern in _UNWANTED
     )
+
+
+def hub_token(model: ModelSpec) -> str | None:
+    """The token of the Secret of a model; None if that of the environment applies."""
+    return variables_for(model.uri).get("HF_TOKEN")
 
 
 def repository(uri: str) -> str:

@@ -152,6 +152,20 @@ class ContinuedAdapter(_Record):
     learned_test_rows: int = Field(description="Test examples that it was trained on.")
 
 
+class TeacherReport(_Record):
+    """The teacher whose logits the model learns."""
+
+    model: ModelIdentity
+    attention: str | None = Field(description="As `ModelHandling.attention`.")
+    tokens: int | None = Field(
+        description="The logits of token ids below this are compared: those of the tokenizer. None for a head that "
+        "gives logits of labels or positions."
+    )
+    labels: tuple[int, ...] = Field(
+        default=(), description="TextClassification: the index of each label of the job among those of the teacher."
+    )
+
+
 class SampleAnswer(_Record):
     """A prompt and the answer of the teacher, to look at."""
 
@@ -222,6 +236,9 @@ class DataReport(_Record):
     handling: ModelHandling
     continued: ContinuedAdapter | None = Field(
         default=None, description="The adapter that training continues from; None if it starts from the base model."
+    )
+    teacher: TeacherReport | None = Field(
+        default=None, description="The teacher whose logits the model learns; None without one."
     )
     responses: ResponsesReport | None = Field(
         default=None, description="distillation.mode Responses: the answers of the teacher."

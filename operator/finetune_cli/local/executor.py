@@ -203,8 +203,9 @@ class Executor:
             self._note(f"Cannot check whether the data has changed: {error}")
             return None
         if self._digests.inputs != training.inputs_digest:
-            adapter = ", the adapter" if self._desired.spec.model.adapter else ""
-            return f"The data{adapter} or the base model has changed since revision {training.revision} prepared it"
+            spec = self._desired.spec
+            others = (", the adapter" if spec.model.adapter else "") + (", the teacher" if spec.distillation else "")
+            return f"The data{others} or the base model has changed since revision {training.revision} prepared it"
         if not self._changed_harness(status):
             self._record_inputs(self._digests.inputs, found)
         return None

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from finetune_api.evaluation import BaselineKind, MetricResult, SpanDecoding
 from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_trainer.context import Reporter
 from finetune_trainer.evaluate.slices import Measure
-from finetune_trainer.methods.base import Method
+from finetune_trainer.methods.base import Loader, Method
 from finetune_trainer.modelling.loading import LoadedModel, attention_settings, load
 from finetune_trainer.modelling.precision import Hardware
 from finetune_trainer.modelling.quantizing import Rounding
+from finetune_trainer.models import LocalModel
 from finetune_trainer.prepared import DataReport
 from finetune_trainer.row_hashes import LearnedRows
 from finetune_trainer.sandbox.programs import Sandbox
@@ -23,13 +24,20 @@ from finetune_trainer.tasks.base import ModelClass
 SPLIT = "test"
 
 
+class Tuned(Protocol):
+    """What loads a model that was trained before; a part of `Method`."""
+
+    def tuned(self, load: Loader, base: Path, trained: Path) -> Any:
+        """See `Method.tuned`."""
+
+
 @dataclass(frozen=True)
 class PreviousModel:
     """A model that was published before, on local disk."""
 
     directory: Path
     """Directory of its adapter or its weights."""
-    method: Method
+    method: Tuned
     """The method that trained it."""
     details: Mapping[str, Any]
     """Its address and digest."""
@@ -64,6 +72,8 @@ class EvaluationInputs:
     """Directory of the adapter that training continued from; None if it started from the base model."""
     previous: PreviousModel | None = None
     """The baseline, if it is a model that was published before."""
+    teacher: LocalModel | None = None
+    """The teacher, if the job loads one."""
 
     @property
     def baseline_kind(self) -> BaselineKind:

@@ -17,6 +17,7 @@ from finetune_trainer.checkpoints.upload import FetchedCheckpoint, fetch_newest
 from finetune_trainer.manifests import fetch_directory
 from finetune_trainer.models import fetch_model
 from finetune_trainer.prepared import DataReport, read_report
+from finetune_trainer.teachers import fetch_pinned, teaches
 
 _NAME = "inputs.json"
 _POLL_SECONDS = 0.05
@@ -48,6 +49,8 @@ class TrainInputs(BaseModel):
     data_digest: str
     """See `data_digest`."""
     model: str
+    teacher: str | None
+    """Without a teacher that training needs."""
     checkpoint: CheckpointInput | None
 
 
@@ -63,6 +66,7 @@ def fetch_train_inputs(config: StageConfig, workspace: Path) -> None:
     manifest = fetch_directory(config.layout.prepared, prepared)
     report = read_report(prepared)
     model = fetch_model(config.spec.model, workspace / "model", weights=True, revision=report.model.revision)
+    teacher = fetch_pinned(config.spec, report, workspace / "teacher") if teaches(config.spec) else None
     digest = data_digest(manifest, report)
     resume = workspace / "resume"
     shutil.rmtree(resume, ignore_errors=True)
@@ -73,6 +77,7 @@ def fetch_train_inputs(config: StageConfig, workspace: Path) -> None:
         inputs_digest=report.inputs_digest,
         data_digest=digest,
         model=str(model.path),
+        teacher=str(teacher.path) if teacher else None,
         checkpoint=_checkpoint_input(found, config, report, digest) if found else None,
     )
     temporary = workspace / f"{_NAME}.part"

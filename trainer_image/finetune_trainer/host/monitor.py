@@ -31,6 +31,10 @@ class StageMetrics:
         self.registry = CollectorRegistry()
         gauge = self._gauge
         self.loss = gauge("finetune_train_loss", "Training loss of the last step.")
+        self.cross_entropy = gauge("finetune_train_cross_entropy", "With a teacher: cross entropy of the last step.")
+        self.divergence = gauge(
+            "finetune_train_divergence", "With a teacher: KL(teacher || student) of the last step, in nats."
+        )
         self.validation_loss = gauge("finetune_train_validation_loss", "Last loss on the validation split.")
         self.validation_metric = Gauge(
             "finetune_train_validation_metric",
@@ -62,7 +66,7 @@ class StageMetrics:
         self.checkpoint_step = gauge("finetune_checkpoint_step", "Step of the newest complete checkpoint.")
         self.evaluation = Gauge(
             "finetune_evaluation_metric",
-            "Metric on the test split, of the baseline and of the tuned model.",
+            "Metric on the test split, of the baseline, of the tuned model, and of its teacher.",
             ["model", "metric"],
             registry=self.registry,
         )
@@ -105,6 +109,9 @@ class StageMonitor:
         metrics, seconds = self.metrics, event.seconds
         metrics.loss.set(event.loss)
         metrics.learning_rate.set(event.learning_rate)
+        if event.cross_entropy is not None and event.divergence is not None:
+            metrics.cross_entropy.set(event.cross_entropy)
+            metrics.divergence.set(event.divergence)
         if event.gradient_norm is not None:
             metrics.gradient_norm.set(event.gradient_norm)
         metrics.step.set(event.step)
@@ -129,6 +136,8 @@ class StageMonitor:
             eta_seconds=(event.total - event.step) * self._rate,
             epoch=event.epoch,
             loss=event.loss,
+            cross_entropy=event.cross_entropy,
+            divergence=event.divergence,
             learning_rate=event.learning_rate,
             tokens_per_second=smoothed,
         )

@@ -23,7 +23,7 @@ from finetune_trainer.pairs.seq2seq import (
     target_mark,
 )
 from finetune_trainer.pairs.task import PairTask
-from finetune_trainer.prepared import DataReport
+from finetune_trainer.prepared import IGNORED_LABEL, DataReport
 from finetune_trainer.tasks.base import CardParts, FormDefaults, ModelClass, Prediction, Recognise, Task
 from finetune_trainer.tasks.instruction_tuning import InstructionTuning
 
@@ -158,6 +158,9 @@ class GenerativeSeq2Seq(FormDefaults):
         from finetune_trainer.train.seq2seq import loss
 
         return loss(logits, labels, count)
+
+    def decisions(self, logits: torch.Tensor, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return logits[labels != IGNORED_LABEL]
 
     def compare(self, inputs: EvaluationInputs) -> Comparison:
         from finetune_trainer.evaluate.answer_comparison import compare

@@ -20,6 +20,7 @@ from finetune_trainer.methods import method_of
 from finetune_trainer.prepared import DataReport
 from finetune_trainer.report.format import escape_markdown, format_change, format_value, grouped, inline_code
 from finetune_trainer.report.page import BASELINE_NAMES, exact_base_text, settings, training_facts
+from finetune_trainer.report.teacher import has_teacher, teacher_text
 from finetune_trainer.tasks import form_of
 
 
@@ -102,6 +103,8 @@ def render_card(inputs: CardInputs) -> str:
         metrics=[_metric_row(inputs.evaluation, index) for index in range(len(inputs.evaluation.metrics))],
         slices=[_slice_row(inputs.evaluation, one) for one in inputs.evaluation.slices],
         fewest=FEWEST,
+        has_teacher=has_teacher(inputs.evaluation),
+        teacher=teacher_text(inputs.evaluation),
         exact_base=exact_base_text(inputs.spec, inputs.evaluation),
         settings=settings(inputs.spec, inputs.data),
         training=training_facts(inputs.training),
@@ -149,6 +152,7 @@ def _metric_row(evaluation: Evaluation, index: int) -> dict[str, str]:
         "explanation": metric.name.row.meaning,
         "baseline": format_value(metric.name, metric.baseline),
         "tuned": format_value(metric.name, metric.tuned),
+        "teacher": format_value(metric.name, metric.teacher),
         "change": format_change(metric.name, metric.change),
         "interval": f"{format_change(metric.name, low)} to {format_change(metric.name, high)}",
     }

@@ -25,6 +25,7 @@ from finetune_trainer.prepared import DataReport
 from finetune_trainer.report.charts import NARROW, TONES, Series, change_bar, line_chart
 from finetune_trainer.report.format import format_change, format_value, grouped
 from finetune_trainer.report.slices import slice_rows
+from finetune_trainer.report.teacher import has_teacher, teacher_settings, teacher_text
 from finetune_trainer.tasks import form_of
 
 BASELINE_NAMES: dict[BaselineKind, tuple[str, str]] = {
@@ -100,6 +101,8 @@ def render(inputs: ReportInputs) -> str:
             part for part in (previous_text(inputs.details), task.baseline_note(inputs.details)) if part
         ),
         metrics=_metric_rows(inputs.evaluation.metrics),
+        has_teacher=has_teacher(inputs.evaluation),
+        teacher=teacher_text(inputs.evaluation),
         exact_base=exact_base_text(inputs.spec, inputs.evaluation),
         gates=[(gate_text(gate), gate) for gate in inputs.evaluation.gates],
         curves=_curves(inputs),
@@ -189,6 +192,7 @@ def settings(spec: FineTuneJobSpec, data: DataReport) -> list[tuple[str, str]]:
         *method_of(spec.method.type).describe(spec),
         *([("Base model stored as", _stored(spec, data))] if data.rounded_parameters else []),
         *([("Preference", _preference(spec.preference))] if spec.preference else []),
+        *teacher_settings(spec, data),
         ("Length", length),
         *([("Learned tokens", "all of a conversation")] if spec.task.loss is LearnedTokens.ALL else []),
         ("Batch size", f"{training.batch_size} {_unit(spec)} per step"),
@@ -277,6 +281,7 @@ def _metric_rows(metrics: Sequence[MetricResult]) -> list[dict[str, Any]]:
                 "explanation": metric.name.row.meaning,
                 "baseline": format_value(metric.name, metric.baseline),
                 "tuned": format_value(metric.name, metric.tuned),
+                "teacher": format_value(metric.name, metric.teacher),
                 "change": format_change(metric.name, metric.change),
                 "low": format_change(metric.name, low),
                 "high": format_change(metric.name, high),
@@ -302,12 +307,20 @@ def _curves(inputs: ReportInputs) -> list[Markup]:
         Series("training", points(train, "loss"), "baseline"),
         Series("validation", points(validation, "loss"), "tuned", markers=len(validation) <= 60),
     ]
+    taught = [entry for entry in train if "divergence" in entry]
+    parts = taught and [
+        Series("cross entropy", points(taught, "crossEntropy"), "baseline"),
+        Series("divergence from the teacher", points(taught, "divergence"), "tuned"),
+    ]
     generated = [{"step": entry["step"], **entry["metrics"]} for entry in validation if "metrics" in entry]
     metrics = inputs.spec.metrics
     measured = next((metric for metric in metrics if any(metric in entry for entry in generated)), None)
     examples = min(during.examples, inputs.data.splits["validation"].examples) if during else 0
     charts = [
         line_chart("Loss", "optimizer step", "loss, nats", loss),
+        None
+        if not parts
+        else line_chart("Parts of the training loss, before their weights", "optimizer step", "nats", parts),
         None
         if measured is None
         else line_chart(

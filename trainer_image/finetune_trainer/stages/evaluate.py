@@ -31,6 +31,7 @@ from finetune_trainer.prepared import DataReport, effective_spec, read_report
 from finetune_trainer.sandbox import open_sandbox
 from finetune_trainer.splits import open_split
 from finetune_trainer.tasks import form_of
+from finetune_trainer.teachers import fetch_pinned
 
 if TYPE_CHECKING:
     from finetune_api.evaluation import MetricResult
@@ -84,6 +85,8 @@ def _evaluated(context: StageContext, origin: dict[str, str | None], files: Task
         from finetune_trainer.evaluate.exact_base import on_exact_base
         from finetune_trainer.evaluate.previous import measured_against
         from finetune_trainer.evaluate.slices import slice_tables
+        from finetune_trainer.evaluate.teacher import beside_teacher
+        from finetune_trainer.evaluate.teacher_answers import answers_notes
         from finetune_trainer.evaluate.untuned import untuned_score
         from finetune_trainer.modelling.gpus import require_gpus
         from finetune_trainer.modelling.loading import set_up
@@ -112,18 +115,20 @@ def _evaluated(context: StageContext, origin: dict[str, str | None], files: Task
             rounding=rounding_of(spec, task, hardware.device),
             start=against.start,
             previous=against.previous,
+            teacher=fetch_pinned(spec, data, context.workspace / "teacher"),
         )
         comparison = task.compare(inputs)
         exact = on_exact_base(comparison, inputs, task)
         untuned = untuned_score(comparison, inputs, task)
+        comparison, costs = beside_teacher(comparison, inputs, task)
     harness = _harness(inputs, task, files, context.workspace / "harness") if spec.evaluation.harness else None
     metrics = comparison.metrics + (harness.metrics if harness else ())
     details = comparison.details | against.details | untuned | ({"harness": harness.details} if harness else {})
     slices = slice_tables(spec.evaluation.slices, open_split(prepared, SPLIT), comparison.measure)
     tables = comparison.tables | ({"slices": slices} if slices else {})
-    evaluation = _evaluation(inputs, comparison, exact, metrics, slices, notes=against.notes).model_copy(
-        update={"harness_digest": origin["harnessDigest"]}
-    )
+    evaluation = _evaluation(
+        inputs, comparison, exact, metrics, slices, notes=(*against.notes, *answers_notes(details))
+    ).model_copy(update={"harness_digest": origin["harnessDigest"], "costs": costs})
     _report_metrics(reporter, evaluation)
 
     reporter.progress("writing the report")
@@ -274,6 +279,8 @@ def _report_metrics(reporter: Reporter, evaluation: Evaluation) -> None:
     for metric in evaluation.metrics:
         if metric.baseline is not None:
             reporter.send(EvaluationEvent(model="baseline", metric=metric.name, value=metric.baseline))
+        if metric.teacher is not None:
+            reporter.send(EvaluationEvent(model="teacher", metric=metric.name, value=metric.teacher))
         reporter.send(EvaluationEvent(model="tuned", metric=metric.name, value=metric.tuned))
 
 

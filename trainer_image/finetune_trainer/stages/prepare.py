@@ -57,7 +57,7 @@ from finetune_trainer.prepare.slices import SliceReader, without_slices
 from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding, end_notes
 from finetune_trainer.prepare.splits import SPLITS, TEST, Assignment, Selection, assign, check_processes, check_sizes
 from finetune_trainer.prepare.spool import TableWriter, selected
-from finetune_trainer.prepare.teacher import check_teacher
+from finetune_trainer.prepare.teacher import Student, check_teacher
 from finetune_trainer.prepared import DataReport, ResponsesReport, SplitReport, positions_left
 from finetune_trainer.row_hashes import Hashes, hashes_of, write_test_rows
 from finetune_trainer.tasks import form_of
@@ -81,7 +81,6 @@ def run(context: StageContext) -> PrepareResult:
             the revision has results of other data or of another base model.
     """
     config = context.config
-    check_teacher(config.spec)
     inputs = fetch_inputs(config.spec, context.workspace, context.reporter.progress)
     check_harness(
         config.spec,
@@ -151,12 +150,27 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     generation = read_generation_config(inputs.model.path, spec.model.uri)
     ends = choose_ends(tokenizer, preparation.answers, config, generation)
     contradicting = sum(data.contradicting for data in sets.values())
-    handling = handling_for(labels=preparation.labels)
+    taught = check_teacher(
+        inputs.teacher,
+        spec,
+        Student(
+            family=family,
+            form=task,
+            config=config,
+            tokenizer=tokenizer,
+            handling=handling_for(labels=preparation.labels),
+            length=length,
+            padding=padding,
+            highest_token=max(data.highest_token for data in sets.values()),
+            labels=preparation.labels,
+        ),
+    )
     notes = [
         *rows.notes,
         *notes_on(continuing),
         *inputs.data.notes,
-        *handling.notes,
+        *taught.handling.notes,
+        *taught.notes,
         *start.notes,
         *dropped([row for data in sets.values() for row in data.tally.reported]),
         *unknown_tokens(sets),
@@ -194,8 +208,9 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         inputs_digest=inputs.digest,
         rows=preparation.rows,
         model=identity,
-        handling=handling,
+        handling=taught.handling,
         continued=continued_adapter(continuing, preparation.labels, hashes[TEST]),
+        teacher=taught.report,
         responses=rows.responses,
     )
     log.info("read as %s", report.detected)
@@ -397,7 +412,8 @@ def _check_results(config: StageConfig, inputs_digest: str) -> None:
         if manifest is not None and manifest.provenance.get("inputsDigest") != inputs_digest:
             raise StageFailure(
                 Reason.REVISION_TAKEN,
-                f"The data{', the adapter' if config.spec.model.adapter else ''} or the base model has changed since "
+                f"The data{', the adapter' if config.spec.model.adapter else ''}"
+                f"{', the teacher' if config.spec.distillation else ''} or the base model has changed since "
                 f"{uri} was made; this job uses the next revision",
             )
 
@@ -428,6 +444,7 @@ def _result(context: StageContext, report: DataReport, manifest: Manifest) -> Pr
         labels=len(report.labels) or None,
         parameters=report.model.parameters,
         rounded_parameters=report.rounded_parameters,
+        teacher_parameters=report.teacher.model.parameters if report.teacher else None,
         detected=report.detected[:300],
         responses=report.responses.answers if report.responses else None,
     )

@@ -213,6 +213,16 @@ class TaskForm(Protocol):
             count: Number of labels of the step that are not ignored.
         """
 
+    def decisions(self, logits: torch.Tensor, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The logits of each decision that a teacher is compared in, those of the labels that are not ignored, of shape
+        (decisions, classes).
+
+        Args:
+            logits: Output of a model, the student or its teacher.
+            labels: Labels of the batch, as for `loss`.
+            inputs: What the model has read, as the collator returns it.
+        """
+
     def objective(
         self, spec: FineTuneJobSpec, data: DataReport, train: TrainingDataset, validation: TrainingDataset
     ) -> Objective | None:

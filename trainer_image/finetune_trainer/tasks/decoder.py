@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api import layout
 from finetune_trainer.json_files import read_json, read_json_if_present, write_json
-from finetune_trainer.prepared import DataReport
+from finetune_trainer.prepared import IGNORED_LABEL, DataReport
 from finetune_trainer.tasks.base import FormDefaults, ModelClass
 
 if TYPE_CHECKING:
@@ -40,6 +40,10 @@ class DecoderForm(FormDefaults):
         from transformers.loss.loss_utils import ForCausalLMLoss
 
         return ForCausalLMLoss(logits, labels, logits.shape[-1], num_items_in_batch=count)
+
+    def decisions(self, logits: torch.Tensor, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Each label is the target of the token before it."""
+        return logits[:, :-1][labels[:, 1:] != IGNORED_LABEL]
 
     def finish_artifact(self, directory: Path, data: DataReport, spec: FineTuneJobSpec) -> None:
         """Write the tokens that end a text and pad a batch to the configuration files of transformers.

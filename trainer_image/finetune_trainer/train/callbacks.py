@@ -18,6 +18,7 @@ from finetune_api.events import CheckpointEvent, StepEvent, ValidationEvent
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import EarlyStoppingSpec
 from finetune_trainer.context import Reporter
+from finetune_trainer.train.distillation import CROSS_ENTROPY, DIVERGENCE
 from finetune_trainer.train.export import VALIDATION_LOSS, validation_metrics
 from finetune_trainer.train.stop import StopRequest
 
@@ -186,6 +187,8 @@ class ReportCallback(TrainerCallback):
                     total=state.max_steps,
                     epoch=state.epoch or 0.0,
                     loss=logs["loss"],
+                    cross_entropy=logs.get(CROSS_ENTROPY),
+                    divergence=logs.get(DIVERGENCE),
                     learning_rate=logs["learning_rate"],
                     gradient_norm=logs.get("grad_norm"),
                     tokens=tokens,

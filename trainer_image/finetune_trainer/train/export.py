@@ -14,10 +14,12 @@ from finetune_api import layout
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.manifest import MANIFEST_NAME
 from finetune_trainer import storage
+from finetune_trainer.train.distillation import CROSS_ENTROPY, DIVERGENCE
 
 _LIBRARIES = ("finetune-operator", "torch", "transformers", "peft", "accelerate", "deepspeed")
 _UPLOAD_POLL_SECONDS = 0.1
 
+_PARTS = {CROSS_ENTROPY: "crossEntropy", DIVERGENCE: "divergence"}
 VALIDATION_LOSS = "eval_loss"
 VALIDATION_PREFIX = "eval_"
 """What precedes the name of a metric of the validation split in the log history of Trainer."""
@@ -69,6 +71,7 @@ def curves(log_history: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
             "step": entry["step"],
             "epoch": entry["epoch"],
             "loss": entry["loss"],
+            **{name: entry[key] for key, name in _PARTS.items() if key in entry},
             "learningRate": entry["learning_rate"],
             "gradNorm": entry.get("grad_norm"),
             "tokens": entry["tokens"],

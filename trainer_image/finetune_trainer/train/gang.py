@@ -39,6 +39,7 @@ from finetune_trainer.train.callbacks import (
 )
 from finetune_trainer.train.compiling import require_compiler
 from finetune_trainer.train.data import TrainingDataset
+from finetune_trainer.train.distillation import load_distillation
 from finetune_trainer.train.export import curves, fetch_weights, final_loss, keep_weights, library_versions, write_json
 from finetune_trainer.train.label_weights import label_weights
 from finetune_trainer.train.model import load_model
@@ -96,7 +97,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
         unused_parameters=report.handling.unused_parameters,
     )
     if is_main:
-        context.reporter.progress("loading the model")
+        context.reporter.progress(f"loading the model{' and its teacher' if inputs.teacher else ''}")
     model = load_model(
         Path(inputs.model),
         spec,
@@ -114,7 +115,7 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
         spec,
         report,
         task=task,
-        own_loss=not (objective or weights),
+        own_loss=not (objective or weights or inputs.teacher),
         precision=precision,
         device=arguments.device,
     )
@@ -145,6 +146,11 @@ def train(context: StageContext, inputs: TrainInputs) -> Trained:
         reference=method.reference(model, spec),
         rate_factors=method.rate_factors(spec),
         fused=acceleration.loss,
+        distillation=None
+        if inputs.teacher is None
+        else load_distillation(
+            Path(inputs.teacher), spec, report, weights=weights, precision=precision, device=arguments.device
+        ),
         answers=_validation_answers(prepared, spec, report, plan, hardware),
     )
     if checkpoint and checkpoint.universal:

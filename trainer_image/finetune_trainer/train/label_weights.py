@@ -18,8 +18,11 @@ class LabelWeights:
 
     def total(self, labels: torch.Tensor) -> torch.Tensor:
         """The sum of the weights of ``labels`` that are not ignored, in double precision."""
-        weights = self._weights.to(labels.device)
-        return weights[labels[labels != IGNORED_LABEL]].sum(dtype=torch.float64)
+        return self.of(labels[labels != IGNORED_LABEL]).sum(dtype=torch.float64)
+
+    def of(self, labels: torch.Tensor) -> torch.Tensor:
+        """The weight of each of ``labels``, none of which is ignored."""
+        return self._weights.to(labels.device)[labels]
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
         """See `finetune_trainer.tasks.base.WeighsLabels.weighted_loss`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,14 @@ from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.tasks.base import TaskForm
 from finetune_trainer.train.batches import BatchSizes, EpochBatches
 from finetune_trainer.train.data import EpochDataLoader, TrainingDataset
+from finetune_trainer.train.distillation import TEACHER, Loss
 from finetune_trainer.train.export import VALIDATION_PREFIX
 from finetune_trainer.train.first_batches import FirstBatches
 from finetune_trainer.train.objective import Objective, Run
 
 if TYPE_CHECKING:
     from finetune_trainer.modelling.fused_loss import FusedLoss
+    from finetune_trainer.train.distillation import Distillation
     from finetune_trainer.train.label_weights import LabelWeights
     from finetune_trainer.train.validation_answers import ValidationAnswers
 
@@ -67,6 +70,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         reference: Any,
         rate_factors: Mapping[str, float] = MappingProxyType({}),
         fused: FusedLoss | None = None,
+        distillation: Distillation | None = None,
         **kwargs: Any,
     ) -> None:
         """
@@ -86,19 +90,21 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
             reference: The model that the objective compares with before the first step; may be ``model``.
             rate_factors: Factors of the learning rate, by a part of the names of parameters.
             fused: Computes the training loss of the task from hidden states.
+            distillation: Adds what a teacher teaches to the training loss; the validation loss is that of the task.
             kwargs: Further arguments of Trainer.
         """
         collator = task.collator(pad_token_id, model)
         loss = weights.loss if weights else task.loss
         # First, because the others report that a checkpoint is complete.
-        kwargs["callbacks"] = [_StateCallback(self, method, objective, checkpoint), *kwargs["callbacks"]]
+        state = _StateCallback(self, method, objective, checkpoint, distillation)
+        kwargs["callbacks"] = [state, *kwargs["callbacks"]]
         super().__init__(
             model=model,
             data_collator=collator,
             train_dataset=train_dataset,
             eval_dataset=validation,
             compute_loss_func=lambda outputs, labels, num_items_in_batch: (
-                fused.loss if fused is not None and fused.active else loss
+                fused.loss if fused is not None and fused.active else self._taught(loss)
             )(logits_of(outputs), labels, num_items_in_batch),
             **kwargs,
         )
@@ -107,6 +113,9 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         self._task = task
         self._sizes = sizes
         self._collate = collator
+        self._collate_training = distillation.collator(collator, pad_token_id) if distillation else collator
+        self._distillation = distillation
+        self._lesson: dict[str, Any] | None = None
         self._training = train_dataset
         self._validation = validation
         self._export_checkpoints = export_checkpoints
@@ -153,7 +162,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
     def longest_loss(self) -> torch.Tensor:
         """The loss of the first micro-batch of this rank, one of the longest of the training."""
         first = next(iter(EpochBatches(self._training.lengths, self._sizes, self.args.process_index, self.args.seed)))
-        batch = self._prepare_inputs(self._collate([self._training[row] for row in first]))
+        batch = self._prepare_inputs(self._collate_training([self._training[row] for row in first]))
         loss: torch.Tensor = self.compute_loss(self.model, batch, num_items_in_batch=torch.tensor(1))
         return loss
 
@@ -192,10 +201,24 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
     ) -> Any:
         """The loss of a micro-batch, times the number of ranks, over which gradients are averaged."""
         if self._objective is None:
+            if self._distillation:
+                targets = self._distillation.targets(inputs.pop(TEACHER))
+                self._lesson = {"inputs": {**inputs}, "targets": targets}
             with self._fused.hidden_states() if self._fused else nullcontext():
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         assert isinstance(num_items_in_batch, torch.Tensor)
         return self._objective.loss(model, inputs, num_items_in_batch) * self.args.world_size
+
+    def _taught(self, loss: Loss) -> Loss:
+        """``loss`` with what the teacher teaches about the batch of `compute_loss`."""
+        lesson, self._lesson = self._lesson, None
+        return partial(self._distillation.loss, loss, **lesson) if self._distillation and lesson else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, for steps with the parts of their loss; all ranks call this."""
+        if self._distillation and "loss" in logs:
+            logs |= self._distillation.parts(self.state.global_step)
+        super().log(logs, start_time)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The batches of this rank. They bypass Accelerate, which would shard them again."""
@@ -203,7 +226,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         return EpochDataLoader(
             self._training,
             batch_sampler=batches,
-            collate_fn=self._collate,
+            collate_fn=self._collate_training,
             **_LOADING_FOR_GPUS if self.args.device.type == "cuda" else {},
         )
 
@@ -260,16 +283,24 @@ class _StateCallback(TrainerCallback):
     """Begins the objective before the first step, and makes it and the state of the method a part of checkpoints."""
 
     def __init__(
-        self, trainer: FineTuneTrainer, method: Method, objective: Objective | None, checkpoint: Path | None
+        self,
+        trainer: FineTuneTrainer,
+        method: Method,
+        objective: Objective | None,
+        checkpoint: Path | None,
+        distillation: Distillation | None,
     ) -> None:
         self._trainer = trainer
         self._method = method
         self._objective = objective
         self._checkpoint = checkpoint
+        self._distillation = distillation
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self._checkpoint and not self._trainer.is_deepspeed_enabled:  # Its own files have all trained weights.
             self._method.load_state(self._trainer.model, self._checkpoint)
+        if self._distillation:
+            self._distillation.begin(state.global_step)
         if self._objective:
             self._objective.begin(self._trainer.run, self._checkpoint)
 

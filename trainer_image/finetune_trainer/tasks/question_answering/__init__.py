@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from finetune_trainer.report.page import ReportInputs
     from finetune_trainer.train.data import Collator, TrainingDataset
 
+_IMPOSSIBLE = -1e4
+"""Logit of a token that cannot be chosen."""
+
 
 class ExtractiveQuestionAnswering(FormDefaults):
     """QuestionAnswering with an encoder; implements `finetune_trainer.tasks.base.TaskForm`."""
@@ -77,6 +80,11 @@ class ExtractiveQuestionAnswering(FormDefaults):
 
         flat = logits.float().flatten(0, 1)
         return cross_entropy(flat, labels.flatten(), ignore_index=IGNORED_LABEL, reduction="sum") / count
+
+    def decisions(self, logits: torch.Tensor, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The decision for one of the tokens of a window; those that pad it are none."""
+        padding = (inputs["attention_mask"] == 0).unsqueeze(1)
+        return logits.masked_fill(padding, _IMPOSSIBLE)[labels != IGNORED_LABEL]
 
     def compare(self, inputs: EvaluationInputs) -> Comparison:
         from finetune_trainer.tasks.question_answering.evaluation import compare

@@ -96,6 +96,13 @@ class TextClassification(FormDefaults):
             return binary_cross_entropy_with_logits(logits.float()[decided], targets, reduction="sum") / count
         return cross_entropy(logits.float(), labels, ignore_index=IGNORED_LABEL, reduction="sum") / count
 
+    def decisions(self, logits: torch.Tensor, labels: torch.Tensor, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """With task.multiLabel, whether a text has a label is a decision between its logit and 0."""
+        import torch
+
+        found = logits[labels != IGNORED_LABEL]
+        return torch.stack([found, torch.zeros_like(found)], dim=-1) if labels.dim() == 2 else found
+
     def label_weights(self, spec: FineTuneJobSpec, data: DataReport) -> Sequence[float] | None:
         if spec.task.class_weights is ClassWeights.NONE:
             return None
