@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -87,3 +88,38 @@ def test_exit_codes(job: TinyJob, reply: Reply, code: ExitCode) -> None:
         outcome = taught(job, server, f"code-{code}").run(Stage.PREPARE)
     assert outcome.code == code, outcome.log
     assert not (job.root / "storage" / "team-a" / f"code-{code}" / "r1" / "prepared" / "manifest.json").exists()
+
+
+def test_the_teacher_is_measured_beside_its_student(job: TinyJob) -> None:
+    """From the answers that prepare has asked for: evaluate asks nothing."""
+    references = {
+        row["messages"][0]["content"]: row["messages"][1]["content"]
+        for row in map(json.loads, (job.root / "train.jsonl").read_text().splitlines())
+    }
+
+    def respond(prompt: str, _: int) -> Reply:
+        right = references[prompt]
+        return answer(right, "length") if right.endswith("metal") else answer(right)
+
+    with endpoint(respond) as server:
+        measured = taught(job, server, "measured").changed(training={"maxSteps": 2})
+        assert measured.run(Stage.PREPARE).code == ExitCode.DONE
+    assert measured.run(Stage.TRAIN).code == ExitCode.DONE
+    outcome = measured.run(Stage.EVALUATE)
+    assert outcome.code == ExitCode.DONE, outcome.log
+    metrics = {metric["name"]: metric for metric in measured.evaluation["metrics"]}
+    rows = measured.predictions
+    cut = [row for row in rows if row["reference"].endswith("metal")]
+    assert 0 < len(cut) < len(rows)
+    share = pytest.approx(1 - len(cut) / len(rows))
+    assert (metrics["exact_match"]["teacher"], metrics["rouge_l"]["teacher"]) == (share, share)
+    assert "teacher" not in metrics["loss"]
+    assert [row["teacher"] for row in rows] == [None if row in cut else row["reference"] for row in rows]
+    note = f"the teacher has no usable answer to {len(cut)} of {len(rows)} test prompts, which count as empty answers"
+    assert note in measured.evaluation["notes"]
+    assert measured.evaluation["details"]["teacher"]["tokensPerSecond"] > 0
+    page = (measured.revision / "evaluated" / "report.html").read_text()
+    assert "Prompts that are left out, because the teacher has no usable answer" in page
+    assert "the answer is cut at the limit of the endpoint" in page
+    assert "Answers that are learned" in page
+    assert '<th class="n">Teacher</th>' in page

@@ -86,7 +86,6 @@ def _evaluated(context: StageContext, origin: dict[str, str | None], files: Task
         from finetune_trainer.evaluate.previous import measured_against
         from finetune_trainer.evaluate.slices import slice_tables
         from finetune_trainer.evaluate.teacher import beside_teacher
-        from finetune_trainer.evaluate.teacher_answers import answers_notes
         from finetune_trainer.evaluate.untuned import untuned_score
         from finetune_trainer.modelling.gpus import require_gpus
         from finetune_trainer.modelling.loading import set_up
@@ -126,9 +125,9 @@ def _evaluated(context: StageContext, origin: dict[str, str | None], files: Task
     details = comparison.details | against.details | untuned | ({"harness": harness.details} if harness else {})
     slices = slice_tables(spec.evaluation.slices, open_split(prepared, SPLIT), comparison.measure)
     tables = comparison.tables | ({"slices": slices} if slices else {})
-    evaluation = _evaluation(
-        inputs, comparison, exact, metrics, slices, notes=(*against.notes, *answers_notes(details))
-    ).model_copy(update={"harness_digest": origin["harnessDigest"], "costs": costs})
+    evaluation = _evaluation(inputs, comparison, exact, metrics, slices, notes=against.notes).model_copy(
+        update={"harness_digest": origin["harnessDigest"], "costs": costs}
+    )
     _report_metrics(reporter, evaluation)
 
     reporter.progress("writing the report")
@@ -180,6 +179,7 @@ def _evaluation(
     from finetune_trainer.evaluate.pairing import digest_of
     from finetune_trainer.evaluate.power import notes_after
     from finetune_trainer.evaluate.slices import short
+    from finetune_trainer.evaluate.teacher_answers import answers_notes
 
     spec, examples = inputs.spec.evaluation, len(comparison.predictions)
     validation = read_json_if_present(inputs.trained / layout.HISTORY).get("validation", ())
@@ -191,7 +191,13 @@ def _evaluation(
         verdict=comparison.metrics[0].verdict,
         test_digest=digest_of(comparison.predictions),
         gates=check_gates(spec, metrics),
-        notes=(*notes, *notes_after(spec, comparison.metrics, examples), *overfitting(validation), *exact.notes),
+        notes=(
+            *notes,
+            *answers_notes(comparison.details),
+            *notes_after(spec, comparison.metrics, examples),
+            *overfitting(validation),
+            *exact.notes,
+        ),
         slices=short(slices, comparison.metrics[0].name),
         span_decoding=comparison.span_decoding,
         exact_base=exact.result,
