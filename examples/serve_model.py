@@ -126,8 +126,13 @@ def main(arguments: Sequence[str]) -> int:
     """Serve a model while a command runs; returns the exit code of the command."""
     directory, port, *command = arguments
     server = serve(Model(Path(directory)), int(port))
+    process = subprocess.Popen(command)
     try:
-        return subprocess.run(command, check=False).returncode
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                continue  # The command gets Ctrl-C too, and ends by itself.
     finally:
         server.shutdown()
 

@@ -302,6 +302,7 @@ class _Asking:
         )
         if len(self.sample) < _SAMPLE:
             self.sample.append(shown)
+            log.info("%s: the teacher answers %r to %r", place.source, shown.answer, shown.prompt)
         if found.suspect:
             self.suspects += 1
             if len(self.suspect) < REPORTED_ROWS:
