@@ -318,16 +318,23 @@ class StageReport(ApiModel):
     def to_termination_message(self) -> bytes:
         """The report as compact JSON of at most 4096 bytes; an error message that is too long is truncated, and the
         metrics of lm-eval that no gate names, and then slices and notes of an evaluation, are left out if there is no
-        room for them.
+        room for them, as are the last problems of the answers of a teacher.
         """
         encoded = self._encode()
+        if isinstance(self.result, PrepareResult) and (answers := self.result.responses):
+            for kept in range(len(answers.problems), -1, -1):
+                shorter = answers.model_copy(update={"problems": answers.problems[:kept]})
+                result = self.result.model_copy(update={"responses": shorter})
+                encoded = self.model_copy(update={"result": result})._encode()
+                if len(encoded) <= TERMINATION_MESSAGE_LIMIT:
+                    break
         if isinstance(self.result, EvaluateResult) and len(encoded) > TERMINATION_MESSAGE_LIMIT:
             evaluation = self.result.evaluation
             gated = {gate.metric for gate in evaluation.gates}
-            kept = tuple(one for one in evaluation.metrics if isinstance(one.name, Metric) or one.name in gated)
-            for left_out in ({"metrics": kept}, {"metrics": kept, "slices": (), "notes": ()}):
-                result = self.result.model_copy(update={"evaluation": evaluation.model_copy(update=left_out)})
-                encoded = self.model_copy(update={"result": result})._encode()
+            metrics = tuple(one for one in evaluation.metrics if isinstance(one.name, Metric) or one.name in gated)
+            for left_out in ({"metrics": metrics}, {"metrics": metrics, "slices": (), "notes": ()}):
+                evaluated = self.result.model_copy(update={"evaluation": evaluation.model_copy(update=left_out)})
+                encoded = self.model_copy(update={"result": evaluated})._encode()
                 if len(encoded) <= TERMINATION_MESSAGE_LIMIT:
                     break
         if self.error and (excess := len(encoded) - TERMINATION_MESSAGE_LIMIT) > 0:
