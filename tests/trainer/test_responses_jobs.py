@@ -12,6 +12,7 @@ import pytest
 
 from finetune_api.failures import ExitCode, Reason
 from finetune_api.stage import PrepareResult, Stage
+from finetune_trainer.evaluate.pairing import digest_of
 from tests.endpoint_server import Endpoint, Reply, answer, endpoint, error
 from tests.trainer.stages import TinyJob, instruction_job
 
@@ -118,6 +119,9 @@ def test_the_teacher_is_measured_beside_its_student(job: TinyJob) -> None:
     note = f"the teacher has no usable answer to {len(cut)} of {len(rows)} test prompts, which count as empty answers"
     assert note in measured.evaluation["notes"]
     assert measured.evaluation["details"]["teacher"]["tokensPerSecond"] > 0
+    # They are the test examples of a job without a teacher.
+    without = digest_of([{key: value for key, value in row.items() if key != "teacher"} for row in rows])
+    assert measured.evaluation["testDigest"] == without
     page = (measured.revision / "evaluated" / "report.html").read_text()
     assert "Prompts that are left out, because the teacher has no usable answer" in page
     assert "the answer is cut at the limit of the endpoint" in page
