@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.evaluation import GateResult
+from finetune_api.evaluation import Costs, GateResult, ModelCost
 from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob, FineTuneJobStatus, Phase, RevisionRecord
 from finetune_api.spec import Metric
@@ -344,3 +344,45 @@ def test_earlier_revisions_are_in_the_order_of_finetune_history() -> None:
     job = a_job(FineTuneJobStatus(revision=4, history=records))
     lines = page(of_job(job), "Pending", OnCluster("team-a", "intents"))
     assert lines[-4:] == ["earlier revisions", "r1  Superseded", "r2  Superseded", "r3  Superseded"]
+
+
+def test_a_teacher_has_a_column_and_a_line_of_size_and_speed() -> None:
+    gate = GateResult(metric=Metric.ACCURACY, not_worse=True, value=0.1, passed=True)
+    plain = an_evaluation(gate, baseline=0.5, tuned=0.6)
+    assert not any("teacher" in line for line in comparison(plain))
+    student = ModelCost(parameters=1_000, bytes=4_000, rows_per_second=20, tokens_per_second=2_000)
+    teacher = ModelCost(parameters=3_000, bytes=12_000, rows_per_second=10, tokens_per_second=1_000)
+    first, *others = plain.metrics
+    taught = plain.model_copy(
+        update={
+            "metrics": (first.model_copy(update={"teacher": 0.7}), *others),
+            "costs": Costs(student=student, teacher=teacher, device="cpu"),
+        }
+    )
+    lines = comparison(taught)
+    assert lines[0].split()[:4] == ["metric", "linear", "probe", "tuned"]
+    assert "teacher" in lines[0]
+    assert lines[2].split()[:4] == ["accuracy", "0.5000", "0.6000", "0.7000"]
+    assert lines[3].split()[3] == "–"
+    assert (
+        "student 1,000 parameters, 4.0 kB, 2,000 tokens/s; teacher 3,000 parameters, 12.0 kB, 1,000 tokens/s, on cpu; "
+        "the student closes 50% of the gap from the baseline to the teacher"
+    ) in lines
+
+
+@pytest.mark.parametrize(
+    ("baseline", "tuned", "teacher", "higher", "share"),
+    [
+        (0.5, 0.6, 0.7, True, 0.5),
+        (4.0, 3.0, 2.0, False, 0.5),
+        (0.7, 0.8, 0.6, True, None),
+        (0.5, 0.6, None, True, None),
+    ],
+)
+def test_the_gap_to_a_teacher(
+    baseline: float, tuned: float, teacher: float | None, higher: bool, share: float | None
+) -> None:
+    metric = an_evaluation(baseline=baseline, tuned=tuned).metrics[0]
+    changes = {"teacher": teacher, "higher_is_better": higher, "change": tuned - baseline}
+    found = metric.model_copy(update=changes).gap_closed
+    assert found == (None if share is None else pytest.approx(share))

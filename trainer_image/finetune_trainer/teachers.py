@@ -37,7 +37,7 @@ def fetch_teacher(teacher: ModelSpec, scratch: Path, *, weights: bool, revision:
             raise StageFailure(
                 Reason.BAD_CONFIGURATION,
                 f"{FIELD}.uri: {teacher.uri} is an adapter, and a teacher is a whole model: train the teacher with "
-                "method Full, or merge the adapter into its base model (merge_and_unload of PEFT) and save the result",
+                "method Full, or merge the adapter into its base model as docs/distillation.md shows",
             )
     try:
         return fetch_model(teacher, scratch, weights=weights, revision=revision)
