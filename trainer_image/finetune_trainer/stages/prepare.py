@@ -7,9 +7,7 @@ import logging
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -21,13 +19,13 @@ import numpy as np
 from finetune_api import layout
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.manifest import Manifest
-from finetune_api.spec import Deduplication, FineTuneJobSpec
+from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import PrepareResult, StageConfig
 from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer import storage
 from finetune_trainer.base_content import content_of
 from finetune_trainer.checkpoints.upload import complete_checkpoints
-from finetune_trainer.context import Reporter, StageContext
+from finetune_trainer.context import StageContext
 from finetune_trainer.evaluate.power import notes_before
 from finetune_trainer.harness.check import check_harness
 from finetune_trainer.manifests import TornDirectory, publish_directory, read_manifest
@@ -37,6 +35,7 @@ from finetune_trainer.modelling.tokenizer import chat_templates, save_tokenizer
 from finetune_trainer.models import read_config, read_generation_config, vocabulary_size
 from finetune_trainer.patches.transformers import fix_template_date
 from finetune_trainer.prepare.continuing import continue_from, continued_adapter, learned_before, notes_on
+from finetune_trainer.prepare.divided import divided_rows
 from finetune_trainer.prepare.family_settings import check_settings
 from finetune_trainer.prepare.inputs import Inputs, fetch_inputs
 from finetune_trainer.prepare.lengths import sequence_length
@@ -49,17 +48,15 @@ from finetune_trainer.prepare.notes import (
     truncations,
     unknown_tokens,
 )
-from finetune_trainer.prepare.problems import REPORTED_ROWS, Tally, dropped
-from finetune_trainer.prepare.programs import sandbox_for
-from finetune_trainer.prepare.read import DataSet, read_data_set
-from finetune_trainer.prepare.responses import Responses, asked_endpoint
-from finetune_trainer.prepare.slices import SliceReader, without_slices
+from finetune_trainer.prepare.problems import REPORTED_ROWS, dropped
+from finetune_trainer.prepare.read import DataSet
+from finetune_trainer.prepare.slices import without_slices
 from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding, end_notes
-from finetune_trainer.prepare.splits import SPLITS, TEST, Assignment, Selection, assign, check_processes, check_sizes
+from finetune_trainer.prepare.splits import SPLITS, TEST, Assignment, Selection, check_processes
 from finetune_trainer.prepare.spool import TableWriter, selected
 from finetune_trainer.prepare.teacher import Student, check_teacher
-from finetune_trainer.prepared import DataReport, ResponsesReport, SplitReport, positions_left
-from finetune_trainer.row_hashes import Hashes, hashes_of, write_test_rows
+from finetune_trainer.prepared import DataReport, SplitReport, positions_left
+from finetune_trainer.row_hashes import write_test_rows
 from finetune_trainer.tasks import form_of
 from finetune_trainer.tasks.base import Preparation
 
@@ -141,7 +138,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     today = datetime.now(UTC).date()
     dated = task.uses_chat_template and [one for one in chat_templates(tokenizer) if fix_template_date(one, today)]
     preparation = task.preparation(spec, tokenizer, length, config)
-    rows = _divided_rows(context, inputs, preparation, tokenizer.unk_token_id, output)
+    rows = divided_rows(context, inputs, preparation, tokenizer.unk_token_id, output)
     sets, assignment, hashes = rows.sets, rows.assignment, rows.hashes
     _check_vocabulary(sets, vocabulary, spec.model.uri)
     splits, all_labels = _write_splits(context, preparation, sets, assignment, output)
@@ -255,88 +252,6 @@ def _check_vocabulary(sets: Mapping[str, DataSet], vocabulary: int | None, model
         )
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """The rows of a job, divided into splits."""
-
-    sets: Mapping[str, DataSet]
-    assignment: Assignment
-    hashes: Mapping[str, Hashes]
-    """Of each split. Training rows with the answers of a teacher have those of the data too."""
-    notes: Sequence[str] = ()
-    responses: ResponsesReport | None = None
-
-
-def _divided_rows(
-    context: StageContext, inputs: Inputs, preparation: Preparation, unknown_id: int | None, output: Path
-) -> _Rows:
-    """Read the data, divide it into splits, and let the teacher answer, if the job has one that does.
-
-    Args:
-        context: The context of the stage.
-        inputs: The inputs of the job.
-        preparation: That of the task.
-        unknown_id: As in `read_data_set`.
-        output: Directory of the prepared data.
-    """
-    dataset, more = inputs.data.dataset, inputs.data.more
-    with ExitStack() as stack:
-        asks = asked_endpoint(context.config.spec) is not None
-        responses = stack.enter_context(Responses(context, preparation)) if asks else None
-        with sandbox_for(preparation, context):
-            sets = _read(context, inputs, preparation, unknown_id, responses)
-        assignment = assign(
-            {name: data.keys for name, data in sets.items()},
-            dataset,
-            context.config.spec.training.seed,
-            sets["train"].groups,
-        )
-        check_sizes(assignment, dataset, more)
-        hashes = {split: hashes_of(sets[one.origin].keys, one.rows) for split, one in assignment.splits.items()}
-        if responses is None:
-            return _Rows(sets, assignment, hashes)
-        if context.config.dry_run:
-            return _Rows(sets, assignment, hashes, [responses.count(assignment)])
-        answered = responses.learn(sets, assignment, output, unknown_id)
-        check_sizes(answered.assignment, dataset, "correct the teacher or the prompts")
-        hashes["train"] = np.concatenate([hashes["train"], answered.learned])
-        return _Rows(answered.sets, answered.assignment, hashes, answered.notes, answered.report)
-
-
-def _read(
-    context: StageContext,
-    inputs: Inputs,
-    preparation: Preparation,
-    unknown_id: int | None,
-    responses: Responses | None,
-) -> dict[str, DataSet]:
-    spec = context.config.spec
-    sets = {}
-    for name in inputs.data.files:
-        uri = inputs.data.address(name)
-        activity = f"reading the {name} data"
-        context.reporter.progress(activity, 0, unit="examples")
-        has_test_rows = name == (TEST if TEST in inputs.data.files else "train")
-        slices = SliceReader(spec.evaluation.slices if has_test_rows else (), uri)
-        slices.check_headers(inputs.data.files[name])
-        # Rows that no test row comes from need no answer if a teacher answers them.
-        schema_of = responses.teachable.open_schema if responses and not has_test_rows else preparation.row_schema
-        sets[name] = read_data_set(
-            inputs.data.files[name],
-            schema_of(inputs.data.files[name]),
-            preparation,
-            Tally(uri, spec.dataset.cleaning.drop_invalid),
-            context.workspace / f"{name}.spool",
-            unknown_id=unknown_id,
-            deduplicate=spec.dataset.cleaning.deduplicate is not Deduplication.NONE,
-            slices=slices,
-            on_rows=partial(_report_rows, context.reporter, activity),
-            **({"on_valid": responses.keep(name).add} if responses else {}),
-        )
-        preparation.end_data_set(uri)
-    return sets
-
-
 def _write_splits(
     context: StageContext,
     preparation: Preparation,
@@ -358,10 +273,6 @@ def _write_splits(
         splits[split] = _split_report(data, selection, dict(label_counts))
         all_labels.update(label_counts)
     return splits, all_labels
-
-
-def _report_rows(reporter: Reporter, activity: str, rows: int) -> None:
-    reporter.progress(activity, rows, unit="examples")
 
 
 def _split_report(data: DataSet, selection: Selection, label_counts: dict[str, int]) -> SplitReport:
