@@ -27,6 +27,7 @@ _MOST_BYTES = 1 << 20
 ADDRESSES = (
     ("spec", "model", "uri"),
     ("spec", "model", "adapter", "uri"),
+    ("spec", "distillation", "teacher", "uri"),
     ("spec", "dataset", "train", "uri"),
     ("spec", "dataset", "validation", "uri"),
     ("spec", "dataset", "test", "uri"),

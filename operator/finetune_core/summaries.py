@@ -137,9 +137,10 @@ def _evaluated(result: EvaluateResult) -> str:
     first = evaluation.metrics[0]
     baseline = BASELINE_NAMES[evaluation.baseline.kind]
     compared = f"against the {baseline}" if first.baseline is None else f"{baseline} {score(first.baseline)}"
+    teacher = "" if first.teacher is None else f"teacher {score(first.teacher)}, "
     return (
         f"{first.name} {score(first.tuned)}, {compared} ({first.change:+.4f}, "
-        f"{first.verdict}), "
+        f"{first.verdict}), {teacher}"
         f"on {evaluation.examples:,} {evaluation.split} examples"
     )
 

@@ -17,6 +17,7 @@ import make_inputs
 from finetune_trainer.prepare.directories import split_of
 from inputs import (
     chat,
+    classifiers,
     docstrings,
     modules,
     names,
@@ -289,6 +290,26 @@ def test_small_models_are_made_with_their_tokenizers(monkeypatch: pytest.MonkeyP
         tokens = tokenizer("Return 0", return_tensors="pt")["input_ids"]
         assert (int(tokens[0, -1]) == tokenizer.eos_token_id) == (module is small_seq2seq)
         assert model.generate(tokens, max_new_tokens=2, do_sample=False).shape[1] >= 2
+
+
+def test_a_teacher_is_trained_and_its_student_has_its_first_layers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    from tests.trainer.tiny_models import save_bert
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    encoder = tmp_path / "encoder"
+    known = save_bert(encoder).get_vocab()
+    rows = [Name("rain and snow", "weather", "a"), Name("iron and zinc", "metal", "b")] * 6
+    recipe = classifiers.Recipe(epochs=2, batch=4)
+    teacher = classifiers.trained_classifier(encoder, rows, recipe, lambda _: None)
+    model = AutoModelForSequenceClassification.from_pretrained(teacher)
+    assert model.config.id2label == {0: "metal", 1: "weather"}
+    student = classifiers.first_layers(encoder, 1, lambda _: None)
+    assert AutoConfig.from_pretrained(student).num_hidden_layers == 1
+    assert [AutoTokenizer.from_pretrained(one).get_vocab() for one in (teacher, student)] == [known, known]
 
 
 def test_muon_in_single_precision_is_torchs() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,24 @@ class TestProcesses:
         shutil.copytree(reference.revision / "checkpoints" / name, job.revision / "checkpoints" / name)
         done(job, Stage.TRAIN, attempt=2, processes=1)
         assert_same(job, reference)
+
+
+def test_a_rounded_student_learns_from_an_exact_teacher_in_half_precision(reference: TinyJob) -> None:
+    job = reference.changed(
+        model={"quantization": "NF4"},
+        training={"maxSteps": 2, "precision": "BF16"},
+        evaluation={"metrics": ["loss"]},
+        **CPU,
+    )
+    job.name = "rounded"
+    prepared(job)
+    done(job, Stage.TRAIN, Stage.EVALUATE)
+    assert min(divergences(job)) > 0
+    costs = job.evaluation["costs"]
+    assert costs["teacher"]["bytes"] == 2 * costs["teacher"]["parameters"]
+    trained = json.loads((job.revision / "trained" / "training.json").read_text())["trainableParameters"]
+    whole = json.loads((job.revision / "prepared" / "data.json").read_text())["model"]["parameters"]
+    assert costs["student"]["parameters"] == whole + trained
 
 
 def assert_same(job: TinyJob, reference: TinyJob) -> None:

@@ -14,6 +14,7 @@ from finetune_api.job import FineTuneJob
 from finetune_api.secrets import SecretRole
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer import storage
+from finetune_trainer.models import hub_token
 from finetune_trainer.storage.credentials import use_secrets
 from tests import builders
 from tests.s3 import S3Server, s3_server
@@ -82,3 +83,19 @@ def test_the_hub_token_of_the_model_secret_is_set_in_the_environment() -> None:
     use_secrets(spec(), variables(SecretRole.MODEL, {"HF_TOKEN": "of the job", "OTHER": "x"}))
     assert os.environ["HF_TOKEN"] == "of the job"
     assert "OTHER" not in os.environ
+
+
+def test_model_and_teacher_have_hub_tokens_of_their_own() -> None:
+    teacher = {"teacher": {"uri": "hf://owner/teacher", "secretRef": {"name": "other"}}}
+    document = builders.manifest(model={"uri": "hf://owner/student"}, distillation=teacher)
+    job = FineTuneJob.model_validate_json(json.dumps(document)).spec
+    of_model, of_teacher = (
+        variables(role, {"HF_TOKEN": token})
+        for role, token in ((SecretRole.MODEL, "of the model"), (SecretRole.TEACHER, "of the teacher"))
+    )
+    use_secrets(job, of_model | of_teacher)
+    assert job.distillation is not None
+    assert job.distillation.teacher.model is not None
+    assert [hub_token(one) for one in (job.model, job.distillation.teacher.model)] == ["of the model", "of the teacher"]
+    use_secrets(job, of_model)
+    assert hub_token(job.distillation.teacher.model) is None

@@ -16,7 +16,7 @@ from finetune_api.evaluation import Costs, GateResult, ModelCost
 from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob, FineTuneJobStatus, Phase, RevisionRecord
 from finetune_api.spec import Metric
-from finetune_api.stage import STAGES, Device, Stage, World
+from finetune_api.stage import STAGES, Device, EvaluateResult, Stage, StageReport, World
 from finetune_cli.local import Machine, Snapshot, StateDirectory
 from finetune_cli.local.outage import outage_after
 from finetune_cli.output import to_json
@@ -29,7 +29,9 @@ from finetune_cli.text import PlainLines
 from finetune_cli.view import View, of_job, of_run, progress_text
 from finetune_core.reconcile import plan
 from finetune_core.runs import Observed, ObservedRun
+from finetune_core.summaries import summary
 from tests.builders import (
+    DIGEST,
     NOON,
     a_checkpoint,
     a_job,
@@ -368,6 +370,15 @@ def test_a_teacher_has_a_column_and_a_line_of_size_and_speed() -> None:
         "student 1,000 parameters, 4.0 kB, 2,000 tokens/s; teacher 3,000 parameters, 12.0 kB, 1,000 tokens/s, on cpu; "
         "the student closes 50% of the gap from the baseline to the teacher"
     ) in lines
+    report = StageReport(
+        stage=Stage.EVALUATE,
+        attempt=1,
+        seconds=1,
+        result=EvaluateResult(uri="s3://adapters/evaluated", digest=DIGEST, evaluation=taught),
+    )
+    assert summary(report) == (
+        "accuracy 0.6000, linear probe 0.5000 (+0.1000, better), teacher 0.7000, on 621 test examples"
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
+from api_cases import nodes
 
 from finetune_api.job import FineTuneJob
 from finetune_api.spec import MethodType, Metric
 from finetune_cli.fields import nearest
-from finetune_cli.manifest import ManifestError, load, parse
+from finetune_cli.manifest import ADDRESSES, ManifestError, load, parse
 
 HERE = Path("/home/me/jobs")
 
@@ -101,6 +103,13 @@ class TestRelativeUris:
     def test_are_relative_to_the_manifest(self, written: str, meant: str) -> None:
         job = parsed(GOOD.replace("s3://data/intents.jsonl", written).replace("s3://adapters", written))
         assert (job.spec.dataset.train.uri, job.spec.output.uri) == (meant, meant)
+
+    def test_are_all_known(self) -> None:
+        """A field for an address that is missing from the list could not be relative."""
+        document = yaml.safe_load((Path(__file__).parents[2] / "crds/finetunejobs.finetune.dev.yaml").read_text())
+        schema = document["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+        found = {path for path, node in nodes(schema, "spec") if "file|" in node.get("pattern", "")}
+        assert found == {".".join(path) for path in ADDRESSES}
 
     def test_special_characters_in_directories_are_encoded(self) -> None:
         job = parse(GOOD.replace("s3://adapters", "file://./out"), "job.yaml", Path("/home/a b#c"))

@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from finetune_api import layout
 from finetune_api.evaluation import Costs
 from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs, PreviousModel
 from finetune_trainer.evaluate.speed import SpeedTest
 from finetune_trainer.evaluate.teacher_answers import beside_answers
+from finetune_trainer.json_files import read_json_if_present
 from finetune_trainer.methods.base import Loader
 from finetune_trainer.modelling.teacher import load_teacher
 from finetune_trainer.row_hashes import LearnedRows
@@ -53,7 +55,8 @@ def _costs(inputs: EvaluationInputs, task: TaskForm, teacher: _Loaded) -> Costs:
     speed = SpeedTest(inputs, task)
     student = speed.cost(inputs.method.tuned(inputs.load, inputs.base, inputs.trained))
     if inputs.rounding is not None:  # A number in its tensors holds several parameters.
-        student = student.model_copy(update={"parameters": inputs.data.model.parameters})
+        trained = read_json_if_present(inputs.trained / layout.TRAINING).get("trainableParameters", 0)
+        student = student.model_copy(update={"parameters": inputs.data.model.parameters + trained})
     assert inputs.teacher is not None
     measured = speed.cost(teacher.tuned(inputs.load, inputs.base, inputs.teacher.path))
     return Costs(student=student, teacher=measured, device=inputs.hardware.device.type)
