@@ -13,6 +13,7 @@ import pytest
 
 from finetune_api import layout
 from finetune_api.failures import Reason
+from finetune_api.spec import DataSource
 from finetune_trainer.context import StageContext
 from finetune_trainer.endpoint.client import Client, Patience
 from finetune_trainer.host.inputs import data_digest
@@ -23,6 +24,7 @@ from finetune_trainer.splits import open_split
 from finetune_trainer.tasks.instruction_tuning.messages import conversation
 from finetune_trainer.tasks.instruction_tuning.teaching import question, with_answer
 from tests.endpoint_server import Endpoint, Reply, answer, endpoint, error
+from tests.trainer.pair_models import save_t5
 from tests.trainer.prepare_fixtures import (
     MARKED_TEMPLATE,
     a_chat_model,
@@ -65,6 +67,7 @@ class Job:
         validation: Sequence[dict[str, Any]] | None = None,
         test: Sequence[dict[str, Any]] | None = None,
         budget: dict[str, int] | None = None,
+        training: dict[str, Any] | None = None,
         **distillation: Any,
     ) -> StageContext:
         """The context of the next revision with these rows."""
@@ -83,6 +86,7 @@ class Job:
             self._model,
             self._task,
             dataset,
+            training=training or {},
             distillation={"teacher": teacher, "mode": "Responses", **distillation},
         )
         identity = context.config.job.model_copy(
@@ -207,6 +211,31 @@ def test_rows_of_training_need_no_answer(tmp_path: Path, model: str, rows: list[
         context = Job(tmp_path, model, server).next(rows, prompts("own"), prompts("test"))
         prepared(context)
     assert learned(context) == [("one", "ONE"), ("two", "TWO")]
+
+
+@pytest.mark.parametrize(
+    ("task", "header", "missing"),
+    [(CHAT, "prompt", "prompt"), ({"type": "Summarization"}, "text", "text")],
+    ids=["prompts", "texts"],
+)
+def test_a_table_of_training_needs_no_column_with_answers(
+    tmp_path: Path, model: str, task: dict[str, Any], header: str, missing: str
+) -> None:
+    with endpoint(lambda prompt, _: answer(prompt.upper())) as server:
+        job = Job(tmp_path, model, server, task)
+        whole = [{"prompt": text, "text": text, "completion": "x", "summary": "x"} for text in ("own", "test")]
+        for name, code in ((header, 0), ("other", 1)):
+            context = job.next([], whole[:1], whole[1:])
+            table = tmp_path / "train.csv"
+            table.write_text(f"{name},number\none,1\ntwo,2\n")
+            dataset = context.config.spec.dataset.model_copy(update={"train": DataSource(uri=table.as_uri())})
+            spec = context.config.spec.model_copy(update={"dataset": dataset})
+            context = replace(context, config=context.config.model_copy(update={"spec": spec}))
+            if code:
+                assert f"column '{missing}' is missing (columns: 'other', 'number')" in refused(context).message
+            else:
+                prepared(context)
+                assert [found.splitlines()[-1] for _, found in learned(context)] == ["ONE", "TWO"]
 
 
 def test_rows_that_the_test_split_is_drawn_from_need_an_answer(tmp_path: Path, model: str) -> None:
@@ -340,16 +369,34 @@ def test_answers_that_read_like_refusals_are_learned_and_listed(tmp_path: Path, 
     assert note in result.notes
 
 
-def test_an_answer_that_is_too_long_for_the_student_is_left_out(tmp_path: Path, model: str) -> None:
-    with endpoint(lambda prompt, _: answer("long " * 500 if prompt == "b" else "Yes.", usage=False)) as server:
-        context = Job(tmp_path, model, server, {"type": "Summarization"}).next(
-            [{"text": "a"}, {"text": "b"}], [{"text": "c"}], [{"text": "d", "summary": "x"}]
+def test_a_model_with_an_encoder_learns_no_answer_that_is_too_long_for_it(tmp_path: Path) -> None:
+    texts = ["short text", "long " * 20, "no end"]
+    save_t5(tmp_path / "t5", [*texts, "a summary"])
+    with endpoint(lambda prompt, _: answer("summary " * 30 if prompt.endswith("end") else "a summary")) as server:
+        job = Job(tmp_path, (tmp_path / "t5").as_uri(), server, {"type": "Summarization"})
+        context = job.next(
+            [{"text": text} for text in texts],
+            [{"text": "a text"}],
+            [{"text": "b text", "summary": "summary"}],
+            training={"maxSequenceLength": 16},
         )
-        result, report = prepared(context)
+        _, report = prepared(context)
+    # The teacher reads the whole text, the student its beginning.
+    assert f"Summarize the text.\n\n{texts[1]}" in server.prompts()
+    assert [answer for _, answer in learned(context)] == ["a summary", "a summary"]
+    assert report.splits["train"].truncated == 1
     assert report.responses
-    assert report.responses.answers.used + report.responses.answers.left_out == 3
-    assert report.responses.estimated == 4
-    assert any("did not count the tokens of 4 answers" in note for note in result.notes)
+    assert [(row.line, row.problem[:30]) for row in report.responses.left_out] == [
+        (3, "the summary has 31 tokens, mor")
+    ]
+
+
+def test_tokens_that_the_endpoint_does_not_count_are_noted(tmp_path: Path, model: str) -> None:
+    with endpoint(lambda *_: answer("Yes.", usage=False)) as server:
+        result, report = prepared(Job(tmp_path, model, server).next(prompts("a"), prompts("b"), prompts("c")))
+    assert report.responses
+    assert report.responses.estimated == 3
+    assert any("did not count the tokens of 3 answers" in note for note in result.notes)
 
 
 def test_a_dry_run_counts_the_questions_and_asks_none(tmp_path: Path, model: str) -> None:

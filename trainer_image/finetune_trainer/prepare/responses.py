@@ -60,22 +60,14 @@ class Responses:
 
     Args:
         context: The context of the stage.
-        preparation: That of the task.
-
-    Raises:
-        StageFailure: BadConfiguration when the form of the task has no answers that a teacher can write.
+        preparation: That of the task, which is `Teachable`.
     """
 
     def __init__(self, context: StageContext, preparation: Preparation) -> None:
         endpoint, distillation = asked_endpoint(context.config.spec), context.config.spec.distillation
         assert endpoint
         assert distillation
-        if not isinstance(preparation, Teachable):
-            raise StageFailure(
-                Reason.BAD_CONFIGURATION,
-                f"distillation with mode Responses is not for {context.config.spec.task.type} with this model, which "
-                "writes no answers; use mode Logits, or a causal model",
-            )
+        assert isinstance(preparation, Teachable)  # See TaskRow.not_distilled.
         self.teachable: Teachable = preparation
         self._preparation: Preparation = preparation
         self._context = context
