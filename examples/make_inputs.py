@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'finetune-operator[examples]'"
 TRAIN_NAMES, TEST_NAMES = 3600, 600
 TRAIN_FEW_NAMES, TEST_FEW_NAMES = 1200, 1000
+WRONG_SHARE = 0.35
 STUDENT_LAYERS = 3
 TRAIN_SHARED_NAMES, TEST_SHARED_NAMES = 2400, 400
 TRAIN_DOCSTRINGS, TEST_DOCSTRINGS = 3600, 800
@@ -65,12 +66,12 @@ def multi_label(into: Path) -> None:
 
 
 def distillation(into: Path) -> None:
-    """Create the distillation example's inputs: few names with their language, MiniLM with half of its layers, and the
-    whole of it as a teacher, trained on more names.
+    """Create the distillation example's inputs: few names with labels of which many are wrong, MiniLM with half of its
+    layers, and the whole of it as a teacher, trained on more names with the right labels.
     """
     names = with_babel("names")
     train, test = names.split(names.clean(names.read_names()), TRAIN_NAMES, TEST_FEW_NAMES)
-    for side, part in (("train", train[:TRAIN_FEW_NAMES]), ("test", test)):
+    for side, part in (("train", names.mislabelled(train[:TRAIN_FEW_NAMES], WRONG_SHARE)), ("test", test)):
         rows = [{"text": name.text, "language": name.language} for name in part]
         write_jsonl(into / f"data/few-names/{side}.jsonl", rows)
     from inputs import classifiers

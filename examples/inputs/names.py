@@ -6,9 +6,10 @@ They come from Unicode CLDR through Babel, without a download.
 from __future__ import annotations
 
 import hashlib
+import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from babel import Locale
 
@@ -71,6 +72,18 @@ def split(names: Iterable[Name], train: int, test: int) -> tuple[list[Name], lis
     for name in names:
         sides[is_held_out(name.thing)].append(name)
     return sides[False][:train], sides[True][:test]
+
+
+def mislabelled(names: Iterable[Name], share: float, seed: int = 17) -> list[Name]:
+    """``names``, of which about a ``share`` have another language than theirs, as labels of hasty people do."""
+    draw = random.Random(seed)
+    languages = sorted(LANGUAGES.values())
+
+    def label(name: Name) -> str:
+        others = [language for language in languages if language != name.language]
+        return draw.choice(others) if draw.random() < share else name.language
+
+    return [replace(name, language=label(name)) for name in names]
 
 
 @dataclass(frozen=True, order=True)

@@ -47,6 +47,14 @@ def test_there_are_enough_names_in_every_language(found: list[Name]) -> None:
         assert min(counts.values()) >= at_least
 
 
+def test_a_share_of_labels_is_wrong(found: list[Name]) -> None:
+    wrong = names.mislabelled(found[:1000], 0.35)
+    assert [name.text for name in wrong] == [name.text for name in found[:1000]]
+    different = sum(name.language != right.language for name, right in zip(wrong, found, strict=False))
+    assert 300 < different < 400
+    assert wrong == names.mislabelled(found[:1000], 0.35)
+
+
 def test_no_thing_is_named_for_training_and_for_test(found: list[Name]) -> None:
     train, test = names.split(found, len(found), len(found))
     assert len(train) + len(test) == len(found)
