@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from finetune_cli import commands, job_commands, model_commands
+from finetune_cli import advise_command, commands, job_commands, model_commands
 from finetune_cli.options import Settings, TextOrJson
 from finetune_cli.output import Output, program
 
@@ -86,6 +86,7 @@ def lint(
     raise typer.Exit(execute(paths, Output(output), settings or ()))
 
 
+advise_command.register(app)
 job_commands.register(app)
 model_commands.register(app)
 

@@ -26,15 +26,8 @@ from finetune_cli.view import of_run
 
 def run(manifest: str, output: Output, fresh: bool, settings: Sequence[str] = (), dry: bool = False) -> int:
     """Run the job of a manifest, with the fields of ``--set``; ``dry`` only prepares it. Returns the exit code."""
-    try:
-        overrides = overrides_of(settings)
-        wanted = load(manifest, lambda document: overridden(document, overrides))
-    except ManifestError as error:
-        problems = error.problems
-        print_error(*map(str, problems))
-        if output is Output.JSON:
-            listed = [{"file": one.file, "line": one.line, "message": one.message} for one in problems]
-            write(to_json({"exitCode": int(ExitCode.BAD_CONFIGURATION), "errors": listed}))
+    wanted = load_or_report(manifest, output, settings)
+    if wanted is None:
         return ExitCode.BAD_CONFIGURATION
     source = manifest_path(manifest)
     try:
@@ -55,6 +48,20 @@ def run(manifest: str, output: Output, fresh: bool, settings: Sequence[str] = ()
         if output is Output.JSON:
             write(to_json({"exitCode": int(error.exit_code), "errors": [{"message": error.message}]}))
         return error.exit_code
+
+
+def load_or_report(manifest: str, output: Output, settings: Sequence[str] = ()) -> FineTuneJob | None:
+    """The job of a manifest, with the fields of ``--set``; None if it is invalid, after its problems were printed."""
+    try:
+        overrides = overrides_of(settings)
+        return load(manifest, lambda document: overridden(document, overrides))
+    except ManifestError as error:
+        problems = error.problems
+        print_error(*map(str, problems))
+        if output is Output.JSON:
+            listed = [{"file": one.file, "line": one.line, "message": one.message} for one in problems]
+            write(to_json({"exitCode": int(ExitCode.BAD_CONFIGURATION), "errors": listed}))
+        return None
 
 
 def _run(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from finetune_api.stage import Device, PrepareResult, Stage, World
-from finetune_cli.dry_run import memory_bytes, summary_lines, with_all_notes
+from finetune_cli.dry_run import summary_lines, with_all_notes
+from finetune_cli.memory import memory_bytes
 from finetune_core.summaries import summary
 from tests.builders import a_job, a_report
 

@@ -18,7 +18,7 @@ def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _exit_on_signal)
-    if sys.argv[1:2] and sys.argv[1] in ("inputs", "predict", "examine", "compare"):
+    if sys.argv[1:2] and sys.argv[1] in ("inputs", "predict", "examine", "compare", "costs", "suitability"):
         # Not stages: they do their work in this process, which the host of a stage must not do.
         sys.exit(import_module(f"finetune_trainer.{sys.argv[1]}").main(sys.argv[2:]))
     from finetune_trainer.command import main

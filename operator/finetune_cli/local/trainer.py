@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from finetune_api.failures import ExitCode
@@ -34,7 +36,11 @@ def trainer_command(command: str, extra: str = "trainer") -> tuple[str, ...]:
 
 
 def ask(
-    command: str, request: Mapping[str, Any], extra: str = "trainer", question: str | None = None
+    command: str,
+    request: Mapping[str, Any],
+    extra: str = "trainer",
+    question: str | None = None,
+    scratch: Path | None = None,
 ) -> dict[str, Any]:
     """The answer of the trainer to a request of ``finetune <command>``.
 
@@ -43,6 +49,8 @@ def ask(
         request: What it asks.
         extra: The extra that the answer needs.
         question: The command of the trainer, if it has another name.
+        scratch: Directory for its temporary files, which the caller removes even if the trainer is killed; default:
+            that of the system.
 
     Raises:
         LocalError: The trainer is not installed, or its answer is an error.
@@ -52,6 +60,7 @@ def ask(
         input=json.dumps(request).encode(),
         capture_output=True,
         check=False,
+        env=None if scratch is None else {**os.environ, "TMPDIR": str(scratch)},
     )
     try:
         answer = dict(json.loads(process.stdout))

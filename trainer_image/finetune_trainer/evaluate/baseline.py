@@ -83,13 +83,13 @@ def choose(
         return ClassifierBaseline(BaselineKind.MAJORITY_CLASS, constant, majority)
     folds = list(_folds(train, validation, seed))
     held_out = np.concatenate([held_out.labels for _, held_out in folds])
-    score, name = _score_of(held_out)
+    score, name = score_of(held_out)
     majority_score = score(_classified(np.tile(rates, (len(held_out), 1)), held_out), held_out)
     majority["majorityClass"] |= {name: majority_score}
     large = len(validation.labels) >= _MIN_VALIDATION
     best, probe_score = _best_regularisation(folds, labels, on_fit)
     details = {
-        "chosenBy": f"{_WORDS[name]} {'on the validation split' if large else 'in cross-validation'}",
+        "chosenBy": f"{WORDS[name]} {'on the validation split' if large else 'in cross-validation'}",
         **majority,
         "linearProbe": {
             "C": best,
@@ -105,7 +105,7 @@ def choose(
     return ClassifierBaseline(BaselineKind.LINEAR_PROBE, _classified(found, train.labels), details)
 
 
-_WORDS = {"accuracy": "accuracy", "microF1": "micro F1"}
+WORDS = {"accuracy": "accuracy", "microF1": "micro F1"}
 
 
 def _rates(gold: Labels, labels: int) -> Floats:
@@ -125,7 +125,7 @@ def _classified(probabilities: Floats, like: Labels) -> Classified:
     return Classified.multiple(probabilities) if like.ndim == 2 else Classified.single(probabilities)
 
 
-def _score_of(gold: Labels) -> tuple[Callable[[Classified, Labels], float], str]:
+def score_of(gold: Labels) -> tuple[Callable[[Classified, Labels], float], str]:
     """The score by which the baseline is chosen, and its name."""
     if gold.ndim == 1:
         return lambda output, gold: float(np.mean(output.predicted == gold)), "accuracy"
@@ -171,7 +171,7 @@ def _best_regularisation(
     """The C with the highest held-out score, and that score; stops after two values without improvement."""
     probes = [(_probe(fitted, labels, on_fit), held_out) for fitted, held_out in folds]
     gold = np.concatenate([held_out.labels for _, held_out in folds])
-    score, _ = _score_of(gold)
+    score, _ = score_of(gold)
     best, best_score, worse = REGULARISATION[0], -1.0, 0
     for strength in REGULARISATION:
         found = []

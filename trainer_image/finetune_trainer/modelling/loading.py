@@ -62,6 +62,7 @@ def load(
     *,
     new_head: bool = False,
     rounding: Rounding | None = None,
+    empty: bool = False,
     **settings: Any,
 ) -> LoadedModel:
     """Load a model from local safetensors files.
@@ -75,6 +76,7 @@ def load(
             randomly initialised one for the ``num_labels`` of ``settings``.
         rounding: How the linear layers are stored, if they are rounded; the model is then on that device, and whole
             also with ZeRO-3.
+        empty: Load no weights: the parameters are on the device ``meta``, and only shapes and names are of interest.
         settings: Additional arguments of ``from_pretrained``.
 
     Raises:
@@ -92,7 +94,8 @@ def load(
     )
     with unpartitioned() if rounding else nullcontext():
         try:
-            model, info = from_files(**(_rounded(rounding, from_files, dtype) if rounding else {}))
+            placed: dict[str, Any] = {"device_map": {"": "meta"}} if empty else {}
+            model, info = from_files(**(_rounded(rounding, from_files, dtype) if rounding else placed))
         except (torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:  # transformers does not check the values of config.json, which may fail in any way.
@@ -123,7 +126,7 @@ def _random(info: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
 
 
-def attention_settings(handling: ModelHandling) -> dict[str, str]:
+def attention_settings(handling: ModelHandling) -> dict[str, Any]:
     """The arguments of ``from_pretrained`` for the attention implementation that was tested."""
     return {} if handling.attention is None else {"attn_implementation": handling.attention}
 

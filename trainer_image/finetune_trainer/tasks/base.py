@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from finetune_api.spec import FineTuneJobSpec
     from finetune_trainer.endpoint.messages import Question
     from finetune_trainer.evaluate.answer_scoring import AnswerForm
+    from finetune_trainer.evaluate.base_score import BaseScore
     from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
@@ -311,6 +312,18 @@ class Teachable(Protocol):
 
         Raises:
             BadRow: It is no answer to learn.
+        """
+
+
+@runtime_checkable
+class ScoresBase(Protocol):
+    """A `TaskForm` that measures a base model in its own way, not by its loss."""
+
+    def base_score(self, inputs: EvaluationInputs) -> BaseScore:
+        """How well the base model suits the task, measured on the test split without a tuned model.
+
+        Raises:
+            StageFailure: As `TaskForm.compare`.
         """
 
 

@@ -88,10 +88,11 @@ def accelerate(
     """
     found = Acceleration()
     partitioned = spec.distributed.zero.stage == 3
-    if device.type == "cuda" and precision is not Precision.FP32:
+    on_gpu = device.type == "cuda"
+    if on_gpu and precision is not Precision.FP32:
         if report.handling.packing and packed_attention.supported():
             found.attention = _packed()
-        if own_loss and isinstance(task, DecoderForm) and not partitioned:
+        if own_loss and may_fuse_loss(spec, task, precision, on_gpu=on_gpu):
             found.loss = _or_none("the fused loss", lambda: _fused_loss(model, device, dtype_of(precision)))
         if not spec.training.compile and not partitioned:  # The compiler fuses norms by itself.
             norms = _or_none("fused norms", lambda: fuse_norms(model, liger_norm(), device, dtype_of(precision)))
@@ -99,6 +100,12 @@ def accelerate(
     if spec.training.compile:
         found.compiled = compile_layers(model)
     return found
+
+
+def may_fuse_loss(spec: FineTuneJobSpec, task: TaskForm, precision: Precision, *, on_gpu: bool) -> bool:
+    """Whether the loss of the task may be computed from hidden states, if the model and the kernel allow it."""
+    reduced = on_gpu and precision is not Precision.FP32
+    return reduced and isinstance(task, DecoderForm) and spec.distributed.zero.stage < 3
 
 
 def recompute_if_needed(trainer: FineTuneTrainer, spec: FineTuneJobSpec, hardware: Hardware, *, tries: bool) -> bool:

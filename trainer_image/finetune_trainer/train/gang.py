@@ -35,6 +35,7 @@ from finetune_trainer.train.callbacks import (
     FlowCallback,
     ReportCallback,
     best_validation,
+    peak_memory,
     validation_losses,
 )
 from finetune_trainer.train.compiling import require_compiler
@@ -235,6 +236,7 @@ def _details(
         "finished": datetime.now(UTC).date().isoformat(),
         "batch": {"perDevice": plan.sizes.per_device, "accumulation": plan.sizes.accumulation},
         "seed": config.spec.training.seed,
+        "peakMemoryBytes": peak_memory(),
         "weightsOfStep": state.global_step if best is None else best,
         "versions": library_versions(),
     }

@@ -68,7 +68,7 @@ def load_model(
     model.config.use_cache = False
     if not model_class.drops_out:
         without_dropout(model)
-    head = _head(model, task, loaded.random)
+    head = trained_head(model, task, loaded.random)
     attachment = Attachment(
         spec,
         task.adapter_task,
@@ -93,7 +93,7 @@ def without_dropout(model: torch.nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
-def _head(model: PreTrainedModel, task: TaskForm, random: Iterable[str]) -> tuple[str, ...]:
+def trained_head(model: PreTrainedModel, task: TaskForm, random: Iterable[str]) -> tuple[str, ...]:
     """Names of the modules to train fully and store with an adapter: the task head, and modules with randomly
     initialised parameters, without those that are part of another one.
     """

@@ -11,6 +11,7 @@ from transformers import AutoModel
 
 from finetune_api.evaluation import BaselineKind, MetricResult, SpanDecoding
 from finetune_api.spec import Metric
+from finetune_trainer.evaluate.base_score import BaseScore
 from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter
 from finetune_trainer.evaluate.intervals import ratio_interval
 from finetune_trainer.evaluate.linear_probe import Features
@@ -62,6 +63,23 @@ def compare(inputs: EvaluationInputs) -> Comparison:
     )
     rows = comparing.rows(baseline.test, tuned.test)
     return Comparison(baseline.kind, baseline.details, results, measure, rows, span_decoding=decoding)
+
+
+def base_score(inputs: EvaluationInputs) -> BaseScore:
+    """The SQuAD F1 of the base model's span head, of a linear one on the frozen model, or of no answer.
+
+    Raises:
+        StageFailure: As `compare`.
+    """
+    found = _Comparing(inputs).baseline()
+    return BaseScore(f"SQuAD F1 of the {_BASELINES[found.kind]}", float(found.test.scores.f1.mean()), True)
+
+
+_BASELINES = {
+    BaselineKind.BASE_MODEL: "base model",
+    BaselineKind.LINEAR_PROBE: "linear probe",
+    BaselineKind.NO_ANSWER: "answer 'none'",
+}
 
 
 class _Comparing:

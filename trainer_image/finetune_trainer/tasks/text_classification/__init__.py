@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from finetune_api.spec import FineTuneJobSpec
+    from finetune_trainer.evaluate.base_score import BaseScore
     from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
@@ -122,6 +123,11 @@ class TextClassification(FormDefaults):
         from finetune_trainer.tasks.text_classification.evaluation import compare
 
         return compare(inputs)
+
+    def base_score(self, inputs: EvaluationInputs) -> BaseScore:
+        from finetune_trainer.tasks.text_classification.evaluation import base_score
+
+        return base_score(inputs)
 
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         from finetune_trainer.tasks.text_classification.prediction import predict

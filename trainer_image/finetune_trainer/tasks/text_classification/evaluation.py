@@ -12,6 +12,7 @@ from transformers import AutoModel
 
 from finetune_api.evaluation import BaselineKind, MetricResult
 from finetune_trainer.evaluate import baseline as baselines
+from finetune_trainer.evaluate.base_score import BaseScore
 from finetune_trainer.evaluate.baseline import Labelled
 from finetune_trainer.evaluate.classification import Classified, compared
 from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter
@@ -56,6 +57,20 @@ def compare(inputs: EvaluationInputs) -> Comparison:
     predictions = prediction_rows(test, data, gold, chosen.output, tuned)
     tables = {"labels": label_table(data, gold, chosen.output, tuned)}
     return Comparison(chosen.kind, _named(chosen.details, data.labels), results, measure, predictions, tables=tables)
+
+
+def base_score(inputs: EvaluationInputs) -> BaseScore:
+    """The score of a linear probe on the frozen base model, or of the majority class, on the test split.
+
+    Raises:
+        StageFailure: As `compare`.
+    """
+    test = open_split(inputs.prepared, SPLIT)
+    chosen = _baseline(inputs, test)
+    gold = _labels(test, inputs.data)
+    score, name = baselines.score_of(gold)
+    kind = "linear probe" if chosen.kind is BaselineKind.LINEAR_PROBE else "majority class"
+    return BaseScore(f"{baselines.WORDS[name]} of the {kind}", score(chosen.output, gold), higher_is_better=True)
 
 
 def _named(details: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -1,0 +1,124 @@
+"""What the trainer says that methods cost, compared with what training and models of the same size really need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import AutoModelForCausalLM
+
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.stage import Stage, TrainResult
+from finetune_trainer.costs import Request, costs
+from finetune_trainer.prepared import read_report
+from finetune_trainer.splits import open_split
+from finetune_trainer.tasks import form_of
+from finetune_trainer.train.batches import EpochBatches
+from finetune_trainer.train.settings import plan_training
+from tests.trainer.conftest import prepared
+from tests.trainer.preference_fixtures import preference_job
+from tests.trainer.stages import TinyJob
+
+METHODS = ("Full", "LoRA", "IA3", "PromptTuning", "PrefixTuning", "PTuning")
+
+
+def answer(job: TinyJob, scratch: Path, *specs: Mapping[str, Any], **request: Any) -> dict[str, Any]:
+    """The answer of the trainer for the job with parts of its spec replaced."""
+    document = {
+        "prepared": (job.revision / "prepared").as_uri(),
+        "specs": [{**job.spec, **spec} for spec in specs],
+        "world": {"workers": 1, "processesPerWorker": 1, "device": "cpu"},
+        **request,
+    }
+    return costs(Request.model_validate_json(json.dumps(document)), scratch)
+
+
+def test_trained_parameters_are_those_of_training(classification: TinyJob, tmp_path: Path) -> None:
+    found = answer(classification, tmp_path, *({"method": {"type": method}} for method in METHODS))["candidates"]
+    assert len({one["trained"] for one in found}) == len(METHODS)
+    job = classification.named("costs", method={"type": "PTuning"}, training={"maxSteps": 1})
+    outcome = job.run(Stage.TRAIN)
+    assert isinstance(outcome.report.result, TrainResult), outcome.log
+    assert outcome.report.result.trainable_parameters == found[-1]["trained"]
+    training = json.loads((job.revision / "trained" / "training.json").read_text())
+    assert training["peakMemoryBytes"] > 0
+
+
+def test_activations_are_those_that_a_real_model_keeps(instruction: TinyJob, tmp_path: Path) -> None:
+    found = answer(instruction, tmp_path, {"method": {"type": "Full"}})["candidates"][0]
+    spec = FineTuneJobSpec.model_validate_json(json.dumps({**instruction.spec, "method": {"type": "Full"}}))
+    directory = instruction.revision / "prepared"
+    report = read_report(directory)
+    form = form_of(spec.task.type, report.family)
+    data = form.dataset(open_split(directory, "train"), spec, report)
+    plan = plan_training(spec, len(data), 1, report.handling.batching)
+    rows = next(iter(EpochBatches(data.lengths, plan.sizes, 0, spec.training.seed)))
+    model: Any = AutoModelForCausalLM.from_pretrained(instruction.root / "base").train()
+    model.config.use_cache = False
+    batch = form.collator(report.padding, model)([data[row] for row in rows])
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        labels = batch.pop("labels")
+        logits = model(**batch).logits
+        form.loss(logits, labels, torch.tensor(1))
+    needed = sum(storage.nbytes() for storage in kept.values()) + 4 * logits.numel()
+    assert found["activationBytes"] == pytest.approx(needed, rel=0.05)
+    assert found["recomputedBytes"] < found["activationBytes"]
+    assert found["rows"] == plan.sizes.per_device
+
+
+def test_gpus_by_name_use_bf16_and_no_logits(instruction: TinyJob, tmp_path: Path) -> None:
+    full = {"method": {"type": "Full"}}
+    on_gpu = {"world": {"workers": 1, "processesPerWorker": 1, "device": "gpu"}}
+    new = answer(instruction, tmp_path, full, bf16=True, **on_gpu)
+    old = answer(instruction, tmp_path / "old", full, bf16=False, **on_gpu)
+    assert [one["candidates"][0]["precision"] for one in (new, old)] == ["BF16", "FP32"]
+    assert new["candidates"][0]["activationBytes"] < old["candidates"][0]["activationBytes"] / 1.5
+    assert (new["memoryBytes"], new["programBytes"]) == (None, 0)
+    cpu = answer(instruction, tmp_path / "cpu", full)
+    assert cpu["programBytes"] > 1 << 27
+    assert cpu["memoryBytes"] > 1 << 27
+    assert 0 < cpu["data"]["learnedTokens"] < 2392
+
+
+def test_what_does_not_fit_the_model_is_said(classification: TinyJob, tmp_path: Path) -> None:
+    found = answer(
+        classification,
+        tmp_path,
+        {"method": {"type": "LoRA", "lora": {"targetModules": ["nothing"]}}},
+        {"method": {"type": "LoRA"}, "model": {**classification.spec["model"], "quantization": "NF4"}},
+    )["candidates"]
+    assert "nothing" in found[0]["error"]
+    assert found[1]["rounded"] > 0
+
+
+def test_pairs_of_answers_have_costs(tmp_path: Path) -> None:
+    job = prepared(preference_job(tmp_path / "job", "DPO"))
+    found = answer(job, tmp_path / "scratch", {})
+    assert found["candidates"][0]["activationBytes"] > 0
+    assert found["data"]["learnedTokens"] > 0
+
+
+def test_weights_that_are_not_here_leave_the_head_of_the_task(classification: TinyJob, tmp_path: Path) -> None:
+    from finetune_trainer.train.shapes import head_of
+
+    directory = classification.revision / "prepared"
+    report = read_report(directory)
+    spec = FineTuneJobSpec.model_validate_json(json.dumps(classification.spec))
+    form = form_of(spec.task.type, report.family)
+    base = classification.root / "base"
+    (tmp_path / "config.json").write_bytes((base / "config.json").read_bytes())
+    assert set(head_of(tmp_path, spec, report, form)) == set(head_of(base, spec, report, form))

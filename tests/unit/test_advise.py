@@ -1,0 +1,422 @@
+"""``finetune advise``: the methods that rules allow, their memory, the order, and what is printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from finetune_api.stage import Device, Stage, TrainResult, World
+from finetune_api.tables.gpus import Gpu
+from finetune_api.tables.methods import MethodType, Quantization
+from finetune_cli.advise.advise import stops_as_interrupt
+from finetune_cli.advise.candidates import TRAINED, Candidate, candidates
+from finetune_cli.advise.costs import Cost, Costs, DataFacts, cost_of
+from finetune_cli.advise.earlier import with_earlier
+from finetune_cli.advise.hardware import Hardware, named, shape_of, this_machine
+from finetune_cli.advise.models import ModelScore, addresses, best_first, measured
+from finetune_cli.advise.recommend import Trial, bits_of, ordered, recommended
+from finetune_cli.advise.report import WIDTH, Advice, document, lines, manifest_lines
+from finetune_cli.advise.tries import STEPS, trial_job
+from finetune_cli.local import Machine, StateDirectory
+from finetune_cli.local.jobs import LocalJob
+from finetune_cli.main import app
+from finetune_core.runs import RunId, StageRun
+from tests.builders import a_job, a_report, an_identity, manifest
+
+GIB = 1 << 30
+GPU = World(workers=1, processes_per_worker=2, device=Device.GPU)
+FACTS = DataFacts(3249, 23_620, 23_620, 12, "encoder", 25)
+CLASSES = {"type": "TextClassification"}
+RAW = {
+    "parameters": 1_000_000_000,
+    "rounded": None,
+    "trained": 10_000_000,
+    "activationBytes": 8 * GIB,
+    "recomputedBytes": 2 * GIB,
+    "precision": "BF16",
+    "rows": 8,
+    "steps": 300,
+    "tokens": 60_000,
+}
+
+
+def advise(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["advise", *arguments])
+
+
+def by_name(found: list[Candidate]) -> dict[str, Candidate]:
+    return {one.name: one for one in found}
+
+
+def cost(method: str, raw: dict[str, Any] | None = None, limit: float | None = None, **spec: Any) -> Cost:
+    """The cost of a method on two GPUs with ``limit`` GiB each."""
+    quantization = spec.pop("quantization", "None")
+    job = a_job(method={"type": method}, model={"uri": "hf://o/m", "quantization": quantization}, **spec)
+    candidate = Candidate(MethodType(method), Quantization(quantization), job.spec)
+    bytes_ = None if limit is None else round(limit * GIB)
+    return cost_of(candidate, job.spec, {**RAW, **(raw or {})}, world=GPU, limit=bytes_, program=0)
+
+
+def known(*trained: tuple[str, int], facts: DataFacts = FACTS) -> Costs:
+    return Costs(facts, 16 * GIB, tuple(cost(method, {"trained": count}) for method, count in trained))
+
+
+class TestCandidates:
+    def test_every_method_with_every_way_to_store_the_base_model_the_rules_say_why_not(self) -> None:
+        found = by_name(candidates(a_job(task=CLASSES).spec, {}))
+        assert len(found) == len(TRAINED) * len(Quantization)
+        assert found["LoRA + NF4"].spec is not None
+        assert found["LoRA + NF4"].spec.model.quantization is Quantization.NF4
+        assert found["Full + NF4"].spec is None
+        assert found["Full + NF4"].refusal.startswith("model.quantization cannot be combined with method Full, which")
+
+    def test_other_fields_are_those_of_the_manifest_and_settings_those_of_their_method(self) -> None:
+        lora = {"type": "LoRA", "lora": {"rank": 4}}
+        spec = a_job(task=CLASSES, method=lora, training={"epochs": 2}, suspend=True).spec
+        found = by_name(candidates(spec, {"workers": 1, "gpusPerWorker": 8}))
+        kept, other = found["LoRA"].spec, found["IA3"].spec
+        assert kept is not None
+        assert other is not None
+        assert kept.method.lora.rank == 4  # type: ignore[attr-defined]
+        assert "lora" not in other.method.model_fields_set
+        assert (other.training.epochs, other.distributed.gpus_per_worker, other.suspend) == (2, 8, False)
+
+    def test_a_teacher_excludes_methods_and_is_not_asked(self) -> None:
+        spec = a_job(task=CLASSES, distillation={"teacher": {"uri": "hf://o/large"}}).spec
+        found = by_name(candidates(spec, {}))
+        assert found["IA3"].spec is None
+        lora = found["LoRA"].spec
+        assert lora is not None
+        assert lora.distillation is None
+
+    def test_a_quantization_of_the_manifest_is_kept(self) -> None:
+        spec = a_job(model={"uri": "hf://o/m", "quantization": "NF4"}).spec
+        assert {one.quantization for one in candidates(spec, {})} == {Quantization.NF4}
+
+    def test_a_setting_of_the_manifest_excludes_methods(self) -> None:
+        spec = a_job(task={"type": "InstructionTuning"}, training={"packing": True}).spec
+        refused = by_name(candidates(spec, {}))["PTuning"]
+        assert refused.spec is None
+        assert "training.packing cannot be combined" in refused.refusal
+
+
+class TestHardware:
+    @pytest.mark.parametrize(
+        ("text", "gpu", "count"),
+        [("H100x8", Gpu.H100, 8), ("h100", Gpu.H100, 1), ("A100-80GB x 4", Gpu.A100_80, 4), ("T4x3", Gpu.T4, 2)],
+    )
+    def test_names_and_as_many_as_divide_the_batch(self, text: str, gpu: Gpu, count: int) -> None:
+        found = named(text, a_job(training={"batchSize": 32}).spec)
+        assert (found.gpu, found.world.size) == (gpu, count)
+
+    @pytest.mark.parametrize("text", ["H10x8", "x8", "H100x0", "H100x2000", ""])
+    def test_what_is_no_gpu_is_refused(self, text: str) -> None:
+        with pytest.raises(ValueError, match="GPU"):
+            named(text, a_job().spec)
+
+    def test_many_gpus_are_workers_of_eight(self) -> None:
+        found = named("H100x40", a_job(training={"batchSize": 80}).spec)
+        assert found.distributed == {"workers": 5, "gpusPerWorker": 8}
+        assert named("H100x20", a_job(training={"batchSize": 20}).spec).world.size == 10
+        assert shape_of(20) == {}
+
+    def test_this_machine_decides_no_field(self) -> None:
+        found = this_machine(a_job(distributed={"workers": 4}).spec, Machine(gpus=0, cores=2))
+        assert (found.world.size, found.distributed, found.in_words) == (2, {}, "2 CPU processes of this machine")
+
+
+class TestMemory:
+    def test_adapter_adds_its_gradients_and_optimizer_state(self) -> None:
+        found = cost("LoRA", distributed={"zero": {"stage": 0}})
+        assert found.memory == 2 * 10**9 + 10**7 * (2 + 2 + 12) + 8 * GIB
+        assert found.fits
+
+    def test_recomputes_before_it_takes_fewer_rows(self) -> None:
+        fits, recomputed, fewer, too_large = (cost("LoRA", limit=limit) for limit in (16.0, 6.0, 3.5, 2.0))
+        assert (fits.recomputes, fits.rows) == (False, None)
+        assert (recomputed.recomputes, recomputed.rows) == (True, None)
+        assert (fewer.recomputes, fewer.rows) == (True, 4)
+        assert too_large.problem.startswith("it needs about 2.4 GB of memory in each process, which has 2.1 GB")
+
+    def test_rows_and_recomputing_of_the_manifest_are_kept(self) -> None:
+        assert not cost("LoRA", limit=3.5, training={"maxBatchSizePerDevice": 8}).fits
+        never = cost("LoRA", limit=6.0, training={"activationCheckpointing": False})
+        assert (never.recomputes, never.rows) == (False, 2)
+        always = cost("LoRA", training={"activationCheckpointing": True})
+        assert always.memory is not None
+        assert always.memory < 5 * GIB
+
+    def test_stage_3_is_named_where_it_would_be_enough(self) -> None:
+        full = cost("Full", {"trained": 10**9}, limit=9.0)
+        assert "with distributed.zero.stage 3 it would need about" in full.problem
+        assert "stage 3" not in cost("PTuning", limit=2.0).problem
+
+    def test_unknown_activations_are_said(self) -> None:
+        found = cost("LoRA", {"activationBytes": None, "recomputedBytes": None}, limit=16)
+        assert (found.memory, found.fits) == (None, True)
+        costs = Costs(FACTS, None, (found,))
+        assert "cannot be estimated" in recommended(costs, a_job(task=CLASSES).spec).reasons[1]
+        assert not cost("Full", {"activationBytes": None}, limit=2).fits
+
+    def test_error_of_the_trainer_is_the_reason(self) -> None:
+        assert cost("LoRA", {"error": "no linear layers"}).problem == "no linear layers"
+
+
+class TestRecommendation:
+    spec = a_job(task=CLASSES).spec
+
+    def test_of_equally_accurate_methods_the_one_that_trains_less(self) -> None:
+        costs = known(("PTuning", 600_000), ("Full", 22_700_000), ("LoRA", 816_012), ("IA3", 168_588))
+        assert [str(one.candidate.method) for one in ordered(costs, self.spec)] == ["LoRA", "Full", "IA3", "PTuning"]
+        reasons = recommended(costs, self.spec).reasons
+        assert reasons[0].startswith(
+            "Use LoRA: it trains 816,012 parameters, 0.0816 % of the model, and had an accuracy"
+        )
+        assert "0.710 on the quickstart, where Full, which trains 22,700,000, reached 0.712." in reasons[0]
+        assert "The 3,249 training rows with 12 labels hold at most 11.6 kbit, its parameters can store" in reasons[1]
+
+    def test_of_more_text_than_an_adapter_stores_the_whole_model_learns(self) -> None:
+        text = a_job(task={"type": "LanguageModeling"}).spec
+        facts = replace(FACTS, labels=None, family="causal", learned_tokens=5_000_000)
+        costs = known(("LoRA", 816_012), ("Full", 22_700_000), facts=facts)
+        found = recommended(costs, text)
+        assert found.choice is not None
+        assert found.choice.candidate.method is MethodType.FULL
+        assert "5,000,000 learned tokens hold at most 5.0 Mbit" in found.reasons[1]
+        assert "(those of LoRA 1.6 Mbit)" in found.reasons[1]
+
+    def test_rounding_comes_last_unless_the_exact_model_does_not_fit(self) -> None:
+        rounded = cost("LoRA", quantization="NF4")
+        exact, ia3 = cost("LoRA"), cost("IA3")
+        names = [one.candidate.name for one in ordered(Costs(FACTS, None, (rounded, exact, ia3)), self.spec)]
+        assert names == ["LoRA", "IA3", "LoRA + NF4"]
+        no_room = replace(exact, problem="too large")
+        names = [one.candidate.name for one in ordered(Costs(FACTS, None, (rounded, no_room, ia3)), self.spec)]
+        assert names == ["LoRA + NF4", "IA3"]
+
+    def test_after_trials_the_lowest_loss_decides_unless_it_is_equal(self) -> None:
+        costs = known(("LoRA", 816_012), ("Full", 22_700_000))
+
+        def reached(lora: float | None, full: float | None) -> tuple[str, str]:
+            trials = [Trial(name, 50, loss, 20.0, 500.0, GIB, 1) for name, loss in (("LoRA", lora), ("Full", full))]
+            found = recommended(costs, self.spec, trials)
+            assert found.choice is not None
+            return found.choice.candidate.name, found.reasons[0]
+
+        assert reached(1.7, 1.2)[0] == "Full"
+        name, why = reached(1.701, 1.7)
+        assert name == "LoRA"
+        assert "it is within 2% of the lowest and trains 816,012 parameters" in why
+        assert reached(None, 1.7)[0] == "Full"
+        assert "on the quickstart" in reached(None, None)[1]
+
+    def test_nothing_fits(self) -> None:
+        costs = Costs(FACTS, GIB, (cost("LoRA", {"error": "no"}),))
+        assert recommended(costs, self.spec).choice is None
+
+    @pytest.mark.parametrize(
+        ("task", "changes", "bits"),
+        [
+            (CLASSES, {"labels": 2}, 3249),
+            ({**CLASSES, "multiLabel": True}, {}, 3249 * 12),
+            ({"type": "QuestionAnswering"}, {"labels": None, "longest": 256}, 3249 * 16),
+            ({"type": "PreferenceTuning"}, {"labels": None, "family": "causal"}, 3249),
+            ({"type": "InstructionTuning"}, {"labels": None, "family": "causal", "learned_tokens": 700}, 700),
+        ],
+    )
+    def test_what_there_is_to_learn(self, task: dict[str, Any], changes: dict[str, Any], bits: float) -> None:
+        assert bits_of(replace(FACTS, **changes), a_job(task=task).spec) == bits
+
+
+class TestReport:
+    spec = a_job(task=CLASSES, training={"learningRate": 1e-3}).spec
+
+    def advice(self, **changes: Any) -> Advice:
+        costs = known(("LoRA", 816_012), ("Full", 22_700_000), ("IA3", 168_588))
+        costs = replace(costs, found=(*costs.found, cost("PTuning", limit=1.0)))
+        advice = Advice(
+            self.spec,
+            "job.yaml",
+            Hardware(GPU, Gpu.L4),
+            candidates(self.spec, {}),
+            costs,
+            recommended(costs, self.spec),
+        )
+        return replace(advice, **changes)
+
+    def test_fits_a_terminal_and_names_what_to_write(self) -> None:
+        trials = [
+            Trial("LoRA", 50, 1.7, 20.0, 500.0, GIB, 816_012),
+            Trial("Full", 50, None, 0.0, 0.0, None, 0, "the loss became nan"),
+        ]
+        models = [
+            ModelScore("hf://a/" + "long" * 20, "accuracy of the linear probe", 0.6, True, 200, 10**9, 65.0),
+            ModelScore("hf://b/c", "accuracy of the linear probe", 0.7, True, 200, 10**6, 5.0),
+            ModelScore("hf://d/e", problem="not found " * 20),
+        ]
+        advice = self.advice(trials=trials, models=models)
+        costs = replace(advice.costs, found=tuple(one.with_throughput(500, "tried") for one in advice.costs.found))
+        found = lines(replace(advice, costs=costs))
+        assert max(map(len, found)) <= WIDTH
+        assert [line.split()[0] for line in found if "recommended" in line] == ["LoRA"]
+        text = "\n".join(found)
+        assert "All methods get the manifest's training.learningRate 0.001" in text
+        assert "2m00s (tried)" in text
+        assert "Full: the loss became nan" in text
+        assert "Best on these rows: b/c with 0.7, before …/" in text
+        assert "PTuning: it needs about" in text
+        assert found[-2:] == ["  method: {type: LoRA}", "  distributed: {workers: 1, gpusPerWorker: 2}"]
+
+    def test_json_has_the_same_figures(self) -> None:
+        advice = self.advice(models=[ModelScore("hf://b/c", "bits per byte, zero-shot", 1.5, False, 200, 10**6, 5.0)])
+        found = json.loads(json.dumps(document(advice)))
+        assert found["recommendation"]["method"] == "LoRA"
+        assert found["recommendation"]["manifest"] == manifest_lines(advice)
+        lora = found["methods"][0]
+        assert (lora["rank"], lora["trainedParameters"], lora["memoryBytes"]) == (
+            1,
+            816_012,
+            advice.costs.found[0].memory,
+        )
+        assert [one["rank"] for one in found["methods"] if not one["fits"]] == [None]
+        assert {"method": "Full", "quantization": "NF4"}.items() <= found["refused"][0].items()
+        assert found["models"][0]["value"] == 1.5
+
+    def test_a_teacher_is_said_to_come_on_top(self) -> None:
+        spec = a_job(task=CLASSES, distillation={"teacher": {"uri": "hf://o/large"}}).spec
+        assert "its memory and its time come on top" in "\n".join(lines(self.advice(spec=spec)))
+
+    def test_what_the_manifest_has_is_not_repeated(self) -> None:
+        spec = a_job(task=CLASSES, method={"type": "LoRA"}).spec
+        advice = replace(self.advice(), spec=spec, hardware=Hardware(GPU))
+        assert lines(advice)[-1] == "job.yaml says so already."
+
+    def test_rounding_and_smaller_micro_batches_are_written(self) -> None:
+        choice = replace(cost("LoRA", quantization="NF4"), rows=2)
+        costs = Costs(FACTS, None, (choice,))
+        advice = self.advice(costs=costs, recommendation=recommended(costs, self.spec))
+        assert "  model: {quantization: NF4}  # beside the uri" in lines(advice)
+        assert "  training: {maxBatchSizePerDevice: 2}" in lines(advice)
+
+    def test_without_a_method_or_a_model(self) -> None:
+        costs = Costs(FACTS, GIB, ())
+        advice = self.advice(costs=costs, recommendation=recommended(costs, self.spec))
+        advice = replace(advice, models=[ModelScore("hf://d/e", problem="not found")])
+        found = lines(advice)
+        assert "No method fits." in found
+        assert found[-1] == "No method fits; the reasons are above."
+
+
+class TestModels:
+    def test_the_best_first_and_failures_last(self) -> None:
+        bits = [
+            ModelScore(name, "bits per byte", value, False) for name, value in (("a", 2.0), ("b", 1.0), ("c", None))
+        ]
+        assert [one.uri for one in best_first(bits)] == ["b", "a", "c"]
+        shares = [ModelScore(name, "accuracy", value) for name, value in (("a", 0.2), ("b", 0.4))]
+        assert [one.uri for one in best_first([*bits[2:], *shares, bits[0]])] == ["b", "a", "a", "c"]
+
+    def test_paths_become_addresses_and_each_is_measured_once(self, tmp_path: Path) -> None:
+        given = ["hf://a/b, " + str(tmp_path / "x" / ".." / "y"), "hf://a/b,"]
+        assert addresses(given) == ["hf://a/b", (tmp_path / "y").as_uri()]
+
+    def test_an_address_that_is_none_is_a_row_with_its_reason(self, tmp_path: Path) -> None:
+        found = measured(a_job(), "ftp://a/b", tmp_path / "model")
+        assert found.value is None
+        assert found.problem.startswith("model.uri is 'ftp://a/b'; a URI starts with")
+
+
+class TestEarlier:
+    def ran(self, root: Path, speed: float, revision: int, world: World = GPU, **spec: Any) -> LocalJob:
+        """The job as it ran on this machine, with a train stage in ``revision``."""
+        job = a_job(task=CLASSES, model={"uri": "hf://o/m"}, **spec)
+        state = StateDirectory(root)
+        run = StageRun(RunId(revision, Stage.TRAIN, 1), an_identity(revision=revision), world, job.spec)
+        directory = state.run(run.id)
+        directory.path.mkdir(parents=True)
+        config = run.config(workspace="/workspace", termination_message_path="/t", port=1, main_port=2)
+        directory.config.write_text(config.model_dump_json(exclude_none=True))
+        report = a_report(Stage.TRAIN)
+        assert isinstance(report.result, TrainResult)
+        result = report.result.model_copy(update={"tokens_per_second": speed})
+        directory.termination.write_bytes(report.model_copy(update={"result": result}).to_termination_message())
+        return LocalJob(state, job, "job.yaml", running=False)
+
+    def test_the_last_revision_that_trained_in_the_same_way_says_the_time(self, tmp_path: Path) -> None:
+        self.ran(tmp_path, 100.0, 1)
+        self.ran(tmp_path, 500.0, 2)
+        local = self.ran(tmp_path, 900.0, 3, method={"type": "IA3"})
+        found = {one.candidate.name: one for one in with_earlier([*known(("LoRA", 1), ("Full", 1)).found], local, GPU)}
+        assert (found["LoRA"].seconds, found["LoRA"].measured_in) == (60_000 / 500, "revision 2")
+        assert found["Full"].seconds is None
+
+    def test_other_settings_or_hardware_say_nothing(self, tmp_path: Path) -> None:
+        costs = [*known(("LoRA", 1)).found]
+        other = World(workers=1, processes_per_worker=1, device=Device.CPU)
+        assert with_earlier(costs, None, GPU) == costs
+        assert with_earlier(costs, self.ran(tmp_path / "a", 100.0, 1, other), GPU) == costs
+        assert with_earlier(costs, self.ran(tmp_path / "b", 100.0, 1, training={"batchSize": 64}), GPU) == costs
+        broken = self.ran(tmp_path / "c", 100.0, 1)
+        broken.state.run(RunId(1, Stage.TRAIN, 1)).config.write_text("{}")
+        assert with_earlier(costs, broken, GPU) == costs
+
+
+def test_sigterm_ends_the_command_as_ctrl_c_does() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), stops_as_interrupt():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_trial_is_the_job_with_few_steps() -> None:
+    job = a_job(task=CLASSES, training={"epochs": 9, "earlyStopping": {"patience": 1}})
+    spec = by_name(candidates(job.spec, {}))["LoRA"].spec
+    one = replace(cost("LoRA"), candidate=Candidate(MethodType.LORA, Quantization.NONE, spec), rows=2)
+    trial = trial_job(job, one, "file:///scratch").spec
+    assert (trial.training.max_steps, trial.training.epochs, trial.training.evaluate_every_steps) == (
+        STEPS,
+        None,
+        STEPS,
+    )
+    assert (trial.training.max_batch_size_per_device, trial.training.early_stopping) == (2, None)
+    assert (trial.resilience.max_restarts, trial.output.uri) == (0, "file:///scratch")
+    assert trial_job(job, replace(one, steps=7), "file:///scratch").spec.training.max_steps == 7
+
+
+class TestCommand:
+    @pytest.fixture
+    def job(self, tmp_path: Path) -> str:
+        path = tmp_path / "job.yaml"
+        path.write_text(yaml.safe_dump(manifest(task=CLASSES)))
+        return str(path)
+
+    def test_problems_of_the_manifest_are_those_of_run(self, job: str) -> None:
+        Path(job).write_text(Path(job).read_text().replace("dataset:", "datasets:"))
+        result = advise(job, "-o", "json")
+        assert result.exit_code == 64
+        assert "spec.datasets is not a field; did you mean dataset?" in result.stderr
+        assert json.loads(result.stdout)["errors"]
+
+    def test_options_that_contradict_each_other(self, job: str) -> None:
+        assert advise(job, "--gpu", "H100x8", "--try", "3").exit_code == 2
+        wrong = advise(job, "--gpu", "H10")
+        assert wrong.exit_code == 2
+        assert "did you mean H100?" in " ".join(wrong.stderr.split())
+
+    def test_an_adapter_decides_the_method(self, job: str) -> None:
+        result = advise(job, "--set", "model.adapter.uri=s3://a/b")
+        assert result.exit_code == 64
+        assert "spec.model.adapter decides the method" in result.stderr
+
+    def test_a_job_that_no_method_is_for(self, job: str) -> None:
+        settings = ("model.quantization=Int8", "distributed.zero.stage=3")
+        result = advise(job, *(part for one in settings for part in ("--set", one)))
+        assert result.exit_code == 64
