@@ -56,6 +56,7 @@ def _answers(responses: ResponsesReport) -> list[tuple[str, str]]:
     answers = responses.answers
     estimated = f" (of {grouped(responses.estimated)} answers estimated)" if responses.estimated else ""
     kept = f", {grouped(answers.kept)} answers kept from before" if answers.kept else ""
+    speed = answers.completion_tokens / responses.seconds if responses.seconds else 0.0
     return [
         ("Answers that are learned", f"{grouped(answers.used)} of {grouped(answers.used + answers.left_out)}"),
         ("Requests", f"{grouped(answers.requests)}, of these {grouped(answers.retries)} repeated{kept}"),
@@ -63,6 +64,7 @@ def _answers(responses: ResponsesReport) -> list[tuple[str, str]]:
             "Tokens of the endpoint",
             f"{grouped(answers.prompt_tokens)} of prompts, {grouped(answers.completion_tokens)} of answers{estimated}",
         ),
+        ("Speed of the endpoint", f"{speed:.3g} tokens of an answer in a second, with several requests at a time"),
     ]
 
 
