@@ -23,10 +23,10 @@ def memory_bytes(spec: FineTuneJobSpec, model: PrepareResult, world: World) -> i
     adapter.
     """
     width = _width(_precision(spec, world))
-    student = _bytes_of_base(spec, model.parameters, model.rounded_parameters, width, world)
     # With weight 0, training does not load the teacher.
-    loaded = model.teacher_parameters if spec.distillation and spec.distillation.weight else None
-    return round(student + (loaded or 0) * width / (world.size if spec.distributed.zero.stage == 3 else 1))
+    teacher = model.teacher_parameters if spec.distillation and spec.distillation.weight else None
+    of_teacher = (teacher or 0) * width / (world.size if spec.distributed.zero.stage == 3 else 1)
+    return round(_bytes_of_base(spec, model.parameters, model.rounded_parameters, width, world) + of_teacher)
 
 
 @dataclass(frozen=True)

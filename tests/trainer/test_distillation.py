@@ -15,11 +15,16 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 from finetune_api.failures import Reason
+from finetune_api.spec import TaskType
 from finetune_api.stage import Stage
+from finetune_api.tables.tasks import ModelFamily
+from finetune_trainer.modelling.teacher import load_teacher
+from finetune_trainer.prepared import read_report
+from finetune_trainer.tasks import form_of
 from tests.trainer.conftest import prepared
 from tests.trainer.stages import TinyJob, classification_job, instruction_job, merged, write_jsonl
 from tests.trainer.teacher_models import save_classifier, save_generator, taught_by
-from tests.trainer.tiny_models import SPECIAL, TEMPLATE
+from tests.trainer.tiny_models import LABELS, SPECIAL, TEMPLATE
 
 TEACHER_LABELS = ("weather", "fruit", "metal")
 CPU: dict[str, Any] = {"distributed": {"zero": {"stage": 0}}}
@@ -147,6 +152,26 @@ class TestDropoutOfCase18:
 
     def test_of_the_teacher_is_off(self, tmp_path: Path) -> None:
         assert max(divergences(self.job(tmp_path, of_teacher=0.5, of_student=0.0))) < 1e-6
+
+    def test_changes_no_logit_of_the_teacher(self, taught: TinyJob) -> None:
+        """They are those of the evaluation, at every step and for every seed, in the order of the job's labels."""
+        report = read_report(taught.revision / "prepared")
+        directory = taught.root / "teacher"
+        tokens = torch.tensor([[5, 17, 6, 25]])
+        mask = torch.ones_like(tokens)
+        plain = AutoModelForSequenceClassification.from_pretrained(directory).eval()
+        expected = plain(input_ids=tokens, attention_mask=mask).logits.detach()
+        form = form_of(TaskType.TEXT_CLASSIFICATION, ModelFamily.ENCODER)
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            before = torch.random.get_rng_state()
+            teacher = load_teacher(directory, report, form, torch.float32)
+            assert torch.equal(torch.random.get_rng_state(), before)
+            assert not any(weight.requires_grad for weight in teacher.parameters())
+            for _ in range(2):
+                found = teacher(input_ids=tokens, attention_mask=mask).logits
+                columns = [TEACHER_LABELS.index(label) for label in LABELS]
+                torch.testing.assert_close(found, expected[:, columns], rtol=0, atol=0)
 
     def test_of_the_student_is_on(self, tmp_path: Path) -> None:
         first = divergences(self.job(tmp_path, of_teacher=0.0, of_student=0.5))
