@@ -179,6 +179,7 @@ def _evaluation(
     from finetune_trainer.evaluate.pairing import digest_of
     from finetune_trainer.evaluate.power import notes_after
     from finetune_trainer.evaluate.slices import short
+    from finetune_trainer.evaluate.teacher_answers import answers_notes
 
     spec, examples = inputs.spec.evaluation, len(comparison.predictions)
     validation = read_json_if_present(inputs.trained / layout.HISTORY).get("validation", ())
@@ -190,7 +191,13 @@ def _evaluation(
         verdict=comparison.metrics[0].verdict,
         test_digest=digest_of(comparison.predictions),
         gates=check_gates(spec, metrics),
-        notes=(*notes, *notes_after(spec, comparison.metrics, examples), *overfitting(validation), *exact.notes),
+        notes=(
+            *notes,
+            *answers_notes(comparison.details),
+            *notes_after(spec, comparison.metrics, examples),
+            *overfitting(validation),
+            *exact.notes,
+        ),
         slices=short(slices, comparison.metrics[0].name),
         span_decoding=comparison.span_decoding,
         exact_base=exact.result,
