@@ -14,6 +14,8 @@ CHECK_PYTHON = command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: $
   $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "$(RIGHT_PYTHON)")'
 # For tests that compare losses. It is no package of the environment, because transformers would import it everywhere.
 TRL := trl datasets dill multiprocess pandas python-dateutil six xxhash
+# For the test of endpoints against `transformers serve`; transformers would import some of it everywhere.
+SERVING := fastapi opentelemetry-api starlette uvicorn
 UV_INSTALL := $(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
 .PHONY: install help preflight demo quickstart-inputs compiled examples test tested test-unit test-families test-methods test-smoke test-cluster test-gpu \
@@ -41,6 +43,7 @@ $(UV):
 	$(UV_INSTALL) torch setuptools wheel
 	$(UV_INSTALL) --no-build-isolation-package deepspeed --requirement pyproject.toml --extra examples --extra trainer
 	$(UV) pip install --quiet --target .venv/trl --no-deps --constraint constraints.txt $(TRL)
+	$(UV) pip install --quiet --target .venv/serving --no-deps --constraint constraints.txt $(SERVING)
 	$(UV) pip install --quiet --python $(BIN)/python --target .venv/harness --no-deps --constraint constraints.txt \
 	  --requirement trainer_image/finetune_trainer/harness/requirements.txt
 	touch $@
@@ -69,6 +72,11 @@ compiled:
 demo-%: preflight install
 	$(BIN)/python examples/make_inputs.py $*
 	$(BIN)/finetune run examples/$*.yaml
+
+# A server on this machine answers for the teacher while the job runs.
+demo-distillation-responses: preflight install
+	$(BIN)/python examples/make_inputs.py distillation-responses
+	$(BIN)/python examples/serve_model.py examples/models/teacher 8742 $(BIN)/finetune run examples/distillation-responses.yaml
 
 examples: preflight install ## Run all examples, and write the table of README.md (15 minutes on two cores)
 	$(BIN)/python examples/run_all.py
@@ -161,7 +169,8 @@ crds: install ## Generate the CRD and the references in docs from the models, ta
 
 # Versions only, without the address of any package index.
 constraints: .venv/.bench ## Pin the installed versions in constraints.txt
-	{ $(UV) pip freeze --python $(BIN)/python --exclude-editable; $(UV) pip freeze --path .venv/harness; } \
+	{ $(UV) pip freeze --python $(BIN)/python --exclude-editable; $(UV) pip freeze --path .venv/harness; \
+	  $(UV) pip freeze --path .venv/serving; } \
 	  | LC_ALL=C sort --unique --field-separator '=' --key 1,1 > constraints.txt
 
 clean: ## Remove .venv

@@ -2,8 +2,8 @@
 
 python examples/make_inputs.py NAME  [--into examples]
 
-NAME is quickstart, distillation, multi-label, chat, preferences, question-answering, summarization, translation,
-language-modeling, code-generation, prompt-search or docstrings.
+NAME is quickstart, distillation, distillation-responses, multi-label, chat, preferences, question-answering,
+summarization, translation, language-modeling, code-generation, prompt-search or docstrings.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ TRAIN_FUNCTIONS, TEST_FUNCTIONS = 2000, 160
 TRAIN_PHRASES, TEST_PHRASES = 4000, 300
 READ_NAMES = 3000
 """Names that the model of the prompt search has read."""
+ASKED_QUESTIONS, ANSWERED_QUESTIONS, TEST_QUESTIONS = 2000, 100, 300
+"""Of distillation-responses: those that the teacher answers, those that the data answers, and those of the test."""
 READ_PHRASES = 1500
 """Phrases of the training split that the small model has read before."""
 
@@ -167,6 +169,22 @@ def prompt_search(into: Path) -> None:
     link(into / "models/small-quiz", small_quiz.cached_model(read, small_quiz.Recipe(), log))
 
 
+def distillation_responses(into: Path) -> None:
+    """Create questions without answers, some with answers, a teacher that can answer them, and a smaller student."""
+    teacher = with_babel("teacher")
+    recipe = teacher.Recipe()
+    rows = teacher.questions(recipe.questions + ASKED_QUESTIONS + ANSWERED_QUESTIONS, for_test=False)
+    asked, answered = rows[:ASKED_QUESTIONS], rows[ASKED_QUESTIONS:][:ANSWERED_QUESTIONS]
+    write_jsonl(into / "data/questions-for-a-teacher/train.jsonl", ({"prompt": row["prompt"]} for row in asked))
+    write_jsonl(into / "data/questions-for-a-teacher/answered.jsonl", answered)
+    test = teacher.questions(TEST_QUESTIONS, for_test=True)
+    write_jsonl(into / "data/questions-for-a-teacher/test.jsonl", test)
+    small = link_small_causal(into)
+    learned = rows[ASKED_QUESTIONS + ANSWERED_QUESTIONS :]
+    link(into / "models/teacher", teacher.cached_teacher(small, learned, recipe, log))
+    link(into / "models/student", teacher.cached_student(small, recipe, log))
+
+
 def summarized() -> tuple[list[Summarized], list[Summarized]]:
     """The training and test split of the summarization example."""
     return docstrings.split(summaries.clean(docstrings.read_docstrings()), TRAIN_SUMMARIES, TEST_SUMMARIES)
@@ -178,13 +196,17 @@ def translated() -> tuple[list[Phrase], list[Phrase]]:
     return list(phrases(TRAIN_PHRASES, for_test=False)), list(phrases(TEST_PHRASES, for_test=True))
 
 
-def link_small_causal(into: Path) -> None:
-    """Link the small language model, which has read docstrings, dates, numbers and names, next to the data."""
+def link_small_causal(into: Path) -> Path:
+    """Link the small language model, which has read docstrings, dates, numbers and names, next to the data.
+
+    Returns:
+        Its directory.
+    """
     small_causal = with_babel("small_causal")
     texts = [example.text for example in docstrings.clean(docstrings.read_docstrings())]
-    link(
-        into / "models/small-causal", small_causal.cached_model(small_causal.reading(texts), small_causal.Recipe(), log)
-    )
+    model: Path = small_causal.cached_model(small_causal.reading(texts), small_causal.Recipe(), log)
+    link(into / "models/small-causal", model)
+    return model
 
 
 def link_small_seq2seq(into: Path) -> None:
@@ -218,6 +240,7 @@ EXAMPLES: dict[str, Callable[[Path], None]] = {
     "language-modeling": language_modeling,
     "code-generation": code_generation,
     "prompt-search": prompt_search,
+    "distillation-responses": distillation_responses,
     "docstrings": docstring_topics,
 }
 

@@ -18,6 +18,8 @@ from typing import Any
 import make_inputs
 from finetune_api.tables.metrics import Metric
 
+SERVED = {"distillation-responses": ("models/teacher", "8742")}
+"""Examples with a teacher behind an endpoint: its model, and the port in their manifest."""
 FOLDER = Path(__file__).resolve().parent
 README = FOLDER.parent / "README.md"
 BEGIN, END = "<!-- Written by `make examples`. -->", "<!-- The end of what `make examples` writes. -->"
@@ -76,10 +78,22 @@ def replaced(page: str, content: str) -> str:
 def run(name: str) -> Result:
     """Create the inputs of an example, and run it."""
     make_inputs.EXAMPLES[name](FOLDER)
+    server = []
+    if name in SERVED:
+        model, port = SERVED[name]
+        server = [sys.executable, FOLDER / "serve_model.py", FOLDER / model, port]
     load = os.getloadavg()[0]
     began = time.monotonic()
     done = subprocess.run(
-        [Path(sys.executable).parent / "finetune", "run", "--fresh", "--output", "json", FOLDER / f"{name}.yaml"],
+        [
+            *server,
+            Path(sys.executable).parent / "finetune",
+            "run",
+            "--fresh",
+            "--output",
+            "json",
+            FOLDER / f"{name}.yaml",
+        ],
         stdout=subprocess.PIPE,
         check=False,
     )

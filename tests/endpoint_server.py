@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -95,8 +95,9 @@ def endpoint(respond: Respond, certificate: tuple[Path, Path] | None = None) -> 
             self.send_response(reply.status)
             for name, value in {**reply.headers, "Content-Length": str(len(reply.body))}.items():
                 self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(reply.body[: len(reply.body) - reply.cut])
+            with suppress(ConnectionError):  # The client may have given up.
+                self.end_headers()
+                self.wfile.write(reply.body[: len(reply.body) - reply.cut])
             self.close_connection = reply.cut > 0
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002

@@ -7,7 +7,7 @@
     <output.uri>/<namespace>/<name>/r<revision>/
         revision.json           lock of the run that writes here, and what the directory belongs to
         prepared/               data.json, train.arrow, validation.arrow, test.arrow, tokenizer/, adapter/,
-                                learned-rows.npz, test-rows.npy
+                                learned-rows.npz, test-rows.npy, teacher.jsonl
         checkpoints/step-…/
         trained/                weights or prompt.json and search.json, history.json, training.json
         evaluated/              evaluation.json, predictions.jsonl, harness.jsonl, report.html
@@ -30,6 +30,8 @@ LEARNED_ROWS = "learned-rows.npz"
 """Hashes of the rows that the weights were trained on; also in the artifact."""
 TEST_ROWS = "test-rows.npy"
 """Hashes of the rows of the test split."""
+TEACHER_ANSWERS = "teacher.jsonl"
+"""In the prepared data: the answers of the teacher to the prompts of the test split, with which it is measured."""
 HISTORY = "history.json"
 """Training curves: loss, learning rate and throughput by step."""
 TRAINING = "training.json"

@@ -143,6 +143,9 @@ class StageConfig(ApiModel):
     code_execution: CodeExecution | None = Field(
         default=None, description="Where this stage runs generated programs; it must not without this."
     )
+    dry_run: bool = Field(
+        default=False, description="Whether prepare only counts what it would ask an endpoint, and asks nothing."
+    )
 
     @property
     def layout(self) -> RevisionLayout:
@@ -197,6 +200,26 @@ NOTE_LENGTH = 160
 LONG_NOTE_LENGTH = 400
 """Of a note with an address."""
 MOST_NOTES = 5
+MOST_PROBLEMS = 8
+"""Of answers that were left out."""
+
+
+class TeacherAnswers(ApiModel):
+    """The answers of a teacher, and what they cost."""
+
+    used: Count = Field(description="Training and validation prompts with an answer that is learned.")
+    left_out: Count = Field(description="Training and validation prompts without one.")
+    suspect: Count = Field(default=0, description="Answers that are learned and read like a refusal.")
+    requests: Count = Field(description="Requests to the endpoint in this attempt, retries included.")
+    retries: Count = Field(default=0, description="Requests that repeated an earlier one.")
+    kept: Count = Field(default=0, description="Answers that were in storage, and were not asked again.")
+    prompt_tokens: Count = Field(description="Tokens of the prompts, also of answers that were in storage.")
+    completion_tokens: Count = Field(description="Tokens of the answers, likewise.")
+    problems: tuple[Annotated[Foreign, Field(max_length=NOTE_LENGTH)], ...] = Field(
+        default=(),
+        max_length=MOST_PROBLEMS,
+        description="Why prompts were left out and at which lines, the most frequent first.",
+    )
 
 
 class PrepareResult(ApiModel):
@@ -222,6 +245,9 @@ class PrepareResult(ApiModel):
         default=None, description="Parameters of the teacher that training and evaluation load; absent without one."
     )
     detected: Foreign = Field(default="", max_length=300, description="What the data was read as, in words.")
+    responses: TeacherAnswers | None = Field(
+        default=None, description="distillation.mode Responses: the answers of the teacher."
+    )
 
 
 class SearchSummary(ApiModel):
@@ -304,16 +330,23 @@ class StageReport(ApiModel):
     def to_termination_message(self) -> bytes:
         """The report as compact JSON of at most 4096 bytes; an error message that is too long is truncated, and the
         metrics of lm-eval that no gate names, and then slices and notes of an evaluation, are left out if there is no
-        room for them.
+        room for them, as are the last problems of the answers of a teacher.
         """
         encoded = self._encode()
+        if isinstance(self.result, PrepareResult) and (answers := self.result.responses):
+            for kept in range(len(answers.problems), -1, -1):
+                shorter = answers.model_copy(update={"problems": answers.problems[:kept]})
+                result = self.result.model_copy(update={"responses": shorter})
+                encoded = self.model_copy(update={"result": result})._encode()
+                if len(encoded) <= TERMINATION_MESSAGE_LIMIT:
+                    break
         if isinstance(self.result, EvaluateResult) and len(encoded) > TERMINATION_MESSAGE_LIMIT:
             evaluation = self.result.evaluation
             gated = {gate.metric for gate in evaluation.gates}
-            kept = tuple(one for one in evaluation.metrics if isinstance(one.name, Metric) or one.name in gated)
-            for left_out in ({"metrics": kept}, {"metrics": kept, "slices": (), "notes": ()}):
-                result = self.result.model_copy(update={"evaluation": evaluation.model_copy(update=left_out)})
-                encoded = self.model_copy(update={"result": result})._encode()
+            metrics = tuple(one for one in evaluation.metrics if isinstance(one.name, Metric) or one.name in gated)
+            for left_out in ({"metrics": metrics}, {"metrics": metrics, "slices": (), "notes": ()}):
+                evaluated = self.result.model_copy(update={"evaluation": evaluation.model_copy(update=left_out)})
+                encoded = self.model_copy(update={"result": evaluated})._encode()
                 if len(encoded) <= TERMINATION_MESSAGE_LIMIT:
                     break
         if self.error and (excess := len(encoded) - TERMINATION_MESSAGE_LIMIT) > 0:

@@ -99,7 +99,7 @@ async def _prepare(
 
 
 def stage_run(job: FineTuneJob, status: FineTuneJobStatus, output: str) -> StageRun:
-    """Prepare of the revision that ``status`` begins, with another output."""
+    """Prepare of the revision that ``status`` begins, with another output. It asks no endpoint."""
     revision = status.revision
     spec = job.spec.model_copy(update={"output": job.spec.output.model_copy(update={"uri": output})})
     identity = JobIdentity(
@@ -112,4 +112,5 @@ def stage_run(job: FineTuneJob, status: FineTuneJobStatus, output: str) -> Stage
         training_digest=training_digest(spec),
     )
     world = world_of(Stage.PREPARE, spec)
-    return StageRun(RunId(revision, Stage.PREPARE, 1), identity, world, spec, previous_of(job.spec, status))
+    previous = previous_of(job.spec, status)
+    return StageRun(RunId(revision, Stage.PREPARE, 1), identity, world, spec, previous, dry_run=True)

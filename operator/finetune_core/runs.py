@@ -142,6 +142,8 @@ class StageRun:
     spec: FineTuneJobSpec
     previous: PreviousRevision | None = None
     """The revision that the job is measured against, if it is an earlier one."""
+    dry_run: bool = False
+    """See `StageConfig.dry_run`."""
 
     @property
     def runs_code(self) -> bool:
@@ -158,6 +160,7 @@ class StageRun:
                 "spec": self.spec,
                 "world": self.world,
                 "previous": self.previous,
+                "dry_run": self.dry_run,
                 **local,
             }
         )

@@ -11,6 +11,7 @@ from finetune_api.stage import (
     PublishResult,
     SearchSummary,
     StageReport,
+    TeacherAnswers,
     TrainResult,
 )
 from finetune_api.text import duration
@@ -99,10 +100,25 @@ def _prepared(result: PrepareResult) -> str:
         for name, count in (("duplicate", result.duplicates), ("invalid row", result.invalid))
         if count
     ]
-    parts = [sentence, *([f"{_listed(dropped)} dropped"] if dropped else []), *result.notes]
+    parts = [
+        sentence,
+        *([f"{_listed(dropped)} dropped"] if dropped else []),
+        *([_answers(result.responses)] if result.responses else []),
+        *result.notes,
+    ]
     if result.detected:
         parts.append(f"read as {result.detected}")
     return "; ".join(parts)
+
+
+def _answers(answers: TeacherAnswers) -> str:
+    tokens = answers.prompt_tokens + answers.completion_tokens
+    kept = f", {answers.kept:,} answers kept from before" if answers.kept else ""
+    left_out = f"; left out: {'; '.join(answers.problems)}" if answers.problems else ""
+    return (
+        f"the teacher answered {answers.used:,} of {answers.used + answers.left_out:,} prompts "
+        f"({answers.requests:,} requests{kept}, {tokens:,} tokens){left_out}"
+    )
 
 
 _SPLIT_NAMES = {"train": "training", "validation": "validation", "test": "test"}

@@ -10,9 +10,11 @@ from typing import Any
 from tests.unit.code_cases import CODE_CASES, OTHER_CASES
 from tests.unit.distillation_cases import (
     CHAT_DISTILLATION_CASES,
+    CODE_DISTILLATION_CASES,
     DISTILLATION_CASES,
     DOCUMENT_DISTILLATION_CASES,
     PREFERENCE_DISTILLATION_CASES,
+    QUESTION_DISTILLATION_CASES,
 )
 from tests.unit.document_cases import DOCUMENT_CASES
 from tests.unit.harness_cases import HARNESS_CASES
@@ -191,7 +193,7 @@ RULE_CASES = (
     Case("long labels", {"task.labels": [f"{i:0128d}" for i in range(129)]}, LABELS_TOO_LONG),
     Case("equal labels", {"task.labels": ["a", "b", "a"]}, LABELS_DIFFER, server="Duplicate value"),
     Case("labels in two cases", {"task.labels": ["a", "A"]}),
-    *(questions(*case) for case in QUESTION_CASES),
+    *(questions(*case) for case in (*QUESTION_CASES, *QUESTION_DISTILLATION_CASES)),
     Case("window overlap of a classification", {"task.windowOverlap": 64}, OVERLAP_OF_QUESTIONS),
     questions("labels of questions", {"task.labels": ["a", "b"]}, LABELS_FOR_CLASSIFICATION),
     Case("revision of the hub", {"model.revision": "0123abc"}),
@@ -279,7 +281,7 @@ RULE_CASES = (
     Case("answers of a classification in training", {"evaluation.duringTraining": {"examples": 9}}, DURING_TRAINING),
     *(documents(*case) for case in (*DOCUMENT_CASES, *DOCUMENT_METHOD_CASES)),
     *(documents(*case) for case in HARNESS_CASES),
-    *(code(*case) for case in CODE_CASES),
+    *(code(*case) for case in (*CODE_CASES, *CODE_DISTILLATION_CASES)),
     *(Case(*case) for case in OTHER_CASES),
     chat(
         "samples of a chat",

@@ -74,15 +74,15 @@ CHAT_DISTILLATION_CASES: tuple[tuple[Any, ...], ...] = (
             maxFailed=1,
         ),
     ),
-    ("responses of a model", _taught(mode="Responses")),
+    ("responses of a model", _taught(mode="Responses"), "mode Responses requires teacher.endpoint: serve"),
     ("the temperature of responses", _served(temperature=1), f"temperature {_FOR_LOGITS}"),
     ("the weight of responses", _served(weight=1), f"weight {_FOR_LOGITS}"),
 )
 """Of InstructionTuning."""
 
 PREFERENCE_DISTILLATION_CASES: tuple[tuple[Any, ...], ...] = tuple(
-    (f"{mode} of preferences", _taught(mode=mode), f"mode {mode} is not for PreferenceTuning, whose loss compares")
-    for mode in ("Logits", "Responses")
+    (f"{mode} of preferences", changes, f"mode {mode} is not for PreferenceTuning, whose loss compares")
+    for mode, changes in (("Logits", LOGITS), ("Responses", RESPONSES))
 )
 """Of PreferenceTuning."""
 
@@ -91,6 +91,16 @@ DOCUMENT_DISTILLATION_CASES: tuple[tuple[Any, ...], ...] = (
     ("responses of documents", RESPONSES, "mode Responses is not for LanguageModeling, whose rows have no prompts"),
 )
 """Of LanguageModeling."""
+
+QUESTION_DISTILLATION_CASES: tuple[tuple[Any, ...], ...] = (
+    ("responses of questions", RESPONSES, "mode Responses is not for QuestionAnswering, whose answers are words"),
+)
+"""Of QuestionAnswering."""
+
+CODE_DISTILLATION_CASES: tuple[tuple[Any, ...], ...] = (
+    ("responses of programs", RESPONSES, "mode Responses is not for CodeGeneration, whose completions continue"),
+)
+"""Of CodeGeneration."""
 
 DISTILLATION_REFUSED: tuple[tuple[str, Any], ...] = (
     ("distillation", {}),

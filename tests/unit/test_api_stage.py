@@ -15,16 +15,18 @@ from finetune_api.stage import (
     CheckpointRef,
     Device,
     EvaluateResult,
+    PrepareResult,
     Progress,
     Stage,
     StageConfig,
     StageError,
     StageReport,
+    TeacherAnswers,
     TrainResult,
     World,
 )
 from finetune_api.tables.reasons import REASONS
-from tests.builders import an_identity
+from tests.builders import a_report, an_identity
 
 THIRD = 1 / 3
 
@@ -127,6 +129,21 @@ def test_a_configuration_has_the_address_of_each_stage() -> None:
     assert config.world.size == 8
     assert config.layout.artifact == "s3://adapters/team-a/intents/r2/artifact"
     assert StageConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_the_last_problems_of_answers_are_left_out_where_there_is_no_room() -> None:
+    problems = tuple(f"{number} at {'包' * 150}" for number in range(8))
+    answers = TeacherAnswers(used=1, left_out=9, requests=10, prompt_tokens=1, completion_tokens=1, problems=problems)
+    report = a_report(Stage.PREPARE)
+    assert isinstance(report.result, PrepareResult)
+    result = report.result.model_copy(update={"responses": answers})
+    message = report.model_copy(update={"result": result}).to_termination_message()
+    assert len(message) <= TERMINATION_MESSAGE_LIMIT
+    found = StageReport.model_validate_json(message).result
+    assert isinstance(found, PrepareResult)
+    assert found.responses
+    assert found.responses.problems == problems[: len(found.responses.problems)]
+    assert len(found.responses.problems) > 5
 
 
 def test_every_reason_has_a_fault_and_every_failure_of_a_stage_an_exit_code() -> None:

@@ -67,7 +67,9 @@ class TestReading:
         with pytest.raises(Malformed, match="^" + re.escape(words)):
             read_answer(body, QUESTION, 0)
 
-    @pytest.mark.parametrize("body", [{"error": "gone"}, {"error": {"message": "gone"}}, {"message": "gone"}, "gone"])
+    @pytest.mark.parametrize(
+        "body", [{"error": "gone"}, {"error": {"message": "gone"}}, {"message": "gone"}, {"detail": "gone"}, "gone"]
+    )
     def test_messages_of_errors(self, body: Any) -> None:
         assert error_message(body) == "gone"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from collections.abc import Sequence
@@ -112,9 +113,15 @@ class TestAnswers:
             ask(server, questions("x", "y"), tmp_path)
             (file,) = (tmp_path / "answers").iterdir()
             lines = file.read_bytes().splitlines(keepends=True)
-            file.write_bytes(lines[0] + b'{"key": "a"}\n{"key": "b", "answer": {}}\n[]\n' + lines[1][:40])
+            file.write_bytes(lines[0] + b'{"key": "a"}\n[]\n' + lines[1][:40])
             _, usage = ask(server, questions("x", "y"), tmp_path)
-        assert (usage.kept, usage.requests) == (1, 1)
+            assert (usage.kept, usage.requests) == (1, 1)
+            # One of another version.
+            key = json.loads(lines[0])["key"]
+            file.write_text(json.dumps({"key": key, "answer": {"text": "fine"}}))
+            file.with_name("other.jsonl").write_bytes(lines[1])
+            _, usage = ask(server, questions("x", "y"), tmp_path)
+            assert (usage.kept, usage.requests) == (1, 1)
 
 
 class TestRetries:
@@ -134,11 +141,12 @@ class TestRetries:
         [
             (error(500), "the endpoint fails (500: oops)"),
             (HTML, "the endpoint answers with HTML, not JSON: '<html>Sign in</html>'"),
+            (Reply(b"<html>Bad gateway</html>", 502), "the endpoint fails (502)"),
             (None, "the endpoint ends the connection in the middle of the answer"),
             (error(400, "too long"), "the endpoint refuses the request (400: too long)"),
             (error(403, "flagged"), "the endpoint refuses access (403: flagged)"),
         ],
-        ids=["500", "HTML", "nothing", "400", "403"],
+        ids=["500", "HTML", "502 with HTML", "nothing", "400", "403"],
     )
     def test_a_lasting_trouble_of_one_question_fails_that_question(
         self, tmp_path: Path, reply: Reply | None, problem: str
@@ -297,6 +305,12 @@ class TestStore:
                 add_until_it_fails(store)
             directory.unlink()
 
+    def test_the_first_error_counts_if_the_last_answers_cannot_be_stored(self, tmp_path: Path) -> None:
+        with pytest.raises(ZeroDivisionError):
+            block_and_end(tmp_path / "answers", ZeroDivisionError())
+        with pytest.raises(StageFailure, match="Cannot write"):
+            block_and_end(tmp_path / "others", None)
+
     def test_files_do_not_grow_without_end(self, tmp_path: Path) -> None:
         long = Answer(content="x" * (600 << 10), finish_reason="stop", prompt_tokens=1, completion_tokens=1, seconds=1)
         with AnswerStore(tmp_path.as_uri()) as store:
@@ -312,3 +326,13 @@ def add_until_it_fails(store: AnswerStore) -> None:
     given = Answer(content="x", finish_reason="stop", prompt_tokens=1, completion_tokens=1, seconds=1)
     while True:
         store.add("key", given)
+
+
+def block_and_end(directory: Path, error: Exception | None) -> None:
+    """Put a file in the way of a store, and end it, with ``error`` if there is one."""
+    given = Answer(content="x", finish_reason="stop", prompt_tokens=1, completion_tokens=1, seconds=1)
+    with AnswerStore(directory.as_uri()) as store:
+        directory.write_text("a file in the way")
+        store.add("key", given)
+        if error:
+            raise error

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from finetune_api.failures import Reason
 from finetune_api.job import ConditionType, FineTuneJob, FineTuneJobStatus, Phase, StageState
-from finetune_api.stage import STAGES, Device, PrepareResult, PublishResult, Stage
+from finetune_api.stage import STAGES, Device, PrepareResult, PublishResult, Stage, TeacherAnswers
 from finetune_core.reconcile import plan
 from finetune_core.runs import Observed, ObservedRun, PendingCause, Plan, RunState
 from finetune_core.summaries import summary
@@ -129,6 +129,26 @@ class TestStageOrder:
         result = prepared.report.result.model_copy(update={"detected": "CSV separated by ';', windows-1252"})
         report = prepared.report.model_copy(update={"result": result})
         assert summary(report).endswith("; 34 duplicates dropped; read as CSV separated by ';', windows-1252")
+
+    def test_the_answers_of_a_teacher_are_in_the_message(self) -> None:
+        prepared = succeeded(Stage.PREPARE)
+        assert prepared.report is not None
+        assert isinstance(prepared.report.result, PrepareResult)
+        answers = TeacherAnswers(
+            used=6,
+            left_out=7,
+            requests=18,
+            retries=4,
+            kept=2,
+            prompt_tokens=1300,
+            completion_tokens=65,
+            problems=("6 at a.jsonl:2: the answer is empty", "1 at a.jsonl:3: the answer calls a tool"),
+        )
+        result = prepared.report.result.model_copy(update={"responses": answers})
+        assert summary(prepared.report.model_copy(update={"result": result})).endswith(
+            "; 34 duplicates dropped; the teacher answered 6 of 13 prompts (18 requests, 2 answers kept from before, "
+            "1,365 tokens); left out: 6 at a.jsonl:2: the answer is empty; 1 at a.jsonl:3: the answer calls a tool"
+        )
 
     def test_what_could_not_be_deleted_is_in_the_message(self) -> None:
         published = succeeded(Stage.PUBLISH)

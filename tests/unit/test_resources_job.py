@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import string
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -67,6 +68,12 @@ def container_of(job: dict[str, Any]) -> dict[str, Any]:
 
 def stage_json(job: dict[str, Any]) -> StageConfig:
     return StageConfig.model_validate_json(job["spec"]["template"]["metadata"]["annotations"][names.STAGE_ANNOTATION])
+
+
+def test_a_dry_run_says_so_in_its_configuration() -> None:
+    run = a_stage_run(Stage.PREPARE)
+    assert not run.config().dry_run
+    assert replace(run, dry_run=True).config().dry_run
 
 
 class TestCopiedLabels:

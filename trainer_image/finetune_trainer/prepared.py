@@ -7,7 +7,8 @@ It is a directory with
 - ``tokenizer/``: the tokenizer, including the chat template,
 - ``learned-rows.npz`` and ``test-rows.npy``: hashes of the rows that the weights are trained on, and of those of the
   test split (`finetune_trainer.row_hashes`),
-- ``adapter/``: the adapter that training continues from, if there is one.
+- ``adapter/``: the adapter that training continues from, if there is one,
+- ``teacher.jsonl``: the answers of the teacher to the prompts of the test split, if it learns from answers.
 
 Each row is one example, with the columns:
 - TextClassification: ``input_ids`` list<int32>, ``label`` int32 (index into DataReport.labels; with task.multiLabel
@@ -55,6 +56,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from finetune_api.layout import DATA_REPORT
 from finetune_api.spec import FineTuneJobSpec, MethodSpec
+from finetune_api.stage import TeacherAnswers
 from finetune_api.tables.tasks import ModelFamily
 
 IGNORED_LABEL = -100
@@ -165,6 +167,30 @@ class TeacherReport(_Record):
     )
 
 
+class SampleAnswer(_Record):
+    """A prompt and the answer of the teacher, to look at."""
+
+    file: str
+    line: int
+    prompt: str
+    answer: str
+
+
+class ResponsesReport(_Record):
+    """The answers of the teacher to the prompts of training and validation; what they cost includes the test split."""
+
+    model: str = Field(description="Name of the model at the endpoint.")
+    url: str = Field(description="Address of the endpoint.")
+    answers: TeacherAnswers
+    estimated: int = Field(description="Answers whose tokens the endpoint did not count; a quarter of the bytes.")
+    seconds: float = Field(description="Sum of the seconds of all answers, several of which arrive at the same time.")
+    left_out: tuple[InvalidRow, ...] = Field(default=(), description="The first 100 rows without a usable answer.")
+    suspect: tuple[SampleAnswer, ...] = Field(
+        default=(), description="The first 100 answers that read like a refusal; they are learned."
+    )
+    sample: tuple[SampleAnswer, ...] = Field(default=(), description="The first answers that are learned.")
+
+
 class DataReport(_Record):
     """``data.json``."""
 
@@ -215,6 +241,9 @@ class DataReport(_Record):
     teacher: TeacherReport | None = Field(
         default=None, description="The teacher whose logits the model learns; None without one."
     )
+    responses: ResponsesReport | None = Field(
+        default=None, description="distillation.mode Responses: the answers of the teacher."
+    )
 
     @property
     def positions(self) -> int | None:
@@ -236,7 +265,7 @@ def effective_spec(spec: FineTuneJobSpec, data: DataReport) -> FineTuneJobSpec:
     return spec.model_copy(update={"method": method})
 
 
-_NOT_FOR_USE: dict[str, Any] = {"splits": {}, "sources": (), "invalid_rows": (), "notes": ()}
+_NOT_FOR_USE: dict[str, Any] = {"splits": {}, "sources": (), "invalid_rows": (), "notes": (), "responses": None}
 """Fields about the data itself, which a model does not need when it is used."""
 
 

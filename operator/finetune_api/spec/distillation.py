@@ -124,6 +124,12 @@ class DistillationSpec(ApiModel):
             field="teacher.uri",
             holds=lambda spec: spec.mode is not DistillationMode.LOGITS or spec.teacher.uri is not None,
         ),
+        Rule(
+            cel="!has(self.mode) || self.mode != 'Responses' || has(self.teacher.endpoint)",
+            message="mode Responses requires teacher.endpoint: serve the teacher, for example with vLLM",
+            field="teacher.endpoint",
+            holds=lambda spec: spec.mode is not DistillationMode.RESPONSES or spec.teacher.endpoint is not None,
+        ),
         _only_for(DistillationMode.LOGITS, "temperature", DEFAULT_TEMPERATURE),
         _only_for(DistillationMode.LOGITS, "weight", DEFAULT_WEIGHT),
         _only_for(DistillationMode.RESPONSES, "max_failed", DEFAULT_MAX_FAILED),

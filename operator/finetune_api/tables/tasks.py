@@ -206,6 +206,10 @@ TASKS = table(
             generates=_GENERATIVE,
             other_lengths=dict.fromkeys(_GENERATIVE, 1024),
             placeholders=("question", "context"),
+            not_distilled={
+                DistillationMode.RESPONSES: "whose answers are words of the context, which those of a teacher seldom "
+                "are; use mode Logits, or InstructionTuning with context and question as the prompt"
+            },
         ),
         TaskType.SUMMARIZATION: TaskRow(
             columns=((Column("text", "the text"), Column("summary", "the summary that the model learns")),),
@@ -316,6 +320,10 @@ TASKS = table(
             packs=(ModelFamily.CAUSAL,),
             generates=_GENERATIVE,
             placeholders=("prompt",),
+            not_distilled={
+                DistillationMode.RESPONSES: "whose completions continue their prompt, while an endpoint answers it; "
+                "use mode Logits, or InstructionTuning"
+            },
         ),
     },
 )

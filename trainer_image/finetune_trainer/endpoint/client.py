@@ -103,10 +103,6 @@ class Client:
             self._runner.run(self._api.close())
         self._runner.close()
 
-    def known(self, question: Question) -> bool:
-        """Whether the store has the answer."""
-        return self._store.get(self._key_of(question)) is not None
-
     def ask(self, questions: Sequence[Question], later: int = 0) -> list[Outcome]:
         """The outcome of each question; equal questions are asked once, and those in the store not at all.
 

@@ -60,7 +60,10 @@ def read_answer(body: bytes, question: Question, seconds: float) -> Answer:
 
 def error_message(document: object) -> str:
     """The message in the body of an error; empty if there is none."""
-    error = document.get("error", document.get("message")) if isinstance(document, dict) else document
+    error = document
+    if isinstance(document, dict):
+        # ``detail`` is FastAPI's.
+        error = next((document[name] for name in ("error", "message", "detail") if name in document), None)
     if isinstance(error, dict):
         error = error.get("message")
     return clean(error)[:_SHOWN_MESSAGE] if isinstance(error, str) else ""

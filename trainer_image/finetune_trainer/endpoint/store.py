@@ -22,7 +22,7 @@ from finetune_trainer.storage.parallel import each
 
 FULL = 1 << 20
 """Bytes of a file after which the next one begins."""
-_PAUSE_SECONDS = 0.5
+_PAUSE_SECONDS = 0.2
 """Between two uploads."""
 _FILES_AT_ONCE = 8
 

@@ -22,7 +22,7 @@ Row = Mapping[str, Any]
 """A row of ``predictions.jsonl``."""
 
 _SCORES = ("scores", "confidence", "nll", "tokens", "rewards", "logProbabilities")
-_OUTPUTS = ("source", "baseline", "baselineSpan", "tuned", "tunedSpan", "samples", "outcomes", *_SCORES)
+_OUTPUTS = ("source", "baseline", "baselineSpan", "tuned", "tunedSpan", "teacher", "samples", "outcomes", *_SCORES)
 """Keys of a row that do not belong to the example itself: the same example may come from another
 file, and have other tokens for another base model."""
 _SEED = 0

@@ -10,6 +10,7 @@ from finetune_api import layout
 from finetune_api.evaluation import Costs
 from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs, PreviousModel
 from finetune_trainer.evaluate.speed import SpeedTest
+from finetune_trainer.evaluate.teacher_answers import beside_answers
 from finetune_trainer.json_files import read_json_if_present
 from finetune_trainer.methods.base import Loader
 from finetune_trainer.modelling.teacher import load_teacher
@@ -35,6 +36,8 @@ def beside_teacher(comparison: Comparison, inputs: EvaluationInputs, task: TaskF
     Raises:
         StageFailure: As `TaskForm.compare`.
     """
+    if inputs.data.responses and (form := task.answer_form()):
+        return beside_answers(comparison, inputs, form), None
     if inputs.teacher is None:
         return comparison, None
     inputs.reporter.progress("measuring the teacher")

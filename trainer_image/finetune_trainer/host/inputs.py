@@ -91,9 +91,9 @@ def data_digest(manifest: Manifest, report: DataReport) -> str:
     It is the same when a job that was applied again prepares equal data, also with other evaluation.slices, so that the
     job can resume from its checkpoint.
     """
-    evaluated = (layout.split_file("test"), layout.DATA_REPORT)
+    evaluated = (layout.split_file("test"), layout.DATA_REPORT, layout.TEACHER_ANSWERS)
     files = tuple(entry for entry in manifest.files if entry.path not in evaluated)
-    return Manifest(files=files, provenance=report.model_dump(mode="json", exclude={"notes"})).digest
+    return Manifest(files=files, provenance=report.model_dump(mode="json", exclude={"notes", "responses"})).digest
 
 
 def wait_for_inputs(workspace: Path) -> TrainInputs:

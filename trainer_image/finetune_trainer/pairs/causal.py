@@ -81,6 +81,9 @@ class CausalPairEncoder:
         ]
         return Conversation(messages, learned=(False, True))
 
+    def shown(self, sources: Sequence[str]) -> list[str]:
+        return self.cut(sources)
+
     def fit(self, sources: Sequence[str]) -> list[bool]:
         return [len(encoding.ids) <= self._budget for encoding in self._encodings(sources)]
 

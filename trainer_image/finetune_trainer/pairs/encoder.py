@@ -26,5 +26,8 @@ class PairEncoder(Protocol):
     def fit(self, sources: Sequence[str]) -> list[bool]:
         """Whether there is room for each source, beside the longest answer that is generated."""
 
+    def shown(self, sources: Sequence[str]) -> list[str]:
+        """What the model reads of each source; a model with an encoder may read less."""
+
     def encode(self, sources: Sequence[str], targets: Sequence[str]) -> Encoded:
         """Tokenise sources and their targets; a source for which there is no room is truncated."""

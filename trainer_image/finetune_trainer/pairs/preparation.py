@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.endpoint.messages import Question
 from finetune_trainer.pairs.encoder import PairEncoder
-from finetune_trainer.pairs.rows import Pair
+from finetune_trainer.pairs.rows import OpenPairs, Pair
 from finetune_trainer.pairs.task import PairTask
 from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.rows import Example, RowSchema, check_headers, first_columns
@@ -42,6 +43,20 @@ class PairsPreparation:
         schema = self._task.rows(self._spec, first_columns(files))
         check_headers(files, schema)
         return schema
+
+    def open_schema(self, files: Sequence[DataFile]) -> RowSchema:
+        schema = OpenPairs(self._task.rows(self._spec, first_columns(files)))
+        check_headers(files, schema)
+        return schema
+
+    def questions(self, examples: Sequence[Example]) -> list[Question]:
+        instruction = self._task.instruction(self._spec)
+        sources = self._encoder.shown([example.source for example in examples if isinstance(example, Pair)])
+        return [Question([{"role": "user", "content": f"{instruction}\n\n{source}"}]) for source in sources]
+
+    def with_answer(self, example: Example, answer: str) -> Pair:
+        assert isinstance(example, Pair)
+        return Pair(example.source, answer)
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
         pairs = [example for example in examples if isinstance(example, Pair)]

@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import Protocol
 
+from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values
-from finetune_trainer.prepare.rows import RowSchema, text_of
+from finetune_trainer.prepare.rows import UNANSWERED, Example, RowSchema, text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +63,28 @@ class PairRows:
 
     def source(self, values: Values) -> str:
         return text_of(values, self.needed[0], self.fields[0])
+
+
+@dataclass(frozen=True)
+class OpenPairs:
+    """Reads rows whose target does not count, because a teacher writes it; they may lack it."""
+
+    schema: PairSchema
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        return self.schema.needed[:1]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return self.schema.fields[:1]
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        return *self.schema.optional, *self.schema.needed[1:]
+
+    def example(self, values: Values) -> Example:
+        try:
+            return self.schema.example(values)
+        except BadRow:
+            return Pair(self.schema.source(values), UNANSWERED)

@@ -91,6 +91,9 @@ class Seq2SeqPairEncoder:
             pa.field("prompt", pa.string()),
         ]
 
+    def shown(self, sources: Sequence[str]) -> list[str]:
+        return list(sources)
+
     def fit(self, sources: Sequence[str]) -> list[bool]:
         with encoding_explained():
             return [len(ids) <= self._max_length for ids in self._ids(self._marked(sources))]

@@ -112,10 +112,22 @@ def by_problem(rows: Iterable[InvalidRow]) -> list[list[InvalidRow]]:
 
 def dropped(rows: Sequence[InvalidRow]) -> list[str]:
     """A note on why rows were dropped, the most frequent problem first; empty if none were."""
+    return [f"dropped rows: {listed_problems(rows)}"] if rows else []
+
+
+def listed_problems(rows: Sequence[InvalidRow]) -> str:
+    """The most frequent problems of rows, with the places of the first ones."""
+    lines = problem_lines(rows)
+    return f"{'; '.join(lines[:_OTHERS])}{'; …' if len(lines) > _OTHERS else ''}"
+
+
+def problem_lines(rows: Sequence[InvalidRow]) -> list[str]:
+    """Each problem of rows, the most frequent first: how often it occurs, the places of the first ones, and what it is.
+
+    Such as ``2 at a.jsonl:3, a.jsonl:7: column 'text' is empty``.
+    """
     groups = sorted(by_problem(rows), key=len, reverse=True)
-    first = groups[:_OTHERS]
-    listed = "; ".join(f"{len(rows)} at {_places(rows, '', _OTHERS)}: {rows[0].problem}" for rows in first)
-    return [f"dropped rows: {listed}{'; …' if len(groups) > _OTHERS else ''}"] if groups else []
+    return [f"{len(rows)} at {_places(rows, '', _OTHERS)}: {rows[0].problem}" for rows in groups]
 
 
 def _places(rows: Sequence[InvalidRow], file: str, most: int) -> str:

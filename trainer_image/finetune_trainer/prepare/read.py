@@ -71,6 +71,10 @@ class Place:
         tally.reject(self.row, self.file.at(self.line), invalid)
 
 
+OnValid = Callable[[Place, Example], None]
+"""Called with a valid row."""
+
+
 @dataclass
 class _Batch:
     examples: list[Example] = field(default_factory=list)
@@ -92,10 +96,9 @@ def read_data_set(
     deduplicate: bool,
     slices: SliceReader,
     on_rows: Callable[[int], None],
+    on_valid: OnValid = lambda _, __: None,
 ) -> DataSet:
     """Read all rows of ``files`` and write the valid ones to ``spool``.
-
-    Memory use is one batch plus about 200 bytes per row, or 250 of rows in groups.
 
     Args:
         files: The files of the data set, in order.
@@ -107,9 +110,43 @@ def read_data_set(
         deduplicate: Keep only the first of equal rows.
         slices: Reads the columns of evaluation.slices; has none if the data set has no test rows.
         on_rows: Called after each batch with the number of rows read so far.
+        on_valid: Called with each valid row, in the order in which it is written.
 
     Raises:
         StageFailure: BadData when there are no rows or too many invalid ones, or a file does not have its format.
+    """
+    found = collect(
+        _examples(files, schema, tally, slices),
+        tokeniser,
+        tally,
+        spool,
+        unknown_id=unknown_id,
+        deduplicate=deduplicate,
+        slices=slices,
+        on_rows=on_rows,
+        on_valid=on_valid,
+    )
+    tally.check()
+    slices.check_read()
+    return found
+
+
+def collect(
+    examples: Iterable[tuple[Place, Example, str]],
+    tokeniser: Tokeniser,
+    tally: Tally,
+    spool: Path,
+    *,
+    unknown_id: int | None,
+    deduplicate: bool,
+    slices: SliceReader,
+    on_rows: Callable[[int], None] = lambda _: None,
+    on_valid: OnValid = lambda _, __: None,
+) -> DataSet:
+    """Tokenise ``examples``, each with its place and the values of its slices, and write the valid ones to ``spool``.
+
+    Memory use is one batch plus about 200 bytes per row, or 250 of rows in groups. The other arguments are those of
+    `read_data_set`.
     """
     keys: list[bytes] = []
     groups: list[bytes] = []
@@ -134,6 +171,8 @@ def read_data_set(
             writer.write(pa.RecordBatch.from_arrays([*encoded.columns.values(), sources, *of_slices], schema=columns))
             keys.extend(batch.keys[index] for index in valid)
             groups.extend(batch.groups[index] for index in valid)
+            for index in valid:
+                on_valid(batch.places[index], batch.examples[index])
             columns_of_tokens = [encoded.columns[name] for name in encoded.tokens]
             lengths.append(np.sum([list_lengths(column) for column in columns_of_tokens], axis=0, dtype=np.int64))
             truncated.append(encoded.truncated)
@@ -144,7 +183,7 @@ def read_data_set(
             on_rows(tally.rows)
 
         batch = _Batch()
-        for place, example, values in _examples(files, schema, tally, slices):
+        for place, example, values in examples:
             key = content_key(example)
             if key in answers:
                 contradicts = answers[key] != hash(example.answer)
@@ -164,8 +203,6 @@ def read_data_set(
                 flush(batch)
                 batch = _Batch()
         flush(batch)
-    tally.check()
-    slices.check_read()
     return DataSet(
         spool=spool,
         schema=columns,

@@ -13,6 +13,8 @@ from finetune_trainer.prepare.sources import DataFile, FileKind
 
 _COLUMN_NAME = re.compile(r"[\w .,;|/()#%&?+*'-]{1,40}")
 
+UNANSWERED = "?"
+"""The answer of a row without one, until a teacher has answered it."""
 
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 """In lower case."""

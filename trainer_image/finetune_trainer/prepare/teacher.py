@@ -64,11 +64,6 @@ def find_teacher(spec: FineTuneJobSpec, scratch: Path) -> Teacher | None:
     Raises:
         StageFailure: As `finetune_trainer.teachers.fetch_teacher`.
     """
-    if spec.distillation and spec.distillation.mode is DistillationMode.RESPONSES:
-        raise StageFailure(
-            Reason.BAD_CONFIGURATION,
-            "distillation with mode Responses does not work in this version: use mode Logits, or remove distillation",
-        )
     teacher = loaded_teacher(spec)
     if teacher is None:
         return None

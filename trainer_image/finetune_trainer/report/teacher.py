@@ -5,7 +5,7 @@ from __future__ import annotations
 from finetune_api.evaluation import Evaluation, ModelCost
 from finetune_api.spec import DistillationMode, FineTuneJobSpec
 from finetune_api.tables.metrics import Metric
-from finetune_trainer.prepared import DataReport
+from finetune_trainer.prepared import DataReport, ResponsesReport
 from finetune_trainer.report.format import grouped
 
 
@@ -44,9 +44,28 @@ def teacher_settings(spec: FineTuneJobSpec, data: DataReport) -> list[tuple[str,
     else:
         name = f"{teacher.endpoint.model} at {teacher.endpoint.url}" if teacher.endpoint else str(teacher.uri)
     rows = [("Teacher", name), ("Distillation", str(distillation.mode))]
+    if data.responses is not None:
+        rows += _answers(data.responses)
     if distillation.mode is DistillationMode.LOGITS:
         rows.append(("Weight and temperature of the teacher", f"{distillation.weight:g}, {distillation.temperature:g}"))
     return rows
+
+
+def _answers(responses: ResponsesReport) -> list[tuple[str, str]]:
+    """What the answers of the teacher cost, as (name, value) rows."""
+    answers = responses.answers
+    estimated = f" (of {grouped(responses.estimated)} answers estimated)" if responses.estimated else ""
+    kept = f", {grouped(answers.kept)} answers kept from before" if answers.kept else ""
+    speed = answers.completion_tokens / responses.seconds if responses.seconds else 0.0
+    return [
+        ("Answers that are learned", f"{grouped(answers.used)} of {grouped(answers.used + answers.left_out)}"),
+        ("Requests", f"{grouped(answers.requests)}, of these {grouped(answers.retries)} repeated{kept}"),
+        (
+            "Tokens of the endpoint",
+            f"{grouped(answers.prompt_tokens)} of prompts, {grouped(answers.completion_tokens)} of answers{estimated}",
+        ),
+        ("Speed of the endpoint", f"{speed:.3g} tokens of an answer in a second, with several requests at a time"),
+    ]
 
 
 def _cost(cost: ModelCost) -> str:

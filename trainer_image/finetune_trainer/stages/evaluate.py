@@ -180,6 +180,7 @@ def _evaluation(
     from finetune_trainer.evaluate.pairing import digest_of
     from finetune_trainer.evaluate.power import notes_after
     from finetune_trainer.evaluate.slices import short
+    from finetune_trainer.evaluate.teacher_answers import answers_notes
 
     spec, examples = inputs.spec.evaluation, len(comparison.predictions)
     validation = read_json_if_present(inputs.trained / layout.HISTORY).get("validation", ())
@@ -194,6 +195,7 @@ def _evaluation(
         notes=(
             *notes,
             *comparison.notes,
+            *answers_notes(comparison.details),
             *notes_after(spec, comparison.metrics, examples),
             *overfitting(validation),
             *exact.notes,

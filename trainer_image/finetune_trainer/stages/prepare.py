@@ -19,13 +19,13 @@ import numpy as np
 from finetune_api import layout
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.manifest import Manifest
-from finetune_api.spec import Deduplication, FineTuneJobSpec
+from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import PrepareResult, StageConfig
 from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer import storage
 from finetune_trainer.base_content import content_of
 from finetune_trainer.checkpoints.upload import complete_checkpoints
-from finetune_trainer.context import Reporter, StageContext
+from finetune_trainer.context import StageContext
 from finetune_trainer.evaluate.power import notes_before
 from finetune_trainer.harness.check import check_harness
 from finetune_trainer.manifests import TornDirectory, publish_directory, read_manifest
@@ -35,6 +35,7 @@ from finetune_trainer.modelling.tokenizer import chat_templates, save_tokenizer
 from finetune_trainer.models import read_config, read_generation_config, vocabulary_size
 from finetune_trainer.patches.transformers import fix_template_date
 from finetune_trainer.prepare.continuing import continue_from, continued_adapter, learned_before, notes_on
+from finetune_trainer.prepare.divided import divided_rows
 from finetune_trainer.prepare.family_settings import check_settings
 from finetune_trainer.prepare.inputs import Inputs, fetch_inputs
 from finetune_trainer.prepare.lengths import sequence_length
@@ -47,16 +48,15 @@ from finetune_trainer.prepare.notes import (
     truncations,
     unknown_tokens,
 )
-from finetune_trainer.prepare.problems import REPORTED_ROWS, Tally, dropped
-from finetune_trainer.prepare.programs import sandbox_for
-from finetune_trainer.prepare.read import DataSet, read_data_set
-from finetune_trainer.prepare.slices import SliceReader, without_slices
+from finetune_trainer.prepare.problems import REPORTED_ROWS, dropped
+from finetune_trainer.prepare.read import DataSet
+from finetune_trainer.prepare.slices import without_slices
 from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding, end_notes
-from finetune_trainer.prepare.splits import SPLITS, TEST, Selection, assign, check_processes, check_sizes
+from finetune_trainer.prepare.splits import SPLITS, TEST, Assignment, Selection, check_processes
 from finetune_trainer.prepare.spool import TableWriter, selected
 from finetune_trainer.prepare.teacher import Student, check_teacher
 from finetune_trainer.prepared import DataReport, SplitReport, positions_left
-from finetune_trainer.row_hashes import hashes_of, write_test_rows
+from finetune_trainer.row_hashes import write_test_rows
 from finetune_trainer.tasks import form_for
 from finetune_trainer.tasks.base import Preparation
 
@@ -138,29 +138,10 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     today = datetime.now(UTC).date()
     dated = task.uses_chat_template and [one for one in chat_templates(tokenizer) if fix_template_date(one, today)]
     preparation = task.preparation(spec, tokenizer, length, config)
-    with sandbox_for(preparation, context):
-        sets = _read(context, inputs, preparation, tokenizer.unk_token_id)
-    assignment = assign(
-        {name: data.keys for name, data in sets.items()},
-        inputs.data.dataset,
-        spec.training.seed,
-        sets["train"].groups,
-    )
-    check_sizes(assignment, inputs.data.dataset, inputs.data.more)
+    rows = divided_rows(context, inputs, preparation, tokenizer.unk_token_id, output)
+    sets, assignment, hashes = rows.sets, rows.assignment, rows.hashes
     _check_vocabulary(sets, vocabulary, spec.model.uri)
-    splits = {}
-    all_labels: Counter[str] = Counter()
-    for split, selection in assignment.splits.items():
-        context.reporter.progress(f"writing the {split} split", 0, len(selection.rows), unit="examples")
-        data = sets[selection.origin]
-        label_counts = Counter(dict.fromkeys(preparation.labels, 0))
-        schema = data.schema if split == TEST else without_slices(data.schema)
-        with TableWriter(output / layout.split_file(split), schema) as writer:
-            for batch in selected(data.spool, np.asarray(selection.rows, np.int64)):
-                writer.write(preparation.finish(batch.select(schema.names), split, label_counts))
-        splits[split] = _split_report(data, selection, dict(label_counts))
-        all_labels.update(label_counts)
-    hashes = {split: hashes_of(sets[one.origin].keys, one.rows) for split, one in assignment.splits.items()}
+    splits, all_labels = _write_splits(context, preparation, sets, assignment, output)
     learned_before(continuing).with_rows(str(spec.task.type), hashes["train"]).write(output)
     write_test_rows(output, hashes[TEST])
     generation = read_generation_config(inputs.model.path, spec.model.uri)
@@ -182,6 +163,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         ),
     )
     notes = [
+        *rows.notes,
         *notes_on(continuing),
         *method_of(spec.method.type).check_data(spec, splits["train"].examples),
         *inputs.data.notes,
@@ -227,6 +209,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
         handling=taught.handling,
         continued=continued_adapter(continuing, preparation.labels, hashes[TEST]),
         teacher=taught.report,
+        responses=rows.responses,
     )
     log.info("read as %s", report.detected)
     report = check_method(
@@ -270,35 +253,27 @@ def _check_vocabulary(sets: Mapping[str, DataSet], vocabulary: int | None, model
         )
 
 
-def _read(
-    context: StageContext, inputs: Inputs, preparation: Preparation, unknown_id: int | None
-) -> dict[str, DataSet]:
-    spec = context.config.spec
-    sets = {}
-    for name in inputs.data.files:
-        uri = inputs.data.address(name)
-        activity = f"reading the {name} data"
-        context.reporter.progress(activity, 0, unit="examples")
-        has_test_rows = name == (TEST if TEST in inputs.data.files else "train")
-        slices = SliceReader(spec.evaluation.slices if has_test_rows else (), uri)
-        slices.check_headers(inputs.data.files[name])
-        sets[name] = read_data_set(
-            inputs.data.files[name],
-            preparation.row_schema(inputs.data.files[name]),
-            preparation,
-            Tally(uri, spec.dataset.cleaning.drop_invalid),
-            context.workspace / f"{name}.spool",
-            unknown_id=unknown_id,
-            deduplicate=spec.dataset.cleaning.deduplicate is not Deduplication.NONE,
-            slices=slices,
-            on_rows=partial(_report_rows, context.reporter, activity),
-        )
-        preparation.end_data_set(uri)
-    return sets
-
-
-def _report_rows(reporter: Reporter, activity: str, rows: int) -> None:
-    reporter.progress(activity, rows, unit="examples")
+def _write_splits(
+    context: StageContext,
+    preparation: Preparation,
+    sets: Mapping[str, DataSet],
+    assignment: Assignment,
+    output: Path,
+) -> tuple[dict[str, SplitReport], Counter[str]]:
+    """Write each split to ``output``; returns their reports, and the examples by label in all of them."""
+    splits = {}
+    all_labels: Counter[str] = Counter()
+    for split, selection in assignment.splits.items():
+        context.reporter.progress(f"writing the {split} split", 0, len(selection.rows), unit="examples")
+        data = sets[selection.origin]
+        label_counts = Counter(dict.fromkeys(preparation.labels, 0))
+        schema = data.schema if split == TEST else without_slices(data.schema)
+        with TableWriter(output / layout.split_file(split), schema) as writer:
+            for batch in selected(data.spool, np.asarray(selection.rows, np.int64)):
+                writer.write(preparation.finish(batch.select(schema.names), split, label_counts))
+        splits[split] = _split_report(data, selection, dict(label_counts))
+        all_labels.update(label_counts)
+    return splits, all_labels
 
 
 def _split_report(data: DataSet, selection: Selection, label_counts: dict[str, int]) -> SplitReport:
@@ -383,4 +358,5 @@ def _result(context: StageContext, report: DataReport, manifest: Manifest) -> Pr
         rounded_parameters=report.rounded_parameters,
         teacher_parameters=report.teacher.model.parameters if report.teacher else None,
         detected=report.detected[:300],
+        responses=report.responses.answers if report.responses else None,
     )

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.vocabulary import LearnedTokens
+from finetune_trainer.endpoint.messages import Question
 from finetune_trainer.prepare.arrays import int32s, list_lengths, lists
 from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.rows import Example, RowSchema, check_headers
@@ -18,7 +19,9 @@ from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.prepare.special_tokens import AnswerTokens
 from finetune_trainer.prepare.splits import TEST
 from finetune_trainer.prepared import IGNORED_LABEL
+from finetune_trainer.tasks.instruction_tuning.messages import Conversation
 from finetune_trainer.tasks.instruction_tuning.rows import schema_for
+from finetune_trainer.tasks.instruction_tuning.teaching import OpenRows, question, with_answer
 from finetune_trainer.tasks.instruction_tuning.tokens import ChatTokeniser
 
 if TYPE_CHECKING:
@@ -49,6 +52,19 @@ class InstructionTuningPreparation:
         self.rows = self.rows or schema.form
         check_headers(files, schema)
         return schema
+
+    def open_schema(self, files: Sequence[DataFile]) -> RowSchema:
+        schema = OpenRows(schema_for(self._spec, files))
+        self.rows = self.rows or schema.form
+        check_headers(files, schema)
+        return schema
+
+    def questions(self, examples: Sequence[Example]) -> list[Question]:
+        return [question(example) for example in examples if isinstance(example, Conversation)]
+
+    def with_answer(self, example: Example, answer: str) -> Conversation:
+        assert isinstance(example, Conversation)
+        return with_answer(example, answer)
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
         return self._tokeniser.encode(examples)

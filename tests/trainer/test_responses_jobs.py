@@ -1,0 +1,129 @@
+"""Jobs with a teacher behind an endpoint, as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from finetune_api.failures import ExitCode, Reason
+from finetune_api.stage import PrepareResult, Stage
+from finetune_trainer.evaluate.pairing import digest_of
+from tests.endpoint_server import Endpoint, Reply, answer, endpoint, error
+from tests.trainer.stages import TinyJob, instruction_job
+
+ROWS = 120
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> TinyJob:
+    return instruction_job(tmp_path_factory.mktemp("job"), ROWS)
+
+
+def taught(job: TinyJob, server: Endpoint, name: str, **endpoint: Any) -> TinyJob:
+    """The job with a teacher, under another name."""
+    teacher = {"endpoint": {"url": server.url, "model": "m", **endpoint}}
+    changed = job.changed(distillation={"mode": "Responses", "teacher": teacher})
+    return TinyJob(changed.root, changed.spec, name)
+
+
+def stored(job: TinyJob) -> int:
+    """Number of the answers in storage."""
+    return sum(len(path.read_text().splitlines()) for path in (job.revision.parent / "answers").glob("*.jsonl"))
+
+
+def test_a_prepare_that_is_killed_in_the_middle_asks_nothing_twice_that_was_stored(job: TinyJob) -> None:
+    def slowly(*_: object) -> Reply:
+        time.sleep(0.02)
+        return answer("it is fruit")
+
+    with endpoint(slowly) as server:
+        killed = taught(job, server, "killed", maxConcurrency=2)
+        with killed.start(Stage.PREPARE) as running:
+            running.wait_until(lambda: stored(killed) > 20)
+            (worker,) = running.worker_pids()
+            os.kill(worker, signal.SIGKILL)
+            outcome = running.wait()
+        assert outcome.report.error
+        assert outcome.report.error.reason is Reason.KILLED
+        kept, asked = stored(killed), len(server.asked)
+        assert 20 < kept < ROWS
+        outcome = killed.run(Stage.PREPARE, attempt=2)
+        assert outcome.code == ExitCode.DONE, outcome.log
+        assert isinstance(outcome.report.result, PrepareResult)
+        answers = outcome.report.result.responses
+        assert answers
+        assert answers.kept == kept
+        assert len(server.asked) - asked == answers.requests == len(server.prompts()) - kept
+        # What was under way when it was killed, and the answers of the last moment.
+        assert sum(count - 1 for count in server.prompts().values()) == asked - kept
+
+
+def test_progress_and_key(job: TinyJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FINETUNE_SECRET_ENDPOINT_OPENAI_API_KEY", "of the Secret")
+    monkeypatch.setenv("OPENAI_API_KEY", "of the environment")
+    seen = []
+    with endpoint(lambda *_: answer("it is fruit")) as server:
+        held = taught(job, server, "progress", maxConcurrency=1)
+        with held.start(Stage.PREPARE) as running:
+            running.wait_until(
+                lambda: (now := running.progress()) is not None and (seen.append(now) or now.unit == "prompts")
+            )
+            outcome = running.wait()
+    assert outcome.code == ExitCode.DONE, outcome.log
+    assert (seen[-1].activity, seen[-1].total) == ("asking the teacher", len(server.prompts()))
+    assert set(server.keys) == {"Bearer of the Secret"}
+
+
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [(error(401), ExitCode.PERMISSION_DENIED), (error(404), ExitCode.NOT_FOUND)],
+    ids=["401", "404"],
+)
+def test_exit_codes(job: TinyJob, reply: Reply, code: ExitCode) -> None:
+    with endpoint(lambda *_: reply) as server:
+        outcome = taught(job, server, f"code-{code}").run(Stage.PREPARE)
+    assert outcome.code == code, outcome.log
+    assert not (job.root / "storage" / "team-a" / f"code-{code}" / "r1" / "prepared" / "manifest.json").exists()
+
+
+def test_the_teacher_is_measured_beside_its_student(job: TinyJob) -> None:
+    """From the answers that prepare has asked for: evaluate asks nothing."""
+    references = {
+        row["messages"][0]["content"]: row["messages"][1]["content"]
+        for row in map(json.loads, (job.root / "train.jsonl").read_text().splitlines())
+    }
+
+    def respond(prompt: str, _: int) -> Reply:
+        right = references[prompt]
+        return answer(right, "length") if right.endswith("metal") else answer(right)
+
+    with endpoint(respond) as server:
+        measured = taught(job, server, "measured").changed(training={"maxSteps": 2})
+        assert measured.run(Stage.PREPARE).code == ExitCode.DONE
+    assert measured.run(Stage.TRAIN).code == ExitCode.DONE
+    outcome = measured.run(Stage.EVALUATE)
+    assert outcome.code == ExitCode.DONE, outcome.log
+    metrics = {metric["name"]: metric for metric in measured.evaluation["metrics"]}
+    rows = measured.predictions
+    cut = [row for row in rows if row["reference"].endswith("metal")]
+    assert 0 < len(cut) < len(rows)
+    share = pytest.approx(1 - len(cut) / len(rows))
+    assert (metrics["exact_match"]["teacher"], metrics["rouge_l"]["teacher"]) == (share, share)
+    assert "teacher" not in metrics["loss"]
+    assert [row["teacher"] for row in rows] == [None if row in cut else row["reference"] for row in rows]
+    note = f"the teacher has no usable answer to {len(cut)} of {len(rows)} test prompts, which count as empty answers"
+    assert note in measured.evaluation["notes"]
+    assert measured.evaluation["details"]["teacher"]["tokensPerSecond"] > 0
+    # They are the test examples of a job without a teacher.
+    without = digest_of([{key: value for key, value in row.items() if key != "teacher"} for row in rows])
+    assert measured.evaluation["testDigest"] == without
+    page = (measured.revision / "evaluated" / "report.html").read_text()
+    assert "Prompts that are left out, because the teacher has no usable answer" in page
+    assert "the answer is cut at the limit of the endpoint" in page
+    assert "Answers that are learned" in page
+    assert '<th class="n">Teacher</th>' in page

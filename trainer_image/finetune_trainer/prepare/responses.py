@@ -1,0 +1,361 @@
+"""Distillation with mode Responses: the teacher answers the prompts of training and validation, which are then learned.
+
+The rows are read, checked and divided into splits as without a teacher. Then the answers of train and validation are
+replaced by those of the teacher, and these rows are tokenised. Test rows keep their references; the answers of the
+teacher to their prompts are stored beside them, to measure it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+
+from finetune_api import layout
+from finetune_api.failures import Reason, StageFailure
+from finetune_api.spec import Deduplication, EndpointSpec, FineTuneJobSpec
+from finetune_api.stage import MOST_PROBLEMS, NOTE_LENGTH, TeacherAnswers
+from finetune_trainer.context import StageContext
+from finetune_trainer.endpoint.client import Client
+from finetune_trainer.endpoint.messages import Answer, Question
+from finetune_trainer.endpoint.store import AnswerStore
+from finetune_trainer.endpoint.usable import Verdict, verdict
+from finetune_trainer.prepare.dedupe import without
+from finetune_trainer.prepare.kept import KeptRows
+from finetune_trainer.prepare.problems import REPORTED_ROWS, BadRow, Tally, listed_problems, percent, problem_lines
+from finetune_trainer.prepare.read import DataSet, Place, collect
+from finetune_trainer.prepare.rows import Example
+from finetune_trainer.prepare.slices import SliceReader
+from finetune_trainer.prepare.splits import TEST, Assignment, Selection
+from finetune_trainer.prepared import InvalidRow, ResponsesReport, SampleAnswer
+from finetune_trainer.row_hashes import Hashes, hashes_of
+from finetune_trainer.tasks.base import Preparation, Teachable
+
+log = logging.getLogger(__name__)
+
+FIELD = "distillation.teacher.endpoint"
+_LEARNED = ("validation", "train")
+"""The splits whose answers are replaced. What both have stays in validation."""
+_AT_ONCE = 512
+"""Rows that are asked for in one call."""
+_SAMPLE = 5
+_MANY_SUSPECT = 0.05
+_PLACES = 3
+_SHOWN = 300
+"""Characters of a prompt or an answer of a sample."""
+
+
+def asked_endpoint(spec: FineTuneJobSpec) -> EndpointSpec | None:
+    """The endpoint that answers for the teacher; None for a job without one."""
+    return spec.distillation.teacher.endpoint if spec.distillation else None
+
+
+class Responses:
+    """A context manager with the rows of a job before its teacher has answered them.
+
+    Args:
+        context: The context of the stage.
+        preparation: That of the task, which is `Teachable`.
+    """
+
+    def __init__(self, context: StageContext, preparation: Preparation) -> None:
+        endpoint, distillation = asked_endpoint(context.config.spec), context.config.spec.distillation
+        assert endpoint
+        assert distillation
+        assert isinstance(preparation, Teachable)  # See TaskRow.not_distilled.
+        self.teachable: Teachable = preparation
+        self._preparation: Preparation = preparation
+        self._context = context
+        self._endpoint = endpoint
+        self._most_failed = distillation.max_failed
+        self._kept: dict[str, KeptRows] = {}
+
+    def __enter__(self) -> Responses:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for kept in self._kept.values():
+            kept.close()
+
+    def keep(self, name: str) -> KeptRows:
+        """Where the valid rows of the data set ``name`` are kept."""
+        self._kept[name] = KeptRows(self._context.workspace / f"{name}.rows")
+        return self._kept[name]
+
+    def count(self, assignment: Assignment) -> str:
+        """What would be asked, as a clause."""
+        counts = {split: len(one.rows) for split, one in assignment.splits.items()}
+        return (
+            f"the teacher would be asked up to {sum(counts.values()):,} questions, {counts['train']:,} for training, "
+            f"{counts['validation']:,} for validation, and {counts[TEST]:,} to measure it; a dry run asks none, and "
+            "counts the tokens of the answers in the data"
+        )
+
+    def learn(
+        self, sets: Mapping[str, DataSet], assignment: Assignment, output: Path, unknown_id: int | None
+    ) -> Answered:
+        """Ask the teacher, and tokenise its answers.
+
+        Args:
+            sets: The data sets as they were read.
+            assignment: Their splits.
+            output: Directory for the answers to the prompts of the test split.
+            unknown_id: As in `read_data_set`.
+
+        Raises:
+            StageFailure: BadData when too many answers cannot be used; otherwise as `Client.ask`.
+        """
+        config = self._context.config
+        asking = _Asking(
+            self.teachable, self._most_failed, {name: len(one.rows) for name, one in assignment.splits.items()}
+        )
+        with ExitStack() as stack:
+            store = stack.enter_context(AnswerStore(config.job_layout.answers))
+            client = stack.enter_context(Client(self._endpoint, FIELD, store, on_progress=self._report(asking)))
+            asking.client = client
+            found: dict[str, DataSet] = {}
+            for split in _LEARNED:
+                selection = assignment.splits[split]
+                uri = config.spec.dataset.train.uri if selection.origin == "train" else sets[split].tally.uri
+                tally = Tally(uri, self._most_failed)
+                asking.tallies[split] = tally
+                found[split] = collect(
+                    asking.answered(split, self._kept[selection.origin], selection.rows),
+                    self._preparation,
+                    tally,
+                    self._context.workspace / f"{split}.answered",
+                    unknown_id=unknown_id,
+                    deduplicate=config.spec.dataset.cleaning.deduplicate is not Deduplication.NONE,
+                    slices=SliceReader((), uri),
+                )
+                asking.check()
+            test = assignment.splits[TEST]
+            with (output / layout.TEACHER_ANSWERS).open("w", encoding="utf-8") as file:
+                for place, outcome in asking.measured(self._kept[test.origin], test.rows):
+                    file.write(json.dumps({"source": place.source, **outcome}, ensure_ascii=False) + "\n")
+        return _divided(sets, assignment, found, asking.report(self._endpoint), config.spec)
+
+    def _report(self, asking: _Asking) -> Callable[[int], None]:
+        def report(done: int) -> None:
+            total = sum(asking.counts.values())
+            self._context.reporter.progress("asking the teacher", asking.done + done, total, unit="prompts")
+
+        return report
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The data sets with the answers of the teacher, and their splits."""
+
+    sets: dict[str, DataSet]
+    assignment: Assignment
+    report: ResponsesReport
+
+    @property
+    def learned(self) -> Hashes:
+        """The hashes of the training rows with the answers of the teacher."""
+        train = self.assignment.splits["train"]
+        return hashes_of(self.sets[train.origin].keys, train.rows)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know about the answers."""
+        answers, notes = self.report.answers, []
+        if answers.suspect:
+            share = answers.suspect / answers.used
+            what = "many answers" if share > _MANY_SUSPECT else "answers"
+            found = [(f"{one.file}:{one.line}") for one in self.report.suspect[:_PLACES]]
+            more = ", …" if answers.suspect > _PLACES else ""
+            notes.append(
+                f"{what} of the teacher read like a refusal, and are learned: {answers.suspect:,} of {answers.used:,} "
+                f"({', '.join(found)}{more})"
+            )
+        if self.report.estimated:
+            notes.append(
+                f"the endpoint did not count the tokens of {self.report.estimated:,} answers; a quarter of their bytes "
+                "counts instead"
+            )
+        return notes
+
+
+@dataclass
+class _Asking:
+    """Asks for the rows of one split after the other."""
+
+    teachable: Teachable
+    most_failed: float
+    counts: Mapping[str, int]
+    """Prompts of each split."""
+    client: Client = field(init=False)
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    done: int = 0
+    """Prompts in earlier calls."""
+    suspects: int = 0
+    suspect: list[SampleAnswer] = field(default_factory=list)
+    sample: list[SampleAnswer] = field(default_factory=list)
+
+    def answered(self, split: str, kept: KeptRows, rows: Sequence[int]) -> Iterator[tuple[Place, Example, str]]:
+        """The rows with a usable answer, which replaces their own.
+
+        Raises:
+            StageFailure: BadData as soon as too many answers cannot be used; otherwise as `Client.ask`.
+        """
+        for place, example, question, found, _ in self._asked(kept, rows):
+            self.tallies[split].rows += 1
+            try:
+                if found.text is None:
+                    raise BadRow(found.problem)
+                answered = self.teachable.with_answer(example, found.text)
+            except BadRow as problem:
+                log.warning("%s: left out: %s", place.source, problem)
+                place.reject(self.tallies[split], problem)
+                self.check()
+                continue
+            self._look(place, question, found)
+            yield place, answered, ""
+
+    def measured(self, kept: KeptRows, rows: Sequence[int]) -> Iterator[tuple[Place, dict[str, object]]]:
+        """The answer to each prompt of the test split, with its number of tokens and its seconds."""
+        for place, _, _, found, answer in self._asked(kept, rows):
+            cost = {"tokens": answer.completion_tokens, "seconds": answer.seconds} if answer else {}
+            yield place, {"answer": found.text, "problem": found.problem, **cost}
+
+    def check(self) -> None:
+        """Check that the share of answers that cannot be used is not too large, whatever else is answered.
+
+        Raises:
+            StageFailure: BadData when it is.
+        """
+        failed = sum(tally.invalid for tally in self.tallies.values())
+        total = sum(self.counts[split] for split in _LEARNED)
+        if failed <= self.most_failed * total:
+            return
+        asked, problems = sum(tally.rows for tally in self.tallies.values()), listed_problems(self._left_out())
+        raise StageFailure(
+            Reason.BAD_DATA,
+            f"{failed:,} of the first {asked:,} answers of the teacher cannot be used, more than "
+            f"{percent(self.most_failed)} of {total:,} prompts (distillation.maxFailed): {problems}; correct the "
+            "teacher or the prompts, or raise distillation.maxFailed",
+        )
+
+    def report(self, endpoint: EndpointSpec) -> ResponsesReport:
+        usage, left_out = self.client.usage, sum(tally.invalid for tally in self.tallies.values())
+        return ResponsesReport(
+            model=endpoint.model,
+            url=endpoint.url,
+            answers=TeacherAnswers(
+                used=sum(tally.rows for tally in self.tallies.values()) - left_out,
+                left_out=left_out,
+                suspect=self.suspects,
+                requests=usage.requests,
+                retries=usage.retries,
+                kept=usage.kept,
+                prompt_tokens=usage.prompt_tokens,
+                completion_tokens=usage.completion_tokens,
+                problems=tuple(
+                    line if len(line) <= NOTE_LENGTH else f"{line[: NOTE_LENGTH - 1]}…"
+                    for line in problem_lines(self._left_out())[:MOST_PROBLEMS]
+                ),
+            ),
+            estimated=usage.estimated,
+            seconds=round(usage.answer_seconds, 3),
+            left_out=tuple(self._left_out()),
+            suspect=tuple(self.suspect),
+            sample=tuple(self.sample),
+        )
+
+    def _asked(
+        self, kept: KeptRows, rows: Sequence[int]
+    ) -> Iterator[tuple[Place, Example, Question, Verdict, Answer | None]]:
+        for some in _batches(rows):
+            found = list(kept.read(some))
+            questions = self.teachable.questions([example for _, example in found])
+            later = sum(self.counts.values()) - self.done - len(some)
+            outcomes = self.client.ask(questions, later)
+            self.done += len(some)
+            for (place, example), question, outcome in zip(found, questions, outcomes, strict=True):
+                answer = outcome if isinstance(outcome, Answer) else None
+                yield place, example, question, verdict(outcome), answer
+
+    def _look(self, place: Place, question: Question, found: Verdict) -> None:
+        """Keep what a user looks at: the first answers, and those that read like a refusal."""
+        shown = SampleAnswer(
+            file=place.file.name,
+            line=place.line,
+            prompt=_start(str(question.messages[-1].get("content") or "")),
+            answer=_start(found.text or ""),
+        )
+        if len(self.sample) < _SAMPLE:
+            self.sample.append(shown)
+            log.info("%s: the teacher answers %r to %r", place.source, shown.answer, shown.prompt)
+        if found.suspect:
+            self.suspects += 1
+            if len(self.suspect) < REPORTED_ROWS:
+                self.suspect.append(shown)
+
+    def _left_out(self) -> list[InvalidRow]:
+        return [row for split in reversed(_LEARNED) if split in self.tallies for row in self.tallies[split].reported][
+            :REPORTED_ROWS
+        ]
+
+
+def _divided(
+    sets: Mapping[str, DataSet],
+    assignment: Assignment,
+    found: Mapping[str, DataSet],
+    report: ResponsesReport,
+    spec: FineTuneJobSpec,
+) -> Answered:
+    """The data sets of the splits, each of which has one of its own now.
+
+    Args:
+        sets: The data sets as they were read.
+        assignment: Their splits.
+        found: The data sets with the answers of the teacher, by split.
+        report: The report about these.
+        spec: The spec of the job.
+    """
+    deduplicate = spec.dataset.cleaning.deduplicate is not Deduplication.NONE
+    test = assignment.splits[TEST]
+    taken = [sets[test.origin].keys[row] for row in test.rows]
+    splits, leaked = {}, assignment.leaked
+    # Two prompts with different answers in the data may have the same answer of the teacher.
+    for split in _LEARNED:
+        keys = found[split].keys
+        rows = without(keys, taken) if deduplicate else list(range(len(keys)))
+        leaked += len(keys) - len(rows)
+        splits[split] = Selection(split, rows)
+        taken += keys
+    # What was counted when the rows were read is counted once.
+    of_test = sets[test.origin]
+    if test.origin != TEST:
+        of_test = replace(of_test, tally=Tally(of_test.tally.uri, 1.0), duplicates=0, contradicting=0)
+    read = {split: sets[split] for split in _LEARNED if split in sets}
+    learned = {
+        split: replace(
+            found[split],
+            tally=read[split].tally if split in read else Tally(sets["train"].tally.uri, 1.0),
+            duplicates=found[split].duplicates + (read[split].duplicates if split in read else 0),
+            contradicting=read[split].contradicting if split in read else 0,
+        )
+        for split in _LEARNED
+    }
+    splits_in_order = {split: splits.get(split, Selection(TEST, test.rows)) for split in assignment.splits}
+    return Answered({**learned, TEST: of_test}, Assignment(splits_in_order, leaked, assignment.groups), report)
+
+
+def _batches(rows: Sequence[int]) -> Iterator[list[int]]:
+    remaining = iter(rows)
+    while some := list(islice(remaining, _AT_ONCE)):
+        yield some
+
+
+def _start(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
