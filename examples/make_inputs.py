@@ -3,7 +3,7 @@
 python examples/make_inputs.py NAME  [--into examples]
 
 NAME is quickstart, distillation, distillation-responses, multi-label, chat, preferences, question-answering,
-summarization, translation, language-modeling, code-generation or docstrings.
+summarization, translation, language-modeling, code-generation, prompt-search or docstrings.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ TRAIN_SUMMARIES, TEST_SUMMARIES = 2300, 240
 TRAIN_MODULES, TEST_MODULES = 60, 20
 TRAIN_FUNCTIONS, TEST_FUNCTIONS = 2000, 160
 TRAIN_PHRASES, TEST_PHRASES = 4000, 300
+READ_NAMES = 3000
+"""Names that the model of the prompt search has read."""
 ASKED_QUESTIONS, ANSWERED_QUESTIONS, TEST_QUESTIONS = 2000, 100, 300
 """Of distillation-responses: those that the teacher answers, those that the data answers, and those of the test."""
 READ_PHRASES = 1500
@@ -156,6 +158,17 @@ def code_generation(into: Path) -> None:
     link_small_causal(into)
 
 
+def prompt_search(into: Path) -> None:
+    """Create names with their language, and a small language model that has read others in several wordings."""
+    names, small_quiz = with_babel("names"), with_babel("small_quiz")
+    known, test = names.split(names.clean(names.read_names()), TRAIN_NAMES, TEST_NAMES)
+    read, train = known[:READ_NAMES], known[READ_NAMES:]
+    for side, part in (("train", train), ("test", test)):
+        rows = [{"text": name.text, "language": name.language} for name in part]
+        write_jsonl(into / f"data/quiz/{side}.jsonl", rows)
+    link(into / "models/small-quiz", small_quiz.cached_model(read, small_quiz.Recipe(), log))
+
+
 def distillation_responses(into: Path) -> None:
     """Create questions without answers, some with answers, a teacher that can answer them, and a smaller student."""
     teacher = with_babel("teacher")
@@ -226,6 +239,7 @@ EXAMPLES: dict[str, Callable[[Path], None]] = {
     "translation": translation,
     "language-modeling": language_modeling,
     "code-generation": code_generation,
+    "prompt-search": prompt_search,
     "distillation-responses": distillation_responses,
     "docstrings": docstring_topics,
 }

@@ -123,7 +123,7 @@ def _make(into: Path, texts: list[str], recipe: Recipe, log: Log) -> None:
         )
     )
     stream = [token for ids in tokenizer([text + END for text in texts])["input_ids"] for token in ids]
-    batches = _batches(torch.tensor(stream), recipe)
+    batches = windows(torch.tensor(stream), recipe.sequence, recipe.batch, recipe.seed)
     pretrain(model, batches, Pace(recipe.steps, recipe.muon_rate, recipe.adam_rate), log)
     model.save_pretrained(into)
     tokenizer.save_pretrained(into)
@@ -143,15 +143,17 @@ def _tokenizer(texts: list[str], recipe: Recipe) -> Any:
     )
 
 
-def _batches(stream: Any, recipe: Recipe) -> Iterator[dict[str, Any]]:
-    """Infinite batches of windows. Each epoch uses all windows once and shifts their boundaries."""
+def windows(stream: Any, sequence: int, batch_size: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Infinite batches of windows of ``sequence`` tokens. Each epoch uses all windows once and shifts their
+    boundaries.
+    """
     import torch
 
-    draw = torch.Generator().manual_seed(recipe.seed)
+    draw = torch.Generator().manual_seed(seed)
     while True:
-        start = int(torch.randint(recipe.sequence, (), generator=draw))
-        count = (len(stream) - start) // recipe.sequence
-        windows = stream[start : start + count * recipe.sequence].view(count, recipe.sequence)
+        start = int(torch.randint(sequence, (), generator=draw))
+        count = (len(stream) - start) // sequence
+        found = stream[start : start + count * sequence].view(count, sequence)
         order = torch.randperm(count, generator=draw)
-        for batch in windows[order[: count - count % recipe.batch]].split(recipe.batch):
+        for batch in found[order[: count - count % batch_size]].split(batch_size):
             yield {"input_ids": batch, "labels": batch}

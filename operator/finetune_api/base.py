@@ -41,12 +41,13 @@ class Rule:
 
 @dataclass(frozen=True)
 class Found:
-    """A number that a rule refuses."""
+    """A number or a text that a rule refuses."""
 
     cel: str
-    """As a CEL expression of a number below 100. Where it is an error, the message ends without the number."""
+    """As a CEL expression of a number below 100, or of the text. Where it is an error, the message ends without it."""
     of: Callable[[Any], object]
-    """As a function of the model."""
+    """As a function of the model; a text in quotation marks."""
+    is_text: bool = False
 
 
 def _is_null_field(error: ErrorDetails) -> bool:

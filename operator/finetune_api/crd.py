@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from finetune_api.base import API_GROUP, API_VERSION
+from finetune_api.base import API_GROUP, API_VERSION, Found
 from finetune_api.generated import print_or_check
 from finetune_api.tables.kinds import Kind
 
@@ -71,11 +71,16 @@ class _StructuralSchema(GenerateJsonSchema):
         result.pop("additionalProperties", None)
         rules = [
             {"rule": rule.cel, "message": rule.message, "fieldPath": f".{rule.field}"}
-            | ({"messageExpression": f"{rule.message + ', not '!r} + {_digits(rule.found.cel)}"} if rule.found else {})
+            | ({"messageExpression": f"{rule.message + ', not '!r} + {_shown(rule.found)}"} if rule.found else {})
             for rule in getattr(schema["cls"], "rules", ())
             if rule.cel
         ]
         return result | ({"x-kubernetes-validations": rules} if rules else {})
+
+
+def _shown(found: Found) -> str:
+    """A CEL expression of what a rule refuses, as its message has it."""
+    return f"'\\'' + {found.cel} + '\\''" if found.is_text else _digits(found.cel)
 
 
 def _digits(number: str) -> str:

@@ -19,6 +19,7 @@ class BaselineKind(StrEnum):
     MAJORITY_CLASS = "MajorityClass"
     NO_ANSWER = "NoAnswer"
     PREVIOUS = "Previous"
+    PLAIN_PROMPT = "PlainPrompt"
 
 
 class Verdict(StrEnum):
@@ -36,7 +37,8 @@ class Baseline(ApiModel):
         description="BaseModel: the model before fine-tuning, with the same inputs. LinearProbe: logistic "
         "regression on the frozen model. MajorityClass: always the most frequent label. NoAnswer: no question has an "
         "answer. Previous: the adapter that training continued from, or the artifact that the job published before; "
-        "details.previous in evaluation.json says which."
+        "details.previous in evaluation.json says which. PlainPrompt: the same model, with the default instruction of "
+        "the task and no examples."
     )
 
 

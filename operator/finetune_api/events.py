@@ -57,7 +57,8 @@ class ValidationEvent(_Event):
 
     event: Literal["validation"] = "validation"
     step: int
-    loss: float
+    loss: float | None
+    """None for a method without a loss."""
     metrics: dict[str, float] = {}
 
 

@@ -26,13 +26,19 @@ TRAINING_FIELDS = {
     "evaluation": {"allow_code_execution": True},  # Prepare leaves out rows whose tests fail when they run.
 }
 """Fields of the spec that determine the trained weights and their address."""
+_SEARCH_FIELDS = {**TRAINING_FIELDS, "evaluation": dict.fromkeys(("metrics", "generation", "gates"), True)}
+"""Those that determine a prompt, which is chosen by the score of generated answers."""
 
 Model = TypeVar("Model", bound=ApiModel)
 
 _DEFAULT_EPOCHS = 3.0
 _DEFAULT_SETTINGS: dict[str, ApiModel] = {
     "preference": PreferenceSpec(),
-    **{row.settings.field: row.settings.model() for row in METHODS.values() if row.settings},
+    **{
+        row.settings.field: row.settings.model()
+        for row in METHODS.values()
+        if row.settings and not row.settings.required
+    },
 }
 
 # Only the operator writes status, and it always writes the entire status. Atomic lists save the API server from
@@ -301,7 +307,7 @@ def spec_digest(spec: FineTuneJobSpec) -> str:
 
 def training_digest(spec: FineTuneJobSpec) -> str:
     """``sha256:<hex>`` over the fields of the spec that determine the trained weights, as `spec_digest`."""
-    return _digest(spec, TRAINING_FIELDS)
+    return _digest(spec, TRAINING_FIELDS if spec.method.type.row.trains else _SEARCH_FIELDS)
 
 
 def _digest(spec: FineTuneJobSpec, fields: dict[str, Any]) -> str:
@@ -316,6 +322,7 @@ def _without_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
     training, method, dataset, evaluation = spec.training, spec.method, spec.dataset, spec.evaluation
     validation, test = dataset.validation, dataset.test
     adapter = spec.model.adapter and _without_secret(spec.model.adapter)
+    endpoint = spec.model.endpoint and _unhurried(spec.model.endpoint)
     unset = spec.model_copy(update={"training": training.model_copy(update={"learning_rate": None, "packing": None})})
     training_defaults = {
         "epochs": _DEFAULT_EPOCHS,
@@ -336,7 +343,7 @@ def _without_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
                     "documents": None if dataset.documents is Documents.FILE else dataset.documents,
                 }
             ),
-            "model": _without_secret(spec.model.model_copy(update={"adapter": adapter})),
+            "model": _without_secret(spec.model.model_copy(update={"adapter": adapter, "endpoint": endpoint})),
             "distillation": spec.distillation and _distillation(spec.distillation),
             "output": _without_secret(spec.output),
             "evaluation": _without(evaluation, {"metrics": spec.default_metrics}),
@@ -344,13 +351,17 @@ def _without_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
     )
 
 
+def _unhurried(endpoint: EndpointSpec) -> EndpointSpec:
+    """``endpoint`` without the name of its Secret, and without how fast it is asked."""
+    default = EndpointSpec.model_fields["max_concurrency"].default
+    return _without_secret(endpoint).model_copy(update={"max_concurrency": default})
+
+
 def _distillation(distillation: DistillationSpec) -> DistillationSpec:
     """``distillation`` without Secret names, and without how fast an endpoint is asked."""
     teacher = _without_secret(distillation.teacher)
     if endpoint := teacher.endpoint:
-        default = EndpointSpec.model_fields["max_concurrency"].default
-        unhurried = _without_secret(endpoint).model_copy(update={"max_concurrency": default})
-        teacher = teacher.model_copy(update={"endpoint": unhurried})
+        teacher = teacher.model_copy(update={"endpoint": _unhurried(endpoint)})
     return distillation.model_copy(update={"teacher": teacher})
 
 

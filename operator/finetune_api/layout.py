@@ -9,7 +9,7 @@
         prepared/               data.json, train.arrow, validation.arrow, test.arrow, tokenizer/, adapter/,
                                 learned-rows.npz, test-rows.npy, teacher.jsonl
         checkpoints/step-…/
-        trained/                weights, history.json, training.json
+        trained/                weights or prompt.json and search.json, history.json, training.json
         evaluated/              evaluation.json, predictions.jsonl, harness.jsonl, report.html
         artifact/               the published artifact
 

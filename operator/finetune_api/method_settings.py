@@ -197,6 +197,67 @@ class PTuningSpec(VirtualTokensSpec):
     """Learned embeddings before each text, which a small network computes in training (Liu et al. 2021)."""
 
 
+Candidate = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class PromptSearchSpec(ApiModel):
+    """What to choose a prompt from, and how much the search may cost."""
+
+    candidates: Annotated[tuple[Candidate, ...], Field(max_length=32)] = Field(
+        default=(),
+        description="Instructions to compare: what the user says to the model, with the columns of the task as "
+        "placeholders: {text} for TextClassification and Summarization, {question} and {context} for "
+        "QuestionAnswering, {source} for Translation, {prompt} for CodeGeneration.",
+    )
+    propose: int | None = Field(
+        default=None,
+        ge=1,
+        le=32,
+        description="Instructions that the model itself writes, from examples of the training split.",
+    )
+    shots: Annotated[tuple[Annotated[int, Field(ge=0, le=64)], ...], Field(min_length=1, max_length=16)] = Field(
+        default=(0, 2, 4),
+        description="Sizes of the sets of examples that precede a text; 0 means no examples. They come from the "
+        "training split, and none is nearly a row of validation or test. Those of a classifier are balanced.",
+    )
+    trials: int = Field(
+        default=24,
+        ge=1,
+        le=10000,
+        description="Most combinations of an instruction with a set of examples in an order to score. None is scored "
+        "twice, so that a small search ends earlier.",
+    )
+    examples: int = Field(
+        default=200,
+        ge=1,
+        le=1000000,
+        description="Examples of the validation split that each combination is scored on, a random sample if there "
+        "are more.",
+    )
+    max_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        le=9007199254740991,
+        description="Most tokens that the search reads and writes in all. It ends before the combination that could "
+        "exceed them. Default: no limit.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="has(self.candidates) && self.candidates.size() > 0 || has(self.propose)",
+            message="set candidates, the instructions to compare, or propose, how many the model writes itself",
+            field="candidates",
+            holds=lambda search: bool(search.candidates) or search.propose is not None,
+        ),
+        Rule(
+            cel="!has(self.candidates) || self.candidates.all(one, self.candidates.exists_one(other, other == one))",
+            message="candidates must be different from each other",
+            field="candidates",
+            holds=lambda search: len(set(search.candidates)) == len(search.candidates),
+        ),
+    )
+
+
 def _of_kto(name: str, field: str) -> Rule:
     """The weight ``name`` is only valid for the loss KTO."""
 

@@ -56,7 +56,7 @@ def addresses(spec: FineTuneJobSpec) -> dict[SecretRole, str]:
 
 def _endpoint(spec: FineTuneJobSpec) -> EndpointSpec | None:
     """The endpoint that the job asks."""
-    return spec.distillation.teacher.endpoint if spec.distillation else None
+    return spec.distillation.teacher.endpoint if spec.distillation else spec.model.endpoint
 
 
 def _parts(spec: FineTuneJobSpec) -> dict[SecretRole, _Part]:

@@ -250,20 +250,32 @@ class PrepareResult(ApiModel):
     )
 
 
+class SearchSummary(ApiModel):
+    """What a search for a prompt has found, on the validation split."""
+
+    metric: str = Field(max_length=64, description="The metric that combinations are compared by.")
+    best: float = Field(description="Its value with the best combination.")
+    plain: float = Field(description="Its value with the plain prompt: the default instruction, without examples.")
+    distinct: Count = Field(description="Combinations that there are.")
+
+
 class TrainResult(ApiModel):
     """The result of train."""
 
     stage: Literal[Stage.TRAIN] = Field(default=Stage.TRAIN, description="Name of the stage.")
     uri: Address = Field(description="Directory of the trained weights.")
     digest: Digest = Field(description="Digest of the manifest of the directory.")
-    steps: Count = Field(description="Optimizer steps done.")
+    steps: Count = Field(description="Optimizer steps done, or combinations scored.")
     epochs: float = Field(ge=0, description="Epochs done.")
-    loss: float = Field(description="Training loss over the last tenth of the steps.")
+    loss: float | None = Field(
+        default=None, description="Training loss over the last tenth of the steps; absent for a method without a loss."
+    )
     validation_loss: Measured = Field(default=None, description="Loss on the validation split at the end.")
-    tokens: Count = Field(description="Tokens trained on.")
+    tokens: Count = Field(description="Tokens trained on, or read and written by a search.")
     tokens_per_second: float = Field(ge=0, description="Training throughput of all processes.")
     stopped_early: bool = Field(description="Whether early stopping ended the training.")
     trainable_parameters: Count = Field(description="Number of trained parameters.")
+    search: SearchSummary | None = Field(default=None, description="What a search for a prompt has found.")
 
 
 class EvaluateResult(ApiModel):

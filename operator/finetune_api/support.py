@@ -99,6 +99,8 @@ def _rate(row: MethodRow, task: TaskType) -> str:
     families = row.families_for(task)
     if not families:
         return ""
+    if not row.trains:
+        return ", ".join(families)
     rate = rate_in_words(row.learning_rate_for(task))
     return rate if families == task.row.families else f"{rate} ({', '.join(families)})"
 

@@ -44,7 +44,7 @@ def dry_run(job: FineTuneJob, stored: FineTuneJobStatus, output: Output) -> int:
         report = prepared.report
         if report and isinstance(report.result, PrepareResult):
             report = with_all_notes(report, report.result)
-    world = machine.fit(world_of(Stage.TRAIN, job.spec.distributed), job.spec.training.batch_size)
+    world = machine.fit(world_of(Stage.TRAIN, job.spec), job.spec.training.batch_size)
     result = report.result if report else None
     if not isinstance(result, PrepareResult) or report is None:
         return report_failure(prepared, output)
@@ -90,7 +90,7 @@ def summary_lines(spec: FineTuneJobSpec, report: StageReport, result: PrepareRes
     return [
         f"data      {summary(report)}",
         f"tokens    {result.tokens:,} in the training split",
-        f"model     {spec.model.uri}, {result.parameters:,} parameters",
+        f"model     {spec.model.address}, {result.parameters:,} parameters",
         *([f"adapter   {spec.model.adapter.uri}, whose training continues"] if spec.model.adapter else []),
         *_teacher(spec, result),
         f"training  {method_text(spec)}, {amount} of {training.batch_size} examples, on {describe_world(world)}",

@@ -24,7 +24,7 @@ def view_here(local: LocalJob) -> View:
     """The view of a job from its saved state; it has no running stage if no process runs the job."""
     view = of_job(local.job)
     spec = local.job.spec
-    world = Machine.detect().fit(world_of(Stage.TRAIN, spec.distributed), spec.training.batch_size)
+    world = Machine.detect().fit(world_of(Stage.TRAIN, spec), spec.training.batch_size)
     return View(view.job, world, view.running if local.running else None)
 
 

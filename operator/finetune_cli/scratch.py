@@ -85,7 +85,7 @@ async def _prepare(
         status = FineTuneJobStatus(revision=revision, spec_digest=spec_digest(job.spec), training=training)
         planned = plan(job.model_copy(update={"status": status}), Observed(), datetime.now(UTC))
         started = job.model_copy(update={"status": planned.status})
-        world = machine.fit(world_of(Stage.TRAIN, job.spec.distributed), job.spec.training.batch_size)
+        world = machine.fit(world_of(Stage.TRAIN, job.spec), job.spec.training.batch_size)
         await child.start(trainer_command("finetune run"), machine.fit(run.world, job.spec.training.batch_size))
         while child.alive:
             observed = child.observed
@@ -111,6 +111,6 @@ def stage_run(job: FineTuneJob, status: FineTuneJobStatus, output: str) -> Stage
         training_revision=revision,
         training_digest=training_digest(spec),
     )
-    world = world_of(Stage.PREPARE, spec.distributed)
+    world = world_of(Stage.PREPARE, spec)
     previous = previous_of(job.spec, status)
     return StageRun(RunId(revision, Stage.PREPARE, 1), identity, world, spec, previous, dry_run=True)

@@ -24,7 +24,7 @@ def heading(job: FineTuneJob, world: World) -> tuple[str, str]:
     revision = f", revision {job.status.revision}" if job.status.revision else ""
     return (
         clean(f"{meta.namespace}/{meta.name}{revision}"),
-        clean(f"{spec.model.uri}, {spec.task.type}, {method_text(spec)}, {describe_world(world)}"),
+        clean(f"{spec.model.address}, {spec.task.type}, {method_text(spec)}, {describe_world(world)}"),
     )
 
 

@@ -81,7 +81,7 @@ def of_run(snapshot: Snapshot, notes: tuple[str, ...] = ()) -> View:
 
 def of_job(job: FineTuneJob, notes: tuple[str, ...] = ()) -> View:
     """The view of a job on a cluster, from its status."""
-    world = world_of(Stage.TRAIN, job.spec.distributed)
+    world = world_of(Stage.TRAIN, job.spec)
     return View(job, world, _running(job), _suspension(job), notes)
 
 

@@ -178,7 +178,7 @@ def _stage_run(job: FineTuneJob, status: FineTuneJobStatus, stage: Stage, attemp
             training_revision=training.revision,
             training_digest=training.spec_digest,
         ),
-        world=world_of(stage, job.spec.distributed),
+        world=world_of(stage, job.spec),
         spec=job.spec,
         previous=previous_of(job.spec, status),
     )

@@ -9,6 +9,7 @@ from finetune_api.stage import (
     PrepareResult,
     Progress,
     PublishResult,
+    SearchSummary,
     StageReport,
     TeacherAnswers,
     TrainResult,
@@ -21,6 +22,7 @@ BASELINE_NAMES = {
     BaselineKind.MAJORITY_CLASS: "majority class",
     BaselineKind.NO_ANSWER: "no answer",
     BaselineKind.PREVIOUS: "previous",
+    BaselineKind.PLAIN_PROMPT: "plain prompt",
 }
 REFERENCE_NAMES = {**BASELINE_NAMES, BaselineKind.PREVIOUS: "adapter that training continued from"}
 """What rewards are measured against."""
@@ -123,11 +125,23 @@ _SPLIT_NAMES = {"train": "training", "validation": "validation", "test": "test"}
 
 
 def _trained(result: TrainResult) -> str:
-    parts = [f"{result.steps:,} steps", f"{result.epochs:.3g} epochs", f"loss {result.loss:.4g}"]
+    if result.search is not None:
+        return _searched(result, result.search)
+    parts = [f"{result.steps:,} steps", f"{result.epochs:.3g} epochs"]
+    if result.loss is not None:
+        parts.append(f"loss {result.loss:.4g}")
     if result.validation_loss is not None:
         parts.append(f"validation loss {result.validation_loss:.4g}")
     parts.append(f"{result.tokens_per_second:,.0f} tokens/s")
     return ", ".join(parts) + ("; stopped early" if result.stopped_early else "")
+
+
+def _searched(result: TrainResult, search: SearchSummary) -> str:
+    ended = "; the token budget ended the search" if result.stopped_early else ""
+    return (
+        f"{result.steps:,} of {search.distinct:,} combinations, validation {search.metric} {score(search.best)}, plain "
+        f"prompt {score(search.plain)}, {result.tokens:,} tokens{ended}"
+    )
 
 
 def _evaluated(result: EvaluateResult) -> str:

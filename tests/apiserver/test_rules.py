@@ -20,7 +20,7 @@ from tests.apiserver.conftest import CRD
 from tests.apiserver.desk import Desk
 from tests.builders import DIGEST, manifest
 from tests.unit.api_cases import CLASSIFICATION, INSTRUCTION, RULE_CASES, Case, nodes
-from tests.unit.distillation_cases import SERVED
+from tests.unit.distillation_cases import ENDPOINT, SERVED
 from tests.unit.value_cases import ACCEPTED, ON_ONE_MACHINE, REFUSED
 
 NAMESPACE = "default"
@@ -285,10 +285,12 @@ class TestPydanticAndTheApiServer:
     @pytest.mark.parametrize(("path", "least"), INTEGERS)
     def test_reject_a_decimal_point_in_an_integer(self, admin: Api, path: str, least: int) -> None:
         """Only custom clients send one: kubectl and YAML convert 64.0 to 64."""
-        teacher = {"distillation": copy.deepcopy(SERVED)} if path.startswith("distillation.") else {}
-        document = a_manifest(Case("", {**teacher, path: float(least)}).build())
+        parents = {"distillation.": {"distillation": SERVED}, "model.endpoint.": {"model": {"endpoint": ENDPOINT}}}
+        parent = next((copy.deepcopy(value) for start, value in parents.items() if path.startswith(start)), {})
+        field = path.removesuffix("[]")
+        document = a_manifest(Case("", {**parent, field: float(least) if field == path else [float(least)]}).build())
         message = refusal(admin, document)
-        assert f"spec.{path}: Invalid value" in message
+        assert f"spec.{path.replace('[]', '[0]')}: Invalid value" in message
         assert "must be a whole number, written without a decimal point" in message
         with pytest.raises(ValidationError, match="valid integer"):
             FineTuneJob.model_validate_json(json.dumps(document))

@@ -11,6 +11,8 @@ from finetune_api.tables.preferences import PreferenceLoss
 from finetune_api.tables.tasks import TASKS, ModelFamily, TaskType
 
 LABEL_LISTS = "with several labels"
+TRAINED = tuple(method for method in MethodType if method.row.trains)
+"""The methods that train."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,6 @@ def forms() -> Iterator[Form]:
 def cells() -> Iterator[Cell]:
     """All combinations."""
     for form in forms():
-        for method in MethodType:
+        for method in TRAINED:
             for quantization in Quantization:
                 yield Cell(form, method, quantization)

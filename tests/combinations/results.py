@@ -14,8 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from finetune_api.spec import Quantization
-from finetune_api.tables.methods import MethodType
-from tests.combinations.cells import Cell, cells, forms
+from tests.combinations.cells import TRAINED, Cell, cells, forms
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 PAGE = Path(__file__).parents[2] / "docs" / "combinations.md"
@@ -75,10 +74,10 @@ def page(results: Mapping[str, Result]) -> str:
 
 
 def _table(results: Mapping[str, Result], quantization: Quantization, reasons: dict[str, int]) -> Iterator[str]:
-    yield f"| task | model | {' | '.join(MethodType)} |"
-    yield f"|{'---|' * (2 + len(MethodType))}"
+    yield f"| task | model | {' | '.join(TRAINED)} |"
+    yield f"|{'---|' * (2 + len(TRAINED))}"
     for form in forms():
-        found = [results.get(Cell(form, method, quantization).name) for method in MethodType]
+        found = [results.get(Cell(form, method, quantization).name) for method in TRAINED]
         yield f"| {form} | {form.family} | {' | '.join(_entry(result, reasons) for result in found)} |"
 
 

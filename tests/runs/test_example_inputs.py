@@ -25,6 +25,7 @@ from inputs import (
     pretraining,
     questions,
     small_causal,
+    small_quiz,
     small_seq2seq,
     summaries,
 )
@@ -376,3 +377,16 @@ def test_no_thing_is_asked_about_in_both_splits() -> None:
     assert len(train) > 150
     assert len(test) > 20
     assert not {article["title"] for article in train} & {article["title"] for article in test}
+
+
+def test_quizzes_are_in_one_wording_each_and_have_no_name_of_the_search(found: list[Name]) -> None:
+    known, test = names.split(found, make_inputs.TRAIN_NAMES, make_inputs.TEST_NAMES)
+    read, searched = known[: make_inputs.READ_NAMES], {one.text for one in (*known[make_inputs.READ_NAMES :], *test)}
+    texts = list(small_quiz.quizzes(read, 500, seed=3))
+    asked = [part for text in texts for part in text.split("\n\n")[::2]]
+    starts = [wording.split("{name}") for wording in small_quiz.WORDINGS]
+    for text in texts:
+        questions_of = text.split("\n\n")[::2]
+        assert any(all(one.startswith(a) and one.endswith(b) for one in questions_of) for a, b in starts)
+    told = {one.removeprefix(a).removesuffix(b) for one in asked for a, b in starts}
+    assert not told & searched

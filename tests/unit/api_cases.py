@@ -22,6 +22,7 @@ from tests.unit.method_cases import CHAT_METHOD_CASES, DOCUMENT_METHOD_CASES, ME
 from tests.unit.pair_cases import PAIR_CASES
 from tests.unit.preference_cases import PREFERENCE_CASES
 from tests.unit.question_cases import QUESTION_CASES
+from tests.unit.search_cases import CODE_SEARCH_CASES, QUESTION_SEARCH_CASES, SEARCH_CASES
 
 CLASSIFICATION: dict[str, Any] = {
     "model": {"uri": "hf://owner/name"},
@@ -218,6 +219,9 @@ RULE_CASES = (
     *(preferences(*case) for case in PREFERENCE_CASES),
     *(Case(*case) for case in METHOD_CASES),
     *(chat(*case) for case in CHAT_METHOD_CASES),
+    *(Case(*case) for case in SEARCH_CASES),
+    *(Case(*case, spec="code") for case in CODE_SEARCH_CASES),
+    *(Case(*case, spec="questions") for case in QUESTION_SEARCH_CASES),
     *(Case(*case) for case in DISTILLATION_CASES),
     *(chat(*case) for case in CHAT_DISTILLATION_CASES),
     *(preferences(*case) for case in PREFERENCE_DISTILLATION_CASES),

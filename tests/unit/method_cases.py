@@ -32,7 +32,7 @@ def _started(initialization: str, **lora: Any) -> dict[str, Any]:
     return {"method.lora": {"initialization": initialization, **lora}}
 
 
-ADAPTER_FULL = "model.adapter cannot be combined with method Full, which trains no adapter"
+ADAPTER_FULL = "model.adapter cannot be combined with method Full or PromptSearch, which trains no adapter"
 ADAPTER_START = "method.lora.initialization has no effect with model.adapter"
 ADAPTER = {"model.adapter": {"uri": "s3://adapters/team/job/r1/artifact"}}
 

@@ -46,7 +46,7 @@ def a_stage_run(
     return StageRun(
         id=RunId(revision, stage, attempt),
         job=JobIdentity(**identity),  # type: ignore[arg-type]
-        world=world_of(stage, job.spec.distributed),
+        world=world_of(stage, job.spec),
         spec=job.spec,
     )
 

@@ -41,7 +41,7 @@ def content_of(model: ModelSpec, local: LocalModel) -> ModelContent | None:
     Raises:
         StageFailure: As `finetune_trainer.models.fetch_model`.
     """
-    weights = _weights(model, local)
+    weights = None if model.endpoint else _weights(model, local)
     if weights is None:
         return None
     config = {name: value for name, value in read_config(local.path, model.uri).items() if name not in _SAVING}

@@ -23,6 +23,7 @@ from finetune_trainer.certificates import cause_of_refusal
 from finetune_trainer.licenses import license_of
 from finetune_trainer.manifests import hash_files
 from finetune_trainer.prepared import ModelIdentity
+from finetune_trainer.served import identity_of, write_stand_in
 from finetune_trainer.storage.credentials import variables_for
 from finetune_trainer.storage.location import parse
 from finetune_trainer.storage.transfer import download_files
@@ -77,6 +78,8 @@ def fetch_model(model: ModelSpec, scratch: Path, *, weights: bool, revision: str
         StageFailure: NotFound, PermissionDenied, Unavailable; BadConfiguration when the directory is not a model or
             its files do not match ``revision``; otherwise as functions of `storage`.
     """
+    if model.endpoint:
+        return LocalModel(write_stand_in(scratch), identity_of(model).revision)
     if model.uri.startswith(_HF_SCHEME):
         return _fetch_from_hub(model, scratch, weights, revision)
     local = _fetch_stored(model.uri, scratch)
@@ -96,6 +99,8 @@ def identify_model(model: ModelSpec, local: LocalModel) -> ModelIdentity:
         StageFailure: BadConfiguration when the configuration or the weights are invalid; for weights that are only on
             the hub, as `fetch_model`.
     """
+    if model.endpoint:
+        return identity_of(model)
     config = read_config(local.path, model.uri)
     names = config.get("architectures") or [config.get("model_type")]
     if not isinstance(names, list) or not isinstance(names[0], str) or not _CLASS_NAME.fullmatch(names[0]):

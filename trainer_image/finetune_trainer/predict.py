@@ -15,8 +15,8 @@ from pydantic import BaseModel
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec, ModelSpec
 from finetune_api.stage import Device
+from finetune_api.tables.methods import Result
 from finetune_trainer.context import Reporter
-from finetune_trainer.exports import export_of
 from finetune_trainer.importing import heavy_imports
 from finetune_trainer.manifests import fetch_directory
 from finetune_trainer.methods import method_of
@@ -24,7 +24,7 @@ from finetune_trainer.models import fetch_model
 from finetune_trainer.prepared import DataReport
 from finetune_trainer.published import description
 from finetune_trainer.requests import respond
-from finetune_trainer.tasks import form_of
+from finetune_trainer.tasks import form_for
 from finetune_trainer.tasks.base import Prediction
 
 
@@ -95,7 +95,7 @@ def predict(request: Request, scratch: Path) -> Answer:
         from finetune_trainer.modelling.quantizing import rounding_of
 
     set_up(spec.training.seed)
-    form = form_of(spec.task.type, data.family)
+    form = form_for(spec, data.family)
     device = Device.GPU if torch.cuda.is_available() else Device.CPU
     hardware = usable_hardware(spec.training.precision, device)
     inputs = EvaluationInputs(
@@ -117,7 +117,7 @@ def _base_model(
     request: Request, spec: FineTuneJobSpec, data: DataReport, scratch: Path
 ) -> tuple[Path, tuple[str, ...]]:
     """The directory of the base model, and notes. An artifact with all weights needs no base model."""
-    if not export_of(spec.exports[0]).is_adapter:
+    if spec.exports[0].row.source is Result.MODEL:
         return scratch / "artifact", ()
     known = data.model.revision
     if request.base_model is None:

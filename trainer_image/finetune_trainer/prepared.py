@@ -39,6 +39,7 @@ Each row is one example, with the columns:
   end-of-sequence token), ``text`` string (only in the test split, otherwise empty), ``source`` string.
 - All tasks, in the test split of a job with evaluation.slices: ``slices`` string (JSON list of the values of these
   columns, null for none).
+- PromptSearch: the columns of the task.
 - Summarization and Translation: as InstructionTuning, with the source text as ``prompt``. For a model with an encoder
   and a decoder, ``input_ids`` are the tokens of the source and ``labels`` those of the target, and there is no
   ``prompt_length``.

@@ -14,7 +14,6 @@ from finetune_api.spec.inputs import (
     DatasetSpec,
     DataSource,
     ModelSpec,
-    SecretRef,
     SplitSource,
     TaskSpec,
 )
@@ -31,6 +30,7 @@ from finetune_api.spec.outcome import (
     ReportSpec,
     ResilienceSpec,
 )
+from finetune_api.spec.references import SecretRef
 from finetune_api.spec.training import (
     CheckpointSpec,
     DistributedSpec,

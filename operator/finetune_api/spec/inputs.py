@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field, create_model
 
 from finetune_api.base import ApiModel, Rule
+from finetune_api.spec.endpoints import EndpointSpec
+from finetune_api.spec.references import SecretRef
 from finetune_api.spec.rules import column_form_rules, required_setting_rules, task_setting_rules
 from finetune_api.tables.code import CodeLanguage
 from finetune_api.tables.methods import Quantization
@@ -27,16 +29,7 @@ from finetune_api.vocabulary import (
     Language,
     LearnedTokens,
     ModelUri,
-    SecretName,
 )
-
-
-class SecretRef(ApiModel):
-    """A Secret in the job's namespace."""
-
-    name: SecretName = Field(
-        description="Name of the Secret. Its keys are environment variables, such as AWS_ACCESS_KEY_ID or HF_TOKEN."
-    )
 
 
 class AdapterSource(ApiModel):
@@ -60,9 +53,16 @@ class ModelSpec(ApiModel):
     """The pretrained model to start from."""
 
     uri: ModelUri = Field(
+        default="",
+        exclude_if=lambda uri: not uri,
         description="Address of the model: hf://owner/name, or a directory in the Hugging Face layout (config.json, "
         "tokenizer, *.safetensors) at s3://, gs:// or az://. In `finetune run` also file://; file://./path is relative "
-        "to the manifest."
+        "to the manifest. Either uri or endpoint is set.",
+    )
+    endpoint: EndpointSpec | None = Field(
+        default=None,
+        description="PromptSearch: a server that answers for the model, instead of uri. No stage needs a GPU then. The "
+        "answers are kept with the job, so that none is asked for twice.",
     )
     revision: str = Field(
         default="main",
@@ -91,12 +91,29 @@ class ModelSpec(ApiModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="!has(self.revision) || self.revision == 'main' || self.uri.startsWith('hf://')",
+            cel="has(self.uri) != has(self.endpoint)",
+            message="set either model.uri or model.endpoint",
+            field="uri",
+            holds=lambda model: bool(model.uri) != (model.endpoint is not None),
+        ),
+        Rule(
+            cel="!has(self.secretRef) || has(self.uri)",
+            message="model.secretRef requires uri; an endpoint has a secretRef of its own",
+            field="secretRef",
+            holds=lambda model: model.secret_ref is None or bool(model.uri),
+        ),
+        Rule(
+            cel="!has(self.revision) || self.revision == 'main' || has(self.uri) && self.uri.startsWith('hf://')",
             message="revision is only valid for hf:// models",
             field="revision",
             holds=lambda model: model.revision == "main" or model.uri.startswith("hf://"),
         ),
     )
+
+    @property
+    def address(self) -> str:
+        """Where the model is, for people."""
+        return f"{self.endpoint.model} at {self.endpoint.url}" if self.endpoint else self.uri
 
 
 MOST_LABEL_CHARACTERS = 16384

@@ -16,6 +16,7 @@ from finetune_api.spec.distillation_rules import distillation_rules
 from finetune_api.spec.method_rules import NOT_PARTITIONED, WHOLE, method_rules
 from finetune_api.spec.outcome import GenerationSpec
 from finetune_api.spec.rules import COLUMN_FIELDS, any_of, listed
+from finetune_api.spec.search_rules import search_rules
 from finetune_api.tables.methods import Quantization
 from finetune_api.tables.metrics import Metric
 from finetune_api.tables.preferences import PreferenceLoss, losses_by_rows
@@ -56,6 +57,7 @@ def job_rules() -> tuple[Rule, ...]:
         *(_columns_of_losses_rule(losses) for losses in losses_by_rows().values()),
         _divergence_rule(),
         *continuing_rules(),
+        *search_rules(),
         *distillation_rules(),
     )
 

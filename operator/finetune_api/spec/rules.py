@@ -83,6 +83,25 @@ def method_setting_rules() -> Iterator[Rule]:
         )
 
 
+def required_method_setting_rules() -> Iterator[Rule]:
+    """Each method has the settings without which it has no meaning."""
+    for method, row in METHODS.items():
+        if row.settings is None or not row.settings.required:
+            continue
+        field = row.settings.field
+
+        def holds(spec: MethodSpec, method: MethodType = method, field: str = field) -> bool:
+            return spec.type is not method or getattr(spec, field) is not None
+
+        alias = to_camel(field)
+        yield Rule(
+            cel=f"!has(self.type) || self.type != '{method}' || has(self.{alias})",
+            message=f"{method} requires {alias}",
+            field=alias,
+            holds=holds,
+        )
+
+
 def column_form_rules() -> Iterator[Rule]:
     """Columns of different forms of the data of a task are mutually exclusive."""
     for row in TASKS.values():

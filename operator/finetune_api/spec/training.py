@@ -8,7 +8,7 @@ from pydantic import Field, create_model
 
 from finetune_api.base import ApiModel, Rule
 from finetune_api.method_settings import PreferenceSpec, VirtualTokensSpec
-from finetune_api.spec.rules import method_setting_rules
+from finetune_api.spec.rules import method_setting_rules, required_method_setting_rules
 from finetune_api.tables.methods import DEFAULT_METHOD, METHODS, MethodType, rates_in_words
 from finetune_api.tables.tasks import TASKS, TaskType, names_of
 from finetune_api.vocabulary import Precision, Schedule, Steps
@@ -48,7 +48,7 @@ class MethodSpec(_MethodFields):
 
     preference: PreferenceSpec | None = Field(default=None, description="Settings of the task PreferenceTuning.")
 
-    rules: ClassVar[tuple[Rule, ...]] = (*method_setting_rules(),)
+    rules: ClassVar[tuple[Rule, ...]] = (*method_setting_rules(), *required_method_setting_rules())
 
     @property
     def settings(self) -> ApiModel | None:
@@ -185,7 +185,8 @@ class DistributedSpec(ApiModel):
         default=1,
         ge=0,
         le=16,
-        description="GPUs of each pod, with one process per GPU; 0 trains on the CPU with one process.",
+        description="GPUs of each pod, with one process per GPU; 0 trains on the CPU with one process. With "
+        "model.endpoint, no pod gets a GPU.",
     )
     zero: ZeroSpec = Field(
         default=ZeroSpec(), description="How optimizer state, gradients and weights are partitioned."

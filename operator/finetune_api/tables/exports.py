@@ -12,6 +12,7 @@ from finetune_api.tables.table import table
 class Export(StrEnum):
     ADAPTER = "Adapter"
     MODEL = "Model"
+    PROMPT = "Prompt"
 
     @property
     def row(self) -> ExportRow:
@@ -36,6 +37,11 @@ EXPORTS = table(
             source=Result.ADAPTER, summary="The adapter's weights; the base model is named, not copied.", default=True
         ),
         Export.MODEL: ExportRow(source=Result.MODEL, summary="All weights of the tuned model.", default=True),
+        Export.PROMPT: ExportRow(
+            source=Result.PROMPT,
+            summary="`prompt.json`, the messages before a text; the model is named, not copied.",
+            default=True,
+        ),
     },
 )
 

@@ -11,6 +11,7 @@ from finetune_api.method_settings import (
     Ia3Spec,
     LoraSpec,
     PrefixTuningSpec,
+    PromptSearchSpec,
     PromptTuningSpec,
     PTuningSpec,
     VirtualTokensSpec,
@@ -26,6 +27,7 @@ class MethodType(StrEnum):
     PROMPT_TUNING = "PromptTuning"
     PREFIX_TUNING = "PrefixTuning"
     P_TUNING = "PTuning"
+    PROMPT_SEARCH = "PromptSearch"
 
     @property
     def row(self) -> MethodRow:
@@ -37,6 +39,7 @@ class Result(StrEnum):
 
     ADAPTER = "adapter"
     MODEL = "model"
+    PROMPT = "prompt"
 
 
 DEFAULT_METHOD = MethodType.LORA
@@ -57,6 +60,8 @@ class Settings:
     field: str
     """Name of the field in spec.method."""
     model: type[ApiModel]
+    required: bool = False
+    """Whether the method has no meaning without them."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class MethodRow:
     """Predicate for the reference, such as ``trains every weight``."""
     result: Result
     learning_rate: float
-    """Default peak learning rate."""
+    """Default peak learning rate; 0 for a method that trains nothing."""
     task_learning_rates: Mapping[TaskType, float] = field(default_factory=dict)
     """Default peak learning rate of tasks that need another one."""
     settings: Settings | None = None
@@ -100,6 +105,11 @@ class MethodRow:
         """The families of models that the method is for in ``task``; none if it is not for the task."""
         refused = self.refused_families.get(task, {})
         return tuple(family for family in task.row.families if task in self.tasks and family not in refused)
+
+    @property
+    def trains(self) -> bool:
+        """Whether the method changes weights."""
+        return self.result is not Result.PROMPT
 
     @property
     def virtual(self) -> bool:
@@ -222,6 +232,26 @@ METHODS = table(
             never_continued="which publishes the embeddings that its network computes, and not the network that it "
             "trains: train from the base model",
         ),
+        MethodType.PROMPT_SEARCH: MethodRow(
+            summary="trains nothing, and searches the best instruction and examples for the prompt",
+            result=Result.PROMPT,
+            learning_rate=0,
+            settings=Settings("prompt_search", PromptSearchSpec, required=True),
+            refused={
+                TaskType.INSTRUCTION_TUNING: "whose conversations are prompts already",
+                TaskType.PREFERENCE_TUNING: "whose answers are compared and not generated",
+                TaskType.LANGUAGE_MODELING: "whose documents answer no prompt",
+            },
+            refused_families={
+                task: {ModelFamily.ENCODER: "which follows no instruction"}
+                for task in (TaskType.TEXT_CLASSIFICATION, TaskType.QUESTION_ANSWERING)
+            },
+            never_distilled="which trains nothing",
+            never_quantized="which measures prompts on the exact base model",
+            never_packed="which trains nothing",
+            never_partitioned="which runs in one process",
+            never_recomputed="which trains nothing",
+        ),
     },
 )
 
@@ -230,6 +260,8 @@ def rates_in_words() -> str:
     """The default learning rates, such as ``2e-5 for Full, 2e-4 for LoRA (5e-4 for TextClassification)``."""
     rates = []
     for method, row in METHODS.items():
+        if not row.trains:
+            continue
         others = ", ".join(f"{rate_in_words(rate)} for {task}" for task, rate in row.task_learning_rates.items())
         rates.append(f"{rate_in_words(row.learning_rate)} for {method}" + (f" ({others})" if others else ""))
     return ", ".join(rates)

@@ -93,6 +93,8 @@ class TaskRow:
     """Default metrics if generated programs may be run (evaluation.allowCodeExecution)."""
     other_lengths: Mapping[ModelFamily, int] = field(default_factory=dict)
     """Families whose default maximum number of tokens differs."""
+    placeholders: tuple[str, ...] = ()
+    """The columns that an instruction has a place for; none if the rows of the task are no questions to a model."""
     not_distilled: Mapping[DistillationMode, str] = field(default_factory=dict)
     """Why a student cannot learn the task from a teacher, as the end of a sentence that says what to do instead."""
 
@@ -161,6 +163,7 @@ TASKS = table(
             settings=dict.fromkeys(
                 ("labels", "multi_label", "class_weights"), (ModelFamily.ENCODER, ModelFamily.CAUSAL)
             ),
+            placeholders=("text",),
             not_distilled={
                 DistillationMode.RESPONSES: "whose rows have labels instead of answers; use mode Logits, or let the "
                 "teacher label the data beforehand"
@@ -202,6 +205,7 @@ TASKS = table(
             packs=(ModelFamily.CAUSAL,),
             generates=_GENERATIVE,
             other_lengths=dict.fromkeys(_GENERATIVE, 1024),
+            placeholders=("question", "context"),
             not_distilled={
                 DistillationMode.RESPONSES: "whose answers are words of the context, which those of a teacher seldom "
                 "are; use mode Logits, or InstructionTuning with context and question as the prompt"
@@ -228,6 +232,7 @@ TASKS = table(
             settings={"instruction": _GENERATIVE},
             packs=(ModelFamily.CAUSAL,),
             generates=_GENERATIVE,
+            placeholders=("text",),
         ),
         TaskType.TRANSLATION: TaskRow(
             columns=(
@@ -245,6 +250,7 @@ TASKS = table(
             required=("target_language",),
             packs=(ModelFamily.CAUSAL,),
             generates=_GENERATIVE,
+            placeholders=("source",),
         ),
         TaskType.PREFERENCE_TUNING: TaskRow(
             columns=(
@@ -313,6 +319,7 @@ TASKS = table(
             settings={"instruction": _GENERATIVE, "language": _GENERATIVE},
             packs=(ModelFamily.CAUSAL,),
             generates=_GENERATIVE,
+            placeholders=("prompt",),
             not_distilled={
                 DistillationMode.RESPONSES: "whose completions continue their prompt, while an endpoint answers it; "
                 "use mode Logits, or InstructionTuning"

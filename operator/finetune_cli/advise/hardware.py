@@ -41,7 +41,7 @@ class Hardware:
 
 def this_machine(spec: FineTuneJobSpec, machine: Machine) -> Hardware:
     """This machine, on which a job may run with fewer processes than it requests."""
-    return Hardware(machine.fit(world_of(Stage.TRAIN, spec.distributed), spec.training.batch_size))
+    return Hardware(machine.fit(world_of(Stage.TRAIN, spec), spec.training.batch_size))
 
 
 def named(text: str, spec: FineTuneJobSpec) -> Hardware:

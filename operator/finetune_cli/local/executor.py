@@ -96,7 +96,7 @@ class Executor:
         self._outage: Outage | None = None
         self._saved: FineTuneJobStatus | None = None
         self._saved_at = float("-inf")
-        world = world_of(Stage.TRAIN, desired.spec.distributed)
+        world = world_of(Stage.TRAIN, desired.spec)
         self._world = machine.fit(world, desired.spec.training.batch_size)
         if note := machine.note(world, desired.spec.training.batch_size):
             self._notes.append(note)

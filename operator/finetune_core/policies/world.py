@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from finetune_api.spec import DistributedSpec
+from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import Device, Stage, World
 
 
-def world_of(stage: Stage, distributed: DistributedSpec) -> World:
-    """The world of the spec for train, one process for other stages; only train and evaluate use GPUs."""
-    device = Device.GPU if distributed.gpus_per_worker > 0 else Device.CPU
+def world_of(stage: Stage, spec: FineTuneJobSpec) -> World:
+    """The world of the spec for train, one process for other stages; only train and evaluate use GPUs, unless the model
+    is behind an endpoint.
+    """
+    gpus = 0 if spec.model.endpoint else spec.distributed.gpus_per_worker
+    device = Device.GPU if gpus > 0 else Device.CPU
     if stage is Stage.TRAIN:
-        return World(
-            workers=distributed.workers, processes_per_worker=max(distributed.gpus_per_worker, 1), device=device
-        )
+        return World(workers=spec.distributed.workers, processes_per_worker=max(gpus, 1), device=device)
     if stage is Stage.EVALUATE:
         return World(workers=1, processes_per_worker=1, device=device)
     return World(workers=1, processes_per_worker=1, device=Device.CPU)

@@ -24,5 +24,8 @@ _NEEDED_BY: dict[Stage, tuple[SecretRole, ...]] = {
 
 def environment_from(stage: Stage, spec: FineTuneJobSpec) -> list[dict[str, Any]]:
     """``envFrom`` of a stage's container: each Secret with the prefix of its role."""
-    named = references(spec)
-    return [{"prefix": role.prefix, "secretRef": {"name": named[role]}} for role in _NEEDED_BY[stage] if role in named]
+    named, needed = references(spec), set(_NEEDED_BY[stage])
+    if stage is Stage.TRAIN and spec.model.endpoint:
+        needed.add(SecretRole.ENDPOINT)
+    given = [role for role in SecretRole if role in needed and role in named]
+    return [{"prefix": role.prefix, "secretRef": {"name": named[role]}} for role in given]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.evaluation import MetricResult
+from finetune_api.evaluation import BaselineKind, MetricResult
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import Metric
 from finetune_api.spec.outcome import GenerationSpec
@@ -82,8 +82,28 @@ def compare(inputs: EvaluationInputs, form: AnswerForm) -> Comparison:
         answers[name] = Answers(losses, hits, texts)
         del model  # Frees its memory for the next model.
     baseline, tuned = answers["baseline"], answers["tuned"]
+    found = compared(inputs, scoring, prompts.learned, (baseline, tuned), inputs.baseline_kind)
+    return replace(found, details=_details(inputs, prompts, scoring)) if tuned.texts is not None else found
 
-    measured = {metric: _measured(metric, scoring, prompts, baseline, tuned) for metric in metrics}
+
+def compared(
+    inputs: EvaluationInputs,
+    scoring: AnswerScoring,
+    learned: Ints,
+    answers: tuple[Answers, Answers],
+    kind: BaselineKind,
+) -> Comparison:
+    """The comparison of the answers of two models, or of a model to two prompts.
+
+    Args:
+        inputs: Inputs of the evaluation.
+        scoring: The metrics of the answers.
+        learned: Tokens of each answer in the data that have a loss, of shape (examples,).
+        answers: Those of the baseline, and the others.
+        kind: What the baseline is.
+    """
+    metrics, (baseline, tuned) = scoring.metrics(), answers
+    measured = {metric: _measured(metric, scoring, learned, baseline, tuned) for metric in metrics}
     statistics = {
         metric: [scoring.statistics(metric, of_model.texts or ()) for of_model in (baseline, tuned)]
         for metric in scoring.corpora
@@ -100,8 +120,7 @@ def compare(inputs: EvaluationInputs, form: AnswerForm) -> Comparison:
                 found.append(_mean_result(metric, values.take(part), seed))
         return tuple(found)
 
-    results = measure(np.arange(len(table)))
-    details = _details(inputs, prompts, scoring) if tuned.texts is not None else {}
+    results = measure(np.arange(len(learned)))
     predictions = [
         scoring.row(index, baseline.text(index), tuned.text(index))
         | {
@@ -111,9 +130,9 @@ def compare(inputs: EvaluationInputs, form: AnswerForm) -> Comparison:
                 if values.weights[index]
             }
         }
-        for index in range(len(table))
+        for index in range(len(learned))
     ]
-    return Comparison(inputs.baseline_kind, details, results, measure, predictions)
+    return Comparison(kind, {}, results, measure, predictions)
 
 
 def generated(inputs: EvaluationInputs, prompts: Prompts, decode: Callable[[Any], Decode] = plain_decode) -> list[str]:
@@ -134,8 +153,8 @@ def generated(inputs: EvaluationInputs, prompts: Prompts, decode: Callable[[Any]
     return generator.answers(model, prompts, _counter(inputs, "generating answers", "tuned", prompts).add)
 
 
-def _measured(metric: Metric, scoring: AnswerScoring, prompts: Prompts, baseline: Answers, tuned: Answers) -> _Measured:
-    weights = prompts.learned.astype(np.float64)
+def _measured(metric: Metric, scoring: AnswerScoring, learned: Ints, baseline: Answers, tuned: Answers) -> _Measured:
+    weights = learned.astype(np.float64)
     if metric is Metric.LOSS:
         return _Measured(baseline.losses, tuned.losses, weights)
     if metric is Metric.TOKEN_ACCURACY:

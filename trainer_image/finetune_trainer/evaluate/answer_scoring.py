@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_trainer.evaluate.corpus_metrics import CorpusMetric, corpus_metric
-from finetune_trainer.evaluate.metrics import ANSWER_METRICS, Floats, Ints
+from finetune_trainer.evaluate.metrics import ANSWER_METRICS, Floats, Ints, ratio
 from finetune_trainer.modelling.tokenizer import Decode, plain_decode
 
 if TYPE_CHECKING:
@@ -63,6 +63,14 @@ class AnswerForm:
     scoring: Callable[[pa.Table, FineTuneJobSpec], AnswerScoring]
     decode: Callable[[Any], Decode] = field(default=plain_decode)
     """How a tokenizer decodes answers."""
+
+
+def score(scoring: AnswerScoring, metric: Metric, answers: Sequence[Samples]) -> float | None:
+    """A metric of all answers together; None if no example has a part in it."""
+    if corpus := scoring.corpora.get(metric):
+        return corpus.score(scoring.statistics(metric, answers).sum(axis=0))
+    weights = scoring.weights(metric)
+    return ratio(scoring.values(metric, answers), weights) if weights.any() else None
 
 
 def only(answers: Samples | None) -> str | None:

@@ -12,6 +12,7 @@ from finetune_api.evaluation import MetricResult
 from finetune_api.spec import Metric
 from finetune_trainer.evaluate.intervals import RESAMPLES, classification_interval, weighted_interval
 from finetune_trainer.evaluate.metrics import (
+    NO_LABEL,
     Bools,
     Floats,
     Ints,
@@ -46,6 +47,12 @@ class Classified:
     def single(cls, probabilities: NDArray[Any]) -> Classified:
         """One label for each example: the first of the most probable ones."""
         return cls(probabilities, probabilities.argmax(axis=1))
+
+    @classmethod
+    def single_or_none(cls, probabilities: NDArray[Any]) -> Classified:
+        """As `single`, but `NO_LABEL` for an example without a probability."""
+        predicted = np.where(probabilities.any(axis=1), probabilities.argmax(axis=1), NO_LABEL)
+        return cls(probabilities, predicted)
 
     @classmethod
     def multiple(cls, probabilities: NDArray[Any]) -> Classified:
@@ -98,6 +105,14 @@ def compared(
         resamples = int(np.clip(_CELLS // (len(gold) * labels), _FEWEST_RESAMPLES, RESAMPLES))
     interval = weighted_interval(changes, len(gold), seed=seed, resamples=resamples)
     return metric_result(metric, of_baseline, of_tuned, interval)
+
+
+def score_of(metric: Metric, gold: Labels, output: Classified, labels: int) -> float | None:
+    """A metric of one output; None if the examples do not define it."""
+    if gold.ndim == 1 and metric not in (Metric.AUROC, Metric.ECE):
+        return classification_score(metric, gold, output.predicted, labels)
+    value = float(_scores(metric, gold, output, np.ones((1, len(gold))), labels)[0])
+    return None if np.isnan(value) else value
 
 
 def _scores(metric: Metric, gold: Labels, model: Classified, weights: NDArray[Any], labels: int) -> Floats:

@@ -75,6 +75,9 @@ class EvaluationInputs:
     teacher: LocalModel | None = None
     """The teacher, if the job loads one."""
 
+    answers: str | None = None
+    """Directory that keeps the answers of an endpoint; None if they are not kept."""
+
     @property
     def baseline_kind(self) -> BaselineKind:
         """The baseline in `models`."""
@@ -146,6 +149,8 @@ class Comparison:
     """Measurements by label, by name of the table, for evaluation.json and the report."""
     span_decoding: SpanDecoding | None = None
     """QuestionAnswering with an encoder: how answers were chosen."""
+    notes: tuple[str, ...] = ()
+    """What to know about the result, as clauses."""
 
 
 class ExampleCounter:

@@ -29,6 +29,8 @@ CLASSIFICATION = (Metric.ACCURACY, Metric.MACRO_F1, Metric.WEIGHTED_F1, Metric.M
 """Metrics of predicted labels, one for each example."""
 MULTI_LABEL = (Metric.ACCURACY, Metric.MICRO_F1, Metric.MACRO_F1, Metric.WEIGHTED_F1)
 """Metrics of predicted labels, any number for each example."""
+NO_LABEL = -1
+"""Prediction of a model whose answer is no label."""
 TEACHER_FORCED = (Metric.LOSS, Metric.TOKEN_ACCURACY)
 
 
@@ -61,7 +63,7 @@ def label_counts(gold: Ints, predicted: Ints, weights: Floats, labels: int) -> L
 
     Args:
         gold: True labels, of shape (examples,).
-        predicted: Predicted labels, of shape (examples,).
+        predicted: Predicted labels, of shape (examples,); `NO_LABEL` counts as none of them.
         weights: Weight of each example, of shape (weightings, examples).
         labels: Number of labels.
     """
@@ -149,6 +151,8 @@ def classification_score(metric: Metric, gold: Ints, predicted: Ints, labels: in
 
 def _sums_by_label(labels_of: Ints, weights: Floats, labels: int) -> Floats:
     sums = np.zeros((len(weights), labels))
+    if (labels_of == NO_LABEL).any():
+        weights, labels_of = weights[:, labels_of != NO_LABEL], labels_of[labels_of != NO_LABEL]
     if len(labels_of):
         order = np.argsort(labels_of, kind="stable")
         present, starts = np.unique(labels_of[order], return_index=True)

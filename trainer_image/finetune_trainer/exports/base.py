@@ -32,7 +32,7 @@ class Export(Protocol):
     library: str
     """The library that loads the artifact, by its name on the Hugging Face Hub."""
     is_adapter: bool
-    """Whether the artifact also needs the base model."""
+    """Whether the artifact is an adapter of PEFT."""
 
     def write(self, inputs: ExportInputs, target: Path) -> None:
         """Write the weights to ``target``, the directory of the artifact, so that ``library`` can load it.

@@ -143,10 +143,11 @@ class StageMonitor:
         )
 
     def on_validation(self, event: ValidationEvent) -> None:
-        self.metrics.validation_loss.set(event.loss)
+        if event.loss is not None:
+            self.metrics.validation_loss.set(event.loss)
+            self.update(validation_loss=event.loss)
         for metric, value in event.metrics.items():
             self.metrics.validation_metric.labels(metric=metric).set(value)
-        self.update(validation_loss=event.loss)
 
     def on_evaluation(self, event: EvaluationEvent) -> None:
         self.metrics.evaluation.labels(model=event.model, metric=event.metric).set(event.value)

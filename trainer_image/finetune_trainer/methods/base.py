@@ -14,8 +14,16 @@ from finetune_api.spec import FineTuneJobSpec, MethodSpec
 if TYPE_CHECKING:
     import torch
 
+    from finetune_api.tables.tasks import TaskType
+    from finetune_trainer.context import StageContext
+    from finetune_trainer.host.inputs import TrainInputs
     from finetune_trainer.methods.coverage import Coverage
     from finetune_trainer.modelling.loading import LoadedModel
+    from finetune_trainer.tasks.base import TaskForm
+    from finetune_trainer.trained import Trained
+
+Work = Callable[["StageContext", "TrainInputs"], "Trained"]
+"""Makes the result of the method in one process of the gang."""
 
 Loader = Callable[[Path], "LoadedModel"]
 """Loads the model in a directory with the model class of the task, for evaluation."""
@@ -72,10 +80,27 @@ class Method(Protocol):
 
     trains_base: bool
     """Whether the method trains the weights of the base model."""
+    work: str
+    """``module:function`` that imports the libraries of the train stage and returns what it does (`Work`)."""
     form: str
     """Subject of the first sentence of the model card, such as ``A LoRA adapter``."""
     tags: tuple[str, ...]
     """Tags of the model card."""
+
+    def task_form(self, task: TaskType, form: TaskForm) -> TaskForm:
+        """The form of a task with this method.
+
+        Args:
+            task: The task.
+            form: Its form for models of a family.
+        """
+
+    def check_data(self, spec: FineTuneJobSpec, rows: int) -> Sequence[str]:
+        """Notes, as clauses, about a training split of ``rows`` examples; called in the prepare stage, without torch.
+
+        Raises:
+            StageFailure: BadConfiguration when the settings do not fit the data.
+        """
 
     def initial_tokens(self, spec: FineTuneJobSpec, tokenizer: Any) -> InitialTokens:
         """What the method starts from; called in the prepare stage, without torch.
@@ -181,6 +206,14 @@ class Method(Protocol):
 
 class MethodDefaults:
     """What a `Method` has that most methods need not decide."""
+
+    work = "finetune_trainer.train.work:load"
+
+    def task_form(self, task: TaskType, form: TaskForm) -> TaskForm:
+        return form
+
+    def check_data(self, spec: FineTuneJobSpec, rows: int) -> Sequence[str]:
+        return ()
 
     def continued(self, spec: FineTuneJobSpec, origin: FineTuneJobSpec, adapter: Path) -> MethodSpec:
         raise StageFailure(

@@ -228,7 +228,7 @@ def _notes(
             "example at a time"
         ]
     notes = []
-    if packs and unpacked:
+    if packs and unpacked and spec.method.type.row.trains:
         notes.append(f"packing is off with method {spec.method.type}, {unpacked}")
     if Limit.PACKING in limits and packs and spec.packing:
         notes.append(f"packing is off, because {name} does not separate the examples of a packed row")

@@ -108,6 +108,9 @@ class CausalPairs(GenerativeCausal):
     ) -> PairsPreparation:
         return PairsPreparation(self._task, spec, causal_encoder(self._task, spec, tokenizer, max_length))
 
+    def plain_instruction(self, spec: FineTuneJobSpec, data: DataReport) -> str:
+        return f"{self._task.instruction(spec)}\n\n{{{self._task.fields[0]}}}"
+
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         from finetune_trainer.pairs.prediction import predict_causal
 
@@ -214,6 +217,9 @@ class Seq2SeqPairs(GenerativeSeq2Seq):
         self, spec: FineTuneJobSpec, tokenizer: PreTrainedTokenizerBase, max_length: int, config: Mapping[str, Any]
     ) -> PairsPreparation:
         return PairsPreparation(self._task, spec, seq2seq_encoder(self._task, spec, tokenizer, max_length, config))
+
+    def plain_instruction(self, spec: FineTuneJobSpec, data: DataReport) -> str:
+        return f"{data.prefix}{{{self._task.fields[0]}}}"
 
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         from finetune_trainer.pairs.prediction import predict_seq2seq

@@ -26,7 +26,8 @@ def check_settings(spec: FineTuneJobSpec, family: ModelFamily) -> None:
     """
     row, method = spec.task.type.row, spec.method.type
     if why := method.row.refused_families.get(spec.task.type, {}).get(family):
-        others = " or ".join(other for other, one in METHODS.items() if family in one.families_for(spec.task.type))
+        fit = (other for other, one in METHODS.items() if one.trains and family in one.families_for(spec.task.type))
+        others = " or ".join(fit)
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
             f"method {method} is not for {spec.task.type} with {_NAMES[family]}, {why}; {spec.model.uri} is one: use "

@@ -8,6 +8,7 @@ from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.prepared import ModelIdentity, positions_left
+from finetune_trainer.served import LONGEST
 
 _SHORTEST = 8
 """The smallest value of training.maxSequenceLength."""
@@ -32,6 +33,8 @@ def sequence_length(spec: FineTuneJobSpec, family: ModelFamily, model: ModelIden
             f"which leaves no room for a text of {_SHORTEST} tokens: "
             + (f"lower it to at most {room}" if room > 0 else "choose another method or model"),
         )
+    if requested is None and spec.model.endpoint:
+        return LONGEST
     if requested is None:
         default = spec.task.type.row.length_for(family)
         return default if limit is None else min(default, limit)

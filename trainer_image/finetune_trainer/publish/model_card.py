@@ -21,7 +21,7 @@ from finetune_trainer.prepared import DataReport
 from finetune_trainer.report.format import escape_markdown, format_change, format_value, grouped, inline_code
 from finetune_trainer.report.page import BASELINE_NAMES, exact_base_text, settings, training_facts
 from finetune_trainer.report.teacher import has_teacher, teacher_text
-from finetune_trainer.tasks import form_of
+from finetune_trainer.tasks import form_for
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,9 @@ def render_card(inputs: CardInputs) -> str:
         data=inputs.data,
         evaluation=inputs.evaluation,
         form=method_of(inputs.spec.method.type).form,
-        parts=form_of(inputs.spec.task.type, inputs.data.family).card(inputs, environment),
-        base=published_base(inputs.spec.model.uri),
+        parts=form_for(inputs.spec, inputs.data.family).card(inputs, environment),
+        base=inputs.spec.model.address if inputs.spec.model.endpoint else published_base(inputs.spec.model.uri),
+        trains=inputs.spec.method.type.row.trains,
         revision_literal=json.dumps(inputs.data.model.revision) if on_hub(inputs.spec) else None,
         baseline_name=BASELINE_NAMES[inputs.evaluation.baseline.kind],
         metrics=[_metric_row(inputs.evaluation, index) for index in range(len(inputs.evaluation.metrics))],

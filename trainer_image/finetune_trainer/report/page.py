@@ -26,7 +26,7 @@ from finetune_trainer.report.charts import NARROW, TONES, Series, change_bar, li
 from finetune_trainer.report.format import format_change, format_value, grouped
 from finetune_trainer.report.slices import slice_rows
 from finetune_trainer.report.teacher import has_teacher, teacher_settings, teacher_text
-from finetune_trainer.tasks import form_of
+from finetune_trainer.tasks import form_for
 
 BASELINE_NAMES: dict[BaselineKind, tuple[str, str]] = {
     BaselineKind.BASE_MODEL: ("the base model", "the model before fine-tuning, with the same inputs"),
@@ -34,6 +34,10 @@ BASELINE_NAMES: dict[BaselineKind, tuple[str, str]] = {
     BaselineKind.MAJORITY_CLASS: ("the majority class", "always the most frequent label of the training data"),
     BaselineKind.NO_ANSWER: ("no answer", "no question gets an answer"),
     BaselineKind.PREVIOUS: ("the previous model", "the one that was published before, measured again in the same way"),
+    BaselineKind.PLAIN_PROMPT: (
+        "the plain prompt",
+        "the same model, with the default instruction of the task and no examples",
+    ),
 }
 _REFERENCES = {
     BaselineKind.BASE_MODEL: "the base model",
@@ -41,6 +45,8 @@ _REFERENCES = {
 }
 """What rewards are measured against."""
 
+_OF_TRAINING = ("epochs", "trainableParameters")
+"""Facts of a training that a search has none of."""
 _TEXT_SHOWN = 700
 _CONTENT_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -86,7 +92,7 @@ def render(inputs: ReportInputs) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"short": _short, "grouped": grouped}
-    task = form_of(inputs.spec.task.type, inputs.data.family)
+    task = form_for(inputs.spec, inputs.data.family)
     template = environment.from_string((folder / "report.html.jinja").read_text(encoding="utf-8"))
     return template.render(
         policy=_CONTENT_POLICY,
@@ -191,6 +197,10 @@ def settings(spec: FineTuneJobSpec, data: DataReport) -> list[tuple[str, str]]:
         *([("Continues from the adapter", data.continued.digest)] if data.continued else []),
         *method_of(spec.method.type).describe(spec),
         *([("Base model stored as", _stored(spec, data))] if data.rounded_parameters else []),
+    ]
+    if not spec.method.type.row.trains:
+        return [*rows, ("Seed", str(training.seed))]
+    rows += [
         *([("Preference", _preference(spec.preference))] if spec.preference else []),
         *teacher_settings(spec, data),
         ("Length", length),
@@ -233,22 +243,23 @@ def _rows(spec: FineTuneJobSpec, data: DataReport) -> str:
 def training_facts(training: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The training result as (name, value) rows, from the values that ``training.json`` contains."""
     rows = []
+    searched = "search" in training
     for key, name, form in (
-        ("steps", "Steps", grouped),
+        ("steps", "Combinations scored" if searched else "Steps", grouped),
         ("weightsOfStep", "Step of the published weights", grouped),
         ("epochs", "Epochs", "{:.3g}".format),
         ("loss", "Training loss, last tenth of steps", "{:.4g}".format),
         ("validationLoss", "Validation loss at the end", "{:.4g}".format),
-        ("tokens", "Tokens trained on", grouped),
+        ("tokens", "Tokens read and written" if searched else "Tokens trained on", grouped),
         ("tokensPerSecond", "Tokens per second", grouped),
         ("trainableParameters", "Trainable parameters", grouped),
         ("finished", "Finished", str),
-        ("seconds", "Duration of the steps", duration),
+        ("seconds", "Duration of the search" if searched else "Duration of the steps", duration),
         ("hardware", "Hardware", str),
         ("precision", "Precision", str),
         ("computations", "Computations", "; ".join),
     ):
-        if training.get(key) not in (None, []):
+        if training.get(key) not in (None, []) and not (searched and key in _OF_TRAINING):
             rows.append((name, form(training[key])))
     if adapted := training.get("adapted"):
         coverage = Coverage.of(adapted)
@@ -256,7 +267,7 @@ def training_facts(training: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("Weights that the adapter changes", coverage.changed),
             ("Weights without an adapter", coverage.unchanged),
         ]
-    if "stoppedEarly" in training:
+    if "stoppedEarly" in training and not searched:
         rows.append(("Stopped early", "yes" if training["stoppedEarly"] else "no"))
     return rows
 

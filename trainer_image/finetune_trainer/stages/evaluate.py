@@ -30,7 +30,7 @@ from finetune_trainer.models import fetch_model
 from finetune_trainer.prepared import DataReport, effective_spec, read_report
 from finetune_trainer.sandbox import open_sandbox
 from finetune_trainer.splits import open_split
-from finetune_trainer.tasks import form_of
+from finetune_trainer.tasks import form_for
 from finetune_trainer.teachers import fetch_pinned
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _evaluated(context: StageContext, origin: dict[str, str | None], files: Task
     set_up(spec.training.seed)
     if config.world.device is Device.GPU:
         require_gpus("evaluation", 1)
-    task = form_of(spec.task.type, data.family)
+    task = form_for(spec, data.family)
     hardware = Hardware.of(spec.training.precision, config.world.device)
     with open_sandbox(config) if spec.evaluation.allow_code_execution else nullcontext() as sandbox:
         inputs = EvaluationInputs(
@@ -114,6 +114,7 @@ def _evaluated(context: StageContext, origin: dict[str, str | None], files: Task
             rounding=rounding_of(spec, task, hardware.device),
             start=against.start,
             previous=against.previous,
+            answers=config.job_layout.answers,
             teacher=fetch_pinned(spec, data, context.workspace / "teacher"),
         )
         comparison = task.compare(inputs)
@@ -193,6 +194,7 @@ def _evaluation(
         gates=check_gates(spec, metrics),
         notes=(
             *notes,
+            *comparison.notes,
             *answers_notes(comparison.details),
             *notes_after(spec, comparison.metrics, examples),
             *overfitting(validation),

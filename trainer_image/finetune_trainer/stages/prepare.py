@@ -57,7 +57,7 @@ from finetune_trainer.prepare.spool import TableWriter, selected
 from finetune_trainer.prepare.teacher import Student, check_teacher
 from finetune_trainer.prepared import DataReport, SplitReport, positions_left
 from finetune_trainer.row_hashes import write_test_rows
-from finetune_trainer.tasks import form_of
+from finetune_trainer.tasks import form_for
 from finetune_trainer.tasks.base import Preparation
 
 LAYOUT = 5
@@ -115,7 +115,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     config = read_config(inputs.model.path, spec.model.uri)
     family = _family(spec, config)
     check_settings(spec, family)
-    task = form_of(spec.task.type, family)
+    task = form_for(spec, family)
     handling_for = partial(
         decide_handling,
         load_families(),
@@ -165,6 +165,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
     notes = [
         *rows.notes,
         *notes_on(continuing),
+        *method_of(spec.method.type).check_data(spec, splits["train"].examples),
         *inputs.data.notes,
         *taught.handling.notes,
         *taught.notes,

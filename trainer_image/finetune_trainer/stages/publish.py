@@ -27,7 +27,7 @@ from finetune_trainer.manifests import fetch_directory, fetch_files, publish_dir
 from finetune_trainer.prepared import DataReport, effective_spec, read_report, report_for_use
 from finetune_trainer.publish.model_card import CardInputs, render_card
 from finetune_trainer.stages.evaluate import read_evaluation, trained_digest
-from finetune_trainer.tasks import form_of
+from finetune_trainer.tasks import form_for
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def _assemble(context: StageContext, artifact: Path, evaluation: Evaluation) -> 
     for export in exports:
         export.write(ExportInputs(spec, data, trained), artifact)
     shutil.copytree(prepared / layout.TOKENIZER_DIRECTORY, artifact, dirs_exist_ok=True)
-    form_of(spec.task.type, data.family).finish_artifact(artifact, data, spec)
+    form_for(spec, data.family).finish_artifact(artifact, data, spec)
     for name in (layout.EVALUATION, layout.REPORT):
         shutil.copyfile(evaluated / name, artifact / name)
     if (prepared / layout.LEARNED_ROWS).is_file():  # An earlier version has none.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from finetune_trainer.context import StageContext
 from finetune_trainer.host.inputs import wait_for_inputs
 from finetune_trainer.importing import heavy_imports
 from finetune_trainer.manifests import publish_directory, read_manifest
+from finetune_trainer.methods import method_of
+from finetune_trainer.methods.base import Work
 
 
 def run(context: StageContext) -> TrainResult:
-    """Train the model; if an earlier attempt has stored the trained weights, return its result.
+    """Do what the method does, usually train the model; if an earlier attempt has stored the result, return it.
 
     Raises:
         StageFailure: BadConfiguration, BadData, Diverged, OutOfMemory, Stopped, and the failures of storage.
@@ -25,15 +28,13 @@ def run(context: StageContext) -> TrainResult:
     if done := _done(config):
         return _result(done.provenance["result"], config, done.digest)
     if is_main:
-        context.reporter.progress("importing torch, transformers and deepspeed")
+        context.reporter.progress("importing torch and transformers")
     # The imports are slow; the host fetches the inputs meanwhile.
     with heavy_imports():
-        from finetune_trainer.patches.deepspeed import import_without_compiler
-        from finetune_trainer.train.gang import train
-
-        import_without_compiler()
+        module, _, function = method_of(config.spec.method.type).work.partition(":")
+        work: Work = getattr(import_module(module), function)()
     inputs = wait_for_inputs(Path(config.workspace))
-    trained = train(context, inputs)
+    trained = work(context, inputs)
     if not is_main:
         return _result(trained.summary, config, digest="")
     context.reporter.progress("uploading the trained weights")

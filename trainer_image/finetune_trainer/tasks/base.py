@@ -21,6 +21,7 @@ from finetune_trainer.prepare.rows import Example, RowSchema
 from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.prepare.special_tokens import AnswerTokens
 from finetune_trainer.prepared import DataReport
+from finetune_trainer.search.templates import SHOTS_TEMPLATE
 
 if TYPE_CHECKING:
     import torch
@@ -159,6 +160,8 @@ class TaskForm(Protocol):
 
     uses_chat_template: bool
     """Whether examples are rendered with the chat template of the tokenizer."""
+    shots_template: str
+    """The chat template of a decoder without one, for prompts with examples."""
     adapter_task: str
     """PEFT task type, such as CAUSAL_LM."""
 
@@ -247,6 +250,11 @@ class TaskForm(Protocol):
     def answer_form(self) -> AnswerForm | None:
         """How answers are generated and measured; None if this form of the task generates none."""
 
+    def plain_instruction(self, spec: FineTuneJobSpec, data: DataReport) -> str:
+        """What a model is asked that is not trained, with placeholders for the texts of a row; empty if this form of
+        the task has no such question.
+        """
+
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         """Apply the tuned model to rows that have no answer; ``inputs.trained`` is the published artifact.
 
@@ -276,6 +284,8 @@ class TaskForm(Protocol):
 class FormDefaults:
     """What a `TaskForm` has that most tasks need not decide."""
 
+    shots_template = SHOTS_TEMPLATE
+
     def generation(self, tokenizer: Any, config: Mapping[str, Any], generation: Mapping[str, Any]) -> Mapping[str, Any]:
         return {}
 
@@ -286,6 +296,9 @@ class FormDefaults:
 
     def answer_form(self) -> AnswerForm | None:
         return None
+
+    def plain_instruction(self, spec: FineTuneJobSpec, data: DataReport) -> str:
+        return ""
 
 
 @runtime_checkable

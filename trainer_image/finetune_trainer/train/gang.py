@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +46,7 @@ from finetune_trainer.train.model import load_model
 from finetune_trainer.train.settings import TrainPlan, plan_training
 from finetune_trainer.train.stop import StopRequest
 from finetune_trainer.train.trainer import FineTuneTrainer, validation_batch_size
+from finetune_trainer.trained import Trained
 
 if TYPE_CHECKING:
     from finetune_trainer.methods.base import Method
@@ -54,15 +54,6 @@ if TYPE_CHECKING:
     from finetune_trainer.train.validation_answers import ValidationAnswers
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The result of a rank; only the directory of rank 0 contains files."""
-
-    directory: Path
-    summary: dict[str, Any]
-    """The fields of TrainResult in camelCase, except uri and digest."""
 
 
 def train(context: StageContext, inputs: TrainInputs) -> Trained:

@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 
 from finetune_api.spec import FineTuneJobSpec, Metric
-from finetune_trainer.evaluate.answer_scoring import AnswerForm, AnswerScoring, Samples
+from finetune_trainer.evaluate.answer_scoring import AnswerForm, AnswerScoring, Samples, score
 from finetune_trainer.evaluate.generation import Generator
-from finetune_trainer.evaluate.metrics import TEACHER_FORCED, Ints, ratio
+from finetune_trainer.evaluate.metrics import TEACHER_FORCED, Ints
 from finetune_trainer.evaluate.prompts import Prompts
 from finetune_trainer.modelling.batching import BatchLimits
 
@@ -63,13 +63,8 @@ class ValidationAnswers:
             alive: Called every few seconds.
         """
         texts = self._texts(model, alive)
-        found = {}
-        for metric in self._metrics:
-            if corpus := self._scoring.corpora.get(metric):
-                found[metric] = corpus.score(self._scoring.statistics(metric, texts).sum(axis=0))
-            elif (weights := self._scoring.weights(metric)).any():
-                found[metric] = ratio(self._scoring.values(metric, texts), weights)
-        return found
+        found = {metric: score(self._scoring, metric, texts) for metric in self._metrics}
+        return {metric: value for metric, value in found.items() if value is not None}
 
     def _texts(self, model: Any, alive: Callable[[], None]) -> list[Samples]:
         """The answers to all prompts, one to each, which one rank generates."""

@@ -22,7 +22,7 @@ from finetune_trainer.tasks.code_generation.causal import CausalCodeEncoder
 from finetune_trainer.tasks.code_generation.preparation import CodePreparation
 from finetune_trainer.tasks.code_generation.recognition import recognise
 from finetune_trainer.tasks.code_generation.seq2seq import Seq2SeqCodeEncoder
-from finetune_trainer.tasks.code_generation.texts import PLAIN_TEMPLATE
+from finetune_trainer.tasks.code_generation.texts import PLAIN_TEMPLATE, SHOTS_TEMPLATE
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from finetune_api.spec import FineTuneJobSpec
     from finetune_trainer.evaluate.answer_scoring import AnswerForm
     from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
+    from finetune_trainer.prepared import DataReport
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
 
@@ -47,6 +48,9 @@ class _Measured(ABC):
 
         return compare(inputs, self.answer_form())
 
+    def plain_instruction(self, spec: FineTuneJobSpec, data: DataReport) -> str:
+        return data.prefix + "{prompt}"
+
     def baseline_note(self, details: Mapping[str, Any]) -> str:
         from finetune_trainer.tasks.code_generation.presentation import baseline_note
 
@@ -60,6 +64,8 @@ class _Measured(ABC):
 
 class CausalCode(_Measured, GenerativeCausal):
     """Implements `finetune_trainer.tasks.base.TaskForm`."""
+
+    shots_template = SHOTS_TEMPLATE
 
     def load_tokenizer(self, directory: Path, spec: FineTuneJobSpec) -> PreTrainedTokenizerFast:
         return load_base_tokenizer(directory, spec.model.uri, template=PLAIN_TEMPLATE)

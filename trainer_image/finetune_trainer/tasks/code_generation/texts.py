@@ -16,6 +16,8 @@ PLAIN_TEMPLATE = (
     "{{%- endfor -%}}"
 )
 """The chat template of a model without one."""
+SHOTS_TEMPLATE = PLAIN_TEMPLATE.replace("+ eos_token", "+ (eos_token if loop.last else '\\n\\n\\n')")
+"""Likewise, for prompts with examples."""
 
 _SAMPLES = {
     CodeLanguage.PYTHON: "def area(width, height):\n",

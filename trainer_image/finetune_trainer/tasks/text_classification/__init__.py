@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from finetune_trainer.train.data import Collator, TrainingDataset
 
 
+_MOST_NAMED = 50
+"""Labels that the plain instruction names."""
+
+
 def _problem_type(data: DataReport) -> str:
     """What config.json says of the loss: the job's task decides it, not the base model."""
     return "multi_label_classification" if data.multi_label else "single_label_classification"
@@ -123,6 +127,10 @@ class TextClassification(FormDefaults):
         from finetune_trainer.tasks.text_classification.evaluation import compare
 
         return compare(inputs)
+
+    def plain_instruction(self, spec: FineTuneJobSpec, data: DataReport) -> str:
+        listed = ", ".join(data.labels) if len(data.labels) <= _MOST_NAMED else "its labels"
+        return f"Classify the text. Answer with one of: {listed}.\n\n{{text}}"
 
     def base_score(self, inputs: EvaluationInputs) -> BaseScore:
         from finetune_trainer.tasks.text_classification.evaluation import base_score

@@ -37,11 +37,21 @@ def compare(inputs: EvaluationInputs) -> Comparison:
             split), Diverged (outputs that are not finite), OutOfMemory.
     """
     test = open_split(inputs.prepared, SPLIT)
-    data = inputs.data
-    gold = _labels(test, data)
     rows = TokenRows.of_column(test["input_ids"])
     chosen = _baseline(inputs, test) if inputs.previous is None else _previous(inputs, rows)
-    tuned = tuned_output(inputs, rows)
+    return compared_outputs(inputs, test, chosen, tuned_output(inputs, rows))
+
+
+def compared_outputs(
+    inputs: EvaluationInputs, test: pa.Table, chosen: baselines.ClassifierBaseline, tuned: Classified
+) -> Comparison:
+    """The comparison of the output of the baseline with another.
+
+    Raises:
+        StageFailure: BadData when a metric is not defined on the test split.
+    """
+    data = inputs.data
+    gold = labels_of(test, data)
 
     def measure(part: Ints) -> tuple[MetricResult, ...]:
         models = chosen.output.take(part), tuned.take(part)
@@ -67,7 +77,7 @@ def base_score(inputs: EvaluationInputs) -> BaseScore:
     """
     test = open_split(inputs.prepared, SPLIT)
     chosen = _baseline(inputs, test)
-    gold = _labels(test, inputs.data)
+    gold = labels_of(test, inputs.data)
     score, name = baselines.score_of(gold)
     kind = "linear probe" if chosen.kind is BaselineKind.LINEAR_PROBE else "majority class"
     return BaseScore(f"{baselines.WORDS[name]} of the {kind}", score(chosen.output, gold), higher_is_better=True)
@@ -114,8 +124,8 @@ def _baseline(inputs: EvaluationInputs, test: pa.Table) -> baselines.ClassifierB
         )
     fits = ExampleCounter(inputs.reporter, "fitting the linear probe", len(chosen))
     return baselines.choose(
-        Labelled(features["train"], _labels(train, inputs.data)[chosen]),
-        Labelled(features["validation"], _labels(validation, inputs.data)),
+        Labelled(features["train"], labels_of(train, inputs.data)[chosen]),
+        Labelled(features["validation"], labels_of(validation, inputs.data)),
         features["test"],
         len(inputs.data.labels),
         seed=seed,
@@ -182,7 +192,7 @@ def mean_features(
     return features
 
 
-def _labels(table: pa.Table, data: DataReport) -> Labels:
+def labels_of(table: pa.Table, data: DataReport) -> Labels:
     """The labels of each row as `Classified.predicted` has them."""
     if not data.multi_label:
         return np.asarray(table["label"].to_numpy(), np.int64)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from finetune_trainer.evaluate.classification import Classified, counts_by_label
-from finetune_trainer.evaluate.metrics import Labels
+from finetune_trainer.evaluate.metrics import NO_LABEL, Labels
 from finetune_trainer.prepared import DataReport
 
 _DIGITS = 6
@@ -39,7 +39,7 @@ def prediction_rows(
 
 
 def _name_of(label: Any, data: DataReport) -> str:
-    return data.labels[int(label)]
+    return "(no label)" if label == NO_LABEL else data.labels[int(label)]
 
 
 def _names_of(has: Any, data: DataReport) -> list[str]:

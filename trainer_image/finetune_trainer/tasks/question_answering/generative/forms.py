@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from finetune_api.spec import FineTuneJobSpec
     from finetune_trainer.evaluate.answer_scoring import AnswerForm
     from finetune_trainer.evaluate.comparison import EvaluationInputs
+    from finetune_trainer.prepared import DataReport
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
 
@@ -70,6 +71,9 @@ class CausalQuestionAnswering(_Presentation, GenerativeCausal):
 
         return AnswerForm(CausalPrompts, QuestionScoring)
 
+    def plain_instruction(self, spec: FineTuneJobSpec, data: DataReport) -> str:
+        return f"{instruction(spec)}\n\n{message('{question}', '{context}')}"
+
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         from finetune_trainer.tasks.question_answering.generative.prediction import predict_causal
 
@@ -98,6 +102,9 @@ class Seq2SeqQuestionAnswering(_Presentation, GenerativeSeq2Seq):
         from finetune_trainer.tasks.question_answering.generative.scoring import QuestionScoring
 
         return AnswerForm(Seq2SeqPrompts, QuestionScoring)
+
+    def plain_instruction(self, spec: FineTuneJobSpec, data: DataReport) -> str:
+        return data.prefix + marked("{question}", "{context}")
 
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         from finetune_trainer.tasks.question_answering.generative.prediction import predict_seq2seq

@@ -1,0 +1,122 @@
+"""Compares the best prompt of a search with the plain prompt, on the test split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from finetune_api.evaluation import BaselineKind
+from finetune_api.events import AliveEvent
+from finetune_trainer.evaluate.answer_comparison import Answers, compared
+from finetune_trainer.evaluate.answer_scoring import AnswerForm
+from finetune_trainer.evaluate.baseline import ClassifierBaseline
+from finetune_trainer.evaluate.classification import Classified
+from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter
+from finetune_trainer.search.asked import Asked, Spent
+from finetune_trainer.search.prompt import Prompt, Rows, read_prompt
+from finetune_trainer.search.record import End, Record
+from finetune_trainer.splits import open_split
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from finetune_trainer.search.form import PromptedForm
+
+
+def compare(form: PromptedForm, inputs: EvaluationInputs) -> Comparison:
+    """Ask the model about the test split once with each prompt, with the same settings of generation.
+
+    Raises:
+        StageFailure: BadData (a metric is not defined on the test split), Diverged, OutOfMemory.
+    """
+    table = open_split(inputs.prepared, SPLIT)
+    plain, best = Prompt(form.plain_instruction(inputs.spec, inputs.data)), read_prompt(inputs.trained)
+    record, answer_form = Record.read(inputs.trained), form.answer_form()
+
+    def alive(_: int) -> None:
+        inputs.reporter.send(AliveEvent())
+
+    with form.asked(inputs, alive, Spent(record.requests, record.tokens)) as asked:
+        both = _Both(plain, best, asked)
+        found = _labels(inputs, table, both) if answer_form is None else _answers(inputs, table, answer_form, both)
+        unusable = asked.unusable
+    return _described(found, record, both, unusable)
+
+
+@dataclass(frozen=True)
+class _Both:
+    """The prompts that are compared, and the model that answers them."""
+
+    plain: Prompt
+    best: Prompt
+    asked: Asked
+
+
+def _labels(inputs: EvaluationInputs, table: pa.Table, both: _Both) -> Comparison:
+    from finetune_trainer.tasks.text_classification.evaluation import compared_outputs
+
+    labels = inputs.data.labels
+    rows = Rows.of_table(table, inputs.spec.task.type.row.placeholders, labels)
+
+    def output(prompt: Prompt, name: str) -> Classified:
+        counter = ExampleCounter(inputs.reporter, f"ranking labels ({name})", len(rows))
+        return Classified.single_or_none(both.asked.ranked(prompt, rows.inputs, labels, counter.add)[0])
+
+    baseline = ClassifierBaseline(BaselineKind.PLAIN_PROMPT, output(both.plain, "plain prompt"), {})
+    return compared_outputs(inputs, table, baseline, output(both.best, "best prompt"))
+
+
+def _answers(inputs: EvaluationInputs, table: pa.Table, form: AnswerForm, both: _Both) -> Comparison:
+    rows = Rows.of_table(table, inputs.spec.task.type.row.placeholders, ())
+    scoring = form.scoring(table, inputs.spec)
+    none = np.zeros(len(rows))
+
+    def answers(prompt: Prompt, name: str) -> Answers:
+        counter = ExampleCounter(inputs.reporter, f"generating answers ({name})", len(rows))
+        texts, _ = both.asked.answers(prompt, rows.inputs, counter.add)
+        return Answers(none, none, [(scoring.read(index, text),) for index, text in enumerate(texts)])
+
+    learned = np.ones(len(rows), np.int64)
+    found = (answers(both.plain, "plain prompt"), answers(both.best, "best prompt"))
+    return compared(inputs, scoring, learned, found, BaselineKind.PLAIN_PROMPT)
+
+
+def _described(found: Comparison, record: Record, both: _Both, unusable: int) -> Comparison:
+    """``found`` with what evaluation.json and the report say about the search."""
+    trial = record.best
+    details: dict[str, Any] = {
+        "plainPrompt": both.plain.instruction,
+        "prompt": both.best.document(),
+        "search": {
+            "metric": record.metric,
+            "validationExamples": record.examples,
+            "plain": record.plain.value if record.plain else None,
+            "instructionAlone": _alone(record),
+            "best": trial.value if trial else None,
+            "combinations": len(record.trials),
+            "distinct": record.distinct,
+            "tokens": record.tokens,
+            "nearRows": record.near,
+            "proposed": record.proposed,
+        },
+    }
+    notes = []
+    if record.end is End.BUDGET:
+        notes.append(
+            f"the token budget ended the search after {len(record.trials)} combinations, of which the best was measured"
+        )
+    if unusable:
+        notes.append(
+            f"{unusable} of {2 * len(found.predictions)} answers of the endpoint could not be used, and count as wrong"
+        )
+    return replace(found, details=found.details | details, notes=tuple(notes))
+
+
+def _alone(record: Record) -> float | None:
+    """The score of the best instruction without examples on the validation split; None if it was not measured."""
+    best = record.best
+    if best is not None and not best.shots:
+        return best.value
+    return record.alone.value if record.alone else None

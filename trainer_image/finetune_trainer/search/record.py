@@ -1,0 +1,83 @@
+"""What a search has scored so far: ``search.json``, which is also its checkpoint."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SEARCH_FILE = "search.json"
+
+
+class End(StrEnum):
+    """What ended a search."""
+
+    TRIALS = "trials"
+    SPACE = "space"
+    BUDGET = "budget"
+
+
+class Scored(BaseModel):
+    """The score of a prompt on the validation examples."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    value: float | None = Field(description="None if the prompt does not fit into the model.")
+    tokens: int = Field(default=0, description="Tokens read and written.")
+    shortened: int = Field(default=0, description="Rows whose text was cut, so that the prompt fits.")
+
+
+class Trial(Scored):
+    """A combination and its score."""
+
+    candidate: int
+    shots: int
+    chosen: int
+    order: int
+
+
+class Record(BaseModel):
+    """``search.json``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    metric: str
+    maximize: bool
+    examples: int = Field(description="Validation examples that each prompt was scored on.")
+    candidates: tuple[str, ...] = ()
+    proposed: int = Field(default=0, description="Candidates, the last ones, that the model has written.")
+    near: int = Field(default=0, description="Drawn training rows that are nearly rows of validation or test.")
+    distinct: int = Field(default=0, description="Combinations that there are.")
+    plain: Scored | None = Field(default=None, description="The default instruction without examples.")
+    trials: tuple[Trial, ...] = ()
+    alone: Scored | None = Field(default=None, description="The instruction of the best trial, without examples.")
+    requests: int = Field(default=0, description="Requests to an endpoint.")
+    proposing: int = Field(default=0, description="Tokens for proposals.")
+    end: End | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read and written so far."""
+        scored = [one for one in (self.plain, self.alone, *self.trials) if one is not None]
+        return self.proposing + sum(one.tokens for one in scored)
+
+    @property
+    def step(self) -> int:
+        """How much is scored; it grows with every score."""
+        return len(self.trials) + (self.plain is not None) + (self.alone is not None)
+
+    @property
+    def best(self) -> Trial | None:
+        """The best trial; of equal ones, that with the fewest examples, and then the first."""
+        found = [trial for trial in self.trials if trial.value is not None]
+        sign = -1 if self.maximize else 1
+        return min(found, key=lambda trial: (sign * (trial.value or 0.0), trial.shots), default=None)
+
+    def write(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / SEARCH_FILE).write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, directory: Path) -> Record:
+        return cls.model_validate_json((directory / SEARCH_FILE).read_bytes())
