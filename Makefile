@@ -102,7 +102,7 @@ HANGS := --timeout 600 --override-ini faulthandler_timeout=660 --override-ini fa
 MEASURED := COVERAGE_FILE=$(CURDIR)/.coverage
 
 # Stops every process that it started, even when it is interrupted.
-test: ## Run lint and all tests that need neither a cluster nor a GPU (18 minutes on two cores)
+test: ## Run lint and all tests that need neither a cluster nor a GPU (15 minutes on two cores)
 	@$(PYTHON) -m tests.preflight $(CACHE) $(PROGRAMS)
 	@$(PYTHON) -m tests.supervised $(MAKE) --no-print-directory tested
 

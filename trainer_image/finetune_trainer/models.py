@@ -19,9 +19,9 @@ from finetune_api.layout import GENERATION_CONFIG
 from finetune_api.manifest import FileEntry
 from finetune_api.spec import ModelSpec
 from finetune_trainer import storage
-from finetune_trainer.certificates import cause_of_refusal
 from finetune_trainer.licenses import license_of
 from finetune_trainer.manifests import hash_files
+from finetune_trainer.model_failures import bad_model, failure_of_hub, no_weights
 from finetune_trainer.prepared import ModelIdentity
 from finetune_trainer.served import identity_of, write_stand_in
 from finetune_trainer.storage.credentials import variables_for
@@ -104,7 +104,7 @@ def identify_model(model: ModelSpec, local: LocalModel) -> ModelIdentity:
     config = read_config(local.path, model.uri)
     names = config.get("architectures") or [config.get("model_type")]
     if not isinstance(names, list) or not isinstance(names[0], str) or not _CLASS_NAME.fullmatch(names[0]):
-        raise _bad(f"config.json of {model.uri} has no architecture: add the field 'architectures' to it")
+        raise bad_model(f"config.json of {model.uri} has no architecture: add the field 'architectures' to it")
     return ModelIdentity(
         uri=model.uri,
         revision=local.revision,
@@ -128,7 +128,7 @@ def read_config(directory: Path, uri: str) -> dict[str, Any]:
     try:
         return _read_object(directory / "config.json", uri)
     except FileNotFoundError:
-        raise _bad(f"{uri} has no config.json: set spec.model.uri to a model in the Hugging Face layout") from None
+        raise bad_model(f"{uri} has no config.json: set spec.model.uri to a model in the Hugging Face layout") from None
 
 
 def read_generation_config(directory: Path, uri: str) -> dict[str, Any]:
@@ -151,9 +151,9 @@ def _read_object(path: Path, uri: str) -> dict[str, Any]:
     try:
         document = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
-        raise _bad(f"{path.name} of {uri} is not valid JSON: save the model again with save_pretrained") from None
+        raise bad_model(f"{path.name} of {uri} is not valid JSON: save the model again with save_pretrained") from None
     if not isinstance(document, dict):
-        raise _bad(f"{path.name} of {uri} is not a JSON object: save the model again with save_pretrained")
+        raise bad_model(f"{path.name} of {uri} is not a JSON object: save the model again with save_pretrained")
     return document
 
 
@@ -200,7 +200,9 @@ def weight_files(directory: Path) -> list[Path]:
             if not names or not all(_WEIGHT_FILE.fullmatch(name) for name in names):
                 raise ValueError
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise _bad(f"{index.name} of the model is invalid: save the model again with save_pretrained") from None
+            raise bad_model(
+                f"{index.name} of the model is invalid: save the model again with save_pretrained"
+            ) from None
         files = [directory / name for name in names]
         return files if all(file.is_file() for file in files) else []
     single = directory / "model.safetensors"
@@ -218,7 +220,7 @@ def count_parameters(file: Path) -> int:
     from huggingface_hub import parse_local_safetensors_file_metadata
     from huggingface_hub.errors import SafetensorsParsingError
 
-    broken = _bad(f"{file.name} of the model is invalid or truncated: download or save the model again")
+    broken = bad_model(f"{file.name} of the model is invalid or truncated: download or save the model again")
     try:
         header = parse_local_safetensors_file_metadata(file)
         data_bytes = max((tensor.data_offsets[1] for tensor in header.tensors.values()), default=0)
@@ -241,7 +243,7 @@ def _count_parameters(model: ModelSpec, local: LocalModel) -> int:
     if files:
         return sum(count_parameters(file) for file in files)
     if not model.uri.startswith(_HF_SCHEME):
-        raise _no_weights(model.uri)
+        raise no_weights(model.uri)
     from huggingface_hub import HfApi
 
     with explained(model, local.revision):
@@ -270,7 +272,7 @@ def _fetch_from_hub(model: ModelSpec, scratch: Path, weights: bool, revision: st
             download(revision=path.name, allow_patterns=_NAMED_TEMPLATES)
     read_config(path, model.uri)
     if weights and not weight_files(path):
-        raise _no_weights(model.uri)
+        raise no_weights(model.uri)
     return LocalModel(path=path, revision=path.name)
 
 
@@ -281,9 +283,9 @@ def _fetch_stored(uri: str, scratch: Path) -> LocalModel:
     files = [(path, size) for path, size in listed if _wanted(path)]
     names = [path for path, _ in files]
     if "config.json" not in names:
-        raise _bad(f"{uri} has no config.json: set spec.model.uri to a model in the Hugging Face layout")
+        raise bad_model(f"{uri} has no config.json: set spec.model.uri to a model in the Hugging Face layout")
     if not any(fnmatchcase(name, WEIGHTS) for name in names):
-        raise _no_weights(uri)
+        raise no_weights(uri)
     location = parse(uri)
     if location.scheme == "file":
         path = location.path
@@ -291,7 +293,7 @@ def _fetch_stored(uri: str, scratch: Path) -> LocalModel:
         path = scratch / "stored"
         download_files(location, files, path)
     if not weight_files(path):
-        raise _bad(f"{uri} lacks weight files that model.safetensors.index.json lists: upload the model again")
+        raise bad_model(f"{uri} lacks weight files that model.safetensors.index.json lists: upload the model again")
     entries = hash_files(path, sorted(names))
     lines = [f"{entry.path}\0{entry.size}\0{entry.sha256}\n" for entry in entries]
     return LocalModel(path, "sha256:" + sha256("".join(lines).encode()).hexdigest(), entries)
@@ -314,7 +316,7 @@ def repository(uri: str) -> str:
     """``owner/name`` of an hf:// address."""
     name = uri.removeprefix(_HF_SCHEME).strip("/")
     if name.count("/") != 1:
-        raise _bad(f"{uri} is not a valid address on the hub: set spec.model.uri to hf://owner/name")
+        raise bad_model(f"{uri} is not a valid address on the hub: set spec.model.uri to hf://owner/name")
     return name
 
 
@@ -327,78 +329,8 @@ def explained(model: ModelSpec, revision: str) -> Iterator[None]:
     try:
         yield
     except (httpx2.HTTPError, OSError, errors.NotASafetensorsRepoError, errors.SafetensorsParsingError) as error:
-        raise _hub_failure(model.uri, revision, error) or error from None
+        raise failure_of_hub(model.uri, revision, error) or error from None
     except errors.HFValidationError:
-        raise _bad(f"{model.uri} is not a valid address on the hub: set spec.model.uri to hf://owner/name") from None
-
-
-def _hub_failure(uri: str, revision: str, error: Exception) -> StageFailure | None:
-    """The failure for an exception of huggingface_hub; None when the hub is not the cause."""
-    import httpx2
-    from huggingface_hub import errors
-
-    failure: StageFailure | None = None
-    if isinstance(error, errors.LocalEntryNotFoundError):
-        # The request to the hub failed with this cause, and the cache has no copy.
-        error = error.__cause__ if isinstance(error.__cause__, Exception) else errors.OfflineModeIsEnabled()
-    match error:
-        case errors.RevisionNotFoundError():
-            failure = StageFailure(
-                Reason.NOT_FOUND, f"{uri} has no branch, tag or commit '{revision}': correct spec.model.revision"
-            )
-        case errors.HfHubHTTPError():
-            failure = _refused(uri, error)
-        case errors.NotASafetensorsRepoError():
-            failure = _no_weights(uri)
-        case errors.SafetensorsParsingError():
-            failure = _bad(f"The safetensors files of {uri} are invalid: set spec.model.uri to another model")
-        case errors.OfflineModeIsEnabled():
-            failure = StageFailure(
-                Reason.NOT_FOUND,
-                f"{uri} at revision '{revision}' is not completely in the cache, and HF_HUB_OFFLINE prevents the "
-                "download: add it to the cache in HF_HOME, or unset HF_HUB_OFFLINE",
-            )
-        case httpx2.ConnectError() if cause := cause_of_refusal(str(error), os.environ.get("HF_ENDPOINT") or "the hub"):
-            failure = _bad(f"Cannot reach the hub for {uri}: {cause}")
-        case httpx2.HTTPError():
-            failure = StageFailure(
-                Reason.UNAVAILABLE,
-                f"Cannot reach the hub for {uri}: check the network, and HF_ENDPOINT if it is set",
-            )
-    return failure
-
-
-def _refused(uri: str, error: Any) -> StageFailure:
-    from huggingface_hub import errors
-
-    status: int = error.response.status_code
-    if isinstance(error, errors.GatedRepoError):
-        return StageFailure(
-            Reason.PERMISSION_DENIED,
-            f"{uri} is gated: accept its terms on the hub, and set HF_TOKEN to a token of the same account",
-        )
-    if status == 404 or error.response.headers.get("X-Error-Code") == "RepoNotFound":
-        return StageFailure(
-            Reason.NOT_FOUND,
-            f"{uri} does not exist on the hub or is private: correct spec.model.uri, or set HF_TOKEN to a token with "
-            "read access",
-        )
-    if status in (401, 403):
-        return StageFailure(
-            Reason.PERMISSION_DENIED,
-            f"The hub denied access to {uri} (HTTP {status}): correct spec.model.uri, or set HF_TOKEN to a token with "
-            "read access",
-        )
-    if status >= 500 or status in (408, 429):
-        return StageFailure(
-            Reason.UNAVAILABLE, f"The hub returned HTTP {status} for {uri}: check the status of the hub, or retry later"
-        )
-    return _bad(f"The hub rejected the request for {uri} (HTTP {status}): check spec.model and HF_ENDPOINT")
-
-
-def _no_weights(uri: str) -> StageFailure:
-    return _bad(f"{uri} has no *.safetensors weights, the only supported format: convert them with save_pretrained")
-
-
-def _bad(message: str) -> StageFailure:
-    return StageFailure(Reason.BAD_CONFIGURATION, message)
+        raise bad_model(
+            f"{model.uri} is not a valid address on the hub: set spec.model.uri to hf://owner/name"
+        ) from None
