@@ -49,6 +49,8 @@ EndpointUrl = Annotated[
 ]
 ServedModel = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x20\x7f]+$", max_length=256)]
 ArtifactDigest = Annotated[str, StringConstraints(pattern="^sha256:[0-9a-f]{64}$", max_length=71)]
+MOST_LABEL_CHARACTERS = 16384
+"""Most characters of all labels of a task."""
 Label = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Instruction = Annotated[str, StringConstraints(min_length=1, max_length=2048)]
 Language = Annotated[str, StringConstraints(min_length=2, max_length=64)]

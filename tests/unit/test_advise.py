@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from typer.testing import CliRunner, Result
 
 from finetune_api.stage import Device, Stage, TrainResult, World
 from finetune_api.tables.gpus import Gpu
@@ -27,9 +25,8 @@ from finetune_cli.advise.report import WIDTH, Advice, document, lines, manifest_
 from finetune_cli.advise.tries import STEPS, trial_job
 from finetune_cli.local import Machine, StateDirectory
 from finetune_cli.local.jobs import LocalJob
-from finetune_cli.main import app
 from finetune_core.runs import RunId, StageRun
-from tests.builders import a_job, a_report, an_identity, manifest
+from tests.builders import a_job, a_report, an_identity
 
 GIB = 1 << 30
 GPU = World(workers=1, processes_per_worker=2, device=Device.GPU)
@@ -46,10 +43,6 @@ RAW = {
     "steps": 300,
     "tokens": 60_000,
 }
-
-
-def advise(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["advise", *arguments])
 
 
 def by_name(found: list[Candidate]) -> dict[str, Candidate]:
@@ -389,34 +382,3 @@ def test_a_trial_is_the_job_with_few_steps() -> None:
     assert (trial.training.max_batch_size_per_device, trial.training.early_stopping) == (2, None)
     assert (trial.resilience.max_restarts, trial.output.uri) == (0, "file:///scratch")
     assert trial_job(job, replace(one, steps=7), "file:///scratch").spec.training.max_steps == 7
-
-
-class TestCommand:
-    @pytest.fixture
-    def job(self, tmp_path: Path) -> str:
-        path = tmp_path / "job.yaml"
-        path.write_text(yaml.safe_dump(manifest(task=CLASSES)))
-        return str(path)
-
-    def test_problems_of_the_manifest_are_those_of_run(self, job: str) -> None:
-        Path(job).write_text(Path(job).read_text().replace("dataset:", "datasets:"))
-        result = advise(job, "-o", "json")
-        assert result.exit_code == 64
-        assert "spec.datasets is not a field; did you mean dataset?" in result.stderr
-        assert json.loads(result.stdout)["errors"]
-
-    def test_options_that_contradict_each_other(self, job: str) -> None:
-        assert advise(job, "--gpu", "H100x8", "--try", "3").exit_code == 2
-        wrong = advise(job, "--gpu", "H10")
-        assert wrong.exit_code == 2
-        assert "did you mean H100?" in " ".join(wrong.stderr.split())
-
-    def test_an_adapter_decides_the_method(self, job: str) -> None:
-        result = advise(job, "--set", "model.adapter.uri=s3://a/b")
-        assert result.exit_code == 64
-        assert "spec.model.adapter decides the method" in result.stderr
-
-    def test_a_job_that_no_method_is_for(self, job: str) -> None:
-        settings = ("model.quantization=Int8", "distributed.zero.stage=3")
-        result = advise(job, *(part for one in settings for part in ("--set", one)))
-        assert result.exit_code == 64

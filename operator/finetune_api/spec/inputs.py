@@ -15,6 +15,7 @@ from finetune_api.tables.methods import Quantization
 from finetune_api.tables.metrics import Metric
 from finetune_api.tables.tasks import TASKS, Measures, TaskType
 from finetune_api.vocabulary import (
+    MOST_LABEL_CHARACTERS,
     ArtifactDigest,
     ClassWeights,
     ColumnName,
@@ -114,9 +115,6 @@ class ModelSpec(ApiModel):
     def address(self) -> str:
         """Where the model is, for people."""
         return f"{self.endpoint.model} at {self.endpoint.url}" if self.endpoint else self.uri
-
-
-MOST_LABEL_CHARACTERS = 16384
 
 
 class TaskSpec(ApiModel):
