@@ -256,7 +256,7 @@ class TestSecrets:
         [
             (Stage.PREPARE, {"teacher", "api"}),
             (Stage.TRAIN, {"teacher"}),
-            (Stage.EVALUATE, {"teacher", "api"}),
+            (Stage.EVALUATE, {"teacher"}),
             (Stage.PUBLISH, set()),
         ],
     )

@@ -11,13 +11,7 @@ from finetune_api.stage import Stage
 _NEEDED_BY: dict[Stage, tuple[SecretRole, ...]] = {
     Stage.PREPARE: tuple(SecretRole),
     Stage.TRAIN: (SecretRole.MODEL, SecretRole.TEACHER, SecretRole.OUTPUT),
-    Stage.EVALUATE: (
-        SecretRole.MODEL,
-        SecretRole.TEACHER,
-        SecretRole.ENDPOINT,
-        SecretRole.HARNESS,
-        SecretRole.OUTPUT,
-    ),
+    Stage.EVALUATE: (SecretRole.MODEL, SecretRole.TEACHER, SecretRole.HARNESS, SecretRole.OUTPUT),
     Stage.PUBLISH: (SecretRole.OUTPUT,),
 }
 
@@ -25,7 +19,7 @@ _NEEDED_BY: dict[Stage, tuple[SecretRole, ...]] = {
 def environment_from(stage: Stage, spec: FineTuneJobSpec) -> list[dict[str, Any]]:
     """``envFrom`` of a stage's container: each Secret with the prefix of its role."""
     named, needed = references(spec), set(_NEEDED_BY[stage])
-    if stage is Stage.TRAIN and spec.model.endpoint:
-        needed.add(SecretRole.ENDPOINT)
+    if stage in (Stage.TRAIN, Stage.EVALUATE) and spec.model.endpoint:
+        needed.add(SecretRole.ENDPOINT)  # A teacher is only asked in prepare.
     given = [role for role in SecretRole if role in needed and role in named]
     return [{"prefix": role.prefix, "secretRef": {"name": named[role]}} for role in given]
