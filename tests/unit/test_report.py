@@ -303,3 +303,11 @@ def test_a_report_without_examples_has_none_of_their_texts() -> None:
     generated = generation_changes(answers, "rouge_l", True, examples=False)
     assert (generated.gains, generated.losses, generated.unchanged, generated.same) == ([], [], [], 1)
     assert generated.lowest == []
+
+
+def test_a_line_at_the_lowest_tick_stands_above_the_axis() -> None:
+    lines = [Series("one", [(1, 0.66), (2, 0.66)], "baseline"), Series("other", [(1, 0.7), (2, 0.76)], "tuned")]
+    chart = line_chart("Accuracy", "combination", "Accuracy", lines)
+    assert chart is not None
+    assert ">0.64</text>" in chart
+    assert ">-" not in str(line_chart("Accuracy", "x", "y", [Series("one", [(1, 0.0)], "tuned"), lines[0]]))

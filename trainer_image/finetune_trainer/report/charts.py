@@ -110,6 +110,8 @@ def line_chart(
     if high_x <= low_x:
         low_x, high_x = low_x - 1, high_x + 1
     y_ticks = ticks(0 if from_zero else min(ys), max(ys))
+    if len(drawn) > 1 and 0 < min(ys) <= y_ticks[0]:
+        y_ticks.insert(0, round(2 * y_ticks[0] - y_ticks[1], 12))  # The axis would hide a line.
     x = _Scale(low_x, high_x, _LEFT, width - _RIGHT)
     y = _Scale(y_ticks[0], y_ticks[-1], height - _BOTTOM, _TOP)
     legend = _legend(drawn) if len(drawn) > 1 else ""
