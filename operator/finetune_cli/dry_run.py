@@ -10,6 +10,7 @@ from pathlib import Path
 from finetune_api.failures import ExitCode
 from finetune_api.job import FineTuneJob, FineTuneJobStatus
 from finetune_api.layout import DATA_REPORT
+from finetune_api.method_settings import PromptSearchSpec
 from finetune_api.spec import DistillationMode, FineTuneJobSpec, Quantization
 from finetune_api.stage import PrepareResult, Stage, StageReport, World
 from finetune_api.text import clean
@@ -50,7 +51,7 @@ def dry_run(job: FineTuneJob, stored: FineTuneJobStatus, output: Output) -> int:
         return report_failure(prepared, output)
     if output is Output.JSON:
         found = result.model_dump(mode="json", exclude_none=True, exclude={"uri", "digest"})
-        memory = memory_bytes(job.spec, result, world)
+        memory = None if job.spec.model.endpoint else memory_bytes(job.spec, result, world)
         write(to_json({"exitCode": ExitCode.DONE, "prepared": found, "memoryBytes": memory, "failure": None}))
     else:
         write("\n".join(["", *map(clean, summary_lines(job.spec, report, result, world))]))
@@ -79,7 +80,25 @@ def with_all_notes(report: StageReport, result: PrepareResult) -> StageReport:
 
 
 def summary_lines(spec: FineTuneJobSpec, report: StageReport, result: PrepareResult, world: World) -> list[str]:
-    """What prepare found, and what training would need, for people."""
+    """What prepare found, and what training or a search would need, for people."""
+    # The parameters of a model behind an endpoint are not known.
+    parameters = "" if spec.model.endpoint else f", {result.parameters:,} parameters"
+    return [
+        f"data      {summary(report)}",
+        f"tokens    {result.tokens:,} in the training split",
+        f"model     {spec.model.address}{parameters}",
+        *([f"adapter   {spec.model.adapter.uri}, whose training continues"] if spec.model.adapter else []),
+        *_teacher(spec, result),
+        *_work(spec, result, world),
+        "Nothing was stored, and the address of the output was not checked. Run the job without --dry-run.",
+    ]
+
+
+def _work(spec: FineTuneJobSpec, result: PrepareResult, world: World) -> list[str]:
+    """How much the train stage would do, and the memory that it would need."""
+    search = spec.method.settings
+    if isinstance(search, PromptSearchSpec):
+        return _search(spec, search, result, world)
     training, examples = spec.training, result.examples.get("train", 0)
     epochs = training.epochs or _DEFAULT_EPOCHS
     amount = f"{training.max_steps:,} steps" if training.max_steps else f"{epochs:g} epochs"
@@ -88,15 +107,25 @@ def summary_lines(spec: FineTuneJobSpec, report: StageReport, result: PrepareRes
         amount += f", {ceil(ceil(examples / training.batch_size) * epochs):,} steps"
     memory = memory_bytes(spec, result, world)
     return [
-        f"data      {summary(report)}",
-        f"tokens    {result.tokens:,} in the training split",
-        f"model     {spec.model.address}, {result.parameters:,} parameters",
-        *([f"adapter   {spec.model.adapter.uri}, whose training continues"] if spec.model.adapter else []),
-        *_teacher(spec, result),
         f"training  {method_text(spec)}, {amount} of {training.batch_size} examples, on {describe_world(world)}",
         f"memory    about {size(memory)} in each process for {_what(spec)} come on top",
-        "Nothing was stored, and the address of the output was not checked. Run the job without --dry-run.",
     ]
+
+
+def _search(spec: FineTuneJobSpec, search: PromptSearchSpec, result: PrepareResult, world: World) -> list[str]:
+    """The same of a search, which trains nothing."""
+    examples = min(search.examples, result.examples.get("validation", 0))
+    trials = "1 combination" if search.trials == 1 else f"{search.trials:,} combinations"
+    budget = f"; at most {search.max_tokens:,} tokens in all" if search.max_tokens else ""
+    place = "with the endpoint" if spec.model.endpoint else f"on {describe_world(world)}"
+    lines = [
+        f"search    {method_text(spec)}, which trains nothing: at most {trials}, each scored on {examples:,} "
+        f"validation examples, {place}{budget}"
+    ]
+    if spec.model.endpoint:
+        return lines
+    memory = size(memory_bytes(spec, result, world))
+    return [*lines, f"memory    about {memory} for the weights of the model; activations come on top"]
 
 
 def _exit_code(report: StageReport | None, stopped: bool) -> int:

@@ -117,9 +117,16 @@ def _costs(evaluation: Evaluation) -> list[str]:
         f"{name} {one.parameters:,} parameters, {size(one.bytes)}, {one.tokens_per_second:,.0f} tokens/s"
         for name, one in (("student", costs.student), ("teacher", costs.teacher))
     ]
-    closed = evaluation.metrics[0].gap_closed
-    share = "" if closed is None else f"; the student closes {closed:.0%} of the gap from the baseline to the teacher"
-    return [f"{'; '.join(shown)}, on {costs.device}{share}"]
+    return [f"{'; '.join(shown)}, on {costs.device}{_gap(evaluation.metrics[0].gap_closed)}"]
+
+
+def _gap(closed: float | None) -> str:
+    """How far the student has come, after a semicolon; empty if the teacher is not better than the baseline."""
+    if closed is None:
+        return ""
+    if closed < 0:
+        return "; the student is further from the teacher than the baseline is"
+    return f"; the student closes {closed:.0%} of the gap from the baseline to the teacher"
 
 
 def _slices(evaluation: Evaluation) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -113,6 +114,13 @@ class TestHardware:
     @pytest.mark.parametrize("text", ["H10x8", "x8", "H100x0", "H100x2000", ""])
     def test_what_is_no_gpu_is_refused(self, text: str) -> None:
         with pytest.raises(ValueError, match="GPU"):
+            named(text, a_job().spec)
+
+    @pytest.mark.parametrize(
+        ("text", "sentence"), [("RTX9090", "such as H100x8. Known are"), ("H10x8", "; did you mean H100? Known are")]
+    )
+    def test_the_known_ones_are_named_in_a_sentence(self, text: str, sentence: str) -> None:
+        with pytest.raises(ValueError, match=re.escape(sentence)):
             named(text, a_job().spec)
 
     def test_many_gpus_are_workers_of_eight(self) -> None:

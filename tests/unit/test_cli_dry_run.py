@@ -12,6 +12,7 @@ from finetune_cli.dry_run import summary_lines, with_all_notes
 from finetune_cli.memory import memory_bytes
 from finetune_core.summaries import summary
 from tests.builders import a_job, a_report
+from tests.unit.search_cases import searched, served
 
 CPUS = World(workers=1, processes_per_worker=2, device=Device.CPU)
 GPUS = World(workers=1, processes_per_worker=4, device=Device.GPU)
@@ -88,6 +89,32 @@ def test_lines_name_data_model_training_and_memory() -> None:
     )
     full = summary_lines(a_job(method={"type": "Full"}).spec, report, report.result, CPUS)[4]
     assert full.endswith(" in each process for weights, gradients and optimizer state; activations come on top")
+
+
+def test_a_search_trains_nothing() -> None:
+    report = a_report(Stage.PREPARE)
+    assert isinstance(report.result, PrepareResult)
+    here = World(workers=1, processes_per_worker=1, device=Device.CPU)
+    lines = summary_lines(a_job(**searched(trials=5, examples=900)).spec, report, report.result, here)
+    assert lines[2:-1] == [
+        "model     hf://owner/encoder, 22,000,000 parameters",
+        "search    PromptSearch, which trains nothing: at most 5 combinations, each scored on 621 validation examples, "
+        "on 1 CPU process",
+        "memory    about 88.0 MB for the weights of the model; activations come on top",
+    ]
+
+
+def test_neither_parameters_nor_memory_of_an_endpoint_are_said() -> None:
+    report = a_report(Stage.PREPARE)
+    assert isinstance(report.result, PrepareResult)
+    result = report.result.model_copy(update={"parameters": 0})
+    spec = a_job(**served(**searched(maxTokens=1000))).spec
+    lines = summary_lines(spec, report, result, CPUS)
+    assert lines[2:-1] == [
+        "model     owner/served at https://models.example/v1",
+        "search    PromptSearch, which trains nothing: at most 24 combinations, each scored on 200 validation "
+        "examples, with the endpoint; at most 1,000 tokens in all",
+    ]
 
 
 def test_every_note_of_the_data_is_shown(tmp_path: Path) -> None:

@@ -370,6 +370,10 @@ def test_a_teacher_has_a_column_and_a_line_of_size_and_speed() -> None:
         "student 1,000 parameters, 4.0 kB, 2,000 tokens/s; teacher 3,000 parameters, 12.0 kB, 1,000 tokens/s, on cpu; "
         "the student closes 50% of the gap from the baseline to the teacher"
     ) in lines
+    worse = taught.model_copy(update={"metrics": (taught.metrics[0].model_copy(update={"change": -0.1}), *others)})
+    assert any(
+        line.endswith("the student is further from the teacher than the baseline is") for line in comparison(worse)
+    )
     report = StageReport(
         stage=Stage.EVALUATE,
         attempt=1,

@@ -94,6 +94,31 @@ class TestShots:
         pool = draw_pool(all_rows, LABELS, NearRows(all_rows.inputs[:4]), wanted=10, seed=3)
         assert set(pool.order) == set(range(4, 10))
         assert pool.near == 4
+        assert pool.looked_at == 10
+
+    @pytest.mark.parametrize("labels", [LABELS, ()])
+    def test_the_draw_goes_on_until_the_sets_are_full(self, labels: Sequence[str]) -> None:
+        all_rows = rows(256)
+        near = NearRows(all_rows.inputs[:200])
+        pool = draw_pool(all_rows, labels, near, wanted=32 // max(1, len(labels)), seed=3)
+        assert len(pool.order) == 32
+        assert min(pool.order) >= 200
+        assert pool.near == pool.looked_at - 32
+        assert len(draw_sets(pool, 4, seed=3)) == SETS
+
+    def test_a_label_whose_rows_are_near_leaves_its_part_to_the_others(self) -> None:
+        all_rows = rows(40)
+        pool = draw_pool(all_rows, LABELS, NearRows(all_rows.inputs[::2]), wanted=8, seed=3)
+        assert len(pool.order) == 16
+        assert (pool.near, pool.looked_at) == (20, 36)
+
+    def test_a_draw_is_bounded(self) -> None:
+        many = rows(2100)
+        same = Rows([{"text": "The same text"}] * 2100, many.answers, many.sources)
+        pool = draw_pool(same, LABELS, NearRows([{"text": "The same text"}]), wanted=4, seed=3)
+        assert (pool.near, pool.looked_at, pool.order) == (2000, 2000, ())
+        with pytest.raises(StageFailure, match="only 0 of the 2000 training rows that were looked at can be examples"):
+            draw_sets(pool, 1, seed=3)
 
     @pytest.mark.parametrize("size", [2, 4, 6])
     def test_sets_of_a_classifier_are_balanced(self, size: int) -> None:
@@ -112,7 +137,7 @@ class TestShots:
         assert all(len(set(one)) == 3 for one in found)
 
     def test_more_examples_than_there_are_is_an_error(self) -> None:
-        with pytest.raises(StageFailure, match="asks for 6 examples, but only 4 of the 4 training rows") as failed:
+        with pytest.raises(StageFailure, match="asks for 6 examples, but only 4 of the 4 training rows that") as failed:
             draw_sets(a_pool(4), 6, seed=3)
         assert failed.value.reason is Reason.BAD_CONFIGURATION
 

@@ -17,7 +17,8 @@ from finetune_trainer.prepared import DataReport, InvalidRow, ModelHandling, Mod
 from finetune_trainer.report.changes import classification_changes, generation_changes
 from finetune_trainer.report.charts import Series, line_chart, number, thin, ticks
 from finetune_trainer.report.page import ReportInputs, gate_text, headline, render, training_facts
-from tests.builders import an_identity
+from finetune_trainer.report.teacher import teacher_text
+from tests.builders import an_evaluation, an_identity
 
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
 VOID = {"meta"}
@@ -303,6 +304,19 @@ def test_a_report_without_examples_has_none_of_their_texts() -> None:
     generated = generation_changes(answers, "rouge_l", True, examples=False)
     assert (generated.gains, generated.losses, generated.unchanged, generated.same) == ([], [], [], 1)
     assert generated.lowest == []
+
+
+@pytest.mark.parametrize(
+    ("tuned", "text"),
+    [
+        (0.75, "The student closes 50 % of the gap in accuracy from the baseline to the teacher."),
+        (0.5, "In accuracy, the student is further from the teacher than the baseline is."),
+    ],
+)
+def test_how_far_a_student_has_come(tuned: float, text: str) -> None:
+    plain = an_evaluation(baseline=0.7, tuned=tuned)
+    taught = plain.metrics[0].model_copy(update={"teacher": 0.8})
+    assert teacher_text(plain.model_copy(update={"metrics": (taught,)})).lower() == text.lower()
 
 
 def test_a_line_at_the_lowest_tick_stands_above_the_axis() -> None:

@@ -55,7 +55,7 @@ def named(text: str, spec: FineTuneJobSpec) -> Hardware:
     name = next((one for one in known if match and one.lower() == match[1].lower()), None)
     if match is None or name is None:
         meant = nearest(match[1] if match else text, known)
-        guess = f"; did you mean {meant}?" if meant else ""
+        guess = f"; did you mean {meant}?" if meant else "."
         raise ValueError(f"{text} is no known GPU with a number, such as H100x8{guess} Known are {', '.join(known)}.")
     count = int(match[2] or 1)
     if not 1 <= count <= _MOST_GPUS:

@@ -19,10 +19,12 @@ def teacher_text(evaluation: Evaluation) -> str:
     text = ""
     first = evaluation.metrics[0]
     if first.gap_closed is not None and isinstance(first.name, Metric):
-        text += (
-            f"The student closes {100 * first.gap_closed:.0f} % of the gap in {first.name.row.title} from the baseline "
-            "to the teacher. "
-        )
+        title = first.name.row.title
+        if first.gap_closed < 0:
+            text += f"In {title}, the student is further from the teacher than the baseline is. "
+        else:
+            share = f"{100 * first.gap_closed:.0f} %"
+            text += f"The student closes {share} of the gap in {title} from the baseline to the teacher. "
     if costs := evaluation.costs:
         faster = costs.student.rows_per_second / costs.teacher.rows_per_second
         text += (

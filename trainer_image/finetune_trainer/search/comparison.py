@@ -99,6 +99,7 @@ def _described(found: Comparison, record: Record, both: _Both, unusable: int) ->
             "distinct": record.distinct,
             "tokens": record.tokens,
             "nearRows": record.near,
+            "rowsLookedAt": record.looked_at,
             "proposed": record.proposed,
         },
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rapidfuzz import fuzz
+from rapidfuzz import fuzz, process
 
 SIMILAR = 90.0
 """Texts are nearly equal from this normalised Indel similarity, in percent: 2 · common characters in order / characters
@@ -19,10 +19,14 @@ class NearRows:
     def __init__(self, others: Sequence[Inputs]) -> None:
         self._others = [_normalised(inputs) for inputs in others]
         self._exact = set(self._others)
+        self._first = [texts[0] for texts in self._others]
 
     def __call__(self, inputs: Inputs) -> bool:
         texts = _normalised(inputs)
-        return texts in self._exact or any(_similar(texts, other) for other in self._others)
+        if texts in self._exact:
+            return True
+        found = process.extract_iter(texts[0], self._first, scorer=fuzz.ratio, score_cutoff=SIMILAR)
+        return any(_similar(texts[1:], self._others[index][1:]) for _, _, index in found)
 
 
 def _similar(texts: Sequence[str], others: Sequence[str]) -> bool:

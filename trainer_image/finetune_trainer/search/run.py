@@ -203,7 +203,7 @@ class _Search:
         wanted = SETS * -(-max(sizes) // max(1, len(labels)))
         pool = draw_pool(texts.train, labels, texts.held_out, wanted, seed)
         space = Space.of(self.record.candidates, sizes, pool, seed)
-        self.record.near = pool.near
+        self.record.near, self.record.looked_at = pool.near, pool.looked_at
         self.record.distinct = sum(1 for _ in space)
         return space
 

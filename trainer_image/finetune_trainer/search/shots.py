@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +16,8 @@ SETS = 8
 """Sets of examples of each size."""
 ORDERS = 4
 """Orders of each set, the drawn one first."""
+_MOST_LOOKED_AT = 2000
+"""Rows that a draw looks at; more if as many are wanted."""
 _ATTEMPTS = 20
 """Draws for each set or order, some of which are equal to an earlier one."""
 
@@ -30,39 +32,55 @@ class Pool:
     """The labels; none if the answers are texts."""
     order: tuple[int, ...]
     """Indices of the rows that may be examples, in the order of the draw."""
-    near: int
-    """Rows that were left out, because they are nearly rows of validation or test."""
+    looked_at: int
+    """Rows that the draw looked at, until it had enough."""
+
+    @property
+    def near(self) -> int:
+        """Rows of these that were left out, because they are nearly rows of validation or test."""
+        return self.looked_at - len(self.order)
 
 
 def draw_pool(rows: Rows, labels: Sequence[str], held_out: NearRows, wanted: int, seed: int) -> Pool:
-    """Draw training rows that are not nearly held-out ones.
+    """Draw training rows that are not nearly held-out ones, until there are enough or all are looked at.
 
     Args:
         rows: The training rows.
         labels: The labels, which take turns in the draw; none if the answers are texts.
         held_out: Whether a row is nearly one of validation or test.
-        wanted: Rows to draw, of each label if there are labels.
+        wanted: Rows to draw, for each label if there are labels. A label with fewer leaves its part to the others.
         seed: Seed of the draw.
     """
-    found, near = [], 0
-    for one in _turns(rows, labels, wanted, seed):
-        if held_out(rows.inputs[one]):
-            near += 1
-        else:
-            found.append(one)
-    return Pool(rows, labels, tuple(found), near)
+    turns = list(_turns(rows, labels, seed))
+    in_all = wanted * max(1, len(labels))
+    most = max(_MOST_LOOKED_AT, in_all)
+    found: list[int] = []
+    seen: set[int] = set()
+    of_label: Counter[str] = Counter()
+    for quota in (wanted, in_all):
+        for one in turns:
+            if len(found) == in_all or len(seen) == most:
+                break
+            label = rows.answers[one] if labels else ""
+            if one in seen or of_label[label] == quota:
+                continue
+            seen.add(one)
+            if not held_out(rows.inputs[one]):
+                found.append(one)
+                of_label[label] += 1
+    return Pool(rows, labels, tuple(found), len(seen))
 
 
-def _turns(rows: Rows, labels: Sequence[str], wanted: int, seed: int) -> Iterator[int]:
+def _turns(rows: Rows, labels: Sequence[str], seed: int) -> Iterator[int]:
     """Indices of training rows at random, the labels in turns."""
     shuffled = np.random.default_rng(seed).permutation(len(rows)).tolist()
     if not labels:
-        yield from shuffled[:wanted]
+        yield from shuffled
         return
     of_label: dict[str, list[int]] = defaultdict(list)
     for index in shuffled:
         of_label[rows.answers[index]].append(index)
-    for turn in range(min(wanted, max(map(len, of_label.values()), default=0))):
+    for turn in range(max(map(len, of_label.values()), default=0)):
         yield from (of_label[label][turn] for label in labels if turn < len(of_label[label]))
 
 
@@ -75,9 +93,9 @@ def draw_sets(pool: Pool, size: int, seed: int) -> list[tuple[int, ...]]:
     if size > len(pool.order):
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
-            f"method.promptSearch.shots asks for {size} examples, but only {len(pool.order)} of the {len(pool.rows)} "
-            f"training rows can be examples ({pool.near} of those drawn are nearly the same as a row of validation or "
-            f"test): lower it to at most {len(pool.order)}, or add training rows",
+            f"method.promptSearch.shots asks for {size} examples, but only {len(pool.order)} of the {pool.looked_at} "
+            f"training rows that were looked at can be examples ({pool.near} are nearly the same as a row of "
+            f"validation or test): lower it to at most {len(pool.order)}, or add training rows",
         )
     if size == 0:
         return [()]
