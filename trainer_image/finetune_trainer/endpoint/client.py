@@ -9,6 +9,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -113,7 +114,7 @@ class Client:
         Raises:
             StageFailure: BudgetExceeded; PermissionDenied, NotFound or BadConfiguration when the endpoint cannot be
                 used as it is; Unavailable when it cannot be reached, or answers none of many questions; the failures
-                of storage. Answers that have arrived are kept.
+                of storage. Requests under way are waited for before, and all answers are kept and counted.
         """
         keys = [self._key_of(question) for question in questions]
         outcomes: dict[str, Outcome] = {}
@@ -181,6 +182,10 @@ class _Round:
         self._open = len(questions)
         self._first: Trouble | None = None
         """The trouble of the first question that was given up."""
+        self._fault: Exception | None = None
+        """The first one that ends the asking."""
+        self._ended = asyncio.Event()
+        """Set when nothing more may be asked; requests under way are waited for."""
 
     async def run(self) -> None:
         client = self._client
@@ -194,6 +199,10 @@ class _Round:
             raise _first(failures) from None
         finally:
             ticker.cancel()
+        if isinstance(self._fault, StageFailure) and self._fault.reason is Reason.BUDGET_EXCEEDED:
+            client._budget.check(client.usage, self._open + self._later)  # Fewer questions are open now.
+        if self._fault:
+            raise self._fault
         if self._first and not client.usage.answers:
             raise self._down(self._first)
 
@@ -203,22 +212,32 @@ class _Round:
             await asyncio.sleep(_TICK_SECONDS)
 
     async def _work(self) -> None:
-        while self._queue:
+        while self._queue and not self._ended.is_set():
             key, question = self._queue.popleft()
-            outcome = await self._ask(question)
-            if isinstance(outcome, Answer):
-                self._client._store.add(key, outcome)
-                self._client.usage.add(outcome, kept=False)
-                self._client._failures = 0
-            self._outcomes[key] = outcome
-            self._open -= 1
+            try:
+                outcome = await self._ask(question)
+                if outcome is None:
+                    return
+                self._outcomes[key] = outcome
+                self._open -= 1
+                if isinstance(outcome, Answer):
+                    self._client.usage.add(outcome, kept=False)
+                    self._client._failures = 0
+                    self._client._store.add(key, outcome)
+            except Exception as fault:
+                # Not raised here, because the group would cancel the requests under way, which are paid for.
+                self._fault = self._fault or fault
+                self._ended.set()
 
-    async def _ask(self, question: Question) -> Outcome:
+    async def _ask(self, question: Question) -> Outcome | None:
+        """The outcome of a question; None if the asking has ended before there is one."""
         client, patience = self._client, self._client._patience
         failures = limits = 0
         answers = client.usage.answers
         while True:
             await self._until_allowed()
+            if self._ended.is_set():
+                return None
             client._budget.check(client.usage, self._open + self._later)
             client.usage.requests += 1
             client.usage.retries += failures + limits > 0
@@ -250,11 +269,16 @@ class _Round:
         if trouble.limited:
             self._client._quiet_until = max(self._client._quiet_until, time.monotonic() + wait)
         else:
-            await asyncio.sleep(wait)
+            await self._sleep(wait)
 
     async def _until_allowed(self) -> None:
-        while (wait := self._client._quiet_until - time.monotonic()) > 0:
-            await asyncio.sleep(wait)
+        while (wait := self._client._quiet_until - time.monotonic()) > 0 and not self._ended.is_set():
+            await self._sleep(wait)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait, but not longer than something may be asked."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), seconds)
 
     def _give_up(self, trouble: Trouble) -> Failed:
         """The outcome of a question without an answer.
