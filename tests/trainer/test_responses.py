@@ -119,6 +119,20 @@ def test_too_many_answers_that_cannot_be_used_fail_the_job_before_all_are_asked(
     assert len(server.asked) < 1000
 
 
+def test_no_more_is_asked_once_too_many_answers_cannot_be_used(tmp_path: Path, model: str) -> None:
+    with endpoint(lambda *_: answer("")) as server:
+        splits = prompts(*(f"question {number}" for number in range(200))), prompts("a", "a", "b"), prompts("c")
+        job = Job(tmp_path, model, server)
+        failure = refused(job.next(*splits, maxFailed=0.05, budget={"maxConcurrency": 4}))
+        assert failure.reason is Reason.BAD_DATA
+        assert "answers of the teacher cannot be used, more than 5 % of 20" in failure.message
+        assert 9 <= len(server.asked) <= 16
+        # Those that are stored count before anything is asked.
+        before = len(server.asked)
+        refused(job.next(*splits, maxFailed=0.02))
+        assert len(server.asked) == before
+
+
 def test_a_budget_that_is_used_up_keeps_the_answers(tmp_path: Path, model: str) -> None:
     with endpoint(lambda _, __: answer("fine")) as server:
         job = Job(tmp_path, model, server)

@@ -7,7 +7,7 @@ import logging
 import os
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from finetune_api.failures import Reason, StageFailure
 from finetune_api.secrets import SecretRole
 from finetune_api.spec import EndpointSpec
 from finetune_trainer.endpoint.failures import KEY_VARIABLE, Trouble, trouble_of
-from finetune_trainer.endpoint.messages import Answer, Failed, Outcome, Question
+from finetune_trainer.endpoint.messages import NOT_ASKED, Answer, Failed, Outcome, Question
 from finetune_trainer.endpoint.parsing import read_answer
 from finetune_trainer.endpoint.store import AnswerStore
 from finetune_trainer.endpoint.usage import Budget, Usage
@@ -104,12 +104,16 @@ class Client:
             self._runner.run(self._api.close())
         self._runner.close()
 
-    def ask(self, questions: Sequence[Question], later: int = 0) -> list[Outcome]:
+    def ask(
+        self, questions: Sequence[Question], later: int = 0, enough: Callable[[Outcome, int], bool] = lambda *_: False
+    ) -> list[Outcome]:
         """The outcome of each question; equal questions are asked once, and those in the store not at all.
 
         Args:
             questions: The questions.
             later: Questions that will be asked in later calls, for messages.
+            enough: Called with each outcome as it arrives, and the number of questions that have it; once it returns
+                True, nothing more is asked. The outcome of the other questions is `NOT_ASKED`.
 
         Raises:
             StageFailure: BudgetExceeded; PermissionDenied, NotFound or BadConfiguration when the endpoint cannot be
@@ -119,17 +123,21 @@ class Client:
         keys = [self._key_of(question) for question in questions]
         outcomes: dict[str, Outcome] = {}
         open_questions: dict[str, Question] = {}
+        times = Counter(keys)
+        ended = False
         for key, question in zip(keys, questions, strict=True):
             if key in outcomes or key in open_questions:
                 continue
             if answer := self._store.get(key):
                 outcomes[key] = answer
                 self.usage.add(answer, kept=True)
+                ended |= enough(answer, times[key])
             else:
                 open_questions[key] = question
-        if open_questions:
-            self._runner.run(_Round(self, open_questions, outcomes, later).run())
-        return [outcomes[key] for key in keys]
+        if open_questions and not ended:
+            asked = _Round(self, open_questions, outcomes, later, lambda key: enough(outcomes[key], times[key]))
+            self._runner.run(asked.run())
+        return [outcomes.get(key, NOT_ASKED) for key in keys]
 
     def _key_of(self, question: Question) -> str:
         return question.key(self._endpoint.url, self._endpoint.model)
@@ -173,12 +181,19 @@ class _Round:
     """One call of `Client.ask`."""
 
     def __init__(
-        self, client: Client, questions: Mapping[str, Question], outcomes: dict[str, Outcome], later: int
+        self,
+        client: Client,
+        questions: Mapping[str, Question],
+        outcomes: dict[str, Outcome],
+        later: int,
+        enough: Callable[[str], bool],
     ) -> None:
         self._client = client
         self._queue = deque(questions.items())
         self._outcomes = outcomes
         self._later = later
+        self._enough = enough
+        """Whether to end the asking after the outcome of the question with this key."""
         self._open = len(questions)
         self._first: Trouble | None = None
         """The trouble of the first question that was given up."""
@@ -224,6 +239,8 @@ class _Round:
                     self._client.usage.add(outcome, kept=False)
                     self._client._failures = 0
                     self._client._store.add(key, outcome)
+                if self._enough(key):
+                    self._ended.set()
             except Exception as fault:
                 # Not raised here, because the group would cancel the requests under way, which are paid for.
                 self._fault = self._fault or fault
