@@ -114,7 +114,10 @@ class Responses:
         """
         config = self._context.config
         asking = _Asking(
-            self.teachable, self._most_failed, {name: len(one.rows) for name, one in assignment.splits.items()}
+            self.teachable,
+            self._most_failed,
+            {name: len(one.rows) for name, one in assignment.splits.items()},
+            config.job_layout.answers,
         )
         with ExitStack() as stack:
             store = stack.enter_context(AnswerStore(config.job_layout.answers))
@@ -193,6 +196,8 @@ class _Asking:
     most_failed: float
     counts: Mapping[str, int]
     """Prompts of each split."""
+    stored: str
+    """Directory of the stored answers."""
     client: Client = field(init=False)
     tallies: dict[str, Tally] = field(default_factory=dict)
     done: int = 0
@@ -242,7 +247,8 @@ class _Asking:
             Reason.BAD_DATA,
             f"{failed:,} of the first {asked:,} answers of the teacher cannot be used, more than "
             f"{percent(self.most_failed)} of {total:,} prompts (distillation.maxFailed): {problems}; correct the "
-            "teacher or the prompts, or raise distillation.maxFailed",
+            "teacher or the prompts, or raise distillation.maxFailed; the answers are stored and will be used again: "
+            f"to ask again, delete {self.stored}",
         )
 
     @property
