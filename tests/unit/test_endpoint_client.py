@@ -81,6 +81,15 @@ class TestAnswers:
         assert server.asked[0] == {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 7}
         assert server.keys == ["Bearer sk-1", "Bearer none"]
 
+    def test_a_secret_without_a_key_is_refused_before_the_first_question(self, tmp_path: Path) -> None:
+        with endpoint(always(answer("fine"))) as server:
+            with pytest.raises(StageFailure, match=r"^model\.endpoint\.secretRef names the Secret keys") as caught:
+                ask(server, questions("x"), tmp_path, secret_ref={"name": "keys"})
+            assert caught.value.reason is Reason.PERMISSION_DENIED
+            assert not server.asked
+            ask(server, questions("x"), tmp_path, key="sk-1", secret_ref={"name": "keys"})
+        assert server.keys == ["Bearer sk-1"]
+
     def test_a_private_authority_is_trusted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         authority = Authority(tmp_path)
         monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))

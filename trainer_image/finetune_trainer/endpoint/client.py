@@ -82,6 +82,7 @@ class Client:
     ) -> None:
         self.usage = Usage()
         self._endpoint = endpoint
+        self._field = field
         self._store = store
         self._budget = Budget(field, endpoint.max_requests, endpoint.max_tokens)
         self._on_progress = on_progress
@@ -135,9 +136,23 @@ class Client:
             else:
                 open_questions[key] = question
         if open_questions and not ended:
+            self._check_key()
             asked = _Round(self, open_questions, outcomes, later, lambda key: enough(outcomes[key], times[key]))
             self._runner.run(asked.run())
         return [outcomes.get(key, NOT_ASKED) for key in keys]
+
+    def _check_key(self) -> None:
+        """Check that there is a key if the spec names a Secret with one.
+
+        Raises:
+            StageFailure: PermissionDenied.
+        """
+        if (secret := self._endpoint.secret_ref) and not self._key:
+            raise StageFailure(
+                Reason.PERMISSION_DENIED,
+                f"{self._field}.secretRef names the Secret {secret.name}, but {KEY_VARIABLE} is neither in it nor in "
+                f"the environment; add {KEY_VARIABLE} to the Secret, or with finetune run, to the environment",
+            )
 
     def _key_of(self, question: Question) -> str:
         return question.key(self._endpoint.url, self._endpoint.model)
