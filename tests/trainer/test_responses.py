@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -117,6 +118,37 @@ def test_too_many_answers_that_cannot_be_used_fail_the_job_before_all_are_asked(
     assert "prompts (distillation.maxFailed): " in failure.message
     assert ": the answer is cut at the limit of the endpoint; correct the teacher" in failure.message
     assert len(server.asked) < 1000
+
+
+def test_no_more_is_asked_once_too_many_answers_cannot_be_used(tmp_path: Path, model: str) -> None:
+    with endpoint(lambda *_: answer("")) as server:
+        splits = prompts(*(f"question {number}" for number in range(200))), prompts("a", "a", "b"), prompts("c")
+        job = Job(tmp_path, model, server)
+        failure = refused(job.next(*splits, maxFailed=0.05, budget={"maxConcurrency": 4}))
+        assert failure.reason is Reason.BAD_DATA
+        assert "answers of the teacher cannot be used, more than 5 % of 20" in failure.message
+        assert 9 <= len(server.asked) <= 16
+        # Those that are stored count before anything is asked.
+        before = len(server.asked)
+        refused(job.next(*splits, maxFailed=0.02))
+        assert len(server.asked) == before
+
+
+def test_a_teacher_that_was_corrected_is_asked_again_without_the_directory_of_the_failure(
+    tmp_path: Path, model: str
+) -> None:
+    replies = [answer("", "length")]
+    with endpoint(lambda *_: replies[-1]) as server:
+        job, splits = Job(tmp_path, model, server), (prompts("a", "b"), prompts("c"), prompts("d"))
+        context = job.next(*splits)
+        failure = refused(context)
+        directory = context.config.job_layout.answers
+        assert failure.message.endswith(f"will be used again: to ask again, delete {directory}")
+        replies.append(answer("fine"))
+        shutil.rmtree(directory.removeprefix("file://"))
+        context = job.next(*splits)
+        prepared(context)
+    assert learned(context) == [("a", "fine"), ("b", "fine")]
 
 
 def test_a_budget_that_is_used_up_keeps_the_answers(tmp_path: Path, model: str) -> None:

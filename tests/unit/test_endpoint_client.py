@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,15 @@ class TestAnswers:
             ask(server, questions("y"), tmp_path)
         assert server.asked[0] == {"model": "m", "messages": [{"role": "user", "content": "x"}], "max_tokens": 7}
         assert server.keys == ["Bearer sk-1", "Bearer none"]
+
+    def test_a_secret_without_a_key_is_refused_before_the_first_question(self, tmp_path: Path) -> None:
+        with endpoint(always(answer("fine"))) as server:
+            with pytest.raises(StageFailure, match=r"^model\.endpoint\.secretRef names the Secret keys") as caught:
+                ask(server, questions("x"), tmp_path, secret_ref={"name": "keys"})
+            assert caught.value.reason is Reason.PERMISSION_DENIED
+            assert not server.asked
+            ask(server, questions("x"), tmp_path, key="sk-1", secret_ref={"name": "keys"})
+        assert server.keys == ["Bearer sk-1"]
 
     def test_a_private_authority_is_trusted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         authority = Authority(tmp_path)
@@ -294,6 +304,42 @@ class TestFailures:
                 ask(server, questions(*texts), tmp_path, **budget)
             ask(server, questions(*texts), tmp_path, max_requests=4, max_tokens=60)
         assert server.prompts() == {"a": 1, "b": 1, "c": 1, "d": 1}
+
+    @pytest.mark.parametrize(
+        ("fault", "settings", "reason"),
+        [
+            (answer("fine"), {"max_requests": 5}, Reason.BUDGET_EXCEEDED),
+            (answer("fine"), {"max_tokens": 30}, Reason.BUDGET_EXCEEDED),
+            (error(401), {}, Reason.PERMISSION_DENIED),
+        ],
+        ids=["requests", "tokens", "401"],
+    )
+    def test_requests_under_way_are_answered_kept_and_counted_before_the_failure(
+        self, tmp_path: Path, fault: Reply, settings: dict[str, Any], reason: Reason
+    ) -> None:
+        first = {"a", "b"}
+
+        def respond(prompt: str, _: int) -> Reply:
+            if prompt in first:
+                return fault if prompt == "a" else answer("fine")
+            time.sleep(0.3)
+            return answer("fine")
+
+        texts = [*"abcdefgh"]
+        patience = Patience(answer_timeout=5)
+        with endpoint(respond) as server:
+            with pytest.raises(StageFailure) as caught:
+                ask(server, questions(*texts), tmp_path, patience, max_concurrency=4, **settings)
+            assert caught.value.reason is reason
+            asked = set(server.prompts())
+            assert 4 <= len(asked) < len(texts)
+            if reason is Reason.BUDGET_EXCEEDED:
+                assert f"{len(texts) - len(asked)} questions have no answer yet" in caught.value.message
+            fault = answer("fine")
+            _, usage = ask(server, questions(*texts), tmp_path, patience)
+            unanswered = {"a"} if reason is Reason.PERMISSION_DENIED else set()
+            assert usage.kept == len(asked - unanswered)
+            assert {text for text, count in server.prompts().items() if count > 1} == unanswered
 
 
 class TestStore:

@@ -7,8 +7,9 @@ import logging
 import os
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from finetune_api.failures import Reason, StageFailure
 from finetune_api.secrets import SecretRole
 from finetune_api.spec import EndpointSpec
 from finetune_trainer.endpoint.failures import KEY_VARIABLE, Trouble, trouble_of
-from finetune_trainer.endpoint.messages import Answer, Failed, Outcome, Question
+from finetune_trainer.endpoint.messages import NOT_ASKED, Answer, Failed, Outcome, Question
 from finetune_trainer.endpoint.parsing import read_answer
 from finetune_trainer.endpoint.store import AnswerStore
 from finetune_trainer.endpoint.usage import Budget, Usage
@@ -81,6 +82,7 @@ class Client:
     ) -> None:
         self.usage = Usage()
         self._endpoint = endpoint
+        self._field = field
         self._store = store
         self._budget = Budget(field, endpoint.max_requests, endpoint.max_tokens)
         self._on_progress = on_progress
@@ -103,32 +105,54 @@ class Client:
             self._runner.run(self._api.close())
         self._runner.close()
 
-    def ask(self, questions: Sequence[Question], later: int = 0) -> list[Outcome]:
+    def ask(
+        self, questions: Sequence[Question], later: int = 0, enough: Callable[[Outcome, int], bool] = lambda *_: False
+    ) -> list[Outcome]:
         """The outcome of each question; equal questions are asked once, and those in the store not at all.
 
         Args:
             questions: The questions.
             later: Questions that will be asked in later calls, for messages.
+            enough: Called with each outcome as it arrives, and the number of questions that have it; once it returns
+                True, nothing more is asked. The outcome of the other questions is `NOT_ASKED`.
 
         Raises:
             StageFailure: BudgetExceeded; PermissionDenied, NotFound or BadConfiguration when the endpoint cannot be
                 used as it is; Unavailable when it cannot be reached, or answers none of many questions; the failures
-                of storage. Answers that have arrived are kept.
+                of storage. Requests under way are waited for before, and all answers are kept and counted.
         """
         keys = [self._key_of(question) for question in questions]
         outcomes: dict[str, Outcome] = {}
         open_questions: dict[str, Question] = {}
+        times = Counter(keys)
+        ended = False
         for key, question in zip(keys, questions, strict=True):
             if key in outcomes or key in open_questions:
                 continue
             if answer := self._store.get(key):
                 outcomes[key] = answer
                 self.usage.add(answer, kept=True)
+                ended |= enough(answer, times[key])
             else:
                 open_questions[key] = question
-        if open_questions:
-            self._runner.run(_Round(self, open_questions, outcomes, later).run())
-        return [outcomes[key] for key in keys]
+        if open_questions and not ended:
+            self._check_key()
+            asked = _Round(self, open_questions, outcomes, later, lambda key: enough(outcomes[key], times[key]))
+            self._runner.run(asked.run())
+        return [outcomes.get(key, NOT_ASKED) for key in keys]
+
+    def _check_key(self) -> None:
+        """Check that there is a key if the spec names a Secret with one.
+
+        Raises:
+            StageFailure: PermissionDenied.
+        """
+        if (secret := self._endpoint.secret_ref) and not self._key:
+            raise StageFailure(
+                Reason.PERMISSION_DENIED,
+                f"{self._field}.secretRef names the Secret {secret.name}, but {KEY_VARIABLE} is neither in it nor in "
+                f"the environment; add {KEY_VARIABLE} to the Secret, or with finetune run, to the environment",
+            )
 
     def _key_of(self, question: Question) -> str:
         return question.key(self._endpoint.url, self._endpoint.model)
@@ -172,15 +196,26 @@ class _Round:
     """One call of `Client.ask`."""
 
     def __init__(
-        self, client: Client, questions: Mapping[str, Question], outcomes: dict[str, Outcome], later: int
+        self,
+        client: Client,
+        questions: Mapping[str, Question],
+        outcomes: dict[str, Outcome],
+        later: int,
+        enough: Callable[[str], bool],
     ) -> None:
         self._client = client
         self._queue = deque(questions.items())
         self._outcomes = outcomes
         self._later = later
+        self._enough = enough
+        """Whether to end the asking after the outcome of the question with this key."""
         self._open = len(questions)
         self._first: Trouble | None = None
         """The trouble of the first question that was given up."""
+        self._fault: Exception | None = None
+        """The first one that ends the asking."""
+        self._ended = asyncio.Event()
+        """Set when nothing more may be asked; requests under way are waited for."""
 
     async def run(self) -> None:
         client = self._client
@@ -194,6 +229,10 @@ class _Round:
             raise _first(failures) from None
         finally:
             ticker.cancel()
+        if isinstance(self._fault, StageFailure) and self._fault.reason is Reason.BUDGET_EXCEEDED:
+            client._budget.check(client.usage, self._open + self._later)  # Fewer questions are open now.
+        if self._fault:
+            raise self._fault
         if self._first and not client.usage.answers:
             raise self._down(self._first)
 
@@ -203,22 +242,34 @@ class _Round:
             await asyncio.sleep(_TICK_SECONDS)
 
     async def _work(self) -> None:
-        while self._queue:
+        while self._queue and not self._ended.is_set():
             key, question = self._queue.popleft()
-            outcome = await self._ask(question)
-            if isinstance(outcome, Answer):
-                self._client._store.add(key, outcome)
-                self._client.usage.add(outcome, kept=False)
-                self._client._failures = 0
-            self._outcomes[key] = outcome
-            self._open -= 1
+            try:
+                outcome = await self._ask(question)
+                if outcome is None:
+                    return
+                self._outcomes[key] = outcome
+                self._open -= 1
+                if isinstance(outcome, Answer):
+                    self._client.usage.add(outcome, kept=False)
+                    self._client._failures = 0
+                    self._client._store.add(key, outcome)
+                if self._enough(key):
+                    self._ended.set()
+            except Exception as fault:
+                # Not raised here, because the group would cancel the requests under way, which are paid for.
+                self._fault = self._fault or fault
+                self._ended.set()
 
-    async def _ask(self, question: Question) -> Outcome:
+    async def _ask(self, question: Question) -> Outcome | None:
+        """The outcome of a question; None if the asking has ended before there is one."""
         client, patience = self._client, self._client._patience
         failures = limits = 0
         answers = client.usage.answers
         while True:
             await self._until_allowed()
+            if self._ended.is_set():
+                return None
             client._budget.check(client.usage, self._open + self._later)
             client.usage.requests += 1
             client.usage.retries += failures + limits > 0
@@ -250,11 +301,16 @@ class _Round:
         if trouble.limited:
             self._client._quiet_until = max(self._client._quiet_until, time.monotonic() + wait)
         else:
-            await asyncio.sleep(wait)
+            await self._sleep(wait)
 
     async def _until_allowed(self) -> None:
-        while (wait := self._client._quiet_until - time.monotonic()) > 0:
-            await asyncio.sleep(wait)
+        while (wait := self._client._quiet_until - time.monotonic()) > 0 and not self._ended.is_set():
+            await self._sleep(wait)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait, but not longer than something may be asked."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._ended.wait(), seconds)
 
     def _give_up(self, trouble: Trouble) -> Failed:
         """The outcome of a question without an answer.

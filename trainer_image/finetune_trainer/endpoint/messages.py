@@ -66,6 +66,9 @@ class Failed:
 
 Outcome = Answer | Failed
 
+NOT_ASKED = Failed("was not asked")
+"""The outcome of a question after enough others had theirs."""
+
 
 def estimated_tokens(text: str) -> int:
     return -(-len(text.encode(errors="replace")) // BYTES_A_TOKEN)

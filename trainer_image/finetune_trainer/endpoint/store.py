@@ -89,16 +89,17 @@ class AnswerStore:
         """Keep an answer; it is uploaded soon.
 
         Raises:
-            StageFailure: An earlier upload has failed. Nothing more should be asked, because it would be lost.
+            StageFailure: An earlier upload has failed. Nothing more should be asked, because it would be lost unless
+                the last upload, at the end, succeeds.
         """
-        if self._failure:
-            raise self._failure
         line = json.dumps({"key": key, "answer": answer.model_dump(exclude_defaults=True)}).encode()
         with self._changed:
             self._answers[key] = line
             self._lines.append(line)
             self._dirty = True
             self._changed.notify()
+        if self._failure:
+            raise self._failure
 
     def flush(self) -> None:
         """Upload what is not uploaded yet.

@@ -22,7 +22,7 @@ from finetune_api.spec import Deduplication, EndpointSpec, FineTuneJobSpec
 from finetune_api.stage import MOST_PROBLEMS, NOTE_LENGTH, TeacherAnswers
 from finetune_trainer.context import StageContext
 from finetune_trainer.endpoint.client import Client
-from finetune_trainer.endpoint.messages import Answer, Question
+from finetune_trainer.endpoint.messages import NOT_ASKED, Answer, Outcome, Question
 from finetune_trainer.endpoint.store import AnswerStore
 from finetune_trainer.endpoint.usable import Verdict, verdict
 from finetune_trainer.prepare.dedupe import without
@@ -114,7 +114,10 @@ class Responses:
         """
         config = self._context.config
         asking = _Asking(
-            self.teachable, self._most_failed, {name: len(one.rows) for name, one in assignment.splits.items()}
+            self.teachable,
+            self._most_failed,
+            {name: len(one.rows) for name, one in assignment.splits.items()},
+            config.job_layout.answers,
         )
         with ExitStack() as stack:
             store = stack.enter_context(AnswerStore(config.job_layout.answers))
@@ -193,6 +196,8 @@ class _Asking:
     most_failed: float
     counts: Mapping[str, int]
     """Prompts of each split."""
+    stored: str
+    """Directory of the stored answers."""
     client: Client = field(init=False)
     tallies: dict[str, Tally] = field(default_factory=dict)
     done: int = 0
@@ -207,7 +212,7 @@ class _Asking:
         Raises:
             StageFailure: BadData as soon as too many answers cannot be used; otherwise as `Client.ask`.
         """
-        for place, example, question, found, _ in self._asked(kept, rows):
+        for place, example, question, found, _ in self._asked(kept, rows, learned=True):
             self.tallies[split].rows += 1
             try:
                 if found.text is None:
@@ -223,7 +228,7 @@ class _Asking:
 
     def measured(self, kept: KeptRows, rows: Sequence[int]) -> Iterator[tuple[Place, dict[str, object]]]:
         """The answer to each prompt of the test split, with its number of tokens and its seconds."""
-        for place, _, _, found, answer in self._asked(kept, rows):
+        for place, _, _, found, answer in self._asked(kept, rows, learned=False):
             cost = {"tokens": answer.completion_tokens, "seconds": answer.seconds} if answer else {}
             yield place, {"answer": found.text, "problem": found.problem, **cost}
 
@@ -233,20 +238,40 @@ class _Asking:
         Raises:
             StageFailure: BadData when it is.
         """
-        failed = sum(tally.invalid for tally in self.tallies.values())
-        total = sum(self.counts[split] for split in _LEARNED)
-        if failed <= self.most_failed * total:
+        failed = self._failed
+        if not self._too_many(failed):
             return
+        total = sum(self.counts[split] for split in _LEARNED)
         asked, problems = sum(tally.rows for tally in self.tallies.values()), listed_problems(self._left_out())
         raise StageFailure(
             Reason.BAD_DATA,
             f"{failed:,} of the first {asked:,} answers of the teacher cannot be used, more than "
             f"{percent(self.most_failed)} of {total:,} prompts (distillation.maxFailed): {problems}; correct the "
-            "teacher or the prompts, or raise distillation.maxFailed",
+            "teacher or the prompts, or raise distillation.maxFailed; the answers are stored and will be used again: "
+            f"to ask again, delete {self.stored}",
         )
 
+    @property
+    def _failed(self) -> int:
+        """The prompts that are left out so far."""
+        return sum(tally.invalid for tally in self.tallies.values())
+
+    def _too_many(self, failed: int) -> bool:
+        return failed > self.most_failed * sum(self.counts[split] for split in _LEARNED)
+
+    def _watch(self) -> Callable[[Outcome, int], bool]:
+        """Whether too many answers cannot be used, counted as they arrive in one call of `Client.ask`."""
+        unusable = 0
+
+        def watch(outcome: Outcome, times: int) -> bool:
+            nonlocal unusable
+            unusable += times * (verdict(outcome).text is None)
+            return self._too_many(self._failed + unusable)  # The tallies have the answers of earlier calls.
+
+        return watch
+
     def report(self, endpoint: EndpointSpec) -> ResponsesReport:
-        usage, left_out = self.client.usage, sum(tally.invalid for tally in self.tallies.values())
+        usage, left_out = self.client.usage, self._failed
         return ResponsesReport(
             model=endpoint.model,
             url=endpoint.url,
@@ -272,15 +297,17 @@ class _Asking:
         )
 
     def _asked(
-        self, kept: KeptRows, rows: Sequence[int]
+        self, kept: KeptRows, rows: Sequence[int], *, learned: bool
     ) -> Iterator[tuple[Place, Example, Question, Verdict, Answer | None]]:
         for some in _batches(rows):
             found = list(kept.read(some))
             questions = self.teachable.questions([example for _, example in found])
             later = sum(self.counts.values()) - self.done - len(some)
-            outcomes = self.client.ask(questions, later)
+            outcomes = self.client.ask(questions, later, self._watch() if learned else lambda *_: False)
             self.done += len(some)
             for (place, example), question, outcome in zip(found, questions, outcomes, strict=True):
+                if outcome is NOT_ASKED:
+                    continue
                 answer = outcome if isinstance(outcome, Answer) else None
                 yield place, example, question, verdict(outcome), answer
 
