@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from finetune_api.evaluation import Costs, GateResult, ModelCost
 from finetune_api.failures import Reason
@@ -152,11 +153,9 @@ class TestPlainLines:
             "exhausted; retrying"
         ]
 
-    def test_print_how_to_stop_at_once(self) -> None:
+    def test_print_how_to_stop_at_once_and_that_only_training_saves_a_checkpoint(self) -> None:
         printed = PlainLines().update(training(stopping=True), 0)
         assert "stopping after a checkpoint; press Ctrl-C again to stop at once" in printed
-
-    def test_say_nothing_of_checkpoints_in_other_stages(self) -> None:
         run = a_run(Stage.PREPARE)
         printed = PlainLines().update(a_snapshot(a_job_after(run), run, stopping=True), 0)
         assert "stopping; press Ctrl-C again to stop at once" in printed
@@ -277,8 +276,6 @@ class TestScreens:
         PlainScreen(Closed()).show(training())
 
     def test_live_view_shows_every_stage(self) -> None:
-        from rich.console import Console
-
         console = Console(width=100, record=True, file=io.StringIO())
         console.print(render(training(loss=0.5, tokens_per_second=900.0, eta_seconds=80)))
         shown = console.export_text()
@@ -287,8 +284,6 @@ class TestScreens:
         assert "· publish" in shown
 
     def test_counts_down_to_the_next_attempt(self) -> None:
-        from rich.console import Console
-
         job = a_job_after(failed(Stage.PREPARE, Reason.UNAVAILABLE))
         waiting = outage_after(job.status, None)
         assert waiting

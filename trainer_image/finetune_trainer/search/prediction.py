@@ -48,7 +48,7 @@ def _inputs(spec: FineTuneJobSpec, row: object) -> dict[str, str]:
 
 
 def _ignored(_: int) -> None:
-    """Nobody looks at the progress."""
+    """A prediction reports no progress."""
 
 
 def _label(texts: Mapping[str, str], scores: Any, labels: Sequence[str]) -> Prediction:
