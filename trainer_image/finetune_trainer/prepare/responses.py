@@ -23,6 +23,7 @@ from finetune_api.stage import MOST_PROBLEMS, NOTE_LENGTH, TeacherAnswers
 from finetune_trainer.context import StageContext
 from finetune_trainer.endpoint.client import Client
 from finetune_trainer.endpoint.messages import NOT_ASKED, Answer, Outcome, Question
+from finetune_trainer.endpoint.stopping import StopRequest
 from finetune_trainer.endpoint.store import AnswerStore
 from finetune_trainer.endpoint.usable import Verdict, verdict
 from finetune_trainer.prepare.dedupe import without
@@ -120,8 +121,11 @@ class Responses:
             config.job_layout.answers,
         )
         with ExitStack() as stack:
+            stop = stack.enter_context(StopRequest())
             store = stack.enter_context(AnswerStore(config.job_layout.answers))
-            client = stack.enter_context(Client(self._endpoint, FIELD, store, on_progress=self._report(asking)))
+            client = stack.enter_context(
+                Client(self._endpoint, FIELD, store, on_progress=self._report(asking), stop=stop)
+            )
             asking.client = client
             found: dict[str, DataSet] = {}
             for split in _LEARNED:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from finetune_api import layout
@@ -88,10 +87,7 @@ class PromptedForm:
         if inputs.spec.model.endpoint:
             from finetune_trainer.search.served import served
 
-            with (
-                TemporaryDirectory() as scratch,
-                served(inputs.spec, inputs.answers or Path(scratch).as_uri(), on_progress, spent) as model,
-            ):
+            with served(inputs.spec, inputs.answers, on_progress, spent) as model:
                 yield model
             return
         from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer, load_saved_tokenizer

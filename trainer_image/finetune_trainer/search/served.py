@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.endpoint.client import Client
 from finetune_trainer.endpoint.messages import Outcome, Question, estimated_tokens
+from finetune_trainer.endpoint.stopping import StopRequest
 from finetune_trainer.endpoint.store import AnswerStore
 from finetune_trainer.endpoint.usable import verdict
 from finetune_trainer.search.asked import Cost, Inputs, OnExamples, Spent
@@ -78,20 +81,23 @@ class ServedModel:
 
 
 @contextmanager
-def served(spec: FineTuneJobSpec, answers: str, on_progress: OnExamples, spent: Spent) -> Iterator[ServedModel]:
-    """The model behind the endpoint of ``spec``.
+def served(spec: FineTuneJobSpec, answers: str | None, on_progress: OnExamples, spent: Spent) -> Iterator[ServedModel]:
+    """The model behind the endpoint of ``spec``. SIGTERM ends the asking where answers are kept.
 
     Args:
         spec: The spec of the job.
-        answers: Directory in which answers are kept.
+        answers: Directory in which answers are kept; None if they are not needed again.
         on_progress: Called about once a second while the endpoint is asked.
         spent: What an earlier stage or attempt has spent of the budget of the endpoint.
     """
     assert spec.model.endpoint is not None
-    with (
-        AnswerStore(answers) as store,
-        Client(spec.model.endpoint, FIELD, store, on_progress=lambda _: on_progress(0)) as client,
-    ):
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopRequest()) if answers else None
+        uri = answers or Path(stack.enter_context(TemporaryDirectory())).as_uri()
+        store = stack.enter_context(AnswerStore(uri))
+        client = stack.enter_context(
+            Client(spec.model.endpoint, FIELD, store, on_progress=lambda _: on_progress(0), stop=stop)
+        )
         client.usage.requests += spent.requests
         client.usage.prompt_tokens += spent.tokens
         yield ServedModel(spec, client)
