@@ -70,16 +70,15 @@ def test_a_question_that_waits_to_be_asked_again_is_not_waited_for(tmp_path: Pat
 
 
 def test_nothing_is_asked_after_a_stop_between_two_calls(tmp_path: Path) -> None:
-    with endpoint(lambda *_: answer("fine")) as server, pytest.raises(StageFailure) as caught:
+    asked = [Question([{"role": "user", "content": "a"}])]
+    with endpoint(lambda *_: answer("fine")) as server:
         spec = EndpointSpec(url=server.url, model="m")
-        with (
-            StopRequest() as stop,
-            AnswerStore((tmp_path / "answers").as_uri()) as store,
-            Client(spec, "model.endpoint", store, environment={}, stop=stop) as client,
-        ):
-            os.kill(os.getpid(), signal.SIGTERM)
-            client.ask([Question([{"role": "user", "content": "a"}])])
-    assert caught.value.reason is Reason.STOPPED
+        stop, store = StopRequest(), AnswerStore((tmp_path / "answers").as_uri())
+        with store, Client(spec, "model.endpoint", store, environment={}, stop=stop) as client:
+            with pytest.raises(StageFailure, match="stopped on request"), stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+            with pytest.raises(StageFailure, match="stopped on request"):
+                client.ask(asked)
     assert server.asked == []
 
 

@@ -53,7 +53,7 @@ class Patience:
     answer_timeout: float = 300.0
     """Seconds without any byte of the answer."""
     last_answers: float = 45.0
-    """Seconds after a request to stop, in which requests under way may be answered. The shortest grace period of a stage
+    """Seconds after a request to stop in which requests under way may be answered; the shortest grace period of a stage
     that is not stuck is a minute."""
 
     def wait(self, failures: int) -> float:
