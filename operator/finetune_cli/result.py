@@ -116,6 +116,7 @@ def _costs(evaluation: Evaluation) -> list[str]:
     shown = [
         f"{name} {one.parameters:,} parameters, {size(one.bytes)}, {one.tokens_per_second:,.0f} tokens/s"
         for name, one in (("student", costs.student), ("teacher", costs.teacher))
+        if one is not None
     ]
     return [f"{'; '.join(shown)}, on {costs.device}{_gap(evaluation.metrics[0].gap_closed)}"]
 

@@ -47,11 +47,8 @@ DISTILLATION_CASES: tuple[tuple[Any, ...], ...] = (
     ("a Secret beside an endpoint", _served(teacher={"endpoint": ENDPOINT, "secretRef": {"name": "s"}}), _SECRET),
     ("logits of an endpoint", {"distillation.teacher": {"endpoint": ENDPOINT}}, "mode Logits requires teacher.uri"),
     ("a share of failures with Logits", _taught(maxFailed=0.5), "maxFailed is only valid for mode Responses"),
-    (
-        "responses of a classification",
-        RESPONSES,
-        "mode Responses is not for TextClassification, whose rows",
-    ),
+    ("responses of a classification", RESPONSES),
+    ("responses of label lists", {**RESPONSES, "task.multiLabel": True}),
 )
 """Of TextClassification."""
 
@@ -92,14 +89,10 @@ DOCUMENT_DISTILLATION_CASES: tuple[tuple[Any, ...], ...] = (
 )
 """Of LanguageModeling."""
 
-QUESTION_DISTILLATION_CASES: tuple[tuple[Any, ...], ...] = (
-    ("responses of questions", RESPONSES, "mode Responses is not for QuestionAnswering, whose answers are words"),
-)
+QUESTION_DISTILLATION_CASES: tuple[tuple[Any, ...], ...] = (("responses of questions", RESPONSES),)
 """Of QuestionAnswering."""
 
-CODE_DISTILLATION_CASES: tuple[tuple[Any, ...], ...] = (
-    ("responses of programs", RESPONSES, "mode Responses is not for CodeGeneration, whose completions continue"),
-)
+CODE_DISTILLATION_CASES: tuple[tuple[Any, ...], ...] = (("responses of programs", RESPONSES),)
 """Of CodeGeneration."""
 
 DISTILLATION_REFUSED: tuple[tuple[str, Any], ...] = (

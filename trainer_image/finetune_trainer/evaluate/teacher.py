@@ -15,7 +15,7 @@ from finetune_trainer.json_files import read_json_if_present
 from finetune_trainer.methods.base import Loader
 from finetune_trainer.modelling.teacher import load_teacher
 from finetune_trainer.row_hashes import LearnedRows
-from finetune_trainer.tasks.base import TaskForm
+from finetune_trainer.tasks.base import ScoresAnswers, TaskForm
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,9 @@ def beside_teacher(comparison: Comparison, inputs: EvaluationInputs, task: TaskF
     Raises:
         StageFailure: As `TaskForm.compare`.
     """
-    if inputs.data.responses and (form := task.answer_form()):
-        return beside_answers(comparison, inputs, form), None
+    if inputs.data.responses:
+        assert isinstance(task, ScoresAnswers)  # Its preparation is `Teachable`.
+        return beside_answers(comparison, inputs, task), _costs(inputs, task, None)
     if inputs.teacher is None:
         return comparison, None
     inputs.reporter.progress("measuring the teacher")
@@ -50,13 +51,16 @@ def beside_teacher(comparison: Comparison, inputs: EvaluationInputs, task: TaskF
     return replace(comparison, metrics=metrics), _costs(inputs, task, loaded)
 
 
-def _costs(inputs: EvaluationInputs, task: TaskForm, teacher: _Loaded) -> Costs:
-    inputs.reporter.progress("measuring the speed of student and teacher")
+def _costs(inputs: EvaluationInputs, task: TaskForm, teacher: _Loaded | None) -> Costs:
+    """Size and speed of the student, and of its teacher if that is loaded."""
+    inputs.reporter.progress(f"measuring the speed of student{' and teacher' if teacher else ''}")
     speed = SpeedTest(inputs, task)
     student = speed.cost(inputs.method.tuned(inputs.load, inputs.base, inputs.trained))
     if inputs.rounding is not None:  # A number in its tensors holds several parameters.
         trained = read_json_if_present(inputs.trained / layout.TRAINING).get("trainableParameters", 0)
         student = student.model_copy(update={"parameters": inputs.data.model.parameters + trained})
-    assert inputs.teacher is not None
-    measured = speed.cost(teacher.tuned(inputs.load, inputs.base, inputs.teacher.path))
+    measured = None
+    if teacher:
+        assert inputs.teacher is not None
+        measured = speed.cost(teacher.tuned(inputs.load, inputs.base, inputs.teacher.path))
     return Costs(student=student, teacher=measured, device=inputs.hardware.device.type)

@@ -56,7 +56,7 @@ class PairsPreparation:
 
     def with_answer(self, example: Example, answer: str) -> Pair:
         assert isinstance(example, Pair)
-        return Pair(example.source, answer)
+        return Pair(example.source, answer.strip())
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
         pairs = [example for example in examples if isinstance(example, Pair)]

@@ -52,8 +52,8 @@ def divided_rows(
     with ExitStack() as stack:
         asks = asked_endpoint(context.config.spec) is not None
         responses = stack.enter_context(Responses(context, preparation)) if asks else None
-        with sandbox_for(preparation, context):
-            sets = _read(context, inputs, preparation, unknown_id, responses)
+        stack.enter_context(sandbox_for(preparation, context))
+        sets = _read(context, inputs, preparation, unknown_id, responses)
         assignment = assign(
             {name: data.keys for name, data in sets.items()},
             dataset,

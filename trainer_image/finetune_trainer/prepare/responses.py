@@ -221,7 +221,7 @@ class _Asking:
             try:
                 if found.text is None:
                     raise BadRow(found.problem)
-                answered = self.teachable.with_answer(example, found.text)
+                answered = self.teachable.with_answer(example, found.written)
             except BadRow as problem:
                 log.warning("%s: left out: %s", place.source, problem)
                 place.reject(self.tallies[split], problem)
@@ -234,7 +234,7 @@ class _Asking:
         """The answer to each prompt of the test split, with its number of tokens and its seconds."""
         for place, _, _, found, answer in self._asked(kept, rows, learned=False):
             cost = {"tokens": answer.completion_tokens, "seconds": answer.seconds} if answer else {}
-            yield place, {"answer": found.text, "problem": found.problem, **cost}
+            yield place, {"answer": found.text and found.written, "problem": found.problem, **cost}
 
     def check(self) -> None:
         """Check that the share of answers that cannot be used is not too large, whatever else is answered.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.endpoint.client import Client
+from finetune_trainer.endpoint.labels import label_of
 from finetune_trainer.endpoint.messages import Outcome, Question, estimated_tokens
 from finetune_trainer.endpoint.stopping import StopRequest
 from finetune_trainer.endpoint.store import AnswerStore
@@ -105,16 +106,3 @@ def served(spec: FineTuneJobSpec, answers: str | None, on_progress: OnExamples, 
 
 def _tokens(outcome: Outcome) -> int:
     return getattr(outcome, "tokens", 0)
-
-
-def label_of(answer: str, labels: Sequence[str]) -> int | None:
-    """The index of the label that an answer consists of; None if it is no label."""
-    text = answer.strip()
-    for one in (text, text.removesuffix(".")):
-        if one in labels:
-            return labels.index(one)
-    folded = [label.casefold() for label in labels]
-    for one in (text.casefold(), text.casefold().removesuffix(".")):
-        if one in folded:
-            return folded.index(one)
-    return None

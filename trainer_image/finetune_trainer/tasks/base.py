@@ -321,10 +321,26 @@ class Teachable(Protocol):
         """What the teacher is asked: what the model of the job reads before the answer."""
 
     def with_answer(self, example: Example, answer: str) -> Example:
-        """``example`` with another answer.
+        """``example`` with another answer, as it is written, with white space at both ends.
 
         Raises:
             BadRow: It is no answer to learn.
+        """
+
+
+@runtime_checkable
+class ScoresAnswers(Protocol):
+    """A `TaskForm` of a task that a teacher can answer in writing; its preparation is `Teachable`."""
+
+    def answer_scores(self, inputs: EvaluationInputs, answers: Sequence[str]) -> Mapping[str, float]:
+        """The metrics of answers to the test prompts, by name, without those that need the probabilities of a model.
+
+        Args:
+            inputs: Inputs of the evaluation.
+            answers: One to each test row, as it is written; empty where none can be used.
+
+        Raises:
+            StageFailure: As `TaskForm.compare`.
         """
 
 

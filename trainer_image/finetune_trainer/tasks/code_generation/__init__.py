@@ -48,6 +48,11 @@ class _Measured(ABC):
 
         return compare(inputs, self.answer_form())
 
+    def answer_scores(self, inputs: EvaluationInputs, answers: Sequence[str]) -> Mapping[str, float]:
+        from finetune_trainer.tasks.code_generation.comparison import answer_scores
+
+        return answer_scores(inputs, self.answer_form(), answers)
+
     def plain_instruction(self, spec: FineTuneJobSpec, data: DataReport) -> str:
         return data.prefix + "{prompt}"
 
