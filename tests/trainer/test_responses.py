@@ -17,11 +17,11 @@ from finetune_trainer.context import StageContext
 from finetune_trainer.endpoint.client import Client, Patience
 from finetune_trainer.host.inputs import data_digest
 from finetune_trainer.manifests import read_manifest
-from finetune_trainer.prepare import responses
 from finetune_trainer.row_hashes import read_learned
 from finetune_trainer.splits import open_split
 from finetune_trainer.tasks.instruction_tuning.messages import conversation
 from finetune_trainer.tasks.instruction_tuning.teaching import question, with_answer
+from finetune_trainer.teaching import answering
 from tests.endpoint_server import Reply, answer, endpoint, error
 from tests.trainer.pair_models import save_t5
 from tests.trainer.prepare_fixtures import (
@@ -38,7 +38,7 @@ from tests.trainer.responses_fixtures import CHAT, Job, learned, measured, promp
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(responses, "Client", partial(Client, patience=Patience(tries=3, first_wait=0.01)))
+    monkeypatch.setattr(answering, "Client", partial(Client, patience=Patience(tries=3, first_wait=0.01)))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from finetune_trainer.endpoint.messages import Question
 from finetune_trainer.prepare.arrays import texts
 from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.problems import BadRow
-from finetune_trainer.prepare.rows import Example, RowSchema, check_headers
+from finetune_trainer.prepare.rows import UNANSWERED, Example, RowSchema, check_headers
 from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.prepare.special_tokens import AnswerTokens
 from finetune_trainer.prepare.splits import TEST
@@ -92,6 +92,9 @@ class CodePreparation:
         check_headers(files, schema)
         self._open = True
         return schema
+
+    def asked(self, examples: Sequence[Example]) -> list[Example]:
+        return [Code(example.prompt, UNANSWERED, tests="") for example in examples if isinstance(example, Code)]
 
     def questions(self, examples: Sequence[Example]) -> list[Question]:
         return [question(self._spec, example) for example in examples if isinstance(example, Code)]

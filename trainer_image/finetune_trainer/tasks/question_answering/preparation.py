@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -57,6 +58,9 @@ class ExtractivePreparation:
 
     def open_schema(self, files: Sequence[DataFile]) -> OpenQuestions:
         return self._sets.start_open(files)
+
+    def asked(self, examples: Sequence[Example]) -> list[Example]:
+        return [replace(example, answers=()) for example in examples if isinstance(example, Question)]
 
     def questions(self, examples: Sequence[Example]) -> list[messages.Question]:
         questions = [example for example in examples if isinstance(example, Question)]

@@ -98,6 +98,9 @@ class TextClassificationPreparation:
         self._open = True
         return schema
 
+    def asked(self, examples: Sequence[Example]) -> list[Example]:
+        return [Unlabelled(example.text) for example in examples if isinstance(example, Text)]
+
     def questions(self, examples: Sequence[Example]) -> list[Question]:
         asked = instruction(self.labels, multi_label=self._multi_label)
         texts = [example.text for example in examples if isinstance(example, Text)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -90,12 +90,14 @@ class GenerativePreparation:
     def open_schema(self, files: Sequence[DataFile]) -> OpenQuestions:
         return self._sets.start_open(files)
 
-    def questions(self, examples: Sequence[Example]) -> list[messages.Question]:
+    def asked(self, examples: Sequence[Example]) -> list[Example]:
         questions = [example for example in examples if isinstance(example, Question)]
-        return [
-            asked(instruction(self._spec), question.question, context or question.context)
-            for question, context in zip(questions, self.cut(questions), strict=True)
-        ]
+        contexts = zip(questions, self.cut(questions), strict=True)
+        return [replace(question, context=cut or question.context, answers=()) for question, cut in contexts]
+
+    def questions(self, examples: Sequence[Example]) -> list[messages.Question]:
+        cut = [example for example in self.asked(examples) if isinstance(example, Question)]
+        return [asked(instruction(self._spec), one.question, one.context) for one in cut]
 
     def with_answer(self, example: Example, answer: str) -> Question:
         assert isinstance(example, Question)
