@@ -41,6 +41,8 @@ class Job:
         test: Sequence[dict[str, Any]] | None = None,
         budget: dict[str, int] | None = None,
         training: dict[str, Any] | None = None,
+        *,
+        evaluation: dict[str, Any] | None = None,
         **distillation: Any,
     ) -> StageContext:
         """The context of the next revision with these rows."""
@@ -60,6 +62,7 @@ class Job:
             self._task,
             dataset,
             training=training or {},
+            evaluation=evaluation or {},
             distillation={"teacher": teacher, "mode": "Responses", **distillation},
         )
         identity = context.config.job.model_copy(
