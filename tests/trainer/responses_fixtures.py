@@ -43,6 +43,7 @@ class Job:
         training: dict[str, Any] | None = None,
         *,
         evaluation: dict[str, Any] | None = None,
+        teacher: dict[str, Any] | None = None,
         **distillation: Any,
     ) -> StageContext:
         """The context of the next revision with these rows."""
@@ -55,7 +56,7 @@ class Job:
         }
         if test is not None:
             dataset["test"]["minimumExamples"] = 1  # type: ignore[assignment]
-        teacher = {"endpoint": {"url": self._server.url, "model": "m", **(budget or {})}}
+        asked = {"endpoint": {"url": self._server.url, "model": "m", **(budget or {})}, **(teacher or {})}
         context = a_context(
             self._root,
             self._model,
@@ -63,7 +64,7 @@ class Job:
             dataset,
             training=training or {},
             evaluation=evaluation or {},
-            distillation={"teacher": teacher, "mode": "Responses", **distillation},
+            distillation={"teacher": asked, "mode": "Responses", **distillation},
         )
         identity = context.config.job.model_copy(
             update={"revision": self._revision, "training_revision": self._revision}

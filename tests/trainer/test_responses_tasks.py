@@ -183,3 +183,24 @@ def test_lists_of_labels(tmp_path: Path) -> None:
         (6, "the answer '[1]' is no list of labels"),
     ]
     assert "the teacher labels 1 of 1 rows as the data does (100 %)" in result.notes
+
+
+def test_settings_of_answers_and_their_cost(tmp_path: Path) -> None:
+    with endpoint(label) as server:
+        model, task = classifier(tmp_path, labels=["fruit", "metal", "weather"])
+        job = Job(tmp_path, model, server, task)
+        splits = TEXTS[:4], [{"text": "iron four"}], [{"text": "apple four", "label": "fruit"}]
+        prepared(job.next(*splits))
+        assert not any({"temperature", "max_tokens"} & set(one) for one in server.asked)
+        settings = {"temperature": 0.0, "maxNewTokens": 7, "prices": {"input": 50, "output": 1000}}
+        result, _ = prepared(job.next(*splits, teacher=settings))
+        # Other settings are other questions.
+        assert len(server.asked) == 12
+        assert all((one["temperature"], one["max_tokens"]) == (0.0, 7) for one in server.asked[6:])
+        again, _ = prepared(job.next(*splits, teacher={**settings, "prices": {"input": 0, "output": 0}}))
+        assert len(server.asked) == 12
+    assert result.responses
+    assert again.responses
+    # 6 answers of 10 + 5 tokens.
+    assert (result.responses.cost, result.responses.currency) == (pytest.approx(6 * (10 * 50 + 5 * 1000) / 1e6), "USD")
+    assert again.responses.cost == 0

@@ -15,7 +15,8 @@ from finetune_trainer.json_files import read_json_if_present
 from finetune_trainer.methods.base import Loader
 from finetune_trainer.modelling.teacher import load_teacher
 from finetune_trainer.row_hashes import LearnedRows
-from finetune_trainer.tasks.base import ScoresAnswers, TaskForm
+from finetune_trainer.tasks.base import TaskForm
+from finetune_trainer.tasks.teachable import ScoresAnswers
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from finetune_trainer.evaluate.answer_scoring import AnswerScoring, Samples, sco
 from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs
 from finetune_trainer.evaluate.metrics import TEACHER_FORCED
 from finetune_trainer.splits import open_split
-from finetune_trainer.tasks.base import ScoresAnswers
+from finetune_trainer.tasks.teachable import ScoresAnswers
 
 _DETAILS = "teacher"
 

@@ -70,6 +70,7 @@ def _answers(responses: ResponsesReport) -> list[tuple[str, str]]:
             "Tokens of the teacher",
             f"{grouped(answers.prompt_tokens)} of prompts, {grouped(answers.completion_tokens)} of answers{estimated}",
         ),
+        *([("Cost of the tokens", f"{answers.cost:,.2f} {answers.currency}")] if answers.cost is not None else []),
         ("Speed of the teacher", f"{speed:.3g} tokens of an answer in a second{at_once}"),
     ]
 

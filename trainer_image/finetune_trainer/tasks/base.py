@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
     from finetune_api.spec import FineTuneJobSpec
-    from finetune_trainer.endpoint.messages import Question
     from finetune_trainer.evaluate.answer_scoring import AnswerForm
     from finetune_trainer.evaluate.base_score import BaseScore
     from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
@@ -307,44 +306,6 @@ class RunsPrograms(Protocol):
 
     def run_with(self, sandbox: Sandbox, on_programs: OnPrograms) -> None:
         """Run them in ``sandbox``; called before the data is read."""
-
-
-@runtime_checkable
-class Teachable(Protocol):
-    """A `Preparation` of rows whose answers a teacher can write."""
-
-    def open_schema(self, files: Sequence[DataFile]) -> RowSchema:
-        """As ``row_schema``, for rows that may lack the answer; their examples then have
-        `prepare.rows.UNANSWERED`."""
-
-    def asked(self, examples: Sequence[Example]) -> list[Example]:
-        """``examples`` as the model of the job reads them: cut to its length, and with `UNANSWERED` for the answer."""
-
-    def questions(self, examples: Sequence[Example]) -> list[Question]:
-        """What the teacher is asked: what the model of the job reads before the answer."""
-
-    def with_answer(self, example: Example, answer: str) -> Example:
-        """``example`` with another answer, as it is written, with white space at both ends.
-
-        Raises:
-            BadRow: It is no answer to learn.
-        """
-
-
-@runtime_checkable
-class ScoresAnswers(Protocol):
-    """A `TaskForm` of a task that a teacher can answer in writing; its preparation is `Teachable`."""
-
-    def answer_scores(self, inputs: EvaluationInputs, answers: Sequence[str]) -> Mapping[str, float]:
-        """The metrics of answers to the test prompts, by name, without those that need the probabilities of a model.
-
-        Args:
-            inputs: Inputs of the evaluation.
-            answers: One to each test row, as it is written; empty where none can be used.
-
-        Raises:
-            StageFailure: As `TaskForm.compare`.
-        """
 
 
 @runtime_checkable

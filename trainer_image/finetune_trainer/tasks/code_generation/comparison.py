@@ -28,7 +28,7 @@ def compare(inputs: EvaluationInputs, form: AnswerForm) -> Comparison:
 
 
 def answer_scores(inputs: EvaluationInputs, form: AnswerForm, answers: Sequence[str]) -> dict[str, float]:
-    """See `finetune_trainer.tasks.base.ScoresAnswers`; white space is content.
+    """See `finetune_trainer.tasks.teachable.ScoresAnswers`; white space is content.
 
     Raises:
         StageFailure: As `finetune_trainer.sandbox.programs.Sandbox.run`.

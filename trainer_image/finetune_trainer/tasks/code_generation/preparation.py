@@ -51,7 +51,9 @@ class CodeEncoder(Protocol):
 
 
 class CodePreparation:
-    """Implements `finetune_trainer.tasks.base.Preparation`, and `RunsPrograms` and `Teachable` there."""
+    """Implements `finetune_trainer.tasks.base.Preparation`, `finetune_trainer.tasks.base.RunsPrograms` and
+    `finetune_trainer.tasks.teachable.Teachable`.
+    """
 
     labels: tuple[str, ...] = ()
     rows = ""

@@ -33,7 +33,7 @@ _REMARKS = (
 
 
 class ExtractivePreparation:
-    """Implements `finetune_trainer.tasks.base.Preparation` and `finetune_trainer.tasks.base.Teachable`."""
+    """Implements `finetune_trainer.tasks.base.Preparation` and `finetune_trainer.tasks.teachable.Teachable`."""
 
     labels: tuple[str, ...] = ()
     answers = AnswerTokens()

@@ -72,7 +72,7 @@ def compared_outputs(
 
 
 def answer_scores(inputs: EvaluationInputs, answers: Sequence[str]) -> dict[str, float]:
-    """See `finetune_trainer.tasks.base.ScoresAnswers`; an answer that is no label is wrong."""
+    """See `finetune_trainer.tasks.teachable.ScoresAnswers`; an answer that is no label is wrong."""
     data = inputs.data
     gold = labels_of(open_split(inputs.prepared, SPLIT), data)
     chosen = np.zeros((len(answers), len(data.labels)))

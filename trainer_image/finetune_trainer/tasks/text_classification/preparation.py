@@ -47,7 +47,7 @@ _SHOWN = 3
 
 
 class TextClassificationPreparation:
-    """Implements `finetune_trainer.tasks.base.Preparation` and `finetune_trainer.tasks.base.Teachable`.
+    """Implements `finetune_trainer.tasks.base.Preparation` and `finetune_trainer.tasks.teachable.Teachable`.
 
     The labels are task.labels, or else all labels in the training data.
     """

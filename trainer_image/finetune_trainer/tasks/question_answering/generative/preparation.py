@@ -52,7 +52,7 @@ class _Row:
 
 
 class GenerativePreparation:
-    """Implements `finetune_trainer.tasks.base.Preparation` and `finetune_trainer.tasks.base.Teachable`.
+    """Implements `finetune_trainer.tasks.base.Preparation` and `finetune_trainer.tasks.teachable.Teachable`.
 
     A context for which there is no room loses its end, which does not depend on the answers. Only in training rows it
     is cut around the answer instead, where that would otherwise be lost.
