@@ -251,7 +251,7 @@ class _Asking:
         asked, problems = sum(tally.rows for tally in self.tallies.values()), listed_problems(self._left_out())
         raise StageFailure(
             Reason.BAD_DATA,
-            f"{failed:,} of the first {asked:,} answers of the teacher cannot be used, more than "
+            f"{failed:,} of {asked:,} answers of the teacher so far cannot be used, more than "
             f"{percent(self.most_failed)} of {total:,} prompts (distillation.maxFailed): {problems}; correct the "
             "teacher or the prompts, or raise distillation.maxFailed; the answers are stored and will be used again: "
             f"to ask again, delete {self.stored}",
