@@ -30,6 +30,8 @@ _LIGHT = (
     "finetune_trainer.command",
     "finetune_trainer.stages.evaluate",
     "finetune_trainer.stages.prepare",
+    "finetune_trainer.stages.respond",
+    "finetune_trainer.teaching.local",
     "finetune_trainer.stages.publish",
     "finetune_trainer.stages.train",
     "finetune_trainer.worker",
