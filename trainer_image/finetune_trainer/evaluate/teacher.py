@@ -54,7 +54,7 @@ def beside_teacher(comparison: Comparison, inputs: EvaluationInputs, task: TaskF
 
 def _costs(inputs: EvaluationInputs, task: TaskForm, teacher: _Loaded | None) -> Costs:
     """Size and speed of the student, and of its teacher if that is loaded."""
-    inputs.reporter.progress(f"measuring the speed of student{' and teacher' if teacher else ''}")
+    inputs.reporter.progress(f"measuring the speed of {'student and teacher' if teacher else 'the student'}")
     speed = SpeedTest(inputs, task)
     student = speed.cost(inputs.method.tuned(inputs.load, inputs.base, inputs.trained))
     if inputs.rounding is not None:  # A number in its tensors holds several parameters.
