@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,34 @@ def test_settings_of_answers_and_their_cost(tmp_path: Path) -> None:
     # 6 answers of 10 + 5 tokens.
     assert (result.responses.cost, result.responses.currency) == (pytest.approx(6 * (10 * 50 + 5 * 1000) / 1e6), "USD")
     assert again.responses.cost == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "train", "test"),
+    [
+        ({"labels": ["fruit", "metal"]}, TEXTS, {"text": "iron three", "label": "metal"}),
+        ({"labels": ["fruit", "metal"], "multiLabel": True}, TEXTS, {"text": "iron three", "label": ["metal"]}),
+        ({"type": "CodeGeneration"}, [code_row(1), code_row(2)], code_row(3, completion=BODY)),
+        ({"type": "QuestionAnswering"}, [question("it"), question("none")], question("own", answers=["Paris"])),
+    ],
+    ids=["labels", "lists", "code", "questions"],
+)
+def test_a_dry_run_needs_no_answers(
+    tmp_path: Path, task: dict[str, Any], train: list[dict[str, Any]], test: dict[str, Any]
+) -> None:
+    with endpoint(lambda *_: answer("")) as server:
+        if "labels" in task:
+            model, task = classifier(tmp_path, **task)
+        elif task["type"] == "QuestionAnswering":
+            model = question_model(tmp_path / "model", "encoder")
+        else:
+            save_llama_with(tmp_path / "llama", byte_level_tokenizer([PROMPTS[0] + BODY]))
+            model = (tmp_path / "llama").as_uri()
+        validation = [{**train[0], "text": "other", "prompt": PROMPTS[4], "question": "who is it"}]
+        context = Job(tmp_path, model, server, task).next(train, validation, [test])
+        result, _ = prepared(replace(context, config=context.config.model_copy(update={"dry_run": True})))
+        assert not server.asked
+    count = len(train)
+    asked = f"the teacher would be asked up to {count + 2} questions, {count} for training, 1 for validation, and 1"
+    assert result.notes[0].startswith(asked)
+    assert not any("syntax error" in note or "label" in note for note in result.notes)

@@ -133,6 +133,8 @@ class CodePreparation:
         for row in batch.select(["prompt", "reference", "tests", "source"]).to_pylist():
             self._rows[split] += 1
             self._tested[split] += bool(row["tests"])
+            if row["reference"] == UNANSWERED:
+                continue
             counted = self._stop.answer(row["prompt"], row["reference"])
             for name, applies in (
                 ("untested", split == TEST and not row["tests"]),

@@ -23,6 +23,7 @@ from finetune_trainer.prepare.rows import Example, check_headers
 from finetune_trainer.prepare.sources import DataFile, FileKind
 from finetune_trainer.prepare.special_tokens import AnswerTokens
 from finetune_trainer.prepare.splits import TEST
+from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.tasks.text_classification.label_lists import LabelListRows, MultiLabelled
 from finetune_trainer.tasks.text_classification.rows import (
     MOST_LABELS,
@@ -62,6 +63,8 @@ class TextClassificationPreparation:
         self._examples: Counter[str] = Counter()
         self._label_counts: dict[str, npt.NDArray[np.int64]] = {}
         self._unlabelled = 0
+        self._unanswered = 0
+        """Rows that a teacher has yet to label: in a dry run, or until the stage respond."""
         self._open = False
         """Whether a teacher labels the training data."""
         self._compared = self._agreeing = 0
@@ -145,6 +148,8 @@ class TextClassificationPreparation:
         StageFailure: BadData when a metric of the spec is not defined on the test split, or no label of the test split
             has a training row.
         """
+        if self._unanswered:
+            return self._auroc_notes()
         train, test = (self._counts(split) for split in ("train", TEST))
         weights = [] if self._spec.task.class_weights is ClassWeights.NONE else weight_notes(train)
         return [
@@ -163,8 +168,12 @@ class TextClassificationPreparation:
         column = batch.schema.get_field_index("labels" if self._multi_label else "label")
         provisional = batch.column(column)
         flat = provisional.flatten() if self._multi_label else provisional
-        indices = self._final_indices[int32s(flat)]
-        counts = np.bincount(indices, minlength=len(labels))
+        found = int32s(flat)
+        labelled = found != IGNORED_LABEL
+        indices = np.full_like(found, IGNORED_LABEL)
+        indices[labelled] = self._final_indices[found[labelled]]
+        self._unanswered += int((~labelled).sum())
+        counts = np.bincount(indices[labelled], minlength=len(labels))
         label_counts.update(dict(zip(labels, counts.tolist(), strict=True)))
         self._examples[split] += len(batch)
         self._label_counts[split] = self._label_counts.get(split, 0) + counts

@@ -47,7 +47,7 @@ class TextTokeniser:
             assert isinstance(example, Labelled | MultiLabelled | Unlabelled)
             contents.append(example.text)
             if isinstance(example, Unlabelled):
-                labels.append([] if self._multi_label else [IGNORED_LABEL])
+                labels.append([IGNORED_LABEL])
                 continue
             names = example.labels if isinstance(example, MultiLabelled) else (example.label,)
             labels.append([self.labels.setdefault(name, len(self.labels)) for name in names])
