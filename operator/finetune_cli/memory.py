@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from finetune_api.spec import FineTuneJobSpec, Precision, Quantization
+from finetune_api.spec import DistillationMode, FineTuneJobSpec, Precision, Quantization
 from finetune_api.stage import Device, PrepareResult, World
 from finetune_api.tables.methods import Result
 
@@ -23,10 +23,10 @@ def memory_bytes(spec: FineTuneJobSpec, model: PrepareResult, world: World) -> i
     adapter.
     """
     width = _width(_precision(spec, world))
-    # With weight 0, training does not load the teacher.
-    teacher = model.teacher_parameters if spec.distillation and spec.distillation.weight else None
-    of_teacher = (teacher or 0) * width / (world.size if spec.distributed.zero.stage == 3 else 1)
-    return round(_bytes_of_base(spec, model.parameters, model.rounded_parameters, width, world) + of_teacher)
+    return round(
+        _bytes_of_base(spec, model.parameters, model.rounded_parameters, width, world)
+        + _bytes_of_teacher(spec, model.teacher_parameters, width, world)
+    )
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,12 @@ class Sizes:
     """Those that model.quantization rounds; None without it."""
     trained: int
     """Trained parameters, those of an adapter included."""
+    teacher: int | None = None
+    """Of a teacher whose logits are learned."""
 
 
 def training_bytes(spec: FineTuneJobSpec, sizes: Sizes, precision: Precision, world: World) -> int:
-    """Bytes in each process for weights, gradients and optimizer state, with those of an adapter.
+    """Bytes in each process for weights, also of a teacher, gradients and optimizer state, with those of an adapter.
 
     Args:
         spec: The spec of the job.
@@ -52,6 +54,7 @@ def training_bytes(spec: FineTuneJobSpec, sizes: Sizes, precision: Precision, wo
     """
     width = _width(precision)
     base = _bytes_of_base(spec, sizes.parameters, sizes.rounded, width, world)
+    base += _bytes_of_teacher(spec, sizes.teacher, width, world)
     return base if trains_all(spec) else round(base + sizes.trained * (width + _trained_width(spec, width, world)))
 
 
@@ -70,6 +73,14 @@ def _bytes_of_base(
         return round(rounded * _ROUNDED_BYTES[spec.model.quantization] + (parameters - rounded) * width)
     weights = parameters * width / (world.size if spec.distributed.zero.stage == 3 else 1)
     return round(weights + (parameters * _trained_width(spec, width, world) if trains_all(spec) else 0))
+
+
+def _bytes_of_teacher(spec: FineTuneJobSpec, parameters: int | None, width: int, world: World) -> int:
+    taught = spec.distillation
+    # With weight 0, training does not load the teacher.
+    if not parameters or not taught or not taught.weight or taught.mode is not DistillationMode.LOGITS:
+        return 0
+    return round(parameters * width / (world.size if spec.distributed.zero.stage == 3 else 1))
 
 
 def _trained_width(spec: FineTuneJobSpec, width: int, world: World) -> float:

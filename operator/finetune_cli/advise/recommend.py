@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.tables.methods import Quantization
 from finetune_api.tables.tasks import ModelFamily
-from finetune_cli.advise.costs import Cost, Costs, DataFacts
+from finetune_cli.advise.candidates import awaits_answers
+from finetune_cli.advise.costs import Cost, Costs, DataFacts, Speed
 from finetune_core.summaries import size
 
 EQUAL_ACCURACY = 0.01
@@ -31,7 +32,7 @@ class Trial:
     """On the validation split; None if the trial failed."""
     seconds: float
     """Of the train stage, with its start."""
-    tokens_per_second: float
+    speed: Speed
     memory: int | None
     """Peak of rank 0, in bytes."""
     trained: int
@@ -52,9 +53,10 @@ def ordered(costs: Costs, spec: FineTuneJobSpec) -> list[Cost]:
 
     By the measured accuracy of the method, and of those with equal ones the method that trains less; unless the data
     has more to learn than that can store. A rounded base model, which only saves memory, comes last where the exact one
-    fits.
+    fits, and after it what trains nothing.
     """
-    fitting = [cost for cost in costs.found if cost.fits]
+    fitting = [cost for cost in costs.found if cost.fits and cost.candidate.trains]
+    searches = [cost for cost in costs.found if cost.fits and not cost.candidate.trains]
     exact = {cost.candidate.method for cost in fitting if cost.candidate.quantization is Quantization.NONE}
     needless = [
         cost
@@ -64,7 +66,7 @@ def ordered(costs: Costs, spec: FineTuneJobSpec) -> list[Cost]:
         and spec.model.quantization is Quantization.NONE
     ]
     wanted = [cost for cost in fitting if cost not in needless]
-    return [*_by_accuracy(wanted, bits_of(costs.data, spec)), *_by_accuracy(needless, 0.0)]
+    return [*_by_accuracy(wanted, bits_of(costs.data, spec) or 0.0), *_by_accuracy(needless, 0.0), *searches]
 
 
 def recommended(costs: Costs, spec: FineTuneJobSpec, trials: Sequence[Trial] = ()) -> Recommendation:
@@ -83,12 +85,21 @@ def recommended(costs: Costs, spec: FineTuneJobSpec, trials: Sequence[Trial] = (
     if tried:
         return _by_trials(tried, reached, costs)
     first = order[0]
+    if not first.candidate.trains:
+        why = f"Use {first.candidate.name}: no method that trains is possible here; the reasons are above."
+        return Recommendation(first, (why, f"It {_memory(first, costs)}."))
+    order = [cost for cost in order if cost.candidate.trains]
     why = _why(first, order)
     return Recommendation(first, (why, f"{_capacity(first, order, costs.data, spec)}, and it {_memory(first, costs)}."))
 
 
-def bits_of(data: DataFacts, spec: FineTuneJobSpec) -> float:
-    """How much there is to learn at most: of a text about a bit for each token, of a choice its possibilities."""
+def bits_of(data: DataFacts, spec: FineTuneJobSpec) -> float | None:
+    """How much there is to learn at most: of a text about a bit for each token, of a choice its possibilities.
+
+    None if a teacher has still to answer.
+    """
+    if awaits_answers(spec):
+        return None
     if spec.preference:
         return float(data.rows)
     if data.labels:
@@ -134,6 +145,8 @@ def _why(first: Cost, order: Sequence[Cost]) -> str:
 def _capacity(first: Cost, order: Sequence[Cost], data: DataFacts, spec: FineTuneJobSpec) -> str:
     """How much there is to learn, and how much the trained parameters can store."""
     bits = bits_of(data, spec)
+    if bits is None:
+        return "How much there is to learn depends on the answers of the teacher"
     what = f"{data.rows:,} training rows"
     if data.labels:
         what += f" with {data.labels} labels"

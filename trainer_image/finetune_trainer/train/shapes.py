@@ -113,7 +113,7 @@ def measure(
     rows = next(iter(EpochBatches(data.lengths, sizes, 0, spec.training.seed)))
     mode = FakeTensorMode(allow_non_fake_inputs=True)  # PEFT keeps numbers of tokens outside of modules.
     # DeepSpeed casts adapters too; without it they stay in FP32.
-    _place(trained_model, mode, dtype if spec.distributed.zero.stage > 0 else None)
+    place(trained_model, mode, dtype if spec.distributed.zero.stage > 0 else None)
     batch = task.collator(report.padding, model)([data[row] for row in rows])
     output = plain_output(trained_model) if fuses else None
     step = _Step(mode, trained_model, task, batch, dtype, FusedLoss(output, reference, dtype) if output else None)
@@ -177,7 +177,7 @@ class _Step:
         return None if inputs is None or inputs >= kept else inputs + (kept - inputs) // layers
 
 
-def _place(model: torch.nn.Module, mode: FakeTensorMode, dtype: torch.dtype | None) -> None:
+def place(model: torch.nn.Module, mode: FakeTensorMode, dtype: torch.dtype | None) -> None:
     """Replace the tensors of a model on the device ``meta``, on which masks cannot be made, by those of ``mode``.
 
     They claim to be on the CPU, whose attention keeps what that of a GPU keeps; ``dtype`` is that of all parameters, if
