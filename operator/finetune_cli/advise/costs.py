@@ -18,6 +18,8 @@ from finetune_core.summaries import size
 
 USABLE = 0.92
 """Share of the memory that training may use; the rest is for communication and fragments. As in the trainer."""
+_RESIDENT_ON_CPUS = 1.25
+"""Bytes of memory for each byte of activations on CPUs, where the C library keeps a part of what is freed."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ def cost_of(
     sizes = Sizes(raw["parameters"], raw["rounded"], raw["trained"], teacher)
     precision = Precision(raw["precision"])
     state = program + training_bytes(spec, sizes, precision, world)
-    ways = _ways(spec, raw, world)
+    ways = _ways(spec, _resident(raw, world), world)
     usable = sys.maxsize if limit is None else USABLE * limit
     way = next((one for one in ways if state + one.activations <= usable), ways[-1])
     least = state + way.activations
@@ -209,6 +211,15 @@ def cost_of(
         raw.get("chatTemplate"),
         problem=problem,
     )
+
+
+def _resident(raw: Mapping[str, Any], world: World) -> dict[str, Any]:
+    """The answer of the trainer with the memory that its activations really take."""
+    share = _RESIDENT_ON_CPUS if world.device is Device.CPU else 1.0
+    activations = {
+        name: None if raw[name] is None else round(share * raw[name]) for name in ("activationBytes", "recomputedBytes")
+    }
+    return {**raw, **activations}
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 
-class LiveMemory(TorchDispatchMode):
+class LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A context that counts the bytes of the tensors that operations make, until they are freed.
 
     Inside a `torch._subclasses.FakeTensorMode`, tensors have no storage, and nothing is computed.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak = 0
         """Most bytes at one time."""
         self._now = 0
