@@ -8,8 +8,9 @@ from finetune_api.spec import DistillationMode, FineTuneJobSpec, Precision, Quan
 from finetune_api.stage import Device, PrepareResult, World
 from finetune_api.tables.methods import Result
 
-_OPTIMIZER_BYTES = 12
-"""Bytes for each trained parameter: two moments of Adam and the weight, in FP32."""
+_MOMENTS = 8
+"""Bytes for the two moments of Adam of a trained parameter, in FP32."""
+_FP32 = 4
 _ROUNDED_BYTES = {
     # With an 8-bit scale for each 64 weights, and a 32-bit one for each 256 of these.
     Quantization.NF4: 0.5 + 1 / 64 + 4 / (64 * 256),
@@ -86,12 +87,17 @@ def _bytes_of_teacher(spec: FineTuneJobSpec, parameters: int | None, width: int,
 def _trained_width(spec: FineTuneJobSpec, width: int, world: World) -> float:
     """Bytes in each process for the gradient and the optimizer state of a trained parameter."""
     stage, processes = spec.distributed.zero.stage, world.size
-    return width / (processes if stage >= 2 else 1) + _OPTIMIZER_BYTES / (processes if stage >= 1 else 1)
+    gradients = width / (processes if stage >= 2 else 1)
+    if stage == 0:  # Without DeepSpeed, weights that are trained are in FP32 in any case, once.
+        return gradients + (_MOMENTS if width == _FP32 else _FP32 + _MOMENTS)
+    # DeepSpeed has an FP32 copy of the weights, and makes one of gradients in half precision.
+    copies = _FP32 if width == _FP32 else 2 * _FP32
+    return gradients + (copies + _MOMENTS) / processes
 
 
 def _width(precision: Precision) -> int:
     """Bytes of a weight."""
-    return 4 if precision is Precision.FP32 else 2
+    return _FP32 if precision is Precision.FP32 else 2
 
 
 def _precision(spec: FineTuneJobSpec, world: World) -> Precision:

@@ -181,7 +181,7 @@ class TestMemory:
         assert always.memory < 5 * GIB
 
     def test_stage_3_is_named_where_it_would_be_enough(self) -> None:
-        full = cost("Full", {"trained": 10**9}, limit=9.0)
+        full = cost("Full", {"trained": 10**9}, limit=11.0)
         assert "with distributed.zero.stage 3 it would need about" in full.problem
         assert "stage 3" not in cost("PTuning", limit=2.0).problem
 
