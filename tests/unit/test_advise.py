@@ -16,7 +16,7 @@ from finetune_api.stage import Device, Stage, TrainResult, World
 from finetune_api.tables.gpus import Gpu
 from finetune_api.tables.methods import MethodType, Quantization
 from finetune_cli.advise.advise import stops_as_interrupt
-from finetune_cli.advise.candidates import Candidate, candidates
+from finetune_cli.advise.candidates import Candidate, candidates, distributed_of
 from finetune_cli.advise.costs import Cost, Costs, DataFacts, Speed, cost_of
 from finetune_cli.advise.earlier import with_earlier
 from finetune_cli.advise.hardware import Hardware, named, shape_of, this_machine
@@ -107,9 +107,15 @@ class TestCandidates:
         assert own.spec.method.settings.trials == 3  # type: ignore[union-attr]
         assert other.spec.method.settings.propose == 4  # type: ignore[union-attr]
         assert own.spec.distributed.world_size == 1
-        assert own.distributed_on(eight) == {"workers": 1, "gpusPerWorker": 1}
         assert given["LoRA"].spec is not None
-        assert given["LoRA"].distributed_on(eight) == eight
+        assert given["LoRA"].spec.distributed.world_size == 8
+
+    def test_a_search_takes_one_of_the_processes_of_the_manifest(self) -> None:
+        on_cpus = a_job(task=CLASSES, distributed={"workers": 2, "gpusPerWorker": 0}).spec
+        found = by_name(candidates(on_cpus, {}))["PromptSearch"].spec
+        assert found is not None
+        assert (found.distributed.workers, found.distributed.gpus_per_worker) == (1, 0)
+        assert distributed_of(MethodType.LORA, on_cpus, {}) == {}
 
     def test_a_search_is_refused_by_the_rules_of_the_spec(self) -> None:
         found = by_name(candidates(a_job(task={"type": "InstructionTuning"}).spec, {}))["PromptSearch"]

@@ -16,7 +16,6 @@ from finetune_cli.sentences import causes, sentence
 
 SUGGESTED: Mapping[MethodType, Mapping[str, Any]] = {MethodType.PROMPT_SEARCH: {"propose": 4}}
 """Settings of methods that have no meaning without them, where the manifest has none."""
-_ONE_PROCESS = {"workers": 1, "gpusPerWorker": 1}
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,6 @@ class Candidate:
         """Whether the method trains weights."""
         return self.method.row.trains
 
-    def distributed_on(self, hardware: Mapping[str, int]) -> dict[str, int]:
-        """The fields of spec.distributed on hardware that decides them for a training; none if it decides none."""
-        return dict(_distributed(self.method, hardware))
-
     @property
     def name(self) -> str:
         rounded = self.quantization is not Quantization.NONE
@@ -48,6 +43,19 @@ class Candidate:
 def awaits_answers(spec: FineTuneJobSpec) -> bool:
     """Whether the answers that are learned are not known yet, because a teacher gives them when the job runs."""
     return spec.distillation is not None and spec.distillation.mode is DistillationMode.RESPONSES
+
+
+def distributed_of(method: MethodType, spec: FineTuneJobSpec, hardware: Mapping[str, int]) -> dict[str, int]:
+    """The fields of spec.distributed that the hardware decides, or the method, because it runs in one process.
+
+    Args:
+        method: The method.
+        spec: The spec of the manifest.
+        hardware: Fields that the hardware decides for a training.
+    """
+    if method.row.trains:
+        return dict(hardware)
+    return {"workers": 1, "gpusPerWorker": 1 if hardware else min(1, spec.distributed.gpus_per_worker)}
 
 
 def candidates(spec: FineTuneJobSpec, distributed: Mapping[str, int]) -> list[Candidate]:
@@ -78,7 +86,7 @@ def _candidate(
     own = {name: given[name] for name in (field, "preference") if name and name in given}
     data["method"] = {"type": str(method)} | suggested | own
     data["model"]["quantization"] = str(quantization)
-    data["distributed"] = data.get("distributed", {}) | dict(_distributed(method, distributed))
+    data["distributed"] = data.get("distributed", {}) | distributed_of(method, spec, distributed)
     data.pop("suspend", None)
     try:
         return Candidate(method, quantization, FineTuneJobSpec.model_validate_json(json.dumps(data)))
@@ -86,7 +94,3 @@ def _candidate(
         found = causes(error.errors(include_url=False))
         reasons = [(one.get("ctx") or {}).get("message") or ": ".join(map(str, sentence(one))) for one in found]
         return Candidate(method, quantization, None, "; ".join(map(str, dict.fromkeys(reasons))))
-
-
-def _distributed(method: MethodType, hardware: Mapping[str, int]) -> Mapping[str, int]:
-    return hardware if method.row.trains or not hardware else _ONE_PROCESS

@@ -11,7 +11,7 @@ from pydantic.alias_generators import to_camel
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.text import clean, duration
-from finetune_cli.advise.candidates import SUGGESTED, Candidate
+from finetune_cli.advise.candidates import SUGGESTED, Candidate, distributed_of
 from finetune_cli.advise.costs import Cost, Costs
 from finetune_cli.advise.hardware import Hardware
 from finetune_cli.advise.models import ModelScore, best_first
@@ -77,12 +77,11 @@ def manifest_lines(advice: Advice) -> list[str]:
         found.append(f"model: {{quantization: {quantization}}}  # beside the uri")
     if choice.rows is not None:
         found.append(f"training: {{maxBatchSizePerDevice: {choice.rows}}}")
-    wanted = choice.candidate.distributed_on(advice.hardware.distributed)
-    if wanted and wanted != {
-        "workers": spec.distributed.workers,
-        "gpusPerWorker": spec.distributed.gpus_per_worker,
-    }:
-        found.append(f"distributed: {{workers: {wanted['workers']}, gpusPerWorker: {wanted['gpusPerWorker']}}}")
+    wanted, given = distributed_of(method, spec, advice.hardware.distributed), spec.distributed
+    if wanted:
+        size = wanted["workers"] * max(1, wanted["gpusPerWorker"])
+        if size != given.world_size or bool(wanted["gpusPerWorker"]) != bool(given.gpus_per_worker):
+            found.append(f"distributed: {{workers: {wanted['workers']}, gpusPerWorker: {wanted['gpusPerWorker']}}}")
     return found
 
 
@@ -216,7 +215,7 @@ def models_lines(models: Sequence[ModelScore]) -> list[str]:
     return [
         *(columns([head, *rows]) if rows else []),
         *(["Not measured:", *failed] if failed else []),
-        *([models_sentence(found)] if rows else []),
+        *(wrapped(models_sentence(found)) if rows else []),
     ]
 
 
