@@ -276,6 +276,17 @@ class TestRecommendation:
         assert reached(None, 1.7)[0] == "Full"
         assert "on the quickstart" in reached(None, None)[1]
 
+    def test_few_steps_are_said_unless_the_manifest_decides_them(self) -> None:
+        few = Costs(FACTS, None, (cost("LoRA", {"steps": 30}),))
+        wanted = "Its 30 steps are few, in which a model may learn too little: set training.epochs to 10, for about 100"
+        trial = Trial("LoRA", 30, 1.7, 20.0, Speed(500.0, 5.0), GIB, 1)
+        for trials in ((), (trial,)):
+            assert recommended(few, self.spec, trials).reasons[-1].startswith(wanted)
+        given = a_job(task=CLASSES, training={"epochs": 3}).spec
+        enough = Costs(FACTS, None, (cost("LoRA", {"steps": 100}),))
+        assert not any("steps are few" in one for one in recommended(few, given).reasons)
+        assert not any("steps are few" in one for one in recommended(enough, self.spec).reasons)
+
     def test_nothing_fits(self) -> None:
         costs = Costs(FACTS, GIB, (cost("LoRA", {"error": "no"}),))
         assert recommended(costs, self.spec).choice is None

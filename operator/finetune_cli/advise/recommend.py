@@ -20,6 +20,10 @@ EQUAL_LOSS = 0.02
 BITS_PER_PARAMETER = 2
 """What a trained parameter can store (Allen-Zhu and Li 2024); LoRA learns as well as full fine-tuning as long as the
 data has less (Schulman et al. 2025)."""
+FEW_STEPS = 100
+"""Steps below which a training learns little. LoRA on 296 rows of the quickstart: accuracy 0.175 after 30 steps, 0.467
+after 100, of the linear probe 0.407."""
+_DEFAULT_EPOCHS = 3
 
 
 @dataclass(frozen=True)
@@ -83,14 +87,15 @@ def recommended(costs: Costs, spec: FineTuneJobSpec, trials: Sequence[Trial] = (
     reached = {trial.name: trial for trial in trials if trial.loss is not None}
     tried = [cost for cost in order if cost.candidate.name in reached]
     if tried:
-        return _by_trials(tried, reached, costs)
+        return _by_trials(tried, reached, costs, spec)
     first = order[0]
     if not first.candidate.trains:
         why = f"Use {first.candidate.name}: no method that trains is possible here; the reasons are above."
         return Recommendation(first, (why, f"It {_memory(first, costs)}."))
     order = [cost for cost in order if cost.candidate.trains]
     why = _why(first, order)
-    return Recommendation(first, (why, f"{_capacity(first, order, costs.data, spec)}, and it {_memory(first, costs)}."))
+    enough = f"{_capacity(first, order, costs.data, spec)}, and it {_memory(first, costs)}."
+    return Recommendation(first, (why, enough, *_longer(first, spec)))
 
 
 def bits_of(data: DataFacts, spec: FineTuneJobSpec) -> float | None:
@@ -176,7 +181,21 @@ def _memory(first: Cost, costs: Costs) -> str:
     return f"needs about {size(first.memory)}{has} of memory in each process{recomputes}"
 
 
-def _by_trials(tried: Sequence[Cost], reached: Mapping[str, Trial], costs: Costs) -> Recommendation:
+def _longer(choice: Cost, spec: FineTuneJobSpec) -> tuple[str, ...]:
+    """A sentence if the default number of epochs gives few steps."""
+    training = spec.training
+    if training.epochs is not None or training.max_steps is not None or not 0 < choice.steps < FEW_STEPS:
+        return ()
+    epochs = math.ceil(FEW_STEPS * _DEFAULT_EPOCHS / choice.steps)
+    return (
+        f"Its {choice.steps} steps are few, in which a model may learn too little: set training.epochs to {epochs}, "
+        f"for about {FEW_STEPS} steps.",
+    )
+
+
+def _by_trials(
+    tried: Sequence[Cost], reached: Mapping[str, Trial], costs: Costs, spec: FineTuneJobSpec
+) -> Recommendation:
     losses = {cost.candidate.name: reached[cost.candidate.name].loss or 0.0 for cost in tried}
     lowest = min(losses.values())
     within = lowest + EQUAL_LOSS * abs(lowest)
@@ -189,7 +208,8 @@ def _by_trials(tried: Sequence[Cost], reached: Mapping[str, Trial], costs: Costs
     beside = f", compared with {others}" if others else ""
     if name != best:
         beside += f"; it is within {EQUAL_LOSS:.0%} of the lowest and trains {choice.trained:,} parameters"
-    return Recommendation(choice, (f"Use {name}: {loss}{beside}.", f"It {_memory(choice, costs)}."))
+    reasons = (f"Use {name}: {loss}{beside}.", f"It {_memory(choice, costs)}.", *_longer(choice, spec))
+    return Recommendation(choice, reasons)
 
 
 def _percent(share: float) -> str:
