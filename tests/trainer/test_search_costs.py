@@ -92,7 +92,9 @@ def test_what_a_search_is_not_for(tmp_path: Path, classification: TinyJob) -> No
     marian = cell_job(tmp_path / "marian", Cell(Form(TaskType.TRANSLATION, ModelFamily.SEQ2SEQ), *_LORA))
     shutil.rmtree(marian.root / "base")
     save_marian(marian.root / "base", ["the apple"], ["das elppa"])
-    (other,) = answer(prepared(marian), tmp_path / "other", search(0))["candidates"]
+    (other,) = answer(prepared(marian.changed(training={"maxSequenceLength": 96})), tmp_path / "other", search(0))[
+        "candidates"
+    ]
     assert "reads the text alone, and follows no instruction" in other["error"]
 
 

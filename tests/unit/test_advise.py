@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from finetune_api.stage import Device, Stage, TrainResult, World
+from finetune_api.stage import Device, PrepareResult, Stage, TrainResult, World
 from finetune_api.tables.gpus import Gpu
 from finetune_api.tables.methods import MethodType, Quantization
-from finetune_cli.advise.advise import stops_as_interrupt
+from finetune_cli.advise.advise import check_rows, stops_as_interrupt
 from finetune_cli.advise.candidates import Candidate, candidates, distributed_of
 from finetune_cli.advise.costs import Cost, Costs, DataFacts, Speed, cost_of
 from finetune_cli.advise.earlier import with_earlier
@@ -24,7 +24,7 @@ from finetune_cli.advise.models import ModelScore, addresses, best_first, measur
 from finetune_cli.advise.recommend import Trial, bits_of, ordered, recommended
 from finetune_cli.advise.report import WIDTH, Advice, document, lines, manifest_lines
 from finetune_cli.advise.tries import STEPS, trial_job
-from finetune_cli.local import Machine, StateDirectory
+from finetune_cli.local import LocalError, Machine, StateDirectory
 from finetune_cli.local.jobs import LocalJob
 from finetune_core.runs import RunId, StageRun
 from tests.builders import a_job, a_report, an_identity
@@ -159,6 +159,16 @@ class TestHardware:
         assert found.distributed == {"workers": 5, "gpusPerWorker": 8}
         assert named("H100x20", a_job(training={"batchSize": 20}).spec).world.size == 10
         assert shape_of(20) == {}
+
+    def test_each_gpu_needs_a_training_row(self) -> None:
+        result = a_report(Stage.PREPARE).result
+        assert isinstance(result, PrepareResult)
+        few = result.model_copy(update={"examples": {"train": 2, "validation": 1, "test": 5}})
+        spec = a_job(task=CLASSES).spec
+        with pytest.raises(LocalError, match="--gpu: there are only 2 training rows for 8 H100, and each needs one"):
+            check_rows(spec, few, named("H100x8", spec))
+        check_rows(spec, few, named("H100x2", spec))
+        check_rows(a_job(task={"type": "LanguageModeling"}).spec, few, named("H100x8", spec))
 
     def test_this_machine_decides_no_field(self) -> None:
         found = this_machine(a_job(distributed={"workers": 4}).spec, Machine(gpus=0, cores=2))

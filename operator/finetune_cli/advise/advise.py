@@ -96,7 +96,7 @@ def _advise(
         asked = EndpointAdvice.of(spec, result, _scores(job, models, scratch, output))
         write(to_json(asked.document()) if output is Output.JSON else "\n".join(asked.lines()))
         return ExitCode.DONE
-    _check_rows(spec, result, chosen)
+    check_rows(spec, result, chosen)
     _tell(output, "Computing what each method costs.")
     with stops_as_interrupt():
         costs = costs_of(found, result, chosen, scratch)
@@ -142,7 +142,7 @@ def _check(spec: FineTuneJobSpec, hardware: Hardware | None, tries: int) -> None
         raise LocalError(problem, ExitCode.BAD_CONFIGURATION)
 
 
-def _check_rows(spec: FineTuneJobSpec, prepared: PrepareResult, hardware: Hardware) -> None:
+def check_rows(spec: FineTuneJobSpec, prepared: PrepareResult, hardware: Hardware) -> None:
     """Check that each process of the GPUs that the command names gets a training row.
 
     Raises:
