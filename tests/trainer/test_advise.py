@@ -23,9 +23,10 @@ from finetune_cli.manifest import load
 from finetune_cli.output import Output
 from finetune_cli.overrides import overridden, overrides_of
 from finetune_trainer import costs, suitability
-from tests.trainer.teacher_models import save_classifier
+from tests.trainer.stages import write_jsonl
+from tests.trainer.teacher_models import save_classifier, save_generator
 from tests.trainer.test_cli_run import Desk
-from tests.trainer.tiny_models import save_llama
+from tests.trainer.tiny_models import make_texts, save_llama
 
 
 @pytest.fixture
@@ -109,6 +110,36 @@ def test_base_models_must_have_the_tokens_of_the_teacher(here: Desk, capsys: pyt
     assert 0 < scores["base"]["value"] <= 1
     assert "use a teacher of the same family" in scores["other"]["problem"]
     assert "There is no model at" in scores["nothing"]["problem"]
+
+
+@pytest.mark.parametrize("served", [True, False], ids=["endpoint", "model"])
+def test_prompts_without_answers_that_a_teacher_answers(
+    here: Desk, capsys: pytest.CaptureFixture[str], served: bool
+) -> None:
+    base = save_generator(here.root / "decoder")
+    write_jsonl(here.root / "prompts.jsonl", [{"prompt": text} for text, _ in make_texts(40, 1)])
+    answered = [{"prompt": text, "completion": "rain"} for text, _ in make_texts(10, 2)]
+    endpoint = {"url": "http://127.0.0.1:9/v1", "model": "large"}
+    teacher: dict[str, Any] = {"endpoint": endpoint} if served else {"uri": base.as_uri()}
+    document = yaml.safe_load((here.root / "job.yaml").read_text())
+    document["spec"] = {
+        "model": {"uri": base.as_uri()},
+        "task": {"type": "InstructionTuning"},
+        "dataset": {
+            "train": {"uri": "file://./prompts.jsonl"},
+            "test": {"uri": write_jsonl(here.root / "answered.jsonl", answered)},
+            "columns": {"prompt": "prompt", "completion": "completion"},
+        },
+        "distillation": {"mode": "Responses", "teacher": teacher},
+        "output": {"uri": "file://./out"},
+    }
+    (here.root / "job.yaml").write_text(yaml.safe_dump(document))
+    assert advise("job.yaml", overridden_job(here), None, output=Output.JSON) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert "The teacher would be asked up to 50 questions; advise asks none." in found["notes"][0]
+    assert found["data"]["bits"] is None
+    assert found["recommendation"]["method"] == "LoRA"
+    assert {one["method"] for one in found["methods"] if one["fits"]} == {"Full", "LoRA"}
 
 
 def test_a_model_behind_an_endpoint_is_only_asked(here: Desk, capsys: pytest.CaptureFixture[str]) -> None:
