@@ -135,23 +135,24 @@ def _candidates_rule(task: TaskType) -> Rule:
         holds=lambda spec: spec.task.type is not task or not _invalid(spec, names),
         found=Found(
             cel=f"{_CANDIDATES}.filter(one, !({valid}))[0]",
-            of=lambda spec: repr(_invalid(spec, names)[0]),
+            of=lambda spec: repr(spec.method.settings.candidates[_invalid(spec, names)[0]]),
             is_text=True,
         ),
+        item=lambda spec: _invalid(spec, names)[0],
     )
 
 
-def _invalid(spec: FineTuneJobSpec, names: tuple[str, ...]) -> list[str]:
-    """The candidates that lack a placeholder, or have another one."""
+def _invalid(spec: FineTuneJobSpec, names: tuple[str, ...]) -> list[int]:
+    """Positions of the candidates that lack a placeholder, or have another one."""
     search = spec.method.settings
     if not isinstance(search, PromptSearchSpec):
         return []
     found = []
-    for candidate in search.candidates:
+    for position, candidate in enumerate(search.candidates):
         rest = candidate
         for name in names:
             rest = rest.replace(f"{{{name}}}", "")
         lacks = any(f"{{{name}}}" not in candidate for name in names)
         if lacks or re.search(_PLACEHOLDER, rest, re.ASCII):
-            found.append(candidate)
+            found.append(position)
     return found

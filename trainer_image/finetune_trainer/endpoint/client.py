@@ -69,7 +69,7 @@ class Client:
         endpoint: The endpoint of the spec.
         field: Its place in the spec, such as ``distillation.teacher.endpoint``, for messages.
         store: Keeps the answers.
-        on_progress: Called about once a second with the number of questions of this call of `ask` that are done.
+        on_progress: Called about once a second with the number of questions of this call of `ask` that are answered.
         patience: How long to wait.
         stop: Ends the asking on request; None if the caller has nothing to keep.
         environment: Environment variables, with those of the Secrets under their prefixes.
@@ -219,6 +219,8 @@ class _Round:
         self._enough = enough
         """Whether to end the asking after the outcome of the question with this key."""
         self._open = len(questions)
+        self._failed = 0
+        """Questions that were given up, which are no progress."""
         self._first: Trouble | None = None
         """The trouble of the first question that was given up."""
         self._fault: Exception | None = None
@@ -257,7 +259,7 @@ class _Round:
 
     async def _report(self, total: int) -> None:
         while not self._client._stop.requested:  # The host says then that it is stopping.
-            self._client._on_progress(total - self._open)
+            self._client._on_progress(total - self._open - self._failed)
             await asyncio.sleep(_TICK_SECONDS)
 
     async def _work(self) -> None:
@@ -269,6 +271,8 @@ class _Round:
                     return
                 self._outcomes[key] = outcome
                 self._open -= 1
+                if isinstance(outcome, Failed):
+                    self._failed += 1
                 if isinstance(outcome, Answer):
                     self._client.usage.add(outcome, kept=False)
                     self._client._failures = 0

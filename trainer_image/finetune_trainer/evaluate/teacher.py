@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,13 @@ def beside_teacher(comparison: Comparison, inputs: EvaluationInputs, task: TaskF
     found = task.compare(replace(inputs, start=None, previous=teacher))
     scores = {metric.name: metric.baseline for metric in found.metrics}
     metrics = tuple(metric.model_copy(update={"teacher": scores.get(metric.name)}) for metric in comparison.metrics)
-    return replace(comparison, metrics=metrics), _costs(inputs, task, loaded)
+    tables = {name: _beside(table, found.tables[name]) for name, table in comparison.tables.items()}
+    return replace(comparison, metrics=metrics, tables=tables), _costs(inputs, task, loaded)
+
+
+def _beside(table: Sequence[Mapping[str, Any]], of_teacher: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a table with those of the teacher, which has the place of the baseline in ``of_teacher``."""
+    return [{**row, "teacher": other["baseline"]} for row, other in zip(table, of_teacher, strict=True)]
 
 
 def _costs(inputs: EvaluationInputs, task: TaskForm, teacher: _Loaded | None) -> Costs:
