@@ -103,6 +103,12 @@ def _connection(error: openai.APIConnectionError, url: str) -> Trouble:
     host = url.partition("://")[2].partition("/")[0]
     if refusal := next((found for one in causes if (found := cause_of_refusal(str(one), host))), None):
         raise StageFailure(Reason.BAD_CONFIGURATION, f"Cannot ask {url}: {refusal}")
+    if proxy := _refusal_of_proxy(error):
+        return Trouble(
+            f"is not reached, because the proxy in HTTPS_PROXY or HTTP_PROXY refuses it ({proxy})",
+            again=True,
+            unreachable=True,
+        )
     if _never_connected(error):
         return Trouble("does not accept connections", again=True, unreachable=True)
     return Trouble("ends the connection in the middle of the answer", again=True)
@@ -112,6 +118,13 @@ def _never_connected(error: openai.APIConnectionError) -> bool:
     import httpx2
 
     return isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.UnsupportedProtocol)
+
+
+def _refusal_of_proxy(error: openai.APIConnectionError) -> str:
+    """What a proxy has answered instead of a connection; empty if it was none."""
+    import httpx2
+
+    return str(error.__cause__) if isinstance(error.__cause__, httpx2.ProxyError) else ""
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
