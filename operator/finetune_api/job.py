@@ -70,6 +70,7 @@ class Phase(StrEnum):
 
     PENDING = "Pending"
     PREPARING = "Preparing"
+    RESPONDING = "Responding"
     TRAINING = "Training"
     EVALUATING = "Evaluating"
     PUBLISHING = "Publishing"
@@ -84,6 +85,7 @@ class Phase(StrEnum):
 class ConditionType(StrEnum):
     ACCEPTED = "Accepted"
     DATA_PREPARED = "DataPrepared"
+    RESPONDED = "Responded"
     TRAINED = "Trained"
     EVALUATED = "Evaluated"
     PUBLISHED = "Published"
@@ -113,7 +115,7 @@ class StageState(StrEnum):
 
 
 class StageStatus(ApiModel):
-    """A stage of the current revision that has started."""
+    """A stage of the current revision that has started; respond also before, in a revision that has it."""
 
     name: Stage = Field(description="Name of the stage.")
     state: StageState = Field(description="State of the stage.")
@@ -264,6 +266,12 @@ class FineTuneJobStatus(ApiModel):
     def stage(self, name: Stage) -> StageStatus:
         """The entry of a stage; Pending with attempt 0 when the stage has not started."""
         return next((stage for stage in self.stages if stage.name is name), _NOT_STARTED[name])
+
+    @property
+    def planned(self) -> tuple[Stage, ...]:
+        """The stages of this revision in order: respond only if it was entered when the revision started."""
+        optional = {stage.name for stage in self.stages} & {Stage.RESPOND}
+        return tuple(name for name in STAGES if name is not Stage.RESPOND or name in optional)
 
     def attempts(self, name: Stage) -> int:
         """Number of attempts of a stage in this revision, also before the job returned to it."""

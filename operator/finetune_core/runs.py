@@ -147,8 +147,9 @@ class StageRun:
 
     @property
     def runs_code(self) -> bool:
-        """Whether the stage runs generated programs: prepare checks the references, evaluate the answers."""
-        return self.spec.evaluation.allow_code_execution and self.id.stage in (Stage.PREPARE, Stage.EVALUATE)
+        """Whether the stage runs generated programs: prepare and respond check the references, evaluate the answers."""
+        runs = (Stage.PREPARE, Stage.RESPOND, Stage.EVALUATE)
+        return self.spec.evaluation.allow_code_execution and self.id.stage in runs
 
     def config(self, **local: Any) -> StageConfig:
         """``stage.json`` of this run; ``local`` has the fields that the executor decides: paths and ports."""

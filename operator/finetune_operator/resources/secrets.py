@@ -10,6 +10,7 @@ from finetune_api.stage import Stage
 
 _NEEDED_BY: dict[Stage, tuple[SecretRole, ...]] = {
     Stage.PREPARE: tuple(SecretRole),
+    Stage.RESPOND: tuple(role for role in SecretRole if role not in (SecretRole.ENDPOINT, SecretRole.HARNESS)),
     Stage.TRAIN: (SecretRole.MODEL, SecretRole.TEACHER, SecretRole.OUTPUT),
     Stage.EVALUATE: (SecretRole.MODEL, SecretRole.TEACHER, SecretRole.HARNESS, SecretRole.OUTPUT),
     Stage.PUBLISH: (SecretRole.OUTPUT,),
