@@ -118,6 +118,10 @@ class TestDetailPage:
     def test_of_a_retried_failure_announces_another_attempt(self) -> None:
         assert page_of(a_job_after(failed(Stage.PREPARE, Reason.UNAVAILABLE)))[-1] == "Another attempt follows."
 
+    def test_of_a_retried_failure_names_the_attempt_that_runs(self) -> None:
+        shown = page_of(a_job_after(failed(Stage.PREPARE, Reason.UNAVAILABLE), a_run(Stage.PREPARE, attempt=2)))
+        assert shown[-1] == "Attempt 2 has begun."
+
     def test_of_a_published_job(self) -> None:
         shown = page_of(a_job_after(*[succeeded(stage) for stage in STAGES]))
         assert shown[0] == "team-a/intents, revision 1: Succeeded"
