@@ -241,7 +241,7 @@ class FineTuneJobStatus(ApiModel):
     stages: tuple[StageStatus, ...] = Field(
         default=(),
         max_length=8,
-        description="The stages of the current revision that have started.",
+        description="The stages of the current revision that have started, and respond if it has that stage.",
         json_schema_extra=_ATOMIC_LIST,
     )
     progress: ProgressStatus | None = Field(default=None, description="Progress of the running stage.")

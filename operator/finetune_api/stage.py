@@ -229,7 +229,7 @@ class PrepareResult(ApiModel):
     """The result of prepare."""
 
     stage: Literal[Stage.PREPARE] = Field(default=Stage.PREPARE, description="Name of the stage.")
-    uri: Address = Field(description="Directory of the prepared data.")
+    uri: Address = Field(description="Directory of the prepared data, or of the report if a teacher answers later.")
     digest: Digest = Field(description="Digest of the manifest of the directory.")
     inputs_digest: Digest = Field(description="Digest of the data and the base model.")
     examples: dict[str, Count] = Field(description="Examples by split: train, validation, test.")

@@ -30,6 +30,11 @@ def memory_bytes(spec: FineTuneJobSpec, model: PrepareResult, world: World) -> i
     return round(_bytes_of_base(spec, model.parameters, model.rounded_parameters, width, world) + of_teacher)
 
 
+def teacher_bytes(spec: FineTuneJobSpec, model: PrepareResult, world: World) -> int:
+    """Bytes of the weights of a teacher that generates answers."""
+    return round((model.teacher_parameters or 0) * _width(_precision(spec, world)))
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Parameters of the model to train."""

@@ -6,15 +6,20 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from finetune_api.failures import ExitCode, Reason
+from finetune_api.failures import ExitCode, Reason, StageFailure
 from finetune_api.stage import PrepareResult, RespondResult, Stage
+from finetune_trainer.evaluate.generation import Generator
 from finetune_trainer.predict import Request, predict
 from finetune_trainer.splits import open_split
+from finetune_trainer.stages import prepare, respond
 from tests.trainer.pairs_fixtures import SOURCES, by_heart
+from tests.trainer.prepare_fixtures import a_context, json_lines
 from tests.trainer.stages import TinyJob, instruction_job, write_jsonl
 from tests.trainer.tiny_models import save_bert, save_llama
 
@@ -64,7 +69,7 @@ def job(teacher: TinyJob, tmp_path_factory: pytest.TempPathFactory) -> TinyJob:
         if stage is Stage.PREPARE:
             assert isinstance(outcome.report.result, PrepareResult)
             assert outcome.report.result.responses is None
-            assert "the teacher will be asked up to 24 questions" in " ".join(outcome.report.result.notes)
+            assert "the teacher has up to 24 questions to answer" in " ".join(outcome.report.result.notes)
             assert not (found.revision / "prepared").exists()
             assert {path.name for path in (found.revision / "unanswered").iterdir()} == {"data.json", "manifest.json"}
     return found
@@ -147,3 +152,28 @@ def test_an_encoder_is_refused_before_the_data_is_read(tmp_path: Path) -> None:
     assert outcome.report.error
     assert outcome.report.error.message.startswith("distillation.teacher: ")
     assert "reading the train data" not in outcome.log
+
+
+def test_a_teacher_that_does_not_fit_is_reported_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_llama(tmp_path / "base")
+    rows = json_lines(tmp_path / "train.jsonl", [{"prompt": text, "completion": "fruit"} for text in TEXTS])
+    teacher = {"mode": "Responses", "teacher": {"uri": (tmp_path / "base").as_uri()}}
+    context = a_context(
+        tmp_path,
+        (tmp_path / "base").as_uri(),
+        {"type": "InstructionTuning"},
+        {"train": {"uri": rows}},
+        distillation=teacher,
+    )
+    prepare.run(context)
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Generator, "generated", full)
+    (tmp_path / "respond").mkdir()
+    with pytest.raises(StageFailure, match=r"^distillation.teacher: file.* and one prompt do not fit") as failure:
+        respond.run(replace(context, workspace=tmp_path / "respond"))
+    assert failure.value.reason is Reason.OUT_OF_MEMORY

@@ -241,6 +241,11 @@ class TestFailures:
             ask(url, questions("x"), tmp_path)
         assert caught.value.reason is Reason.UNAVAILABLE
 
+    def test_a_host_name_that_does_not_exist(self, tmp_path: Path) -> None:
+        with pytest.raises(StageFailure, match="is not found, because its host name does not resolve") as caught:
+            ask("http://models.invalid/v1", questions("x"), tmp_path)
+        assert caught.value.reason is Reason.UNAVAILABLE
+
     def test_a_wrong_path(self, tmp_path: Path) -> None:
         with (
             endpoint(always(answer("fine"))) as server,

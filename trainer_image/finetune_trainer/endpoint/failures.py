@@ -8,6 +8,7 @@ from __future__ import annotations
 import email.utils
 import json
 import math
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def _status(error: openai.APIStatusError, url: str, model: str) -> Trouble:
 
 
 def _connection(error: openai.APIConnectionError, url: str) -> Trouble:
-    causes = []
+    causes: list[BaseException] = []
     cause: BaseException | None = error.__cause__
     while cause is not None and cause not in causes:
         causes.append(cause)
@@ -109,6 +110,8 @@ def _connection(error: openai.APIConnectionError, url: str) -> Trouble:
             again=True,
             unreachable=True,
         )
+    if any(isinstance(one, socket.gaierror) for one in causes):
+        return Trouble("is not found, because its host name does not resolve", again=True, unreachable=True)
     if _never_connected(error):
         return Trouble("does not accept connections", again=True, unreachable=True)
     return Trouble("ends the connection in the middle of the answer", again=True)

@@ -90,13 +90,12 @@ class Responses:
     def count(self, assignment: Assignment) -> str:
         """What would be asked, as a clause."""
         counts = {split: len(one.rows) for split, one in assignment.splits.items()}
-        dry_run = self._context.config.dry_run
-        verb = "would be asked" if dry_run else "will be asked"
-        until = "a dry run asks none, and" if dry_run else "until then, the status"
+        if not self._context.config.dry_run:
+            return f"the teacher has up to {sum(counts.values()):,} questions to answer"
         return (
-            f"the teacher {verb} up to {sum(counts.values()):,} questions, {counts['train']:,} for training, "
-            f"{counts['validation']:,} for validation, and {counts[TEST]:,} to measure it; {until} counts the tokens "
-            "of the answers in the data"
+            f"the teacher would be asked up to {sum(counts.values()):,} questions, {counts['train']:,} for training, "
+            f"{counts['validation']:,} for validation, and {counts[TEST]:,} to measure it; a dry run asks none, and "
+            "counts the tokens of the answers in the data"
         )
 
     def learn(

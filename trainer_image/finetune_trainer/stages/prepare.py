@@ -63,13 +63,13 @@ def run(context: StageContext) -> PrepareResult:
     unanswered = generating_teacher(config.spec) is not None
     uri = config.layout.unanswered if unanswered else config.layout.prepared
     if (earlier := reusable(context, uri, provenance)) is not None:
-        return _result(context, *earlier)
+        return _result(context, uri, *earlier)
     answering = None if config.dry_run else endpoint_answering(config.spec)
     report, output = prepare(context, inputs, answering)
     context.reporter.progress("storing the prepared data")
     if unanswered:
         output = _only_report(output)
-    return _result(context, report, publish_directory(output, uri, provenance))
+    return _result(context, uri, report, publish_directory(output, uri, provenance))
 
 
 def _only_report(prepared: Path) -> Path:
@@ -153,14 +153,14 @@ def _present(uri: str) -> Manifest | None:
         return None
 
 
-def _result(context: StageContext, report: DataReport, manifest: Manifest) -> PrepareResult:
+def _result(context: StageContext, uri: str, report: DataReport, manifest: Manifest) -> PrepareResult:
     # Not in the report, because the evaluation may change without the data.
     of_rows = measured_notes(context.config, report, context.workspace / "measured")
     of_gates = [*of_rows, *notes_before(context.config.spec.evaluation, report.splits[TEST].examples)]
     for note in of_gates:
         log.warning("%s", note)
     return PrepareResult(
-        uri=context.config.layout.prepared,
+        uri=uri,
         digest=manifest.digest,
         inputs_digest=report.inputs_digest,
         examples={name: split.examples for name, split in report.splits.items()},

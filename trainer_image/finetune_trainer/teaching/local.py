@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
+import torch
 
+from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.endpoint.messages import NOT_ASKED, Answer, Failed, Outcome, Question
 from finetune_trainer.endpoint.store import AnswerStore
 from finetune_trainer.endpoint.usage import Usage
@@ -21,6 +24,7 @@ from finetune_trainer.modelling.batching import each_batch
 from finetune_trainer.modelling.precision import Hardware
 from finetune_trainer.modelling.teacher import load_teacher
 from finetune_trainer.prepared import DataReport
+from finetune_trainer.teachers import FIELD
 from finetune_trainer.teaching.answering import Asked, Enough
 from finetune_trainer.teaching.generating import GeneratingTeacher
 
@@ -95,7 +99,8 @@ class LocalAnswering:
         if ended or not readable:
             return
         rows = self._form.prompts.of_table(pa.table(dict(encoded.columns)))
-        rows.check(self._model)
+        with self._memory():
+            rows.check(self._model)
         generator = Generator(
             self._teacher.settings(self._report),
             self._teacher.generation,
@@ -128,7 +133,26 @@ class LocalAnswering:
                 done += len(batch)
                 self._on_progress(done)
 
-            each_batch(batches, work)
+            with self._memory():
+                each_batch(batches, work)
+
+    @contextmanager
+    def _memory(self) -> Iterator[None]:
+        """Say what does not fit into the memory of the device.
+
+        Raises:
+            StageFailure: OutOfMemory.
+        """
+        try:
+            yield
+        except (torch.OutOfMemoryError, StageFailure) as error:
+            if isinstance(error, StageFailure) and error.reason is not Reason.OUT_OF_MEMORY:
+                raise
+            raise StageFailure(
+                Reason.OUT_OF_MEMORY,
+                f"{FIELD}: {self._teacher.teacher.identity.uri} and one prompt do not fit into the memory of one GPU: "
+                "use a GPU with more memory or a smaller teacher, or serve it and use teacher.endpoint",
+            ) from None
 
     @cached_property
     def _model(self) -> Any:
