@@ -74,6 +74,11 @@ class TeacherSpec(ApiModel):
     )
 
     @property
+    def address(self) -> str:
+        """Where the teacher is, for people."""
+        return self.endpoint.address if self.endpoint else self.uri or ""
+
+    @property
     def model(self) -> ModelSpec | None:
         """The teacher as a model; None for an endpoint."""
         if self.uri is None:
