@@ -138,7 +138,7 @@ def test_a_killed_stage_goes_on_with_what_it_has_generated(tmp_path: Path) -> No
     before = set(answers_of(untaught))
     outcome = untaught.run(Stage.RESPOND, attempt=2)
     assert outcome.code == ExitCode.BAD_DATA, outcome.log
-    assert "the answer is cut at the limit" in outcome.report.error.message  # type: ignore[union-attr]
+    assert "the answer is cut at the limit of tokens" in outcome.report.error.message  # type: ignore[union-attr]
     after = answers_of(untaught)
     assert before < set(after)
     assert len(after) == len(set(after))  # None was generated twice.

@@ -72,10 +72,9 @@ def _answers(responses: ResponsesReport) -> list[tuple[str, str]]:
 
 
 def _requests(answers: TeacherAnswers) -> list[tuple[str, str]]:
-    kept = f"{grouped(answers.kept)} answers kept from before"
     if answers.requests is None:
-        return [("Answers that were not generated again", kept)] if answers.kept else []
-    more = f", {kept}" if answers.kept else ""
+        return [("Answers kept from before", grouped(answers.kept))] if answers.kept else []
+    more = f", {grouped(answers.kept)} answers kept from before" if answers.kept else ""
     return [("Requests", f"{grouped(answers.requests)}, of these {grouped(answers.retries)} repeated{more}")]
 
 
