@@ -8,11 +8,13 @@ from __future__ import annotations
 import email.utils
 import json
 import math
+import os
 import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.certificates import cause_of_refusal
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     import openai
 
 KEY_VARIABLE = "OPENAI_API_KEY"
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _TRANSIENT = (408, 409, 425, 429)
 _WRONG_ADDRESS = (404, 405, 410)
 _NO_CREDIT = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
@@ -113,7 +116,8 @@ def _connection(error: openai.APIConnectionError, url: str) -> Trouble:
     if any(isinstance(one, socket.gaierror) for one in causes):
         return Trouble("is not found, because its host name does not resolve", again=True, unreachable=True)
     if _never_connected(error):
-        return Trouble("does not accept connections", again=True, unreachable=True)
+        pod = ", and in a pod this address is the pod itself" if _is_this_pod(url) else ""
+        return Trouble(f"does not accept connections{pod}", again=True, unreachable=True)
     return Trouble("ends the connection in the middle of the answer", again=True)
 
 
@@ -128,6 +132,11 @@ def _refusal_of_proxy(error: openai.APIConnectionError) -> str:
     import httpx2
 
     return str(error.__cause__) if isinstance(error.__cause__, httpx2.ProxyError) else ""
+
+
+def _is_this_pod(url: str) -> bool:
+    """Whether this is a pod, and the address of a server in it, such as that of a manifest for one machine."""
+    return "KUBERNETES_SERVICE_HOST" in os.environ and urlsplit(url).hostname in _LOOPBACK
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
