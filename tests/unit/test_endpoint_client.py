@@ -277,6 +277,16 @@ class TestFailures:
             ask(url, questions("x"), tmp_path)
         assert caught.value.reason is Reason.UNAVAILABLE
 
+    def test_a_port_without_a_server_in_the_pod(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+        with pytest.raises(StageFailure, match="does not accept connections, and in a pod this address is the pod"):
+            ask(f"http://127.0.0.1:{free_port()}/v1", questions("x"), tmp_path)
+
+    def test_a_host_name_that_does_not_exist(self, tmp_path: Path) -> None:
+        with pytest.raises(StageFailure, match="is not found, because its host name does not resolve") as caught:
+            ask("http://models.invalid/v1", questions("x"), tmp_path)
+        assert caught.value.reason is Reason.UNAVAILABLE
+
     def test_a_wrong_path(self, tmp_path: Path) -> None:
         with (
             endpoint(always(answer("fine"))) as server,

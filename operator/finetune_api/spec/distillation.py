@@ -114,6 +114,11 @@ class TeacherSpec(ApiModel):
         return {name: value for name, value in named.items() if value is not None}
 
     @property
+    def address(self) -> str:
+        """Where the teacher is, for people."""
+        return self.endpoint.address if self.endpoint else self.uri or ""
+
+    @property
     def model(self) -> ModelSpec | None:
         """The teacher as a model; None for an endpoint."""
         if self.uri is None:

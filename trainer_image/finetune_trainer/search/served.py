@@ -32,13 +32,23 @@ class ServedModel:
     used, such as a refusal, is no label, or an empty text.
     """
 
-    def __init__(self, spec: FineTuneJobSpec, client: Client) -> None:
+    def __init__(self, spec: FineTuneJobSpec, client: Client, alive: OnExamples) -> None:
+        """``alive`` is called with 0 while the model writes."""
         self._spec = spec
         self._client = client
+        self._alive = alive
         generation = spec.evaluation.generation
         self._parameters: Mapping[str, Any] = {"temperature": 0, "max_tokens": generation.max_new_tokens}
         self.unusable = 0
         """Answers that could not be used."""
+        self._on_examples = alive
+        self._reported = 0
+        """Examples of the present questions that were reported."""
+
+    def on_asked(self, done: int) -> None:
+        """Report that the endpoint has answered ``done`` of the present questions."""
+        new, self._reported = done - self._reported, done
+        self._on_examples(new)
 
     @property
     def spent(self) -> Spent:
@@ -67,12 +77,13 @@ class ServedModel:
 
     def written(self, message: str, number: int) -> tuple[str, Cost]:
         question = Question([{"role": "user", "content": message}], {**_DRAWN, "seed": number})
-        answers, cost = self._asked([question], lambda _: None)
+        answers, cost = self._asked([question], lambda _: self._alive(0))
         return answers[0], cost
 
     def _asked(self, questions: Sequence[Question], on_examples: OnExamples) -> tuple[list[str], Cost]:
+        self._on_examples, self._reported = on_examples, 0
         outcomes = self._client.ask(questions)
-        on_examples(len(questions))
+        on_examples(len(questions) - self._reported)
         verdicts = [verdict(outcome) for outcome in outcomes]
         self.unusable += sum(one.text is None for one in verdicts)
         return [one.text or "" for one in verdicts], Cost(sum(map(_tokens, outcomes)))
@@ -88,20 +99,23 @@ def served(spec: FineTuneJobSpec, answers: str | None, on_progress: OnExamples, 
     Args:
         spec: The spec of the job.
         answers: Directory in which answers are kept; None if they are not needed again.
-        on_progress: Called about once a second while the endpoint is asked.
+        on_progress: Called with 0 about once a second while the model writes candidates.
         spent: What an earlier stage or attempt has spent of the budget of the endpoint.
     """
     assert spec.model.endpoint is not None
+
+    def on_asked(done: int) -> None:
+        model.on_asked(done)
+
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest()) if answers else None
         uri = answers or Path(stack.enter_context(TemporaryDirectory())).as_uri()
         store = stack.enter_context(AnswerStore(uri))
-        client = stack.enter_context(
-            Client(spec.model.endpoint, FIELD, store, on_progress=lambda _: on_progress(0), stop=stop)
-        )
+        client = stack.enter_context(Client(spec.model.endpoint, FIELD, store, on_progress=on_asked, stop=stop))
         client.usage.requests += spent.requests
         client.usage.prompt_tokens += spent.tokens
-        yield ServedModel(spec, client)
+        model = ServedModel(spec, client, on_progress)
+        yield model
 
 
 def _tokens(outcome: Outcome) -> int:
