@@ -124,21 +124,25 @@ def test_changed_data_starts_another_revision(job: TinyJob) -> None:
     assert outcome.report.error.reason is Reason.REVISION_TAKEN
 
 
-def test_a_killed_stage_goes_on_with_what_it_has_generated(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_stage_that_was_ended_goes_on_with_what_it_has_generated(tmp_path: Path, number: signal.Signals) -> None:
     """The teacher has learned nothing: no answer of it ends, so that the job fails at the end."""
-    job = instruction_job(tmp_path, 100)
+    job = instruction_job(tmp_path, 300)
     save_llama(tmp_path / "teacher")
-    untaught = taught(job, (tmp_path / "teacher").as_uri(), "killed", tokens=40)
+    untaught = taught(job, (tmp_path / "teacher").as_uri(), "ended", tokens=100)
     assert untaught.run(Stage.PREPARE).code == ExitCode.DONE
     with untaught.start(Stage.RESPOND) as running:
         running.wait_until(lambda: len(answers_of(untaught)) >= 16)
         (worker,) = running.worker_pids()
-        os.kill(worker, signal.SIGKILL)
-        assert running.wait().report.error
+        os.kill(worker if number is signal.SIGKILL else running.process.pid, number)
+        outcome = running.wait()
+    assert outcome.report.error
+    assert outcome.report.error.reason is (Reason.KILLED if number is signal.SIGKILL else Reason.STOPPED)
     before = set(answers_of(untaught))
     outcome = untaught.run(Stage.RESPOND, attempt=2)
     assert outcome.code == ExitCode.BAD_DATA, outcome.log
-    assert "the answer is cut at the limit of tokens" in outcome.report.error.message  # type: ignore[union-attr]
+    assert outcome.report.error
+    assert "the answer is cut at the limit of tokens" in outcome.report.error.message
     after = answers_of(untaught)
     assert before < set(after)
     assert len(after) == len(set(after))  # None was generated twice.

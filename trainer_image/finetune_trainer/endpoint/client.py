@@ -7,7 +7,7 @@ import logging
 import os
 import random
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +18,8 @@ from finetune_api.failures import Reason, StageFailure
 from finetune_api.secrets import SecretRole
 from finetune_api.spec import EndpointSpec
 from finetune_trainer.endpoint.failures import KEY_VARIABLE, Trouble, trouble_of
-from finetune_trainer.endpoint.messages import NOT_ASKED, Answer, Failed, Outcome, Question
+from finetune_trainer.endpoint.known import Enough, look_up
+from finetune_trainer.endpoint.messages import Answer, Failed, Outcome, Question
 from finetune_trainer.endpoint.parsing import read_answer
 from finetune_trainer.endpoint.stopping import StopRequest
 from finetune_trainer.endpoint.store import AnswerStore
@@ -112,16 +113,13 @@ class Client:
             self._runner.run(self._api.close())
         self._runner.close()
 
-    def ask(
-        self, questions: Sequence[Question], later: int = 0, enough: Callable[[Outcome, int], bool] = lambda *_: False
-    ) -> list[Outcome]:
+    def ask(self, questions: Sequence[Question], later: int = 0, enough: Enough = lambda *_: False) -> list[Outcome]:
         """The outcome of each question; equal questions are asked once, and those in the store not at all.
 
         Args:
             questions: The questions.
             later: Questions that will be asked in later calls, for messages.
-            enough: Called with each outcome as it arrives, and the number of questions that have it; once it returns
-                True, nothing more is asked. The outcome of the other questions is `NOT_ASKED`.
+            enough: When to stop. The outcome of the other questions is `NOT_ASKED`.
 
         Raises:
             StageFailure: BudgetExceeded; PermissionDenied, NotFound or BadConfiguration when the endpoint cannot be
@@ -131,24 +129,12 @@ class Client:
         """
         self._stop.check()
         keys = [self._key_of(question) for question in questions]
-        outcomes: dict[str, Outcome] = {}
-        open_questions: dict[str, Question] = {}
-        times = Counter(keys)
-        ended = False
-        for key, question in zip(keys, questions, strict=True):
-            if key in outcomes or key in open_questions:
-                continue
-            if answer := self._store.get(key):
-                outcomes[key] = answer
-                self.usage.add(answer, kept=True)
-                ended |= enough(answer, times[key])
-            else:
-                open_questions[key] = question
-        if open_questions and not ended:
+        known = look_up(self._store, self.usage, keys, questions, enough)
+        if known.pending and not known.ended:
             self._check_key()
-            asked = _Round(self, open_questions, outcomes, later, lambda key: enough(outcomes[key], times[key]))
+            asked = _Round(self, known.pending, known.outcomes, later, known.enough)
             self._runner.run(asked.run())
-        return [outcomes.get(key, NOT_ASKED) for key in keys]
+        return known.listed()
 
     def _check_key(self) -> None:
         """Check that there is a key if the spec names a Secret with one.

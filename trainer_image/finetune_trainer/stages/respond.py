@@ -72,13 +72,13 @@ def _answering(context: StageContext, inputs: Inputs, report: DataReport) -> Ope
         from finetune_trainer.modelling.gpus import require_gpus
         from finetune_trainer.modelling.loading import set_up
         from finetune_trainer.modelling.precision import Hardware
-        from finetune_trainer.teaching.local import LocalAnswering
+        from finetune_trainer.teaching.local import local_answering
 
     set_up(spec.training.seed)
     if world.device is Device.GPU:
         require_gpus("stage respond", 1)
     hardware = Hardware.of(spec.training.precision, world.device)
-    return partial(LocalAnswering, opened, report, hardware)
+    return partial(local_answering, opened, report, hardware)
 
 
 def _result(context: StageContext, report: DataReport, manifest: Manifest) -> RespondResult:

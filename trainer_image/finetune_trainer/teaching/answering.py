@@ -9,6 +9,7 @@ from typing import Protocol
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.endpoint.client import Client
+from finetune_trainer.endpoint.known import Enough
 from finetune_trainer.endpoint.messages import Outcome, Question
 from finetune_trainer.endpoint.stopping import StopRequest
 from finetune_trainer.endpoint.store import AnswerStore
@@ -16,10 +17,6 @@ from finetune_trainer.endpoint.usage import Usage
 from finetune_trainer.prepare.rows import Example
 
 FIELD = "distillation.teacher.endpoint"
-
-Enough = Callable[[Outcome, int], bool]
-"""Called with each outcome as it arrives, and the number of prompts that have it; once it returns True, nothing more is
-asked."""
 
 
 @dataclass(frozen=True)

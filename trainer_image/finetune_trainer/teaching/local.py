@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
 import torch
 
 from finetune_api.failures import Reason, StageFailure
-from finetune_trainer.endpoint.messages import NOT_ASKED, Answer, Failed, Outcome, Question
+from finetune_trainer.endpoint.known import Enough, Known, look_up
+from finetune_trainer.endpoint.messages import Answer, Failed, Outcome, Question
+from finetune_trainer.endpoint.stopping import StopRequest
 from finetune_trainer.endpoint.store import AnswerStore
 from finetune_trainer.endpoint.usage import Usage
 from finetune_trainer.evaluate.generation import LIMITS, Generator
@@ -25,12 +25,26 @@ from finetune_trainer.modelling.precision import Hardware
 from finetune_trainer.modelling.teacher import load_teacher
 from finetune_trainer.prepared import DataReport
 from finetune_trainer.teachers import FIELD
-from finetune_trainer.teaching.answering import Asked, Enough
+from finetune_trainer.teaching.answering import Asked
 from finetune_trainer.teaching.generating import GeneratingTeacher
 
 
+@contextmanager
+def local_answering(
+    teacher: GeneratingTeacher,
+    report: DataReport,
+    hardware: Hardware,
+    store: AnswerStore,
+    on_progress: Callable[[int], None],
+) -> Iterator[LocalAnswering]:
+    """The teacher as what answers. SIGTERM ends the asking after a batch; arguments as of `LocalAnswering`."""
+    with StopRequest() as stop:
+        yield LocalAnswering(teacher, report, hardware, store, on_progress, stop=stop)
+        store.flush()  # Before SIGTERM ends this process at once again.
+
+
 class LocalAnswering:
-    """Implements `finetune_trainer.teaching.answering.Answering`, as a context manager.
+    """Implements `finetune_trainer.teaching.answering.Answering`.
 
     The teacher is loaded when the first prompt is not in the store.
 
@@ -40,6 +54,7 @@ class LocalAnswering:
         hardware: Device and precision.
         store: Keeps the answers.
         on_progress: Called with the number of prompts of this call of `ask` that are done.
+        stop: Ends the asking after a batch, on request.
     """
 
     def __init__(
@@ -49,6 +64,8 @@ class LocalAnswering:
         hardware: Hardware,
         store: AnswerStore,
         on_progress: Callable[[int], None],
+        *,
+        stop: StopRequest,
     ) -> None:
         self.usage = Usage()
         self._teacher = teacher
@@ -56,38 +73,22 @@ class LocalAnswering:
         self._hardware = hardware
         self._store = store
         self._on_progress = on_progress
+        self._stop = stop
         form = teacher.form.answer_form()
         assert form is not None
         self._form = form
 
-    def __enter__(self) -> LocalAnswering:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Nothing to release: the process ends soon."""
-
     def ask(self, prompts: Sequence[Asked], later: int, enough: Enough) -> list[Outcome]:
         """See `finetune_trainer.teaching.answering.Answering.ask`."""
-        keys = [self._key(one.question) for one in prompts]
-        times, outcomes, ended = Counter(keys), dict[str, Outcome](), False
-        pending: dict[str, Asked] = {}
-        for key, prompt in zip(keys, prompts, strict=True):
-            if key in outcomes or key in pending:
-                continue
-            if answer := self._store.get(key):
-                outcomes[key] = answer
-                self.usage.add(answer, kept=True)
-                ended |= enough(answer, times[key])
-            else:
-                pending[key] = prompt
-        if not ended and pending:
-            self._generate(pending, outcomes, lambda key: enough(outcomes[key], times[key]))
-        return [outcomes.get(key, NOT_ASKED) for key in keys]
+        known = look_up(self._store, self.usage, [self._key(one.question) for one in prompts], prompts, enough)
+        if known.pending and not known.ended:
+            self._generate(known)
+        return known.listed()
 
-    def _generate(self, pending: dict[str, Asked], outcomes: dict[str, Outcome], enough: Callable[[str], bool]) -> None:
-        """Generate the answers to ``pending``, by key, until there are ``enough`` with that of a key."""
+    def _generate(self, known: Known[Asked]) -> None:
+        """Generate the answers that are pending, until there are enough."""
+        pending, outcomes, enough = known.pending, known.outcomes, known.enough
+        self._stop.check()
         encoded = self._teacher.preparation.encode([prompt.example for prompt in pending.values()])
         readable, ended = [], False
         for index, key in enumerate(pending):
@@ -114,6 +115,7 @@ class LocalAnswering:
                 nonlocal done, finished
                 if finished:
                     return
+                self._stop.check()
                 started = time.monotonic()
                 answers = generator.generated(self._model, rows, batch, limit, lambda _: self._on_progress(done))
                 seconds = (time.monotonic() - started) / len(batch)
