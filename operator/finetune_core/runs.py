@@ -147,8 +147,10 @@ class StageRun:
 
     @property
     def runs_code(self) -> bool:
-        """Whether the stage runs generated programs: prepare checks the references, evaluate the answers."""
-        return self.spec.evaluation.allow_code_execution and self.id.stage in (Stage.PREPARE, Stage.EVALUATE)
+        """Whether the stage runs generated programs: prepare checks the references, evaluate the answers, and so does
+        a train stage that measures answers and trains nothing."""
+        measures = (Stage.PREPARE, Stage.EVALUATE, *(() if self.spec.method.type.row.trains else (Stage.TRAIN,)))
+        return self.spec.evaluation.allow_code_execution and self.id.stage in measures
 
     def config(self, **local: Any) -> StageConfig:
         """``stage.json`` of this run; ``local`` has the fields that the executor decides: paths and ports."""

@@ -65,6 +65,7 @@ class Client:
         endpoint: The endpoint of the spec.
         field: Its place in the spec, such as ``distillation.teacher.endpoint``, for messages.
         store: Keeps the answers.
+        role: Role of the Secret with its key.
         on_progress: Called about once a second with the number of questions of this call of `ask` that are done.
         patience: How long to wait.
         environment: Environment variables, with those of the Secrets under their prefixes.
@@ -76,6 +77,7 @@ class Client:
         field: str,
         store: AnswerStore,
         *,
+        role: SecretRole = SecretRole.ENDPOINT,
         on_progress: Callable[[int], None] = lambda _: None,
         patience: Patience = Patience(),
         environment: Mapping[str, str] = os.environ,
@@ -87,7 +89,7 @@ class Client:
         self._budget = Budget(field, endpoint.max_requests, endpoint.max_tokens)
         self._on_progress = on_progress
         self._patience = patience
-        self._key = environment.get(f"{SecretRole.ENDPOINT.prefix}{KEY_VARIABLE}") or environment.get(KEY_VARIABLE)
+        self._key = environment.get(f"{role.prefix}{KEY_VARIABLE}") or environment.get(KEY_VARIABLE)
         self._runner = asyncio.Runner()
         self._api: AsyncOpenAI | None = None
         self._quiet_until = 0.0

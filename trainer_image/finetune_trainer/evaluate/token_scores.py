@@ -16,7 +16,7 @@ from finetune_trainer.modelling.batching import BatchLimits, each_batch, length_
 from finetune_trainer.modelling.loading import check_finite
 from finetune_trainer.prepared import IGNORED_LABEL
 
-_LOGITS_AT_ONCE = 1 << 28  # Elements, 1 GiB as float32.
+LOGITS_AT_ONCE = 1 << 28  # Elements, 1 GiB as float32.
 
 
 class Scored(Protocol):
@@ -48,7 +48,7 @@ def token_scores(inputs: EvaluationInputs, rows: Scored, name: str, model: Any, 
     device = inputs.hardware.device
     most = LIMITS[device.type]
     vocabulary = model.config.get_text_config().vocab_size
-    limits = BatchLimits(most.examples, min(most.tokens, _LOGITS_AT_ONCE // vocabulary))
+    limits = BatchLimits(most.examples, min(most.tokens, LOGITS_AT_ONCE // vocabulary))
     limits = limits.unless_alone(inputs.data.handling.batching)
     losses = [np.empty(0, np.float32)] * len(rows.lengths)
     hits = [np.empty(0, np.bool_)] * len(rows.lengths)

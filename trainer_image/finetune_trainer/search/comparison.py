@@ -70,7 +70,7 @@ def _labels(inputs: EvaluationInputs, table: pa.Table, both: _Both) -> Compariso
 
 def _answers(inputs: EvaluationInputs, table: pa.Table, form: AnswerForm, both: _Both) -> Comparison:
     rows = Rows.of_table(table, inputs.spec.task.type.row.placeholders, ())
-    scoring = form.scoring(table, inputs.spec)
+    scoring = form.scoring_for(inputs, table)
     none = np.zeros(len(rows))
 
     def answers(prompt: Prompt, name: str) -> Answers:
@@ -80,7 +80,9 @@ def _answers(inputs: EvaluationInputs, table: pa.Table, form: AnswerForm, both: 
 
     learned = np.ones(len(rows), np.int64)
     found = (answers(both.plain, "plain prompt"), answers(both.best, "best prompt"))
-    return compared(inputs, scoring, learned, found, BaselineKind.PLAIN_PROMPT)
+    comparison = compared(inputs, scoring, learned, found, BaselineKind.PLAIN_PROMPT)
+    details = {**scoring.details, **form.details(inputs, comparison.predictions)}
+    return replace(comparison, details=comparison.details | details)
 
 
 def _described(found: Comparison, record: Record, both: _Both, unusable: int) -> Comparison:
@@ -101,6 +103,7 @@ def _described(found: Comparison, record: Record, both: _Both, unusable: int) ->
             "nearRows": record.near,
             "rowsLookedAt": record.looked_at,
             "proposed": record.proposed,
+            "dropped": record.dropped,
         },
     }
     notes = []

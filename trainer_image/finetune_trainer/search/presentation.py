@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.spec import Metric
+from finetune_api.method_settings import PromptSearchSpec
+from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_trainer.report.charts import Series, line_chart
 from finetune_trainer.report.format import format_change, format_value
 from finetune_trainer.tasks.base import template_of
@@ -55,6 +56,7 @@ def report_section(inputs: ReportInputs, environment: Environment) -> str:
     )
     return template_of(__package__, "report.html.jinja", environment)(
         search=search,
+        proposer=_proposer(inputs.spec),
         title=metric.row.title,
         shares=_shares(search, metric),
         chart=chart,
@@ -64,6 +66,13 @@ def report_section(inputs: ReportInputs, environment: Environment) -> str:
         instruction=inputs.details["prompt"]["instruction"],
         plain_instruction=inputs.details["plainPrompt"],
     )
+
+
+def _proposer(spec: FineTuneJobSpec) -> str:
+    """Who has proposed instructions, as the beginning of a sentence."""
+    settings = spec.method.settings
+    proposer = settings.proposer if isinstance(settings, PromptSearchSpec) else None
+    return f"{proposer.model} at {proposer.url}" if proposer else "The model itself"
 
 
 def _shares(search: Mapping[str, Any], metric: Metric) -> list[tuple[str, str, str]]:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.spec import FineTuneJobSpec
+from finetune_api.secrets import SecretRole
+from finetune_api.spec import EndpointSpec, FineTuneJobSpec
 from finetune_trainer.endpoint.client import Client
 from finetune_trainer.endpoint.messages import Outcome, Question, estimated_tokens
 from finetune_trainer.endpoint.store import AnswerStore
@@ -18,7 +19,9 @@ from finetune_trainer.search.asked import Cost, Inputs, OnExamples, Spent
 from finetune_trainer.search.prompt import Prompt
 
 FIELD = "model.endpoint"
-_DRAWN = {"temperature": 0.9, "max_tokens": 256}
+PROPOSER = "method.promptSearch.proposer"
+_DRAWN = {"temperature": 0.9, "max_tokens": 1024}
+"""Parameters of a proposal. A model that thinks before it answers needs more tokens than the proposal has."""
 
 
 class ServedModel:
@@ -35,6 +38,10 @@ class ServedModel:
         self._parameters: Mapping[str, Any] = {"temperature": 0, "max_tokens": generation.max_new_tokens}
         self.unusable = 0
         """Answers that could not be used."""
+
+    @property
+    def stored_as(self) -> dict[str, Any]:
+        return {}
 
     @property
     def spent(self) -> Spent:
@@ -61,10 +68,14 @@ class ServedModel:
     def answers(self, prompt: Prompt, inputs: Sequence[Inputs], on_examples: OnExamples) -> tuple[list[str], Cost]:
         return self._asked(self._questions(prompt, inputs), on_examples)
 
-    def written(self, message: str, number: int) -> tuple[str, Cost]:
-        question = Question([{"role": "user", "content": message}], {**_DRAWN, "seed": number})
-        answers, cost = self._asked([question], lambda _: None)
-        return answers[0], cost
+    def written(self, messages: Sequence[str], seed: int, on_examples: OnExamples) -> tuple[list[str], Cost]:
+        return self._asked(
+            [
+                Question([{"role": "user", "content": message}], {**_DRAWN, "seed": seed + number})
+                for number, message in enumerate(messages)
+            ],
+            on_examples,
+        )
 
     def _asked(self, questions: Sequence[Question], on_examples: OnExamples) -> tuple[list[str], Cost]:
         outcomes = self._client.ask(questions)
@@ -94,6 +105,18 @@ def served(spec: FineTuneJobSpec, answers: str, on_progress: OnExamples, spent: 
     ):
         client.usage.requests += spent.requests
         client.usage.prompt_tokens += spent.tokens
+        yield ServedModel(spec, client)
+
+
+@contextmanager
+def served_proposer(
+    spec: FineTuneJobSpec, proposer: EndpointSpec, answers: str, on_progress: OnExamples
+) -> Iterator[ServedModel]:
+    """The model behind the endpoint ``proposer``, which writes instructions; otherwise as `served`."""
+    with (
+        AnswerStore(answers) as store,
+        Client(proposer, PROPOSER, store, role=SecretRole.PROPOSER, on_progress=lambda _: on_progress(0)) as client,
+    ):
         yield ServedModel(spec, client)
 
 

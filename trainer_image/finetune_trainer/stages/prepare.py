@@ -226,7 +226,7 @@ def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
 
 
 def _family(spec: FineTuneJobSpec, config: Mapping[str, Any]) -> ModelFamily:
-    return family_of(load_families(), config, spec.task.type.row.families)
+    return family_of(load_families(), config, spec.method.type.row.known_families(spec.task.type))
 
 
 def _check_processes(spec: FineTuneJobSpec, report: DataReport) -> None:

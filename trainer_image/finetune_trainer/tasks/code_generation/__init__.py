@@ -44,7 +44,7 @@ class _Measured(ABC):
         """See `finetune_trainer.tasks.base.TaskForm`; here, answers are always generated."""
 
     def compare(self, inputs: EvaluationInputs) -> Comparison:
-        from finetune_trainer.tasks.code_generation.comparison import compare
+        from finetune_trainer.evaluate.answer_comparison import compare
 
         return compare(inputs, self.answer_form())
 
@@ -76,12 +76,12 @@ class CausalCode(_Measured, GenerativeCausal):
         return CodePreparation(spec, CausalCodeEncoder(spec, tokenizer, max_length))
 
     def answer_form(self) -> AnswerForm:
-        from finetune_trainer.evaluate.answer_scoring import AnswerForm
         from finetune_trainer.evaluate.prompts import CausalPrompts
         from finetune_trainer.tasks.code_generation.causal import decode_code
+        from finetune_trainer.tasks.code_generation.running import CodeForm
         from finetune_trainer.tasks.code_generation.scoring import CodeScoring
 
-        return AnswerForm(CausalPrompts, CodeScoring, decode_code)
+        return CodeForm(CausalPrompts, CodeScoring, decode_code)
 
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         from finetune_trainer.tasks.code_generation.prediction import predict_causal
@@ -106,11 +106,11 @@ class Seq2SeqCode(_Measured, GenerativeSeq2Seq):
         return CodePreparation(spec, Seq2SeqCodeEncoder(spec, tokenizer, max_length, config))
 
     def answer_form(self) -> AnswerForm:
-        from finetune_trainer.evaluate.answer_scoring import AnswerForm
         from finetune_trainer.evaluate.prompts import Seq2SeqPrompts
+        from finetune_trainer.tasks.code_generation.running import CodeForm
         from finetune_trainer.tasks.code_generation.scoring import CodeScoring
 
-        return AnswerForm(Seq2SeqPrompts, CodeScoring)
+        return CodeForm(Seq2SeqPrompts, CodeScoring)
 
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         from finetune_trainer.tasks.code_generation.prediction import predict_seq2seq

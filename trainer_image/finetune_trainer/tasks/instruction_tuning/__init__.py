@@ -69,6 +69,9 @@ class InstructionTuning(DecoderForm):
 
         return AnswerForm(CausalPrompts, SingleReference)
 
+    def plain_instruction(self, spec: FineTuneJobSpec, data: DataReport) -> str:
+        return "{prompt}"
+
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         from finetune_trainer.tasks.instruction_tuning.prediction import predict
 
