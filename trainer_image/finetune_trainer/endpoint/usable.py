@@ -43,6 +43,8 @@ class Verdict:
     """The answer without its reasoning; None if it cannot be used."""
     problem: str = ""
     """Why it cannot be used, as a clause."""
+    spaced: str | None = None
+    """The text with the white space around it, which is content in programs."""
 
     @property
     def suspect(self) -> bool:
@@ -59,7 +61,7 @@ def verdict(outcome: Outcome) -> Verdict:
         return Verdict(None, outcome.problem)
     text = _without_thought(outcome.content or "")
     problem = _problem(outcome, text)
-    return Verdict(None, problem) if problem else Verdict(text.strip())
+    return Verdict(None, problem) if problem else Verdict(text.strip(), spaced=text)
 
 
 def _problem(answer: Answer, text: str) -> str:

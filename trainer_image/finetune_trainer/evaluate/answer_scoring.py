@@ -64,6 +64,8 @@ class AnswerForm:
     scoring: Callable[[pa.Table, FineTuneJobSpec], AnswerScoring]
     decode: Callable[[Any], Decode] = field(default=plain_decode)
     """How a tokenizer decodes answers."""
+    keeps_space: bool = False
+    """Whether white space around an answer is content."""
 
     def scoring_for(self, inputs: EvaluationInputs, table: pa.Table) -> AnswerScoring:
         """The metrics of the answers to the rows of ``table``, where programs may be run."""

@@ -94,11 +94,12 @@ class PromptedForm:
         if inputs.spec.model.endpoint:
             from finetune_trainer.search.served import served
 
-            with (
-                TemporaryDirectory() as scratch,
-                served(inputs.spec, inputs.answers or Path(scratch).as_uri(), on_progress, spent) as model,
-            ):
-                yield model
+            form = self.answer_form()
+            keeps_space = form is not None and form.keeps_space
+            with TemporaryDirectory() as scratch:
+                answers = inputs.answers or Path(scratch).as_uri()
+                with served(inputs.spec, answers, on_progress, spent, keeps_space=keeps_space) as model:
+                    yield model
             return
         from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer, load_saved_tokenizer
         from finetune_trainer.search.local import LocalModel
@@ -143,7 +144,7 @@ class PromptedForm:
         from finetune_trainer.search.presentation import usage
 
         parts = self._form.card(inputs, environment)
-        return replace(parts, usage=usage(self._decoder, inputs, environment), note=_NOTE)
+        return replace(parts, usage=usage(self._decoder, self.answer_form(), inputs, environment), note=_NOTE)
 
     def finish_artifact(self, directory: Path, data: DataReport, spec: FineTuneJobSpec) -> None:
         """Add ``prompt_template.jinja``, where the prompt has one place, and no example after it."""

@@ -14,6 +14,7 @@ from finetune_trainer.tasks.base import template_of
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from finetune_trainer.evaluate.answer_scoring import AnswerForm
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
 
@@ -90,8 +91,15 @@ def _shares(search: Mapping[str, Any], metric: Metric) -> list[tuple[str, str, s
     return rows
 
 
-def usage(decoder: bool, inputs: CardInputs, environment: Environment) -> str:
-    """The program on the model card."""
+def usage(decoder: bool, form: AnswerForm | None, inputs: CardInputs, environment: Environment) -> str:
+    """The program on the model card.
+
+    Args:
+        decoder: Whether the model is a decoder.
+        form: How answers are generated, for a task whose answers are texts.
+        inputs: Inputs of the card.
+        environment: Renders the template.
+    """
     generation = inputs.spec.evaluation.generation
     name = "usage.py.jinja" if decoder else "seq2seq_usage.py.jinja"
     row, endpoint = inputs.spec.task.type.row, inputs.spec.model.endpoint
@@ -103,6 +111,7 @@ def usage(decoder: bool, inputs: CardInputs, environment: Environment) -> str:
         model=endpoint and endpoint.model,
         texts=dict.fromkeys(row.placeholders, "A text"),
         ranks=bool(inputs.data.labels),
+        keeps_space=form is not None and form.keeps_space,
         beams=generation.beams,
         max_new_tokens=generation.max_new_tokens,
         end_tokens=list(inputs.data.end_tokens),

@@ -31,8 +31,15 @@ class ServedModel:
     used, such as a refusal, is no label, or an empty text.
     """
 
-    def __init__(self, spec: FineTuneJobSpec, client: Client) -> None:
+    def __init__(self, spec: FineTuneJobSpec, client: Client, *, keeps_space: bool = False) -> None:
+        """
+        Args:
+            spec: The spec of the job.
+            client: Asks the endpoint.
+            keeps_space: Whether white space around an answer is content.
+        """
         self._spec = spec
+        self._keeps_space = keeps_space
         self._client = client
         generation = spec.evaluation.generation
         self._parameters: Mapping[str, Any] = {"temperature": 0, "max_tokens": generation.max_new_tokens}
@@ -82,14 +89,17 @@ class ServedModel:
         on_examples(len(questions))
         verdicts = [verdict(outcome) for outcome in outcomes]
         self.unusable += sum(one.text is None for one in verdicts)
-        return [one.text or "" for one in verdicts], Cost(sum(map(_tokens, outcomes)))
+        texts = [one.spaced if self._keeps_space else one.text for one in verdicts]
+        return [text or "" for text in texts], Cost(sum(map(_tokens, outcomes)))
 
     def _questions(self, prompt: Prompt, inputs: Sequence[Inputs]) -> list[Question]:
         return [Question(prompt.messages(one), self._parameters) for one in inputs]
 
 
 @contextmanager
-def served(spec: FineTuneJobSpec, answers: str, on_progress: OnExamples, spent: Spent) -> Iterator[ServedModel]:
+def served(
+    spec: FineTuneJobSpec, answers: str, on_progress: OnExamples, spent: Spent, *, keeps_space: bool
+) -> Iterator[ServedModel]:
     """The model behind the endpoint of ``spec``.
 
     Args:
@@ -97,6 +107,7 @@ def served(spec: FineTuneJobSpec, answers: str, on_progress: OnExamples, spent: 
         answers: Directory in which answers are kept.
         on_progress: Called about once a second while the endpoint is asked.
         spent: What an earlier stage or attempt has spent of the budget of the endpoint.
+        keeps_space: Whether white space around an answer is content.
     """
     assert spec.model.endpoint is not None
     with (
@@ -105,7 +116,7 @@ def served(spec: FineTuneJobSpec, answers: str, on_progress: OnExamples, spent: 
     ):
         client.usage.requests += spent.requests
         client.usage.prompt_tokens += spent.tokens
-        yield ServedModel(spec, client)
+        yield ServedModel(spec, client, keeps_space=keeps_space)
 
 
 @contextmanager

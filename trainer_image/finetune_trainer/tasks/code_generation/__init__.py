@@ -81,7 +81,7 @@ class CausalCode(_Measured, GenerativeCausal):
         from finetune_trainer.tasks.code_generation.running import CodeForm
         from finetune_trainer.tasks.code_generation.scoring import CodeScoring
 
-        return CodeForm(CausalPrompts, CodeScoring, decode_code)
+        return CodeForm(CausalPrompts, CodeScoring, decode_code, keeps_space=True)
 
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         from finetune_trainer.tasks.code_generation.prediction import predict_causal
@@ -110,7 +110,7 @@ class Seq2SeqCode(_Measured, GenerativeSeq2Seq):
         from finetune_trainer.tasks.code_generation.running import CodeForm
         from finetune_trainer.tasks.code_generation.scoring import CodeScoring
 
-        return CodeForm(Seq2SeqPrompts, CodeScoring)
+        return CodeForm(Seq2SeqPrompts, CodeScoring, keeps_space=True)
 
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         from finetune_trainer.tasks.code_generation.prediction import predict_seq2seq
