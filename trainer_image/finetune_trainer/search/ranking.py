@@ -44,14 +44,14 @@ class Ranker:
         if not self._decided:
             self._decided = True
             first = prompts.take(np.zeros(1, np.int64))
-            exact = self._plain(first, endings, on_examples)
+            exact = self.plain(first, endings, on_examples)
             self._reuse = reuse_of(self._inputs, self._model, first, endings, exact, seq2seq=self._seq2seq)
         if self._reuse is None:
-            return self._plain(prompts, endings, on_examples)
+            return self.plain(prompts, endings, on_examples)
         return self._reuse.losses(prompts, endings, on_examples)
 
-    def _plain(self, prompts: TokenRows, endings: Endings, on_examples: OnExamples) -> NDArray[Any]:
-        """The losses with each prompt in front of each ending, as a row of its own."""
+    def plain(self, prompts: TokenRows, endings: Endings, on_examples: OnExamples) -> NDArray[Any]:
+        """As `losses`, with each prompt in front of each ending, as a row of its own."""
         rows = (_targets if self._seq2seq else _continued)(prompts, endings)
         rows.check(self._model)
         scores = token_scores(self._inputs, rows, "baseline", self._model, lambda _: on_examples(0))
