@@ -151,8 +151,8 @@ def _generation_rule() -> Rule:
         # A model behind an endpoint generates its labels, too.
         cel=f"self.task.type in {listed(generating)} || has(self.model.endpoint) || !has(self.evaluation) || "
         f"!has(self.evaluation.generation) || !({changed})",
-        message=f"evaluation.generation is only valid for {names_of(generates=True)}; the evaluation of "
-        f"{names_of(generates=False)} generates nothing",
+        message=f"evaluation.generation is only valid for {names_of(generates=True)}, or with model.endpoint; the "
+        f"evaluation of {names_of(generates=False)} generates nothing",
         field="evaluation.generation",
         holds=lambda spec: (
             spec.task.type in generating or spec.model.endpoint is not None or spec.evaluation.generation == default
