@@ -16,9 +16,11 @@ from finetune_api.stage import (
     PrepareResult,
     Progress,
     PublishResult,
+    RespondResult,
     Stage,
     StageError,
     StageReport,
+    TeacherAnswers,
     TrainResult,
 )
 from finetune_core.runs import ObservedRun, RunId, RunState
@@ -141,6 +143,20 @@ def a_report(stage: Stage, attempt: int = 1, evaluation: Evaluation | None = Non
             invalid=0,
             labels=9,
             parameters=22_000_000,
+        ),
+        Stage.RESPOND: RespondResult(
+            uri="s3://adapters/prepared",
+            digest=DIGEST,
+            examples={"train": 4900, "validation": 600, "test": 621},
+            tokens=310_000,
+            responses=TeacherAnswers(
+                used=5500,
+                left_out=88,
+                kept=40,
+                prompt_tokens=200_000,
+                completion_tokens=300_000,
+                problems=("the answer is cut at the limit: 88 prompts",),
+            ),
         ),
         Stage.TRAIN: TrainResult(
             uri="s3://adapters/trained",

@@ -73,6 +73,7 @@ class Phase(StrEnum):
 
     PENDING = "Pending"
     PREPARING = "Preparing"
+    RESPONDING = "Responding"
     TRAINING = "Training"
     EVALUATING = "Evaluating"
     PUBLISHING = "Publishing"
@@ -87,6 +88,7 @@ class Phase(StrEnum):
 class ConditionType(StrEnum):
     ACCEPTED = "Accepted"
     DATA_PREPARED = "DataPrepared"
+    RESPONDED = "Responded"
     TRAINED = "Trained"
     EVALUATED = "Evaluated"
     PUBLISHED = "Published"
@@ -116,7 +118,7 @@ class StageState(StrEnum):
 
 
 class StageStatus(ApiModel):
-    """A stage of the current revision that has started."""
+    """A stage of the current revision that has started; respond also before, in a revision that has it."""
 
     name: Stage = Field(description="Name of the stage.")
     state: StageState = Field(description="State of the stage.")
@@ -242,7 +244,7 @@ class FineTuneJobStatus(ApiModel):
     stages: tuple[StageStatus, ...] = Field(
         default=(),
         max_length=8,
-        description="The stages of the current revision that have started.",
+        description="The stages of the current revision that have started, and respond if it has that stage.",
         json_schema_extra=_ATOMIC_LIST,
     )
     progress: ProgressStatus | None = Field(default=None, description="Progress of the running stage.")
@@ -267,6 +269,12 @@ class FineTuneJobStatus(ApiModel):
     def stage(self, name: Stage) -> StageStatus:
         """The entry of a stage; Pending with attempt 0 when the stage has not started."""
         return next((stage for stage in self.stages if stage.name is name), _NOT_STARTED[name])
+
+    @property
+    def planned(self) -> tuple[Stage, ...]:
+        """The stages of this revision in order: respond only if it was entered when the revision started."""
+        optional = {stage.name for stage in self.stages} & {Stage.RESPOND}
+        return tuple(name for name in STAGES if name is not Stage.RESPOND or name in optional)
 
     def attempts(self, name: Stage) -> int:
         """Number of attempts of a stage in this revision, also before the job returned to it."""

@@ -3,9 +3,10 @@
 ::
 
     <output.uri>/<namespace>/<name>/answers/
-        …                       answers of an endpoint, which all revisions use
+        …                       answers of a teacher or another model, which all revisions use
     <output.uri>/<namespace>/<name>/r<revision>/
         revision.json           lock of the run that writes here, and what the directory belongs to
+        unanswered/             data.json of prepare, if respond lets a teacher answer
         prepared/               data.json, train.arrow, validation.arrow, test.arrow, tokenizer/, adapter/,
                                 learned-rows.npz, test-rows.npy, teacher.jsonl
         checkpoints/step-…/
@@ -88,7 +89,7 @@ class JobLayout:
 
     @property
     def answers(self) -> str:
-        """Directory of the answers of an endpoint, which all revisions use."""
+        """Directory of the answers of a teacher or another model that was asked, which all revisions use."""
         return f"{self.uri}/answers"
 
     @staticmethod
@@ -118,6 +119,10 @@ class RevisionLayout:
     @property
     def prepared(self) -> str:
         return f"{self.training_uri}/prepared"
+
+    @property
+    def unanswered(self) -> str:
+        return f"{self.training_uri}/unanswered"
 
     @property
     def checkpoints(self) -> str:

@@ -61,13 +61,14 @@ Digest = Annotated[str, Field(max_length=128)]
 
 class Stage(StrEnum):
     PREPARE = "prepare"
+    RESPOND = "respond"
     TRAIN = "train"
     EVALUATE = "evaluate"
     PUBLISH = "publish"
 
 
 STAGES = tuple(Stage)
-"""All stages in order."""
+"""All stages in order. Only a job whose teacher generates answers has respond."""
 
 
 class Device(StrEnum):
@@ -210,7 +211,9 @@ class TeacherAnswers(ApiModel):
     used: Count = Field(description="Training and validation prompts with an answer that is learned.")
     left_out: Count = Field(description="Training and validation prompts without one.")
     suspect: Count = Field(default=0, description="Answers that are learned and read like a refusal.")
-    requests: Count = Field(description="Requests to the endpoint in this attempt, retries included.")
+    requests: Count | None = Field(
+        default=None, description="Requests to the endpoint in this attempt, retries included; absent without one."
+    )
     retries: Count = Field(default=0, description="Requests that repeated an earlier one.")
     kept: Count = Field(default=0, description="Answers that were in storage, and were not asked again.")
     prompt_tokens: Count = Field(description="Tokens of the prompts, also of answers that were in storage.")
@@ -226,7 +229,7 @@ class PrepareResult(ApiModel):
     """The result of prepare."""
 
     stage: Literal[Stage.PREPARE] = Field(default=Stage.PREPARE, description="Name of the stage.")
-    uri: Address = Field(description="Directory of the prepared data.")
+    uri: Address = Field(description="Directory of the prepared data, or of the report if a teacher answers later.")
     digest: Digest = Field(description="Digest of the manifest of the directory.")
     inputs_digest: Digest = Field(description="Digest of the data and the base model.")
     examples: dict[str, Count] = Field(description="Examples by split: train, validation, test.")
@@ -242,11 +245,25 @@ class PrepareResult(ApiModel):
         default=None, description="Those that model.quantization rounds; absent without it."
     )
     teacher_parameters: Count | None = Field(
-        default=None, description="Parameters of the teacher that training and evaluation load; absent without one."
+        default=None, description="Parameters of the teacher, if it is a model and no endpoint."
     )
     detected: Foreign = Field(default="", max_length=300, description="What the data was read as, in words.")
     responses: TeacherAnswers | None = Field(
         default=None, description="distillation.mode Responses: the answers of the teacher."
+    )
+
+
+class RespondResult(ApiModel):
+    """The result of respond."""
+
+    stage: Literal[Stage.RESPOND] = Field(default=Stage.RESPOND, description="Name of the stage.")
+    uri: Address = Field(description="Directory of the prepared data, with the answers of the teacher.")
+    digest: Digest = Field(description="Digest of the manifest of the directory.")
+    examples: dict[str, Count] = Field(description="Examples by split: train, validation, test.")
+    tokens: Count = Field(description="Tokens of the train split.")
+    responses: TeacherAnswers = Field(description="The answers of the teacher.")
+    notes: tuple[Annotated[Foreign, Field(max_length=NOTE_LENGTH)], ...] = Field(
+        default=(), max_length=MOST_NOTES, description="What the user should know about the answers."
     )
 
 
@@ -298,7 +315,7 @@ class PublishResult(ApiModel):
 
 
 StageResult = Annotated[
-    PrepareResult | TrainResult | EvaluateResult | PublishResult,
+    PrepareResult | RespondResult | TrainResult | EvaluateResult | PublishResult,
     Field(discriminator="stage"),
 ]
 """The result of a stage."""
@@ -333,7 +350,7 @@ class StageReport(ApiModel):
         room for them, as are the last problems of the answers of a teacher.
         """
         encoded = self._encode()
-        if isinstance(self.result, PrepareResult) and (answers := self.result.responses):
+        if isinstance(self.result, PrepareResult | RespondResult) and (answers := self.result.responses):
             for kept in range(len(answers.problems), -1, -1):
                 shorter = answers.model_copy(update={"problems": answers.problems[:kept]})
                 result = self.result.model_copy(update={"responses": shorter})

@@ -16,7 +16,7 @@ from finetune_api.stage import PrepareResult, Stage, StageReport, World
 from finetune_api.text import clean
 from finetune_cli.local import Machine
 from finetune_cli.local.machine import describe_world
-from finetune_cli.memory import memory_bytes, trains_all
+from finetune_cli.memory import memory_bytes, teacher_bytes, trains_all
 from finetune_cli.output import Output, to_json, write
 from finetune_cli.result import INTERRUPTED, shown_uri
 from finetune_cli.scratch import Prepared, prepare_in
@@ -88,7 +88,7 @@ def summary_lines(spec: FineTuneJobSpec, report: StageReport, result: PrepareRes
         f"tokens    {result.tokens:,} in the training split",
         f"model     {spec.model.address}{parameters}",
         *([f"adapter   {spec.model.adapter.uri}, whose training continues"] if spec.model.adapter else []),
-        *_teacher(spec, result),
+        *_teacher(spec, result, world),
         *_work(spec, result, world),
         "Nothing was stored, and the address of the output was not checked. Run the job without --dry-run.",
     ]
@@ -134,10 +134,14 @@ def _exit_code(report: StageReport | None, stopped: bool) -> int:
     return report.exit_code if report else ExitCode.INTERNAL
 
 
-def _teacher(spec: FineTuneJobSpec, model: PrepareResult) -> list[str]:
+def _teacher(spec: FineTuneJobSpec, model: PrepareResult, world: World) -> list[str]:
     if spec.distillation is None or model.teacher_parameters is None:
         return []
-    return [f"teacher   {spec.distillation.teacher.uri}, {model.teacher_parameters:,} parameters"]
+    line = f"teacher   {spec.distillation.teacher.uri}, {model.teacher_parameters:,} parameters"
+    if spec.distillation.generating_teacher:
+        one = World(workers=1, processes_per_worker=1, device=world.device)
+        line += f": about {size(teacher_bytes(spec, model, one))} on {describe_world(one)} while it answers"
+    return [line]
 
 
 def _and_teacher(spec: FineTuneJobSpec) -> str:

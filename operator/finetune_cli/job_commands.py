@@ -21,7 +21,7 @@ from finetune_cli.options import (
 )
 from finetune_cli.output import Output
 
-StageName = Literal["prepare", "train", "evaluate", "publish"]
+StageName = Literal["prepare", "respond", "train", "evaluate", "publish"]
 AllNamespaces = Annotated[bool, typer.Option("-A", "--all-namespaces", help="List all namespaces.")]
 
 

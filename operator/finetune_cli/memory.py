@@ -24,9 +24,15 @@ def memory_bytes(spec: FineTuneJobSpec, model: PrepareResult, world: World) -> i
     """
     width = _width(_precision(spec, world))
     # With weight 0, training does not load the teacher.
-    teacher = model.teacher_parameters if spec.distillation and spec.distillation.weight else None
+    learns = spec.distillation and spec.distillation.generating_teacher is None and spec.distillation.weight
+    teacher = model.teacher_parameters if learns else None
     of_teacher = (teacher or 0) * width / (world.size if spec.distributed.zero.stage == 3 else 1)
     return round(_bytes_of_base(spec, model.parameters, model.rounded_parameters, width, world) + of_teacher)
+
+
+def teacher_bytes(spec: FineTuneJobSpec, model: PrepareResult, world: World) -> int:
+    """Bytes of the weights of a teacher that generates answers."""
+    return round((model.teacher_parameters or 0) * _width(_precision(spec, world)))
 
 
 @dataclass(frozen=True)

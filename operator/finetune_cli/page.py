@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from finetune_api.job import ConditionType, FineTuneJob, StageState, StageStatus
-from finetune_api.stage import STAGES
 from finetune_api.text import clean
 from finetune_cli.place import Place
 from finetune_cli.result import comparison, failure_lines, gate_lines, report_uri, shown_uri
@@ -18,7 +17,7 @@ def page(view: View, phase: str, place: Place) -> list[str]:
     first, second = heading(job, view.world)
     lines = [f"{first}: {phase}", second, *_problems(job, view)]
     if status.revision:
-        lines += ["", *(_stage(status.stage(name), view) for name in STAGES)]
+        lines += ["", *(_stage(status.stage(name), view) for name in status.planned)]
     if status.evaluation:
         lines += ["", *comparison(status.evaluation), *gate_lines(status.evaluation)]
     lines += [""] if status.artifact or status.failure or status.checkpoint or status.evaluation else []

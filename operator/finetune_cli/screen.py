@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO
 
 from finetune_api.job import FailureStatus, FineTuneJobStatus, StageState, StageStatus
-from finetune_api.stage import STAGES
 from finetune_api.text import clean
 from finetune_cli.text import PlainLines, done_text, heading, retry_text
 from finetune_cli.view import Running, View
@@ -96,7 +95,7 @@ def render(view: View) -> Group:
     table.add_column(width=1)
     table.add_column(width=8)
     table.add_column(ratio=1)
-    for name in STAGES if status.revision else ():
+    for name in status.planned if status.revision else ():
         _add_stage(table, status.stage(name), view)
     parts.append(table)
     failure = status.failure

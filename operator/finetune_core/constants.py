@@ -7,6 +7,7 @@ from finetune_api.stage import Stage
 
 CONDITION_OF = {
     Stage.PREPARE: ConditionType.DATA_PREPARED,
+    Stage.RESPOND: ConditionType.RESPONDED,
     Stage.TRAIN: ConditionType.TRAINED,
     Stage.EVALUATE: ConditionType.EVALUATED,
     Stage.PUBLISH: ConditionType.PUBLISHED,

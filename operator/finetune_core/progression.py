@@ -17,7 +17,6 @@ from finetune_api.job import (
     StageStatus,
 )
 from finetune_api.stage import (
-    STAGES,
     EvaluateResult,
     PrepareResult,
     Progress,
@@ -39,6 +38,8 @@ APPEARS_WITHIN = timedelta(seconds=30)
 """A run that was started and is not observed after this time is lost."""
 
 _MAX_MESSAGE_LENGTH = 2000
+_OF_WEIGHTS = (Stage.RESPOND, Stage.TRAIN)
+"""The stages that a revision with the weights of an earlier one does not need."""
 _NOT_WAITING: dict[str, Any] = dict.fromkeys(("waiting_for", "waiting_since", "incomplete_since"))
 
 
@@ -77,11 +78,11 @@ class Progression:
 def advance(status: FineTuneJobStatus, spec: FineTuneJobSpec, observed: Observed, now: datetime) -> Progression:
     """The progression after the observed runs. Conditions and phase of its status are not updated yet."""
     progress = Progression(status.model_copy(update={"progress": None}))
-    for name in STAGES:
+    for name in progress.status.planned:
         stage = progress.status.stage(name)
         if stage.state is StageState.SUCCEEDED:
             continue
-        if name is Stage.TRAIN and _has_weights(progress.status):
+        if name in _OF_WEIGHTS and _has_weights(progress.status):
             progress = replace(progress, status=_with_earlier_weights(progress.status, stage, now))
             continue
         if stage.state is StageState.FAILED:
@@ -101,7 +102,8 @@ def _has_weights(status: FineTuneJobStatus) -> bool:
 def _with_earlier_weights(status: FineTuneJobStatus, stage: StageStatus, now: datetime) -> FineTuneJobStatus:
     assert status.training
     moment = to_text(now)
-    message = f"Not trained again: the weights of revision {status.training.revision} are used"
+    verb, what = ("trained", "weights") if stage.name is Stage.TRAIN else ("asked", "answers")
+    message = f"Not {verb} again: the {what} of revision {status.training.revision} are used"
     times = {"start_time": moment, "attempt_start_time": moment, "completion_time": moment}
     return status.with_stage(stage.model_copy(update={"state": StageState.SUCCEEDED, "message": message, **times}))
 

@@ -147,10 +147,11 @@ class StageRun:
 
     @property
     def runs_code(self) -> bool:
-        """Whether the stage runs generated programs: prepare checks the references, evaluate the answers, and so does
-        a train stage that measures answers and trains nothing."""
-        measures = (Stage.PREPARE, Stage.EVALUATE, *(() if self.spec.method.type.row.trains else (Stage.TRAIN,)))
-        return self.spec.evaluation.allow_code_execution and self.id.stage in measures
+        """Whether the stage runs generated programs: prepare and respond check the references, evaluate the answers,
+        and so does a train stage that measures answers and trains nothing."""
+        measures = () if self.spec.method.type.row.trains else (Stage.TRAIN,)
+        runs = (Stage.PREPARE, Stage.RESPOND, Stage.EVALUATE, *measures)
+        return self.spec.evaluation.allow_code_execution and self.id.stage in runs
 
     def config(self, **local: Any) -> StageConfig:
         """``stage.json`` of this run; ``local`` has the fields that the executor decides: paths and ports."""

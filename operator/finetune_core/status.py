@@ -19,7 +19,7 @@ from finetune_api.job import (
     StageStatus,
 )
 from finetune_api.layout import REPORT
-from finetune_api.stage import STAGES, CheckpointRef, Stage
+from finetune_api.stage import CheckpointRef, Stage
 from finetune_core.constants import CONDITION_OF
 from finetune_core.remedies import after_last_attempt
 from finetune_core.runs import Refusal
@@ -37,6 +37,7 @@ _LONGEST_ADDRESS = 200
 
 _PHASE_OF = {
     Stage.PREPARE: Phase.PREPARING,
+    Stage.RESPOND: Phase.RESPONDING,
     Stage.TRAIN: Phase.TRAINING,
     Stage.EVALUATE: Phase.EVALUATING,
     Stage.PUBLISH: Phase.PUBLISHING,
@@ -142,7 +143,9 @@ def phase_of(status: FineTuneJobStatus, suspension: Suspension) -> Phase:
 
 def current_stage(status: FineTuneJobStatus) -> StageStatus | None:
     """The first stage that has not succeeded; None when all have."""
-    return next((stage for name in STAGES if (stage := status.stage(name)).state is not StageState.SUCCEEDED), None)
+    return next(
+        (stage for name in status.planned if (stage := status.stage(name)).state is not StageState.SUCCEEDED), None
+    )
 
 
 def _transition_time(new: _Condition, before: Condition | None, now: datetime) -> str:

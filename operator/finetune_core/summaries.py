@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from finetune_api.evaluation import BaselineKind, Evaluation, MetricResult
 from finetune_api.job import EvaluationStatus, FineTuneJobStatus, ProgressStatus
 from finetune_api.stage import (
@@ -9,6 +11,7 @@ from finetune_api.stage import (
     PrepareResult,
     Progress,
     PublishResult,
+    RespondResult,
     SearchSummary,
     StageReport,
     TeacherAnswers,
@@ -33,6 +36,8 @@ def summary(report: StageReport) -> str:
     match report.result:
         case PrepareResult():
             return _prepared(report.result)
+        case RespondResult():
+            return _responded(report.result)
         case TrainResult():
             return _trained(report.result)
         case EvaluateResult():
@@ -90,9 +95,7 @@ def size(count: int) -> str:
 
 
 def _prepared(result: PrepareResult) -> str:
-    known = [(name, result.examples.get(key)) for key, name in _SPLIT_NAMES.items()]
-    counts = [f"{count:,} {name}" for name, count in known if count is not None]
-    sentence = f"{_listed(counts)} examples" if counts else "no examples"
+    sentence = _counts(result.examples)
     if result.labels:
         sentence += f", {result.labels} labels"
     dropped = [
@@ -111,13 +114,28 @@ def _prepared(result: PrepareResult) -> str:
     return "; ".join(parts)
 
 
+def _responded(result: RespondResult) -> str:
+    return "; ".join([_answers(result.responses), _counts(result.examples), *result.notes])
+
+
+def _counts(examples: Mapping[str, int]) -> str:
+    """The examples of each split: ``4,967 training, 621 validation and 621 test examples``."""
+    known = [(name, examples.get(key)) for key, name in _SPLIT_NAMES.items()]
+    counts = [f"{count:,} {name}" for name, count in known if count is not None]
+    return f"{_listed(counts)} examples" if counts else "no examples"
+
+
 def _answers(answers: TeacherAnswers) -> str:
     tokens = answers.prompt_tokens + answers.completion_tokens
-    kept = f", {answers.kept:,} answers kept from before" if answers.kept else ""
+    spent = [
+        *([f"{answers.requests:,} requests"] if answers.requests is not None else []),
+        *([f"{answers.kept:,} answers kept from before"] if answers.kept else []),
+        f"{tokens:,} tokens",
+    ]
     left_out = f"; left out: {'; '.join(answers.problems)}" if answers.problems else ""
     return (
         f"the teacher answered {answers.used:,} of {answers.used + answers.left_out:,} prompts "
-        f"({answers.requests:,} requests{kept}, {tokens:,} tokens){left_out}"
+        f"({', '.join(spent)}){left_out}"
     )
 
 

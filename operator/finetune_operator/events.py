@@ -72,7 +72,7 @@ def unreported(status: FineTuneJobStatus, now: datetime) -> Iterator[JobEvent]:
 
 def _earlier(status: FineTuneJobStatus, since: str) -> FineTuneJobStatus:
     """What ``status`` was before ``since``, as far as it tells."""
-    stages = {stage.name: stage for stage in status.stages if (stage.attempt_start_time or "") < since}
+    stages = {stage.name: stage for stage in status.stages if "" < (stage.attempt_start_time or "") < since}
     if not stages and status.history:
         previous = status.history[-1]
         return FineTuneJobStatus(revision=previous.revision, spec_digest=previous.spec_digest)

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from finetune_api.stage import STAGES
 from finetune_api.tables.code import CodeLanguage
 from finetune_trainer.predict import Request, predict
 from finetune_trainer.splits import open_split
@@ -19,6 +18,7 @@ from finetune_trainer.tasks.code_generation.texts import sample
 from tests.trainer.code_models import byte_level_tokenizer, save_llama_with
 from tests.trainer.pair_models import save_t5_with
 from tests.trainer.stages import TinyJob, write_jsonl
+from tests.usual_stages import STAGES
 
 ROWS = [
     ("def area(w, h):\n", "    return w * h\n", "assert area(2, 3) == 6\n"),

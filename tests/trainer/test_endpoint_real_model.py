@@ -79,7 +79,7 @@ def test_answers_and_errors_of_a_real_server(url: str, model: Path, tmp_path: Pa
         assert 0 < outcome.completion_tokens <= 4
         assert outcome.prompt_tokens == 6
         # The model is not trained: it goes on to the limit.
-        assert verdict(outcome).problem == "the answer is cut at the limit of the endpoint"
+        assert verdict(outcome).problem == "the answer is cut at the limit of tokens"
     with pytest.raises(StageFailure) as caught:
         ask(url, "no-such-model", tmp_path / "others")
     assert caught.value.reason in (Reason.BAD_CONFIGURATION, Reason.NOT_FOUND)

@@ -12,7 +12,6 @@ import pytest
 from transformers import AutoTokenizer
 
 from finetune_api.failures import Reason
-from finetune_api.stage import STAGES
 from finetune_trainer.context import StageContext
 from finetune_trainer.predict import Request, predict
 from finetune_trainer.splits import open_split
@@ -20,6 +19,7 @@ from tests.trainer.code_models import save_llama_with
 from tests.trainer.pair_models import save_t5, word_tokenizer
 from tests.trainer.prepare_fixtures import a_context, json_lines, prepared, refused, stored
 from tests.trainer.stages import TinyJob, write_jsonl
+from tests.usual_stages import STAGES
 
 WORDS = [f"w{number:02}" for number in range(48)]
 LENGTH = {"t5": 34, "llama": 66}

@@ -20,7 +20,6 @@ from tokenizers import processors
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from finetune_api.failures import Reason
-from finetune_api.stage import STAGES
 from finetune_trainer.predict import Request, predict
 from finetune_trainer.splits import open_split
 from finetune_trainer.tasks.language_modeling import task
@@ -29,6 +28,7 @@ from finetune_trainer.tasks.language_modeling.training import JoinedDocuments
 from tests.trainer.pair_models import word_tokenizer
 from tests.trainer.stages import TinyJob
 from tests.trainer.tiny_models import make_texts
+from tests.usual_stages import STAGES
 
 DOCUMENTS = ["a b c", "d e f g h", "i j", "k l m n o p q", "r", "s t u v"]
 """22 words in 6 documents."""

@@ -17,13 +17,14 @@ import pytest
 
 from finetune_api.failures import ExitCode, Reason
 from finetune_api.job import FailureStatus, Phase, StageState
-from finetune_api.stage import STAGES, Device, Stage, StageConfig
+from finetune_api.stage import Device, Stage, StageConfig
 from finetune_cli.local import Executor, LocalError, Machine, Snapshot, StateDirectory, outage
 from finetune_cli.local.errors import cannot_write
 from finetune_cli.result import exit_code
 from tests.apiserver.control_plane import wait_until
 from tests.builders import a_job, a_report, stage_status
 from tests.trainer.local_session import ROOT, Session, attempts, directory, is_running, works_in
+from tests.usual_stages import STAGES
 
 pytestmark = pytest.mark.usefixtures("stage_program")
 

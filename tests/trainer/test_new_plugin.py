@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from finetune_api.stage import STAGES, Stage
+from finetune_api.stage import Stage
 from tests.trainer.stages import TinyJob, classification_job, write_jsonl
 from tests.trainer.tiny_models import LABELS, make_texts
+from tests.usual_stages import STAGES
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("operator/finetune_api", "trainer_image/finetune_trainer")

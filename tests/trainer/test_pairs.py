@@ -15,7 +15,6 @@ from prepare_fixtures import a_context, json_lines, prepared, refused, stored
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from finetune_api.failures import Reason
-from finetune_api.stage import STAGES
 from finetune_trainer.evaluate.generation import until_end
 from finetune_trainer.evaluate.prompts import CausalPrompts, Seq2SeqPrompts
 from finetune_trainer.modelling.shift import shift_of
@@ -24,49 +23,12 @@ from finetune_trainer.splits import open_split
 from finetune_trainer.tasks.summarization import Summarization
 from finetune_trainer.train.seq2seq import Seq2SeqCollator, Seq2SeqDataset, loss
 from tests.trainer.pair_models import save_marian, save_nllb, save_t5
-from tests.trainer.stages import TinyJob, write_jsonl
-from tests.trainer.tiny_models import FILLER, LABELS, make_texts, save_llama
+from tests.trainer.pairs_fixtures import by_heart
+from tests.trainer.stages import TinyJob
+from tests.trainer.tiny_models import FILLER, LABELS, save_llama
 
-SOURCES = [text for text, _ in make_texts(24, 2)]
 PAIRS = [("good morning", "guten morgen"), ("the cat sleeps", "die katze schläft"), ("it rains", "es regnet")] * 4
 TRANSLATION = {"type": "Translation", "sourceLanguage": "en", "targetLanguage": "de"}
-
-
-def by_heart(root: Path, model: str, method: str) -> TinyJob:
-    """Learn a few summaries, each the last three words of its text, and run all stages."""
-    rows = [{"text": f"{text} today there", "summary": f"{text.split()[-1]} today there"} for text in SOURCES]
-    if model == "t5":
-        save_t5(root / "base", [text for row in rows for text in row.values()] + ["summarize: "])
-    else:
-        save_llama(root / "base")
-        (root / "base" / "chat_template.jinja").unlink()  # It gets that of text-to-text tasks.
-    uri = write_jsonl(root / "rows.jsonl", rows)
-    spec = {
-        "model": {"uri": (root / "base").as_uri()},
-        "task": {"type": "Summarization"},
-        "dataset": {
-            "train": {"uri": uri},
-            "validation": {"uri": uri},
-            "test": {"uri": uri},
-            "cleaning": {"deduplicate": "None"},
-        },
-        "method": {"type": method},
-        "training": {
-            "maxSteps": 80,
-            "evaluateEverySteps": 40,
-            "batchSize": 8,
-            "learningRate": 1e-2,
-            "maxSequenceLength": 48,
-        },
-        "evaluation": {"generation": {"maxNewTokens": 6}, "publishWorse": True},
-        "distributed": {"gpusPerWorker": 0, "zero": {"stage": 0}},
-        "output": {"uri": (root / "storage").as_uri(), "keep": {"preparedData": True}},
-    }
-    job = TinyJob(root, spec, f"{model}-{method.lower()}")
-    for stage in STAGES:
-        outcome = job.run(stage)
-        assert outcome.code == 0, outcome.log
-    return job
 
 
 @pytest.fixture(scope="module", params=[("t5", "Full"), ("t5", "LoRA"), ("llama", "Full")], ids="-".join)

@@ -17,11 +17,11 @@ from finetune_trainer.context import StageContext
 from finetune_trainer.endpoint.client import Client, Patience
 from finetune_trainer.host.inputs import data_digest
 from finetune_trainer.manifests import read_manifest
-from finetune_trainer.prepare import responses
 from finetune_trainer.row_hashes import read_learned
 from finetune_trainer.splits import open_split
 from finetune_trainer.tasks.instruction_tuning.messages import conversation
 from finetune_trainer.tasks.instruction_tuning.teaching import question, with_answer
+from finetune_trainer.teaching import answering
 from tests.endpoint_server import Reply, answer, endpoint, error
 from tests.trainer.pair_models import save_t5
 from tests.trainer.prepare_fixtures import (
@@ -38,7 +38,7 @@ from tests.trainer.responses_fixtures import CHAT, Job, learned, measured, promp
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(responses, "Client", partial(Client, patience=Patience(tries=3, first_wait=0.01)))
+    monkeypatch.setattr(answering, "Client", partial(Client, patience=Patience(tries=3, first_wait=0.01)))
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,8 @@ def test_only_whole_answers_are_learned_and_every_other_is_reported(tmp_path: Pa
         assert [(one["source"], one["answer"]) for one in measured(context)] == [("test.jsonl:1", "A whole answer.")]
         assert report.responses
         assert [(row.file, row.line, row.problem) for row in report.responses.left_out] == [
-            ("train.jsonl", 2, "the answer is cut at the limit of the endpoint"),
-            ("train.jsonl", 3, "the answer is cut at the limit of the endpoint, and has only reasoning"),
+            ("train.jsonl", 2, "the answer is cut at the limit of tokens"),
+            ("train.jsonl", 3, "the answer is cut at the limit of tokens, and has only reasoning"),
             ("train.jsonl", 5, "the endpoint marks the answer as a refusal"),
             ("train.jsonl", 6, "the content filter of the endpoint has stopped the answer"),
             ("train.jsonl", 7, "the answer is empty"),
@@ -96,7 +96,7 @@ def test_only_whole_answers_are_learned_and_every_other_is_reported(tmp_path: Pa
         assert result.responses
         assert (result.responses.used, result.responses.left_out) == (6, 7)
         assert len(result.responses.problems) == 7
-        assert "1 at train.jsonl:2: the answer is cut at the limit of the endpoint" in result.responses.problems
+        assert "1 at train.jsonl:2: the answer is cut at the limit of tokens" in result.responses.problems
         assert (result.responses.requests, result.responses.retries) == (18, 4)
         assert (result.responses.prompt_tokens, result.responses.completion_tokens) == (130, 65)
         assert sorted(server.prompts().values()) == [1] * 12 + [3, 3]
@@ -116,7 +116,7 @@ def test_too_many_answers_that_cannot_be_used_fail_the_job_before_all_are_asked(
     assert failure.reason is Reason.BAD_DATA
     assert "answers of the teacher cannot be used, more than 5 % of" in failure.message
     assert "prompts (distillation.maxFailed): " in failure.message
-    assert ": the answer is cut at the limit of the endpoint; correct the teacher" in failure.message
+    assert ": the answer is cut at the limit of tokens; correct the teacher" in failure.message
     assert len(server.asked) < 1000
 
 

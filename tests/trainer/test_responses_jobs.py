@@ -124,6 +124,6 @@ def test_the_teacher_is_measured_beside_its_student(job: TinyJob) -> None:
     assert measured.evaluation["testDigest"] == without
     page = (measured.revision / "evaluated" / "report.html").read_text()
     assert "Prompts that are left out, because the teacher has no usable answer" in page
-    assert "the answer is cut at the limit of the endpoint" in page
+    assert "the answer is cut at the limit of tokens" in page
     assert "Answers that are learned" in page
     assert '<th class="n">Teacher</th>' in page

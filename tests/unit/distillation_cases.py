@@ -14,6 +14,7 @@ _URI_OR_ENDPOINT = "set either teacher.uri or teacher.endpoint"
 _REVISION = "revision is only valid for an hf:// teacher"
 _SECRET = "teacher.secretRef requires uri"
 _FOR_LOGITS = "is only valid for mode Logits"
+_LIMIT = "teacher.maxNewTokens requires teacher.uri and mode Responses"
 _TOO_SMALL = "distillation cannot be combined with method IA3 or PromptTuning or PrefixTuning or PTuning, which trains"
 
 
@@ -74,7 +75,10 @@ CHAT_DISTILLATION_CASES: tuple[tuple[Any, ...], ...] = (
             maxFailed=1,
         ),
     ),
-    ("responses of a model", _taught(mode="Responses"), "mode Responses requires teacher.endpoint: serve"),
+    ("responses of a model", _taught(mode="Responses")),
+    ("long responses of a model", _taught(mode="Responses", teacher={**TEACHER, "maxNewTokens": 8192})),
+    ("a limit of tokens with Logits", _taught(teacher={**TEACHER, "maxNewTokens": 8}), _LIMIT),
+    ("a limit of tokens for an endpoint", _served(teacher={"endpoint": ENDPOINT, "maxNewTokens": 8}), _LIMIT),
     ("the temperature of responses", _served(temperature=1), f"temperature {_FOR_LOGITS}"),
     ("the weight of responses", _served(weight=1), f"weight {_FOR_LOGITS}"),
 )

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob
 from finetune_api.spec import Metric
-from finetune_api.stage import STAGES, Stage
+from finetune_api.stage import Stage
 from finetune_cli import job_commands
 from finetune_cli.get import rows
 from finetune_cli.logs import Wanted, chosen, logs
@@ -44,6 +44,7 @@ from tests.builders import (
     failed,
     succeeded,
 )
+from tests.usual_stages import STAGES
 
 
 def a_job_after(*runs: ObservedRun, **spec: Any) -> FineTuneJob:

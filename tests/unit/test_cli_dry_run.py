@@ -76,6 +76,18 @@ def test_memory_of_a_teacher(weight: float, zero: int, precision: str, expected:
     assert ("and those of the teacher" in lines[-2]) is (weight > 0)
 
 
+def test_memory_of_a_teacher_that_generates_answers() -> None:
+    """It is not loaded in training."""
+    distillation = {"mode": "Responses", "teacher": {"uri": "hf://owner/teacher"}}
+    plan = {"distributed": {"zero": {"stage": 2}}, "training": {"precision": "BF16"}}
+    spec = a_job(task={"type": "InstructionTuning"}, distillation=distillation, **plan).spec
+    result = model_of(1_000_000).model_copy(update={"teacher_parameters": 3_000_000})
+    assert memory_bytes(spec, result, GPUS) == memory_bytes(spec, model_of(1_000_000), GPUS)
+    lines = summary_lines(spec, a_report(Stage.PREPARE), result, GPUS)
+    assert "teacher   hf://owner/teacher, 3,000,000 parameters: about 6.0 MB on 1 GPU while it answers" in lines
+    assert "teacher" not in lines[-2]
+
+
 def test_lines_name_data_model_training_and_memory() -> None:
     report = a_report(Stage.PREPARE)
     assert isinstance(report.result, PrepareResult)

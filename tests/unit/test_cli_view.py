@@ -17,7 +17,7 @@ from finetune_api.evaluation import Costs, GateResult, ModelCost
 from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob, FineTuneJobStatus, Phase, RevisionRecord
 from finetune_api.spec import Metric
-from finetune_api.stage import STAGES, Device, EvaluateResult, Stage, StageReport, World
+from finetune_api.stage import Device, EvaluateResult, Stage, StageReport, World
 from finetune_cli.local import Machine, Snapshot, StateDirectory
 from finetune_cli.local.outage import outage_after
 from finetune_cli.output import to_json
@@ -44,6 +44,7 @@ from tests.builders import (
     killed,
     succeeded,
 )
+from tests.usual_stages import STAGES
 
 CPUS = World(workers=1, processes_per_worker=2, device=Device.CPU)
 

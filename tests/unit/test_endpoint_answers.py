@@ -100,14 +100,14 @@ class TestVerdict:
     @pytest.mark.parametrize(
         ("reply", "problem"),
         [
-            (answer("An answer that was cut in the mid", "length"), "the answer is cut at the limit of the endpoint"),
+            (answer("An answer that was cut in the mid", "length"), "the answer is cut at the limit of tokens"),
             (
                 answer(None, "length", reasoning_content="First I"),
-                "the answer is cut at the limit of the endpoint, and has only reasoning",
+                "the answer is cut at the limit of tokens, and has only reasoning",
             ),
             (
                 answer("<think>First I", "length"),
-                "the answer is cut at the limit of the endpoint, and has only reasoning",
+                "the answer is cut at the limit of tokens, and has only reasoning",
             ),
             (answer("<think>First I"), "the reasoning in the answer does not end"),
             (answer("<think>First.</think>"), "the answer has only reasoning"),

@@ -15,6 +15,7 @@ from finetune_core.reconcile import plan
 from finetune_core.runs import Observed, ObservedRun, PendingCause, RunState
 from finetune_operator.events import JobEvent, event_object, events_between, unreported
 from tests.builders import NOON, a_job, a_run, after, an_evaluation, failed, killed, succeeded
+from tests.usual_stages import STAGES
 
 REFUSED = an_evaluation(GateResult(metric=Metric.ACCURACY, minimum=0.9, value=0.84, passed=False))
 
@@ -43,7 +44,7 @@ def life(job: FineTuneJob, *observations: tuple[ObservedRun, ...], interval: flo
 
 
 def test_each_stage_of_a_successful_job_gets_its_events() -> None:
-    done = [succeeded(stage) for stage in Stage]
+    done = [succeeded(stage) for stage in STAGES]
     events = life(a_job(), (), *[tuple(done[:count]) for count in range(1, 5)])
     assert [one.reason for one in events] == [
         "PrepareStarted",

@@ -10,7 +10,7 @@ from finetune_api.evaluation import GateResult
 from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob, FineTuneJobStatus
 from finetune_api.spec import Metric
-from finetune_api.stage import STAGES, Stage
+from finetune_api.stage import Stage
 from finetune_core.reconcile import plan
 from finetune_core.runs import Observed, ObservedRun, RunId, RunState
 from finetune_kube.objects import ChildJob
@@ -18,6 +18,7 @@ from finetune_operator.metrics import Metrics
 from finetune_operator.outcomes import Outcomes
 from tests.builders import NOON, a_job, a_run, after, an_evaluation, failed, killed, run_id, succeeded
 from tests.kube_objects import a_child, job_of
+from tests.usual_stages import STAGES
 
 KEY = ("team-a", "intents")
 REFUSED = an_evaluation(GateResult(metric=Metric.ACCURACY, minimum=0.9, value=0.84, passed=False))

@@ -13,6 +13,7 @@ from finetune_core.policies.retention import expires_at, obsolete
 from finetune_core.policies.revision import trained_again
 from finetune_core.times import to_text
 from tests.builders import NOON, a_job, a_run, after, failed, run_id, succeeded
+from tests.usual_stages import STAGES
 
 
 class TestEndedRuns:
@@ -21,7 +22,7 @@ class TestEndedRuns:
         assert obsolete(FineTuneJobStatus(revision=1), runs) == [run_id(Stage.TRAIN, 1), run_id(Stage.TRAIN, 2)]
 
     def test_attempts_are_counted_per_stage(self) -> None:
-        runs = [succeeded(stage) for stage in Stage]
+        runs = [succeeded(stage) for stage in STAGES]
         assert obsolete(FineTuneJobStatus(revision=1), runs) == []
 
     def test_runs_of_earlier_revisions_are_deleted(self) -> None:

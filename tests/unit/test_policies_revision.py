@@ -6,11 +6,12 @@ from finetune_api.evaluation import GateResult
 from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob, StageState, spec_digest
 from finetune_api.spec import Metric
-from finetune_api.stage import STAGES, Stage
+from finetune_api.stage import Stage
 from finetune_core.policies.revision import HISTORY_LIMIT, current_revision, evaluated_again, reopened, trained_again
 from finetune_core.reconcile import plan
 from finetune_core.runs import Observed, ObservedRun
 from tests.builders import NOON, a_job, a_run, after, an_evaluation, failed, killed, stage_status, succeeded
+from tests.usual_stages import STAGES
 
 
 def test_same_spec_is_the_same_revision() -> None:

@@ -12,7 +12,7 @@ from finetune_api.evaluation import GateResult
 from finetune_api.failures import ExitCode, Fault, Reason
 from finetune_api.job import ConditionType, FineTuneJob, Phase, StageState
 from finetune_api.spec import Metric
-from finetune_api.stage import STAGES, Stage, StageError, StageReport
+from finetune_api.stage import Stage, StageError, StageReport
 from finetune_core.runs import Plan, RunState
 from tests.builders import (
     NOON,
@@ -28,6 +28,7 @@ from tests.builders import (
     succeeded,
 )
 from tests.passes import in_training, pass_, started
+from tests.usual_stages import STAGES
 
 
 class TestRetriableFailure:

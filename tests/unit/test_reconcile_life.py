@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from finetune_api.failures import Reason
 from finetune_api.job import ConditionType, FineTuneJob, FineTuneJobStatus, Phase, StageState
-from finetune_api.stage import STAGES, Device, PrepareResult, PublishResult, Stage, TeacherAnswers
+from finetune_api.stage import Device, PrepareResult, PublishResult, Stage, TeacherAnswers
 from finetune_core.reconcile import plan
 from finetune_core.runs import Observed, ObservedRun, PendingCause, Plan, RunState
 from finetune_core.summaries import summary
@@ -23,6 +23,7 @@ from tests.builders import (
     stage_status,
     succeeded,
 )
+from tests.usual_stages import STAGES
 
 
 def pass_(job: FineTuneJob, *runs: ObservedRun, stop: bool = False, at: float = 0) -> tuple[FineTuneJob, Plan]:

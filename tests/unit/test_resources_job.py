@@ -162,13 +162,14 @@ class TestEveryStage:
 
 
 class TestGpus:
-    def test_are_requested_by_train_and_evaluate_only(self) -> None:
+    def test_are_requested_by_stages_that_load_a_model(self) -> None:
         requested = {
             stage: container_of(made(stage, distributed={"gpusPerWorker": 4}))["resources"].get("limits", {})
             for stage in STAGES
         }
         assert requested == {
             Stage.PREPARE: {},
+            Stage.RESPOND: {"nvidia.com/gpu": "1"},
             Stage.TRAIN: {"nvidia.com/gpu": "4"},
             Stage.EVALUATE: {"nvidia.com/gpu": "1"},
             Stage.PUBLISH: {},
@@ -189,6 +190,7 @@ class TestGpus:
         on_gpus = {"podAffinity": {}, "nodeAffinity": {kind: [zone, elsewhere]}}
         assert affinity == {
             Stage.PREPARE: configured,
+            Stage.RESPOND: on_gpus,
             Stage.TRAIN: on_gpus,
             Stage.EVALUATE: on_gpus,
             Stage.PUBLISH: configured,

@@ -8,7 +8,7 @@ import pytest
 
 from finetune_api.failures import Reason
 from finetune_api.job import ConditionType, FineTuneJob, FineTuneJobStatus, Phase
-from finetune_api.stage import STAGES, CodeExecution, Stage, StageConfig
+from finetune_api.stage import CodeExecution, Stage, StageConfig
 from finetune_core import names
 from finetune_core.reconcile import plan
 from finetune_core.runs import Observed, ObservedRun, Plan, Refusal, RunState
@@ -20,6 +20,7 @@ from finetune_operator.settings import CaBundle, StagePod, TrainerSettings
 from finetune_operator.settings import CodeExecution as CodeExecutionSettings
 from tests.builders import RUNS_CODE, a_job, a_run, after, condition, succeeded
 from tests.unit.test_resources_job import a_stage_run
+from tests.usual_stages import STAGES
 
 FORBIDS = TrainerSettings(image="finetune-trainer:test")
 ALLOWS = TrainerSettings(image="finetune-trainer:test", code_execution=CodeExecutionSettings(allowed=True))
@@ -95,10 +96,10 @@ def stage_config(template: dict[str, Any]) -> StageConfig:
 
 
 class TestSidecar:
-    @pytest.mark.parametrize("stage", STAGES)
-    def test_is_beside_prepare_and_evaluate_only(self, stage: Stage) -> None:
+    @pytest.mark.parametrize("stage", Stage)
+    def test_is_beside_stages_that_run_programs_only(self, stage: Stage) -> None:
         template = pod_of(stage)
-        runs_code = stage in (Stage.PREPARE, Stage.EVALUATE)
+        runs_code = stage in (Stage.PREPARE, Stage.RESPOND, Stage.EVALUATE)
         assert ("initContainers" in template["spec"]) is runs_code
         assert stage_config(template).code_execution == (CodeExecution(socket=SOCKET) if runs_code else None)
 

@@ -10,7 +10,7 @@ from finetune_api.evaluation import GateResult
 from finetune_api.failures import Fault, Reason
 from finetune_api.job import ConditionType, FineTuneJob, FineTuneJobStatus, Phase
 from finetune_api.spec import Metric
-from finetune_api.stage import STAGES, Stage
+from finetune_api.stage import Stage
 from finetune_core.reconcile import plan
 from finetune_core.remedies import after_last_attempt
 from finetune_core.runs import Observed, ObservedRun, PendingCause, RunState
@@ -25,6 +25,7 @@ from tests.builders import (
     killed,
     succeeded,
 )
+from tests.usual_stages import STAGES
 
 REFUSED = an_evaluation(GateResult(metric=Metric.ACCURACY, minimum=0.9, value=0.84, passed=False))
 
@@ -78,7 +79,7 @@ OVERALL = {ConditionType.ACCEPTED, ConditionType.READY, ConditionType.RECONCILIN
         (WAITING, [Stage.PREPARE], {ConditionType.DATA_PREPARED}),
         (TRAINING, [Stage.PREPARE, Stage.TRAIN], {ConditionType.DATA_PREPARED, ConditionType.TRAINED}),
         (FAILED, [Stage.PREPARE], {ConditionType.DATA_PREPARED}),
-        (SUCCEEDED, [*STAGES], {*ConditionType} - OVERALL),
+        (SUCCEEDED, [*STAGES], {*ConditionType} - OVERALL - {ConditionType.RESPONDED}),
     ],
     ids=["held", "waiting", "training", "failed", "succeeded"],
 )

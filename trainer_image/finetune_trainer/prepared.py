@@ -154,13 +154,13 @@ class ContinuedAdapter(_Record):
 
 
 class TeacherReport(_Record):
-    """The teacher whose logits the model learns."""
+    """The teacher whose logits or answers the model learns, if it is a model and no endpoint."""
 
     model: ModelIdentity
     attention: str | None = Field(description="As `ModelHandling.attention`.")
     tokens: int | None = Field(
         description="The logits of token ids below this are compared: those of the tokenizer. None for a head that "
-        "gives logits of labels or positions."
+        "gives logits of labels or positions, and for a teacher that generates answers."
     )
     labels: tuple[int, ...] = Field(
         default=(), description="TextClassification: the index of each label of the job among those of the teacher."
@@ -179,8 +179,8 @@ class SampleAnswer(_Record):
 class ResponsesReport(_Record):
     """The answers of the teacher to the prompts of training and validation; what they cost includes the test split."""
 
-    model: str = Field(description="Name of the model at the endpoint.")
-    url: str = Field(description="Address of the endpoint.")
+    model: str | None = Field(default=None, description="Name of the model at the endpoint; None without one.")
+    url: str | None = Field(default=None, description="Address of the endpoint; None without one.")
     answers: TeacherAnswers
     estimated: int = Field(description="Answers whose tokens the endpoint did not count; a quarter of the bytes.")
     seconds: float = Field(description="Sum of the seconds of all answers, several of which arrive at the same time.")
@@ -239,7 +239,7 @@ class DataReport(_Record):
         default=None, description="The adapter that training continues from; None if it starts from the base model."
     )
     teacher: TeacherReport | None = Field(
-        default=None, description="The teacher whose logits the model learns; None without one."
+        default=None, description="The teacher, if it is a model and no endpoint; None without one."
     )
     responses: ResponsesReport | None = Field(
         default=None, description="distillation.mode Responses: the answers of the teacher."

@@ -20,6 +20,11 @@ def loaded_teacher(spec: FineTuneJobSpec) -> ModelSpec | None:
     return distillation.teacher.model if distillation and distillation.mode is DistillationMode.LOGITS else None
 
 
+def generating_teacher(spec: FineTuneJobSpec) -> ModelSpec | None:
+    """The teacher that answers in the stage respond; None if the job has no such teacher."""
+    return spec.distillation.generating_teacher if spec.distillation else None
+
+
 def teaches(spec: FineTuneJobSpec) -> bool:
     """Whether training needs the logits of a teacher: with weight 0, it is that without one."""
     return loaded_teacher(spec) is not None and spec.distillation is not None and spec.distillation.weight > 0

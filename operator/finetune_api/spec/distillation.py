@@ -18,6 +18,7 @@ DEFAULT_MODE = DistillationMode.LOGITS
 DEFAULT_TEMPERATURE = 2.0
 DEFAULT_WEIGHT = 0.5
 DEFAULT_MAX_FAILED = 0.6
+DEFAULT_MAX_NEW_TOKENS = 512
 
 
 class TeacherSpec(ApiModel):
@@ -26,7 +27,8 @@ class TeacherSpec(ApiModel):
     uri: ModelUri | None = Field(
         default=None,
         description="Address of the teacher, as model.uri: a model in the Hugging Face layout. For mode Logits it has "
-        "the same family, tokens and labels as the student.",
+        "the same family, tokens and labels as the student; for mode Responses it generates text, in the stage "
+        "respond.",
     )
     revision: str = Field(
         default="main",
@@ -39,8 +41,15 @@ class TeacherSpec(ApiModel):
         description="Secret with the credentials for uri; only pods that read it get them. On one machine they come "
         "from the environment instead.",
     )
+    max_new_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        le=8192,
+        description=f"Mode Responses with uri: maximum number of tokens of an answer; one that is not finished then is "
+        f"left out. Default: {DEFAULT_MAX_NEW_TOKENS}.",
+    )
     endpoint: EndpointSpec | None = Field(
-        default=None, description="Mode Responses: a server that answers for the teacher."
+        default=None, description="Mode Responses: a server that answers for the teacher, in prepare and without a GPU."
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -125,12 +134,18 @@ class DistillationSpec(ApiModel):
             holds=lambda spec: spec.mode is not DistillationMode.LOGITS or spec.teacher.uri is not None,
         ),
         Rule(
-            cel="!has(self.mode) || self.mode != 'Responses' || has(self.teacher.endpoint)",
-            message="mode Responses requires teacher.endpoint: serve the teacher, for example with vLLM",
-            field="teacher.endpoint",
-            holds=lambda spec: spec.mode is not DistillationMode.RESPONSES or spec.teacher.endpoint is not None,
+            cel="!has(self.teacher.maxNewTokens) || has(self.teacher.uri) && has(self.mode) && "
+            "self.mode == 'Responses'",
+            message="teacher.maxNewTokens requires teacher.uri and mode Responses",
+            field="teacher.maxNewTokens",
+            holds=lambda spec: spec.teacher.max_new_tokens is None or spec.generating_teacher is not None,
         ),
         _only_for(DistillationMode.LOGITS, "temperature", DEFAULT_TEMPERATURE),
         _only_for(DistillationMode.LOGITS, "weight", DEFAULT_WEIGHT),
         _only_for(DistillationMode.RESPONSES, "max_failed", DEFAULT_MAX_FAILED),
     )
+
+    @property
+    def generating_teacher(self) -> ModelSpec | None:
+        """The teacher that answers in the stage respond; None if there is none, or an endpoint answers for it."""
+        return self.teacher.model if self.mode is DistillationMode.RESPONSES else None

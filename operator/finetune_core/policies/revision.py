@@ -12,11 +12,12 @@ from finetune_api.job import (
     RevisionRecord,
     StageAttempts,
     StageState,
+    StageStatus,
     TrainingStatus,
     spec_digest,
     training_digest,
 )
-from finetune_api.stage import STAGES
+from finetune_api.stage import STAGES, Stage
 from finetune_core.constants import CONDITION_OF
 from finetune_core.runs import Observed
 from finetune_core.status import current_stage
@@ -43,12 +44,12 @@ def current_revision(
         return status.model_copy(update={"training": training})
     status = _with_unrecorded_attempts(status, observed)
     if earlier := next((record for record in reversed(status.history) if record.spec_digest == digest), None):
-        return _returned(status, earlier, training_digest(spec), now)
+        return _returned(status, earlier, spec, now)
     # After a crash there may be runs of a revision that is not in the status: its number is taken.
     taken = max((run.id.revision for run in observed.runs if run.spec_digest not in ("", digest)), default=0)
     number, of_training = max(_next_number(status), taken + 1), training_digest(spec)
     training = _known_training(status, of_training) or TrainingStatus(revision=number, spec_digest=of_training)
-    return _started(status, number, digest, training, now)
+    return _started(status, number, spec, training, now)
 
 
 def _with_unrecorded_attempts(status: FineTuneJobStatus, observed: Observed) -> FineTuneJobStatus:
@@ -66,14 +67,14 @@ def trained_again(status: FineTuneJobStatus, spec: FineTuneJobSpec, now: datetim
     """The initial status of the next revision, which uses the training of no other revision."""
     number = _next_number(status)
     training = TrainingStatus(revision=number, spec_digest=training_digest(spec))
-    return _started(status, number, spec_digest(spec), training, now)
+    return _started(status, number, spec, training, now)
 
 
 def evaluated_again(status: FineTuneJobStatus, spec: FineTuneJobSpec, now: datetime) -> FineTuneJobStatus:
     """The initial status of the next revision, which uses the training of this one if it still exists."""
     number, of_training = _next_number(status), training_digest(spec)
     training = _known_training(status, of_training) or TrainingStatus(revision=number, spec_digest=of_training)
-    return _started(status, number, spec_digest(spec), training, now)
+    return _started(status, number, spec, training, now)
 
 
 def after_storage_conflict(status: FineTuneJobStatus, spec: FineTuneJobSpec, now: datetime) -> FineTuneJobStatus | None:
@@ -156,25 +157,34 @@ def _known_training(status: FineTuneJobStatus, digest: str) -> TrainingStatus | 
 
 
 def _started(
-    status: FineTuneJobStatus, number: int, digest: str, training: TrainingStatus, now: datetime
+    status: FineTuneJobStatus, number: int, spec: FineTuneJobSpec, training: TrainingStatus, now: datetime
 ) -> FineTuneJobStatus:
     """The initial status of a revision that follows ``status``."""
     of_stages = set(CONDITION_OF.values())
     return FineTuneJobStatus(
         observed_generation=status.observed_generation,
         revision=number,
-        spec_digest=digest,
+        spec_digest=spec_digest(spec),
         training=training,
+        stages=optional_stages(spec),
         conditions=tuple(c for c in status.conditions if c.type not in of_stages),
         start_time=to_text(now),
         history=(*status.history, *_record(status))[-HISTORY_LIMIT:],
     )
 
 
-def _returned(status: FineTuneJobStatus, record: RevisionRecord, of_training: str, now: datetime) -> FineTuneJobStatus:
+def optional_stages(spec: FineTuneJobSpec) -> tuple[StageStatus, ...]:
+    """The entries of stages that only some revisions have, as the status of a revision begins with them."""
+    responds = spec.distillation is not None and spec.distillation.generating_teacher is not None
+    return (StageStatus(name=Stage.RESPOND, state=StageState.PENDING, attempt=0),) if responds else ()
+
+
+def _returned(
+    status: FineTuneJobStatus, record: RevisionRecord, spec: FineTuneJobSpec, now: datetime
+) -> FineTuneJobStatus:
     """The status of a job whose spec is that of an earlier revision again; its stages find their stored results."""
-    training = record.training or TrainingStatus(revision=record.revision, spec_digest=of_training)
-    started = _started(status, record.revision, record.spec_digest, training, now)
+    training = record.training or TrainingStatus(revision=record.revision, spec_digest=training_digest(spec))
+    started = _started(status, record.revision, spec, training, now)
     history = tuple(other for other in started.history if other.revision != record.revision)
     return started.model_copy(
         update={"history": history, "artifact": record.artifact, "earlier_attempts": record.attempts}

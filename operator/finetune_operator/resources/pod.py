@@ -157,4 +157,4 @@ def _volumes(run: StageRun, settings: TrainerSettings) -> list[dict[str, Any]]:
 
 
 def _has_shared_memory(run: StageRun) -> bool:
-    return run.id.stage in (Stage.TRAIN, Stage.EVALUATE)
+    return run.id.stage in (Stage.RESPOND, Stage.TRAIN, Stage.EVALUATE)

@@ -8,8 +8,10 @@ from finetune_api.secrets import SecretRole, references
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import Stage
 
+_OF_ENDPOINTS = (SecretRole.ENDPOINT, SecretRole.PROPOSER)
 _NEEDED_BY: dict[Stage, tuple[SecretRole, ...]] = {
-    Stage.PREPARE: tuple(role for role in SecretRole if role not in (SecretRole.ENDPOINT, SecretRole.PROPOSER)),
+    Stage.PREPARE: tuple(role for role in SecretRole if role not in _OF_ENDPOINTS),
+    Stage.RESPOND: tuple(role for role in SecretRole if role not in (*_OF_ENDPOINTS, SecretRole.HARNESS)),
     Stage.TRAIN: (SecretRole.MODEL, SecretRole.TEACHER, SecretRole.OUTPUT),
     Stage.EVALUATE: (SecretRole.MODEL, SecretRole.TEACHER, SecretRole.HARNESS, SecretRole.OUTPUT),
     Stage.PUBLISH: (SecretRole.OUTPUT,),

@@ -31,6 +31,7 @@ _LIGHT = (
     "finetune_trainer.stages.evaluate",
     "finetune_trainer.stages.prepare",
     "finetune_trainer.stages.publish",
+    "finetune_trainer.stages.respond",
     "finetune_trainer.stages.train",
     "finetune_trainer.worker",
 )
@@ -43,6 +44,7 @@ _HEAVY = (
     "finetune_trainer.evaluate.answer_comparison",
     "finetune_trainer.modelling.loading",
     "finetune_trainer.report.page",
+    "finetune_trainer.teaching.local",
     "finetune_trainer.train.gang",
     # Modules that libraries import lazily.
     "peft.utils.transformers_weight_conversion",

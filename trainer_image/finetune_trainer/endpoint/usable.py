@@ -74,9 +74,9 @@ def _problem(answer: Answer, text: str) -> str:
         (answer.calls_tool or finish in _TOOLS, "the answer calls a tool"),
         (
             finish == "length" and (blank or endless),
-            "the answer is cut at the limit of the endpoint, and has only reasoning",
+            "the answer is cut at the limit of tokens, and has only reasoning",
         ),
-        (finish == "length", "the answer is cut at the limit of the endpoint"),
+        (finish == "length", "the answer is cut at the limit of tokens"),
         (finish not in _WHOLE, f"the answer ends with '{str(finish)[:40]}'"),
         (endless, "the reasoning in the answer does not end"),
         (only_reasoning, "the answer has only reasoning"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,18 @@ _HEARTBEAT_SECONDS = 5.0
 
 OnExamples = Callable[[int], None]
 """Called with the number of examples that are done; with 0 every few seconds, as a sign of life."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a model has generated for a prompt."""
+
+    text: str
+    """Without the token that ends it and other special tokens."""
+    tokens: int
+    """Number of its tokens, the one that ends it included."""
+    ended: bool
+    """Whether a token ends it; otherwise it is cut at the limit."""
 
 
 class Generator:
@@ -100,6 +113,20 @@ class Generator:
         seeds: tuple[int, int] | None = None,
     ) -> list[str]:
         """The answers of ``model`` to the prompts of a batch, each of at most ``limit`` tokens; otherwise `answers`."""
+        found = self.generated(model, prompts, batch, limit, on_examples, seeds=seeds)
+        return [one.text for one in found]
+
+    def generated(
+        self,
+        model: Any,
+        prompts: Prompts,
+        batch: Ints,
+        limit: int,
+        on_examples: OnExamples,
+        *,
+        seeds: tuple[int, int] | None = None,
+    ) -> list[Generated]:
+        """As `answers_of`, with what is known of each answer."""
         given = prompts.inputs(batch, self._data.padding, self._hardware.device)
         criteria = StoppingCriteriaList([_Heartbeat(on_examples)])
         chosen = (
@@ -108,7 +135,12 @@ class Generator:
         with decoding(model, self._config(limit)), self._hardware.autocast():
             sequences = model.generate(**given, stopping_criteria=criteria, **chosen)
         rows = prompts.generated(sequences, given).cpu().numpy()
-        return self._decode([until_end(row, self._data.end_tokens).tolist() for row in rows])
+        answers = [until_end(row, self._data.end_tokens) for row in rows]
+        texts = self._decode([answer.tolist() for answer in answers])
+        return [
+            Generated(text, min(len(answer) + 1, len(row)), len(answer) < len(row))
+            for text, answer, row in zip(texts, answers, rows, strict=True)
+        ]
 
     def _sampler(self, batch: Ints, limit: int, seeds: tuple[int, int]) -> Sampler:
         temperature = self._settings.temperature or DEFAULT_TEMPERATURE

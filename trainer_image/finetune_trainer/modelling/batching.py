@@ -122,7 +122,7 @@ def each_batch(batches: Iterable[Ints], work: Callable[[Ints], None]) -> None:
             if len(batch) == 1:
                 raise StageFailure(
                     Reason.OUT_OF_MEMORY,
-                    "The model and one example of the test split do not fit into the GPU's memory; lower "
+                    "The model and one example do not fit into the GPU's memory; lower "
                     "training.maxSequenceLength or evaluation.generation.maxNewTokens, or use a larger GPU",
                 ) from None
             middle = len(batch) // 2

@@ -13,7 +13,7 @@ from finetune_trainer.pairs.encoder import PairEncoder
 from finetune_trainer.pairs.rows import OpenPairs, Pair
 from finetune_trainer.pairs.task import PairTask
 from finetune_trainer.prepare.encoded import Encoded
-from finetune_trainer.prepare.rows import Example, RowSchema, check_headers, first_columns
+from finetune_trainer.prepare.rows import UNANSWERED, Example, RowSchema, check_headers, first_columns
 from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.prepare.special_tokens import AnswerTokens
 
@@ -49,14 +49,20 @@ class PairsPreparation:
         check_headers(files, schema)
         return schema
 
+    def asked(self, examples: Sequence[Example]) -> list[Example]:
+        return [Pair(source, UNANSWERED) for source in self._shown(examples)]
+
     def questions(self, examples: Sequence[Example]) -> list[Question]:
         instruction = self._task.instruction(self._spec)
-        sources = self._encoder.shown([example.source for example in examples if isinstance(example, Pair)])
-        return [Question([{"role": "user", "content": f"{instruction}\n\n{source}"}]) for source in sources]
+        messages = ([{"role": "user", "content": f"{instruction}\n\n{source}"}] for source in self._shown(examples))
+        return [Question(one) for one in messages]
 
     def with_answer(self, example: Example, answer: str) -> Pair:
         assert isinstance(example, Pair)
         return Pair(example.source, answer)
+
+    def _shown(self, examples: Sequence[Example]) -> list[str]:
+        return self._encoder.shown([example.source for example in examples if isinstance(example, Pair)])
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
         pairs = [example for example in examples if isinstance(example, Pair)]

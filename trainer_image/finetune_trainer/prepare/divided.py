@@ -16,12 +16,13 @@ from finetune_trainer.prepare.inputs import Inputs
 from finetune_trainer.prepare.problems import Tally
 from finetune_trainer.prepare.programs import sandbox_for
 from finetune_trainer.prepare.read import DataSet, read_data_set
-from finetune_trainer.prepare.responses import Responses, asked_endpoint
+from finetune_trainer.prepare.responses import Responses, learns_responses
 from finetune_trainer.prepare.slices import SliceReader
 from finetune_trainer.prepare.splits import TEST, Assignment, assign, check_sizes
 from finetune_trainer.prepared import ResponsesReport
 from finetune_trainer.row_hashes import Hashes, hashes_of
 from finetune_trainer.tasks.base import Preparation
+from finetune_trainer.teaching.answering import OpenAnswering
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,13 @@ class DividedRows:
 
 
 def divided_rows(
-    context: StageContext, inputs: Inputs, preparation: Preparation, unknown_id: int | None, output: Path
+    context: StageContext,
+    inputs: Inputs,
+    preparation: Preparation,
+    unknown_id: int | None,
+    output: Path,
+    *,
+    open_answering: OpenAnswering | None,
 ) -> DividedRows:
     """Read the data, divide it into splits, and let the teacher answer, if the job has one that does.
 
@@ -47,11 +54,12 @@ def divided_rows(
         preparation: That of the task.
         unknown_id: As in `read_data_set`.
         output: Directory of the prepared data.
+        open_answering: Opens what answers for the teacher; None if nothing does in this stage.
     """
     dataset, more = inputs.data.dataset, inputs.data.more
     with ExitStack() as stack:
-        asks = asked_endpoint(context.config.spec) is not None
-        responses = stack.enter_context(Responses(context, preparation)) if asks else None
+        learns = learns_responses(context.config.spec)
+        responses = stack.enter_context(Responses(context, preparation)) if learns else None
         with sandbox_for(preparation, context):
             sets = _read(context, inputs, preparation, unknown_id, responses)
         assignment = assign(
@@ -64,9 +72,9 @@ def divided_rows(
         hashes = {split: hashes_of(sets[one.origin].keys, one.rows) for split, one in assignment.splits.items()}
         if responses is None:
             return DividedRows(sets, assignment, hashes)
-        if context.config.dry_run:
+        if open_answering is None:
             return DividedRows(sets, assignment, hashes, [responses.count(assignment)])
-        answered = responses.learn(sets, assignment, output, unknown_id)
+        answered = responses.learn(sets, assignment, output, unknown_id, open_answering)
         check_sizes(answered.assignment, dataset, "correct the teacher or the prompts")
         hashes["train"] = np.concatenate([hashes["train"], answered.learned])
         return DividedRows(answered.sets, answered.assignment, hashes, answered.notes, answered.report)

@@ -27,7 +27,7 @@ class Inputs:
     adapter: Published | None = None
     """The adapter that training continues from."""
     teacher: Teacher | None = None
-    """The teacher whose logits the model learns."""
+    """The teacher, if it is a model and no endpoint."""
 
     @property
     def digest(self) -> str:

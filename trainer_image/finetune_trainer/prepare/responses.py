@@ -18,11 +18,10 @@ from types import TracebackType
 
 from finetune_api import layout
 from finetune_api.failures import Reason, StageFailure
-from finetune_api.spec import Deduplication, EndpointSpec, FineTuneJobSpec
+from finetune_api.spec import Deduplication, DistillationMode, EndpointSpec, FineTuneJobSpec
 from finetune_api.stage import MOST_PROBLEMS, NOTE_LENGTH, TeacherAnswers
 from finetune_trainer.context import StageContext
-from finetune_trainer.endpoint.client import Client
-from finetune_trainer.endpoint.messages import NOT_ASKED, Answer, Outcome, Question
+from finetune_trainer.endpoint.messages import NOT_ASKED, Answer, Outcome
 from finetune_trainer.endpoint.store import AnswerStore
 from finetune_trainer.endpoint.usable import Verdict, verdict
 from finetune_trainer.prepare.dedupe import without
@@ -35,10 +34,10 @@ from finetune_trainer.prepare.splits import TEST, Assignment, Selection
 from finetune_trainer.prepared import InvalidRow, ResponsesReport, SampleAnswer
 from finetune_trainer.row_hashes import Hashes, hashes_of
 from finetune_trainer.tasks.base import Preparation, Teachable
+from finetune_trainer.teaching.answering import Answering, Asked, OpenAnswering
 
 log = logging.getLogger(__name__)
 
-FIELD = "distillation.teacher.endpoint"
 _LEARNED = ("validation", "train")
 """The splits whose answers are replaced. What both have stays in validation."""
 _AT_ONCE = 512
@@ -50,9 +49,9 @@ _SHOWN = 300
 """Characters of a prompt or an answer of a sample."""
 
 
-def asked_endpoint(spec: FineTuneJobSpec) -> EndpointSpec | None:
-    """The endpoint that answers for the teacher; None for a job without one."""
-    return spec.distillation.teacher.endpoint if spec.distillation else None
+def learns_responses(spec: FineTuneJobSpec) -> bool:
+    """Whether a teacher answers the prompts of the data."""
+    return spec.distillation is not None and spec.distillation.mode is DistillationMode.RESPONSES
 
 
 class Responses:
@@ -64,14 +63,13 @@ class Responses:
     """
 
     def __init__(self, context: StageContext, preparation: Preparation) -> None:
-        endpoint, distillation = asked_endpoint(context.config.spec), context.config.spec.distillation
-        assert endpoint
+        distillation = context.config.spec.distillation
         assert distillation
         assert isinstance(preparation, Teachable)  # See TaskRow.not_distilled.
         self.teachable: Teachable = preparation
         self._preparation: Preparation = preparation
         self._context = context
-        self._endpoint = endpoint
+        self._endpoint = distillation.teacher.endpoint
         self._most_failed = distillation.max_failed
         self._kept: dict[str, KeptRows] = {}
 
@@ -92,6 +90,8 @@ class Responses:
     def count(self, assignment: Assignment) -> str:
         """What would be asked, as a clause."""
         counts = {split: len(one.rows) for split, one in assignment.splits.items()}
+        if not self._context.config.dry_run:
+            return f"the teacher has up to {sum(counts.values()):,} questions to answer"
         return (
             f"the teacher would be asked up to {sum(counts.values()):,} questions, {counts['train']:,} for training, "
             f"{counts['validation']:,} for validation, and {counts[TEST]:,} to measure it; a dry run asks none, and "
@@ -99,7 +99,12 @@ class Responses:
         )
 
     def learn(
-        self, sets: Mapping[str, DataSet], assignment: Assignment, output: Path, unknown_id: int | None
+        self,
+        sets: Mapping[str, DataSet],
+        assignment: Assignment,
+        output: Path,
+        unknown_id: int | None,
+        open_answering: OpenAnswering,
     ) -> Answered:
         """Ask the teacher, and tokenise its answers.
 
@@ -108,9 +113,10 @@ class Responses:
             assignment: Their splits.
             output: Directory for the answers to the prompts of the test split.
             unknown_id: As in `read_data_set`.
+            open_answering: Opens what answers.
 
         Raises:
-            StageFailure: BadData when too many answers cannot be used; otherwise as `Client.ask`.
+            StageFailure: BadData when too many answers cannot be used; otherwise as `Answering.ask`.
         """
         config = self._context.config
         asking = _Asking(
@@ -121,8 +127,7 @@ class Responses:
         )
         with ExitStack() as stack:
             store = stack.enter_context(AnswerStore(config.job_layout.answers))
-            client = stack.enter_context(Client(self._endpoint, FIELD, store, on_progress=self._report(asking)))
-            asking.client = client
+            asking.answering = stack.enter_context(open_answering(store, self._report(asking)))
             found: dict[str, DataSet] = {}
             for split in _LEARNED:
                 selection = assignment.splits[split]
@@ -198,7 +203,7 @@ class _Asking:
     """Prompts of each split."""
     stored: str
     """Directory of the stored answers."""
-    client: Client = field(init=False)
+    answering: Answering = field(init=False)
     tallies: dict[str, Tally] = field(default_factory=dict)
     done: int = 0
     """Prompts in earlier calls."""
@@ -210,9 +215,9 @@ class _Asking:
         """The rows with a usable answer, which replaces their own.
 
         Raises:
-            StageFailure: BadData as soon as too many answers cannot be used; otherwise as `Client.ask`.
+            StageFailure: BadData as soon as too many answers cannot be used; otherwise as `Answering.ask`.
         """
-        for place, example, question, found, _ in self._asked(kept, rows, learned=True):
+        for place, example, prompt, found, _ in self._asked(kept, rows, learned=True):
             self.tallies[split].rows += 1
             try:
                 if found.text is None:
@@ -223,7 +228,7 @@ class _Asking:
                 place.reject(self.tallies[split], problem)
                 self.check()
                 continue
-            self._look(place, question, found)
+            self._look(place, prompt, found)
             yield place, answered, ""
 
     def measured(self, kept: KeptRows, rows: Sequence[int]) -> Iterator[tuple[Place, dict[str, object]]]:
@@ -260,7 +265,7 @@ class _Asking:
         return failed > self.most_failed * sum(self.counts[split] for split in _LEARNED)
 
     def _watch(self) -> Callable[[Outcome, int], bool]:
-        """Whether too many answers cannot be used, counted as they arrive in one call of `Client.ask`."""
+        """Whether too many answers cannot be used, counted as they arrive in one call of `Answering.ask`."""
         unusable = 0
 
         def watch(outcome: Outcome, times: int) -> bool:
@@ -270,16 +275,17 @@ class _Asking:
 
         return watch
 
-    def report(self, endpoint: EndpointSpec) -> ResponsesReport:
-        usage, left_out = self.client.usage, self._failed
+    def report(self, endpoint: EndpointSpec | None) -> ResponsesReport:
+        """``endpoint``: what was asked; None if the teacher is a model of the job."""
+        usage, left_out = self.answering.usage, self._failed
         return ResponsesReport(
-            model=endpoint.model,
-            url=endpoint.url,
+            model=endpoint.model if endpoint else None,
+            url=endpoint.url if endpoint else None,
             answers=TeacherAnswers(
                 used=sum(tally.rows for tally in self.tallies.values()) - left_out,
                 left_out=left_out,
                 suspect=self.suspects,
-                requests=usage.requests,
+                requests=usage.requests if endpoint else None,
                 retries=usage.retries,
                 kept=usage.kept,
                 prompt_tokens=usage.prompt_tokens,
@@ -298,25 +304,27 @@ class _Asking:
 
     def _asked(
         self, kept: KeptRows, rows: Sequence[int], *, learned: bool
-    ) -> Iterator[tuple[Place, Example, Question, Verdict, Answer | None]]:
+    ) -> Iterator[tuple[Place, Example, Asked, Verdict, Answer | None]]:
         for some in _batches(rows):
             found = list(kept.read(some))
-            questions = self.teachable.questions([example for _, example in found])
+            examples = [example for _, example in found]
+            asked = self.teachable.asked(examples), self.teachable.questions(examples)
+            prompts = [Asked(*one) for one in zip(*asked, strict=True)]
             later = sum(self.counts.values()) - self.done - len(some)
-            outcomes = self.client.ask(questions, later, self._watch() if learned else lambda *_: False)
+            outcomes = self.answering.ask(prompts, later, self._watch() if learned else lambda *_: False)
             self.done += len(some)
-            for (place, example), question, outcome in zip(found, questions, outcomes, strict=True):
+            for (place, example), prompt, outcome in zip(found, prompts, outcomes, strict=True):
                 if outcome is NOT_ASKED:
                     continue
                 answer = outcome if isinstance(outcome, Answer) else None
-                yield place, example, question, verdict(outcome), answer
+                yield place, example, prompt, verdict(outcome), answer
 
-    def _look(self, place: Place, question: Question, found: Verdict) -> None:
+    def _look(self, place: Place, prompt: Asked, found: Verdict) -> None:
         """Keep what a user looks at: the first answers, and those that read like a refusal."""
         shown = SampleAnswer(
             file=place.file.name,
             line=place.line,
-            prompt=_start(str(question.messages[-1].get("content") or "")),
+            prompt=_start(str(prompt.question.messages[-1].get("content") or "")),
             answer=_start(found.text or ""),
         )
         if len(self.sample) < _SAMPLE:

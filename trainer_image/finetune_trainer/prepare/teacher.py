@@ -15,7 +15,7 @@ from finetune_trainer.modelling.families import base_labels, decide_handling, fa
 from finetune_trainer.models import LocalModel, identify_model, read_config, vocabulary_size
 from finetune_trainer.prepared import ModelHandling, ModelIdentity, TeacherReport
 from finetune_trainer.tasks.base import TaskForm
-from finetune_trainer.teachers import FIELD, fetch_teacher, loaded_teacher
+from finetune_trainer.teachers import FIELD, fetch_teacher, generating_teacher, loaded_teacher
 
 _HEADS = {"SEQ_CLS": "ForSequenceClassification", "QUESTION_ANS": "ForQuestionAnswering"}
 """End of the name of the model class with the head, by PEFT task type; other heads give logits of tokens."""
@@ -59,12 +59,12 @@ class Taught:
 
 
 def find_teacher(spec: FineTuneJobSpec, scratch: Path) -> Teacher | None:
-    """The teacher whose logits the job compares; None if it has no such teacher.
+    """The teacher as a model, without its weights; None if the job has no teacher, or an endpoint answers for it.
 
     Raises:
         StageFailure: As `finetune_trainer.teachers.fetch_teacher`.
     """
-    teacher = loaded_teacher(spec)
+    teacher = loaded_teacher(spec) or generating_teacher(spec)
     if teacher is None:
         return None
     local = fetch_teacher(teacher, scratch, weights=False)
@@ -89,10 +89,10 @@ def check_teacher(teacher: Teacher | None, spec: FineTuneJobSpec, student: Stude
     try:
         families = load_families()
         family = family_of(families, config, spec.task.type.row.families)
-        as_model = _as_model(spec, model)
+        taken = as_model(spec, model)
         handling = decide_handling(
             families,
-            as_model,
+            taken,
             config,
             adapter_task=student.form.adapter_task,
             family=family,
@@ -100,18 +100,18 @@ def check_teacher(teacher: Teacher | None, spec: FineTuneJobSpec, student: Stude
             installed=version("transformers"),
         )
     except StageFailure as failure:
-        raise _refused(failure.message) from None
+        raise refused(failure.message) from None
     if family is not student.family:
-        raise _refused(
+        raise refused(
             f"{model.uri} is a model of the family {family}, and {spec.model.uri} of {student.family}: "
             f"{_alternative(spec, 'use a teacher of the same family')}"
         )
     _check_head(model, config, student)
     _check_positions(teacher, model, student)
-    known = _known_tokens(teacher, as_model, spec, student)
+    known = _known_tokens(teacher, taken, spec, student)
     width = vocabulary_size(config)
     if width is not None and max(student.highest_token, student.padding) >= width:
-        raise _refused(
+        raise refused(
             f"the data contains token id {max(student.highest_token, student.padding)}, but {model.uri} has {width} "
             "token embeddings: resize its embeddings, or use another teacher"
         )
@@ -130,7 +130,7 @@ def check_teacher(teacher: Teacher | None, spec: FineTuneJobSpec, student: Stude
     )
 
 
-def _as_model(spec: FineTuneJobSpec, teacher: ModelSpec) -> FineTuneJobSpec:
+def as_model(spec: FineTuneJobSpec, teacher: ModelSpec) -> FineTuneJobSpec:
     """``spec`` as if the teacher was the model: what it is trained with does not matter."""
     training = spec.training.model_copy(update={"packing": None})
     method = MethodSpec(type=MethodType.FULL)
@@ -144,7 +144,7 @@ def _both(
     notes = list(padded)
     if student.packing and not teacher.packing:
         if spec.training.packing:
-            raise _refused(
+            raise refused(
                 f"training.packing is true, but {teacher.model_class} of {model.uri} does not separate the examples of "
                 "a packed row: set training.packing to false"
             )
@@ -162,7 +162,7 @@ def _check_head(model: ModelSpec, config: Mapping[str, Any], student: Student) -
     head = _HEADS.get(student.form.adapter_task)
     names = [str(name) for name in config.get("architectures") or ()]
     if head and not any(name.endswith(head) for name in names):
-        raise _refused(
+        raise refused(
             f"{model.uri} is a {names[0] if names else 'model'}, which has no trained head for this task (no "
             f"{head}): train the teacher with a FineTuneJob of method Full first, and use its artifact"
         )
@@ -171,7 +171,7 @@ def _check_head(model: ModelSpec, config: Mapping[str, Any], student: Student) -
 def _check_positions(teacher: Teacher, model: ModelSpec, student: Student) -> None:
     limit = teacher.identity.max_positions
     if limit is not None and limit < student.length:
-        raise _refused(
+        raise refused(
             f"{model.uri} supports at most {limit} positions, and examples have up to {student.length} tokens: lower "
             f"training.maxSequenceLength to {limit}"
         )
@@ -182,7 +182,7 @@ def _known_tokens(teacher: Teacher, as_model: FineTuneJobSpec, spec: FineTuneJob
     try:
         theirs: dict[str, int] = student.form.load_tokenizer(teacher.local.path, as_model).get_vocab()
     except StageFailure as failure:
-        raise _refused(failure.message) from None
+        raise refused(failure.message) from None
     ours: dict[str, int] = student.tokenizer.get_vocab()
     if theirs == ours:
         return max(ours.values()) + 1
@@ -196,7 +196,7 @@ def _known_tokens(teacher: Teacher, as_model: FineTuneJobSpec, spec: FineTuneJob
         )
     if alone:
         found.append(f"{len(alone):,} are only in one of them, such as {alone[0][:40]!r}")
-    raise _refused(
+    raise refused(
         f"{as_model.model.uri} has another vocabulary than {spec.model.uri}: {' and '.join(found)}; "
         f"{_alternative(spec, 'use a teacher with the same tokenizer')}"
     )
@@ -228,20 +228,20 @@ def _columns(
     present = base_labels(config)
     retrain = "train the teacher with a FineTuneJob on the same labels first"
     if present is None:
-        raise _refused(f"config.json of {model.uri} does not name the labels of its head (id2label): {retrain}")
+        raise refused(f"config.json of {model.uri} does not name the labels of its head (id2label): {retrain}")
     lacking = [label for label in labels if label not in present]
     other = [label for label in present if label not in labels]
     if lacking or other:
         found = [f"lacks {_named(lacking)}" if lacking else "", f"has also {_named(other)}" if other else ""]
-        raise _refused(
+        raise refused(
             f"{model.uri} {' and '.join(part for part in found if part)}, compared with the {len(labels)} labels of "
             f"the job: {retrain}"
         )
     if len(set(present)) < len(present):
-        raise _refused(f"config.json of {model.uri} names a label twice (id2label): {retrain}")
+        raise refused(f"config.json of {model.uri} names a label twice (id2label): {retrain}")
     several = config.get("problem_type") == _SEVERAL_LABELS
     if several is not spec.task.multi_label:
-        raise _refused(
+        raise refused(
             f"{model.uri} predicts {'any number of labels' if several else 'one label'} for a text (problem_type), and "
             f"task.multiLabel is {str(spec.task.multi_label).lower()}: {retrain}"
         )
@@ -259,5 +259,5 @@ def _alternative(spec: FineTuneJobSpec, other: str) -> str:
     return f"{other}, or mode {DistillationMode.RESPONSES}, which compares no logits" if learns else other
 
 
-def _refused(problem: str) -> StageFailure:
+def refused(problem: str) -> StageFailure:
     return StageFailure(Reason.BAD_CONFIGURATION, f"{FIELD}: {problem}")

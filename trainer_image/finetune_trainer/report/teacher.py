@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from finetune_api.evaluation import Evaluation, ModelCost
 from finetune_api.spec import DistillationMode, FineTuneJobSpec
+from finetune_api.stage import TeacherAnswers
 from finetune_api.tables.metrics import Metric
 from finetune_trainer.prepared import DataReport, ResponsesReport
 from finetune_trainer.report.format import grouped
@@ -57,17 +58,24 @@ def _answers(responses: ResponsesReport) -> list[tuple[str, str]]:
     """What the answers of the teacher cost, as (name, value) rows."""
     answers = responses.answers
     estimated = f" (of {grouped(responses.estimated)} answers estimated)" if responses.estimated else ""
-    kept = f", {grouped(answers.kept)} answers kept from before" if answers.kept else ""
     speed = answers.completion_tokens / responses.seconds if responses.seconds else 0.0
+    at_once = "" if responses.url is None else ", with several requests at a time"
     return [
         ("Answers that are learned", f"{grouped(answers.used)} of {grouped(answers.used + answers.left_out)}"),
-        ("Requests", f"{grouped(answers.requests)}, of these {grouped(answers.retries)} repeated{kept}"),
+        *_requests(answers),
         (
-            "Tokens of the endpoint",
+            "Tokens of the teacher",
             f"{grouped(answers.prompt_tokens)} of prompts, {grouped(answers.completion_tokens)} of answers{estimated}",
         ),
-        ("Speed of the endpoint", f"{speed:.3g} tokens of an answer in a second, with several requests at a time"),
+        ("Speed of the teacher", f"{speed:.3g} tokens of an answer in a second{at_once}"),
     ]
+
+
+def _requests(answers: TeacherAnswers) -> list[tuple[str, str]]:
+    if answers.requests is None:
+        return [("Answers kept from before", grouped(answers.kept))] if answers.kept else []
+    more = f", {grouped(answers.kept)} answers kept from before" if answers.kept else ""
+    return [("Requests", f"{grouped(answers.requests)}, of these {grouped(answers.retries)} repeated{more}")]
 
 
 def _cost(cost: ModelCost) -> str:

@@ -2,63 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
 import shutil
-from collections import Counter
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from finetune_api import layout
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.manifest import Manifest
-from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import PrepareResult, StageConfig
-from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer import storage
-from finetune_trainer.base_content import content_of
 from finetune_trainer.checkpoints.upload import complete_checkpoints
 from finetune_trainer.context import StageContext
 from finetune_trainer.evaluate.power import notes_before
 from finetune_trainer.harness.check import check_harness
 from finetune_trainer.manifests import TornDirectory, publish_directory, read_manifest
-from finetune_trainer.methods import method_of
-from finetune_trainer.modelling.families import decide_handling, family_of, load_families
-from finetune_trainer.modelling.tokenizer import chat_templates, save_tokenizer
-from finetune_trainer.models import read_config, read_generation_config, vocabulary_size
-from finetune_trainer.patches.transformers import fix_template_date
-from finetune_trainer.prepare.continuing import continue_from, continued_adapter, learned_before, notes_on
-from finetune_trainer.prepare.divided import divided_rows
-from finetune_trainer.prepare.family_settings import check_settings
+from finetune_trainer.models import read_config
 from finetune_trainer.prepare.inputs import Inputs, fetch_inputs
-from finetune_trainer.prepare.lengths import sequence_length
 from finetune_trainer.prepare.measured import measured_notes
-from finetune_trainer.prepare.method_trial import check_method
 from finetune_trainer.prepare.notes import (
-    contradictions,
-    generation_limits,
     status_notes,
-    truncations,
-    unknown_tokens,
 )
-from finetune_trainer.prepare.problems import REPORTED_ROWS, dropped
-from finetune_trainer.prepare.read import DataSet
-from finetune_trainer.prepare.slices import without_slices
-from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding, end_notes
-from finetune_trainer.prepare.splits import SPLITS, TEST, Assignment, Selection, check_processes
-from finetune_trainer.prepare.spool import TableWriter, selected
-from finetune_trainer.prepare.teacher import Student, check_teacher
-from finetune_trainer.prepared import DataReport, SplitReport, positions_left
-from finetune_trainer.row_hashes import write_test_rows
-from finetune_trainer.tasks import form_for
-from finetune_trainer.tasks.base import Preparation
+from finetune_trainer.prepare.preparing import check_world, family_for, prepare
+from finetune_trainer.prepare.splits import TEST
+from finetune_trainer.prepared import DataReport
+from finetune_trainer.teachers import generating_teacher
+from finetune_trainer.teaching.answering import endpoint_answering
 
 LAYOUT = 5
 """Version of the format of the prepared data; data in another version is prepared again."""
@@ -71,7 +42,9 @@ log = logging.getLogger(__name__)
 def run(context: StageContext) -> PrepareResult:
     """Check, clean, split and tokenise the data, and store it at ``config.layout.prepared``.
 
-    If an earlier attempt has stored data prepared from the same spec, sources and model, it is reused.
+    If a teacher generates answers later, only the report about the data is stored, at ``config.layout.unanswered``: the
+    stage respond prepares the data. If an earlier attempt has stored data prepared from the same spec, sources and
+    model, it is reused.
 
     Raises:
         StageFailure: BadData, BadConfiguration, NotFound, PermissionDenied, Unavailable or DiskFull; RevisionTaken when
@@ -81,214 +54,56 @@ def run(context: StageContext) -> PrepareResult:
     inputs = fetch_inputs(config.spec, context.workspace, context.reporter.progress)
     check_harness(
         config.spec,
-        _family(config.spec, read_config(inputs.model.path, config.spec.model.uri)),
+        family_for(config.spec, read_config(inputs.model.path, config.spec.model.uri)),
         context.workspace / "harness",
         context.reporter.progress,
     )
-    _check_results(config, inputs.digest)
-    provenance = _provenance(context, inputs)
-    present = _present(config.layout.prepared)
-    if present is not None:
-        if _origin(present.provenance) == _origin(provenance):
-            log.info("reusing %s, which was prepared from the same spec, data and model", config.layout.prepared)
-            report = DataReport.model_validate_json(
-                storage.read_bytes(storage.join(config.layout.prepared, layout.DATA_REPORT))
-            )
-            # The world size may have changed since then, because it is not part of the spec digest.
-            _check_processes(spec=config.spec, report=report)
-            return _result(context, report, present)
-        # The revision has no results of that data; see _check_results.
-        log.info("deleting %s, which was prepared from other data or columns", config.layout.prepared)
-        storage.delete_tree(config.layout.prepared)
-    output = context.workspace / "prepared"
-    shutil.rmtree(output, ignore_errors=True)
-    output.mkdir(parents=True)
-    report = prepare(context, inputs, output)
-    _check_processes(spec=config.spec, report=report)
+    check_results(config, inputs.digest)
+    provenance = provenance_of(context, inputs)
+    unanswered = generating_teacher(config.spec) is not None
+    uri = config.layout.unanswered if unanswered else config.layout.prepared
+    if (earlier := reusable(context, uri, provenance)) is not None:
+        return _result(context, uri, *earlier)
+    answering = None if config.dry_run else endpoint_answering(config.spec)
+    report, output = prepare(context, inputs, answering)
     context.reporter.progress("storing the prepared data")
-    return _result(context, report, publish_directory(output, config.layout.prepared, provenance))
+    if unanswered:
+        output = _only_report(output)
+    return _result(context, uri, report, publish_directory(output, uri, provenance))
 
 
-def prepare(context: StageContext, inputs: Inputs, output: Path) -> DataReport:
-    """Prepare the data and write it to ``output``, an empty directory."""
-    spec = context.config.spec
-    config = read_config(inputs.model.path, spec.model.uri)
-    family = _family(spec, config)
-    check_settings(spec, family)
-    task = form_for(spec, family)
-    handling_for = partial(
-        decide_handling,
-        load_families(),
-        spec,
-        config,
-        adapter_task=task.adapter_task,
-        family=family,
-        installed=version("transformers"),
-    )
-    handling_for(labels=())  # Refuses a model that cannot be tuned before the data is read.
-    identity = inputs.identity.model_copy(update={"content": content_of(spec.model, inputs.model)})
-    continuing = continue_from(inputs.adapter, spec, identity, task, output)
-    spec = spec if continuing is None else continuing.spec
-    length = sequence_length(spec, family, inputs.identity)
-    context.reporter.progress("loading the tokenizer")
-    tokenizer = task.load_tokenizer(inputs.model.path, spec)
-    start = method_of(spec.method.type).initial_tokens(spec, tokenizer)
-    vocabulary = vocabulary_size(config)
-    padding = choose_padding(tokenizer, vocabulary)
-    today = datetime.now(UTC).date()
-    dated = task.uses_chat_template and [one for one in chat_templates(tokenizer) if fix_template_date(one, today)]
-    preparation = task.preparation(spec, tokenizer, length, config)
-    rows = divided_rows(context, inputs, preparation, tokenizer.unk_token_id, output)
-    sets, assignment, hashes = rows.sets, rows.assignment, rows.hashes
-    _check_vocabulary(sets, vocabulary, spec.model.uri)
-    splits, all_labels = _write_splits(context, preparation, sets, assignment, output)
-    learned_before(continuing).with_rows(str(spec.task.type), hashes["train"]).write(output)
-    write_test_rows(output, hashes[TEST])
-    generation = read_generation_config(inputs.model.path, spec.model.uri)
-    ends = choose_ends(tokenizer, preparation.answers, config, generation)
-    contradicting = sum(data.contradicting for data in sets.values())
-    taught = check_teacher(
-        inputs.teacher,
-        spec,
-        Student(
-            family=family,
-            form=task,
-            config=config,
-            tokenizer=tokenizer,
-            handling=handling_for(labels=preparation.labels),
-            length=length,
-            padding=padding,
-            highest_token=max(data.highest_token for data in sets.values()),
-            labels=preparation.labels,
-        ),
-    )
-    notes = [
-        *rows.notes,
-        *notes_on(continuing),
-        *method_of(spec.method.type).check_data(spec, splits["train"].examples),
-        *inputs.data.notes,
-        *taught.handling.notes,
-        *taught.notes,
-        *start.notes,
-        *dropped([row for data in sets.values() for row in data.tally.reported]),
-        *unknown_tokens(sets),
-        *contradictions(contradicting, spec.dataset.cleaning.deduplicate),
-        *truncations(splits, length, positions_left(inputs.identity, spec.method.virtual_tokens)),
-        *end_notes(tokenizer, ends, preparation.answers),
-        *preparation.notes(all_labels),
-        *generation_limits(spec, family, length, inputs.identity),
-    ]
-    for note in notes:
-        log.warning("%s", note)
-    save_tokenizer(tokenizer, output / layout.TOKENIZER_DIRECTORY)
-    report = DataReport(
-        task=spec.task.type,
-        family=family,
-        labels=preparation.labels,
-        multi_label=spec.task.multi_label,
-        max_sequence_length=length,
-        virtual_tokens=spec.method.virtual_tokens,
-        initial_tokens=start.tokens,
-        padding=padding,
-        end_tokens=ends,
-        start_tokens=preparation.answers.start,
-        prefix=preparation.prefix,
-        generation=dict(task.generation(tokenizer, config, generation)),
-        template_date=today.isoformat() if dated else None,
-        splits={split: splits[split] for split in SPLITS},
-        duplicates=sum(data.duplicates for data in sets.values()),
-        contradicting=contradicting,
-        notes=tuple(notes),
-        leaked=assignment.leaked,
-        invalid=sum(data.tally.invalid for data in sets.values()),
-        invalid_rows=tuple(row for data in sets.values() for row in data.tally.reported)[:REPORTED_ROWS],
-        sources=tuple(file.source for files in inputs.data.files.values() for file in files),
-        inputs_digest=inputs.digest,
-        rows=preparation.rows,
-        model=identity,
-        handling=taught.handling,
-        continued=continued_adapter(continuing, preparation.labels, hashes[TEST]),
-        teacher=taught.report,
-        responses=rows.responses,
-    )
-    log.info("read as %s", report.detected)
-    report = check_method(
-        spec,
-        inputs.model.path,
-        report,
-        task,
-        context.reporter,
-        adapter=continuing.directory if continuing else None,
-    )
-    document = json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False)
-    (output / layout.DATA_REPORT).write_text(document + "\n", encoding="utf-8")
-    return report
+def _only_report(prepared: Path) -> Path:
+    """A directory with nothing but the report of the directory ``prepared``."""
+    directory = prepared.with_name("unanswered")
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    shutil.copy(prepared / layout.DATA_REPORT, directory)
+    return directory
 
 
-def _family(spec: FineTuneJobSpec, config: Mapping[str, Any]) -> ModelFamily:
-    return family_of(load_families(), config, spec.method.type.row.known_families(spec.task.type))
-
-
-def _check_processes(spec: FineTuneJobSpec, report: DataReport) -> None:
-    """Check that there is a training row for every process; see `check_processes`."""
-    train, processes = report.splits["train"], spec.distributed.world_size
-    if spec.task.type.row.joins:
-        check_processes(-(-train.tokens // report.max_sequence_length), processes, "row")
-    else:
-        check_processes(train.examples, processes, "example")
-
-
-def _check_vocabulary(sets: Mapping[str, DataSet], vocabulary: int | None, model_uri: str) -> None:
-    """Check that the model has an embedding for every token.
+def reusable(context: StageContext, uri: str, provenance: dict[str, Any]) -> tuple[DataReport, Manifest] | None:
+    """What an earlier attempt has stored at ``uri``, from the same spec, data and model; None if there is nothing.
 
     Raises:
-        StageFailure: BadConfiguration when it lacks one.
+        StageFailure: As `run`.
     """
-    highest = max(data.highest_token for data in sets.values())
-    if vocabulary is not None and highest >= vocabulary:
-        raise StageFailure(
-            Reason.BAD_CONFIGURATION,
-            f"The data contains token id {highest}, but {model_uri} has {vocabulary} token embeddings: use the "
-            "tokenizer of this model",
-        )
+    present = _present(uri)
+    if present is None:
+        return None
+    if _origin(present.provenance) != _origin(provenance):
+        # The revision has no results of that data; see check_results.
+        log.info("deleting %s, which was prepared from other data or columns", uri)
+        storage.delete_tree(uri)
+        return None
+    log.info("reusing %s, which was prepared from the same spec, data and model", uri)
+    report = DataReport.model_validate_json(storage.read_bytes(storage.join(uri, layout.DATA_REPORT)))
+    # The world size may have changed since then, because it is not part of the spec digest.
+    check_world(spec=context.config.spec, report=report)
+    return report, present
 
 
-def _write_splits(
-    context: StageContext,
-    preparation: Preparation,
-    sets: Mapping[str, DataSet],
-    assignment: Assignment,
-    output: Path,
-) -> tuple[dict[str, SplitReport], Counter[str]]:
-    """Write each split to ``output``; returns their reports, and the examples by label in all of them."""
-    splits = {}
-    all_labels: Counter[str] = Counter()
-    for split, selection in assignment.splits.items():
-        context.reporter.progress(f"writing the {split} split", 0, len(selection.rows), unit="examples")
-        data = sets[selection.origin]
-        label_counts = Counter(dict.fromkeys(preparation.labels, 0))
-        schema = data.schema if split == TEST else without_slices(data.schema)
-        with TableWriter(output / layout.split_file(split), schema) as writer:
-            for batch in selected(data.spool, np.asarray(selection.rows, np.int64)):
-                writer.write(preparation.finish(batch.select(schema.names), split, label_counts))
-        splits[split] = _split_report(data, selection, dict(label_counts))
-        all_labels.update(label_counts)
-    return splits, all_labels
-
-
-def _split_report(data: DataSet, selection: Selection, label_counts: dict[str, int]) -> SplitReport:
-    lengths = data.lengths[selection.rows]
-    p50, p90, p99, longest = np.quantile(lengths, (0.5, 0.9, 0.99, 1), method="higher")
-    return SplitReport(
-        examples=len(lengths),
-        tokens=int(lengths.sum()),
-        truncated=int(data.truncated[selection.rows].sum()),
-        length_quantiles={"p50": int(p50), "p90": int(p90), "p99": int(p99), "max": int(longest)},
-        label_counts=label_counts,
-    )
-
-
-def _provenance(context: StageContext, inputs: Inputs) -> dict[str, Any]:
+def provenance_of(context: StageContext, inputs: Inputs) -> dict[str, Any]:
+    """The provenance of data that is prepared from ``inputs``."""
     job = context.config.job
     return {
         "layout": LAYOUT,
@@ -309,7 +124,7 @@ def _origin(provenance: dict[str, Any]) -> dict[str, Any]:
     return {name: provenance.get(name) for name in ("layout", "trainingDigest", "inputsDigest", "slices")}
 
 
-def _check_results(config: StageConfig, inputs_digest: str) -> None:
+def check_results(config: StageConfig, inputs_digest: str) -> None:
     """Check that everything that was trained in this revision was trained on the same data and base model.
 
     Raises:
@@ -338,14 +153,14 @@ def _present(uri: str) -> Manifest | None:
         return None
 
 
-def _result(context: StageContext, report: DataReport, manifest: Manifest) -> PrepareResult:
+def _result(context: StageContext, uri: str, report: DataReport, manifest: Manifest) -> PrepareResult:
     # Not in the report, because the evaluation may change without the data.
     of_rows = measured_notes(context.config, report, context.workspace / "measured")
     of_gates = [*of_rows, *notes_before(context.config.spec.evaluation, report.splits[TEST].examples)]
     for note in of_gates:
         log.warning("%s", note)
     return PrepareResult(
-        uri=context.config.layout.prepared,
+        uri=uri,
         digest=manifest.digest,
         inputs_digest=report.inputs_digest,
         examples={name: split.examples for name, split in report.splits.items()},

@@ -325,6 +325,9 @@ class Teachable(Protocol):
         """As ``row_schema``, for rows that may lack the answer; their examples then have
         `prepare.rows.UNANSWERED`."""
 
+    def asked(self, examples: Sequence[Example]) -> list[Example]:
+        """``examples`` as the model of the job reads them: cut to its length, and with `UNANSWERED` for the answer."""
+
     def questions(self, examples: Sequence[Example]) -> list[Question]:
         """What the teacher is asked: what the model of the job reads before the answer."""
 

@@ -14,7 +14,7 @@ from finetune_api.vocabulary import LearnedTokens
 from finetune_trainer.endpoint.messages import Question
 from finetune_trainer.prepare.arrays import int32s, list_lengths, lists
 from finetune_trainer.prepare.encoded import Encoded
-from finetune_trainer.prepare.rows import Example, RowSchema, check_headers
+from finetune_trainer.prepare.rows import UNANSWERED, Example, RowSchema, check_headers
 from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.prepare.special_tokens import AnswerTokens
 from finetune_trainer.prepare.splits import TEST
@@ -62,6 +62,9 @@ class InstructionTuningPreparation:
         self.rows = self.rows or schema.form
         check_headers(files, schema)
         return schema
+
+    def asked(self, examples: Sequence[Example]) -> list[Example]:
+        return [with_answer(example, UNANSWERED) for example in examples if isinstance(example, Conversation)]
 
     def questions(self, examples: Sequence[Example]) -> list[Question]:
         return [question(example) for example in examples if isinstance(example, Conversation)]

@@ -1,0 +1,1 @@
+"""The answers of a teacher to the prompts of rows."""
