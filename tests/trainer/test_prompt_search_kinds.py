@@ -164,6 +164,7 @@ def test_programs_run_and_another_model_proposes(tmp_path: Path) -> None:
     score = job.evaluation["metrics"][0]
     assert (score["name"], score["baseline"], score["tuned"]) == ("pass_at_1", 0.0, 1.0)
     assert set(job.evaluation["details"]["endings"]["tuned"]) == {"Passed"}
+    assert any("only 1 of the 2 candidates of method.promptSearch.propose" in one for one in job.evaluation["notes"])
     page = (job.artifact / "report.html").read_text()
     assert f"p at {other.url} has proposed 1 of the instructions" in page
     assert "were dropped" in page

@@ -78,5 +78,11 @@ class Asked(Protocol):
             DoesNotFit: There is no room for the prompt.
         """
 
-    def written(self, messages: Sequence[str], seed: int, on_examples: OnExamples) -> tuple[list[str], Cost]:
-        """An answer to each message of a user, drawn at random; empty if it cannot be used."""
+    def written(
+        self, prompt: Prompt, inputs: Sequence[Inputs], seed: int, on_examples: OnExamples
+    ) -> tuple[list[str], Cost]:
+        """An answer to each row, drawn at random; empty if it cannot be used.
+
+        Raises:
+            DoesNotFit: There is no room for the prompt.
+        """

@@ -19,7 +19,7 @@ from finetune_trainer.modelling.batching import TokenRows
 from finetune_trainer.modelling.quantizing import stored_as
 from finetune_trainer.modelling.tokenizer import plain_backend, plain_decode
 from finetune_trainer.prepared import IGNORED_LABEL
-from finetune_trainer.search.asked import Cost, DoesNotFit, Inputs, OnExamples, Spent
+from finetune_trainer.search.asked import Cost, Inputs, OnExamples, Spent
 from finetune_trainer.search.prompt import Prompt
 from finetune_trainer.search.ranking import Ranker
 from finetune_trainer.search.rendering import CausalRenderer, Fitting, Renderer, Seq2SeqRenderer
@@ -103,12 +103,11 @@ class LocalModel:
         tokens = int(lengths.sum()) + self._tokens(found)
         return [self._read(answer) for answer in found], Cost(tokens, shortened)
 
-    def written(self, messages: Sequence[str], seed: int, on_examples: OnExamples) -> tuple[list[str], Cost]:
+    def written(
+        self, prompt: Prompt, inputs: Sequence[Inputs], seed: int, on_examples: OnExamples
+    ) -> tuple[list[str], Cost]:
         fitting = Fitting(self._renderer, self._backend, self._room(_WRITING.max_new_tokens))
-        try:
-            table, lengths, _ = fitting.fitted(Prompt("{message}"), [{"message": message} for message in messages])
-        except DoesNotFit:
-            return [""] * len(messages), Cost()
+        table, lengths, _ = fitting.fitted(prompt, inputs)
         kind = Seq2SeqPrompts if self._seq2seq else CausalPrompts
         generator = Generator(self._inputs.data, _WRITING, plain_decode(self._tokenizer), self._inputs.hardware)
         seeds = (self._inputs.spec.training.seed, seed)

@@ -8,10 +8,12 @@ from finetune_api.failures import Reason, StageFailure
 from finetune_api.method_settings import LONGEST_CANDIDATE, PromptSearchSpec
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.spec.search_rules import PLACEHOLDER, is_candidate
-from finetune_trainer.search.asked import Asked, OnExamples
-from finetune_trainer.search.prompt import Rows
+from finetune_trainer.search.asked import Asked, DoesNotFit, OnExamples
+from finetune_trainer.search.prompt import Prompt, Rows
 from finetune_trainer.search.record import Record
 
+_EXAMPLES = "examples of answers"
+"""Name of the place of the examples in the question; no column of a task has it."""
 _SHOWN = 4
 """Training examples that a proposal is based on."""
 _SHOWN_CHARACTERS = 500
@@ -45,13 +47,18 @@ def propose(
     """
     found = list(settings.candidates)
     wanted = len(found) + (settings.propose or 0)
-    drawn = 0
+    drawn, problem = 0, ""
+    question = _question(spec)
     for _ in range(_ROUNDS):
-        messages = [_question(rows, drawn + number, spec) for number in range(wanted - len(found))]
-        if not messages:
+        shown = [{_EXAMPLES: _examples(rows, drawn + number)} for number in range(wanted - len(found))]
+        if not shown:
             break
-        answers, cost = asked.written(messages, drawn, on_examples)
-        drawn += len(messages)
+        try:
+            answers, cost = asked.written(question, shown, drawn, on_examples)
+        except DoesNotFit as error:
+            problem = f"the question for proposals is too long, because {error}"
+            break
+        drawn += len(answers)
         record.proposing += cost.tokens
         for answer in answers:
             candidate = read_proposal(answer, spec.task.type.row.placeholders)
@@ -63,9 +70,9 @@ def propose(
     if not found:
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
-            f"method.promptSearch.propose: none of {drawn} answers of the model is an instruction, because they are "
-            "empty or have other placeholders: set method.promptSearch.candidates, or method.promptSearch.proposer to "
-            "a model that follows instructions",
+            f"method.promptSearch.propose: "
+            f"{problem or f'none of {drawn} answers is an instruction, because they are empty or have other places'}: "
+            "set method.promptSearch.candidates, or method.promptSearch.proposer to a model that follows instructions",
         )
 
 
@@ -90,10 +97,20 @@ def texts_of(placeholders: tuple[str, ...]) -> str:
     return "\n\n".join(f"{name.capitalize()}: {{{name}}}" for name in placeholders)
 
 
-def _question(rows: Rows, number: int, spec: FineTuneJobSpec) -> str:
-    """What the model is asked; each time with other examples."""
+def _question(spec: FineTuneJobSpec) -> Prompt:
+    """What the model is asked, with a place for examples."""
+    places = " and ".join(f"{{{name}}} for the {name}" for name in spec.task.type.row.placeholders)
+    return Prompt(
+        f"Somebody answers texts like this:\n\n{{{_EXAMPLES}}}\n\n"
+        f"Write the instruction that this person was given, in one or two sentences, with {places}. Write the "
+        "instruction only."
+    )
+
+
+def _examples(rows: Rows, number: int) -> str:
+    """Examples for a question; each time others."""
     chosen = [(number * _SHOWN + place) % len(rows) for place in range(min(_SHOWN, len(rows)))]
-    examples = "\n\n".join(
+    return "\n\n".join(
         "\n".join(
             [
                 *(f"{name.capitalize()}: {text[:_SHOWN_CHARACTERS]}" for name, text in rows.inputs[index].items()),
@@ -101,12 +118,4 @@ def _question(rows: Rows, number: int, spec: FineTuneJobSpec) -> str:
             ]
         )
         for index in chosen
-    )
-    names = spec.task.type.row.placeholders
-    places = " and ".join(f"{{{name}}} for the {name}" for name in names)
-    return (
-        "Somebody answers texts like this:\n\n"
-        f"{examples}\n\n"
-        f"Write the instruction that this person was given, in one or two sentences, with {places}. Write the "
-        "instruction only."
     )

@@ -75,14 +75,12 @@ class ServedModel:
     def answers(self, prompt: Prompt, inputs: Sequence[Inputs], on_examples: OnExamples) -> tuple[list[str], Cost]:
         return self._asked(self._questions(prompt, inputs), on_examples)
 
-    def written(self, messages: Sequence[str], seed: int, on_examples: OnExamples) -> tuple[list[str], Cost]:
-        return self._asked(
-            [
-                Question([{"role": "user", "content": message}], {**_DRAWN, "seed": seed + number})
-                for number, message in enumerate(messages)
-            ],
-            on_examples,
-        )
+    def written(
+        self, prompt: Prompt, inputs: Sequence[Inputs], seed: int, on_examples: OnExamples
+    ) -> tuple[list[str], Cost]:
+        parameters = [{**_DRAWN, "seed": seed + number} for number in range(len(inputs))]
+        questions = [Question(prompt.messages(one), of_one) for one, of_one in zip(inputs, parameters, strict=True)]
+        return self._asked(questions, on_examples)
 
     def _asked(self, questions: Sequence[Question], on_examples: OnExamples) -> tuple[list[str], Cost]:
         outcomes = self._client.ask(questions)
