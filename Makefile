@@ -123,7 +123,7 @@ cluster-made: cluster-possible install
 test-unit: .venv/.unit ## Run the unit tests, without torch (2 minutes)
 	$(BIN)/pytest --numprocesses 2 --dist worksteal tests/unit
 
-test-cluster: cluster-possible install ## Run all tests on a real cluster on this machine (26 minutes on two cores)
+test-cluster: cluster-possible install ## Run all tests on a real cluster on this machine (28 minutes on two cores)
 	$(BY_FILE) tests/cluster/serial tests/cluster/smoke tests/cluster/test_*.py
 
 # The main job, one crash and one storage fault: whatever breaks most cluster tests breaks these.

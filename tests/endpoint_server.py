@@ -1,4 +1,4 @@
-"""A small server with the API of OpenAI on loopback, which can misbehave in every way that the tests need."""
+"""A small server with the API of OpenAI, which can misbehave in every way that the tests need."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ Respond = Callable[[str, int], Reply | None]
 
 
 @contextmanager
-def endpoint(respond: Respond, certificate: tuple[Path, Path] | None = None) -> Iterator[Endpoint]:
+def endpoint(
+    respond: Respond, certificate: tuple[Path, Path] | None = None, address: str = "127.0.0.1"
+) -> Iterator[Endpoint]:
     """A server that replies with ``respond``, with TLS if there is a certificate."""
     lock = threading.Lock()
     active = 0
@@ -104,6 +106,6 @@ def endpoint(respond: Respond, certificate: tuple[Path, Path] | None = None) -> 
             pass
 
     running = Endpoint("")
-    with serving(Handler, certificate) as url:
+    with serving(Handler, certificate, address) as url:
         running.url = f"{url}/v1"
         yield running

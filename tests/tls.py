@@ -36,9 +36,11 @@ class Authority:
 
 
 @contextmanager
-def serving(handler: type[BaseHTTPRequestHandler], certificate: tuple[Path, Path] | None = None) -> Iterator[str]:
-    """Serve on loopback until the end of the block, with TLS if there is a certificate; returns the URL."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+def serving(
+    handler: type[BaseHTTPRequestHandler], certificate: tuple[Path, Path] | None = None, address: str = "127.0.0.1"
+) -> Iterator[str]:
+    """Serve until the end of the block, with TLS if there is a certificate; returns the URL."""
+    server = ThreadingHTTPServer((address, 0), handler)
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*certificate)
@@ -46,7 +48,7 @@ def serving(handler: type[BaseHTTPRequestHandler], certificate: tuple[Path, Path
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:
-        yield f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_port}"
+        yield f"{'https' if certificate else 'http'}://{address}:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()

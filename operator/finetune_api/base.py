@@ -33,6 +33,8 @@ class Rule:
     """The rule as a predicate for pydantic: True for a valid model."""
     found: Found | None = None
     """What the model has instead, for the end of the message."""
+    item: Callable[[Any], int] | None = None
+    """Where ``field`` is a list: the position of the entry to change, for pydantic."""
 
     def explain(self, model: Any) -> str:
         """The message for ``model``, which breaks the rule."""
@@ -99,5 +101,8 @@ class ApiModel(BaseModel):
     def _check_rules(self) -> Self:
         for rule in self.rules:
             if not rule.holds(self):
-                raise PydanticCustomError("rule", "{message}", {"message": rule.explain(self), "field": rule.field})
+                context: dict[str, Any] = {"message": rule.explain(self), "field": rule.field}
+                if rule.item:
+                    context["item"] = rule.item(self)
+                raise PydanticCustomError("rule", "{message}", context)
         return self

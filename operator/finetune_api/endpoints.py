@@ -37,3 +37,8 @@ class EndpointSpec(ApiModel):
         "kept. Default: no limit.",
     )
     max_concurrency: int = Field(default=8, ge=1, le=256, description="Most requests at the same time.")
+
+    @property
+    def address(self) -> str:
+        """Where the model is, for people."""
+        return f"{self.model} at {self.url}"

@@ -111,7 +111,9 @@ class Costs(ApiModel):
     """Size and speed of student and teacher, measured one after the other with the same batches of test examples."""
 
     student: ModelCost = Field(description="The tuned model.")
-    teacher: ModelCost = Field(description="The teacher.")
+    teacher: ModelCost | None = Field(
+        default=None, description="The teacher; none if it answers behind an endpoint, whose size is not known."
+    )
     device: str = Field(max_length=16, description="Device of the measurement: cpu or cuda.")
 
 

@@ -378,8 +378,8 @@ def _method(method: MethodSpec) -> MethodSpec:
 
 
 def _distillation(distillation: DistillationSpec) -> DistillationSpec:
-    """``distillation`` without Secret names, and without how fast an endpoint is asked."""
-    teacher = _without_secret(distillation.teacher)
+    """``distillation`` without Secret names, and without how fast an endpoint is asked and what it costs."""
+    teacher = _without_secret(distillation.teacher).model_copy(update={"prices": None})
     if endpoint := teacher.endpoint:
         teacher = teacher.model_copy(update={"endpoint": _unhurried(endpoint)})
     return distillation.model_copy(update={"teacher": teacher})

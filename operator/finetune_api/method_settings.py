@@ -271,8 +271,14 @@ class PromptSearchSpec(ApiModel):
             message="candidates must be different from each other",
             field="candidates",
             holds=lambda search: len(set(search.candidates)) == len(search.candidates),
+            item=lambda search: _repeated(search.candidates),
         ),
     )
+
+
+def _repeated(texts: tuple[str, ...]) -> int:
+    """The position of the first text that stands before as well."""
+    return next(place for place, text in enumerate(texts) if text in texts[:place])
 
 
 def _of_kto(name: str, field: str) -> Rule:

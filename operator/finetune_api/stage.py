@@ -18,6 +18,7 @@ from finetune_api.failures import ExitCode, Reason
 from finetune_api.layout import JobLayout, RevisionLayout
 from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_api.text import clean
+from finetune_api.vocabulary import Currency
 
 TERMINATION_MESSAGE_LIMIT = 4096
 """Bytes that Kubernetes keeps of a container's termination message."""
@@ -218,6 +219,10 @@ class TeacherAnswers(ApiModel):
     kept: Count = Field(default=0, description="Answers that were in storage, and were not asked again.")
     prompt_tokens: Count = Field(description="Tokens of the prompts, also of answers that were in storage.")
     completion_tokens: Count = Field(description="Tokens of the answers, likewise.")
+    cost: float | None = Field(
+        default=None, ge=0, description="Cost of these tokens by distillation.teacher.prices; absent without prices."
+    )
+    currency: Currency | None = Field(default=None, description="Currency of the cost.")
     problems: tuple[Annotated[Foreign, Field(max_length=NOTE_LENGTH)], ...] = Field(
         default=(),
         max_length=MOST_PROBLEMS,

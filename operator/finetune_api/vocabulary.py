@@ -47,6 +47,7 @@ EndpointUrl = Annotated[
     # Neither credentials nor a query: both would appear in reports.
     StringConstraints(pattern=r"^(http|https)://[^\x00-\x20\x7f?#@/]+(/[^\x00-\x20\x7f?#]*)?$", max_length=1024),
 ]
+Currency = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$", max_length=3)]
 ServedModel = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x20\x7f]+$", max_length=256)]
 ArtifactDigest = Annotated[str, StringConstraints(pattern="^sha256:[0-9a-f]{64}$", max_length=71)]
 MOST_LABEL_CHARACTERS = 16384

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from finetune_api.spec import FineTuneJobSpec, Precision, Quantization
+from finetune_api.spec import DistillationMode, FineTuneJobSpec, Precision, Quantization
 from finetune_api.stage import Device, PrepareResult, World
 from finetune_api.tables.methods import Result
 
-_OPTIMIZER_BYTES = 12
-"""Bytes for each trained parameter: two moments of Adam and the weight, in FP32."""
+_MOMENTS = 8
+"""Bytes for the two moments of Adam of a trained parameter, in FP32."""
+_FP32 = 4
 _ROUNDED_BYTES = {
     # With an 8-bit scale for each 64 weights, and a 32-bit one for each 256 of these.
     Quantization.NF4: 0.5 + 1 / 64 + 4 / (64 * 256),
@@ -23,11 +24,10 @@ def memory_bytes(spec: FineTuneJobSpec, model: PrepareResult, world: World) -> i
     adapter.
     """
     width = _width(_precision(spec, world))
-    # With weight 0, training does not load the teacher.
-    learns = spec.distillation and spec.distillation.generating_teacher is None and spec.distillation.weight
-    teacher = model.teacher_parameters if learns else None
-    of_teacher = (teacher or 0) * width / (world.size if spec.distributed.zero.stage == 3 else 1)
-    return round(_bytes_of_base(spec, model.parameters, model.rounded_parameters, width, world) + of_teacher)
+    return round(
+        _bytes_of_base(spec, model.parameters, model.rounded_parameters, width, world)
+        + _bytes_of_teacher(spec, model.teacher_parameters, width, world)
+    )
 
 
 def teacher_bytes(spec: FineTuneJobSpec, model: PrepareResult, world: World) -> int:
@@ -45,10 +45,12 @@ class Sizes:
     """Those that model.quantization rounds; None without it."""
     trained: int
     """Trained parameters, those of an adapter included."""
+    teacher: int | None = None
+    """Of a teacher whose logits are learned."""
 
 
 def training_bytes(spec: FineTuneJobSpec, sizes: Sizes, precision: Precision, world: World) -> int:
-    """Bytes in each process for weights, gradients and optimizer state, with those of an adapter.
+    """Bytes in each process for weights, also of a teacher, gradients and optimizer state, with those of an adapter.
 
     Args:
         spec: The spec of the job.
@@ -58,6 +60,7 @@ def training_bytes(spec: FineTuneJobSpec, sizes: Sizes, precision: Precision, wo
     """
     width = _width(precision)
     base = _bytes_of_base(spec, sizes.parameters, sizes.rounded, width, world)
+    base += _bytes_of_teacher(spec, sizes.teacher, width, world)
     return base if trains_all(spec) else round(base + sizes.trained * (width + _trained_width(spec, width, world)))
 
 
@@ -78,15 +81,28 @@ def _bytes_of_base(
     return round(weights + (parameters * _trained_width(spec, width, world) if trains_all(spec) else 0))
 
 
+def _bytes_of_teacher(spec: FineTuneJobSpec, parameters: int | None, width: int, world: World) -> int:
+    taught = spec.distillation
+    # With weight 0, training does not load the teacher.
+    if not parameters or not taught or not taught.weight or taught.mode is not DistillationMode.LOGITS:
+        return 0
+    return round(parameters * width / (world.size if spec.distributed.zero.stage == 3 else 1))
+
+
 def _trained_width(spec: FineTuneJobSpec, width: int, world: World) -> float:
     """Bytes in each process for the gradient and the optimizer state of a trained parameter."""
     stage, processes = spec.distributed.zero.stage, world.size
-    return width / (processes if stage >= 2 else 1) + _OPTIMIZER_BYTES / (processes if stage >= 1 else 1)
+    gradients = width / (processes if stage >= 2 else 1)
+    if stage == 0:  # Without DeepSpeed, weights that are trained are in FP32 in any case, once.
+        return gradients + (_MOMENTS if width == _FP32 else _FP32 + _MOMENTS)
+    # DeepSpeed has an FP32 copy of the weights, and makes one of gradients in half precision.
+    copies = _FP32 if width == _FP32 else 2 * _FP32
+    return gradients + (copies + _MOMENTS) / processes
 
 
 def _width(precision: Precision) -> int:
     """Bytes of a weight."""
-    return 4 if precision is Precision.FP32 else 2
+    return _FP32 if precision is Precision.FP32 else 2
 
 
 def _precision(spec: FineTuneJobSpec, world: World) -> Precision:

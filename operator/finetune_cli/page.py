@@ -28,7 +28,7 @@ def page(view: View, phase: str, place: Place) -> list[str]:
     if report := report_uri(job):
         lines.append(f"report      {shown_uri(report)}")
     if status.failure:
-        lines += failure_lines(status.failure, place, status.revision)
+        lines += failure_lines(status, status.failure, place)
     if status.history:
         lines += ["", *_history(job)]
     return [line if line.startswith(" ") else clean(line) for line in lines]

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 from finetune_api.evaluation import Evaluation, GateResult
 from finetune_api.failures import ExitCode, Reason
-from finetune_api.job import FailureStatus, FineTuneJob
+from finetune_api.job import FailureStatus, FineTuneJob, FineTuneJobStatus
 from finetune_api.layout import REPORT
 from finetune_api.spec import HarnessMetric
 from finetune_api.stage import Stage
@@ -62,7 +62,7 @@ def result_lines(job: FineTuneJob, place: Place) -> list[str]:
     if report := report_uri(job):
         lines.append(f"report    {shown_uri(report)}")
     if status.failure:
-        lines += failure_lines(status.failure, place, status.revision)
+        lines += failure_lines(status, status.failure, place)
     return [clean(line) if not line.startswith(" ") else line for line in lines]
 
 
@@ -116,6 +116,7 @@ def _costs(evaluation: Evaluation) -> list[str]:
     shown = [
         f"{name} {one.parameters:,} parameters, {size(one.bytes)}, {one.tokens_per_second:,.0f} tokens/s"
         for name, one in (("student", costs.student), ("teacher", costs.teacher))
+        if one is not None
     ]
     return [f"{'; '.join(shown)}, on {costs.device}{_gap(evaluation.metrics[0].gap_closed)}"]
 
@@ -188,15 +189,18 @@ def _stopped(job: FineTuneJob, place: Place) -> str:
     return f"Stopped in {current.name if current else Stage.PUBLISH}; {place.resume}."
 
 
-def failure_lines(failure: FailureStatus, place: Place, revision: int) -> list[str]:
+def failure_lines(status: FineTuneJobStatus, failure: FailureStatus, place: Place) -> list[str]:
     """What failed, whose fault it is, where its log is and what comes next."""
     if failure.reason is Reason.GATE_FAILED:
         return [f"Not published: {failure.message}", place.again(failure.reason)]
     where = f"{failure.stage}, attempt {failure.attempt}" + ("" if failure.rank is None else f", rank {failure.rank}")
     lines = [f"Failed in {where} ({failure.reason}): {failure.message}", place.whose(failure.fault)]
-    if log := place.log(RunId(revision, failure.stage, failure.attempt)):
+    if log := place.log(RunId(status.revision, failure.stage, failure.attempt)):
         lines.append(f"log       {log}")
-    return [*lines, "Another attempt follows." if failure.retried else place.again(failure.reason)]
+    if not failure.retried:
+        return [*lines, place.again(failure.reason)]
+    attempt = status.stage(failure.stage).attempt
+    return [*lines, f"Attempt {attempt} has begun." if attempt > failure.attempt else "Another attempt follows."]
 
 
 def shown_uri(uri: str) -> str:

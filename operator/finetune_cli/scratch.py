@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from finetune_api.job import FineTuneJob, FineTuneJobStatus, TrainingStatus, spec_digest, training_digest
-from finetune_api.stage import JobIdentity, Stage, StageReport
+from finetune_api.stage import JobIdentity, Stage, StageReport, World
 from finetune_cli.local import Machine, Snapshot
 from finetune_cli.local.child import StageProcess
 from finetune_cli.local.state import RunDirectory
@@ -40,7 +40,14 @@ class Prepared:
 
 
 def prepare_in(
-    scratch: Path, job: FineTuneJob, stored: FineTuneJobStatus, machine: Machine, *, output: Output, note: str
+    scratch: Path,
+    job: FineTuneJob,
+    stored: FineTuneJobStatus,
+    machine: Machine,
+    *,
+    output: Output,
+    note: str,
+    world: World | None = None,
 ) -> Prepared:
     """Run the prepare stage of a job; its result and its log are below ``scratch``.
 
@@ -51,6 +58,7 @@ def prepare_in(
         machine: The hardware of this machine.
         output: Text shows the stage on standard output, JSON on standard error if that is a terminal.
         note: A note that is shown with the stage.
+        world: The processes of the training, which are shown with the job; default: those of this machine.
 
     Raises:
         LocalError: The trainer is not installed, or ``scratch`` is not writable.
@@ -58,12 +66,20 @@ def prepare_in(
     status = current_revision(job.spec, stored, Observed(), datetime.now(UTC))
     directory = RunDirectory(RunId(status.revision, Stage.PREPARE, 1), scratch / "run")
     run = stage_run(job, status, (scratch / "output").as_uri())
-    report, stopped = asyncio.run(_prepare(job, run, directory, machine, output=output, note=note))
+    shown = world or machine.fit(world_of(Stage.TRAIN, job.spec), job.spec.training.batch_size)
+    report, stopped = asyncio.run(_prepare(job, run, directory, machine, output=output, note=note, world=shown))
     return Prepared(report, stopped, directory.last_log_line())
 
 
 async def _prepare(
-    job: FineTuneJob, run: StageRun, directory: RunDirectory, machine: Machine, *, output: Output, note: str
+    job: FineTuneJob,
+    run: StageRun,
+    directory: RunDirectory,
+    machine: Machine,
+    *,
+    output: Output,
+    note: str,
+    world: World,
 ) -> tuple[StageReport | None, bool]:
     """The report of the stage, and whether a signal has stopped it."""
     changed = asyncio.Event()
@@ -85,7 +101,6 @@ async def _prepare(
         status = FineTuneJobStatus(revision=revision, spec_digest=spec_digest(job.spec), training=training)
         planned = plan(job.model_copy(update={"status": status}), Observed(), datetime.now(UTC))
         started = job.model_copy(update={"status": planned.status})
-        world = machine.fit(world_of(Stage.TRAIN, job.spec), job.spec.training.batch_size)
         await child.start(trainer_command("finetune run"), machine.fit(run.world, job.spec.training.batch_size))
         while child.alive:
             observed = child.observed

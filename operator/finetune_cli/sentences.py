@@ -58,7 +58,7 @@ def sentence(error: ErrorDetails) -> tuple[tuple[str | int, ...], str]:
     path = tuple(error["loc"])
     context: dict[str, Any] = error.get("ctx") or {}
     if error["type"] == "rule":
-        path = (*path, *str(context["field"]).split("."))
+        path = (*path, *str(context["field"]).split("."), *([context["item"]] if "item" in context else []))
         return path, f"{dotted(path)}: {context['message']}"
     name = dotted(path)
     if error["type"] == "extra_forbidden":

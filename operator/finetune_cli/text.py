@@ -19,12 +19,13 @@ _SLOW_AFTER_SECONDS = 600.0
 
 
 def heading(job: FineTuneJob, world: World) -> tuple[str, str]:
-    """Name and revision of the job; its model, task, method and world."""
+    """Name and revision of the job; its model, task, method, teacher and world."""
     meta, spec = job.metadata, job.spec
     revision = f", revision {job.status.revision}" if job.status.revision else ""
+    taught = f", taught by {spec.distillation.teacher.address}" if spec.distillation else ""
     return (
         clean(f"{meta.namespace}/{meta.name}{revision}"),
-        clean(f"{spec.model.address}, {spec.task.type}, {method_text(spec)}, {describe_world(world)}"),
+        clean(f"{spec.model.address}, {spec.task.type}, {method_text(spec)}{taught}, {describe_world(world)}"),
     )
 
 

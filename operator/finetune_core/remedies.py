@@ -12,6 +12,8 @@ _AFTER = {
     Reason.DIVERGED: "The same spec would diverge again: apply one with another training to start the next revision.",
     Reason.DEADLINE_EXCEEDED: "Delete the job and apply it again to continue{resume}, with a higher "
     "resilience.activeDeadlineSeconds if that one is too short.",
+    Reason.BUDGET_EXCEEDED: "Apply a spec with a larger budget to start the next revision, which asks only what has no "
+    "answer yet.",
     Reason.OUT_OF_MEMORY: "Change the sizes in the spec, then delete the job and apply it again{resume}.",
 }
 

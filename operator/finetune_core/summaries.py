@@ -131,6 +131,7 @@ def _answers(answers: TeacherAnswers) -> str:
         *([f"{answers.requests:,} requests"] if answers.requests is not None else []),
         *([f"{answers.kept:,} answers kept from before"] if answers.kept else []),
         f"{tokens:,} tokens",
+        *([f"{answers.cost:,.2f} {answers.currency}"] if answers.cost is not None else []),
     ]
     left_out = f"; left out: {'; '.join(answers.problems)}" if answers.problems else ""
     return (

@@ -20,6 +20,7 @@ _METADATA = ("name", "namespace", "uid", "generation", "labels")
 
 
 _NO_SCORE = "-"
+_SIDES = ("baseline", "tuned", "teacher")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,8 @@ class CachedJob:
     deleting: bool
     finished: bool
     scores: str
-    """``metric baseline tuned`` for each metric of the evaluation, separated by spaces; usually empty. The baseline has
-    no score, ``-``, in metrics of rewards."""
+    """``metric baseline tuned teacher`` for each metric of the evaluation, separated by spaces; usually empty. No score
+    is ``-``: of the baseline in metrics of rewards, and of the teacher without one."""
     text: bytes
     """The object as JSON, with the metadata fields that the operator reads."""
 
@@ -130,10 +131,10 @@ class Cache:
         """Every metric of every evaluated FineTuneJob."""
         for job in self.jobs:
             words = iter(job.scores.split())
-            for metric, baseline, tuned in zip(words, words, words, strict=True):
-                if baseline != _NO_SCORE:
-                    yield (*job.key, metric, "baseline", float(baseline))
-                yield (*job.key, metric, "tuned", float(tuned))
+            for metric, *scores in zip(words, *[words] * len(_SIDES), strict=True):
+                for side, score in zip(_SIDES, scores, strict=True):
+                    if score != _NO_SCORE:
+                        yield (*job.key, metric, side, float(score))
 
     def _update_job(self, obj: Mapping[str, Any], deleted: bool) -> Key | None:
         known = self.jobs.get(key_of(obj))
@@ -242,4 +243,5 @@ def cached_job(obj: Mapping[str, Any]) -> CachedJob:
 def _scores(status: Mapping[str, Any]) -> str:
     """`CachedJob.scores`. The schema of the CRD has checked the types."""
     metrics = (status.get("evaluation") or {}).get("metrics") or ()
-    return " ".join(f"{metric['name']} {metric.get('baseline', _NO_SCORE)} {metric['tuned']}" for metric in metrics)
+    rows = ((one["name"], *(one.get(side, _NO_SCORE) for side in _SIDES)) for one in metrics)
+    return " ".join(str(word) for row in rows for word in row)

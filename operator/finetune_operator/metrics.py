@@ -21,7 +21,7 @@ SUCCEEDED = "Succeeded"
 """The reason of an attempt without a failure."""
 
 Score = tuple[str, str, str, str, float]
-"""Namespace, name of the job, metric, side (baseline or tuned), and value."""
+"""Namespace, name of the job, metric, side (baseline, tuned or teacher), and value."""
 
 
 class Metrics:
@@ -103,7 +103,7 @@ class _State(Collector):
         )
         scores = GaugeMetricFamily(
             "finetune_job_score",
-            "Metrics of the baseline and of the tuned model, from the status of each evaluated FineTuneJob.",
+            "Metrics of the baseline, the tuned model and its teacher, from the status of each evaluated FineTuneJob.",
             labels=["namespace", "name", "metric", "side"],
         )
         for namespace, name, metric, side, value in self._scores():

@@ -178,7 +178,7 @@ def _values() -> list[str]:
     for key, name in (("image", "finetune-operator"), ("trainer.image", "finetune-trainer")):
         repository, _, tag = images.image(name).rpartition(":")
         found += [f'{key}.repository="{repository}"', f'{key}.tag="{tag}"']
-    for stage in ("prepare", "train", "evaluate", "publish"):
+    for stage in ("prepare", "respond", "train", "evaluate", "publish"):
         found += [
             f"trainer.stages.{stage}.resources={json.dumps(_SMALL)}",
             f'trainer.stages.{stage}.workspace="4Gi"',

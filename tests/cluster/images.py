@@ -27,12 +27,14 @@ _SENT = {
     "finetune-operator": tuple(f"operator/finetune_{name}" for name in ("api", "core", "kube", "operator")),
     "finetune-trainer": ("operator/finetune_api", "trainer_image/finetune_trainer"),
 }
+_ARGUMENTS = {"finetune-operator": (), "finetune-trainer": ("HARNESS=1",)}
+"""Build arguments beside that of the base image. With lm-eval, jobs with `evaluation.harness` run too."""
 _SENT_BY_BOTH = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE")
 
 
 def image(name: str) -> str:
-    """The image of this checkout. Its tag is a digest of its sources."""
-    digest = hashlib.sha256()
+    """The image of this checkout. Its tag is a digest of its sources and of its build arguments."""
+    digest = hashlib.sha256(repr(_ARGUMENTS[name]).encode())
     for path in sorted(_files(name)):
         digest.update(f"{path.relative_to(ROOT)}\0{path.stat().st_mode}\0".encode())
         digest.update(path.read_bytes())
@@ -88,8 +90,8 @@ def _build(reference: str) -> None:
             Path(folder, "Dockerfile").write_text(f'FROM {BASE}\nENTRYPOINT ["sleep", "infinity"]\n')
             _buildah("bud", "--tag", reference, folder)
     else:
-        arguments = ("--layers", "--network", "host", "--build-arg", f"BASE_IMAGE={BASE}", *_certificates())
-        build = ("bud", *arguments, "--file", ROOT / _DOCKERFILES[name])
+        values = (f"--build-arg={value}" for value in (f"BASE_IMAGE={BASE}", *_ARGUMENTS[name]))
+        build = ("bud", "--layers", "--network", "host", *values, *_certificates(), "--file", ROOT / _DOCKERFILES[name])
         # The tag keeps the layers of the stage when layers without a tag are removed.
         _buildah(*build, "--target", _FIRST_STAGES[name], "--tag", f"localhost/{name}-first", ROOT)
         _buildah(*build, "--tag", reference, ROOT)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.cluster.services import BUCKETS
 from tests.cluster.tenant import INPUTS, OUTPUT
+from tests.trainer.teacher_models import save_classifier
 from tests.trainer.tiny_models import LABELS, make_texts, save_bert, save_llama
 
 
@@ -20,6 +21,7 @@ def upload_inputs() -> None:
     save_bert(bucket / "bert")
     _without_dropout(bucket / "bert" / "config.json")
     save_llama(bucket / "llama")
+    save_classifier(bucket / "teacher", num_hidden_layers=4)
     rows = [{"text": text, "label": LABELS[label]} for text, label in make_texts(480, 1)]
     chats = [{"prompt": f"what is it {row['text']}", "completion": f"it is {row['label']}"} for row in rows]
     for name, lines in (("sentences", rows), ("questions", chats)):

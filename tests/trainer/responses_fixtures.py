@@ -41,6 +41,9 @@ class Job:
         test: Sequence[dict[str, Any]] | None = None,
         budget: dict[str, int] | None = None,
         training: dict[str, Any] | None = None,
+        *,
+        evaluation: dict[str, Any] | None = None,
+        teacher: dict[str, Any] | None = None,
         **distillation: Any,
     ) -> StageContext:
         """The context of the next revision with these rows."""
@@ -53,14 +56,15 @@ class Job:
         }
         if test is not None:
             dataset["test"]["minimumExamples"] = 1  # type: ignore[assignment]
-        teacher = {"endpoint": {"url": self._server.url, "model": "m", **(budget or {})}}
+        asked = {"endpoint": {"url": self._server.url, "model": "m", **(budget or {})}, **(teacher or {})}
         context = a_context(
             self._root,
             self._model,
             self._task,
             dataset,
             training=training or {},
-            distillation={"teacher": teacher, "mode": "Responses", **distillation},
+            evaluation=evaluation or {},
+            distillation={"teacher": asked, "mode": "Responses", **distillation},
         )
         identity = context.config.job.model_copy(
             update={"revision": self._revision, "training_revision": self._revision}

@@ -78,6 +78,10 @@ class TestAClassifier:
             right.append(TEACHER_LABELS[int(logits.argmax())] == row["label"])
         accuracy = published.evaluation["metrics"][0]
         assert accuracy["teacher"] == pytest.approx(np.mean(right))
+        # The recalls of the labels, each as often as its test examples.
+        labels = published.evaluation["details"]["labels"]
+        hits = sum(row["teacher"]["recall"] * row["testExamples"] for row in labels)
+        assert hits == pytest.approx(sum(right))
         costs = published.evaluation["costs"]
         assert costs["teacher"]["parameters"] == sum(weight.numel() for weight in model.parameters())
         assert costs["student"]["parameters"] < costs["teacher"]["parameters"]
@@ -87,6 +91,7 @@ class TestAClassifier:
     def test_names_its_teacher_in_report_and_card(self, published: TinyJob) -> None:
         report, card = ((published.artifact / name).read_text() for name in ("report.html", "README.md"))
         assert '<th class="n">Teacher</th>' in report
+        assert '<th class="n" colspan="3">Teacher</th>' in report
         assert "Parts of the training loss, before their weights" in report
         assert "| Metric | Baseline | Tuned | Teacher | Change |" in card
         assert "| Weight and temperature of the teacher | 0.7, 3 |" in card

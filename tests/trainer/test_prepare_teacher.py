@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune_api.failures import Reason
+from finetune_api.layout import LEARNED_ROWS
 from finetune_trainer.context import StageContext
-from tests.trainer.prepare_fixtures import a_context, json_lines, prepared, refused
+from finetune_trainer.row_hashes import LearnedRows, read_test_rows
+from tests.trainer.prepare_fixtures import a_context, json_lines, prepared, refused, stored
 from tests.trainer.teacher_models import save_classifier, save_generator, taught_by
 from tests.trainer.tiny_models import LABELS, make_texts, save_bert
 
@@ -186,3 +190,27 @@ def test_another_teacher_at_the_same_address_is_another_input(bert: Path, tmp_pa
     save_classifier(teacher, seed=99)
     second, _ = prepared(classification(tmp_path, bert, teacher))
     assert first.inputs_digest != second.inputs_digest
+
+
+def test_another_vocabulary_is_refused_before_the_data_is_read(bert: Path, tmp_path: Path) -> None:
+    teacher = save_classifier(tmp_path / "teacher", LABELS)
+    vocabulary_of(teacher, swap)
+    context = classification(tmp_path, bert, teacher)
+    (tmp_path / "train.jsonl").write_text("no JSON\n")
+    assert "has another vocabulary" in refused(context).message
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_test_rows_that_the_teacher_was_trained_on_are_noted(bert: Path, tmp_path: Path, damaged: bool) -> None:
+    teacher = save_classifier(tmp_path / "teacher", LABELS)
+    context = classification(tmp_path, bert, teacher)
+    result, _ = prepared(context)
+    assert not any("the teacher was trained on" in note for note in result.notes)
+    rows = read_test_rows(stored(context))
+    LearnedRows().with_rows("TextClassification", rows[:3]).write(teacher)
+    if damaged:
+        (teacher / LEARNED_ROWS).write_bytes(b"PK no archive")
+    shutil.rmtree(stored(context))
+    again, _ = prepared(replace(context, workspace=tmp_path / "again"))
+    note = f"the teacher was trained on 3 of {len(rows)} test examples, so that its scores are too good"
+    assert damaged is not any(note in one for one in again.notes)

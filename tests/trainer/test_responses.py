@@ -114,7 +114,7 @@ def test_too_many_answers_that_cannot_be_used_fail_the_job_before_all_are_asked(
         rows = prompts(*(f"question {number}" for number in range(2000)))
         failure = refused(Job(tmp_path, model, server).next(rows, maxFailed=0.05))
     assert failure.reason is Reason.BAD_DATA
-    assert "answers of the teacher cannot be used, more than 5 % of" in failure.message
+    assert "answers of the teacher so far cannot be used, more than 5 % of" in failure.message
     assert "prompts (distillation.maxFailed): " in failure.message
     assert ": the answer is cut at the limit of tokens; correct the teacher" in failure.message
     assert len(server.asked) < 1000
@@ -126,7 +126,7 @@ def test_no_more_is_asked_once_too_many_answers_cannot_be_used(tmp_path: Path, m
         job = Job(tmp_path, model, server)
         failure = refused(job.next(*splits, maxFailed=0.05, budget={"maxConcurrency": 4}))
         assert failure.reason is Reason.BAD_DATA
-        assert "answers of the teacher cannot be used, more than 5 % of 20" in failure.message
+        assert "answers of the teacher so far cannot be used, more than 5 % of 20" in failure.message
         assert 9 <= len(server.asked) <= 16
         # Those that are stored count before anything is asked.
         before = len(server.asked)

@@ -6,6 +6,9 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +17,9 @@ from finetune_api.failures import ExitCode, Reason
 from finetune_api.stage import PrepareResult, Stage
 from finetune_trainer.evaluate.pairing import digest_of
 from tests.endpoint_server import Endpoint, Reply, answer, endpoint, error
-from tests.trainer.stages import TinyJob, instruction_job
+from tests.trainer.code_models import byte_level_tokenizer, save_llama_with
+from tests.trainer.qa_fixtures import heart_job
+from tests.trainer.stages import TinyJob, classification_job, instruction_job, write_jsonl
 
 ROWS = 120
 
@@ -127,3 +132,92 @@ def test_the_teacher_is_measured_beside_its_student(job: TinyJob) -> None:
     assert "the answer is cut at the limit of tokens" in page
     assert "Answers that are learned" in page
     assert '<th class="n">Teacher</th>' in page
+
+
+def code_job(root: Path) -> TinyJob:
+    body = "    return 2 * x\n"
+    save_llama_with(root / "base", byte_level_tokenizer([body]))
+    rows = [
+        {"prompt": f"def f{number}(x):\n", "completion": body, "tests": f"assert f{number}(3) == 6\n"}
+        for number in range(8)
+    ]
+    uri = {"uri": write_jsonl(root / "train.jsonl", rows)}
+    return TinyJob(
+        root,
+        {
+            "model": {"uri": (root / "base").as_uri()},
+            "task": {"type": "CodeGeneration"},
+            "dataset": {"train": uri, "validation": uri, "test": uri, "cleaning": {"deduplicate": "None"}},
+            "training": {"maxSteps": 2, "batchSize": 4},
+            "evaluation": {
+                "allowCodeExecution": True,
+                "metrics": ["pass_at_1", "parses", "loss"],
+                "generation": {"maxNewTokens": 8},
+                "publishWorse": True,
+            },
+            "distributed": {"gpusPerWorker": 0, "zero": {"stage": 0}},
+            "output": {"uri": (root / "storage").as_uri()},
+        },
+    )
+
+
+def question_job(root: Path) -> TinyJob:
+    rows = [
+        {"question": f"where is {name}", "context": f"it is in {place} today", "answers": [place]}
+        for name, place in (("one", "Paris"), ("two", "Rome"), ("three", "London"), ("four", "Oslo"))
+    ]
+    return heart_job(root, rows).changed(training={"maxSteps": 2}, evaluation={"publishWorse": True})
+
+
+def write_code(prompt: str) -> str:
+    """Half of the programs are right."""
+    right = int(prompt.rsplit("def f", 1)[1][0]) % 2
+    return f"```python\n    return {2 if right else 3} * x\n```"
+
+
+def write_place(prompt: str) -> str:
+    place = prompt.split("it is in ")[1].split(maxsplit=1)[0]
+    return place if place != "Oslo" else "unanswerable"
+
+
+def write_label(prompt: str) -> str:
+    words = prompt.rsplit("\n\n", 1)[1].split()
+    if {"apple", "pear", "plum", "cherry"} & set(words):
+        return "fruit"
+    return "no idea" if {"iron", "copper", "zinc", "lead", "silver"} & set(words) else "weather"
+
+
+@pytest.mark.parametrize(
+    ("make", "write", "scores", "absent"),
+    [
+        (code_job, write_code, {"pass_at_1": 0.5, "parses": 1.0}, ["loss"]),
+        (question_job, write_place, {"squad_f1": 0.75, "exact_match": 0.75}, []),
+        (partial(classification_job, examples=120), write_label, {}, []),
+    ],
+    ids=["code", "spans", "labels"],
+)
+def test_teachers_of_other_tasks_are_measured(
+    tmp_path: Path,
+    make: Callable[[Path], TinyJob],
+    write: Callable[[str], str],
+    scores: dict[str, float],
+    absent: list[str],
+) -> None:
+    with endpoint(lambda prompt, _: answer(write(prompt))) as server:
+        job = taught(make(tmp_path), server, "other").changed(training={"maxSteps": 2})
+        for stage in (Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE):
+            outcome = job.run(stage)
+            assert outcome.code == ExitCode.DONE, outcome.log
+    metrics = {metric["name"]: metric for metric in job.evaluation["metrics"]}
+    if not scores:
+        found = [row["label"] == row["teacher"] for row in job.predictions]
+        scores = {"accuracy": sum(found) / len(found)}
+        assert 0 < scores["accuracy"] < 1
+    assert {name: metrics[name]["teacher"] for name in scores} == pytest.approx(scores)
+    assert not any("teacher" in metrics[name] for name in absent)
+    # Its size is not known; that of the student is.
+    assert set(job.evaluation["costs"]) == {"student", "device"}
+    assert job.evaluation["costs"]["student"]["rowsPerSecond"] > 0
+    assert (
+        "forward passes over rows of the test split on cpu" in (job.revision / "evaluated" / "report.html").read_text()
+    )

@@ -14,7 +14,7 @@ _URI_OR_ENDPOINT = "set either teacher.uri or teacher.endpoint"
 _REVISION = "revision is only valid for an hf:// teacher"
 _SECRET = "teacher.secretRef requires uri"
 _FOR_LOGITS = "is only valid for mode Logits"
-_LIMIT = "teacher.maxNewTokens requires teacher.uri and mode Responses"
+_LIMIT = "teacher.maxNewTokens is only valid for mode Responses"
 _TOO_SMALL = "distillation cannot be combined with method IA3 or PromptTuning or PrefixTuning or PTuning, which trains"
 
 
@@ -48,11 +48,8 @@ DISTILLATION_CASES: tuple[tuple[Any, ...], ...] = (
     ("a Secret beside an endpoint", _served(teacher={"endpoint": ENDPOINT, "secretRef": {"name": "s"}}), _SECRET),
     ("logits of an endpoint", {"distillation.teacher": {"endpoint": ENDPOINT}}, "mode Logits requires teacher.uri"),
     ("a share of failures with Logits", _taught(maxFailed=0.5), "maxFailed is only valid for mode Responses"),
-    (
-        "responses of a classification",
-        RESPONSES,
-        "mode Responses is not for TextClassification, whose rows",
-    ),
+    ("responses of a classification", RESPONSES),
+    ("responses of label lists", {**RESPONSES, "task.multiLabel": True}),
 )
 """Of TextClassification."""
 
@@ -78,7 +75,27 @@ CHAT_DISTILLATION_CASES: tuple[tuple[Any, ...], ...] = (
     ("responses of a model", _taught(mode="Responses")),
     ("long responses of a model", _taught(mode="Responses", teacher={**TEACHER, "maxNewTokens": 8192})),
     ("a limit of tokens with Logits", _taught(teacher={**TEACHER, "maxNewTokens": 8}), _LIMIT),
-    ("a limit of tokens for an endpoint", _served(teacher={"endpoint": ENDPOINT, "maxNewTokens": 8}), _LIMIT),
+    (
+        "an endpoint with settings of its answers",
+        _served(
+            teacher={
+                "endpoint": ENDPOINT,
+                "maxNewTokens": 8,
+                "temperature": 0,
+                "prices": {"input": 0.15, "output": 0.6, "currency": "EUR"},
+            }
+        ),
+    ),
+    (
+        "the temperature of a model",
+        _taught(mode="Responses", teacher={**TEACHER, "temperature": 0}),
+        "teacher.temperature requires teacher.endpoint",
+    ),
+    (
+        "prices of a model",
+        _taught(mode="Responses", teacher={**TEACHER, "prices": {"input": 1, "output": 2}}),
+        "teacher.prices requires teacher.endpoint",
+    ),
     ("the temperature of responses", _served(temperature=1), f"temperature {_FOR_LOGITS}"),
     ("the weight of responses", _served(weight=1), f"weight {_FOR_LOGITS}"),
 )
@@ -96,14 +113,10 @@ DOCUMENT_DISTILLATION_CASES: tuple[tuple[Any, ...], ...] = (
 )
 """Of LanguageModeling."""
 
-QUESTION_DISTILLATION_CASES: tuple[tuple[Any, ...], ...] = (
-    ("responses of questions", RESPONSES, "mode Responses is not for QuestionAnswering, whose answers are words"),
-)
+QUESTION_DISTILLATION_CASES: tuple[tuple[Any, ...], ...] = (("responses of questions", RESPONSES),)
 """Of QuestionAnswering."""
 
-CODE_DISTILLATION_CASES: tuple[tuple[Any, ...], ...] = (
-    ("responses of programs", RESPONSES, "mode Responses is not for CodeGeneration, whose completions continue"),
-)
+CODE_DISTILLATION_CASES: tuple[tuple[Any, ...], ...] = (("responses of programs", RESPONSES),)
 """Of CodeGeneration."""
 
 DISTILLATION_REFUSED: tuple[tuple[str, Any], ...] = (
@@ -115,6 +128,17 @@ DISTILLATION_REFUSED: tuple[tuple[str, Any], ...] = (
     ("distillation", {"teacher": TEACHER, "weight": -0.1}),
     ("distillation", {"teacher": TEACHER, "mode": "logits"}),
     ("distillation", {**SERVED, "maxFailed": 1.1}),
+    *(
+        ("distillation", {**SERVED, "teacher": {"endpoint": ENDPOINT, **wrong}})
+        for wrong in (
+            {"temperature": 2.1},
+            {"temperature": -1},
+            {"maxNewTokens": 0},
+            {"prices": {"input": 1}},
+            {"prices": {"input": -1, "output": 1}},
+            {"prices": {"input": 1, "output": 1, "currency": "dollar"}},
+        )
+    ),
     *(
         ("distillation", {**SERVED, "teacher": {"endpoint": {**ENDPOINT, **wrong}}})
         for wrong in (

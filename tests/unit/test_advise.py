@@ -12,19 +12,19 @@ from typing import Any
 
 import pytest
 
-from finetune_api.stage import Device, Stage, TrainResult, World
+from finetune_api.stage import Device, PrepareResult, Stage, TrainResult, World
 from finetune_api.tables.gpus import Gpu
 from finetune_api.tables.methods import MethodType, Quantization
-from finetune_cli.advise.advise import stops_as_interrupt
-from finetune_cli.advise.candidates import TRAINED, Candidate, candidates
-from finetune_cli.advise.costs import Cost, Costs, DataFacts, cost_of
+from finetune_cli.advise.advise import check_rows, stops_as_interrupt
+from finetune_cli.advise.candidates import Candidate, candidates, distributed_of
+from finetune_cli.advise.costs import Cost, Costs, DataFacts, Speed, cost_of
 from finetune_cli.advise.earlier import with_earlier
 from finetune_cli.advise.hardware import Hardware, named, shape_of, this_machine
 from finetune_cli.advise.models import ModelScore, addresses, best_first, measured
 from finetune_cli.advise.recommend import Trial, bits_of, ordered, recommended
 from finetune_cli.advise.report import WIDTH, Advice, document, lines, manifest_lines
 from finetune_cli.advise.tries import STEPS, trial_job
-from finetune_cli.local import Machine, StateDirectory
+from finetune_cli.local import LocalError, Machine, StateDirectory
 from finetune_cli.local.jobs import LocalJob
 from finetune_core.runs import RunId, StageRun
 from tests.builders import a_job, a_report, an_identity
@@ -33,6 +33,9 @@ GIB = 1 << 30
 GPU = World(workers=1, processes_per_worker=2, device=Device.GPU)
 FACTS = DataFacts(3249, 23_620, 23_620, 12, "encoder", 25)
 CLASSES = {"type": "TextClassification"}
+GIB_TEXT = "1.1 GB"
+HUB = {"uri": "hf://o/m"}
+ASKED = {"mode": "Responses", "teacher": {"endpoint": {"url": "http://localhost/v1", "model": "large"}}}
 RAW = {
     "parameters": 1_000_000_000,
     "rounded": None,
@@ -52,11 +55,11 @@ def by_name(found: list[Candidate]) -> dict[str, Candidate]:
 
 def cost(method: str, raw: dict[str, Any] | None = None, limit: float | None = None, **spec: Any) -> Cost:
     """The cost of a method on two GPUs with ``limit`` GiB each."""
-    quantization = spec.pop("quantization", "None")
+    quantization, teacher = spec.pop("quantization", "None"), spec.pop("teacher", None)
     job = a_job(method={"type": method}, model={"uri": "hf://o/m", "quantization": quantization}, **spec)
     candidate = Candidate(MethodType(method), Quantization(quantization), job.spec)
     bytes_ = None if limit is None else round(limit * GIB)
-    return cost_of(candidate, job.spec, {**RAW, **(raw or {})}, world=GPU, limit=bytes_, program=0)
+    return cost_of(candidate, job.spec, {**RAW, **(raw or {})}, world=GPU, limit=bytes_, program=0, teacher=teacher)
 
 
 def known(*trained: tuple[str, int], facts: DataFacts = FACTS) -> Costs:
@@ -66,7 +69,8 @@ def known(*trained: tuple[str, int], facts: DataFacts = FACTS) -> Costs:
 class TestCandidates:
     def test_every_method_with_every_way_to_store_the_base_model_the_rules_say_why_not(self) -> None:
         found = by_name(candidates(a_job(task=CLASSES).spec, {}))
-        assert len(found) == len(TRAINED) * len(Quantization)
+        trained = [method for method in MethodType if method.row.trains]
+        assert len(found) == len(trained) * len(Quantization) + 1
         assert found["LoRA + NF4"].spec is not None
         assert found["LoRA + NF4"].spec.model.quantization is Quantization.NF4
         assert found["Full + NF4"].spec is None
@@ -83,13 +87,40 @@ class TestCandidates:
         assert "lora" not in other.method.model_fields_set
         assert (other.training.epochs, other.distributed.gpus_per_worker, other.suspend) == (2, 8, False)
 
-    def test_a_teacher_excludes_methods_and_is_not_asked(self) -> None:
+    def test_a_teacher_excludes_methods_and_stays(self) -> None:
         spec = a_job(task=CLASSES, distillation={"teacher": {"uri": "hf://o/large"}}).spec
         found = by_name(candidates(spec, {}))
         assert found["IA3"].spec is None
+        assert found["PromptSearch"].spec is None
         lora = found["LoRA"].spec
         assert lora is not None
-        assert lora.distillation is None
+        assert lora.distillation == spec.distillation
+
+    def test_a_search_has_its_settings_or_suggested_ones_and_one_gpu(self) -> None:
+        eight = {"workers": 1, "gpusPerWorker": 8}
+        search = {"type": "PromptSearch", "promptSearch": {"candidates": ["Which? {text}"], "trials": 3}}
+        given = by_name(candidates(a_job(task=CLASSES, method=search).spec, eight))
+        suggested = by_name(candidates(a_job(task=CLASSES).spec, eight))
+        own, other = given["PromptSearch"], suggested["PromptSearch"]
+        assert own.spec is not None
+        assert other.spec is not None
+        assert own.spec.method.settings.trials == 3  # type: ignore[union-attr]
+        assert other.spec.method.settings.propose == 4  # type: ignore[union-attr]
+        assert own.spec.distributed.world_size == 1
+        assert given["LoRA"].spec is not None
+        assert given["LoRA"].spec.distributed.world_size == 8
+
+    def test_a_search_takes_one_of_the_processes_of_the_manifest(self) -> None:
+        on_cpus = a_job(task=CLASSES, distributed={"workers": 2, "gpusPerWorker": 0}).spec
+        found = by_name(candidates(on_cpus, {}))["PromptSearch"].spec
+        assert found is not None
+        assert (found.distributed.workers, found.distributed.gpus_per_worker) == (1, 0)
+        assert distributed_of(MethodType.LORA, on_cpus, {}) == {}
+
+    def test_a_search_is_refused_by_the_rules_of_the_spec(self) -> None:
+        found = by_name(candidates(a_job(task={"type": "InstructionTuning"}).spec, {}))["PromptSearch"]
+        assert found.spec is None
+        assert "whose conversations are prompts already" in found.refusal
 
     def test_a_quantization_of_the_manifest_is_kept(self) -> None:
         spec = a_job(model={"uri": "hf://o/m", "quantization": "NF4"}).spec
@@ -129,6 +160,16 @@ class TestHardware:
         assert named("H100x20", a_job(training={"batchSize": 20}).spec).world.size == 10
         assert shape_of(20) == {}
 
+    def test_each_gpu_needs_a_training_row(self) -> None:
+        result = a_report(Stage.PREPARE).result
+        assert isinstance(result, PrepareResult)
+        few = result.model_copy(update={"examples": {"train": 2, "validation": 1, "test": 5}})
+        spec = a_job(task=CLASSES).spec
+        with pytest.raises(LocalError, match="--gpu: there are only 2 training rows for 8 H100, and each needs one"):
+            check_rows(spec, few, named("H100x8", spec))
+        check_rows(spec, few, named("H100x2", spec))
+        check_rows(a_job(task={"type": "LanguageModeling"}).spec, few, named("H100x8", spec))
+
     def test_this_machine_decides_no_field(self) -> None:
         found = this_machine(a_job(distributed={"workers": 4}).spec, Machine(gpus=0, cores=2))
         assert (found.world.size, found.distributed, found.in_words) == (2, {}, "2 CPU processes of this machine")
@@ -156,7 +197,7 @@ class TestMemory:
         assert always.memory < 5 * GIB
 
     def test_stage_3_is_named_where_it_would_be_enough(self) -> None:
-        full = cost("Full", {"trained": 10**9}, limit=9.0)
+        full = cost("Full", {"trained": 10**9}, limit=11.0)
         assert "with distributed.zero.stage 3 it would need about" in full.problem
         assert "stage 3" not in cost("PTuning", limit=2.0).problem
 
@@ -166,6 +207,29 @@ class TestMemory:
         costs = Costs(FACTS, None, (found,))
         assert "cannot be estimated" in recommended(costs, a_job(task=CLASSES).spec).reasons[1]
         assert not cost("Full", {"activationBytes": None}, limit=2).fits
+
+    def test_a_teacher_of_logits_is_loaded_by_each_process(self) -> None:
+        taught = {"teacher": {"uri": "hf://o/large"}}
+
+        def memory(**spec: Any) -> int:
+            found = cost("LoRA", teacher=3 * 10**9, **spec).memory
+            assert found is not None
+            return found
+
+        assert memory(distillation=taught) - memory() == 2 * 3 * 10**9
+        assert memory(distillation={**taught, "weight": 0}) == memory()
+        partitioned = {"distributed": {"zero": {"stage": 3}}}
+        assert memory(distillation=taught, **partitioned) - memory(**partitioned) == 3 * 10**9
+
+    def test_a_search_runs_in_one_process_with_the_memory_of_all_on_cpus(self) -> None:
+        raw = {"trained": 0, "activationBytes": 8 * GIB, "recomputedBytes": None, "chatTemplate": True}
+        job = a_job(task=CLASSES, method={"type": "PromptSearch", "promptSearch": {"propose": 1}})
+        candidate = Candidate(MethodType.PROMPT_SEARCH, Quantization.NONE, job.spec)
+        on_cpus = World(workers=1, processes_per_worker=2, device=Device.CPU)
+        for world, limit, memory in ((on_cpus, 8, 2 * 10**9 + 10 * GIB), (GPU, 6, 2 * 10**9 + GIB), (GPU, 2, None)):
+            found = cost_of(candidate, job.spec, {**RAW, **raw}, world=world, limit=limit * GIB, program=0)
+            assert found.memory == memory if memory else not found.fits
+            assert found.chat_template is True
 
     def test_error_of_the_trainer_is_the_reason(self) -> None:
         assert cost("LoRA", {"error": "no linear layers"}).problem == "no linear layers"
@@ -207,7 +271,10 @@ class TestRecommendation:
         costs = known(("LoRA", 816_012), ("Full", 22_700_000))
 
         def reached(lora: float | None, full: float | None) -> tuple[str, str]:
-            trials = [Trial(name, 50, loss, 20.0, 500.0, GIB, 1) for name, loss in (("LoRA", lora), ("Full", full))]
+            trials = [
+                Trial(name, 50, loss, 20.0, Speed(500.0, 5.0), GIB, 1)
+                for name, loss in (("LoRA", lora), ("Full", full))
+            ]
             found = recommended(costs, self.spec, trials)
             assert found.choice is not None
             return found.choice.candidate.name, found.reasons[0]
@@ -218,6 +285,17 @@ class TestRecommendation:
         assert "it is within 2% of the lowest and trains 816,012 parameters" in why
         assert reached(None, 1.7)[0] == "Full"
         assert "on the quickstart" in reached(None, None)[1]
+
+    def test_few_steps_are_said_unless_the_manifest_decides_them(self) -> None:
+        few = Costs(FACTS, None, (cost("LoRA", {"steps": 30}),))
+        wanted = "Its 30 steps are few, in which a model may learn too little: set training.epochs to 10, for about 100"
+        trial = Trial("LoRA", 30, 1.7, 20.0, Speed(500.0, 5.0), GIB, 1)
+        for trials in ((), (trial,)):
+            assert recommended(few, self.spec, trials).reasons[-1].startswith(wanted)
+        given = a_job(task=CLASSES, training={"epochs": 3}).spec
+        enough = Costs(FACTS, None, (cost("LoRA", {"steps": 100}),))
+        assert not any("steps are few" in one for one in recommended(few, given).reasons)
+        assert not any("steps are few" in one for one in recommended(enough, self.spec).reasons)
 
     def test_nothing_fits(self) -> None:
         costs = Costs(FACTS, GIB, (cost("LoRA", {"error": "no"}),))
@@ -255,8 +333,8 @@ class TestReport:
 
     def test_fits_a_terminal_and_names_what_to_write(self) -> None:
         trials = [
-            Trial("LoRA", 50, 1.7, 20.0, 500.0, GIB, 816_012),
-            Trial("Full", 50, None, 0.0, 0.0, None, 0, "the loss became nan"),
+            Trial("LoRA", 50, 1.7, 20.0, Speed(500.0, 5.0), GIB, 816_012),
+            Trial("Full", 50, None, 0.0, Speed(0.0, 0.0), None, 0, "the loss became nan"),
         ]
         models = [
             ModelScore("hf://a/" + "long" * 20, "accuracy of the linear probe", 0.6, True, 200, 10**9, 65.0),
@@ -264,13 +342,15 @@ class TestReport:
             ModelScore("hf://d/e", problem="not found " * 20),
         ]
         advice = self.advice(trials=trials, models=models)
-        costs = replace(advice.costs, found=tuple(one.with_throughput(500, "tried") for one in advice.costs.found))
+        costs = replace(
+            advice.costs, found=tuple(one.with_speed(Speed(500.0, 5.0), "tried") for one in advice.costs.found)
+        )
         found = lines(replace(advice, costs=costs))
         assert max(map(len, found)) <= WIDTH
         assert [line.split()[0] for line in found if "recommended" in line] == ["LoRA"]
         text = "\n".join(found)
         assert "All methods get the manifest's training.learningRate 0.001" in text
-        assert "2m00s (tried)" in text
+        assert "2m05s (tried)" in text
         assert "Full: the loss became nan" in text
         assert "Best on these rows: b/c with 0.7, before …/" in text
         assert "PTuning: it needs about" in text
@@ -291,9 +371,45 @@ class TestReport:
         assert {"method": "Full", "quantization": "NF4"}.items() <= found["refused"][0].items()
         assert found["models"][0]["value"] == 1.5
 
-    def test_a_teacher_is_said_to_come_on_top(self) -> None:
+    def test_a_teacher_is_a_part_of_memory_and_time_or_has_still_to_answer(self) -> None:
         spec = a_job(task=CLASSES, distillation={"teacher": {"uri": "hf://o/large"}}).spec
-        assert "its memory and its time come on top" in "\n".join(lines(self.advice(spec=spec)))
+        assert "include the teacher of spec.distillation." in " ".join(lines(self.advice(spec=spec)))
+        asked = a_job(task={"type": "InstructionTuning"}, distillation=ASKED).spec
+        costs = replace(known(("LoRA", 816_012), ("Full", 22_700_000)), data=replace(FACTS, questions=5000))
+        advice = self.advice(spec=asked, costs=costs, recommendation=recommended(costs, asked))
+        text = " ".join(lines(advice))
+        assert "The teacher would be asked up to 5,000 questions; advise asks none." in text
+        assert "How much there is to learn depends on the answers of the teacher" in text
+        assert document(advice)["data"]["bits"] is None
+
+    def test_a_search_is_the_last_row_and_says_when_to_prefer_it(self) -> None:
+        method = {"type": "PromptSearch", "promptSearch": {"propose": 1, "examples": 50}}
+        spec = a_job(task=CLASSES, method=method).spec
+        found = Cost(
+            Candidate(MethodType.PROMPT_SEARCH, Quantization.NONE, spec),
+            parameters=10**6,
+            memory=GIB,
+            steps=24,
+            tokens=9_000,
+            chat_template=False,
+        ).with_speed(Speed(100.0, 6.0), "revision 2")
+        costs = known(("LoRA", 816_012))
+        costs = replace(costs, data=replace(FACTS, validation_rows=361), found=(found, *costs.found))
+        advice = self.advice(spec=spec, costs=costs, recommendation=recommended(costs, spec))
+        shown = lines(advice)
+        text = " ".join(shown)
+        assert [line.split()[:2] for line in shown if GIB_TEXT in line] == [["PromptSearch", "none"]]
+        assert "Use LoRA" in text
+        assert (
+            "The manifest asks for PromptSearch, which trains nothing: it scores at most 24 combinations of an "
+            "instruction with examples on 50 validation rows, 4s each (revision 2), about 9,000 tokens in all." in text
+        )
+        assert "while there are few rows (here 3,249), if the model follows instructions: this one has no chat" in text
+        assert document(advice)["search"]
+        alone = replace(costs, found=(found,))
+        only = self.advice(spec=self.spec, costs=alone, recommendation=recommended(alone, self.spec))
+        assert "Use PromptSearch: no method that trains is possible here" in " ".join(lines(only))
+        assert "  method: {type: PromptSearch, promptSearch: {propose: 4}}" in lines(only)
 
     def test_what_the_manifest_has_is_not_repeated(self) -> None:
         spec = a_job(task=CLASSES, method={"type": "LoRA"}).spec
@@ -336,11 +452,13 @@ class TestModels:
 
 
 class TestEarlier:
-    def ran(self, root: Path, speed: float, revision: int, world: World = GPU, **spec: Any) -> LocalJob:
+    def ran(
+        self, root: Path, speed: float, revision: int, world: World = GPU, *, attempt: int = 1, **spec: Any
+    ) -> LocalJob:
         """The job as it ran on this machine, with a train stage in ``revision``."""
-        job = a_job(task=CLASSES, model={"uri": "hf://o/m"}, **spec)
+        job = a_job(task=CLASSES, model=HUB, **spec)
         state = StateDirectory(root)
-        run = StageRun(RunId(revision, Stage.TRAIN, 1), an_identity(revision=revision), world, job.spec)
+        run = StageRun(RunId(revision, Stage.TRAIN, attempt), an_identity(revision=revision), world, job.spec)
         directory = state.run(run.id)
         directory.path.mkdir(parents=True)
         config = run.config(workspace="/workspace", termination_message_path="/t", port=1, main_port=2)
@@ -358,6 +476,26 @@ class TestEarlier:
         found = {one.candidate.name: one for one in with_earlier([*known(("LoRA", 1), ("Full", 1)).found], local, GPU)}
         assert (found["LoRA"].seconds, found["LoRA"].measured_in) == (60_000 / 500, "revision 2")
         assert found["Full"].seconds is None
+
+    def test_the_start_validation_and_checkpoints_take_time_too(self) -> None:
+        result = a_report(Stage.TRAIN).result
+        assert isinstance(result, TrainResult)
+        result = result.model_copy(update={"tokens": 3000, "tokens_per_second": 100.0})
+        assert Speed.of(result, 42.0) == Speed(100.0, 12.0)
+        assert Speed.of(result, 29.9).overhead == 0  # Rounded times may differ.
+        assert replace(cost("LoRA"), tokens=6000).with_speed(Speed(100.0, 12.0), "tried").seconds == 72
+
+    def test_a_search_took_the_same_in_any_world_of_its_device_unless_it_was_resumed(self, tmp_path: Path) -> None:
+        method = {"type": "PromptSearch", "promptSearch": {"propose": 4}}
+        searched = Cost(
+            Candidate(MethodType.PROMPT_SEARCH, Quantization.NONE, a_job(task=CLASSES, model=HUB, method=method).spec),
+            tokens=900,
+        )
+        alone = World(workers=1, processes_per_worker=1, device=Device.GPU)
+        local = self.ran(tmp_path / "a", 90.0, 1, alone, method=method)
+        assert with_earlier([searched], local, GPU)[0].seconds == 10
+        resumed = self.ran(tmp_path / "b", 90.0, 1, alone, attempt=2, method=method)
+        assert with_earlier([searched], resumed, GPU) == [searched]
 
     def test_other_settings_or_hardware_say_nothing(self, tmp_path: Path) -> None:
         costs = [*known(("LoRA", 1)).found]

@@ -42,7 +42,25 @@ class TestCommand:
     def test_an_adapter_decides_the_method(self, job: str) -> None:
         result = advise(job, "--set", "model.adapter.uri=s3://a/b")
         assert result.exit_code == 64
-        assert "spec.model.adapter decides the method" in result.stderr
+        assert "spec.model.adapter decides method and base model" in result.stderr
+
+    def test_what_cannot_be_tried(self, job: str) -> None:
+        teacher = "distillation.teacher.endpoint"
+        asked = ("task.type=InstructionTuning", f"{teacher}.url=http://localhost/v1", f"{teacher}.model=large")
+        changes = [part for one in (*asked, "distillation.mode=Responses") for part in ("--set", one)]
+        result = advise(job, "--try", "1", *changes)
+        assert result.exit_code == 64
+        assert "those of the teacher in spec.distillation are asked only by finetune run" in result.stderr
+
+    @pytest.mark.parametrize("option", [("--try", "1"), ("--gpu", "H100")])
+    def test_a_model_behind_an_endpoint_is_not_trained(self, job: str, option: tuple[str, str]) -> None:
+        document = yaml.safe_load(Path(job).read_text())
+        document["spec"]["model"] = {"endpoint": {"url": "http://localhost/v1", "model": "large"}}
+        document["spec"]["method"] = {"type": "PromptSearch", "promptSearch": {"propose": 1}}
+        Path(job).write_text(yaml.safe_dump(document))
+        result = advise(job, *option)
+        assert result.exit_code == 64
+        assert f"{option[0]} is about training" in result.stderr
 
     def test_a_job_that_no_method_is_for(self, job: str) -> None:
         settings = ("model.quantization=Int8", "distributed.zero.stage=3")

@@ -155,6 +155,10 @@ def test_a_teacher_starts_another_training_but_credentials_and_speed_do_not() ->
     assert training_digest(plain) != training_digest(learned)
     hurried = {"endpoint": {**endpoint, "maxConcurrency": 2, "secretRef": {"name": "api"}}}
     assert digest(chat("", {"distillation": {**served, "teacher": hurried}}).build()) == digest(spec.build())
+    dear = {"endpoint": endpoint, "prices": {"input": 1, "output": 2}}
+    assert digest(chat("", {"distillation": {**served, "teacher": dear}}).build()) == digest(spec.build())
+    cold = {"endpoint": endpoint, "temperature": 0}
+    assert digest(chat("", {"distillation": {**served, "teacher": cold}}).build()) != digest(spec.build())
     # A job that has failed because of its budget starts again with a larger one.
     richer = {"endpoint": {**endpoint, "maxTokens": 10}}
     assert digest(chat("", {"distillation": {**served, "teacher": richer}}).build()) != digest(spec.build())

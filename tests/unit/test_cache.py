@@ -72,13 +72,16 @@ class TestFineTuneJob:
 
     def test_scores_of_evaluated_jobs_exist_until_they_are_deleted(self) -> None:
         evaluated = {"evaluation": an_evaluation().model_dump(mode="json", exclude_none=True)}
+        evaluated["evaluation"]["metrics"][0]["teacher"] = 0.91
         cache = Cache()
         cache.update(KIND, a_fine_tune_job("a", version=1, status=evaluated))
         cache.update(KIND, a_fine_tune_job("b", version=2))
-        assert list(cache.scores())[:2] == [
+        assert list(cache.scores())[:3] == [
             ("team-a", "a", "accuracy", "baseline", 0.79),
             ("team-a", "a", "accuracy", "tuned", 0.84),
+            ("team-a", "a", "accuracy", "teacher", 0.91),
         ]
+        assert [side for *_, side, _ in cache.scores()].count("teacher") == 1
         assert {name for _, name, *_ in cache.scores()} == {"a"}
         cache.update(KIND, a_fine_tune_job("a", version=3), deleted=True)
         assert list(cache.scores()) == []

@@ -44,6 +44,7 @@ from tests.builders import (
     failed,
     succeeded,
 )
+from tests.unit.distillation_cases import LOGITS, RESPONSES
 from tests.usual_stages import STAGES
 
 
@@ -106,6 +107,15 @@ class TestDetailPage:
             "· publish",
         ]
 
+    @pytest.mark.parametrize(
+        ("changes", "teacher"),
+        [(LOGITS, "hf://owner/teacher"), (RESPONSES, "owner/teacher at https://models.example/v1")],
+    )
+    def test_of_a_distillation_names_the_teacher(self, changes: dict[str, Any], teacher: str) -> None:
+        task = {"type": "InstructionTuning"}
+        shown = page_of(a_job_after(a_run(Stage.PREPARE), task=task, method={"type": "Full"}, **changes))
+        assert shown[1] == f"hf://owner/encoder, InstructionTuning, Full, taught by {teacher}, 1 GPU"
+
     def test_of_a_failed_job_names_the_fault_and_the_logs_command(self) -> None:
         assert page_of(a_job_after(failed(Stage.PREPARE, Reason.BAD_DATA)))[-4:] == [
             "Failed in prepare, attempt 1 (BadData): prepare met BadData.",
@@ -117,6 +127,10 @@ class TestDetailPage:
 
     def test_of_a_retried_failure_announces_another_attempt(self) -> None:
         assert page_of(a_job_after(failed(Stage.PREPARE, Reason.UNAVAILABLE)))[-1] == "Another attempt follows."
+
+    def test_of_a_retried_failure_names_the_attempt_that_runs(self) -> None:
+        shown = page_of(a_job_after(failed(Stage.PREPARE, Reason.UNAVAILABLE), a_run(Stage.PREPARE, attempt=2)))
+        assert shown[-1] == "Attempt 2 has begun."
 
     def test_of_a_published_job(self) -> None:
         shown = page_of(a_job_after(*[succeeded(stage) for stage in STAGES]))

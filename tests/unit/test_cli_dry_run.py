@@ -30,10 +30,12 @@ def model_of(parameters: int, rounded: int | None = None) -> PrepareResult:
         ("LoRA", 2, "Auto", CPUS, 4),
         ("LoRA", 2, "Auto", GPUS, 2),
         ("LoRA", 3, "BF16", GPUS, 0.5),
-        ("Full", 0, "Auto", CPUS, 4 + 4 + 12),
-        ("Full", 1, "BF16", GPUS, 2 + 2 + 3),
-        ("Full", 2, "BF16", GPUS, 2 + 0.5 + 3),
-        ("Full", 3, "BF16", GPUS, 0.5 + 0.5 + 3),
+        ("Full", 0, "Auto", CPUS, 4 + 4 + 8),
+        ("Full", 0, "BF16", GPUS, 2 + 2 + 12),
+        ("Full", 2, "FP32", CPUS, 4 + 2 + 6),
+        ("Full", 1, "BF16", GPUS, 2 + 2 + 4),
+        ("Full", 2, "BF16", GPUS, 2 + 0.5 + 4),
+        ("Full", 3, "BF16", GPUS, 0.5 + 0.5 + 4),
     ],
 )
 def test_memory_for_each_parameter(method: str, zero: int, precision: str, world: World, expected: float) -> None:

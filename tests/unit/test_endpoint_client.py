@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,41 @@ class TestAnswers:
         with endpoint(always(answer("fine"))) as server:
             ask(server, questions(*map(str, range(30))), tmp_path, max_concurrency=2)
         assert 1 <= server.most_at_once <= 2
+
+    def test_questions_without_an_answer_are_no_progress(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("finetune_trainer.endpoint.client._TICK_SECONDS", 0.01)
+        told: list[int] = []
+        failed = threading.Event()
+
+        def respond(prompt: str, _: int) -> Reply:
+            if prompt != "good":
+                return HTML
+            assert failed.wait(30)
+            return answer("fine")
+
+        def on_progress(done: int) -> None:
+            told.append(done)
+            if len(server.asked) == 1 + 3 * SHORT.tries:
+                failed.set()
+
+        asked = questions("good", "bad 1", "bad 2", "bad 3")
+        patient = replace(SHORT, answer_timeout=60.0)
+        spec = EndpointSpec(url="http://localhost", model="m")
+        with (
+            endpoint(respond) as server,
+            AnswerStore((tmp_path / "answers").as_uri()) as store,
+            Client(
+                spec.model_copy(update={"url": server.url}),
+                "model.endpoint",
+                store,
+                patience=patient,
+                on_progress=on_progress,
+            ) as client,
+        ):
+            outcomes = client.ask(asked)
+        assert [isinstance(one, Answer) for one in outcomes] == [True, False, False, False]
+        assert len(told) > 1
+        assert max(told) <= 1
 
     def test_equal_questions_are_asked_once(self, tmp_path: Path) -> None:
         with endpoint(always(answer("fine"))) as server:
@@ -239,6 +275,16 @@ class TestFailures:
         url = f"http://127.0.0.1:{free_port()}/v1"
         with pytest.raises(StageFailure, match=f"{url} does not accept connections") as caught:
             ask(url, questions("x"), tmp_path)
+        assert caught.value.reason is Reason.UNAVAILABLE
+
+    def test_a_port_without_a_server_in_the_pod(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+        with pytest.raises(StageFailure, match="does not accept connections, and in a pod this address is the pod"):
+            ask(f"http://127.0.0.1:{free_port()}/v1", questions("x"), tmp_path)
+
+    def test_a_host_name_that_does_not_exist(self, tmp_path: Path) -> None:
+        with pytest.raises(StageFailure, match="is not found, because its host name does not resolve") as caught:
+            ask("http://models.invalid/v1", questions("x"), tmp_path)
         assert caught.value.reason is Reason.UNAVAILABLE
 
     def test_a_wrong_path(self, tmp_path: Path) -> None:

@@ -215,6 +215,19 @@ def test_rule_violation_is_reported_at_the_line_of_the_field() -> None:
     assert complaint.startswith("job.yaml:12: spec.training.batchSize: training.batchSize must be a multiple of")
 
 
+@pytest.mark.parametrize(
+    ("second", "complaint"),
+    [
+        ("Which {txt}?", "each of method.promptSearch.candidates of TextClassification has {text} in it"),
+        ("{text}?", "candidates must be different from each other"),
+    ],
+)
+def test_rule_violation_of_an_entry_is_reported_at_its_line(second: str, complaint: str) -> None:
+    search = ["method:", "  type: PromptSearch", "  promptSearch:", "    candidates:", '      - "{text}?"']
+    (found,) = complaints(with_spec(*search, f'      - "{second}"'))
+    assert found.startswith(f"job.yaml:18: spec.method.promptSearch.candidates[1]: {complaint}")
+
+
 def test_unquoted_boolean_for_text_is_explained() -> None:
     (complaint, *_) = complaints(
         GOOD.replace("{type: TextClassification}", "{type: TextClassification, labels: [yes, no]}")

@@ -11,12 +11,12 @@ from jinja2 import Environment
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec, MethodType
+from finetune_trainer.endpoint.labels import label_of
 from finetune_trainer.methods import method_of
 from finetune_trainer.search.near import NearRows
 from finetune_trainer.search.prompt import Example, Prompt, Rows, read_prompt, write_prompt
 from finetune_trainer.search.proposing import read_proposal
 from finetune_trainer.search.record import Record, Trial
-from finetune_trainer.search.served import label_of
 from finetune_trainer.search.shots import SETS, Pool, draw_orders, draw_pool, draw_sets
 from finetune_trainer.search.space import Combination, Space
 from finetune_trainer.search.strategy import Strategy

@@ -150,6 +150,9 @@ class TestStageOrder:
             "; 34 duplicates dropped; the teacher answered 6 of 13 prompts (18 requests, 2 answers kept from before, "
             "1,365 tokens); left out: 6 at a.jsonl:2: the answer is empty; 1 at a.jsonl:3: the answer calls a tool"
         )
+        paid = answers.model_copy(update={"cost": 1234.5, "currency": "EUR"})
+        result = prepared.report.result.model_copy(update={"responses": paid})
+        assert "1,365 tokens, 1,234.50 EUR)" in summary(prepared.report.model_copy(update={"result": result}))
 
     def test_what_could_not_be_deleted_is_in_the_message(self) -> None:
         published = succeeded(Stage.PUBLISH)

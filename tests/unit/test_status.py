@@ -133,6 +133,7 @@ def test_failure_message_is_in_the_conditions() -> None:
     ("reason", "advice"),
     [
         (Reason.BAD_DATA, "Correct the data, then delete the job and apply it again; or apply a spec with other data"),
+        (Reason.BUDGET_EXCEEDED, "Apply a spec with a larger budget to start the next revision, which asks only what"),
         (Reason.DIVERGED, "The same spec would diverge again: apply one with another training"),
         (
             Reason.PERMISSION_DENIED,

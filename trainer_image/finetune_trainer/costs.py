@@ -2,7 +2,8 @@
 
 Standard input is a `Request` as JSON. Standard output has
 - ``candidates``, an object for each spec: ``error``, or ``parameters``, ``rounded``, ``trained``, ``activationBytes``,
-  ``recomputedBytes``, ``precision``, ``rows`` of the micro-batch, and ``steps`` and ``tokens`` of the whole training,
+  ``recomputedBytes``, ``precision``, ``rows`` of the micro-batch, and ``steps`` and ``tokens`` of the whole training;
+  of a search, ``steps`` are combinations, and ``chatTemplate`` says whether the model has one,
 - ``data``: ``family``, ``learnedTokens`` and ``longest``,
 - ``memoryBytes`` of a device; null if it is unknown,
 - ``programBytes``: what a process of the training needs without a model; 0 on a GPU.
@@ -122,6 +123,8 @@ def _cost(spec: FineTuneJobSpec, job: _Job) -> dict[str, Any]:
     from finetune_trainer.train.shapes import measure
     from finetune_trainer.train.trial import try_method
 
+    if not spec.method.type.row.trains:
+        return _search_cost(spec, job)
     report, task, world, bf16 = job.report, job.task, job.request.world, job.request.bf16
     config = read_config(job.model, spec.model.uri)
     try:
@@ -149,7 +152,9 @@ def _cost(spec: FineTuneJobSpec, job: _Job) -> dict[str, Any]:
             task=task,
             head=job.head,
             dtype=dtype_of(precision),
-            fuses=spec.preference is None and may_fuse_loss(spec, task, precision, on_gpu=world.device is Device.GPU),
+            fuses=spec.preference is None
+            and spec.distillation is None
+            and may_fuse_loss(spec, task, precision, on_gpu=world.device is Device.GPU),
             data=data,
             sizes=plan.sizes,
         )
@@ -166,6 +171,40 @@ def _cost(spec: FineTuneJobSpec, job: _Job) -> dict[str, Any]:
         "rows": plan.sizes.per_device,
         "steps": plan.steps,
         "tokens": round(int(np.sum(data.lengths)) * plan.steps / plan.steps_per_epoch),
+    }
+
+
+def _search_cost(spec: FineTuneJobSpec, job: _Job) -> dict[str, Any]:
+    """What a search in one process costs, which trains nothing."""
+    from finetune_trainer.modelling.precision import bf16_supported, resolve_precision
+    from finetune_trainer.search.costs import search_costs
+
+    device, bf16 = job.request.world.device, job.request.bf16
+    try:
+        check_settings(spec, job.report.family)
+        bf16 = bf16_supported(device) if bf16 is None else bf16
+        precision: Precision = resolve_precision(spec.training.precision, device, bf16)
+        found = search_costs(
+            spec,
+            job.report,
+            job.model,
+            job.table,
+            precision=precision,
+            device="cuda" if device is Device.GPU else "cpu",
+        )
+    except StageFailure as failure:
+        return {"error": failure.message}
+    return {
+        "parameters": found.parameters,
+        "rounded": None,
+        "trained": 0,
+        "activationBytes": found.peak_bytes,
+        "recomputedBytes": None,
+        "precision": precision,
+        "rows": found.rows,
+        "steps": found.combinations,
+        "tokens": found.tokens,
+        "chatTemplate": found.chat_template,
     }
 
 

@@ -7,7 +7,7 @@ GitOps tools see no drift.
 from finetune_api.endpoints import EndpointSpec
 from finetune_api.method_settings import Ia3Spec, LoraInitialization, LoraSpec, PromptTuningSpec
 from finetune_api.references import SecretRef
-from finetune_api.spec.distillation import DistillationSpec, TeacherSpec
+from finetune_api.spec.distillation import DistillationSpec, PricesSpec, TeacherSpec
 from finetune_api.spec.inputs import (
     AdapterSource,
     CleaningSpec,
@@ -98,6 +98,7 @@ __all__ = [
     "OutputSpec",
     "OutputUri",
     "Precision",
+    "PricesSpec",
     "PromptTuningSpec",
     "Quantization",
     "ReportSpec",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 from pydantic import Field
@@ -12,13 +13,25 @@ from finetune_api.endpoints import EndpointSpec
 from finetune_api.references import SecretRef
 from finetune_api.spec.inputs import ModelSpec
 from finetune_api.tables.distillation import DistillationMode
-from finetune_api.vocabulary import ModelUri
+from finetune_api.vocabulary import Currency, ModelUri
 
 DEFAULT_MODE = DistillationMode.LOGITS
 DEFAULT_TEMPERATURE = 2.0
 DEFAULT_WEIGHT = 0.5
 DEFAULT_MAX_FAILED = 0.6
 DEFAULT_MAX_NEW_TOKENS = 512
+
+
+def _only_of_endpoint(teacher: TeacherSpec, name: str) -> bool:
+    return getattr(teacher, name) is None or teacher.endpoint is not None
+
+
+class PricesSpec(ApiModel):
+    """What the tokens of an endpoint cost, for the cost of a job in its status and report."""
+
+    input: float = Field(ge=0, le=1_000_000, description="Price of a million tokens of prompts.")
+    output: float = Field(ge=0, le=1_000_000, description="Price of a million tokens of answers.")
+    currency: Currency = Field(default="USD", description="Currency of the prices: a code of ISO 4217.")
 
 
 class TeacherSpec(ApiModel):
@@ -44,9 +57,20 @@ class TeacherSpec(ApiModel):
     max_new_tokens: int | None = Field(
         default=None,
         ge=1,
-        le=8192,
-        description=f"Mode Responses with uri: maximum number of tokens of an answer; one that is not finished then is "
-        f"left out. Default: {DEFAULT_MAX_NEW_TOKENS}.",
+        le=131_072,
+        description="Mode Responses: maximum number of tokens of an answer; one that is not finished then is left out. "
+        f"An endpoint gets it as max_tokens. Default: {DEFAULT_MAX_NEW_TOKENS}, of an endpoint its own limit.",
+    )
+    temperature: float | None = Field(
+        default=None,
+        ge=0,
+        le=2,
+        description="With endpoint: the temperature of its answers; 0 for the likeliest. Default: that of the "
+        "endpoint. A teacher with uri always writes the likeliest answer.",
+    )
+    prices: PricesSpec | None = Field(
+        default=None,
+        description="With endpoint: prices of its tokens, so that the status and the report have the cost.",
     )
     endpoint: EndpointSpec | None = Field(
         default=None, description="Mode Responses: a server that answers for the teacher, in prepare and without a GPU."
@@ -71,7 +95,28 @@ class TeacherSpec(ApiModel):
             field="secretRef",
             holds=lambda teacher: teacher.secret_ref is None or teacher.uri is not None,
         ),
+        *(
+            Rule(
+                cel=f"!has(self.{name}) || has(self.endpoint)",
+                message=f"teacher.{name} requires teacher.endpoint",
+                field=name,
+                holds=partial(_only_of_endpoint, name=name),
+            )
+            for name in ("temperature", "prices")
+        ),
     )
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The parameters of requests to the endpoint, by their names in the API of OpenAI; it has a default for each
+        that is not set."""
+        named = {"temperature": self.temperature, "max_tokens": self.max_new_tokens}
+        return {name: value for name, value in named.items() if value is not None}
+
+    @property
+    def address(self) -> str:
+        """Where the teacher is, for people."""
+        return self.endpoint.address if self.endpoint else self.uri or ""
 
     @property
     def model(self) -> ModelSpec | None:
@@ -134,11 +179,10 @@ class DistillationSpec(ApiModel):
             holds=lambda spec: spec.mode is not DistillationMode.LOGITS or spec.teacher.uri is not None,
         ),
         Rule(
-            cel="!has(self.teacher.maxNewTokens) || has(self.teacher.uri) && has(self.mode) && "
-            "self.mode == 'Responses'",
-            message="teacher.maxNewTokens requires teacher.uri and mode Responses",
+            cel="!has(self.teacher.maxNewTokens) || has(self.mode) && self.mode == 'Responses'",
+            message="teacher.maxNewTokens is only valid for mode Responses",
             field="teacher.maxNewTokens",
-            holds=lambda spec: spec.teacher.max_new_tokens is None or spec.generating_teacher is not None,
+            holds=lambda spec: spec.teacher.max_new_tokens is None or spec.mode is DistillationMode.RESPONSES,
         ),
         _only_for(DistillationMode.LOGITS, "temperature", DEFAULT_TEMPERATURE),
         _only_for(DistillationMode.LOGITS, "weight", DEFAULT_WEIGHT),

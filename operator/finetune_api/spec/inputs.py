@@ -120,7 +120,7 @@ class ModelSpec(ApiModel):
     @property
     def address(self) -> str:
         """Where the model is, for people."""
-        return f"{self.endpoint.model} at {self.endpoint.url}" if self.endpoint else self.uri
+        return self.endpoint.address if self.endpoint else self.uri
 
 
 class TaskSpec(ApiModel):

@@ -156,18 +156,19 @@ def _candidates_rule(task: TaskType) -> Rule:
         holds=lambda spec: spec.task.type is not task or not _invalid(spec, names),
         found=Found(
             cel=f"{_CANDIDATES}.filter(one, !({valid}))[0]",
-            of=lambda spec: repr(_invalid(spec, names)[0]),
+            of=lambda spec: repr(spec.method.settings.candidates[_invalid(spec, names)[0]]),
             is_text=True,
         ),
+        item=lambda spec: _invalid(spec, names)[0],
     )
 
 
-def _invalid(spec: FineTuneJobSpec, names: tuple[str, ...]) -> list[str]:
-    """The candidates that lack a placeholder, or have another one."""
+def _invalid(spec: FineTuneJobSpec, names: tuple[str, ...]) -> list[int]:
+    """Positions of the candidates that lack a placeholder, or have another one."""
     search = spec.method.settings
     if not isinstance(search, PromptSearchSpec):
         return []
-    return [candidate for candidate in search.candidates if not is_candidate(candidate, names)]
+    return [place for place, candidate in enumerate(search.candidates) if not is_candidate(candidate, names)]
 
 
 def is_candidate(text: str, names: tuple[str, ...]) -> bool:

@@ -165,10 +165,6 @@ TASKS = table(
                 ("labels", "multi_label", "class_weights"), (ModelFamily.ENCODER, ModelFamily.CAUSAL)
             ),
             placeholders=("text",),
-            not_distilled={
-                DistillationMode.RESPONSES: "whose rows have labels instead of answers; use mode Logits, or let the "
-                "teacher label the data beforehand"
-            },
         ),
         TaskType.INSTRUCTION_TUNING: TaskRow(
             columns=(
@@ -208,10 +204,6 @@ TASKS = table(
             generates=_GENERATIVE,
             other_lengths=dict.fromkeys(_GENERATIVE, 1024),
             placeholders=("question", "context"),
-            not_distilled={
-                DistillationMode.RESPONSES: "whose answers are words of the context, which those of a teacher seldom "
-                "are; use mode Logits, or InstructionTuning with context and question as the prompt"
-            },
         ),
         TaskType.SUMMARIZATION: TaskRow(
             columns=((Column("text", "the text"), Column("summary", "the summary that the model learns")),),
@@ -322,10 +314,6 @@ TASKS = table(
             packs=(ModelFamily.CAUSAL,),
             generates=_GENERATIVE,
             placeholders=("prompt",),
-            not_distilled={
-                DistillationMode.RESPONSES: "whose completions continue their prompt, while an endpoint answers it; "
-                "use mode Logits, or InstructionTuning"
-            },
         ),
     },
 )

@@ -15,11 +15,13 @@ from finetune_api.failures import ExitCode
 from finetune_api.job import FineTuneJob, FineTuneJobStatus
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import PrepareResult
-from finetune_cli.advise.candidates import Candidate, candidates
+from finetune_api.tables.methods import DEFAULT_METHOD
+from finetune_cli.advise.candidates import Candidate, awaits_answers, candidates
 from finetune_cli.advise.costs import costs_of
 from finetune_cli.advise.earlier import with_earlier
+from finetune_cli.advise.endpoint import EndpointAdvice
 from finetune_cli.advise.hardware import Hardware, this_machine
-from finetune_cli.advise.models import addresses, measured
+from finetune_cli.advise.models import ModelScore, addresses, measured
 from finetune_cli.advise.recommend import Trial, ordered, recommended
 from finetune_cli.advise.report import Advice, document, lines
 from finetune_cli.advise.tries import TrialsStopped, try_methods
@@ -53,12 +55,7 @@ def advise(
     Raises:
         LocalError: The trainer is not installed, or cannot read model or data, or the disk is full.
     """
-    if job.spec.model.adapter is not None:
-        raise LocalError(
-            "spec.model.adapter decides the method: training continues with that of the adapter. Remove it to choose "
-            "one.",
-            ExitCode.BAD_CONFIGURATION,
-        )
+    _check(job.spec, hardware, tries)
     try:
         with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
             return _advise(manifest, job, hardware, models=models, tries=tries, output=output, scratch=Path(scratch))
@@ -81,19 +78,25 @@ def _advise(
 ) -> int:
     machine, spec = Machine.detect(), job.spec
     chosen = hardware or this_machine(spec, machine)
-    found = candidates(spec, chosen.distributed)
+    found = [] if spec.model.endpoint else candidates(spec, chosen.distributed)
     known = known_job(home(), job, manifest_path(manifest))
     prepared = prepare_in(
         scratch,
-        job.model_copy(update={"spec": _first(found, spec).spec}),
+        job.model_copy(update={"spec": spec if spec.model.endpoint else _prepared(_first(found, spec), chosen)}),
         known.job.status if known else FineTuneJobStatus(),
         machine,
         output=output,
         note="Nothing is stored: the data is prepared to advise on the method.",
+        world=None if hardware is None else hardware.world,
     )
     result = prepared.report.result if prepared.report else None
     if not isinstance(result, PrepareResult):
         return report_failure(prepared, output)
+    if spec.model.endpoint:
+        asked = EndpointAdvice.of(spec, result, _scores(job, models, scratch, output))
+        write(to_json(asked.document()) if output is Output.JSON else "\n".join(asked.lines()))
+        return ExitCode.DONE
+    check_rows(spec, result, chosen)
     _tell(output, "Computing what each method costs.")
     with stops_as_interrupt():
         costs = costs_of(found, result, chosen, scratch)
@@ -101,18 +104,57 @@ def _advise(
         costs = replace(costs, found=tuple(with_earlier(list(costs.found), known, chosen.world)))
     trials: list[Trial] = []
     if tries:
-        trials = try_methods(job, ordered(costs, spec)[:tries], scratch, machine, output)
-        speeds = {one.name: one.tokens_per_second for one in trials if one.loss is not None}
-        timed = [cost.with_throughput(speeds.get(cost.candidate.name, 0.0), "tried") for cost in costs.found]
+        trained = [cost for cost in ordered(costs, spec) if cost.candidate.trains]
+        trials = try_methods(job, trained[:tries], scratch, machine, output)
+        speeds = {one.name: one.speed for one in trials if one.loss is not None}
+        timed = [
+            cost.with_speed(speeds[name], "tried") if (name := cost.candidate.name) in speeds else cost
+            for cost in costs.found
+        ]
         costs = replace(costs, found=tuple(timed))
-    scores = []
-    for number, uri in enumerate(wanted := _compared(job, models), 1):
-        _tell(output, f"Measuring {uri}, {number} of {len(wanted)}.")
-        with stops_as_interrupt():
-            scores.append(measured(job, uri, scratch / "model"))
+    scores = _scores(job, models, scratch, output)
     advice = Advice(spec, manifest, chosen, found, costs, recommended(costs, spec, trials), trials, scores)
     write(to_json(document(advice)) if output is Output.JSON else "\n".join(["", *lines(advice)]))
     return ExitCode.DONE
+
+
+def _check(spec: FineTuneJobSpec, hardware: Hardware | None, tries: int) -> None:
+    """Check that there is something to advise on.
+
+    Raises:
+        LocalError: There is not.
+    """
+    problem = ""
+    if spec.model.adapter is not None:
+        problem = (
+            "spec.model.adapter decides method and base model: training continues with those of the adapter. Remove it "
+            "to choose others; finetune run --dry-run says what the job needs."
+        )
+    elif spec.model.endpoint is not None and (tries or hardware):
+        option = "--try" if tries else "--gpu"
+        problem = f"{option} is about training, and a model behind spec.model.endpoint is not trained. Leave it out."
+    elif awaits_answers(spec) and tries:
+        problem = (
+            "--try trains on answers, and those of the teacher in spec.distillation are asked only by finetune run. "
+            "Leave it out; after a run, advise knows its speed."
+        )
+    if problem:
+        raise LocalError(problem, ExitCode.BAD_CONFIGURATION)
+
+
+def check_rows(spec: FineTuneJobSpec, prepared: PrepareResult, hardware: Hardware) -> None:
+    """Check that each process of the GPUs that the command names gets a training row.
+
+    Raises:
+        LocalError: There are fewer.
+    """
+    rows, processes = prepared.examples.get("train", 0), hardware.world.size
+    if hardware.gpu is not None and not spec.task.type.row.joins and rows < processes:
+        raise LocalError(
+            f"--gpu: there are only {rows} training rows for {processes} {hardware.gpu}, and each needs one: name at "
+            f"most {rows}, or add data.",
+            ExitCode.BAD_CONFIGURATION,
+        )
 
 
 def _first(found: Sequence[Candidate], spec: FineTuneJobSpec) -> Candidate:
@@ -122,20 +164,36 @@ def _first(found: Sequence[Candidate], spec: FineTuneJobSpec) -> Candidate:
         LocalError: The rules allow none.
     """
     allowed = [one for one in found if one.spec is not None]
-    general = [one for one in allowed if spec.task.type not in one.method.row.refused_families]
+    general = [one for one in allowed if one.trains and spec.task.type not in one.method.row.refused_families]
     own = [one for one in general if one.method is spec.method.type]
+    usual = [one for one in general if one.method is DEFAULT_METHOD]
     if not allowed:
         raise LocalError(
             f"No method is possible for this job: {'; '.join(dict.fromkeys(one.refusal for one in found))}.",
             ExitCode.BAD_CONFIGURATION,
         )
-    return (own or general or allowed)[0]
+    return (own or usual or general or allowed)[0]
 
 
-def _compared(job: FineTuneJob, models: Sequence[str]) -> list[str]:
-    """The models to measure: that of the job first, if there are others."""
+def _prepared(first: Candidate, hardware: Hardware) -> FineTuneJobSpec:
+    """The spec whose data is prepared. GPUs by name do not limit it to more rows than the manifest does."""
+    assert first.spec is not None
+    if hardware.gpu is None:
+        return first.spec
+    alone = first.spec.distributed.model_copy(update={"workers": 1, "gpus_per_worker": 1})
+    return first.spec.model_copy(update={"distributed": alone})
+
+
+def _scores(job: FineTuneJob, models: Sequence[str], scratch: Path, output: Output) -> list[ModelScore]:
+    """How well the model of the job, unless it is behind an endpoint, and the given ones suit the task."""
     given = addresses(models)
-    return list(dict.fromkeys([job.spec.model.uri, *given])) if given else []
+    own = [job.spec.model.uri] if given and job.spec.model.uri else []
+    found = []
+    for number, uri in enumerate(wanted := list(dict.fromkeys([*own, *given])), 1):
+        _tell(output, f"Measuring {uri}, {number} of {len(wanted)}.")
+        with stops_as_interrupt():
+            found.append(measured(job, uri, scratch / "model"))
+    return found
 
 
 def _tell(output: Output, sentence: str) -> None:

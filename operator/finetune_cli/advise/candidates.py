@@ -10,12 +10,12 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 
-from finetune_api.spec import FineTuneJobSpec
-from finetune_api.tables.methods import MethodType, Quantization, Result
+from finetune_api.spec import DistillationMode, FineTuneJobSpec
+from finetune_api.tables.methods import MethodType, Quantization
 from finetune_cli.sentences import causes, sentence
 
-TRAINED = tuple(method for method in MethodType if method.row.result in (Result.ADAPTER, Result.MODEL))
-"""The methods that train weights."""
+SUGGESTED: Mapping[MethodType, Mapping[str, Any]] = {MethodType.PROMPT_SEARCH: {"propose": 4}}
+"""Settings of methods that have no meaning without them, where the manifest has none."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,32 @@ class Candidate:
     """Why it is refused."""
 
     @property
+    def trains(self) -> bool:
+        """Whether the method trains weights."""
+        return self.method.row.trains
+
+    @property
     def name(self) -> str:
         rounded = self.quantization is not Quantization.NONE
         return f"{self.method} + {self.quantization}" if rounded else str(self.method)
+
+
+def awaits_answers(spec: FineTuneJobSpec) -> bool:
+    """Whether the answers that are learned are not known yet, because a teacher gives them when the job runs."""
+    return spec.distillation is not None and spec.distillation.mode is DistillationMode.RESPONSES
+
+
+def distributed_of(method: MethodType, spec: FineTuneJobSpec, hardware: Mapping[str, int]) -> dict[str, int]:
+    """The fields of spec.distributed that the hardware decides, or the method, because it runs in one process.
+
+    Args:
+        method: The method.
+        spec: The spec of the manifest.
+        hardware: Fields that the hardware decides for a training.
+    """
+    if method.row.trains:
+        return dict(hardware)
+    return {"workers": 1, "gpusPerWorker": 1 if hardware else min(1, spec.distributed.gpus_per_worker)}
 
 
 def candidates(spec: FineTuneJobSpec, distributed: Mapping[str, int]) -> list[Candidate]:
@@ -44,7 +67,12 @@ def candidates(spec: FineTuneJobSpec, distributed: Mapping[str, int]) -> list[Ca
     """
     fixed = spec.model.quantization
     stored = tuple(Quantization) if fixed is Quantization.NONE else (fixed,)
-    return [_candidate(spec, distributed, method, one) for one in stored for method in TRAINED]
+    return [
+        _candidate(spec, distributed, method, one)
+        for one in stored
+        for method in MethodType
+        if method.row.trains or one is fixed or one in method.row.quantizations
+    ]
 
 
 def _candidate(
@@ -53,15 +81,15 @@ def _candidate(
     data: dict[str, Any] = spec.model_dump(mode="json", exclude_unset=True)
     given = data.get("method", {})
     settings = method.row.settings
-    own = (to_camel(settings.field) if settings else None, "preference")
-    data["method"] = {"type": str(method)} | {name: given[name] for name in own if name and name in given}
+    field = to_camel(settings.field) if settings else None
+    suggested = {field: dict(SUGGESTED[method])} if field and method in SUGGESTED else {}
+    own = {name: given[name] for name in (field, "preference") if name and name in given}
+    data["method"] = {"type": str(method)} | suggested | own
     data["model"]["quantization"] = str(quantization)
-    data["distributed"] = data.get("distributed", {}) | dict(distributed)
+    data["distributed"] = data.get("distributed", {}) | distributed_of(method, spec, distributed)
     data.pop("suspend", None)
     try:
-        allowed = FineTuneJobSpec.model_validate_json(json.dumps(data))
-        # Only the rules about a teacher matter here: it is not asked, and not loaded.
-        return Candidate(method, quantization, allowed.model_copy(update={"distillation": None}))
+        return Candidate(method, quantization, FineTuneJobSpec.model_validate_json(json.dumps(data)))
     except ValidationError as error:
         found = causes(error.errors(include_url=False))
         reasons = [(one.get("ctx") or {}).get("message") or ": ".join(map(str, sentence(one))) for one in found]

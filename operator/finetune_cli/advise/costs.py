@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.spec import FineTuneJobSpec, Precision
-from finetune_api.stage import Device, PrepareResult, World
+from finetune_api.stage import Device, PrepareResult, TrainResult, World
 from finetune_cli.advise.candidates import Candidate
 from finetune_cli.advise.hardware import Hardware
 from finetune_cli.local.trainer import ask
@@ -18,6 +18,8 @@ from finetune_core.summaries import size
 
 USABLE = 0.92
 """Share of the memory that training may use; the rest is for communication and fragments. As in the trainer."""
+_RESIDENT_ON_CPUS = 1.25
+"""Bytes of memory for each byte of activations on CPUs, where the C library keeps a part of what is freed."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,24 @@ class DataFacts:
     """Family of the base model."""
     longest: int
     """Tokens of the longest row."""
+    validation_rows: int = 0
+    questions: int = 0
+    """Rows of all splits."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a train stage was."""
+
+    tokens_per_second: float
+    overhead: float
+    """Seconds besides the steps: the start, validation and checkpoints."""
+
+    @classmethod
+    def of(cls, result: TrainResult, seconds: float) -> Speed:
+        """The speed of a train stage that has taken ``seconds``."""
+        steps = result.tokens / result.tokens_per_second if result.tokens_per_second else 0.0
+        return cls(result.tokens_per_second, max(0.0, seconds - steps))
 
 
 @dataclass(frozen=True)
@@ -51,10 +71,13 @@ class Cost:
     rows: int | None = None
     """The training.maxBatchSizePerDevice that is needed; None for that of the job."""
     steps: int = 0
+    """Of the whole training; of a search, the combinations to score."""
     tokens: int = 0
-    """Of the whole training."""
+    """Of the whole training; of a search, about what it reads and writes."""
+    chat_template: bool | None = None
+    """Of a search: whether the model has a chat template; None if it is not asked in conversations."""
     seconds: float | None = None
-    """Of the whole training; None if no throughput was measured."""
+    """Of the whole train stage; None if no throughput was measured."""
     measured_in: str = ""
     """Where the throughput comes from."""
     problem: str = ""
@@ -69,11 +92,12 @@ class Cost:
         """Trained parameters, compared with those of the base model."""
         return self.trained / self.parameters if self.parameters else 0.0
 
-    def with_throughput(self, tokens_per_second: float, measured_in: str) -> Cost:
-        """The same with the time that the whole training takes at a measured throughput."""
-        if tokens_per_second <= 0:
+    def with_speed(self, speed: Speed, measured_in: str) -> Cost:
+        """The same with the time that the whole train stage takes at a measured speed."""
+        if speed.tokens_per_second <= 0:
             return self
-        return replace(self, seconds=self.tokens / tokens_per_second, measured_in=measured_in)
+        seconds = speed.overhead + self.tokens / speed.tokens_per_second
+        return replace(self, seconds=seconds, measured_in=measured_in)
 
 
 @dataclass(frozen=True)
@@ -109,7 +133,15 @@ def costs_of(candidates: Sequence[Candidate], prepared: PrepareResult, hardware:
     answer = ask("advise", request, question="costs", scratch=scratch)
     limit = hardware.gpu.row.memory_bytes if hardware.gpu else answer["memoryBytes"]
     found = [
-        cost_of(one, spec, raw, world=hardware.world, limit=limit, program=answer["programBytes"])
+        cost_of(
+            one,
+            spec,
+            raw,
+            world=hardware.world,
+            limit=limit,
+            program=answer["programBytes"],
+            teacher=prepared.teacher_parameters,
+        )
         for one, spec, raw in zip(allowed, specs, answer["candidates"], strict=True)
     ]
     data = answer["data"]
@@ -120,6 +152,8 @@ def costs_of(candidates: Sequence[Candidate], prepared: PrepareResult, hardware:
         labels=prepared.labels,
         family=data["family"],
         longest=data["longest"],
+        validation_rows=prepared.examples.get("validation", 0),
+        questions=sum(prepared.examples.values()),
     )
     return Costs(facts, limit, tuple(found))
 
@@ -132,6 +166,7 @@ def cost_of(
     world: World,
     limit: int | None,
     program: int,
+    teacher: int | None = None,
 ) -> Cost:
     """The cost of a candidate.
 
@@ -142,12 +177,18 @@ def cost_of(
         world: The processes of the training.
         limit: Bytes of memory that a process has; None if unknown.
         program: Bytes of a process without a model.
+        teacher: Parameters of a teacher that each process loads; None without one.
     """
     if "error" in raw:
         return Cost(candidate, problem=str(raw["error"]))
-    sizes, precision = Sizes(raw["parameters"], raw["rounded"], raw["trained"]), Precision(raw["precision"])
+    if not candidate.trains:  # Its process is alone, and has the memory of all of them on CPUs.
+        if limit is not None and world.device is Device.CPU:
+            limit *= world.size
+        world = World(workers=1, processes_per_worker=1, device=world.device)
+    sizes = Sizes(raw["parameters"], raw["rounded"], raw["trained"], teacher)
+    precision = Precision(raw["precision"])
     state = program + training_bytes(spec, sizes, precision, world)
-    ways = _ways(spec, raw, world)
+    ways = _ways(spec, _resident(raw, world), world)
     usable = sys.maxsize if limit is None else USABLE * limit
     way = next((one for one in ways if state + one.activations <= usable), ways[-1])
     least = state + way.activations
@@ -167,8 +208,18 @@ def cost_of(
         None if way.rows == raw["rows"] else way.rows,
         raw["steps"],
         raw["tokens"],
+        raw.get("chatTemplate"),
         problem=problem,
     )
+
+
+def _resident(raw: Mapping[str, Any], world: World) -> dict[str, Any]:
+    """The answer of the trainer with the memory that its activations really take."""
+    share = _RESIDENT_ON_CPUS if world.device is Device.CPU else 1.0
+    activations = {
+        name: None if raw[name] is None else round(share * raw[name]) for name in ("activationBytes", "recomputedBytes")
+    }
+    return {**raw, **activations}
 
 
 @dataclass(frozen=True)
@@ -187,6 +238,8 @@ def _ways(spec: FineTuneJobSpec, raw: Mapping[str, Any], world: World) -> list[_
     rows, kept, recomputed = raw["rows"], raw["activationBytes"], raw["recomputedBytes"]
     if kept is None:
         return [_Way(0, rows, recomputes=False)]
+    if not spec.method.type.row.trains:  # After an out-of-memory error, its batches are halved.
+        return [_Way(kept, rows, recomputes=False), _Way(-(-kept // rows), rows, recomputes=False)]
     wants = spec.training.activation_checkpointing
     # As the trainer decides before the first step; see training.activationCheckpointing.
     may = wants is None and world.device is Device.GPU and spec.distributed.zero.stage < 3 and not spec.preference

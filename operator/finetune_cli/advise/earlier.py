@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import Stage, StageConfig, TrainResult, World
-from finetune_cli.advise.costs import Cost
+from finetune_cli.advise.costs import Cost, Speed
 from finetune_cli.local.jobs import LocalJob
 
 _OF_SPEED: dict[str, Any] = {
@@ -23,6 +23,7 @@ _OF_SPEED: dict[str, Any] = {
         "compile",
     },
     "distributed": {"zero"},
+    "distillation": {"mode", "weight", "teacher"},
 }
 """The fields of the spec that decide how fast a step is."""
 
@@ -37,7 +38,7 @@ def with_earlier(costs: list[Cost], local: LocalJob | None, world: World) -> lis
     """
     if local is None:
         return costs
-    known: list[tuple[FineTuneJobSpec, int, float]] = []
+    known: list[tuple[FineTuneJobSpec, int, Speed]] = []
     for run in reversed(local.state.runs()):
         report = run.report()
         if run.id.stage is not Stage.TRAIN or report is None or not isinstance(report.result, TrainResult):
@@ -46,16 +47,21 @@ def with_earlier(costs: list[Cost], local: LocalJob | None, world: World) -> lis
             config = StageConfig.model_validate_json(run.config.read_bytes())
         except (OSError, ValueError):
             continue
-        if config.world == world:
-            known.append((config.spec, run.id.revision, report.result.tokens_per_second))
+        if not config.spec.method.type.row.trains:
+            # One process. A later attempt counts the tokens of earlier ones, but not their time.
+            comparable = config.world.device is world.device and run.id.attempt == 1
+        else:
+            comparable = config.world == world
+        if comparable:
+            known.append((config.spec, run.id.revision, Speed.of(report.result, report.seconds)))
     return [_timed(cost, known) for cost in costs]
 
 
-def _timed(cost: Cost, known: list[tuple[FineTuneJobSpec, int, float]]) -> Cost:
+def _timed(cost: Cost, known: list[tuple[FineTuneJobSpec, int, Speed]]) -> Cost:
     spec = cost.candidate.spec
     for earlier, revision, speed in known if spec is not None else ():
         if spec is not None and _decisive(spec) == _decisive(earlier):
-            return cost.with_throughput(speed, f"revision {revision}")
+            return cost.with_speed(speed, f"revision {revision}")
     return cost
 
 

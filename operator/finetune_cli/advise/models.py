@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from finetune_api.job import FineTuneJob, FineTuneJobStatus
 from finetune_api.spec import FineTuneJobSpec
+from finetune_cli.advise.candidates import awaits_answers
 from finetune_cli.local import LocalError
 from finetune_cli.local.trainer import ask
 from finetune_cli.scratch import stage_run
@@ -63,7 +64,8 @@ def measured(job: FineTuneJob, uri: str, scratch: Path) -> ModelScore:
     data["model"] = {**data["model"], "uri": uri} if same else {"uri": uri}
     # The method matters to none of the measures, and not every method is for every model.
     data["method"] = {name: value for name, value in data.get("method", {}).items() if name == "preference"}
-    data.pop("distillation", None)
+    if awaits_answers(job.spec):
+        data.pop("distillation")  # A teacher of logits stays: the model must have its tokens or labels.
     data["output"] = {"uri": (scratch / "output").as_uri()}
     try:
         spec = FineTuneJobSpec.model_validate_json(json.dumps(data))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.tables.methods import Quantization
 from finetune_api.tables.tasks import ModelFamily
-from finetune_cli.advise.costs import Cost, Costs, DataFacts
+from finetune_cli.advise.candidates import awaits_answers
+from finetune_cli.advise.costs import Cost, Costs, DataFacts, Speed
 from finetune_core.summaries import size
 
 EQUAL_ACCURACY = 0.01
@@ -19,6 +20,10 @@ EQUAL_LOSS = 0.02
 BITS_PER_PARAMETER = 2
 """What a trained parameter can store (Allen-Zhu and Li 2024); LoRA learns as well as full fine-tuning as long as the
 data has less (Schulman et al. 2025)."""
+FEW_STEPS = 100
+"""Steps below which a training learns little. LoRA on 296 rows of the quickstart: accuracy 0.175 after 30 steps, 0.467
+after 100, of the linear probe 0.407."""
+_DEFAULT_EPOCHS = 3
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Trial:
     """On the validation split; None if the trial failed."""
     seconds: float
     """Of the train stage, with its start."""
-    tokens_per_second: float
+    speed: Speed
     memory: int | None
     """Peak of rank 0, in bytes."""
     trained: int
@@ -52,9 +57,10 @@ def ordered(costs: Costs, spec: FineTuneJobSpec) -> list[Cost]:
 
     By the measured accuracy of the method, and of those with equal ones the method that trains less; unless the data
     has more to learn than that can store. A rounded base model, which only saves memory, comes last where the exact one
-    fits.
+    fits, and after it what trains nothing.
     """
-    fitting = [cost for cost in costs.found if cost.fits]
+    fitting = [cost for cost in costs.found if cost.fits and cost.candidate.trains]
+    searches = [cost for cost in costs.found if cost.fits and not cost.candidate.trains]
     exact = {cost.candidate.method for cost in fitting if cost.candidate.quantization is Quantization.NONE}
     needless = [
         cost
@@ -64,7 +70,7 @@ def ordered(costs: Costs, spec: FineTuneJobSpec) -> list[Cost]:
         and spec.model.quantization is Quantization.NONE
     ]
     wanted = [cost for cost in fitting if cost not in needless]
-    return [*_by_accuracy(wanted, bits_of(costs.data, spec)), *_by_accuracy(needless, 0.0)]
+    return [*_by_accuracy(wanted, bits_of(costs.data, spec) or 0.0), *_by_accuracy(needless, 0.0), *searches]
 
 
 def recommended(costs: Costs, spec: FineTuneJobSpec, trials: Sequence[Trial] = ()) -> Recommendation:
@@ -81,14 +87,24 @@ def recommended(costs: Costs, spec: FineTuneJobSpec, trials: Sequence[Trial] = (
     reached = {trial.name: trial for trial in trials if trial.loss is not None}
     tried = [cost for cost in order if cost.candidate.name in reached]
     if tried:
-        return _by_trials(tried, reached, costs)
+        return _by_trials(tried, reached, costs, spec)
     first = order[0]
+    if not first.candidate.trains:
+        why = f"Use {first.candidate.name}: no method that trains is possible here; the reasons are above."
+        return Recommendation(first, (why, f"It {_memory(first, costs)}."))
+    order = [cost for cost in order if cost.candidate.trains]
     why = _why(first, order)
-    return Recommendation(first, (why, f"{_capacity(first, order, costs.data, spec)}, and it {_memory(first, costs)}."))
+    enough = f"{_capacity(first, order, costs.data, spec)}, and it {_memory(first, costs)}."
+    return Recommendation(first, (why, enough, *_longer(first, spec)))
 
 
-def bits_of(data: DataFacts, spec: FineTuneJobSpec) -> float:
-    """How much there is to learn at most: of a text about a bit for each token, of a choice its possibilities."""
+def bits_of(data: DataFacts, spec: FineTuneJobSpec) -> float | None:
+    """How much there is to learn at most: of a text about a bit for each token, of a choice its possibilities.
+
+    None if a teacher has still to answer.
+    """
+    if awaits_answers(spec):
+        return None
     if spec.preference:
         return float(data.rows)
     if data.labels:
@@ -134,6 +150,8 @@ def _why(first: Cost, order: Sequence[Cost]) -> str:
 def _capacity(first: Cost, order: Sequence[Cost], data: DataFacts, spec: FineTuneJobSpec) -> str:
     """How much there is to learn, and how much the trained parameters can store."""
     bits = bits_of(data, spec)
+    if bits is None:
+        return "How much there is to learn depends on the answers of the teacher"
     what = f"{data.rows:,} training rows"
     if data.labels:
         what += f" with {data.labels} labels"
@@ -163,7 +181,21 @@ def _memory(first: Cost, costs: Costs) -> str:
     return f"needs about {size(first.memory)}{has} of memory in each process{recomputes}"
 
 
-def _by_trials(tried: Sequence[Cost], reached: Mapping[str, Trial], costs: Costs) -> Recommendation:
+def _longer(choice: Cost, spec: FineTuneJobSpec) -> tuple[str, ...]:
+    """A sentence if the default number of epochs gives few steps."""
+    training = spec.training
+    if training.epochs is not None or training.max_steps is not None or not 0 < choice.steps < FEW_STEPS:
+        return ()
+    epochs = math.ceil(FEW_STEPS * _DEFAULT_EPOCHS / choice.steps)
+    return (
+        f"Its {choice.steps} steps are few, in which a model may learn too little: set training.epochs to {epochs}, "
+        f"for about {FEW_STEPS} steps.",
+    )
+
+
+def _by_trials(
+    tried: Sequence[Cost], reached: Mapping[str, Trial], costs: Costs, spec: FineTuneJobSpec
+) -> Recommendation:
     losses = {cost.candidate.name: reached[cost.candidate.name].loss or 0.0 for cost in tried}
     lowest = min(losses.values())
     within = lowest + EQUAL_LOSS * abs(lowest)
@@ -176,7 +208,8 @@ def _by_trials(tried: Sequence[Cost], reached: Mapping[str, Trial], costs: Costs
     beside = f", compared with {others}" if others else ""
     if name != best:
         beside += f"; it is within {EQUAL_LOSS:.0%} of the lowest and trains {choice.trained:,} parameters"
-    return Recommendation(choice, (f"Use {name}: {loss}{beside}.", f"It {_memory(choice, costs)}."))
+    reasons = (f"Use {name}: {loss}{beside}.", f"It {_memory(choice, costs)}.", *_longer(choice, spec))
+    return Recommendation(choice, reasons)
 
 
 def _percent(share: float) -> str:

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic.alias_generators import to_camel
+
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.text import clean, duration
-from finetune_cli.advise.candidates import Candidate
+from finetune_cli.advise.candidates import SUGGESTED, Candidate, distributed_of
 from finetune_cli.advise.costs import Cost, Costs
 from finetune_cli.advise.hardware import Hardware
 from finetune_cli.advise.models import ModelScore, best_first
+from finetune_cli.advise.notes import notes, search_sentences
 from finetune_cli.advise.recommend import Recommendation, Trial, accuracy_of, bits_of, ordered
 from finetune_cli.output import columns
 from finetune_core.summaries import size
@@ -44,31 +47,20 @@ def lines(advice: Advice) -> list[str]:
         f"{data.rows:,} training rows{labels}, {data.tokens:,} tokens, the longest row {data.longest:,}; on "
         f"{advice.hardware.in_words}"
     )
-    found = [*_wrapped(facts), *(line for note in _notes(advice.spec) for line in _wrapped(note)), ""]
+    found = [*wrapped(facts), *(line for note in notes(advice) for line in wrapped(note)), ""]
     found += _methods(advice)
     if refused := _refused(advice):
         found += ["", "Not possible:", *refused]
     if advice.trials:
         found += ["", *_trials(advice)]
     if advice.models:
-        found += ["", *_models(advice.models)]
-    found += ["", *_wrapped(" ".join(advice.recommendation.reasons))]
+        found += ["", *models_lines(advice.models)]
+    found += ["", *wrapped(" ".join(advice.recommendation.reasons))]
+    found += ["", *wrapped(" ".join(searches))] if (searches := search_sentences(advice)) else []
     if settings := manifest_lines(advice):
         found += ["", f"In {advice.manifest}, below spec:", *(f"  {line}" for line in settings)]
     elif advice.recommendation.choice is not None:
         found += ["", f"{advice.manifest} says so already."]
-    return found
-
-
-def _notes(spec: FineTuneJobSpec) -> list[str]:
-    """What the user should know about settings of the manifest."""
-    found, rate = [], spec.training.learning_rate
-    if rate is not None:
-        found.append(
-            f"All methods get the manifest's training.learningRate {rate:g}; without it, each has a default of its own."
-        )
-    if spec.distillation is not None:
-        found.append("The teacher of spec.distillation is left out: its memory and its time come on top.")
     return found
 
 
@@ -80,15 +72,26 @@ def manifest_lines(advice: Advice) -> list[str]:
     method, quantization = choice.candidate.method, choice.candidate.quantization
     found = []
     if method is not spec.method.type or "type" not in spec.method.model_fields_set:
-        found.append(f"method: {{type: {method}}}")
+        found.append(f"method: {{type: {method}{_suggested(choice.candidate)}}}")
     if quantization is not spec.model.quantization:
         found.append(f"model: {{quantization: {quantization}}}  # beside the uri")
     if choice.rows is not None:
         found.append(f"training: {{maxBatchSizePerDevice: {choice.rows}}}")
-    wanted = advice.hardware.distributed
-    if wanted and advice.hardware.world.size != spec.distributed.world_size:
-        found.append(f"distributed: {{workers: {wanted['workers']}, gpusPerWorker: {wanted['gpusPerWorker']}}}")
+    wanted, given = distributed_of(method, spec, advice.hardware.distributed), spec.distributed
+    if wanted:
+        size = wanted["workers"] * max(1, wanted["gpusPerWorker"])
+        if size != given.world_size or bool(wanted["gpusPerWorker"]) != bool(given.gpus_per_worker):
+            found.append(f"distributed: {{workers: {wanted['workers']}, gpusPerWorker: {wanted['gpusPerWorker']}}}")
     return found
+
+
+def _suggested(candidate: Candidate) -> str:
+    """The settings that a method has no meaning without, for its line in the manifest."""
+    settings, suggested = candidate.method.row.settings, SUGGESTED.get(candidate.method)
+    if settings is None or suggested is None:
+        return ""
+    fields = ", ".join(f"{name}: {value}" for name, value in suggested.items())
+    return f", {to_camel(settings.field)}: {{{fields}}}"
 
 
 def document(advice: Advice) -> dict[str, Any]:
@@ -105,7 +108,7 @@ def document(advice: Advice) -> dict[str, Any]:
             "longestRow": data.longest,
             "bits": bits_of(data, advice.spec),
         },
-        "notes": _notes(advice.spec),
+        "notes": notes(advice),
         "model": {"uri": advice.spec.model.uri, "family": str(data.family)},
         "hardware": {
             "gpu": advice.hardware.gpu and str(advice.hardware.gpu),
@@ -119,13 +122,14 @@ def document(advice: Advice) -> dict[str, Any]:
             if one.spec is None
         ],
         "trials": [_trial_document(trial, advice.costs) for trial in advice.trials],
-        "models": [_model_document(one) for one in best_first(advice.models)],
+        "models": [model_document(one) for one in best_first(advice.models)],
         "recommendation": {
             "method": choice and str(choice.candidate.method),
             "quantization": choice and str(choice.candidate.quantization),
             "reasons": list(advice.recommendation.reasons),
             "manifest": manifest_lines(advice),
         },
+        "search": search_sentences(advice),
     }
 
 
@@ -142,7 +146,7 @@ def _methods(advice: Advice) -> list[str]:
         rows.append(
             [
                 cost.candidate.name,
-                f"{cost.trained:,} ({100 * cost.share:.3g} %)",
+                f"{cost.trained:,} ({100 * cost.share:.3g} %)" if cost.trained else "none",
                 memory + (f", {cost.rows} a device" if cost.rows else "") + (", recomputed" if cost.recomputes else ""),
                 "" if accuracy is None else f"{accuracy:.3f}",
                 *([_time(cost)] if timed else []),
@@ -150,13 +154,13 @@ def _methods(advice: Advice) -> list[str]:
             ]
         )
     limit = f", which has {size(advice.costs.limit)}" if advice.costs.limit else ""
-    notes = [
+    footnotes = [
         f"memory: estimated peak of each process{limit}",
         "¹ of the method on the quickstart, no forecast",
     ]
     if timed:
-        notes.append("² of the training, from a measured throughput")
-    return [*columns([head, *rows]), *_wrapped("; ".join(notes))] if rows else ["No method fits."]
+        footnotes.append("² of the train stage, from a measured speed")
+    return [*columns([head, *rows]), *wrapped("; ".join(footnotes))] if rows else ["No method fits."]
 
 
 def _time(cost: Cost) -> str:
@@ -172,7 +176,7 @@ def _refused(advice: Advice) -> list[str]:
     for cost in advice.costs.found:
         if not cost.fits:
             names.setdefault(cost.problem, []).append(cost.candidate.name)
-    return [line for why, those in names.items() for line in _wrapped(f"{', '.join(those)}: {why}", "  ")]
+    return [line for why, those in names.items() for line in wrapped(f"{', '.join(those)}: {why}", "  ")]
 
 
 def _trials(advice: Advice) -> list[str]:
@@ -188,17 +192,18 @@ def _trials(advice: Advice) -> list[str]:
                 str(trial.steps),
                 f"{trial.loss:.4g}",
                 duration(trial.seconds),
-                f"{trial.tokens_per_second:,.0f}",
+                f"{trial.speed.tokens_per_second:,.0f}",
                 "" if trial.memory is None else size(trial.memory),
                 "" if cost.seconds is None else f"{duration(cost.seconds)} for {cost.steps:,} steps",
             ]
         )
     head = ["tried", "steps", "validation loss", "took", "tokens/s", "peak memory", "whole training"]
-    failed = [line for one in advice.trials if one.loss is None for line in _wrapped(f"{one.name}: {one.problem}")]
+    failed = [line for one in advice.trials if one.loss is None for line in wrapped(f"{one.name}: {one.problem}")]
     return [*(columns([head, *rows]) if rows else []), *failed]
 
 
-def _models(models: Sequence[ModelScore]) -> list[str]:
+def models_lines(models: Sequence[ModelScore]) -> list[str]:
+    """The table of base models, and those that cannot be measured."""
     found = best_first(models)
     rows = [
         [_short(one.uri), f"{one.value:.4g}", one.measure, f"{one.parameters:,}", duration(one.seconds)]
@@ -206,11 +211,11 @@ def _models(models: Sequence[ModelScore]) -> list[str]:
         if one.value is not None
     ]
     head = ["base model", "score", f"on {max(one.rows for one in found)} validation rows", "parameters", "took"]
-    failed = [line for one in found if one.value is None for line in _wrapped(f"{one.uri}: {one.problem}", "  ")]
+    failed = [line for one in found if one.value is None for line in wrapped(f"{one.uri}: {one.problem}", "  ")]
     return [
         *(columns([head, *rows]) if rows else []),
         *(["Not measured:", *failed] if failed else []),
-        *([models_sentence(found)] if rows else []),
+        *(wrapped(models_sentence(found)) if rows else []),
     ]
 
 
@@ -230,7 +235,8 @@ def _short(uri: str) -> str:
     return shown if len(shown) <= _LONGEST_NAME else "…/" + "/".join(shown.split("/")[-2:])[-_LONGEST_NAME:]
 
 
-def _wrapped(text: str, indent: str = "") -> list[str]:
+def wrapped(text: str, indent: str = "") -> list[str]:
+    """A text in lines of at most `WIDTH` columns."""
     return textwrap.wrap(
         clean(text),
         WIDTH,
@@ -255,6 +261,7 @@ def _method_document(cost: Cost, order: Sequence[str]) -> dict[str, Any]:
         "maxBatchSizePerDevice": cost.rows,
         "accuracyOnQuickstart": accuracy_of(cost),
         "steps": cost.steps or None,
+        "tokens": cost.tokens or None,
         "seconds": cost.seconds,
         "measuredIn": cost.measured_in or None,
     }
@@ -267,7 +274,7 @@ def _trial_document(trial: Trial, costs: Costs) -> dict[str, Any]:
         "steps": trial.steps,
         "validationLoss": trial.loss,
         "seconds": trial.seconds,
-        "tokensPerSecond": trial.tokens_per_second,
+        "tokensPerSecond": trial.speed.tokens_per_second,
         "peakMemoryBytes": trial.memory,
         "trainedParameters": trial.trained,
         "wholeTrainingSeconds": whole,
@@ -275,7 +282,8 @@ def _trial_document(trial: Trial, costs: Costs) -> dict[str, Any]:
     }
 
 
-def _model_document(one: ModelScore) -> dict[str, Any]:
+def model_document(one: ModelScore) -> dict[str, Any]:
+    """A base model for programs."""
     return {
         "uri": one.uri,
         "measure": one.measure or None,

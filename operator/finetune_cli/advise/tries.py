@@ -15,7 +15,7 @@ from finetune_api.job import FineTuneJob, StageState
 from finetune_api.layout import TRAINING, JobLayout
 from finetune_api.spec import CheckpointSpec
 from finetune_api.stage import Stage, TrainResult
-from finetune_cli.advise.costs import Cost
+from finetune_cli.advise.costs import Cost, Speed
 from finetune_cli.advise.recommend import Trial
 from finetune_cli.local import Executor, Machine, Snapshot, StateDirectory
 from finetune_cli.output import Output, out
@@ -103,14 +103,14 @@ def _try(job: FineTuneJob, cost: Cost, directory: Path, machine: Machine, *, out
     if report is None or not isinstance(report.result, TrainResult):
         failure = ended.status.failure
         problem = failure.message if failure else "the train stage ended without a report"
-        return Trial(cost.candidate.name, steps_of(cost), None, 0.0, 0.0, None, 0, problem)
+        return Trial(cost.candidate.name, steps_of(cost), None, 0.0, Speed(0.0, 0.0), None, 0, problem)
     result = report.result
     return Trial(
         cost.candidate.name,
         result.steps,
         result.validation_loss,
         report.seconds,
-        result.tokens_per_second,
+        Speed.of(result, report.seconds),
         _peak(ended),
         result.trainable_parameters,
     )

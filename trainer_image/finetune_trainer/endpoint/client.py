@@ -20,6 +20,7 @@ from finetune_api.spec import EndpointSpec
 from finetune_trainer.endpoint.failures import KEY_VARIABLE, Trouble, trouble_of
 from finetune_trainer.endpoint.messages import NOT_ASKED, Answer, Failed, Outcome, Question
 from finetune_trainer.endpoint.parsing import read_answer
+from finetune_trainer.endpoint.stopping import StopRequest
 from finetune_trainer.endpoint.store import AnswerStore
 from finetune_trainer.endpoint.usage import Budget, Usage
 
@@ -51,6 +52,9 @@ class Patience:
     connect_timeout: float = 10.0
     answer_timeout: float = 300.0
     """Seconds without any byte of the answer."""
+    last_answers: float = 45.0
+    """Seconds after a request to stop in which requests under way may be answered; the shortest grace period of a stage
+    that is not stuck is a minute."""
 
     def wait(self, failures: int) -> float:
         """Seconds before the next try: doubled after each failure, with a jitter of a quarter."""
@@ -66,8 +70,9 @@ class Client:
         field: Its place in the spec, such as ``distillation.teacher.endpoint``, for messages.
         store: Keeps the answers.
         role: Role of the Secret with its key.
-        on_progress: Called about once a second with the number of questions of this call of `ask` that are done.
+        on_progress: Called about once a second with the number of questions of this call of `ask` that are answered.
         patience: How long to wait.
+        stop: Ends the asking on request; None if the caller has nothing to keep.
         environment: Environment variables, with those of the Secrets under their prefixes.
     """
 
@@ -80,6 +85,7 @@ class Client:
         role: SecretRole = SecretRole.ENDPOINT,
         on_progress: Callable[[int], None] = lambda _: None,
         patience: Patience = Patience(),
+        stop: StopRequest | None = None,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
         self.usage = Usage()
@@ -89,6 +95,7 @@ class Client:
         self._budget = Budget(field, endpoint.max_requests, endpoint.max_tokens)
         self._on_progress = on_progress
         self._patience = patience
+        self._stop = stop or StopRequest()
         self._key = environment.get(f"{role.prefix}{KEY_VARIABLE}") or environment.get(KEY_VARIABLE)
         self._runner = asyncio.Runner()
         self._api: AsyncOpenAI | None = None
@@ -120,9 +127,11 @@ class Client:
 
         Raises:
             StageFailure: BudgetExceeded; PermissionDenied, NotFound or BadConfiguration when the endpoint cannot be
-                used as it is; Unavailable when it cannot be reached, or answers none of many questions; the failures
-                of storage. Requests under way are waited for before, and all answers are kept and counted.
+                used as it is; Unavailable when it cannot be reached, or answers none of many questions; Stopped on
+                request; the failures of storage. Requests under way are waited for before, and all answers are kept
+                and counted.
         """
+        self._stop.check()
         keys = [self._key_of(question) for question in questions]
         outcomes: dict[str, Outcome] = {}
         open_questions: dict[str, Question] = {}
@@ -212,6 +221,8 @@ class _Round:
         self._enough = enough
         """Whether to end the asking after the outcome of the question with this key."""
         self._open = len(questions)
+        self._failed = 0
+        """Questions that were given up, which are no progress."""
         self._first: Trouble | None = None
         """The trouble of the first question that was given up."""
         self._fault: Exception | None = None
@@ -223,14 +234,14 @@ class _Round:
         client = self._client
         total = self._open
         ticker = asyncio.create_task(self._report(total))
+        tasks = [asyncio.create_task(self._work()) for _ in range(min(client._endpoint.max_concurrency, total))]
+        loop = asyncio.get_running_loop()
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(client._endpoint.max_concurrency, total)):
-                    group.create_task(self._work())
-        except BaseExceptionGroup as failures:
-            raise _first(failures) from None
+            with client._stop.told(lambda: loop.call_soon_threadsafe(self._end, tasks)):
+                await asyncio.wait(tasks)
         finally:
             ticker.cancel()
+        client._stop.check()
         if isinstance(self._fault, StageFailure) and self._fault.reason is Reason.BUDGET_EXCEEDED:
             client._budget.check(client.usage, self._open + self._later)  # Fewer questions are open now.
         if self._fault:
@@ -238,9 +249,19 @@ class _Round:
         if self._first and not client.usage.answers:
             raise self._down(self._first)
 
+    def _end(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        """Ask nothing more, and give the requests under way a time to be answered."""
+
+        def give_up() -> None:
+            for task in tasks:
+                task.cancel()
+
+        self._ended.set()
+        asyncio.get_running_loop().call_later(self._client._patience.last_answers, give_up)
+
     async def _report(self, total: int) -> None:
-        while True:
-            self._client._on_progress(total - self._open)
+        while not self._client._stop.requested:  # The host says then that it is stopping.
+            self._client._on_progress(total - self._open - self._failed)
             await asyncio.sleep(_TICK_SECONDS)
 
     async def _work(self) -> None:
@@ -252,6 +273,8 @@ class _Round:
                     return
                 self._outcomes[key] = outcome
                 self._open -= 1
+                if isinstance(outcome, Failed):
+                    self._failed += 1
                 if isinstance(outcome, Answer):
                     self._client.usage.add(outcome, kept=False)
                     self._client._failures = 0
@@ -259,7 +282,7 @@ class _Round:
                 if self._enough(key):
                     self._ended.set()
             except Exception as fault:
-                # Not raised here, because the group would cancel the requests under way, which are paid for.
+                # Not raised here, because the requests under way are paid for.
                 self._fault = self._fault or fault
                 self._ended.set()
 
@@ -347,11 +370,3 @@ class _Round:
             f"The endpoint {self._client._endpoint.url} {problem}; the answers so far are kept, and the next attempt "
             "asks the rest",
         )
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """One error of a group."""
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -8,10 +8,13 @@ from __future__ import annotations
 import email.utils
 import json
 import math
+import os
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.certificates import cause_of_refusal
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     import openai
 
 KEY_VARIABLE = "OPENAI_API_KEY"
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _TRANSIENT = (408, 409, 425, 429)
 _WRONG_ADDRESS = (404, 405, 410)
 _NO_CREDIT = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
@@ -95,7 +99,7 @@ def _status(error: openai.APIStatusError, url: str, model: str) -> Trouble:
 
 
 def _connection(error: openai.APIConnectionError, url: str) -> Trouble:
-    causes = []
+    causes: list[BaseException] = []
     cause: BaseException | None = error.__cause__
     while cause is not None and cause not in causes:
         causes.append(cause)
@@ -103,8 +107,17 @@ def _connection(error: openai.APIConnectionError, url: str) -> Trouble:
     host = url.partition("://")[2].partition("/")[0]
     if refusal := next((found for one in causes if (found := cause_of_refusal(str(one), host))), None):
         raise StageFailure(Reason.BAD_CONFIGURATION, f"Cannot ask {url}: {refusal}")
+    if proxy := _refusal_of_proxy(error):
+        return Trouble(
+            f"is not reached, because the proxy in HTTPS_PROXY or HTTP_PROXY refuses it ({proxy})",
+            again=True,
+            unreachable=True,
+        )
+    if any(isinstance(one, socket.gaierror) for one in causes):
+        return Trouble("is not found, because its host name does not resolve", again=True, unreachable=True)
     if _never_connected(error):
-        return Trouble("does not accept connections", again=True, unreachable=True)
+        pod = ", and in a pod this address is the pod itself" if _is_this_pod(url) else ""
+        return Trouble(f"does not accept connections{pod}", again=True, unreachable=True)
     return Trouble("ends the connection in the middle of the answer", again=True)
 
 
@@ -112,6 +125,18 @@ def _never_connected(error: openai.APIConnectionError) -> bool:
     import httpx2
 
     return isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.UnsupportedProtocol)
+
+
+def _refusal_of_proxy(error: openai.APIConnectionError) -> str:
+    """What a proxy has answered instead of a connection; empty if it was none."""
+    import httpx2
+
+    return str(error.__cause__) if isinstance(error.__cause__, httpx2.ProxyError) else ""
+
+
+def _is_this_pod(url: str) -> bool:
+    """Whether this is a pod, and the address of a server in it, such as that of a manifest for one machine."""
+    return "KUBERNETES_SERVICE_HOST" in os.environ and urlsplit(url).hostname in _LOOPBACK
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

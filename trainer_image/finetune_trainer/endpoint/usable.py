@@ -10,7 +10,8 @@ from finetune_trainer.endpoint.messages import Answer, Failed, Outcome
 _WHOLE = (None, "stop", "eos", "eos_token", "end_turn", "stop_sequence")
 """Finish reasons of whole answers; None of servers that have none."""
 _TOOLS = ("tool_calls", "function_call", "tool_use")
-_THOUGHT = re.compile(r"\s*<(think|thinking|reasoning)>.*?</\1>\s*", re.DOTALL)
+_THOUGHT = re.compile(r"\s*<(think|thinking|reasoning)>.*?</\1>", re.DOTALL)
+_BLANK_LINES = re.compile(r"\A(?:[ \t\r]*\n)+")
 _OPEN_THOUGHT = re.compile(r"\s*<(?:think|thinking|reasoning)>")
 
 # A whole answer that begins so and says little else. The same words later in an answer, or in quotes, are no refusal.
@@ -43,8 +44,8 @@ class Verdict:
     """The answer without its reasoning; None if it cannot be used."""
     problem: str = ""
     """Why it cannot be used, as a clause."""
-    spaced: str | None = None
-    """The text with the white space around it, which is content in programs."""
+    written: str = ""
+    """As `text`, with white space at both ends, which is content in code."""
 
     @property
     def suspect(self) -> bool:
@@ -61,7 +62,7 @@ def verdict(outcome: Outcome) -> Verdict:
         return Verdict(None, outcome.problem)
     text = _without_thought(outcome.content or "")
     problem = _problem(outcome, text)
-    return Verdict(None, problem) if problem else Verdict(text.strip(), spaced=text)
+    return Verdict(None, problem) if problem else Verdict(text.strip(), written=text)
 
 
 def _problem(answer: Answer, text: str) -> str:
@@ -88,9 +89,9 @@ def _problem(answer: Answer, text: str) -> str:
 def _without_thought(content: str) -> str:
     """``content`` behind the reasoning at its beginning. Some chat templates put the opening tag into the prompt."""
     if _THOUGHT.match(content):
-        return _THOUGHT.sub("", content, count=1)
+        return _BLANK_LINES.sub("", _THOUGHT.sub("", content, count=1))
     before, end, rest = content.partition("</think>")
-    return rest if end and "<think>" not in before else content
+    return _BLANK_LINES.sub("", rest) if end and "<think>" not in before else content
 
 
 def reads_like_refusal(text: str) -> bool:

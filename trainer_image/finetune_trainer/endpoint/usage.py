@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from finetune_api.failures import Reason, StageFailure
+from finetune_api.spec import PricesSpec
 from finetune_trainer.endpoint.messages import Answer
 
 
@@ -35,6 +36,10 @@ class Usage:
     def charged_requests(self) -> int:
         """The requests that count for the budget: those sent now, and one for each answer that was kept."""
         return self.requests + self.kept
+
+    def cost(self, prices: PricesSpec) -> float:
+        """What the tokens of the answers cost, those that were kept included, in the currency of ``prices``."""
+        return (self.prompt_tokens * prices.input + self.completion_tokens * prices.output) / 1e6
 
     def add(self, answer: Answer, *, kept: bool) -> None:
         self.answers += 1

@@ -6,43 +6,60 @@ Prepare has asked for them. An answer that cannot be used counts as an empty one
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from finetune_api import layout
-from finetune_api.evaluation import MetricResult
-from finetune_api.spec import Metric
-from finetune_trainer.evaluate.answer_scoring import AnswerForm, AnswerScoring, Samples
+from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.evaluate.answer_scoring import AnswerScoring, Samples, score
 from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs
-from finetune_trainer.evaluate.metrics import TEACHER_FORCED, ratio
+from finetune_trainer.evaluate.metrics import TEACHER_FORCED
 from finetune_trainer.splits import open_split
+from finetune_trainer.tasks.teachable import ScoresAnswers
 
 _DETAILS = "teacher"
 
 
-def beside_answers(comparison: Comparison, inputs: EvaluationInputs, form: AnswerForm) -> Comparison:
+def beside_answers(comparison: Comparison, inputs: EvaluationInputs, task: ScoresAnswers) -> Comparison:
     """``comparison`` with the scores of the answers of the teacher, and these in its predictions.
 
     Args:
         comparison: That of the student.
         inputs: Inputs of the evaluation.
-        form: How answers of the task are measured.
+        task: The form of the task.
+
+    Raises:
+        StageFailure: As `ScoresAnswers.answer_scores`.
     """
-    table = open_split(inputs.prepared, SPLIT)
     stored = read_answers(inputs.prepared)
-    rows = [stored[source] for source in table["source"].to_pylist()]
-    scoring = form.scoring(table, inputs.spec)
-    answers: list[Samples] = [[scoring.read(index, row["answer"] or "")] for index, row in enumerate(rows)]
-    metrics = tuple(
-        metric.model_copy(update={"teacher": _score(metric, scoring, answers)}) for metric in comparison.metrics
-    )
+    rows = [stored[source] for source in open_split(inputs.prepared, SPLIT)["source"].to_pylist()]
+    scores = task.answer_scores(inputs, [row["answer"] or "" for row in rows])
+    metrics = tuple(metric.model_copy(update={"teacher": scores.get(metric.name)}) for metric in comparison.metrics)
     predictions = [
         prediction | {"teacher": row["answer"]} for prediction, row in zip(comparison.predictions, rows, strict=True)
     ]
     details = comparison.details | {_DETAILS: _costs(rows)}
     return replace(comparison, metrics=metrics, predictions=predictions, details=details)
+
+
+def generated_scores(
+    inputs: EvaluationInputs, scoring_of: Callable[[pa.Table, FineTuneJobSpec], AnswerScoring], answers: Sequence[str]
+) -> dict[str, float]:
+    """The metrics of answers as a model of the task generates them; see `ScoresAnswers.answer_scores`.
+
+    Args:
+        inputs: Inputs of the evaluation.
+        scoring_of: How answers of the task are measured.
+        answers: The answers to the test prompts, in order.
+    """
+    scoring = scoring_of(open_split(inputs.prepared, SPLIT), inputs.spec)
+    read: list[Samples] = [[scoring.read(index, answer)] for index, answer in enumerate(answers)]
+    scores = {metric: score(scoring, metric, read) for metric in scoring.metrics() if metric not in TEACHER_FORCED}
+    return {str(metric): value for metric, value in scores.items() if value is not None}
 
 
 def read_answers(prepared: Path) -> dict[str, dict[str, Any]]:
@@ -63,16 +80,6 @@ def answers_notes(details: Mapping[str, Any]) -> tuple[str, ...]:
         f"the teacher has no usable answer to {found['unusable']:,} of {found['prompts']:,} test prompts, which count "
         "as empty answers",
     )
-
-
-def _score(metric: MetricResult, scoring: AnswerScoring, answers: Sequence[Samples]) -> float | None:
-    """The metric of the answers; None for one that needs the probabilities of the model."""
-    name = metric.name
-    if not isinstance(name, Metric) or name in TEACHER_FORCED:
-        return None
-    if name in scoring.corpora:
-        return scoring.corpora[name].score(scoring.statistics(name, answers).sum(axis=0))
-    return ratio(scoring.values(name, answers), scoring.weights(name))
 
 
 def _costs(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

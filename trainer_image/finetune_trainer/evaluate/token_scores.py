@@ -14,7 +14,7 @@ from finetune_trainer.evaluate.generation import LIMITS, OnExamples
 from finetune_trainer.evaluate.metrics import Ints
 from finetune_trainer.modelling.batching import BatchLimits, each_batch, length_sorted
 from finetune_trainer.modelling.loading import check_finite
-from finetune_trainer.prepared import IGNORED_LABEL
+from finetune_trainer.prepared import IGNORED_LABEL, DataReport
 
 LOGITS_AT_ONCE = 1 << 28  # Elements, 1 GiB as float32.
 
@@ -46,10 +46,7 @@ def token_scores(inputs: EvaluationInputs, rows: Scored, name: str, model: Any, 
         StageFailure: Diverged (a loss that is not finite), OutOfMemory.
     """
     device = inputs.hardware.device
-    most = LIMITS[device.type]
-    vocabulary = model.config.get_text_config().vocab_size
-    limits = BatchLimits(most.examples, min(most.tokens, LOGITS_AT_ONCE // vocabulary))
-    limits = limits.unless_alone(inputs.data.handling.batching)
+    limits = limits_of(model, inputs.data, device.type)
     losses = [np.empty(0, np.float32)] * len(rows.lengths)
     hits = [np.empty(0, np.bool_)] * len(rows.lengths)
 
@@ -74,3 +71,11 @@ def token_scores(inputs: EvaluationInputs, rows: Scored, name: str, model: Any, 
 
     each_batch(length_sorted(rows.lengths, limits), work)
     return TokenScores(losses, hits)
+
+
+def limits_of(model: Any, data: DataReport, device: str) -> BatchLimits:
+    """The largest batch of `token_scores` on ``device``, which is ``cpu`` or ``cuda``."""
+    most = LIMITS[device]
+    vocabulary = model.config.get_text_config().vocab_size
+    limits = BatchLimits(most.examples, min(most.tokens, LOGITS_AT_ONCE // vocabulary))
+    return limits.unless_alone(data.handling.batching)

@@ -134,6 +134,8 @@ class Host:
         try:
             if config.stage is Stage.TRAIN:
                 self._fetch()
+            elif self._stopping.is_set():
+                signal_workers(self._workers, signal.SIGTERM)  # There were none when the host got it.
             return self._wait()
         finally:
             signal_workers(self._workers, signal.SIGKILL)
@@ -179,8 +181,6 @@ class Host:
                 for worker in self._workers:
                     worker.reader.join()
                 return self._done()
-            if self._stopping.is_set() and self._config.stage is not Stage.TRAIN:
-                return {"error": _error(_stopped("and starts over when the job resumes"), None)}
             for worker in self._workers:
                 code = worker.process.poll()
                 if code == -signal.SIGTERM and self._stopping.is_set():
@@ -226,12 +226,12 @@ class Host:
             time.sleep(_POLL_SECONDS)
         for other in self._workers:
             if (other.process.poll() or 0) < 0 and code != ExitCode.STOPPED:
-                return other.rank, _unexplained(other.rank, other.process.returncode)
+                return other.rank, _unexplained(self._config.stage, other.rank, other.process.returncode)
         reported = sorted(self._failures, key=lambda failure: failure[1].reason is Reason.INTERNAL_ERROR)
         if reported:
             rank, event = reported[0]
             return rank, StageFailure(event.reason, event.message)
-        return worker.rank, _unexplained(worker.rank, code)
+        return worker.rank, _unexplained(self._config.stage, worker.rank, code)
 
     def _on_line(self, rank: int, line: bytes) -> None:
         try:
@@ -311,10 +311,10 @@ def _stopped(when: str) -> StageFailure:
     return StageFailure(Reason.STOPPED, f"stopped on request, {when}")
 
 
-def _unexplained(rank: int, code: int) -> StageFailure:
+def _unexplained(stage: Stage, rank: int, code: int) -> StageFailure:
     """The failure of a worker that exited without a failure event."""
     if code == ExitCode.STOPPED:
-        return _stopped(_BEFORE_FIRST_STEP)
+        return _stopped(_BEFORE_FIRST_STEP if stage is Stage.TRAIN else "and starts over when the job resumes")
     if code >= 0:
         return StageFailure(Reason.INTERNAL_ERROR, f"rank {rank} exited with code {code}: see the log")
     number = -code

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 from finetune_api.events import EvaluationEvent, ProgressEvent, StepEvent, ValidationEvent
 from finetune_api.failures import Reason, StageFailure
@@ -24,6 +27,22 @@ _RATE_HALF_LIFE_STEPS = 10
 log = logging.getLogger("finetune_trainer")
 
 
+class OptionalGauge(Collector):
+    """A gauge without a series until it has a value, where 0 would be taken for one."""
+
+    def __init__(self, name: str, documentation: str, registry: CollectorRegistry) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._value: float | None = None
+        registry.register(self)
+
+    def set(self, value: float) -> None:
+        self._value = value
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        yield GaugeMetricFamily(self._name, self._documentation, self._value)
+
+
 class StageMetrics:
     """The Prometheus metrics of a stage. Labels do not include the job: Prometheus adds namespace and pod."""
 
@@ -31,9 +50,13 @@ class StageMetrics:
         self.registry = CollectorRegistry()
         gauge = self._gauge
         self.loss = gauge("finetune_train_loss", "Training loss of the last step.")
-        self.cross_entropy = gauge("finetune_train_cross_entropy", "With a teacher: cross entropy of the last step.")
-        self.divergence = gauge(
-            "finetune_train_divergence", "With a teacher: KL(teacher || student) of the last step, in nats."
+        self.cross_entropy = OptionalGauge(
+            "finetune_train_cross_entropy", "With a teacher: cross entropy of the last step.", self.registry
+        )
+        self.divergence = OptionalGauge(
+            "finetune_train_divergence",
+            "With a teacher: KL(teacher || student) of the last step, in nats.",
+            self.registry,
         )
         self.validation_loss = gauge("finetune_train_validation_loss", "Last loss on the validation split.")
         self.validation_metric = Gauge(

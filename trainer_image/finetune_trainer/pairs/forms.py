@@ -176,6 +176,11 @@ class GenerativeSeq2Seq(FormDefaults):
 
         return AnswerForm(Seq2SeqPrompts, SingleReference)
 
+    def answer_scores(self, inputs: EvaluationInputs, answers: Sequence[str]) -> Mapping[str, float]:
+        from finetune_trainer.evaluate.teacher_answers import generated_scores
+
+        return generated_scores(inputs, self.answer_form().scoring, [answer.strip() for answer in answers])
+
     def baseline_note(self, details: Mapping[str, Any]) -> str:
         from finetune_trainer.tasks.instruction_tuning.presentation import baseline_note
 

@@ -59,7 +59,7 @@ class PairsPreparation:
 
     def with_answer(self, example: Example, answer: str) -> Pair:
         assert isinstance(example, Pair)
-        return Pair(example.source, answer)
+        return Pair(example.source, answer.strip())
 
     def _shown(self, examples: Sequence[Example]) -> list[str]:
         return self._encoder.shown([example.source for example in examples if isinstance(example, Pair)])

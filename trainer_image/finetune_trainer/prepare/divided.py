@@ -60,8 +60,8 @@ def divided_rows(
     with ExitStack() as stack:
         learns = learns_responses(context.config.spec)
         responses = stack.enter_context(Responses(context, preparation)) if learns else None
-        with sandbox_for(preparation, context):
-            sets = _read(context, inputs, preparation, unknown_id, responses)
+        stack.enter_context(sandbox_for(preparation, context))
+        sets = _read(context, inputs, preparation, unknown_id, responses)
         assignment = assign(
             {name: data.keys for name, data in sets.items()},
             dataset,

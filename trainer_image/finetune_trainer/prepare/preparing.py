@@ -44,7 +44,8 @@ from finetune_trainer.prepare.slices import without_slices
 from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding, end_notes
 from finetune_trainer.prepare.splits import SPLITS, TEST, Assignment, Selection, check_processes
 from finetune_trainer.prepare.spool import TableWriter, selected
-from finetune_trainer.prepare.teacher import Student, check_teacher
+from finetune_trainer.prepare.taught_rows import taught_rows_note
+from finetune_trainer.prepare.teacher import Student, fitting_teacher, taught_by
 from finetune_trainer.prepared import DataReport, SplitReport, positions_left
 from finetune_trainer.row_hashes import write_test_rows
 from finetune_trainer.tasks import form_for
@@ -106,6 +107,8 @@ def _prepared(context: StageContext, inputs: Inputs, answering: OpenAnswering | 
     start = method_of(spec.method.type).initial_tokens(spec, tokenizer)
     vocabulary = vocabulary_size(config)
     padding = choose_padding(tokenizer, vocabulary)
+    student = Student(family=family, form=task, config=config, tokenizer=tokenizer, length=length, padding=padding)
+    fitting = fitting_teacher(inputs.teacher, spec, student)
     today = datetime.now(UTC).date()
     dated = task.uses_chat_template and [one for one in chat_templates(tokenizer) if fix_template_date(one, today)]
     preparation = task.preparation(spec, tokenizer, length, config)
@@ -118,20 +121,13 @@ def _prepared(context: StageContext, inputs: Inputs, answering: OpenAnswering | 
     generation = read_generation_config(inputs.model.path, spec.model.uri)
     ends = choose_ends(tokenizer, preparation.answers, config, generation)
     contradicting = sum(data.contradicting for data in sets.values())
-    taught = check_teacher(
-        inputs.teacher,
+    taught = taught_by(
+        fitting,
         spec,
-        Student(
-            family=family,
-            form=task,
-            config=config,
-            tokenizer=tokenizer,
-            handling=handling_for(labels=preparation.labels),
-            length=length,
-            padding=padding,
-            highest_token=max(data.highest_token for data in sets.values()),
-            labels=preparation.labels,
-        ),
+        student,
+        handling=handling_for(labels=preparation.labels),
+        highest_token=max(data.highest_token for data in sets.values()),
+        labels=preparation.labels,
     )
     notes = [
         *rows.notes,
@@ -140,6 +136,7 @@ def _prepared(context: StageContext, inputs: Inputs, answering: OpenAnswering | 
         *inputs.data.notes,
         *taught.handling.notes,
         *taught.notes,
+        *taught_rows_note(inputs.teacher, spec, hashes[TEST], context.workspace / "teacher-rows"),
         *start.notes,
         *dropped([row for data in sets.values() for row in data.tally.reported]),
         *unknown_tokens(sets),

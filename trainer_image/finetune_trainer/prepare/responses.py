@@ -18,7 +18,7 @@ from types import TracebackType
 
 from finetune_api import layout
 from finetune_api.failures import Reason, StageFailure
-from finetune_api.spec import Deduplication, DistillationMode, EndpointSpec, FineTuneJobSpec
+from finetune_api.spec import Deduplication, DistillationMode, FineTuneJobSpec, TeacherSpec
 from finetune_api.stage import MOST_PROBLEMS, NOTE_LENGTH, TeacherAnswers
 from finetune_trainer.context import StageContext
 from finetune_trainer.endpoint.messages import NOT_ASKED, Answer, Outcome
@@ -33,7 +33,8 @@ from finetune_trainer.prepare.slices import SliceReader
 from finetune_trainer.prepare.splits import TEST, Assignment, Selection
 from finetune_trainer.prepared import InvalidRow, ResponsesReport, SampleAnswer
 from finetune_trainer.row_hashes import Hashes, hashes_of
-from finetune_trainer.tasks.base import Preparation, Teachable
+from finetune_trainer.tasks.base import Preparation
+from finetune_trainer.tasks.teachable import Teachable
 from finetune_trainer.teaching.answering import Answering, Asked, OpenAnswering
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class Responses:
         self.teachable: Teachable = preparation
         self._preparation: Preparation = preparation
         self._context = context
-        self._endpoint = distillation.teacher.endpoint
+        self._teacher = distillation.teacher
         self._most_failed = distillation.max_failed
         self._kept: dict[str, KeptRows] = {}
 
@@ -148,7 +149,7 @@ class Responses:
             with (output / layout.TEACHER_ANSWERS).open("w", encoding="utf-8") as file:
                 for place, outcome in asking.measured(self._kept[test.origin], test.rows):
                     file.write(json.dumps({"source": place.source, **outcome}, ensure_ascii=False) + "\n")
-        return _divided(sets, assignment, found, asking.report(self._endpoint), config.spec)
+        return _divided(sets, assignment, found, asking.report(self._teacher), config.spec)
 
     def _report(self, asking: _Asking) -> Callable[[int], None]:
         def report(done: int) -> None:
@@ -222,7 +223,7 @@ class _Asking:
             try:
                 if found.text is None:
                     raise BadRow(found.problem)
-                answered = self.teachable.with_answer(example, found.text)
+                answered = self.teachable.with_answer(example, found.written)
             except BadRow as problem:
                 log.warning("%s: left out: %s", place.source, problem)
                 place.reject(self.tallies[split], problem)
@@ -235,7 +236,7 @@ class _Asking:
         """The answer to each prompt of the test split, with its number of tokens and its seconds."""
         for place, _, _, found, answer in self._asked(kept, rows, learned=False):
             cost = {"tokens": answer.completion_tokens, "seconds": answer.seconds} if answer else {}
-            yield place, {"answer": found.text, "problem": found.problem, **cost}
+            yield place, {"answer": found.text and found.written, "problem": found.problem, **cost}
 
     def check(self) -> None:
         """Check that the share of answers that cannot be used is not too large, whatever else is answered.
@@ -250,7 +251,7 @@ class _Asking:
         asked, problems = sum(tally.rows for tally in self.tallies.values()), listed_problems(self._left_out())
         raise StageFailure(
             Reason.BAD_DATA,
-            f"{failed:,} of the first {asked:,} answers of the teacher cannot be used, more than "
+            f"{failed:,} of {asked:,} answers of the teacher so far cannot be used, more than "
             f"{percent(self.most_failed)} of {total:,} prompts (distillation.maxFailed): {problems}; correct the "
             "teacher or the prompts, or raise distillation.maxFailed; the answers are stored and will be used again: "
             f"to ask again, delete {self.stored}",
@@ -275,8 +276,9 @@ class _Asking:
 
         return watch
 
-    def report(self, endpoint: EndpointSpec | None) -> ResponsesReport:
-        """``endpoint``: what was asked; None if the teacher is a model of the job."""
+    def report(self, teacher: TeacherSpec) -> ResponsesReport:
+        """What was answered by ``teacher``."""
+        endpoint, prices = teacher.endpoint, teacher.prices
         usage, left_out = self.answering.usage, self._failed
         return ResponsesReport(
             model=endpoint.model if endpoint else None,
@@ -290,6 +292,8 @@ class _Asking:
                 kept=usage.kept,
                 prompt_tokens=usage.prompt_tokens,
                 completion_tokens=usage.completion_tokens,
+                cost=usage.cost(prices) if prices else None,
+                currency=prices.currency if prices else None,
                 problems=tuple(
                     line if len(line) <= NOTE_LENGTH else f"{line[: NOTE_LENGTH - 1]}…"
                     for line in problem_lines(self._left_out())[:MOST_PROBLEMS]

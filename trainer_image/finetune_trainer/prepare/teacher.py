@@ -33,19 +33,15 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Student:
-    """What prepare knows of the model that learns."""
+    """What prepare knows of the model that learns before it reads the data."""
 
     family: ModelFamily
     form: TaskForm
     config: Mapping[str, Any]
     tokenizer: Any
-    handling: ModelHandling
     length: int
     """Largest number of tokens of an example."""
     padding: int
-    highest_token: int
-    """In the data."""
-    labels: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -71,20 +67,35 @@ def find_teacher(spec: FineTuneJobSpec, scratch: Path) -> Teacher | None:
     return Teacher(local, identify_model(teacher, local))
 
 
-def check_teacher(teacher: Teacher | None, spec: FineTuneJobSpec, student: Student) -> Taught:
-    """Check that the logits of both models mean the same.
+@dataclass(frozen=True)
+class FittingTeacher:
+    """A teacher whose family, head, positions and tokenizer are those of its student."""
+
+    model: ModelSpec
+    teacher: Teacher
+    config: Mapping[str, Any]
+    handling: ModelHandling
+    known: int
+    """Ids of both tokenizers."""
+
+
+def fitting_teacher(teacher: Teacher | None, spec: FineTuneJobSpec, student: Student) -> FittingTeacher | None:
+    """Check before the data is read that the logits of both models mean the same.
 
     Args:
-        teacher: The teacher; None if the job has none whose logits it compares.
+        teacher: The teacher; None if it is no model.
         spec: The spec of the job.
         student: The model that learns.
 
+    Returns:
+        None if the job has no teacher whose logits it compares.
+
     Raises:
-        StageFailure: BadConfiguration when they do not, or when the teacher cannot read the data.
+        StageFailure: BadConfiguration when they do not.
     """
     model = loaded_teacher(spec)
     if teacher is None or model is None:
-        return Taught(None, student.handling, ())
+        return None
     config = read_config(teacher.local.path, model.uri)
     try:
         families = load_families()
@@ -104,29 +115,56 @@ def check_teacher(teacher: Teacher | None, spec: FineTuneJobSpec, student: Stude
     if family is not student.family:
         raise refused(
             f"{model.uri} is a model of the family {family}, and {spec.model.uri} of {student.family}: "
-            f"{_alternative(spec, 'use a teacher of the same family')}"
+            f"{_alternative(spec, student, 'use a teacher of the same family')}"
         )
     _check_head(model, config, student)
     _check_positions(teacher, model, student)
-    known = _known_tokens(teacher, taken, spec, student)
-    width = vocabulary_size(config)
-    if width is not None and max(student.highest_token, student.padding) >= width:
+    return FittingTeacher(model, teacher, config, handling, _known_tokens(teacher, taken, spec, student))
+
+
+def taught_by(
+    fitting: FittingTeacher | None,
+    spec: FineTuneJobSpec,
+    student: Student,
+    *,
+    handling: ModelHandling,
+    highest_token: int,
+    labels: Sequence[str],
+) -> Taught:
+    """How the student learns from its teacher, once the data is read.
+
+    Args:
+        fitting: The teacher; None if the job has none whose logits it compares.
+        spec: The spec of the job.
+        student: The model that learns.
+        handling: How training handles it without a teacher.
+        highest_token: Highest token id in the data.
+        labels: The labels of the job.
+
+    Raises:
+        StageFailure: BadConfiguration when the teacher has other labels, or cannot read the data.
+    """
+    if fitting is None:
+        return Taught(None, handling, ())
+    model, width = fitting.model, vocabulary_size(fitting.config)
+    highest = max(highest_token, student.padding)
+    if width is not None and highest >= width:
         raise refused(
-            f"the data contains token id {max(student.highest_token, student.padding)}, but {model.uri} has {width} "
-            "token embeddings: resize its embeddings, or use another teacher"
+            f"the data contains token id {highest}, but {model.uri} has {width} token embeddings: resize its "
+            "embeddings, or use another teacher"
         )
     tokens: int | None = None
     padded: tuple[str, ...] = ()
     if student.form.adapter_task not in _HEADS:
-        tokens, padded = _shared(known, width, vocabulary_size(student.config))
+        tokens, padded = _shared(fitting.known, width, vocabulary_size(student.config))
     return Taught(
         TeacherReport(
-            model=teacher.identity,
-            attention=handling.attention,
+            model=fitting.teacher.identity,
+            attention=fitting.handling.attention,
             tokens=tokens,
-            labels=_columns(model, config, spec, student.labels),
+            labels=_columns(model, fitting.config, spec, labels),
         ),
-        *_both(spec, model, student.handling, handling, padded),
+        *_both(spec, model, handling, fitting.handling, padded),
     )
 
 
@@ -198,7 +236,7 @@ def _known_tokens(teacher: Teacher, as_model: FineTuneJobSpec, spec: FineTuneJob
         found.append(f"{len(alone):,} are only in one of them, such as {alone[0][:40]!r}")
     raise refused(
         f"{as_model.model.uri} has another vocabulary than {spec.model.uri}: {' and '.join(found)}; "
-        f"{_alternative(spec, 'use a teacher with the same tokenizer')}"
+        f"{_alternative(spec, student, 'use a teacher with the same tokenizer')}"
     )
 
 
@@ -253,9 +291,11 @@ def _named(labels: Sequence[str]) -> str:
     return ", ".join(f"'{label[:40]}'" for label in labels[:_SHOWN]) + more
 
 
-def _alternative(spec: FineTuneJobSpec, other: str) -> str:
+def _alternative(spec: FineTuneJobSpec, student: Student, other: str) -> str:
     """What to do with a teacher whose logits mean something else."""
-    learns = DistillationMode.RESPONSES not in spec.task.type.row.not_distilled
+    row = spec.task.type.row
+    # The teacher of a model that writes nothing writes nothing either.
+    learns = DistillationMode.RESPONSES not in row.not_distilled and student.family in row.generates
     return f"{other}, or mode {DistillationMode.RESPONSES}, which compares no logits" if learns else other
 
 

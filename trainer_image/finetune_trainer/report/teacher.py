@@ -27,12 +27,15 @@ def teacher_text(evaluation: Evaluation) -> str:
             share = f"{100 * first.gap_closed:.0f} %"
             text += f"The student closes {share} of the gap in {title} from the baseline to the teacher. "
     if costs := evaluation.costs:
-        faster = costs.student.rows_per_second / costs.teacher.rows_per_second
-        text += (
-            f"The student has {_cost(costs.student)}; the teacher has {_cost(costs.teacher)}. These are forward passes "
-            f"over the same rows of the test split on {costs.device}, one model after the other; the student is "
-            f"{faster:.2g} times as fast."
-        )
+        text += f"The student has {_cost(costs.student)}"
+        if costs.teacher is None:
+            text += f". These are forward passes over rows of the test split on {costs.device}."
+        else:
+            faster = costs.student.rows_per_second / costs.teacher.rows_per_second
+            text += (
+                f"; the teacher has {_cost(costs.teacher)}. These are forward passes over the same rows of the test "
+                f"split on {costs.device}, one model after the other; the student is {faster:.2g} times as fast."
+            )
     return text.strip()
 
 
@@ -67,6 +70,7 @@ def _answers(responses: ResponsesReport) -> list[tuple[str, str]]:
             "Tokens of the teacher",
             f"{grouped(answers.prompt_tokens)} of prompts, {grouped(answers.completion_tokens)} of answers{estimated}",
         ),
+        *([("Cost of the tokens", f"{answers.cost:,.2f} {answers.currency}")] if answers.cost is not None else []),
         ("Speed of the teacher", f"{speed:.3g} tokens of an answer in a second{at_once}"),
     ]
 

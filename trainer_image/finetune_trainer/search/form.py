@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from finetune_api import layout
@@ -96,10 +95,8 @@ class PromptedForm:
 
             form = self.answer_form()
             keeps_space = form is not None and form.keeps_space
-            with TemporaryDirectory() as scratch:
-                answers = inputs.answers or Path(scratch).as_uri()
-                with served(inputs.spec, answers, on_progress, spent, keeps_space=keeps_space) as model:
-                    yield model
+            with served(inputs.spec, inputs.answers, on_progress, spent, keeps_space=keeps_space) as model:
+                yield model
             return
         from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer, load_saved_tokenizer
         from finetune_trainer.search.local import LocalModel

@@ -83,8 +83,8 @@ def search(context: StageContext, inputs: TrainInputs) -> Trained:
             ) from None
 
 
-class _Stopped(SystemExit):
-    """A request to stop; asyncio lets no other exception out of a running loop."""
+class _Stopped(BaseException):
+    """A request to stop, where no endpoint is asked; see `endpoint.stopping`."""
 
 
 def _stop(_number: int, _frame: object) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,9 @@ from numpy.typing import NDArray
 from finetune_api.secrets import SecretRole
 from finetune_api.spec import EndpointSpec, FineTuneJobSpec
 from finetune_trainer.endpoint.client import Client
+from finetune_trainer.endpoint.labels import label_of
 from finetune_trainer.endpoint.messages import Outcome, Question, estimated_tokens
+from finetune_trainer.endpoint.stopping import StopRequest
 from finetune_trainer.endpoint.store import AnswerStore
 from finetune_trainer.endpoint.usable import verdict
 from finetune_trainer.search.asked import Cost, Inputs, OnExamples, Spent
@@ -31,20 +35,30 @@ class ServedModel:
     used, such as a refusal, is no label, or an empty text.
     """
 
-    def __init__(self, spec: FineTuneJobSpec, client: Client, *, keeps_space: bool = False) -> None:
+    def __init__(self, spec: FineTuneJobSpec, client: Client, alive: OnExamples, *, keeps_space: bool = False) -> None:
         """
         Args:
             spec: The spec of the job.
             client: Asks the endpoint.
+            alive: Called with 0 while the model writes.
             keeps_space: Whether white space around an answer is content.
         """
         self._spec = spec
         self._keeps_space = keeps_space
         self._client = client
+        self._alive = alive
         generation = spec.evaluation.generation
         self._parameters: Mapping[str, Any] = {"temperature": 0, "max_tokens": generation.max_new_tokens}
         self.unusable = 0
         """Answers that could not be used."""
+        self._on_examples = alive
+        self._reported = 0
+        """Examples of the present questions that were reported."""
+
+    def on_asked(self, done: int) -> None:
+        """Report that the endpoint has answered ``done`` of the present questions."""
+        new, self._reported = done - self._reported, done
+        self._on_examples(new)
 
     @property
     def stored_as(self) -> dict[str, Any]:
@@ -80,14 +94,15 @@ class ServedModel:
     ) -> tuple[list[str], Cost]:
         parameters = [{**_DRAWN, "seed": seed + number} for number in range(len(inputs))]
         questions = [Question(prompt.messages(one), of_one) for one, of_one in zip(inputs, parameters, strict=True)]
-        return self._asked(questions, on_examples)
+        return self._asked(questions, lambda _: on_examples(0))
 
     def _asked(self, questions: Sequence[Question], on_examples: OnExamples) -> tuple[list[str], Cost]:
+        self._on_examples, self._reported = on_examples, 0
         outcomes = self._client.ask(questions)
-        on_examples(len(questions))
+        on_examples(len(questions) - self._reported)
         verdicts = [verdict(outcome) for outcome in outcomes]
         self.unusable += sum(one.text is None for one in verdicts)
-        texts = [one.spaced if self._keeps_space else one.text for one in verdicts]
+        texts = [one.written if self._keeps_space else one.text for one in verdicts]
         return [text or "" for text in texts], Cost(sum(map(_tokens, outcomes)))
 
     def _questions(self, prompt: Prompt, inputs: Sequence[Inputs]) -> list[Question]:
@@ -96,25 +111,31 @@ class ServedModel:
 
 @contextmanager
 def served(
-    spec: FineTuneJobSpec, answers: str, on_progress: OnExamples, spent: Spent, *, keeps_space: bool
+    spec: FineTuneJobSpec, answers: str | None, on_progress: OnExamples, spent: Spent, *, keeps_space: bool
 ) -> Iterator[ServedModel]:
-    """The model behind the endpoint of ``spec``.
+    """The model behind the endpoint of ``spec``. SIGTERM ends the asking where answers are kept.
 
     Args:
         spec: The spec of the job.
-        answers: Directory in which answers are kept.
-        on_progress: Called about once a second while the endpoint is asked.
+        answers: Directory in which answers are kept; None if they are not needed again.
+        on_progress: Called with 0 about once a second while the model writes candidates.
         spent: What an earlier stage or attempt has spent of the budget of the endpoint.
         keeps_space: Whether white space around an answer is content.
     """
     assert spec.model.endpoint is not None
-    with (
-        AnswerStore(answers) as store,
-        Client(spec.model.endpoint, FIELD, store, on_progress=lambda _: on_progress(0)) as client,
-    ):
+
+    def on_asked(done: int) -> None:
+        model.on_asked(done)
+
+    with ExitStack() as stack:
+        stop = stack.enter_context(StopRequest()) if answers else None
+        uri = answers or Path(stack.enter_context(TemporaryDirectory())).as_uri()
+        store = stack.enter_context(AnswerStore(uri))
+        client = stack.enter_context(Client(spec.model.endpoint, FIELD, store, on_progress=on_asked, stop=stop))
         client.usage.requests += spent.requests
         client.usage.prompt_tokens += spent.tokens
-        yield ServedModel(spec, client, keeps_space=keeps_space)
+        model = ServedModel(spec, client, on_progress, keeps_space=keeps_space)
+        yield model
 
 
 @contextmanager
@@ -123,24 +144,19 @@ def served_proposer(
 ) -> Iterator[ServedModel]:
     """The model behind the endpoint ``proposer``, which writes instructions; otherwise as `served`."""
     with (
+        StopRequest() as stop,
         AnswerStore(answers) as store,
-        Client(proposer, PROPOSER, store, role=SecretRole.PROPOSER, on_progress=lambda _: on_progress(0)) as client,
+        Client(
+            proposer,
+            PROPOSER,
+            store,
+            role=SecretRole.PROPOSER,
+            on_progress=lambda _: on_progress(0),
+            stop=stop,
+        ) as client,
     ):
-        yield ServedModel(spec, client)
+        yield ServedModel(spec, client, on_progress)
 
 
 def _tokens(outcome: Outcome) -> int:
     return getattr(outcome, "tokens", 0)
-
-
-def label_of(answer: str, labels: Sequence[str]) -> int | None:
-    """The index of the label that an answer consists of; None if it is no label."""
-    text = answer.strip()
-    for one in (text, text.removesuffix(".")):
-        if one in labels:
-            return labels.index(one)
-    folded = [label.casefold() for label in labels]
-    for one in (text.casefold(), text.casefold().removesuffix(".")):
-        if one in folded:
-            return folded.index(one)
-    return None

@@ -67,7 +67,7 @@ def run(context: StageContext) -> PrepareResult:
     answering = None if config.dry_run else endpoint_answering(config.spec)
     report, output = prepare(context, inputs, answering)
     context.reporter.progress("storing the prepared data")
-    if unanswered:
+    if unanswered and not config.dry_run:  # `finetune advise` reads the rows.
         output = _only_report(output)
     return _result(context, uri, report, publish_directory(output, uri, provenance))
 

@@ -37,7 +37,7 @@ def run(context: StageContext) -> TrainResult:
     trained = work(context, inputs)
     if not is_main:
         return _result(trained.summary, config, digest="")
-    context.reporter.progress("uploading the trained weights")
+    context.reporter.progress(f"uploading the {config.spec.method.type.row.result}")
     provenance = {
         "trainingDigest": config.job.training_digest,
         "inputsDigest": inputs.inputs_digest,

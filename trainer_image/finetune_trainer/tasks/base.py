@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
     from finetune_api.spec import FineTuneJobSpec
-    from finetune_trainer.endpoint.messages import Question
     from finetune_trainer.evaluate.answer_scoring import AnswerForm
     from finetune_trainer.evaluate.base_score import BaseScore
     from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
@@ -315,28 +314,6 @@ class AsksOnce(Protocol):
 
     def ask_once(self) -> None:
         """Refuse a row that is; called before the data is read."""
-
-
-@runtime_checkable
-class Teachable(Protocol):
-    """A `Preparation` of rows whose answers a teacher can write."""
-
-    def open_schema(self, files: Sequence[DataFile]) -> RowSchema:
-        """As ``row_schema``, for rows that may lack the answer; their examples then have
-        `prepare.rows.UNANSWERED`."""
-
-    def asked(self, examples: Sequence[Example]) -> list[Example]:
-        """``examples`` as the model of the job reads them: cut to its length, and with `UNANSWERED` for the answer."""
-
-    def questions(self, examples: Sequence[Example]) -> list[Question]:
-        """What the teacher is asked: what the model of the job reads before the answer."""
-
-    def with_answer(self, example: Example, answer: str) -> Example:
-        """``example`` with another answer.
-
-        Raises:
-            BadRow: It is no answer to learn.
-        """
 
 
 @runtime_checkable

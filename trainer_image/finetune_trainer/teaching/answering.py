@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.endpoint.client import Client
 from finetune_trainer.endpoint.messages import Outcome, Question
+from finetune_trainer.endpoint.stopping import StopRequest
 from finetune_trainer.endpoint.store import AnswerStore
 from finetune_trainer.endpoint.usage import Usage
 from finetune_trainer.prepare.rows import Example
@@ -56,28 +57,39 @@ with 0 as a sign of life."""
 
 
 class EndpointAnswering:
-    """Implements `Answering`: an endpoint answers."""
+    """Implements `Answering`: an endpoint answers.
 
-    def __init__(self, client: Client) -> None:
+    Args:
+        client: Its client.
+        parameters: Of each request, besides those of its question.
+    """
+
+    def __init__(self, client: Client, parameters: Mapping[str, float]) -> None:
         self._client = client
+        self._parameters = parameters
 
     @property
     def usage(self) -> Usage:
         return self._client.usage
 
     def ask(self, prompts: Sequence[Asked], later: int, enough: Enough) -> list[Outcome]:
-        return self._client.ask([one.question for one in prompts], later, enough)
+        questions = [one.question for one in prompts]
+        if self._parameters:
+            questions = [replace(one, parameters={**one.parameters, **self._parameters}) for one in questions]
+        return self._client.ask(questions, later, enough)
 
 
 def endpoint_answering(spec: FineTuneJobSpec) -> OpenAnswering | None:
     """Opens the endpoint that answers for the teacher; None if the job has no such endpoint."""
-    endpoint = spec.distillation.teacher.endpoint if spec.distillation else None
-    if endpoint is None:
+    teacher = spec.distillation.teacher if spec.distillation else None
+    if teacher is None or (endpoint := teacher.endpoint) is None:
         return None
 
     @contextmanager
     def opened(store: AnswerStore, on_progress: Callable[[int], None]) -> Iterator[Answering]:
-        with Client(endpoint, FIELD, store, on_progress=on_progress) as client:
-            yield EndpointAnswering(client)
+        with StopRequest() as stop:
+            with Client(endpoint, FIELD, store, on_progress=on_progress, stop=stop) as client:
+                yield EndpointAnswering(client, teacher.parameters)
+            store.flush()  # Before SIGTERM ends this process at once again.
 
     return opened

@@ -25,7 +25,8 @@ from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding
 from finetune_trainer.prepare.teacher import Teacher, as_model, refused
 from finetune_trainer.prepared import DataReport, ModelHandling, TeacherReport
 from finetune_trainer.tasks import form_for
-from finetune_trainer.tasks.base import Preparation, TaskForm, Teachable
+from finetune_trainer.tasks.base import Preparation, TaskForm
+from finetune_trainer.tasks.teachable import Teachable
 from finetune_trainer.teachers import generating_teacher
 
 

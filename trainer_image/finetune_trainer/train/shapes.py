@@ -27,6 +27,10 @@ from finetune_trainer.train.batches import BatchSizes, EpochBatches
 from finetune_trainer.train.data import TrainingDataset
 from finetune_trainer.train.model import trained_head
 
+_LOSS_BYTES = 12
+"""Bytes for each logit that the backward pass of the loss takes besides what is kept: its gradient, that of its
+logarithm, and a product of both, in FP32."""
+
 
 @dataclass(frozen=True)
 class StepShapes:
@@ -37,7 +41,7 @@ class StepShapes:
     trained: int
     """Trained parameters, those of an adapter included."""
     activation_bytes: int | None
-    """What the forward pass of the longest micro-batch keeps for the backward pass, with the gradient of its output;
+    """What the forward pass of the longest micro-batch keeps for the backward pass, with what that of the loss takes;
     None if the model cannot run without weights."""
     recomputed_bytes: int | None
     """The same where activations are recomputed in the backward pass: the inputs of all layers, and one whole layer."""
@@ -113,7 +117,7 @@ def measure(
     rows = next(iter(EpochBatches(data.lengths, sizes, 0, spec.training.seed)))
     mode = FakeTensorMode(allow_non_fake_inputs=True)  # PEFT keeps numbers of tokens outside of modules.
     # DeepSpeed casts adapters too; without it they stay in FP32.
-    _place(trained_model, mode, dtype if spec.distributed.zero.stage > 0 else None)
+    place(trained_model, mode, dtype if spec.distributed.zero.stage > 0 else None)
     batch = task.collator(report.padding, model)([data[row] for row in rows])
     output = plain_output(trained_model) if fuses else None
     step = _Step(mode, trained_model, task, batch, dtype, FusedLoss(output, reference, dtype) if output else None)
@@ -135,7 +139,7 @@ class _Step:
     """Lets the model give hidden states in place of logits."""
 
     def kept(self) -> int | None:
-        """Bytes that it keeps for the backward pass, besides the parameters, with the gradient of its output."""
+        """Bytes that it keeps for the backward pass, besides the parameters, with what that of the loss takes."""
         model = self.model
         weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
         sizes: dict[int, int] = {}
@@ -162,7 +166,7 @@ class _Step:
                     _loss(self.task, logits, labels)
         except Exception:  # Of any kind: some models read values of tensors, which a tensor without storage has not.
             return None
-        return sum(sizes.values()) + 4 * logits.numel()
+        return sum(sizes.values()) + _LOSS_BYTES * logits.numel()
 
     def recomputed(self, kept: int, trains_base: bool) -> int | None:
         """The same with activations that are recomputed; ``kept`` is the result without."""
@@ -177,7 +181,7 @@ class _Step:
         return None if inputs is None or inputs >= kept else inputs + (kept - inputs) // layers
 
 
-def _place(model: torch.nn.Module, mode: FakeTensorMode, dtype: torch.dtype | None) -> None:
+def place(model: torch.nn.Module, mode: FakeTensorMode, dtype: torch.dtype | None) -> None:
     """Replace the tensors of a model on the device ``meta``, on which masks cannot be made, by those of ``mode``.
 
     They claim to be on the CPU, whose attention keeps what that of a GPU keeps; ``dtype`` is that of all parameters, if

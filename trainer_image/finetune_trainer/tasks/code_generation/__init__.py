@@ -48,6 +48,11 @@ class _Measured(ABC):
 
         return compare(inputs, self.answer_form())
 
+    def answer_scores(self, inputs: EvaluationInputs, answers: Sequence[str]) -> Mapping[str, float]:
+        from finetune_trainer.evaluate.teacher_answers import generated_scores
+
+        return generated_scores(inputs, lambda table, _: self.answer_form().scoring_for(inputs, table), answers)
+
     def plain_instruction(self, spec: FineTuneJobSpec, data: DataReport) -> str:
         return data.prefix + "{prompt}"
 

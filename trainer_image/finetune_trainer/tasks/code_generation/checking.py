@@ -46,16 +46,18 @@ def run_tests(
     # Most completions are what counts of them, and rows may be the same.
     distinct = list(dict.fromkeys(program for row in programs.values() for program in row.all))
     outcomes = dict(zip(distinct, sandbox.run(distinct, on_programs), strict=True))
-    found = ((index, _problem(row, outcomes)) for index, row in programs.items())
+    found = ((index, _problem(row, outcomes, taught=rows[index].taught)) for index, row in programs.items())
     return {index: problem for index, problem in found if problem}
 
 
-def _problem(row: _Programs, outcomes: Mapping[Program, Outcome]) -> BadRow | None:
+def _problem(row: _Programs, outcomes: Mapping[Program, Outcome], *, taught: bool) -> BadRow | None:
     if outcomes[row.empty].passed:
         return BadRow(
             "the tests pass without the completion, so they measure nothing; make them fail for a wrong program"
         )
-    if not outcomes[row.whole].passed:
+    if taught and not outcomes[row.cut].passed:
+        return BadRow(f"the answer fails the tests of its row ({outcomes[row.cut].detail})")
+    if not taught and not outcomes[row.whole].passed:
         return BadRow(
             f"the completion fails its tests ({outcomes[row.whole].detail}); correct the completion or the tests"
         )

@@ -11,10 +11,11 @@ import pyarrow as pa
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.endpoint.messages import Question
 from finetune_trainer.prepare.arrays import texts
 from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.problems import BadRow
-from finetune_trainer.prepare.rows import Example, RowSchema, check_headers
+from finetune_trainer.prepare.rows import UNANSWERED, Example, RowSchema, check_headers
 from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.prepare.special_tokens import AnswerTokens
 from finetune_trainer.prepare.splits import TEST
@@ -24,6 +25,7 @@ from finetune_trainer.tasks.code_generation.parsing import parser_of
 from finetune_trainer.tasks.code_generation.python_tests import wrong_tests
 from finetune_trainer.tasks.code_generation.rows import Code, CodeRows
 from finetune_trainer.tasks.code_generation.stopping import stop_of
+from finetune_trainer.tasks.code_generation.teaching import OpenCode, question, with_answer
 
 _LISTED = 3
 
@@ -49,7 +51,9 @@ class CodeEncoder(Protocol):
 
 
 class CodePreparation:
-    """Implements `finetune_trainer.tasks.base.Preparation` and `finetune_trainer.tasks.base.RunsPrograms`."""
+    """Implements `finetune_trainer.tasks.base.Preparation`, `finetune_trainer.tasks.base.RunsPrograms` and
+    `finetune_trainer.tasks.teachable.Teachable`.
+    """
 
     labels: tuple[str, ...] = ()
     rows = ""
@@ -61,6 +65,8 @@ class CodePreparation:
         self._stop = stop_of(self._language)
         self._parses = parser_of(self._language)
         self._sandbox: tuple[Sandbox, OnPrograms] | None = None
+        self._open = False
+        """Whether a teacher writes the completions of the dataset that is read."""
         self._tested: Counter[str] = Counter()
         self._places: dict[str, list[str]] = {"untested": [], "cut": [], "wrong": []}
         self._rows: Counter[str] = Counter()
@@ -83,6 +89,22 @@ class CodePreparation:
         check_headers(files, schema)
         return schema
 
+    def open_schema(self, files: Sequence[DataFile]) -> RowSchema:
+        schema = OpenCode(rows_of(self._spec))
+        check_headers(files, schema)
+        self._open = True
+        return schema
+
+    def asked(self, examples: Sequence[Example]) -> list[Example]:
+        return [Code(example.prompt, UNANSWERED, tests="") for example in examples if isinstance(example, Code)]
+
+    def questions(self, examples: Sequence[Example]) -> list[Question]:
+        return [question(self._spec, example) for example in examples if isinstance(example, Code)]
+
+    def with_answer(self, example: Example, answer: str) -> Code:
+        assert isinstance(example, Code)
+        return with_answer(self._spec, example, answer)
+
     def encode(self, examples: Sequence[Example]) -> Encoded:
         rows = [example for example in examples if isinstance(example, Code)]
         encoded = self._encoder.encode([row.prompt for row in rows], [row.completion for row in rows])
@@ -97,7 +119,7 @@ class CodePreparation:
     def _problems(self, rows: Sequence[Code]) -> dict[int, BadRow]:
         """What is wrong with the tests of rows, by the index of the row."""
         found = {index: problem for index, row in enumerate(rows) if row.tests and (problem := wrong_tests(row.tests))}
-        if self._sandbox is not None:
+        if self._sandbox is not None and not self._open:
             rest = [index for index in range(len(rows)) if index not in found]
             ran = run_tests([rows[index] for index in rest], self._stop, *self._sandbox)
             found |= {rest[position]: problem for position, problem in ran.items()}
@@ -105,11 +127,14 @@ class CodePreparation:
 
     def end_data_set(self, uri: str) -> None:
         """Nothing to check: every row is checked by itself."""
+        self._open = False
 
     def finish(self, batch: pa.RecordBatch, split: str, label_counts: Counter[str]) -> pa.RecordBatch:
         for row in batch.select(["prompt", "reference", "tests", "source"]).to_pylist():
             self._rows[split] += 1
             self._tested[split] += bool(row["tests"])
+            if row["reference"] == UNANSWERED:
+                continue
             counted = self._stop.answer(row["prompt"], row["reference"])
             for name, applies in (
                 ("untested", split == TEST and not row["tests"]),

@@ -20,6 +20,8 @@ class Code:
     prompt: str
     completion: str
     tests: str
+    taught: bool = False
+    """Whether a teacher has written the completion."""
 
     @property
     def characters(self) -> int:

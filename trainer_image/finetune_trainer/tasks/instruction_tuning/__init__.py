@@ -72,6 +72,11 @@ class InstructionTuning(DecoderForm):
     def plain_instruction(self, spec: FineTuneJobSpec, data: DataReport) -> str:
         return "{prompt}"
 
+    def answer_scores(self, inputs: EvaluationInputs, answers: Sequence[str]) -> Mapping[str, float]:
+        from finetune_trainer.evaluate.teacher_answers import generated_scores
+
+        return generated_scores(inputs, self.answer_form().scoring, [answer.strip() for answer in answers])
+
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         from finetune_trainer.tasks.instruction_tuning.prediction import predict
 

@@ -71,7 +71,7 @@ class InstructionTuningPreparation:
 
     def with_answer(self, example: Example, answer: str) -> Conversation:
         assert isinstance(example, Conversation)
-        return with_answer(example, answer)
+        return with_answer(example, answer.strip())
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
         return self._tokeniser.encode(examples)

@@ -92,6 +92,12 @@ class ExtractiveQuestionAnswering(FormDefaults):
 
         return compare(inputs)
 
+    def answer_scores(self, inputs: EvaluationInputs, answers: Sequence[str]) -> Mapping[str, float]:
+        from finetune_trainer.evaluate.teacher_answers import generated_scores
+        from finetune_trainer.tasks.question_answering.generative.scoring import QuestionScoring
+
+        return generated_scores(inputs, QuestionScoring, [answer.strip() for answer in answers])
+
     def base_score(self, inputs: EvaluationInputs) -> BaseScore:
         from finetune_trainer.tasks.question_answering.evaluation import base_score
 

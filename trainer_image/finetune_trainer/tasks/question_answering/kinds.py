@@ -8,7 +8,7 @@ from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_trainer.prepare.rows import check_headers
 from finetune_trainer.prepare.sources import DataFile
-from finetune_trainer.tasks.question_answering.rows import QuestionRows
+from finetune_trainer.tasks.question_answering.rows import OpenQuestions, QuestionRows
 from finetune_trainer.tasks.question_answering.scoring import weights
 
 ANSWERED, UNANSWERED = "answer", "no answer"
@@ -26,6 +26,19 @@ class DataSets:
         self._schema = QuestionRows(*self._names)
         self._answered = 0
         self._trained = False
+        self._open = False
+        """Whether a teacher writes the answers of the dataset that is read."""
+
+    def start_open(self, files: Sequence[DataFile]) -> OpenQuestions:
+        """The row schema of the next dataset, whose rows may lack their answers.
+
+        Raises:
+            StageFailure: BadData when the header of a file lacks a column.
+        """
+        schema = OpenQuestions(QuestionRows(*self._names))
+        check_headers(files, schema)
+        self._open = True
+        return schema
 
     def start(self, files: Sequence[DataFile]) -> QuestionRows:
         """The row schema of the next dataset.
@@ -34,7 +47,7 @@ class DataSets:
             StageFailure: BadData when the header of a file lacks a column.
         """
         self._schema = QuestionRows(*self._names)
-        self._answered = 0
+        self._answered, self._open = 0, False
         check_headers(files, self._schema)
         return self._schema
 
@@ -48,6 +61,9 @@ class DataSets:
         Raises:
             StageFailure: BadData when that is not so.
         """
+        if self._open:
+            self._trained = True
+            return
         column = self._schema.needed[2]
         if not self._schema.answered:
             raise StageFailure(

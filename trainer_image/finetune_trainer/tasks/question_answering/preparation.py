@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.endpoint import messages
 from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.rows import Example
 from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.prepare.special_tokens import AnswerTokens
 from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.tasks.question_answering.kinds import ANSWERED, UNANSWERED, DataSets, check_kinds, listed
-from finetune_trainer.tasks.question_answering.rows import QuestionRows
+from finetune_trainer.tasks.question_answering.rows import OpenQuestions, Question, QuestionRows
+from finetune_trainer.tasks.question_answering.teaching import EXTRACT, asked, with_extract
 from finetune_trainer.tasks.question_answering.windows import DEFAULT_OVERLAP, WindowTokeniser
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ _REMARKS = (
 
 
 class ExtractivePreparation:
-    """Implements `finetune_trainer.tasks.base.Preparation`."""
+    """Implements `finetune_trainer.tasks.base.Preparation` and `finetune_trainer.tasks.teachable.Teachable`."""
 
     labels: tuple[str, ...] = ()
     answers = AnswerTokens()
@@ -52,6 +55,20 @@ class ExtractivePreparation:
 
     def row_schema(self, files: Sequence[DataFile]) -> QuestionRows:
         return self._sets.start(files)
+
+    def open_schema(self, files: Sequence[DataFile]) -> OpenQuestions:
+        return self._sets.start_open(files)
+
+    def asked(self, examples: Sequence[Example]) -> list[Example]:
+        return [replace(example, answers=()) for example in examples if isinstance(example, Question)]
+
+    def questions(self, examples: Sequence[Example]) -> list[messages.Question]:
+        questions = [example for example in examples if isinstance(example, Question)]
+        return [asked(EXTRACT, one.question, one.context) for one in questions]
+
+    def with_answer(self, example: Example, answer: str) -> Question:
+        assert isinstance(example, Question)
+        return with_extract(example, answer)
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
         encoded = self._tokeniser.encode(examples)

@@ -90,6 +90,27 @@ class QuestionRows:
         )
 
 
+class OpenQuestions:
+    """Reads rows whose answers do not count, because a teacher writes them; they may lack them."""
+
+    def __init__(self, schema: QuestionRows) -> None:
+        question, context, answers = schema.needed
+        self._names = question, context
+        self.needed = self._names
+        self.fields = schema.fields[:2]
+        self.optional = (answers, ID, TITLE)
+
+    def example(self, values: Values) -> Question:
+        question, context = self._names
+        return Question(
+            question=text_of(values, question, "question"),
+            context=text_of(values, context, "context"),
+            answers=(),
+            title=_text(values.get(TITLE)),
+            id=_text(values.get(ID)),
+        )
+
+
 def named(problem: BadRow, name: str) -> BadRow:
     """``problem`` with the id of its question, if it has one."""
     return BadRow(f"{problem} (question {name[:60]})") if name else problem

@@ -17,6 +17,7 @@ from finetune_trainer.prepared import IGNORED_LABEL, DataReport
 from finetune_trainer.tasks.base import CardParts, FormDefaults, ModelClass, Prediction, Task
 from finetune_trainer.tasks.text_classification.preparation import TextClassificationPreparation, check_head
 from finetune_trainer.tasks.text_classification.recognition import recognise
+from finetune_trainer.tasks.text_classification.teaching import instruction
 from finetune_trainer.tasks.text_classification.weights import balanced
 
 if TYPE_CHECKING:
@@ -128,9 +129,13 @@ class TextClassification(FormDefaults):
 
         return compare(inputs)
 
+    def answer_scores(self, inputs: EvaluationInputs, answers: Sequence[str]) -> Mapping[str, float]:
+        from finetune_trainer.tasks.text_classification.evaluation import answer_scores
+
+        return answer_scores(inputs, answers)
+
     def plain_instruction(self, spec: FineTuneJobSpec, data: DataReport) -> str:
-        listed = ", ".join(data.labels) if len(data.labels) <= _MOST_NAMED else "its labels"
-        return f"Classify the text. Answer with one of: {listed}.\n\n{{text}}"
+        return f"{instruction(data.labels if len(data.labels) <= _MOST_NAMED else ['its labels'])}\n\n{{text}}"
 
     def base_score(self, inputs: EvaluationInputs) -> BaseScore:
         from finetune_trainer.tasks.text_classification.evaluation import base_score

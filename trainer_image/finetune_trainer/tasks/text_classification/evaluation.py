@@ -11,10 +11,11 @@ import torch
 from transformers import AutoModel
 
 from finetune_api.evaluation import BaselineKind, MetricResult
+from finetune_api.spec import Metric
 from finetune_trainer.evaluate import baseline as baselines
 from finetune_trainer.evaluate.base_score import BaseScore
 from finetune_trainer.evaluate.baseline import Labelled
-from finetune_trainer.evaluate.classification import Classified, compared
+from finetune_trainer.evaluate.classification import Classified, compared, score_of
 from finetune_trainer.evaluate.comparison import SPLIT, Comparison, EvaluationInputs, ExampleCounter
 from finetune_trainer.evaluate.linear_probe import Features
 from finetune_trainer.evaluate.metrics import Ints, Labels
@@ -25,6 +26,7 @@ from finetune_trainer.prepared import DataReport
 from finetune_trainer.splits import open_split
 from finetune_trainer.tasks.text_classification.outputs import label_table, prediction_rows
 from finetune_trainer.tasks.text_classification.preparation import undefined_auroc
+from finetune_trainer.tasks.text_classification.teaching import labels_in
 
 _LIMITS = {"cpu": BatchLimits(examples=64, tokens=4096), "cuda": BatchLimits(examples=512, tokens=65536)}
 
@@ -67,6 +69,22 @@ def compared_outputs(
     predictions = prediction_rows(test, data, gold, chosen.output, tuned)
     tables = {"labels": label_table(data, gold, chosen.output, tuned)}
     return Comparison(chosen.kind, _named(chosen.details, data.labels), results, measure, predictions, tables=tables)
+
+
+def answer_scores(inputs: EvaluationInputs, answers: Sequence[str]) -> dict[str, float]:
+    """See `finetune_trainer.tasks.teachable.ScoresAnswers`; an answer that is no label is wrong."""
+    data = inputs.data
+    gold = labels_of(open_split(inputs.prepared, SPLIT), data)
+    chosen = np.zeros((len(answers), len(data.labels)))
+    for row, answer in enumerate(answers):
+        chosen[row, labels_in(answer, data.labels, multi_label=data.multi_label) or []] = 1.0
+    output = Classified.multiple(chosen) if data.multi_label else Classified.single_or_none(chosen)
+    scores = {
+        metric: score_of(metric, gold, output, len(data.labels))
+        for metric in inputs.spec.metrics
+        if metric not in (Metric.AUROC, Metric.ECE)
+    }
+    return {str(metric): value for metric, value in scores.items() if value is not None}
 
 
 def base_score(inputs: EvaluationInputs) -> BaseScore:

@@ -14,22 +14,29 @@ import pyarrow as pa
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_api.vocabulary import ClassWeights
+from finetune_trainer.endpoint.messages import Question
 from finetune_trainer.modelling.families import base_labels
 from finetune_trainer.prepare.arrays import int32s, integers, list_lengths, lists
 from finetune_trainer.prepare.encoded import Encoded
+from finetune_trainer.prepare.problems import percent
 from finetune_trainer.prepare.rows import Example, check_headers
 from finetune_trainer.prepare.sources import DataFile, FileKind
 from finetune_trainer.prepare.special_tokens import AnswerTokens
 from finetune_trainer.prepare.splits import TEST
-from finetune_trainer.tasks.text_classification.label_lists import LabelListRows
+from finetune_trainer.prepared import IGNORED_LABEL
+from finetune_trainer.tasks.text_classification.label_lists import LabelListRows, MultiLabelled
 from finetune_trainer.tasks.text_classification.rows import (
     MOST_LABELS,
+    Labelled,
     LabelledRows,
+    Text,
+    Unlabelled,
     divided_label,
     label_notes,
     same_number,
     sorted_labels,
 )
+from finetune_trainer.tasks.text_classification.teaching import OpenLabels, instruction, with_answer
 from finetune_trainer.tasks.text_classification.tokens import TextTokeniser
 from finetune_trainer.tasks.text_classification.weights import weight_notes
 
@@ -41,7 +48,7 @@ _SHOWN = 3
 
 
 class TextClassificationPreparation:
-    """Implements `finetune_trainer.tasks.base.Preparation`.
+    """Implements `finetune_trainer.tasks.base.Preparation` and `finetune_trainer.tasks.teachable.Teachable`.
 
     The labels are task.labels, or else all labels in the training data.
     """
@@ -56,6 +63,12 @@ class TextClassificationPreparation:
         self._examples: Counter[str] = Counter()
         self._label_counts: dict[str, npt.NDArray[np.int64]] = {}
         self._unlabelled = 0
+        self._unanswered = 0
+        """Rows that a teacher has yet to label: in a dry run, or until the stage respond."""
+        self._open = False
+        """Whether a teacher labels the training data."""
+        self._compared = self._agreeing = 0
+        """Rows with a label in the data that the teacher has labelled, and those on which both agree."""
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -78,6 +91,33 @@ class TextClassificationPreparation:
         return AnswerTokens()
 
     def row_schema(self, files: Sequence[DataFile]) -> LabelledRows:
+        schema = self._schema(files)
+        check_headers(files, schema)
+        return schema
+
+    def open_schema(self, files: Sequence[DataFile]) -> OpenLabels:
+        schema = OpenLabels(self._schema(files))
+        check_headers(files, schema)
+        self._open = True
+        return schema
+
+    def asked(self, examples: Sequence[Example]) -> list[Example]:
+        return [Unlabelled(example.text) for example in examples if isinstance(example, Text)]
+
+    def questions(self, examples: Sequence[Example]) -> list[Question]:
+        asked = instruction(self.labels, multi_label=self._multi_label)
+        texts = [example.text for example in examples if isinstance(example, Text)]
+        return [Question([{"role": "user", "content": f"{asked}\n\n{text}"}]) for text in texts]
+
+    def with_answer(self, example: Example, answer: str) -> Labelled | MultiLabelled:
+        assert isinstance(example, Text)
+        found = with_answer(example.text, answer, self.labels, multi_label=self._multi_label)
+        if not isinstance(example, Unlabelled):
+            self._compared += 1
+            self._agreeing += found.answer == example.answer
+        return found
+
+    def _schema(self, files: Sequence[DataFile]) -> LabelledRows:
         labels, origin = self._derived, "the training data"
         if self._given is not None:
             labels, origin = frozenset(self._given), "task.labels"
@@ -86,7 +126,6 @@ class TextClassificationPreparation:
         if self._multi_label:
             separated = all(file.kind in (FileKind.CSV, FileKind.TSV) for file in files)
             schema = LabelListRows(*names, labels, origin, separated)
-        check_headers(files, schema)
         return schema
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
@@ -94,6 +133,12 @@ class TextClassificationPreparation:
 
     def end_data_set(self, uri: str) -> None:
         if self._given is None and self._derived is None:
+            if self._open and not self._tokeniser.labels:
+                raise StageFailure(
+                    Reason.BAD_DATA,
+                    f"No row of {uri} has a label, so the labels that the teacher chooses from are not known: name "
+                    "them in task.labels",
+                )
             self._derived = _derived_labels(self._tokeniser, uri)
             if self._multi_label:
                 _check_divided(self._derived, uri)
@@ -103,11 +148,14 @@ class TextClassificationPreparation:
         StageFailure: BadData when a metric of the spec is not defined on the test split, or no label of the test split
             has a training row.
         """
+        if self._unanswered:
+            return self._auroc_notes()
         train, test = (self._counts(split) for split in ("train", TEST))
         weights = [] if self._spec.task.class_weights is ClassWeights.NONE else weight_notes(train)
         return [
             *weights,
             *unlearnable(train, test),
+            *self._agreement(),
             *self._auroc_notes(),
             *self._unlabelled_notes(),
             *self._list_notes(),
@@ -120,8 +168,12 @@ class TextClassificationPreparation:
         column = batch.schema.get_field_index("labels" if self._multi_label else "label")
         provisional = batch.column(column)
         flat = provisional.flatten() if self._multi_label else provisional
-        indices = self._final_indices[int32s(flat)]
-        counts = np.bincount(indices, minlength=len(labels))
+        found = int32s(flat)
+        labelled = found != IGNORED_LABEL
+        indices = np.full_like(found, IGNORED_LABEL)
+        indices[labelled] = self._final_indices[found[labelled]]
+        self._unanswered += int((~labelled).sum())
+        counts = np.bincount(indices[labelled], minlength=len(labels))
         label_counts.update(dict(zip(labels, counts.tolist(), strict=True)))
         self._examples[split] += len(batch)
         self._label_counts[split] = self._label_counts.get(split, 0) + counts
@@ -131,6 +183,13 @@ class TextClassificationPreparation:
             self._unlabelled += int((lengths == 0).sum())
             final = lists(lengths, indices)
         return batch.set_column(column, batch.schema.field(column), final)
+
+    def _agreement(self) -> list[str]:
+        """How often the teacher agrees with the data."""
+        if not self._compared:
+            return []
+        share = percent(self._agreeing / self._compared)
+        return [f"the teacher labels {self._agreeing:,} of {self._compared:,} rows as the data does ({share})"]
 
     def _counts(self, split: str) -> dict[str, int]:
         return dict(zip(self.labels, self._label_counts[split].tolist(), strict=True))

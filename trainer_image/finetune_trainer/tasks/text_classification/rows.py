@@ -49,6 +49,13 @@ class Labelled(Text):
         return self.label
 
 
+@dataclass(frozen=True, slots=True)
+class Unlabelled(Text):
+    """A text without labels, until a teacher has labelled it."""
+
+    answer: str = ""
+
+
 @dataclass(frozen=True)
 class LabelledRows:
     """Reads rows with a text column and a label column; ``labels`` are the valid labels, None accepts all."""

@@ -12,8 +12,9 @@ from finetune_trainer.modelling.tokenizer import encoding_explained
 from finetune_trainer.prepare.arrays import TOKENS, integers, texts, token_lists
 from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.rows import Example
+from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.tasks.text_classification.label_lists import MultiLabelled
-from finetune_trainer.tasks.text_classification.rows import Labelled
+from finetune_trainer.tasks.text_classification.rows import Labelled, Unlabelled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -23,7 +24,8 @@ class TextTokeniser:
     """Tokenises texts with the special tokens of the model.
 
     The ``label`` column (``labels``, a list, if a text has any number of them) contains provisional indices, in order
-    of first appearance in ``labels``; the caller replaces them once all labels are known.
+    of first appearance in ``labels``; the caller replaces them once all labels are known. A text that a teacher has yet
+    to label has `IGNORED_LABEL`.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int, *, multi_label: bool) -> None:
@@ -42,8 +44,11 @@ class TextTokeniser:
     def encode(self, examples: Sequence[Example]) -> Encoded:
         contents, labels = [], []
         for example in examples:
-            assert isinstance(example, Labelled | MultiLabelled)
+            assert isinstance(example, Labelled | MultiLabelled | Unlabelled)
             contents.append(example.text)
+            if isinstance(example, Unlabelled):
+                labels.append([IGNORED_LABEL])
+                continue
             names = example.labels if isinstance(example, MultiLabelled) else (example.label,)
             labels.append([self.labels.setdefault(name, len(self.labels)) for name in names])
         with encoding_explained():

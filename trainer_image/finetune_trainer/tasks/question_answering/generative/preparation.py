@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
 from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.endpoint import messages
 from finetune_trainer.pairs.encoder import PairEncoder
 from finetune_trainer.prepare.arrays import TOKENS, integers, texts, token_lists
 from finetune_trainer.prepare.encoded import Encoded
@@ -19,10 +20,11 @@ from finetune_trainer.prepare.rows import Example
 from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.prepare.special_tokens import AnswerTokens
 from finetune_trainer.tasks.question_answering.generative.cutting import around, head, largest
-from finetune_trainer.tasks.question_answering.generative.texts import target
+from finetune_trainer.tasks.question_answering.generative.texts import instruction, target
 from finetune_trainer.tasks.question_answering.kinds import ANSWERED, UNANSWERED, DataSets, check_kinds, listed
 from finetune_trainer.tasks.question_answering.positions import Span, place
-from finetune_trainer.tasks.question_answering.rows import Question, QuestionRows, named
+from finetune_trainer.tasks.question_answering.rows import OpenQuestions, Question, QuestionRows, named
+from finetune_trainer.tasks.question_answering.teaching import asked, with_answer
 
 Source = Callable[[str, str], str]
 """What the model reads, made of a question and a context."""
@@ -50,7 +52,7 @@ class _Row:
 
 
 class GenerativePreparation:
-    """Implements `finetune_trainer.tasks.base.Preparation`.
+    """Implements `finetune_trainer.tasks.base.Preparation` and `finetune_trainer.tasks.teachable.Teachable`.
 
     A context for which there is no room loses its end, which does not depend on the answers. Only in training rows it
     is cut around the answer instead, where that would otherwise be lost.
@@ -84,6 +86,22 @@ class GenerativePreparation:
 
     def row_schema(self, files: Sequence[DataFile]) -> QuestionRows:
         return self._sets.start(files)
+
+    def open_schema(self, files: Sequence[DataFile]) -> OpenQuestions:
+        return self._sets.start_open(files)
+
+    def asked(self, examples: Sequence[Example]) -> list[Example]:
+        questions = [example for example in examples if isinstance(example, Question)]
+        contexts = zip(questions, self.cut(questions), strict=True)
+        return [replace(question, context=cut or question.context, answers=()) for question, cut in contexts]
+
+    def questions(self, examples: Sequence[Example]) -> list[messages.Question]:
+        cut = [example for example in self.asked(examples) if isinstance(example, Question)]
+        return [asked(instruction(self._spec), one.question, one.context) for one in cut]
+
+    def with_answer(self, example: Example, answer: str) -> Question:
+        assert isinstance(example, Question)
+        return with_answer(example, answer)
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
         questions = [example for example in examples if isinstance(example, Question)]

@@ -1,0 +1,53 @@
+"""``finetune advise`` for a model behind an endpoint."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from finetune_api.stage import PrepareResult, Stage
+from finetune_cli.advise.endpoint import EndpointAdvice
+from finetune_cli.advise.models import ModelScore
+from finetune_cli.advise.report import WIDTH
+from tests.builders import a_job, a_report
+
+SCORES = [ModelScore("hf://b/c", "accuracy of the linear probe", 0.7, True, 200, 10**6, 5.0)]
+
+
+def advice(endpoint: dict[str, Any] | None = None, **search: Any) -> EndpointAdvice:
+    """The advice for 621 validation and 621 test rows."""
+    result = a_report(Stage.PREPARE).result
+    assert isinstance(result, PrepareResult)
+    model = {"endpoint": {"url": "https://models.example/v1", "model": "large", **(endpoint or {})}}
+    method = {"type": "PromptSearch", "promptSearch": {"candidates": ["Which? {text}"], **search}}
+    spec = a_job(task={"type": "TextClassification"}, model=model, method=method, distributed={}).spec
+    return EndpointAdvice.of(spec, result, SCORES)
+
+
+def test_requests_are_those_of_the_search_and_of_the_evaluation() -> None:
+    found = advice(trials=10, propose=2)
+    # Proposals, of which some may be empty; the combinations, the plain prompt and the best instruction alone.
+    assert found.searching == 3 * 2 + (10 + 2) * 200
+    assert found.measuring == 2 * 621
+    assert found.document()["search"]["requests"] == found.searching + found.measuring
+
+
+def test_budgets_are_said_and_whether_they_are_enough() -> None:
+    text = " ".join(advice({"maxRequests": 100, "maxTokens": 5000}, maxTokens=400).sentences())
+    assert "model.endpoint.maxRequests 100, model.endpoint.maxTokens 5,000, method.promptSearch.maxTokens 400" in text
+    assert "100 requests may not be enough, and the job fails above them: raise model.endpoint.maxRequests" in text
+    assert "Above method.promptSearch.maxTokens the search ends with the best prompt so far." in text
+    enough = " ".join(advice({"maxRequests": 10**6}).sentences())
+    assert "may not be enough" not in enough
+    assert "No budget limits this" in " ".join(advice().sentences())
+
+
+def test_people_and_programs_get_the_same() -> None:
+    found = advice({"maxRequests": 10_000})
+    lines, document = found.lines(), json.loads(json.dumps(found.document()))
+    assert max(map(len, lines)) <= WIDTH
+    assert "Methods that train need its weights in model.uri." in " ".join(lines)
+    assert "Best on these rows: b/c with 0.7." in lines
+    assert document["recommendation"] == {"method": "PromptSearch"}
+    assert document["models"][0]["value"] == 0.7
+    assert document["search"]["maxRequests"] == 10_000
