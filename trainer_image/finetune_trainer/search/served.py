@@ -111,7 +111,7 @@ class ServedModel:
 
 @contextmanager
 def served(
-    spec: FineTuneJobSpec, answers: str | None, on_progress: OnExamples, spent: Spent, *, keeps_space: bool
+    spec: FineTuneJobSpec, answers: str | None, on_progress: OnExamples, spent: Spent, *, keeps_space: bool = False
 ) -> Iterator[ServedModel]:
     """The model behind the endpoint of ``spec``. SIGTERM ends the asking where answers are kept.
 
