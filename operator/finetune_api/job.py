@@ -12,8 +12,8 @@ from pydantic import ConfigDict, Field, JsonValue, StringConstraints
 from finetune_api.base import API_GROUP, API_VERSION, KIND, ApiModel
 from finetune_api.evaluation import Evaluation
 from finetune_api.failures import Fault, Reason
-from finetune_api.method_settings import PreferenceSpec
-from finetune_api.spec import DistillationSpec, Documents, EndpointSpec, FineTuneJobSpec
+from finetune_api.method_settings import PreferenceSpec, PromptSearchSpec
+from finetune_api.spec import DistillationSpec, Documents, EndpointSpec, FineTuneJobSpec, MethodSpec
 from finetune_api.spec.rules import default_columns
 from finetune_api.stage import STAGES, CheckpointRef, Stage
 from finetune_api.tables.methods import METHODS
@@ -26,7 +26,10 @@ TRAINING_FIELDS = {
     "evaluation": {"allow_code_execution": True},  # Prepare leaves out rows whose tests fail when they run.
 }
 """Fields of the spec that determine the trained weights and their address."""
-_SEARCH_FIELDS = {**TRAINING_FIELDS, "evaluation": dict.fromkeys(("metrics", "generation", "gates"), True)}
+_SEARCH_FIELDS = {
+    **TRAINING_FIELDS,
+    "evaluation": dict.fromkeys(("metrics", "generation", "gates", "allow_code_execution"), True),
+}
 """Those that determine a prompt, which is chosen by the score of generated answers."""
 
 Model = TypeVar("Model", bound=ApiModel)
@@ -341,7 +344,7 @@ def _without_defaults(spec: FineTuneJobSpec) -> FineTuneJobSpec:
         update={
             "training": _without(training, training_defaults),
             # Method settings that are omitted are those of the adapter, and not the default.
-            "method": method if spec.model.adapter else _without(method, _DEFAULT_SETTINGS),
+            "method": _method(method if spec.model.adapter else _without(method, _DEFAULT_SETTINGS)),
             "dataset": dataset.model_copy(
                 update={
                     "train": _without_secret(dataset.train),
@@ -363,6 +366,15 @@ def _unhurried(endpoint: EndpointSpec) -> EndpointSpec:
     """``endpoint`` without the name of its Secret, and without how fast it is asked."""
     default = EndpointSpec.model_fields["max_concurrency"].default
     return _without_secret(endpoint).model_copy(update={"max_concurrency": default})
+
+
+def _method(method: MethodSpec) -> MethodSpec:
+    """``method`` without Secret names, and without how fast an endpoint is asked."""
+    search = method.settings
+    if not isinstance(search, PromptSearchSpec) or search.proposer is None:
+        return method
+    changed = search.model_copy(update={"proposer": _unhurried(search.proposer)})
+    return method.model_copy(update={"prompt_search": changed})
 
 
 def _distillation(distillation: DistillationSpec) -> DistillationSpec:

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from finetune_api.base import ApiModel, Rule
+from finetune_api.endpoints import EndpointSpec
 from finetune_api.tables.preferences import PREFERENCES, PreferenceLoss
 from finetune_api.vocabulary import Label
 
@@ -197,7 +198,9 @@ class PTuningSpec(VirtualTokensSpec):
     """Learned embeddings before each text, which a small network computes in training (Liu et al. 2021)."""
 
 
-Candidate = Annotated[str, Field(min_length=1, max_length=4096)]
+LONGEST_CANDIDATE = 4096
+"""Characters."""
+Candidate = Annotated[str, Field(min_length=1, max_length=LONGEST_CANDIDATE)]
 
 
 class PromptSearchSpec(ApiModel):
@@ -207,13 +210,21 @@ class PromptSearchSpec(ApiModel):
         default=(),
         description="Instructions to compare: what the user says to the model, with the columns of the task as "
         "placeholders: {text} for TextClassification and Summarization, {question} and {context} for "
-        "QuestionAnswering, {source} for Translation, {prompt} for CodeGeneration.",
+        "QuestionAnswering, {source} for Translation, {prompt} for CodeGeneration and "
+        "InstructionTuning, where it is the message of the "
+        "user.",
     )
     propose: int | None = Field(
         default=None,
         ge=1,
         le=32,
-        description="Instructions that the model itself writes, from examples of the training split.",
+        description="Instructions that a model writes, from examples of the training split: the model itself, or that "
+        "of proposer. One with another placeholder than those of the task is dropped, and counted in the report.",
+    )
+    proposer: EndpointSpec | None = Field(
+        default=None,
+        description="A model behind an endpoint that writes the instructions of propose, such as a larger one. It sees "
+        "training examples, and is asked for nothing else.",
     )
     shots: Annotated[tuple[Annotated[int, Field(ge=0, le=64)], ...], Field(min_length=1, max_length=16)] = Field(
         default=(0, 2, 4),
@@ -245,9 +256,15 @@ class PromptSearchSpec(ApiModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="has(self.candidates) && self.candidates.size() > 0 || has(self.propose)",
-            message="set candidates, the instructions to compare, or propose, how many the model writes itself",
+            message="set candidates, the instructions to compare, or propose, how many a model writes",
             field="candidates",
             holds=lambda search: bool(search.candidates) or search.propose is not None,
+        ),
+        Rule(
+            cel="!has(self.proposer) || has(self.propose)",
+            message="proposer requires propose, how many instructions it writes",
+            field="proposer",
+            holds=lambda search: search.proposer is None or search.propose is not None,
         ),
         Rule(
             cel="!has(self.candidates) || self.candidates.all(one, self.candidates.exists_one(other, other == one))",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from finetune_api.method_settings import PromptSearchSpec
 from finetune_api.spec import (
     AdapterSource,
     DataSource,
@@ -29,6 +30,7 @@ class SecretRole(StrEnum):
     ADAPTER = "ADAPTER"
     TEACHER = "TEACHER"
     ENDPOINT = "ENDPOINT"
+    PROPOSER = "PROPOSER"
     TRAIN_DATA = "TRAIN_DATA"
     VALIDATION_DATA = "VALIDATION_DATA"
     TEST_DATA = "TEST_DATA"
@@ -46,6 +48,8 @@ def references(spec: FineTuneJobSpec) -> dict[SecretRole, str]:
     named: dict[SecretRole, _Part | EndpointSpec] = {**_parts(spec)}
     if endpoint := _endpoint(spec):
         named[SecretRole.ENDPOINT] = endpoint
+    if isinstance(search := spec.method.settings, PromptSearchSpec) and search.proposer:
+        named[SecretRole.PROPOSER] = search.proposer
     return {role: part.secret_ref.name for role, part in named.items() if part.secret_ref}
 
 

@@ -147,8 +147,10 @@ class StageRun:
 
     @property
     def runs_code(self) -> bool:
-        """Whether the stage runs generated programs: prepare and respond check the references, evaluate the answers."""
-        runs = (Stage.PREPARE, Stage.RESPOND, Stage.EVALUATE)
+        """Whether the stage runs generated programs: prepare and respond check the references, evaluate the answers,
+        and so does a train stage that measures answers and trains nothing."""
+        measures = () if self.spec.method.type.row.trains else (Stage.TRAIN,)
+        runs = (Stage.PREPARE, Stage.RESPOND, Stage.EVALUATE, *measures)
         return self.spec.evaluation.allow_code_execution and self.id.stage in runs
 
     def config(self, **local: Any) -> StageConfig:

@@ -285,7 +285,11 @@ class TestPydanticAndTheApiServer:
     @pytest.mark.parametrize(("path", "least"), INTEGERS)
     def test_reject_a_decimal_point_in_an_integer(self, admin: Api, path: str, least: int) -> None:
         """Only custom clients send one: kubectl and YAML convert 64.0 to 64."""
-        parents = {"distillation.": {"distillation": SERVED}, "model.endpoint.": {"model": {"endpoint": ENDPOINT}}}
+        parents = {
+            "distillation.": {"distillation": SERVED},
+            "model.endpoint.": {"model": {"endpoint": ENDPOINT}},
+            "method.promptSearch.proposer.": {"method.promptSearch.proposer": ENDPOINT},
+        }
         parent = next((copy.deepcopy(value) for start, value in parents.items() if path.startswith(start)), {})
         field = path.removesuffix("[]")
         document = a_manifest(Case("", {**parent, field: float(least) if field == path else [float(least)]}).build())

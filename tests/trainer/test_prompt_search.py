@@ -209,15 +209,14 @@ class TestLocal:
         outcome = local.named("longer", method={"promptSearch": settings}).run(Stage.TRAIN)
         assert "combinations fits into the model: the prompt has" in outcome.message
 
-    def test_a_model_proposes_instructions(self, local: TinyJob) -> None:
-        job = local.named("proposed", method={"promptSearch": {"propose": 2, "shots": [0], "trials": 4}})
+    def test_a_model_without_room_proposes_nothing(self, local: TinyJob) -> None:
+        method = {"promptSearch": {"propose": 2, "shots": [0], "trials": 4}}
+        job = local.named("proposed", method=method, training={"maxSequenceLength": 24})
         outcome = job.run(Stage.TRAIN)
-        if outcome.code:
-            assert "the model has proposed no instruction" in outcome.message
-        else:
-            record = document(job, "search.json")
-            assert len(record["candidates"]) == record["proposed"] > 0
-            assert all("{text}" in candidate for candidate in record["candidates"])
+        assert outcome.report.error
+        assert outcome.report.error.reason is Reason.BAD_CONFIGURATION
+        assert "the question for proposals is too long, because the prompt has" in outcome.message
+        assert "set method.promptSearch.candidates, or method.promptSearch.proposer" in outcome.message
 
 
 class TestRoom:

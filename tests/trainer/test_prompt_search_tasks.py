@@ -89,7 +89,12 @@ def test_summaries_of_a_decoder_without_a_chat_template(tmp_path: Path, monkeypa
         if one != other
     ]
     save_plain_causal(tmp_path / "base", [row["text"] for row in rows])
-    job = published(a_job(tmp_path, {"type": "Summarization"}, rows, ["In short, {text}:", "{text} TL;DR"]))
+    job = a_job(tmp_path, {"type": "Summarization"}, rows, ["In short, {text}:", "{text} TL;DR"])
+    job.spec["method"]["promptSearch"] |= {"propose": 2}
+    published(job)
+    record = json.loads((job.artifact / "search.json").read_text())
+    assert len(record["candidates"]) == 2 + record["proposed"] > 2
+    assert all("{text}" in candidate for candidate in record["candidates"])
     prompt = json.loads((job.artifact / "prompt.json").read_text())
     assert prompt["empty_line_ends"]
     assert len(prompt["examples"]) == 2

@@ -62,7 +62,28 @@ SEARCH_CASES: tuple[tuple[Any, ...], ...] = (
         "evaluation.baseline cannot be combined with method PromptSearch, whose result",
     ),
     ("a prompt search with ZeRO-3", {**searched(), "distributed.zero.stage": 3}, "PromptSearch, which runs in one"),
-    ("a prompt search of a rounded model", {**searched(), "model.quantization": "NF4"}, "which measures prompts on"),
+    ("a prompt search of a rounded model", {**searched(), "model.quantization": "NF4"}),
+    (
+        "a rounded model behind an endpoint",
+        served(model={"endpoint": ENDPOINT, "quantization": "Int8"}),
+        "quantization requires uri",
+    ),
+    ("a model behind an endpoint that is not rounded", served(model={"endpoint": ENDPOINT, "quantization": "None"})),
+    (
+        "a prompt search with class weights",
+        {**searched(), "task.classWeights": "Balanced"},
+        _never("task.classWeights"),
+    ),
+    ("a prompt search without class weights", {**searched(), "task.classWeights": "None"}),
+    ("a proposer", searched(propose=3, proposer=ENDPOINT)),
+    ("a proposer of nothing", searched(proposer=ENDPOINT), "proposer requires propose"),
+    ("long answers of an endpoint", served(**{"evaluation.generation": {"maxNewTokens": 500}})),
+    ("long labels of a model", {**searched(), "evaluation.generation": {"maxNewTokens": 500}}, "evaluation.generation"),
+    (
+        "an endpoint with beams",
+        served(**{"evaluation.generation": {"beams": 2}}),
+        "evaluation.generation.beams cannot be set with model.endpoint",
+    ),
     (
         "a prompt search with a teacher",
         {**searched(), "distillation": {"teacher": {"uri": "hf://o/t"}}},
@@ -94,8 +115,20 @@ CODE_SEARCH_CASES: tuple[tuple[Any, ...], ...] = (
     ("a candidate for code without its placeholder", searched(candidates=["Go on."]), _needs("CodeGeneration")),
     (
         "a prompt search that runs programs",
-        {**searched(candidates=["{prompt}"]), "evaluation.allowCodeExecution": True},
-        _never("evaluation.allowCodeExecution"),
+        {
+            **searched(candidates=["{prompt}"]),
+            "evaluation.allowCodeExecution": True,
+            "evaluation.metrics": ["pass_at_1", "parses"],
+        },
+    ),
+    (
+        "a prompt search with samples",
+        {
+            **searched(candidates=["{prompt}"]),
+            "evaluation.allowCodeExecution": True,
+            "evaluation.generation": {"samples": 5},
+        },
+        _never("evaluation.generation.samples"),
     ),
     (
         "the loss in a prompt search",
@@ -137,8 +170,22 @@ QUESTION_SEARCH_CASES: tuple[tuple[Any, ...], ...] = (
         {**searched(candidates=["{text}"]), "task": {"type": "Translation", "targetLanguage": "de"}},
         _needs("Translation"),
     ),
+    (
+        "a prompt search for instructions",
+        {**searched(candidates=["Be brief. {prompt}"]), "task": {"type": "InstructionTuning"}},
+    ),
+    (
+        "a candidate without the message of the user",
+        {**searched(candidates=["Be brief."]), "task": {"type": "InstructionTuning"}},
+        _needs("InstructionTuning"),
+    ),
+    (
+        "a prompt search that learns all tokens",
+        {**searched(candidates=["{prompt}"]), "task": {"type": "InstructionTuning", "loss": "All"}},
+        _never("task.loss"),
+    ),
     *(
         (f"a prompt search for {task}", {**searched(), "task": {"type": task}}, f"PromptSearch is not for {task}")
-        for task in ("InstructionTuning", "PreferenceTuning", "LanguageModeling")
+        for task in ("PreferenceTuning", "LanguageModeling")
     ),
 )

@@ -171,3 +171,23 @@ def test_omitted_settings_of_an_adapter_are_not_the_defaults() -> None:
     adapter = {"model.adapter": {"uri": "s3://adapters/a"}}
     assert with_fields({"method.lora": {"rank": 16}}) == with_fields({})
     assert with_fields(adapter | {"method.lora": {"rank": 16}}) != with_fields(adapter)
+
+
+def test_how_fast_a_proposer_is_asked_starts_no_revision() -> None:
+    proposer = {"url": "https://models.example/v1", "model": "m"}
+
+    def search(**changes: Any) -> dict[str, Any]:
+        settings = {"propose": 2, "proposer": {**proposer, **changes}}
+        return {"method": {"type": "PromptSearch", "promptSearch": settings}}
+
+    hurried = search(maxConcurrency=2, secretRef={"name": "key"})
+    assert with_fields(hurried) == with_fields(search())
+    assert with_fields(search(model="other")) != with_fields(search())
+
+
+def test_whether_programs_run_decides_which_prompt_is_the_best() -> None:
+    search = {
+        "task": {"type": "CodeGeneration"},
+        "method": {"type": "PromptSearch", "promptSearch": {"candidates": ["{prompt}"]}},
+    }
+    assert of_training(search) != of_training({**search, "evaluation.allowCodeExecution": True})

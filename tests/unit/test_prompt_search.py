@@ -15,6 +15,7 @@ from finetune_trainer.endpoint.labels import label_of
 from finetune_trainer.methods import method_of
 from finetune_trainer.search.near import NearRows
 from finetune_trainer.search.prompt import Example, Prompt, Rows, read_prompt, write_prompt
+from finetune_trainer.search.proposing import read_proposal
 from finetune_trainer.search.record import Record, Trial
 from finetune_trainer.search.shots import SETS, Pool, draw_orders, draw_pool, draw_sets
 from finetune_trainer.search.space import Combination, Space
@@ -223,3 +224,29 @@ def test_training_settings_that_have_no_effect_are_named() -> None:
     assert method.check_data(spec, 20) == ("training.maxSteps has no effect: method PromptSearch trains nothing",)
     with pytest.raises(StageFailure, match="asks for 8 examples, but the training split has only 7"):
         method.check_data(spec, 7)
+
+
+class TestProposals:
+    @pytest.mark.parametrize(
+        ("answer", "places", "expected"),
+        [
+            ("Is it good?", ("text",), "Is it good?\n\n{text}"),
+            ('"Judge {text} now"\n', ("text",), "Judge {text} now"),
+            ("```\nJudge {text}\n```", ("text",), "Judge {text}"),
+            ("<think>Hm, {other}?</think>\nJudge {text}", ("text",), "Judge {text}"),
+            ("<think>It never ends", ("text",), None),
+            ("Judge {text} of {label}", ("text",), None),
+            ("Answer {question}", ("question", "context"), None),
+            ("Answer it", ("question", "context"), "Answer it\n\nQuestion: {question}\n\nContext: {context}"),
+            ("  ", ("text",), None),
+            ("x" * 5000, ("text",), None),
+        ],
+    )
+    def test_are_checked_like_candidates(self, answer: str, places: tuple[str, ...], expected: str | None) -> None:
+        assert read_proposal(answer, places) == expected
+
+
+def test_the_draw_of_examples_says_that_it_is_alive() -> None:
+    looked: list[int] = []
+    pool = draw_pool(rows(20), LABELS, NearRows([]), wanted=5, seed=3, on_rows=looked.append)
+    assert looked == list(range(1, pool.looked_at + 1))

@@ -274,6 +274,23 @@ class TestSecrets:
         }
         assert named == given
 
+    @pytest.mark.parametrize(
+        ("stage", "given"),
+        [
+            (Stage.PREPARE, {}),
+            (Stage.TRAIN, {"ENDPOINT": "model-key", "PROPOSER": "proposer-key"}),
+            (Stage.EVALUATE, {"ENDPOINT": "model-key"}),
+            (Stage.PUBLISH, {}),
+        ],
+    )
+    def test_of_a_prompt_search_reach_only_the_stages_that_ask(self, stage: Stage, given: dict[str, str]) -> None:
+        endpoint = {"url": "https://models.example/v1", "model": "x", "secretRef": {"name": "model-key"}}
+        proposer = {"url": "https://other.example/v1", "model": "y", "secretRef": {"name": "proposer-key"}}
+        method = {"type": "PromptSearch", "promptSearch": {"propose": 2, "proposer": proposer}}
+        container = container_of(made(stage, model={"endpoint": endpoint}, method=method))
+        found = {source["prefix"]: source["secretRef"]["name"] for source in container.get("envFrom", ())}
+        assert found == {f"FINETUNE_SECRET_{role}_": name for role, name in given.items()}
+
     def test_no_secret_reference_means_no_env_from(self) -> None:
         assert "envFrom" not in container_of(made())
 

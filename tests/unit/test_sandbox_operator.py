@@ -103,6 +103,10 @@ class TestSidecar:
         assert ("initContainers" in template["spec"]) is runs_code
         assert stage_config(template).code_execution == (CodeExecution(socket=SOCKET) if runs_code else None)
 
+    def test_is_beside_a_train_stage_that_measures_answers(self) -> None:
+        method = {"type": "PromptSearch", "promptSearch": {"candidates": ["{prompt}"]}}
+        assert "initContainers" in pod_of(Stage.TRAIN, **RUNS_CODE, method=method)["spec"]
+
     @pytest.mark.parametrize("stage", STAGES)
     def test_is_not_there_for_other_jobs(self, stage: Stage) -> None:
         template = pod_of(stage, task={"type": "TextClassification"})

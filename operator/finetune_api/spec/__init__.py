@@ -4,9 +4,10 @@ Defaults are defined here and not in the CRD, so that the stored object does not
 GitOps tools see no drift.
 """
 
+from finetune_api.endpoints import EndpointSpec
 from finetune_api.method_settings import Ia3Spec, LoraInitialization, LoraSpec, PromptTuningSpec
+from finetune_api.references import SecretRef
 from finetune_api.spec.distillation import DistillationSpec, PricesSpec, TeacherSpec
-from finetune_api.spec.endpoints import EndpointSpec
 from finetune_api.spec.inputs import (
     AdapterSource,
     CleaningSpec,
@@ -30,7 +31,6 @@ from finetune_api.spec.outcome import (
     ReportSpec,
     ResilienceSpec,
 )
-from finetune_api.spec.references import SecretRef
 from finetune_api.spec.training import (
     CheckpointSpec,
     DistributedSpec,

@@ -9,9 +9,9 @@ from pydantic import Field
 from pydantic.alias_generators import to_camel
 
 from finetune_api.base import ApiModel, Rule
-from finetune_api.spec.endpoints import EndpointSpec
+from finetune_api.endpoints import EndpointSpec
+from finetune_api.references import SecretRef
 from finetune_api.spec.inputs import ModelSpec
-from finetune_api.spec.references import SecretRef
 from finetune_api.tables.distillation import DistillationMode
 from finetune_api.vocabulary import Currency, ModelUri
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field, create_model
 
 from finetune_api.base import ApiModel, Rule
-from finetune_api.spec.endpoints import EndpointSpec
-from finetune_api.spec.references import SecretRef
+from finetune_api.endpoints import EndpointSpec
+from finetune_api.references import SecretRef
 from finetune_api.spec.rules import column_form_rules, required_setting_rules, task_setting_rules
 from finetune_api.tables.code import CodeLanguage
 from finetune_api.tables.methods import Quantization
@@ -102,6 +102,12 @@ class ModelSpec(ApiModel):
             message="model.secretRef requires uri; an endpoint has a secretRef of its own",
             field="secretRef",
             holds=lambda model: model.secret_ref is None or bool(model.uri),
+        ),
+        Rule(
+            cel="!has(self.quantization) || self.quantization == 'None' || has(self.uri)",
+            message="quantization requires uri; the weights of a model behind an endpoint are not stored here",
+            field="quantization",
+            holds=lambda model: model.quantization is Quantization.NONE or bool(model.uri),
         ),
         Rule(
             cel="!has(self.revision) || self.revision == 'main' || has(self.uri) && self.uri.startsWith('hf://')",

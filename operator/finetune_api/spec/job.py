@@ -15,7 +15,7 @@ from finetune_api.spec.outcome import EvaluationSpec, OutputSpec, ResilienceSpec
 from finetune_api.spec.training import DistributedSpec, MethodSpec, TrainingSpec
 from finetune_api.tables.exports import Export, exports_of
 from finetune_api.tables.metrics import Metric
-from finetune_api.tables.tasks import TaskType
+from finetune_api.tables.tasks import TEACHER_FORCED, TaskType
 
 
 class FineTuneJobSpec(ApiModel):
@@ -66,6 +66,8 @@ class FineTuneJobSpec(ApiModel):
             return self.preference.loss.row.metrics
         if self.evaluation.allow_code_execution and (metrics := self.task.type.row.runs_metrics):
             return self.task.measurable(metrics)
+        if not self.method.type.row.trains:
+            return tuple(metric for metric in self.task.default_metrics if metric not in TEACHER_FORCED)
         return self.task.default_metrics
 
     @property

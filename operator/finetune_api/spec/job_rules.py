@@ -148,12 +148,15 @@ def _generation_rule() -> Rule:
         for name, info in GenerationSpec.model_fields.items()
     )
     return Rule(
-        cel=f"self.task.type in {listed(generating)} || !has(self.evaluation) || !has(self.evaluation.generation) || "
-        f"!({changed})",
-        message=f"evaluation.generation is only valid for {names_of(generates=True)}; the evaluation of "
-        f"{names_of(generates=False)} generates nothing",
+        # A model behind an endpoint generates its labels, too.
+        cel=f"self.task.type in {listed(generating)} || has(self.model.endpoint) || !has(self.evaluation) || "
+        f"!has(self.evaluation.generation) || !({changed})",
+        message=f"evaluation.generation is only valid for {names_of(generates=True)}, or with model.endpoint; the "
+        f"evaluation of {names_of(generates=False)} generates nothing",
         field="evaluation.generation",
-        holds=lambda spec: spec.task.type in generating or spec.evaluation.generation == default,
+        holds=lambda spec: (
+            spec.task.type in generating or spec.model.endpoint is not None or spec.evaluation.generation == default
+        ),
     )
 
 

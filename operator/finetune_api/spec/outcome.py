@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, StringConstraints
 
 from finetune_api.base import ApiModel, Rule
-from finetune_api.spec.references import SecretRef
+from finetune_api.references import SecretRef
 from finetune_api.spec.rules import listed
 from finetune_api.tables.harness import METRIC, RANGES, TASK, WANTED, HarnessMetric, MetricName
 from finetune_api.tables.metrics import Metric

@@ -11,8 +11,8 @@ from finetune_api.method_settings import PromptSearchSpec
 from finetune_api.spec.rules import listed
 from finetune_api.tables.methods import MethodType
 from finetune_api.tables.metrics import Metric
-from finetune_api.tables.tasks import TASKS, TaskType
-from finetune_api.vocabulary import BaselineChoice
+from finetune_api.tables.tasks import TASKS, TEACHER_FORCED, TaskType
+from finetune_api.vocabulary import BaselineChoice, ClassWeights, LearnedTokens
 
 if TYPE_CHECKING:
     from finetune_api.spec.job import FineTuneJobSpec
@@ -21,8 +21,8 @@ _METHOD = MethodType.PROMPT_SEARCH
 _OTHER = f"!has(self.method) || !has(self.method.type) || self.method.type != '{_METHOD}'"
 _CANDIDATES = "self.method.promptSearch.candidates"
 _WITHOUT_PROBABILITIES = (Metric.AUROC, Metric.ECE, Metric.MCC)
-_TEACHER_FORCED = (Metric.LOSS, Metric.TOKEN_ACCURACY)
-_PLACEHOLDER = r"[{][A-Za-z_][A-Za-z0-9_]*[}]"
+PLACEHOLDER = r"[{][A-Za-z_][A-Za-z0-9_]*[}]"
+"""What counts as a place for a text, in CEL and Python."""
 
 
 def search_rules() -> Iterator[Rule]:
@@ -50,6 +50,18 @@ def search_rules() -> Iterator[Rule]:
             lambda spec: not spec.task.multi_label,
         ),
         (
+            "task.classWeights",
+            f"!has(self.task.classWeights) || self.task.classWeights == '{ClassWeights.NONE}'",
+            "which has no training loss: remove it",
+            lambda spec: spec.task.class_weights is ClassWeights.NONE,
+        ),
+        (
+            "task.loss",
+            f"!has(self.task.loss) || self.task.loss == '{LearnedTokens.ASSISTANT}'",
+            "which learns no tokens: remove it",
+            lambda spec: spec.task.loss is LearnedTokens.ASSISTANT,
+        ),
+        (
             "evaluation.baseline",
             f"!has(self.evaluation) || !has(self.evaluation.baseline) || self.evaluation.baseline != "
             f"'{BaselineChoice.PREVIOUS}'",
@@ -69,10 +81,11 @@ def search_rules() -> Iterator[Rule]:
             lambda spec: not spec.evaluation.harness,
         ),
         (
-            "evaluation.allowCodeExecution",
-            "!has(self.evaluation) || !has(self.evaluation.allowCodeExecution) || !self.evaluation.allowCodeExecution",
-            "which measures programs without running them",
-            lambda spec: not spec.evaluation.allow_code_execution,
+            "evaluation.generation.samples",
+            "!has(self.evaluation) || !has(self.evaluation.generation) || !has(self.evaluation.generation.samples) || "
+            "self.evaluation.generation.samples == 1",
+            "which asks for one answer to each prompt, the likeliest: remove it",
+            lambda spec: spec.evaluation.generation.samples == 1,
         ),
     ):
         yield _never_rule(field, unset, why, is_unset)
@@ -89,6 +102,14 @@ def _endpoint_rules() -> Iterator[Rule]:
         field="model.endpoint",
         holds=lambda spec: spec.model.endpoint is None or spec.method.type is _METHOD,
     )
+    yield Rule(
+        cel=f"{here} || !has(self.evaluation) || !has(self.evaluation.generation) || "
+        "!has(self.evaluation.generation.beams) || self.evaluation.generation.beams == 1",
+        message="evaluation.generation.beams cannot be set with model.endpoint, whose server searches no beams: remove "
+        "it",
+        field="evaluation.generation.beams",
+        holds=lambda spec: spec.model.endpoint is None or spec.evaluation.generation.beams == 1,
+    )
     chosen = listed(_WITHOUT_PROBABILITIES)
     yield Rule(
         cel=f"{here} || !has(self.evaluation) || (!has(self.evaluation.metrics) || self.evaluation.metrics.all(one, "
@@ -99,15 +120,15 @@ def _endpoint_rules() -> Iterator[Rule]:
         field="evaluation.metrics",
         holds=lambda spec: spec.model.endpoint is None or not set(spec.metrics).intersection(_WITHOUT_PROBABILITIES),
     )
-    teacher_forced = listed(_TEACHER_FORCED)
+    teacher_forced = listed(TEACHER_FORCED)
     yield Rule(
         cel=f"{_OTHER} || !has(self.evaluation) || (!has(self.evaluation.metrics) || self.evaluation.metrics.all(one, "
         f"!(one in {teacher_forced}))) && (!has(self.evaluation.gates) || self.evaluation.gates.all(one, "
         f"!(one.metric in {teacher_forced})))",
-        message=f"{', '.join(_TEACHER_FORCED)} cannot be measured with method {_METHOD}, which measures generated "
+        message=f"{', '.join(TEACHER_FORCED)} cannot be measured with method {_METHOD}, which measures generated "
         "answers",
         field="evaluation.metrics",
-        holds=lambda spec: spec.method.type is not _METHOD or not set(spec.metrics).intersection(_TEACHER_FORCED),
+        holds=lambda spec: spec.method.type is not _METHOD or not set(spec.metrics).intersection(TEACHER_FORCED),
     )
 
 
@@ -125,7 +146,7 @@ def _candidates_rule(task: TaskType) -> Rule:
     names = task.row.placeholders
     places = [f"{{{name}}}" for name in names]
     without = "one" + "".join(f".replace('{place}', '')" for place in places)
-    valid = " && ".join([*(f"one.contains('{place}')" for place in places), f"!{without}.matches('{_PLACEHOLDER}')"])
+    valid = " && ".join([*(f"one.contains('{place}')" for place in places), f"!{without}.matches('{PLACEHOLDER}')"])
     return Rule(
         cel=f"self.task.type != '{task}' || !has(self.method) || !has(self.method.promptSearch) || "
         f"!has({_CANDIDATES}) || {_CANDIDATES}.all(one, {valid})",
@@ -147,12 +168,12 @@ def _invalid(spec: FineTuneJobSpec, names: tuple[str, ...]) -> list[int]:
     search = spec.method.settings
     if not isinstance(search, PromptSearchSpec):
         return []
-    found = []
-    for position, candidate in enumerate(search.candidates):
-        rest = candidate
-        for name in names:
-            rest = rest.replace(f"{{{name}}}", "")
-        lacks = any(f"{{{name}}}" not in candidate for name in names)
-        if lacks or re.search(_PLACEHOLDER, rest, re.ASCII):
-            found.append(position)
-    return found
+    return [place for place, candidate in enumerate(search.candidates) if not is_candidate(candidate, names)]
+
+
+def is_candidate(text: str, names: tuple[str, ...]) -> bool:
+    """Whether a text has a place for each of ``names``, and no other placeholder."""
+    rest = text
+    for name in names:
+        rest = rest.replace(f"{{{name}}}", "")
+    return all(f"{{{name}}}" in text for name in names) and not re.search(PLACEHOLDER, rest, re.ASCII)

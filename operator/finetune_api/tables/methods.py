@@ -80,6 +80,8 @@ class MethodRow:
     """Why the method is not for a task, as the end of a sentence."""
     refused_families: Mapping[TaskType, Mapping[ModelFamily, str]] = field(default_factory=dict)
     """Why the method is not for a task on models of a family, likewise."""
+    further_families: Mapping[TaskType, tuple[ModelFamily, ...]] = field(default_factory=dict)
+    """Families of models that the method is for in a task, besides those of the task."""
     never_quantized: str = ""
     """Why the method needs the exact base model, as the end of a sentence; empty if it does not."""
     never_packed: str = ""
@@ -104,7 +106,11 @@ class MethodRow:
     def families_for(self, task: TaskType) -> tuple[ModelFamily, ...]:
         """The families of models that the method is for in ``task``; none if it is not for the task."""
         refused = self.refused_families.get(task, {})
-        return tuple(family for family in task.row.families if task in self.tasks and family not in refused)
+        return tuple(family for family in self.known_families(task) if task in self.tasks and family not in refused)
+
+    def known_families(self, task: TaskType) -> tuple[ModelFamily, ...]:
+        """The families of models that a model can be taken for in ``task``, also those that the method is not for."""
+        return (*task.row.families, *self.further_families.get(task, ()))
 
     @property
     def trains(self) -> bool:
@@ -238,7 +244,6 @@ METHODS = table(
             learning_rate=0,
             settings=Settings("prompt_search", PromptSearchSpec, required=True),
             refused={
-                TaskType.INSTRUCTION_TUNING: "whose conversations are prompts already",
                 TaskType.PREFERENCE_TUNING: "whose answers are compared and not generated",
                 TaskType.LANGUAGE_MODELING: "whose documents answer no prompt",
             },
@@ -246,8 +251,9 @@ METHODS = table(
                 task: {ModelFamily.ENCODER: "which follows no instruction"}
                 for task in (TaskType.TEXT_CLASSIFICATION, TaskType.QUESTION_ANSWERING)
             },
+            # A model that writes texts ranks the labels by their likelihood, and needs no head.
+            further_families={TaskType.TEXT_CLASSIFICATION: (ModelFamily.SEQ2SEQ,)},
             never_distilled="which trains nothing",
-            never_quantized="which measures prompts on the exact base model",
             never_packed="which trains nothing",
             never_partitioned="which runs in one process",
             never_recomputed="which trains nothing",

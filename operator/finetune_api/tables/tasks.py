@@ -133,7 +133,8 @@ def _in_words(form: tuple[Column, ...]) -> str:
 
 
 _TABULAR = (DataFormat.AUTO, DataFormat.JSONL, DataFormat.CSV, DataFormat.PARQUET)
-_TEACHER_FORCED = (Metric.LOSS, Metric.TOKEN_ACCURACY)
+TEACHER_FORCED = (Metric.LOSS, Metric.TOKEN_ACCURACY)
+"""Metrics of the right answers, which need no generated ones."""
 _GENERATIVE = (ModelFamily.CAUSAL, ModelFamily.SEQ2SEQ)
 
 TASKS = table(
@@ -180,6 +181,7 @@ TASKS = table(
             settings={"loss": (ModelFamily.CAUSAL,)},
             packs=(ModelFamily.CAUSAL,),
             generates=(ModelFamily.CAUSAL,),
+            placeholders=("prompt",),
         ),
         TaskType.QUESTION_ANSWERING: TaskRow(
             columns=(
@@ -213,7 +215,7 @@ TASKS = table(
                 Metric.ROUGE_LSUM,
                 Metric.CHRF,
                 Metric.EXACT_MATCH,
-                *_TEACHER_FORCED,
+                *TEACHER_FORCED,
             ),
             default_metrics=(Metric.ROUGE_L, Metric.ROUGE_1, Metric.ROUGE_2, Metric.ROUGE_LSUM),
             families=_GENERATIVE,
@@ -232,7 +234,7 @@ TASKS = table(
                 (Column("translation", "an object with the text and its translation by language code"),),
             ),
             formats=_TABULAR,
-            metrics=(Metric.CHRF, Metric.BLEU, Metric.EXACT_MATCH, *_TEACHER_FORCED),
+            metrics=(Metric.CHRF, Metric.BLEU, Metric.EXACT_MATCH, *TEACHER_FORCED),
             default_metrics=(Metric.CHRF, Metric.BLEU),
             families=_GENERATIVE,
             default_length=512,
@@ -300,7 +302,7 @@ TASKS = table(
                 Metric.EXACT_MATCH,
                 Metric.PARSES,
                 Metric.CHRF,
-                *_TEACHER_FORCED,
+                *TEACHER_FORCED,
             ),
             default_metrics=(Metric.EXACT_MATCH, Metric.PARSES, Metric.CHRF),
             runs_metrics=(Metric.PASS_AT_1, Metric.EXACT_MATCH, Metric.PARSES),

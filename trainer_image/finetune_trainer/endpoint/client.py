@@ -70,6 +70,7 @@ class Client:
         endpoint: The endpoint of the spec.
         field: Its place in the spec, such as ``distillation.teacher.endpoint``, for messages.
         store: Keeps the answers.
+        role: Role of the Secret with its key.
         on_progress: Called about once a second with the number of questions of this call of `ask` that are answered.
         patience: How long to wait.
         stop: Ends the asking on request; None if the caller has nothing to keep.
@@ -82,6 +83,7 @@ class Client:
         field: str,
         store: AnswerStore,
         *,
+        role: SecretRole = SecretRole.ENDPOINT,
         on_progress: Callable[[int], None] = lambda _: None,
         patience: Patience = Patience(),
         stop: StopRequest | None = None,
@@ -95,7 +97,7 @@ class Client:
         self._on_progress = on_progress
         self._patience = patience
         self._stop = stop or StopRequest()
-        self._key = environment.get(f"{SecretRole.ENDPOINT.prefix}{KEY_VARIABLE}") or environment.get(KEY_VARIABLE)
+        self._key = environment.get(f"{role.prefix}{KEY_VARIABLE}") or environment.get(KEY_VARIABLE)
         self._runner = asyncio.Runner()
         self._api: AsyncOpenAI | None = None
         self._quiet_until = 0.0

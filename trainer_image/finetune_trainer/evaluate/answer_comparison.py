@@ -64,7 +64,7 @@ def compare(inputs: EvaluationInputs, form: AnswerForm) -> Comparison:
     prompts = form.prompts.of_table(table)
     if not prompts.learned.any():
         raise StageFailure(Reason.BAD_DATA, "The test split contains no answer tokens; check dataset.columns")
-    scoring = form.scoring(table, inputs.spec)
+    scoring = form.scoring_for(inputs, table)
     metrics = scoring.metrics()
     tokenizer = load_prepared_tokenizer(inputs.prepared)
     generator = Generator(inputs.data, inputs.spec.evaluation.generation, form.decode(tokenizer), inputs.hardware)
@@ -83,7 +83,9 @@ def compare(inputs: EvaluationInputs, form: AnswerForm) -> Comparison:
         del model  # Frees its memory for the next model.
     baseline, tuned = answers["baseline"], answers["tuned"]
     found = compared(inputs, scoring, prompts.learned, (baseline, tuned), inputs.baseline_kind)
-    return replace(found, details=_details(inputs, prompts, scoring)) if tuned.texts is not None else found
+    if tuned.texts is None:
+        return found
+    return replace(found, details=_details(inputs, prompts, scoring) | form.details(inputs, found.predictions))
 
 
 def compared(

@@ -15,6 +15,7 @@ from finetune_trainer.evaluate.metrics import ANSWER_METRICS, Floats, Ints, rati
 from finetune_trainer.modelling.tokenizer import Decode, plain_decode
 
 if TYPE_CHECKING:
+    from finetune_trainer.evaluate.comparison import EvaluationInputs
     from finetune_trainer.evaluate.prompts import Prompts
 
 Samples = Sequence[str]
@@ -63,6 +64,16 @@ class AnswerForm:
     scoring: Callable[[pa.Table, FineTuneJobSpec], AnswerScoring]
     decode: Callable[[Any], Decode] = field(default=plain_decode)
     """How a tokenizer decodes answers."""
+    keeps_space: bool = False
+    """Whether white space around an answer is content."""
+
+    def scoring_for(self, inputs: EvaluationInputs, table: pa.Table) -> AnswerScoring:
+        """The metrics of the answers to the rows of ``table``, where programs may be run."""
+        return self.scoring(table, inputs.spec)
+
+    def details(self, inputs: EvaluationInputs, predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What evaluation.json says about ``predictions``, the rows of predictions.jsonl."""
+        return {}
 
 
 def score(scoring: AnswerScoring, metric: Metric, answers: Sequence[Samples]) -> float | None:

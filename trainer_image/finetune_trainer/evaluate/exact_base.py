@@ -31,7 +31,8 @@ class ExactBase:
 
 
 def on_exact_base(comparison: Comparison, inputs: EvaluationInputs, task: TaskForm) -> ExactBase:
-    """Measure the score on the base model that is not rounded; nothing if ``inputs`` has no rounding.
+    """Measure the score on the base model that is not rounded; nothing if ``inputs`` has no rounding, or nothing was
+    trained that could be used on that model.
 
     Only the score is measured, so that a metric of generated answers costs no time unless it is the score.
 
@@ -40,7 +41,7 @@ def on_exact_base(comparison: Comparison, inputs: EvaluationInputs, task: TaskFo
         inputs: Its inputs.
         task: The task.
     """
-    if inputs.rounding is None:
+    if inputs.rounding is None or not inputs.spec.method.type.row.trains:
         return ExactBase()
     try:
         return ExactBase(_measured(comparison, inputs, task))

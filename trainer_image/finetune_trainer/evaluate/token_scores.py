@@ -16,7 +16,7 @@ from finetune_trainer.modelling.batching import BatchLimits, each_batch, length_
 from finetune_trainer.modelling.loading import check_finite
 from finetune_trainer.prepared import IGNORED_LABEL, DataReport
 
-_LOGITS_AT_ONCE = 1 << 28  # Elements, 1 GiB as float32.
+LOGITS_AT_ONCE = 1 << 28  # Elements, 1 GiB as float32.
 
 
 class Scored(Protocol):
@@ -77,5 +77,5 @@ def limits_of(model: Any, data: DataReport, device: str) -> BatchLimits:
     """The largest batch of `token_scores` on ``device``, which is ``cpu`` or ``cuda``."""
     most = LIMITS[device]
     vocabulary = model.config.get_text_config().vocab_size
-    limits = BatchLimits(most.examples, min(most.tokens, _LOGITS_AT_ONCE // vocabulary))
+    limits = BatchLimits(most.examples, min(most.tokens, LOGITS_AT_ONCE // vocabulary))
     return limits.unless_alone(data.handling.batching)

@@ -14,7 +14,7 @@ from finetune_api.spec import FineTuneJobSpec, MethodSpec
 if TYPE_CHECKING:
     import torch
 
-    from finetune_api.tables.tasks import TaskType
+    from finetune_api.tables.tasks import ModelFamily, TaskType
     from finetune_trainer.context import StageContext
     from finetune_trainer.host.inputs import TrainInputs
     from finetune_trainer.methods.coverage import Coverage
@@ -87,12 +87,13 @@ class Method(Protocol):
     tags: tuple[str, ...]
     """Tags of the model card."""
 
-    def task_form(self, task: TaskType, form: TaskForm) -> TaskForm:
+    def task_form(self, task: TaskType, family: ModelFamily, form: TaskForm) -> TaskForm:
         """The form of a task with this method.
 
         Args:
             task: The task.
-            form: Its form for models of a family.
+            family: A family of models.
+            form: The form of the task for models of this family.
         """
 
     def check_data(self, spec: FineTuneJobSpec, rows: int) -> Sequence[str]:
@@ -209,7 +210,7 @@ class MethodDefaults:
 
     work = "finetune_trainer.train.work:load"
 
-    def task_form(self, task: TaskType, form: TaskForm) -> TaskForm:
+    def task_form(self, task: TaskType, family: ModelFamily, form: TaskForm) -> TaskForm:
         return form
 
     def check_data(self, spec: FineTuneJobSpec, rows: int) -> Sequence[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.method_settings import PromptSearchSpec
 from finetune_api.spec import FineTuneJobSpec, TrainingSpec
+from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.methods.base import Attachment, Loader, MethodDefaults
 from finetune_trainer.methods.coverage import Coverage
 
@@ -29,10 +30,10 @@ class PromptSearch(MethodDefaults):
     tags = ("prompt",)
     work = "finetune_trainer.search.run:load"
 
-    def task_form(self, task: TaskType, form: TaskForm) -> TaskForm:
+    def task_form(self, task: TaskType, family: ModelFamily, form: TaskForm) -> TaskForm:
         from finetune_trainer.search.form import PromptedForm
 
-        return cast("TaskForm", PromptedForm(task, form, decoder=form.adapter_task != "SEQ_2_SEQ_LM"))
+        return cast("TaskForm", PromptedForm(task, form, decoder=family is not ModelFamily.SEQ2SEQ))
 
     def check_data(self, spec: FineTuneJobSpec, rows: int) -> Sequence[str]:
         settings = _settings(spec)

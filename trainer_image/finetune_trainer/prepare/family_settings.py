@@ -33,11 +33,13 @@ def check_settings(spec: FineTuneJobSpec, family: ModelFamily) -> None:
             f"method {method} is not for {spec.task.type} with {_NAMES[family]}, {why}; {spec.model.uri} is one: use "
             f"{others}, or another model",
         )
+    further = method.row.further_families.get(spec.task.type, ())
     for setting, families in row.settings.items():
-        if getattr(spec.task, setting) is not None and family not in families:
+        if getattr(spec.task, setting) is not None and family not in (*families, *further):
             raise _unused(spec, f"task.{to_camel(setting)}", families, family)
     evaluation = spec.evaluation
-    if family not in row.generates and evaluation.generation != GenerationSpec():
+    # A model behind an endpoint generates its labels, too.
+    if family not in row.generates and not spec.model.endpoint and evaluation.generation != GenerationSpec():
         raise _unused(spec, "evaluation.generation", row.generates, family)
     if family not in row.generates and evaluation.during_training is not None:
         raise _unused(spec, "evaluation.duringTraining", row.generates, family)

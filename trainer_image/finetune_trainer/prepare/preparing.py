@@ -195,7 +195,7 @@ def _prepared(context: StageContext, inputs: Inputs, answering: OpenAnswering | 
 
 def family_for(spec: FineTuneJobSpec, config: Mapping[str, Any]) -> ModelFamily:
     """The family of the model with ``config``."""
-    return family_of(load_families(), config, spec.task.type.row.families)
+    return family_of(load_families(), config, spec.method.type.row.known_families(spec.task.type))
 
 
 def check_world(spec: FineTuneJobSpec, report: DataReport) -> None:

@@ -48,6 +48,10 @@ class Asked(Protocol):
     """Answers that could not be used, such as refusals."""
 
     @property
+    def stored_as(self) -> dict[str, Any]:
+        """What training.json says of how the weights are stored; empty if it is as they are."""
+
+    @property
     def spent(self) -> Spent:
         """What was spent so far; nothing for a model on this machine."""
 
@@ -74,5 +78,11 @@ class Asked(Protocol):
             DoesNotFit: There is no room for the prompt.
         """
 
-    def written(self, message: str, number: int) -> tuple[str, Cost]:
-        """An answer to a message of the user, drawn at random; ``number`` seeds the draw."""
+    def written(
+        self, prompt: Prompt, inputs: Sequence[Inputs], seed: int, on_examples: OnExamples
+    ) -> tuple[list[str], Cost]:
+        """An answer to each row, drawn at random; empty if it cannot be used.
+
+        Raises:
+            DoesNotFit: There is no room for the prompt.
+        """

@@ -9,6 +9,8 @@ import numpy as np
 
 from finetune_api.evaluation import BaselineKind
 from finetune_api.events import AliveEvent
+from finetune_api.method_settings import PromptSearchSpec
+from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.evaluate.answer_comparison import Answers, compared
 from finetune_trainer.evaluate.answer_scoring import AnswerForm
 from finetune_trainer.evaluate.baseline import ClassifierBaseline
@@ -42,7 +44,7 @@ def compare(form: PromptedForm, inputs: EvaluationInputs) -> Comparison:
         both = _Both(plain, best, asked)
         found = _labels(inputs, table, both) if answer_form is None else _answers(inputs, table, answer_form, both)
         unusable = asked.unusable
-    return _described(found, record, both, unusable)
+    return _described(inputs.spec, found, record, both, unusable=unusable)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def _labels(inputs: EvaluationInputs, table: pa.Table, both: _Both) -> Compariso
 
 def _answers(inputs: EvaluationInputs, table: pa.Table, form: AnswerForm, both: _Both) -> Comparison:
     rows = Rows.of_table(table, inputs.spec.task.type.row.placeholders, ())
-    scoring = form.scoring(table, inputs.spec)
+    scoring = form.scoring_for(inputs, table)
     none = np.zeros(len(rows))
 
     def answers(prompt: Prompt, name: str) -> Answers:
@@ -80,10 +82,12 @@ def _answers(inputs: EvaluationInputs, table: pa.Table, form: AnswerForm, both: 
 
     learned = np.ones(len(rows), np.int64)
     found = (answers(both.plain, "plain prompt"), answers(both.best, "best prompt"))
-    return compared(inputs, scoring, learned, found, BaselineKind.PLAIN_PROMPT)
+    comparison = compared(inputs, scoring, learned, found, BaselineKind.PLAIN_PROMPT)
+    details = {**scoring.details, **form.details(inputs, comparison.predictions)}
+    return replace(comparison, details=comparison.details | details)
 
 
-def _described(found: Comparison, record: Record, both: _Both, unusable: int) -> Comparison:
+def _described(spec: FineTuneJobSpec, found: Comparison, record: Record, both: _Both, *, unusable: int) -> Comparison:
     """``found`` with what evaluation.json and the report say about the search."""
     trial = record.best
     details: dict[str, Any] = {
@@ -101,12 +105,20 @@ def _described(found: Comparison, record: Record, both: _Both, unusable: int) ->
             "nearRows": record.near,
             "rowsLookedAt": record.looked_at,
             "proposed": record.proposed,
+            "dropped": record.dropped,
         },
     }
     notes = []
     if record.end is End.BUDGET:
         notes.append(
             f"the token budget ended the search after {len(record.trials)} combinations, of which the best was measured"
+        )
+    settings = spec.method.settings
+    wanted = (settings.propose or 0) if isinstance(settings, PromptSearchSpec) else 0
+    if record.proposed < wanted:
+        notes.append(
+            f"only {record.proposed} of the {wanted} candidates of method.promptSearch.propose could be used; "
+            f"{record.dropped} answers were empty, known or with other places"
         )
     if unusable:
         notes.append(

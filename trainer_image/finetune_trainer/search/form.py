@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from finetune_trainer.search.asked import Spent
 from finetune_trainer.search.prompt import PROMPT_FILE, read_prompt
 from finetune_trainer.search.record import SEARCH_FILE
 from finetune_trainer.search.templates import until_empty_line, with_prompt
-from finetune_trainer.tasks.base import CardParts, ModelClass, Prediction, Preparation, TaskForm
+from finetune_trainer.tasks.base import AsksOnce, CardParts, ModelClass, Prediction, Preparation, TaskForm
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -54,6 +54,9 @@ class PromptedForm:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._form, name)
 
+    def head_modules(self, model: Any) -> Iterable[str]:
+        return ()
+
     def load_tokenizer(self, directory: Path, spec: FineTuneJobSpec) -> Any:
         if not self._decoder:
             return self._form.load_tokenizer(directory, spec)
@@ -68,7 +71,10 @@ class PromptedForm:
                 f"method {spec.method.type} is not for {spec.model.uri}: a model of type {config.get('model_type')} "
                 "reads the text alone, and follows no instruction; use a decoder, or a model of T5's family",
             )
-        return self._form.preparation(spec, tokenizer, max_length, config)
+        found = self._form.preparation(spec, tokenizer, max_length, config)
+        if isinstance(found, AsksOnce):
+            found.ask_once()
+        return found
 
     def model_class(self, data: DataReport) -> ModelClass:
         from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
@@ -87,7 +93,9 @@ class PromptedForm:
         if inputs.spec.model.endpoint:
             from finetune_trainer.search.served import served
 
-            with served(inputs.spec, inputs.answers, on_progress, spent) as model:
+            form = self.answer_form()
+            keeps_space = form is not None and form.keeps_space
+            with served(inputs.spec, inputs.answers, on_progress, spent, keeps_space=keeps_space) as model:
                 yield model
             return
         from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer, load_saved_tokenizer
@@ -133,7 +141,7 @@ class PromptedForm:
         from finetune_trainer.search.presentation import usage
 
         parts = self._form.card(inputs, environment)
-        return replace(parts, usage=usage(self._decoder, inputs, environment), note=_NOTE)
+        return replace(parts, usage=usage(self._decoder, self.answer_form(), inputs, environment), note=_NOTE)
 
     def finish_artifact(self, directory: Path, data: DataReport, spec: FineTuneJobSpec) -> None:
         """Add ``prompt_template.jinja``, where the prompt has one place, and no example after it."""

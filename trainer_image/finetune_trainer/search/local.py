@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec.outcome import GenerationSpec
 from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.evaluate.answer_scoring import AnswerForm
 from finetune_trainer.evaluate.comparison import EvaluationInputs
 from finetune_trainer.evaluate.generation import Generator
-from finetune_trainer.evaluate.metrics import Ints
 from finetune_trainer.evaluate.prompts import CausalPrompts, Seq2SeqPrompts
-from finetune_trainer.evaluate.token_scores import token_scores
 from finetune_trainer.modelling.batching import TokenRows
+from finetune_trainer.modelling.quantizing import stored_as
 from finetune_trainer.modelling.tokenizer import plain_backend, plain_decode
 from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.search.asked import Cost, Inputs, OnExamples, Spent
 from finetune_trainer.search.prompt import Prompt
+from finetune_trainer.search.ranking import Ranker
 from finetune_trainer.search.rendering import CausalRenderer, Fitting, Renderer, Seq2SeqRenderer
 from finetune_trainer.search.templates import until_empty_line
 
@@ -52,7 +53,13 @@ class LocalModel:
         self._backend = plain_backend(tokenizer)
         self._ends_at_empty_line = until_empty_line(tokenizer)
         self._model: Any = inputs.load(inputs.base).complete()
+        self._ranker = Ranker(inputs, self._model, seq2seq=self._seq2seq)
         self.unusable = 0
+
+    @property
+    def stored_as(self) -> dict[str, Any]:
+        stored = stored_as(self._model)
+        return {} if stored is None else {"quantization": stored}
 
     @property
     def spent(self) -> Spent:
@@ -76,7 +83,7 @@ class LocalModel:
         for first in range(0, len(inputs), _ROWS_AT_ONCE):
             table, lengths, cut = fitting.fitted(prompt, inputs[first : first + _ROWS_AT_ONCE])
             prompts = TokenRows.of_column(table["input_ids"]).heads(lengths - earlier)
-            found.append(self._means(_continued(prompts, endings), len(labels), on_examples))
+            found.append(self._ranker.losses(prompts, endings, on_examples))
             on_examples(len(lengths))
             tokens += int(lengths.sum()) + sum(map(len, endings)) * len(lengths)
             shortened += cut
@@ -96,47 +103,68 @@ class LocalModel:
         tokens = int(lengths.sum()) + self._tokens(found)
         return [self._read(answer) for answer in found], Cost(tokens, shortened)
 
-    def written(self, message: str, number: int) -> tuple[str, Cost]:
-        table = self._renderer.table(Prompt("{message}"), [{"message": message}], [message])
+    def written(
+        self, prompt: Prompt, inputs: Sequence[Inputs], seed: int, on_examples: OnExamples
+    ) -> tuple[list[str], Cost]:
+        fitting = Fitting(self._renderer, self._backend, self._room(_WRITING.max_new_tokens))
+        table, lengths, _ = fitting.fitted(prompt, inputs)
         kind = Seq2SeqPrompts if self._seq2seq else CausalPrompts
         generator = Generator(self._inputs.data, _WRITING, plain_decode(self._tokenizer), self._inputs.hardware)
-        seeds = (self._inputs.spec.training.seed, number)
-        found = generator.answers(self._model, kind.of_table(table), lambda _: None, seeds)
-        return self._read(found[0]), Cost(int(self._renderer.lengths(table).sum()) + self._tokens(found))
-
-    def _means(self, rows: CausalPrompts, labels: int, on_examples: OnExamples) -> NDArray[Any]:
-        """The mean loss of the tokens of each label, of shape (rows, labels)."""
-        rows.check(self._model)
-        scores = token_scores(self._inputs, rows, "baseline", self._model, lambda _: on_examples(0))
-        return np.array([float(losses.mean()) for losses in scores.losses]).reshape(-1, labels)
+        seeds = (self._inputs.spec.training.seed, seed)
+        found = generator.answers(self._model, kind.of_table(table), on_examples, seeds)
+        return [self._read(answer) for answer in found], Cost(int(lengths.sum()) + self._tokens(found))
 
     def _endings(self, prompt: Prompt, inputs: Inputs, labels: Sequence[str]) -> tuple[list[list[int]], int]:
         """The tokens of each label behind a prompt, without the token that ends an answer.
 
-        Where the first token of a label begins in the prompt, those of all labels begin there.
+        Where the first token of a label begins in the prompt of a decoder, those of all labels begin there.
 
         Returns:
             The tokens, and how many of them are in the prompt.
+
+        Raises:
+            StageFailure: BadConfiguration when the tokenizer makes two labels equal.
         """
         short = dict.fromkeys(inputs, "a")
         table = self._renderer.table(prompt, [short] * len(labels), labels)
-        lengths = self._renderer.lengths(table)
-        begin = int(lengths.min())
-        found = []
-        for tokens, learned in zip(table["input_ids"].to_pylist(), table["labels"].to_pylist(), strict=True):
-            end = max(index for index, label in enumerate(learned) if label != IGNORED_LABEL)
-            found.append(tokens[begin:end])
-        neutral = int(self._renderer.lengths(self._renderer.table(prompt, [short], ["Answer"]))[0])
-        return found, neutral - begin
+        targets = table["labels"].to_pylist()
+        if self._seq2seq:
+            found, earlier = [_until(target, self._tokenizer.eos_token_id) for target in targets], 0
+        else:
+            lengths = self._renderer.lengths(table)
+            begin = int(lengths.min())
+            found = []
+            for tokens, learned in zip(table["input_ids"].to_pylist(), targets, strict=True):
+                end = max(index for index, label in enumerate(learned) if label != IGNORED_LABEL)
+                found.append(tokens[begin:end])
+            neutral = int(self._renderer.lengths(self._renderer.table(prompt, [short], ["Answer"]))[0])
+            earlier = neutral - begin
+        self._check_different(labels, found)
+        return found, earlier
+
+    def _check_different(self, labels: Sequence[str], endings: Sequence[Sequence[int]]) -> None:
+        known: dict[tuple[int, ...], str] = {}
+        for label, ending in zip(labels, endings, strict=True):
+            other = known.setdefault(tuple(ending), label)
+            if other != label or not ending:
+                what = f"the same tokens as the label '{other[:80]}'" if ending else "no tokens"
+                raise StageFailure(
+                    Reason.BAD_CONFIGURATION,
+                    f"The label '{label[:80]}' has {what} in the vocabulary of {self._inputs.spec.model.uri}, which "
+                    "cannot rank it: rename the label in the data, or choose another model",
+                )
 
     def _fitting(self, endings: Sequence[Sequence[int]]) -> Fitting:
         """What makes room for the answer: one of ``endings``, or a generated one."""
-        spec, data = self._inputs.spec, self._inputs.data
-        limit = spec.training.max_sequence_length or data.positions
+        answer = max(map(len, endings)) + 1 if endings else self._new_tokens
+        return Fitting(self._renderer, self._backend, self._room(answer, whole=bool(endings)))
+
+    def _room(self, answer: int, *, whole: bool = False) -> int | None:
+        """Most tokens of a prompt with an answer of so many tokens, for which a generated one may have less room."""
+        limit = self._inputs.spec.training.max_sequence_length or self._inputs.data.positions
         if limit is None or self._seq2seq:
-            return Fitting(self._renderer, self._backend, limit)
-        answer = max(map(len, endings)) + 1 if endings else min(self._new_tokens, limit // 2)
-        return Fitting(self._renderer, self._backend, limit - answer)
+            return limit
+        return limit - (answer if whole else min(answer, limit // 2))
 
     @property
     def _new_tokens(self) -> int:
@@ -149,18 +177,6 @@ class LocalModel:
         return answer.strip().partition("\n\n")[0] if self._ends_at_empty_line else answer
 
 
-def _continued(prompts: TokenRows, endings: Sequence[Sequence[int]]) -> CausalPrompts:
-    """Each prompt with each of ``endings``, whose tokens are predicted."""
-    tokens, labels, lengths = [], [], []
-    for row in range(len(prompts)):
-        prompt = prompts[row]
-        for ending in endings:
-            tokens.append(np.concatenate([prompt, np.asarray(ending, np.int32)]))
-            labels.append(np.concatenate([np.full(len(prompt), IGNORED_LABEL, np.int32), ending]).astype(np.int32))
-            lengths.append(len(prompt))
-    return CausalPrompts(_rows(tokens), _rows(labels), np.asarray(lengths, np.int64), [""] * len(tokens))
-
-
-def _rows(listed: Sequence[NDArray[np.int32]]) -> TokenRows:
-    ends: Ints = np.cumsum([len(one) for one in listed])
-    return TokenRows(np.concatenate(listed), np.concatenate([[0], ends]))
+def _until(tokens: list[int], end: int) -> list[int]:
+    """``tokens`` before ``end``."""
+    return tokens[: tokens.index(end)] if end in tokens else tokens

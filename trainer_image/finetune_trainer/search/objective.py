@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from finetune_api.failures import Reason, StageFailure
-from finetune_api.spec import FineTuneJobSpec, Metric
+from finetune_api.spec import Metric
 from finetune_trainer.evaluate.answer_scoring import AnswerForm, score
 from finetune_trainer.evaluate.classification import Classified, score_of
-from finetune_trainer.prepared import DataReport
+from finetune_trainer.evaluate.comparison import EvaluationInputs
 from finetune_trainer.search.asked import Asked, Cost, OnExamples
 from finetune_trainer.search.prompt import Prompt, Rows
 from finetune_trainer.search.record import Record
@@ -20,19 +20,19 @@ from finetune_trainer.search.record import Record
 class Objective:
     """Scores prompts on the same examples."""
 
-    def __init__(self, table: pa.Table, spec: FineTuneJobSpec, data: DataReport, form: AnswerForm | None) -> None:
+    def __init__(self, table: pa.Table, inputs: EvaluationInputs, form: AnswerForm | None) -> None:
         """
         Args:
             table: Rows of the validation split.
-            spec: The spec of the job.
-            data: The report about the prepared data.
+            inputs: Inputs of the evaluation.
             form: How answers are measured, for a task whose answers are texts.
         """
+        spec, data = inputs.spec, inputs.data
         self.metric: Metric = spec.metrics[0]
         self.labels: Sequence[str] = data.labels
         self.rows = Rows.of_table(table, spec.task.type.row.placeholders, data.labels)
         self._gold = np.asarray(table["label"].to_numpy(), np.int64) if form is None else np.empty(0, np.int64)
-        self._scoring = form.scoring(table, spec) if form else None
+        self._scoring = form.scoring_for(inputs, table) if form else None
 
     def new_record(self) -> Record:
         """The record of a search that begins."""

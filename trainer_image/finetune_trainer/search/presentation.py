@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.spec import Metric
+from finetune_api.method_settings import PromptSearchSpec
+from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_trainer.report.charts import Series, line_chart
 from finetune_trainer.report.format import format_change, format_value
 from finetune_trainer.tasks.base import template_of
@@ -13,6 +14,7 @@ from finetune_trainer.tasks.base import template_of
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from finetune_trainer.evaluate.answer_scoring import AnswerForm
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
 
@@ -55,6 +57,7 @@ def report_section(inputs: ReportInputs, environment: Environment) -> str:
     )
     return template_of(__package__, "report.html.jinja", environment)(
         search=search,
+        proposer=_proposer(inputs.spec),
         title=metric.row.title,
         shares=_shares(search, metric),
         chart=chart,
@@ -64,6 +67,13 @@ def report_section(inputs: ReportInputs, environment: Environment) -> str:
         instruction=inputs.details["prompt"]["instruction"],
         plain_instruction=inputs.details["plainPrompt"],
     )
+
+
+def _proposer(spec: FineTuneJobSpec) -> str:
+    """Who has proposed instructions, as the beginning of a sentence."""
+    settings = spec.method.settings
+    proposer = settings.proposer if isinstance(settings, PromptSearchSpec) else None
+    return f"{proposer.model} at {proposer.url}" if proposer else "The model itself"
 
 
 def _shares(search: Mapping[str, Any], metric: Metric) -> list[tuple[str, str, str]]:
@@ -81,8 +91,15 @@ def _shares(search: Mapping[str, Any], metric: Metric) -> list[tuple[str, str, s
     return rows
 
 
-def usage(decoder: bool, inputs: CardInputs, environment: Environment) -> str:
-    """The program on the model card."""
+def usage(decoder: bool, form: AnswerForm | None, inputs: CardInputs, environment: Environment) -> str:
+    """The program on the model card.
+
+    Args:
+        decoder: Whether the model is a decoder.
+        form: How answers are generated, for a task whose answers are texts.
+        inputs: Inputs of the card.
+        environment: Renders the template.
+    """
     generation = inputs.spec.evaluation.generation
     name = "usage.py.jinja" if decoder else "seq2seq_usage.py.jinja"
     row, endpoint = inputs.spec.task.type.row, inputs.spec.model.endpoint
@@ -94,6 +111,7 @@ def usage(decoder: bool, inputs: CardInputs, environment: Environment) -> str:
         model=endpoint and endpoint.model,
         texts=dict.fromkeys(row.placeholders, "A text"),
         ranks=bool(inputs.data.labels),
+        keeps_space=form is not None and form.keeps_space,
         beams=generation.beams,
         max_new_tokens=generation.max_new_tokens,
         end_tokens=list(inputs.data.end_tokens),

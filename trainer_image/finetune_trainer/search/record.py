@@ -46,7 +46,8 @@ class Record(BaseModel):
     maximize: bool
     examples: int = Field(description="Validation examples that each prompt was scored on.")
     candidates: tuple[str, ...] = ()
-    proposed: int = Field(default=0, description="Candidates, the last ones, that the model has written.")
+    proposed: int = Field(default=0, description="Candidates, the last ones, that a model has written.")
+    dropped: int = Field(default=0, description="Proposals that were none: empty, known, or with other placeholders.")
     near: int = Field(default=0, description="Rows among looked_at that are nearly rows of validation or test.")
     looked_at: int = Field(default=0, description="Training rows that were looked at to draw examples.")
     distinct: int = Field(default=0, description="Combinations that there are.")
@@ -65,8 +66,8 @@ class Record(BaseModel):
 
     @property
     def step(self) -> int:
-        """How much is scored; it grows with every score."""
-        return len(self.trials) + (self.plain is not None) + (self.alone is not None)
+        """How much is done; it grows with the candidates and every score."""
+        return len(self.trials) + bool(self.candidates) + (self.plain is not None) + (self.alone is not None)
 
     @property
     def best(self) -> Trial | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,8 +28,11 @@ from finetune_trainer.methods.base import Work
 from finetune_trainer.modelling.gpus import hardware_in_words, require_gpus
 from finetune_trainer.modelling.loading import set_up
 from finetune_trainer.modelling.precision import Hardware
+from finetune_trainer.modelling.quantizing import rounding_of
 from finetune_trainer.modelling.tokenizer import load_prepared_tokenizer
 from finetune_trainer.prepared import DataReport, read_report
+from finetune_trainer.sandbox import open_sandbox
+from finetune_trainer.sandbox.programs import Sandbox
 from finetune_trainer.search.asked import Asked, Spent
 from finetune_trainer.search.form import PromptedForm
 from finetune_trainer.search.near import NearRows
@@ -67,15 +71,16 @@ def search(context: StageContext, inputs: TrainInputs) -> Trained:
     if config.world.device is Device.GPU:
         require_gpus("search", 1)
     set_up(config.spec.training.seed)
-    searched = _Search(context, inputs, form, data)
-    signal.signal(signal.SIGTERM, _stop)
-    try:
-        return searched.run()
-    except _Stopped:
-        done = len(searched.record.trials)
-        raise StageFailure(
-            Reason.STOPPED, f"stopped on request after {done} combinations; the job resumes from them"
-        ) from None
+    with open_sandbox(config) if config.spec.evaluation.allow_code_execution else nullcontext() as sandbox:
+        searched = _Search(context, inputs, form, data, sandbox)
+        signal.signal(signal.SIGTERM, _stop)
+        try:
+            return searched.run()
+        except _Stopped:
+            done = len(searched.record.trials)
+            raise StageFailure(
+                Reason.STOPPED, f"stopped on request after {done} combinations; the job resumes from them"
+            ) from None
 
 
 class _Stopped(BaseException):
@@ -97,7 +102,14 @@ class _Texts:
 class _Search:
     """A search, in the process of the train stage."""
 
-    def __init__(self, context: StageContext, inputs: TrainInputs, form: PromptedForm, data: DataReport) -> None:
+    def __init__(
+        self,
+        context: StageContext,
+        inputs: TrainInputs,
+        form: PromptedForm,
+        data: DataReport,
+        sandbox: Sandbox | None,
+    ) -> None:
         settings = context.config.spec.method.settings
         assert isinstance(settings, PromptSearchSpec)
         self._context = context
@@ -106,6 +118,7 @@ class _Search:
         self._data = data
         self._settings = settings
         self._prepared = Path(inputs.prepared)
+        self._evaluation = self._evaluation_inputs(sandbox)
         self._objective = self._made_objective()
         checkpoint = inputs.checkpoint
         self.record = Record.read(Path(checkpoint.directory)) if checkpoint else self._objective.new_record()
@@ -119,12 +132,16 @@ class _Search:
         started, reporter, record = time.monotonic(), self._context.reporter, self.record
         reporter.progress("connecting to the model" if self._spec.model.endpoint else "loading the model")
         texts = self._texts()
-        with self._form.asked(self._evaluation(), self._alive, Spent(record.requests, record.tokens)) as asked:
+        with self._form.asked(self._evaluation, self._alive, Spent(record.requests, record.tokens)) as asked:
             if not record.candidates:
                 reporter.progress("choosing instructions and examples")
-                propose(record, self._settings, asked, texts.train, self._spec)
+                with self._proposer(asked) as proposer:
+                    propose(record, self._settings, proposer, texts.train, self._spec, on_examples=self._alive)
+                record.requests = asked.spent.requests
+                self._store()
             space = self._space(texts)
             self._score(space, asked)
+            stored = asked.stored_as
         best = record.best
         assert best is not None
         directory = Path(self._context.config.workspace) / "trained"
@@ -135,8 +152,17 @@ class _Search:
         seconds = time.monotonic() - started
         summary = _summary(record, seconds)
         write_json(directory / layout.HISTORY, {"train": [], "validation": [], "search": _curve(record)})
-        write_json(directory / layout.TRAINING, summary | self._details(seconds))
+        write_json(directory / layout.TRAINING, summary | self._details(seconds) | stored)
         return Trained(directory, summary)
+
+    def _proposer(self, asked: Asked) -> AbstractContextManager[Asked]:
+        """The model that proposes instructions."""
+        if self._settings.proposer is None:
+            return nullcontext(asked)
+        from finetune_trainer.search.served import served_proposer
+
+        answers = self._context.config.job_layout.answers
+        return served_proposer(self._spec, self._settings.proposer, answers, self._alive)
 
     def _score(self, space: Space, asked: Asked) -> None:
         record, reporter = self.record, self._context.reporter
@@ -171,8 +197,9 @@ class _Search:
     def _alive(self, _: int) -> None:
         self._context.reporter.send(AliveEvent())
 
-    def _evaluation(self) -> EvaluationInputs:
+    def _evaluation_inputs(self, sandbox: Sandbox | None) -> EvaluationInputs:
         config = self._context.config
+        hardware = Hardware.of(self._spec.training.precision, config.world.device)
         return EvaluationInputs(
             spec=self._spec,
             base=Path(self._inputs.model),
@@ -181,14 +208,16 @@ class _Search:
             data=self._data,
             model_class=self._form.model_class(self._data),
             method=method_of(self._spec.method.type),
-            hardware=Hardware.of(self._spec.training.precision, config.world.device),
+            hardware=hardware,
             reporter=self._context.reporter,
+            rounding=rounding_of(self._spec, self._form, hardware.device),
+            sandbox=sandbox,
             answers=config.job_layout.answers,
         )
 
     def _made_objective(self) -> Objective:
         rows = _sampled(open_split(self._prepared, "validation"), self._settings.examples, self._spec.training.seed)
-        return Objective(rows, self._spec, self._data, self._form.answer_form())
+        return Objective(rows, self._evaluation, self._form.answer_form())
 
     def _texts(self) -> _Texts:
         placeholders, labels = self._spec.task.type.row.placeholders, self._data.labels
@@ -201,7 +230,7 @@ class _Search:
         """The combinations, the same in each attempt."""
         seed, sizes, labels = self._spec.training.seed, self._settings.shots, self._data.labels
         wanted = SETS * -(-max(sizes) // max(1, len(labels)))
-        pool = draw_pool(texts.train, labels, texts.held_out, wanted, seed)
+        pool = draw_pool(texts.train, labels, texts.held_out, wanted, seed, on_rows=self._alive)
         space = Space.of(self.record.candidates, sizes, pool, seed)
         self.record.near, self.record.looked_at = pool.near, pool.looked_at
         self.record.distinct = sum(1 for _ in space)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.spec import FineTuneJobSpec
+from finetune_api.secrets import SecretRole
+from finetune_api.spec import EndpointSpec, FineTuneJobSpec
 from finetune_trainer.endpoint.client import Client
 from finetune_trainer.endpoint.labels import label_of
 from finetune_trainer.endpoint.messages import Outcome, Question, estimated_tokens
@@ -22,7 +23,9 @@ from finetune_trainer.search.asked import Cost, Inputs, OnExamples, Spent
 from finetune_trainer.search.prompt import Prompt
 
 FIELD = "model.endpoint"
-_DRAWN = {"temperature": 0.9, "max_tokens": 256}
+PROPOSER = "method.promptSearch.proposer"
+_DRAWN = {"temperature": 0.9, "max_tokens": 1024}
+"""Parameters of a proposal. A model that thinks before it answers needs more tokens than the proposal has."""
 
 
 class ServedModel:
@@ -32,9 +35,16 @@ class ServedModel:
     used, such as a refusal, is no label, or an empty text.
     """
 
-    def __init__(self, spec: FineTuneJobSpec, client: Client, alive: OnExamples) -> None:
-        """``alive`` is called with 0 while the model writes."""
+    def __init__(self, spec: FineTuneJobSpec, client: Client, alive: OnExamples, *, keeps_space: bool = False) -> None:
+        """
+        Args:
+            spec: The spec of the job.
+            client: Asks the endpoint.
+            alive: Called with 0 while the model writes.
+            keeps_space: Whether white space around an answer is content.
+        """
         self._spec = spec
+        self._keeps_space = keeps_space
         self._client = client
         self._alive = alive
         generation = spec.evaluation.generation
@@ -49,6 +59,10 @@ class ServedModel:
         """Report that the endpoint has answered ``done`` of the present questions."""
         new, self._reported = done - self._reported, done
         self._on_examples(new)
+
+    @property
+    def stored_as(self) -> dict[str, Any]:
+        return {}
 
     @property
     def spent(self) -> Spent:
@@ -75,10 +89,12 @@ class ServedModel:
     def answers(self, prompt: Prompt, inputs: Sequence[Inputs], on_examples: OnExamples) -> tuple[list[str], Cost]:
         return self._asked(self._questions(prompt, inputs), on_examples)
 
-    def written(self, message: str, number: int) -> tuple[str, Cost]:
-        question = Question([{"role": "user", "content": message}], {**_DRAWN, "seed": number})
-        answers, cost = self._asked([question], lambda _: self._alive(0))
-        return answers[0], cost
+    def written(
+        self, prompt: Prompt, inputs: Sequence[Inputs], seed: int, on_examples: OnExamples
+    ) -> tuple[list[str], Cost]:
+        parameters = [{**_DRAWN, "seed": seed + number} for number in range(len(inputs))]
+        questions = [Question(prompt.messages(one), of_one) for one, of_one in zip(inputs, parameters, strict=True)]
+        return self._asked(questions, lambda _: on_examples(0))
 
     def _asked(self, questions: Sequence[Question], on_examples: OnExamples) -> tuple[list[str], Cost]:
         self._on_examples, self._reported = on_examples, 0
@@ -86,14 +102,17 @@ class ServedModel:
         on_examples(len(questions) - self._reported)
         verdicts = [verdict(outcome) for outcome in outcomes]
         self.unusable += sum(one.text is None for one in verdicts)
-        return [one.text or "" for one in verdicts], Cost(sum(map(_tokens, outcomes)))
+        texts = [one.written if self._keeps_space else one.text for one in verdicts]
+        return [text or "" for text in texts], Cost(sum(map(_tokens, outcomes)))
 
     def _questions(self, prompt: Prompt, inputs: Sequence[Inputs]) -> list[Question]:
         return [Question(prompt.messages(one), self._parameters) for one in inputs]
 
 
 @contextmanager
-def served(spec: FineTuneJobSpec, answers: str | None, on_progress: OnExamples, spent: Spent) -> Iterator[ServedModel]:
+def served(
+    spec: FineTuneJobSpec, answers: str | None, on_progress: OnExamples, spent: Spent, *, keeps_space: bool = False
+) -> Iterator[ServedModel]:
     """The model behind the endpoint of ``spec``. SIGTERM ends the asking where answers are kept.
 
     Args:
@@ -101,6 +120,7 @@ def served(spec: FineTuneJobSpec, answers: str | None, on_progress: OnExamples, 
         answers: Directory in which answers are kept; None if they are not needed again.
         on_progress: Called with 0 about once a second while the model writes candidates.
         spent: What an earlier stage or attempt has spent of the budget of the endpoint.
+        keeps_space: Whether white space around an answer is content.
     """
     assert spec.model.endpoint is not None
 
@@ -114,8 +134,28 @@ def served(spec: FineTuneJobSpec, answers: str | None, on_progress: OnExamples, 
         client = stack.enter_context(Client(spec.model.endpoint, FIELD, store, on_progress=on_asked, stop=stop))
         client.usage.requests += spent.requests
         client.usage.prompt_tokens += spent.tokens
-        model = ServedModel(spec, client, on_progress)
+        model = ServedModel(spec, client, on_progress, keeps_space=keeps_space)
         yield model
+
+
+@contextmanager
+def served_proposer(
+    spec: FineTuneJobSpec, proposer: EndpointSpec, answers: str, on_progress: OnExamples
+) -> Iterator[ServedModel]:
+    """The model behind the endpoint ``proposer``, which writes instructions; otherwise as `served`."""
+    with (
+        StopRequest() as stop,
+        AnswerStore(answers) as store,
+        Client(
+            proposer,
+            PROPOSER,
+            store,
+            role=SecretRole.PROPOSER,
+            on_progress=lambda _: on_progress(0),
+            stop=stop,
+        ) as client,
+    ):
+        yield ServedModel(spec, client, on_progress)
 
 
 def _tokens(outcome: Outcome) -> int:

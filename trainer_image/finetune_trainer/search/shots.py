@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +41,15 @@ class Pool:
         return self.looked_at - len(self.order)
 
 
-def draw_pool(rows: Rows, labels: Sequence[str], held_out: NearRows, wanted: int, seed: int) -> Pool:
+def draw_pool(
+    rows: Rows,
+    labels: Sequence[str],
+    held_out: NearRows,
+    wanted: int,
+    seed: int,
+    *,
+    on_rows: Callable[[int], None] = lambda _: None,
+) -> Pool:
     """Draw training rows that are not nearly held-out ones, until there are enough or all are looked at.
 
     Args:
@@ -50,6 +58,7 @@ def draw_pool(rows: Rows, labels: Sequence[str], held_out: NearRows, wanted: int
         held_out: Whether a row is nearly one of validation or test.
         wanted: Rows to draw, for each label if there are labels. A label with fewer leaves its part to the others.
         seed: Seed of the draw.
+        on_rows: Called with the number of rows that are looked at, after each.
     """
     turns = list(_turns(rows, labels, seed))
     in_all = wanted * max(1, len(labels))
@@ -65,6 +74,7 @@ def draw_pool(rows: Rows, labels: Sequence[str], held_out: NearRows, wanted: int
             if one in seen or of_label[label] == quota:
                 continue
             seen.add(one)
+            on_rows(len(seen))
             if not held_out(rows.inputs[one]):
                 found.append(one)
                 of_label[label] += 1

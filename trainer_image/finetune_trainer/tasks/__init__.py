@@ -11,7 +11,7 @@ task_of: Registry[Task] = Registry(Task, "finetune_trainer.tasks", "task")
 
 def form_for(spec: FineTuneJobSpec, family: ModelFamily) -> TaskForm:
     """The form of the task of a job for models of ``family``, as its method needs it."""
-    return method_of(spec.method.type).task_form(spec.task.type, form_of(spec.task.type, family))
+    return method_of(spec.method.type).task_form(spec.task.type, family, form_of(spec.task.type, family))
 
 
 def form_of(task: TaskType, family: ModelFamily) -> TaskForm:

@@ -309,6 +309,14 @@ class RunsPrograms(Protocol):
 
 
 @runtime_checkable
+class AsksOnce(Protocol):
+    """A `Preparation` of rows that may be longer than a question and its answer."""
+
+    def ask_once(self) -> None:
+        """Refuse a row that is; called before the data is read."""
+
+
+@runtime_checkable
 class ScoresBase(Protocol):
     """A `TaskForm` that measures a base model in its own way, not by its loss."""
 
@@ -353,7 +361,7 @@ class Task:
     """A task."""
 
     forms: Mapping[ModelFamily, TaskForm]
-    """Its form for each family of models in the row of the task."""
+    """Its form for each family of models that a method is for."""
     recognise: Recognise
 
 

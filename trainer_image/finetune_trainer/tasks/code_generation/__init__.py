@@ -44,14 +44,14 @@ class _Measured(ABC):
         """See `finetune_trainer.tasks.base.TaskForm`; here, answers are always generated."""
 
     def compare(self, inputs: EvaluationInputs) -> Comparison:
-        from finetune_trainer.tasks.code_generation.comparison import compare
+        from finetune_trainer.evaluate.answer_comparison import compare
 
         return compare(inputs, self.answer_form())
 
     def answer_scores(self, inputs: EvaluationInputs, answers: Sequence[str]) -> Mapping[str, float]:
-        from finetune_trainer.tasks.code_generation.comparison import answer_scores
+        from finetune_trainer.evaluate.teacher_answers import generated_scores
 
-        return answer_scores(inputs, self.answer_form(), answers)
+        return generated_scores(inputs, lambda table, _: self.answer_form().scoring_for(inputs, table), answers)
 
     def plain_instruction(self, spec: FineTuneJobSpec, data: DataReport) -> str:
         return data.prefix + "{prompt}"
@@ -81,12 +81,12 @@ class CausalCode(_Measured, GenerativeCausal):
         return CodePreparation(spec, CausalCodeEncoder(spec, tokenizer, max_length))
 
     def answer_form(self) -> AnswerForm:
-        from finetune_trainer.evaluate.answer_scoring import AnswerForm
         from finetune_trainer.evaluate.prompts import CausalPrompts
         from finetune_trainer.tasks.code_generation.causal import decode_code
+        from finetune_trainer.tasks.code_generation.running import CodeForm
         from finetune_trainer.tasks.code_generation.scoring import CodeScoring
 
-        return AnswerForm(CausalPrompts, CodeScoring, decode_code)
+        return CodeForm(CausalPrompts, CodeScoring, decode_code, keeps_space=True)
 
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         from finetune_trainer.tasks.code_generation.prediction import predict_causal
@@ -111,11 +111,11 @@ class Seq2SeqCode(_Measured, GenerativeSeq2Seq):
         return CodePreparation(spec, Seq2SeqCodeEncoder(spec, tokenizer, max_length, config))
 
     def answer_form(self) -> AnswerForm:
-        from finetune_trainer.evaluate.answer_scoring import AnswerForm
         from finetune_trainer.evaluate.prompts import Seq2SeqPrompts
+        from finetune_trainer.tasks.code_generation.running import CodeForm
         from finetune_trainer.tasks.code_generation.scoring import CodeScoring
 
-        return AnswerForm(Seq2SeqPrompts, CodeScoring)
+        return CodeForm(Seq2SeqPrompts, CodeScoring, keeps_space=True)
 
     def predict(self, inputs: EvaluationInputs, rows: Sequence[Any]) -> list[Prediction]:
         from finetune_trainer.tasks.code_generation.prediction import predict_seq2seq

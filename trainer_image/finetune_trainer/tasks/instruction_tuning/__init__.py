@@ -69,6 +69,9 @@ class InstructionTuning(DecoderForm):
 
         return AnswerForm(CausalPrompts, SingleReference)
 
+    def plain_instruction(self, spec: FineTuneJobSpec, data: DataReport) -> str:
+        return "{prompt}"
+
     def answer_scores(self, inputs: EvaluationInputs, answers: Sequence[str]) -> Mapping[str, float]:
         from finetune_trainer.evaluate.teacher_answers import generated_scores
 

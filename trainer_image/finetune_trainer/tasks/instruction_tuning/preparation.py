@@ -20,7 +20,7 @@ from finetune_trainer.prepare.special_tokens import AnswerTokens
 from finetune_trainer.prepare.splits import TEST
 from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.tasks.instruction_tuning.messages import Conversation
-from finetune_trainer.tasks.instruction_tuning.rows import schema_for
+from finetune_trainer.tasks.instruction_tuning.rows import SingleTurns, schema_for
 from finetune_trainer.tasks.instruction_tuning.teaching import OpenRows, question, with_answer
 from finetune_trainer.tasks.instruction_tuning.tokens import ChatTokeniser
 
@@ -38,6 +38,7 @@ class InstructionTuningPreparation:
         self._spec = spec
         self._learns_all = spec.task.loss is LearnedTokens.ALL
         self._tokeniser = ChatTokeniser(tokenizer, max_length, learns_all=self._learns_all)
+        self._single = False
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -51,7 +52,10 @@ class InstructionTuningPreparation:
         schema = schema_for(self._spec, files)
         self.rows = self.rows or schema.form
         check_headers(files, schema)
-        return schema
+        return SingleTurns(schema) if self._single else schema
+
+    def ask_once(self) -> None:
+        self._single = True
 
     def open_schema(self, files: Sequence[DataFile]) -> RowSchema:
         schema = OpenRows(schema_for(self._spec, files))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from finetune_api.spec import DataFormat, FineTuneJobSpec
+from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values
 from finetune_trainer.prepare.rows import first_columns, text_of, truth_of, value_of
 from finetune_trainer.prepare.sources import DataFile
@@ -86,6 +87,27 @@ class PromptRows:
 
 
 Rows = ChatRows | PromptRows | ShareGptRows | AlpacaRows
+
+
+class SingleTurns:
+    """Reads the rows of a schema that are one message of a user and its answer."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self.needed: tuple[str, ...] = rows.needed
+        self.fields: tuple[str, ...] = rows.fields
+        self.optional: tuple[str, ...] = rows.optional
+
+    def example(self, values: Values) -> Conversation:
+        found = self._rows.example(values)
+        roles = [str(message["role"]) for message in found.messages]
+        if roles != ["user", ASSISTANT] or found.tools:
+            has = "tools" if found.tools else f"the messages {', '.join(roles[:6])}{', …' if len(roles) > 6 else ''}"
+            raise BadRow(
+                f"a prompt is searched for one message of a user and its answer, and the row has {has}; split or "
+                "remove it, or put a system message into the candidates"
+            )
+        return found
 
 
 def schema_for(spec: FineTuneJobSpec, files: Sequence[DataFile]) -> Rows:

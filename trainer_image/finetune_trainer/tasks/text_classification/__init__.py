@@ -174,4 +174,5 @@ class TextClassification(FormDefaults):
             write_json(config_path, config)
 
 
-task = Task(dict.fromkeys((ModelFamily.ENCODER, ModelFamily.CAUSAL), TextClassification()), recognise)
+# A model with an encoder and a decoder is only asked, by methods that train nothing.
+task = Task(dict.fromkeys(ModelFamily, TextClassification()), recognise)

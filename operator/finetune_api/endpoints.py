@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from finetune_api.base import ApiModel
-from finetune_api.spec.references import SecretRef
+from finetune_api.references import SecretRef
 from finetune_api.vocabulary import EndpointUrl, ServedModel
 
 
