@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from finetune_api.digests import RESULT_FIELDS
 from finetune_api.failures import ExitCode
-from finetune_api.job import RESULT_FIELDS, FineTuneJob, FineTuneJobSpec, RevisionRecord
+from finetune_api.job import FineTuneJob, FineTuneJobSpec, RevisionRecord
 from finetune_api.stage import StageConfig
 from finetune_cli.local.jobs import LocalJob
 from finetune_cli.output import Output, columns, to_json, write

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from finetune_api.job import FineTuneJob, FineTuneJobStatus, TrainingStatus, spec_digest, training_digest
+from finetune_api.digests import spec_digest, training_digest
+from finetune_api.job import FineTuneJob, FineTuneJobStatus, TrainingStatus
 from finetune_api.stage import JobIdentity, Stage, StageReport, World
 from finetune_cli.local import Machine, Snapshot
 from finetune_cli.local.child import StageProcess

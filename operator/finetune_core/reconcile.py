@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from finetune_api.digests import spec_digest
 from finetune_api.failures import Reason
-from finetune_api.job import FineTuneJob, FineTuneJobStatus, StageState, spec_digest
+from finetune_api.job import FineTuneJob, FineTuneJobStatus, StageState
 from finetune_api.stage import JobIdentity, Stage
 from finetune_core import progression
 from finetune_core.policies import deadline, gates, revision

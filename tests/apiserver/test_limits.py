@@ -25,7 +25,7 @@ MODELS = "models, adapters and teachers must come from"
 ENDPOINTS = "the only endpoint that jobs may ask is"
 STORAGE = "data, tasks and results must be in the bucket"
 ELSEWHERE = "https://models.example.evil/v1"
-CANDIDATES = {"type": "PromptSearch", "promptSearch": {"candidates": ["Of {text}"]}}
+CANDIDATES: dict[str, Any] = {"type": "PromptSearch", "promptSearch": {"candidates": ["Of {text}"]}}
 
 
 def spec(bucket: str, **changes: Any) -> dict[str, Any]:
@@ -51,6 +51,11 @@ def searched(url: str) -> dict[str, Any]:
     return {"model": {"endpoint": {"url": url, "model": "m"}}, "method": CANDIDATES}
 
 
+def proposed(url: str) -> dict[str, Any]:
+    search = {**CANDIDATES["promptSearch"], "propose": 2, "proposer": {"url": url, "model": "m"}}
+    return {"model": {"uri": "hf://google-bert/m"}, "method": {"type": "PromptSearch", "promptSearch": search}}
+
+
 def beside(split: str) -> dict[str, Any]:
     return {"train": {"uri": "s3://limited/train.jsonl"}, split: {"uri": "s3://elsewhere/x.jsonl"}}
 
@@ -63,6 +68,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "distillation.teacher.uri": (taught(uri="s3://elsewhere/teacher"), MODELS),
     "model.endpoint.url": (searched(ELSEWHERE), ENDPOINTS),
+    "method.promptSearch.proposer.url": (proposed(ELSEWHERE), ENDPOINTS),
     "distillation.teacher.endpoint.url": (answered(ELSEWHERE), ENDPOINTS),
     "dataset.train.uri": ({"dataset": {"train": {"uri": "s3://elsewhere/x.jsonl"}}}, STORAGE),
     "dataset.validation.uri": ({"dataset": beside("validation")}, STORAGE),

@@ -18,13 +18,12 @@ from finetune_api.job import FineTuneJob
 from tests.apiserver.api import Api, Refused
 from tests.apiserver.conftest import CRD
 from tests.apiserver.desk import Desk
-from tests.builders import DIGEST, manifest
+from tests.builders import manifest
 from tests.unit.api_cases import CLASSIFICATION, INSTRUCTION, RULE_CASES, Case, nodes
 from tests.unit.distillation_cases import ENDPOINT, SERVED
 from tests.unit.value_cases import ACCEPTED, ON_ONE_MACHINE, REFUSED
 
 NAMESPACE = "default"
-TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
 SPEC_SCHEMA = yaml.safe_load(CRD.read_text())["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
 _numbers = itertools.count(1)
 
@@ -350,53 +349,3 @@ class TestYamlManifest:
 
     def test_is_stored_as_written(self, desk: Desk) -> None:
         assert desk.apply()["spec"] == manifest()["spec"]
-
-
-A_STATUS = {
-    "phase": "Succeeded",
-    "progress": {"stage": "train", "text": "train 40/120", "percent": 33, "eta": "3m20s"},
-    "evaluation": {
-        "split": "test",
-        "examples": 621,
-        "baseline": {"kind": "LinearProbe"},
-        "metrics": [],
-        "gates": [],
-        "metric": "accuracy",
-        "baselineScore": "0.7900",
-        "score": "0.8400",
-    },
-    "artifact": {"uri": "s3://adapters/team-a/intents/r1/artifact", "digest": DIGEST},
-}
-
-
-class TestKubectlGet:
-    def test_shows_the_progress_of_a_job(self, desk: Desk) -> None:
-        desk.apply()
-        desk.api.merge_status("FineTuneJob", "intents", desk.namespace, A_STATUS)
-        table = desk.api.request("GET", desk.api.path("FineTuneJob", desk.namespace), accept=TABLE)
-        narrow = [column["name"] for column in table["columnDefinitions"] if column["priority"] == 0]
-        wide = [column["name"] for column in table["columnDefinitions"] if column["priority"]]
-        assert narrow == ["Name", "STATUS", "PROGRESS", "ETA", "BASELINE", "SCORE", "AGE"]
-        assert wide == ["ARTIFACT"]
-        cells = dict(zip([c["name"] for c in table["columnDefinitions"]], table["rows"][0]["cells"], strict=True))
-        assert cells.pop("AGE")
-        assert cells == {
-            "Name": "intents",
-            "STATUS": "Succeeded",
-            "PROGRESS": "train 40/120",
-            "ETA": "3m20s",
-            "BASELINE": "0.7900",
-            "SCORE": "0.8400",
-            "ARTIFACT": "s3://adapters/team-a/intents/r1/artifact",
-        }
-
-    def test_new_job_has_empty_cells(self, desk: Desk) -> None:
-        desk.apply()
-        table = desk.api.request("GET", desk.api.path("FineTuneJob", desk.namespace), accept=TABLE)
-        assert [cell for cell in table["rows"][0]["cells"][1:-1] if cell] == []
-
-    def test_short_name_and_category_work(self, admin: Api) -> None:
-        resources = admin.request("GET", "/apis/finetune.dev/v1alpha1")["resources"]
-        (job,) = (resource for resource in resources if resource["name"] == "finetunejobs")
-        assert (job["shortNames"], job["categories"], job["namespaced"]) == (["ftj"], ["finetune"], True)
-        assert any(resource["name"] == "finetunejobs/status" for resource in resources)

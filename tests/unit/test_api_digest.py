@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from api_cases import CLASSIFICATION, Case, chat, documents
 
-from finetune_api.job import FineTuneJobSpec, spec_digest, training_digest
+from finetune_api.digests import spec_digest, training_digest
+from finetune_api.job import FineTuneJobSpec
 
 
 def digest(spec: dict[str, Any]) -> str:

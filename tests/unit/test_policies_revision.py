@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from finetune_api.digests import spec_digest
 from finetune_api.evaluation import GateResult
 from finetune_api.failures import Reason
-from finetune_api.job import FineTuneJob, StageState, spec_digest
+from finetune_api.job import FineTuneJob, StageState
 from finetune_api.spec import Metric
 from finetune_api.stage import Stage
 from finetune_core.policies.revision import HISTORY_LIMIT, current_revision, evaluated_again, reopened, trained_again

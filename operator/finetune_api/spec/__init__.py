@@ -7,17 +7,9 @@ GitOps tools see no drift.
 from finetune_api.endpoints import EndpointSpec
 from finetune_api.method_settings import Ia3Spec, LoraInitialization, LoraSpec, PromptTuningSpec
 from finetune_api.references import SecretRef
+from finetune_api.spec.dataset import CleaningSpec, Columns, DatasetSpec, DataSource, SplitSource
 from finetune_api.spec.distillation import DistillationSpec, PricesSpec, TeacherSpec
-from finetune_api.spec.inputs import (
-    AdapterSource,
-    CleaningSpec,
-    Columns,
-    DatasetSpec,
-    DataSource,
-    ModelSpec,
-    SplitSource,
-    TaskSpec,
-)
+from finetune_api.spec.inputs import AdapterSource, ModelSpec, TaskSpec
 from finetune_api.spec.job import (
     FineTuneJobSpec,
 )

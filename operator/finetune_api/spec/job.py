@@ -8,8 +8,9 @@ from pydantic import Field
 
 from finetune_api.base import ApiModel, Rule
 from finetune_api.method_settings import PreferenceSpec
+from finetune_api.spec.dataset import DatasetSpec
 from finetune_api.spec.distillation import DistillationSpec
-from finetune_api.spec.inputs import DatasetSpec, ModelSpec, TaskSpec
+from finetune_api.spec.inputs import ModelSpec, TaskSpec
 from finetune_api.spec.job_rules import job_rules
 from finetune_api.spec.outcome import EvaluationSpec, OutputSpec, ResilienceSpec
 from finetune_api.spec.training import DistributedSpec, MethodSpec, TrainingSpec

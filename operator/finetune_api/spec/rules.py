@@ -12,7 +12,8 @@ from finetune_api.tables.methods import DEFAULT_METHOD, METHODS, MethodType
 from finetune_api.tables.tasks import TASKS, TaskType
 
 if TYPE_CHECKING:
-    from finetune_api.spec.inputs import Columns, TaskSpec
+    from finetune_api.spec.dataset import Columns
+    from finetune_api.spec.inputs import TaskSpec
     from finetune_api.spec.training import MethodSpec
 
 COLUMN_FIELDS = tuple(dict.fromkeys(field for row in TASKS.values() for field in row.column_fields))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from finetune_api.digests import spec_digest, training_digest
 from finetune_api.failures import Reason
 from finetune_api.job import (
     FineTuneJobSpec,
@@ -14,8 +15,6 @@ from finetune_api.job import (
     StageState,
     StageStatus,
     TrainingStatus,
-    spec_digest,
-    training_digest,
 )
 from finetune_api.stage import STAGES, Stage
 from finetune_core.constants import CONDITION_OF
