@@ -8,7 +8,7 @@ from typing import Protocol
 
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values
-from finetune_trainer.prepare.rows import UNANSWERED, Example, RowSchema, text_of
+from finetune_trainer.prepare.rows import UNANSWERED, Example, OpenSchema, RowSchema, text_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +66,8 @@ class PairRows:
 
 
 @dataclass(frozen=True)
-class OpenPairs:
+class OpenPairs(OpenSchema[PairSchema]):
     """Reads rows whose target does not count, because a teacher writes it; they may lack it."""
-
-    schema: PairSchema
-
-    @property
-    def needed(self) -> tuple[str, ...]:
-        return self.schema.needed[:1]
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        return self.schema.fields[:1]
-
-    @property
-    def optional(self) -> tuple[str, ...]:
-        return *self.schema.optional, *self.schema.needed[1:]
 
     def example(self, values: Values) -> Example:
         try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_trainer.prepare.problems import BadRow
@@ -68,6 +69,29 @@ class RowSchema(Protocol):
         Raises:
             BadRow: The row is invalid.
         """
+
+
+Schema = TypeVar("Schema", bound=RowSchema)
+
+
+@dataclass(frozen=True)
+class OpenSchema(Generic[Schema]):
+    """The columns of rows that may lack all but the first one, because a teacher writes the answer."""
+
+    schema: Schema
+    """That of rows with an answer."""
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        return self.schema.needed[:1]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return self.schema.fields[:1]
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        return *self.schema.optional, *self.schema.needed[1:]
 
 
 def first_columns(files: Iterable[DataFile]) -> tuple[str, ...]:

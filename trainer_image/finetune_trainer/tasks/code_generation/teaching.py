@@ -9,7 +9,7 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.endpoint.messages import Question
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values
-from finetune_trainer.prepare.rows import UNANSWERED
+from finetune_trainer.prepare.rows import UNANSWERED, OpenSchema
 from finetune_trainer.tasks.code_generation.parsing import parser_of
 from finetune_trainer.tasks.code_generation.rows import Code, CodeRows
 from finetune_trainer.tasks.code_generation.stopping import stop_of
@@ -19,22 +19,8 @@ _FENCE = re.compile(r"^(?P<indent>[ \t]*)(?P<marks>`{3,}|~{3,})(?P<info>[^\n`]*)
 
 
 @dataclass(frozen=True)
-class OpenCode:
+class OpenCode(OpenSchema[CodeRows]):
     """Reads rows whose completion does not count, because a teacher writes it; they may lack it."""
-
-    schema: CodeRows
-
-    @property
-    def needed(self) -> tuple[str, ...]:
-        return self.schema.needed[:1]
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        return self.schema.fields[:1]
-
-    @property
-    def optional(self) -> tuple[str, ...]:
-        return self.schema.optional
 
     def example(self, values: Values) -> Code:
         return self.schema.example({**values, self.schema.needed[1]: UNANSWERED})

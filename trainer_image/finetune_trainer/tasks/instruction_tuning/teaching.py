@@ -9,33 +9,19 @@ from typing import Any
 
 from finetune_trainer.endpoint.messages import Question
 from finetune_trainer.prepare.readers import Values
-from finetune_trainer.prepare.rows import UNANSWERED
+from finetune_trainer.prepare.rows import UNANSWERED, OpenSchema
 from finetune_trainer.tasks.instruction_tuning.layouts import ShareGptRows
 from finetune_trainer.tasks.instruction_tuning.messages import ASSISTANT, REASONING_KEYS, Conversation, Message
 from finetune_trainer.tasks.instruction_tuning.rows import ChatRows, Rows
 
 
 @dataclass(frozen=True)
-class OpenRows:
+class OpenRows(OpenSchema[Rows]):
     """Reads rows that may lack the answer: the completion, or the last message of a conversation."""
-
-    schema: Rows
 
     @property
     def form(self) -> str:
         return self.schema.form
-
-    @property
-    def needed(self) -> tuple[str, ...]:
-        return self.schema.needed[:1]
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        return self.schema.fields[:1]
-
-    @property
-    def optional(self) -> tuple[str, ...]:
-        return *self.schema.optional, *self.schema.needed[1:]
 
     def example(self, values: Values) -> Conversation:
         column = self.schema.needed[-1]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from finetune_trainer.endpoint.labels import label_of, labels_of
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values
-from finetune_trainer.prepare.rows import Example, text_of
+from finetune_trainer.prepare.rows import Example, OpenSchema, text_of
 from finetune_trainer.tasks.text_classification.label_lists import MultiLabelled
 from finetune_trainer.tasks.text_classification.rows import Labelled, LabelledRows, Unlabelled
 
@@ -16,22 +16,8 @@ _SHOWN = 60
 
 
 @dataclass(frozen=True)
-class OpenLabels:
+class OpenLabels(OpenSchema[LabelledRows]):
     """Reads rows that may lack their labels, because a teacher labels them."""
-
-    schema: LabelledRows
-
-    @property
-    def needed(self) -> tuple[str, ...]:
-        return self.schema.needed[:1]
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        return self.schema.fields[:1]
-
-    @property
-    def optional(self) -> tuple[str, ...]:
-        return self.schema.needed[1:]
 
     def example(self, values: Values) -> Example:
         try:
