@@ -38,8 +38,6 @@ APPEARS_WITHIN = timedelta(seconds=30)
 """A run that was started and is not observed after this time is lost."""
 
 _MAX_MESSAGE_LENGTH = 2000
-_OF_WEIGHTS = (Stage.RESPOND, Stage.TRAIN)
-"""The stages that a revision with the weights of an earlier one does not need."""
 _NOT_WAITING: dict[str, Any] = dict.fromkeys(("waiting_for", "waiting_since", "incomplete_since"))
 
 
@@ -82,7 +80,7 @@ def advance(status: FineTuneJobStatus, spec: FineTuneJobSpec, observed: Observed
         stage = progress.status.stage(name)
         if stage.state is StageState.SUCCEEDED:
             continue
-        if name in _OF_WEIGHTS and _has_weights(progress.status):
+        if name is Stage.TRAIN and _has_weights(progress.status):
             progress = replace(progress, status=_with_earlier_weights(progress.status, stage, now))
             continue
         if stage.state is StageState.FAILED:
@@ -102,8 +100,7 @@ def _has_weights(status: FineTuneJobStatus) -> bool:
 def _with_earlier_weights(status: FineTuneJobStatus, stage: StageStatus, now: datetime) -> FineTuneJobStatus:
     assert status.training
     moment = to_text(now)
-    verb, what = ("trained", "weights") if stage.name is Stage.TRAIN else ("asked", "answers")
-    message = f"Not {verb} again: the {what} of revision {status.training.revision} are used"
+    message = f"Not trained again: the weights of revision {status.training.revision} are used"
     times = {"start_time": moment, "attempt_start_time": moment, "completion_time": moment}
     return status.with_stage(stage.model_copy(update={"state": StageState.SUCCEEDED, "message": message, **times}))
 

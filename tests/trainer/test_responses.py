@@ -214,6 +214,23 @@ def test_rows_that_the_test_split_is_drawn_from_need_an_answer(tmp_path: Path, m
         failure = refused(Job(tmp_path, model, server).next(prompts("one", "two", completion=None)))
         assert not server.asked
     assert "train.jsonl:1: column 'completion' is missing" in failure.message
+    assert "but test rows need answers of their own: put such rows into another file, and set dataset.test.uri" in (
+        failure.message
+    )
+
+
+def test_a_column_that_is_missing_is_named_with_those_that_are_there(tmp_path: Path, model: str) -> None:
+    with endpoint(lambda _, __: answer("fine")) as server:
+        failure = refused(Job(tmp_path, model, server).next([{"question": "one"}], prompts("a"), prompts("b")))
+    assert "train.jsonl:1: column 'prompt' is missing (columns: 'question')" in failure.message
+
+
+def test_without_any_usable_answer_the_reason_is_said(tmp_path: Path, model: str) -> None:
+    with endpoint(lambda prompt, _: answer("" if prompt.startswith("train") else "fine")) as server:
+        rows = [prompts(*(f"{split} {number}" for number in range(3))) for split in ("train", "validation", "test")]
+        failure = refused(Job(tmp_path, model, server).next(*rows, maxFailed=1))
+    assert "3 of 6 answers of the teacher so far cannot be used: 3 at train.jsonl:1, train.jsonl:2, " in failure.message
+    assert "the answer is empty; correct the teacher or the prompts; the answers are stored" in failure.message
 
 
 def test_splits_are_those_of_the_job_without_a_teacher(tmp_path: Path, model: str) -> None:

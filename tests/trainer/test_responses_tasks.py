@@ -85,7 +85,9 @@ def question(name: str, **fields: Any) -> dict[str, Any]:
 
 def write_place(prompt: str, _: int) -> Any:
     name = prompt.rsplit(" ", 1)[1]
-    return answer({"none": "Unanswerable.", "other": "London", "quoted": '"Paris".'}.get(name, " Paris\n"))
+    return answer(
+        {"none": "Unanswerable.", "other": "London", "quoted": '"Paris".', "inside": '"Paris."'}.get(name, " Paris\n")
+    )
 
 
 def question_model(directory: Path, family: str) -> str:
@@ -101,7 +103,7 @@ def question_model(directory: Path, family: str) -> str:
 
 @pytest.mark.parametrize("family", ["causal", "seq2seq", "encoder"])
 def test_questions_get_the_answers_of_the_teacher_or_none(tmp_path: Path, family: str) -> None:
-    rows = [question("it", answers=["Rome"]), *(question(name) for name in ("none", "other", "quoted"))]
+    rows = [question("it", answers=["Rome"]), *(question(name) for name in ("none", "other", "quoted", "inside"))]
     with endpoint(write_place) as server:
         task = {"type": "QuestionAnswering"}
         job = Job(tmp_path, question_model(tmp_path / "model", family), server, task)
@@ -114,10 +116,11 @@ def test_questions_get_the_answers_of_the_teacher_or_none(tmp_path: Path, family
     whole = {"it": '["Paris"]', "none": "[]"}
     left_out = [] if report.responses is None else [(row.line, row.problem) for row in report.responses.left_out]
     if family == "encoder":
-        assert found == {**whole, "quoted": '["Paris"]'}
-        assert left_out == [(3, "the answer 'London' does not stand in the context word for word")]
+        assert found == {**whole, "quoted": '["Paris"]', "inside": '["Paris"]'}
+        assert left_out == [(3, "the answer does not stand in the context word for word ('London')")]
     else:
-        assert found == {**whole, "other": '["London"]', "quoted": '["\\"Paris\\"."]'}
+        quoted = {"quoted": '["\\"Paris\\"."]', "inside": '["\\"Paris.\\""]'}
+        assert found == {**whole, "other": '["London"]', **quoted}
         assert not left_out
     if family == "causal":
         assert ("Question: where is none", "unanswerable") in learned(context)
@@ -140,16 +143,19 @@ def classifier(root: Path, **task: Any) -> tuple[str, dict[str, Any]]:
 def test_texts_without_labels_get_those_of_the_teacher(tmp_path: Path) -> None:
     with endpoint(label) as server:
         model, task = classifier(tmp_path, labels=["weather", "metal", "fruit"])
-        test = [{"text": "iron three", "label": "metal"}, {"text": "apple four", "label": "fruit"}]
+        labels = {"iron three": "metal", "apple four": "fruit", "fog four": "weather"}
+        test = [{"text": text, "label": label} for text, label in labels.items()]
         context = Job(tmp_path, model, server, task).next([*TEXTS, *LABELLED], [{"text": "rain four"}], test)
         result, report = prepared(context)
     assert "Classify the text. Answer with one of: weather, metal, fruit.\n\napple one" in server.prompts()
     assert report.splits["train"].label_counts == {"weather": 2, "metal": 2, "fruit": 2}
     assert report.responses
     problems = [(row.line, row.problem) for row in report.responses.left_out]
-    assert problems == [(5, "the answer 'It is fog.' is no label")]
-    assert "the teacher labels 1 of 2 rows as the data does (50 %)" in result.notes
-    assert [one["answer"].strip() for one in measured(context)] == ["METAL", "Fruit."]
+    assert problems == [(5, "the answer is no label ('It is fog.')")]
+    assert "the teacher labels 3 of 4 rows as the data does (75 %)" in result.notes
+    # What would not be learned is measured as if there was no answer.
+    assert [(one["answer"] or "").strip() for one in measured(context)] == ["METAL", "Fruit.", ""]
+    assert measured(context)[2]["problem"] == "the answer is no label ('It is fog.')"
 
 
 def test_labels_come_from_the_rows_that_have_one(tmp_path: Path) -> None:
@@ -180,10 +186,10 @@ def test_lists_of_labels(tmp_path: Path) -> None:
     assert found == [[0, 1], [0, 1], [], [1]]
     assert report.responses
     assert [(row.line, row.problem) for row in report.responses.left_out] == [
-        (5, "the answer 'fruit, iron' is no list of labels"),
-        (6, "the answer '[1]' is no list of labels"),
+        (5, "the answer is no list of labels ('fruit, iron')"),
+        (6, "the answer is no list of labels ('[1]')"),
     ]
-    assert "the teacher labels 1 of 1 rows as the data does (100 %)" in result.notes
+    assert "the teacher labels 1 of 2 rows as the data does (50 %)" in result.notes
 
 
 def test_settings_of_answers_and_their_cost(tmp_path: Path) -> None:

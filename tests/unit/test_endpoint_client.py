@@ -244,6 +244,7 @@ class TestFailures:
         ("reply", "reason", "words"),
         [
             (error(401, "sk-secret is wrong"), Reason.PERMISSION_DENIED, "refuses the key (401); set OPENAI_API_KEY"),
+            (error(402, "pay"), Reason.PERMISSION_DENIED, "has no credit left (402: pay); add credit"),
             (error(403), Reason.PERMISSION_DENIED, "refuses access (403: oops); let the key"),
             (error(404, "no model m"), Reason.NOT_FOUND, "has no model m, or no chat/completions (404: no model m)"),
             (error(405), Reason.NOT_FOUND, "correct the url"),
@@ -261,7 +262,7 @@ class TestFailures:
             (Reply(b'{"choices": []}', cut=5), Reason.UNAVAILABLE, "ends the connection in the middle"),
             (error(400, "no temperature"), Reason.BAD_CONFIGURATION, "refuses the request (400: no temperature)"),
         ],
-        ids=["401", "403", "404", "405", "429", "long wait", "credit", "500", "nothing", "HTML", "JSON", "half", "400"],
+        ids="401 402 403 404 405 429 wait credit 500 nothing HTML JSON half 400".split(),
     )
     def test_an_endpoint_that_answers_nothing(
         self, tmp_path: Path, reply: Reply | None, reason: Reason, words: str

@@ -10,7 +10,7 @@ from finetune_api.method_settings import PreferenceSpec
 from finetune_api.stage import MOST_NOTES, NOTE_LENGTH
 from finetune_api.vocabulary import Deduplication
 from finetune_trainer.prepare.notes import contradictions, status_notes
-from finetune_trainer.prepare.problems import dropped
+from finetune_trainer.prepare.problems import Tally, dropped, problem_lines
 from finetune_trainer.prepared import InvalidRow
 from finetune_trainer.tasks.preference_tuning.preparation import balance_notes
 
@@ -25,16 +25,39 @@ def test_notes_that_are_left_out_are_counted() -> None:
     assert long == "x" * (NOTE_LENGTH - 1) + "…"
 
 
+def tally_of(*rows: InvalidRow) -> Tally:
+    tally = Tally("file:///a", 1.0)
+    for row in rows:
+        tally.reject(row.line, f"{row.file}:{row.line}", row)
+    return tally
+
+
 def test_dropped_rows_are_told_by_their_problem() -> None:
-    rows = [
+    tally = tally_of(
         InvalidRow(file="a.jsonl", line=3, problem="the tests fail (AssertionError)"),
         InvalidRow(file="a.jsonl", line=7, problem="no text"),
         InvalidRow(file="a.jsonl", line=9, problem="the tests fail (NameError)"),
-    ]
-    assert dropped(rows) == [
+    )
+    other = tally_of(InvalidRow(file="b.jsonl", line=2, problem="no text"))
+    assert dropped([tally]) == [
         "dropped rows: 2 at a.jsonl:3, a.jsonl:9: the tests fail (AssertionError); 1 at a.jsonl:7: no text"
     ]
-    assert dropped([]) == []
+    assert dropped([tally, other]) == [
+        "dropped rows: 2 at a.jsonl:3, a.jsonl:9: the tests fail (AssertionError); 2 at a.jsonl:7, b.jsonl:2: no text"
+    ]
+    assert dropped([tally_of()]) == []
+
+
+def test_every_dropped_row_counts_however_many_there_are() -> None:
+    rows = [InvalidRow(file="a.jsonl", line=one, problem="no text" if one % 3 else "no label") for one in range(600)]
+    unlike = [InvalidRow(file="a.jsonl", line=700 + one, problem=f"{'x' * one} is odd") for one in range(150)]
+    tally = tally_of(*reversed(rows), *unlike)
+    assert problem_lines([tally], 2) == [
+        "400 at a.jsonl:1, a.jsonl:2, a.jsonl:4, …: no text",
+        "200 at a.jsonl:0, a.jsonl:3, a.jsonl:6, …: no label",
+        "150 for other reasons",
+    ]
+    assert len(tally.reported) == 100
 
 
 @pytest.mark.parametrize(

@@ -93,16 +93,17 @@ def test_it_is_suspended_like_every_stage() -> None:
     assert [stop.id.stage for stop in made.stop] == [Stage.RESPOND]
 
 
-def test_a_revision_with_the_weights_of_another_does_not_ask_again() -> None:
+def test_a_revision_with_the_weights_of_another_takes_the_answers_that_are_stored() -> None:
+    """Publish has deleted the prepared data, which evaluate reads."""
     done, _ = pass_(a_job(**TAUGHT), *[succeeded(stage) for stage in STAGES])
     changed = a_job(done.status, generation=2, **TAUGHT, evaluation={"gates": [{"metric": "loss", "maximum": 9}]})
     job, made = pass_(changed, *[succeeded(stage) for stage in STAGES])
     assert job.status.revision == 2
     assert [run.id.stage for run in made.start] == [Stage.PREPARE]
     job, made = pass_(job, succeeded(Stage.PREPARE, revision=2))
+    assert [run.id.stage for run in made.start] == [Stage.RESPOND]
+    job, made = pass_(job, succeeded(Stage.PREPARE, revision=2), succeeded(Stage.RESPOND, revision=2))
     assert [run.id.stage for run in made.start] == [Stage.EVALUATE]
-    responded = job.status.stage(Stage.RESPOND)
-    assert responded.message == "Not asked again: the answers of revision 1 are used"
 
 
 def test_another_spec_has_the_stages_of_that_spec() -> None:

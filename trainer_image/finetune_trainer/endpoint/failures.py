@@ -86,10 +86,10 @@ def _status(error: openai.APIStatusError, url: str, model: str) -> Trouble:
     if status == 403:
         # Some services refuse single prompts so.
         return Trouble(f"refuses access (403{quoted})", again=False, reason=Reason.PERMISSION_DENIED)
-    if status == 429 and _code(error.response) in _NO_CREDIT:
+    if status == 402 or (status == 429 and _code(error.response) in _NO_CREDIT):
         raise StageFailure(
             Reason.PERMISSION_DENIED,
-            f"The account at {url} has no credit left (429{quoted}); add credit, then run again",
+            f"The account at {url} has no credit left ({status}{quoted}); add credit, then run again",
         )
     if status in _TRANSIENT or status >= 500:
         what = "takes no more requests" if status == 429 else "fails"

@@ -49,7 +49,8 @@ class LoadedModel:
             raise StageFailure(
                 Reason.BAD_DATA,
                 f"The weights of {type(self.model).__name__} lack {len(self.random)} parameters, such as "
-                f"{min(self.random)}; upload the complete model",
+                f"{min(self.random)}, and would be random; upload the complete model, or take one that was saved as a "
+                f"{type(self.model).__name__}",
             )
         return self.model
 

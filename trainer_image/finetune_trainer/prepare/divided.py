@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from finetune_api.failures import StageFailure
 from finetune_api.spec import Deduplication
 from finetune_trainer.context import Reporter, StageContext
 from finetune_trainer.prepare.inputs import Inputs
@@ -18,6 +19,7 @@ from finetune_trainer.prepare.programs import sandbox_for
 from finetune_trainer.prepare.read import DataSet, read_data_set
 from finetune_trainer.prepare.responses import Responses, learns_responses
 from finetune_trainer.prepare.slices import SliceReader
+from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.prepare.splits import TEST, Assignment, assign, check_sizes
 from finetune_trainer.prepared import ResponsesReport
 from finetune_trainer.row_hashes import Hashes, hashes_of
@@ -98,20 +100,40 @@ def _read(
         slices.check_headers(inputs.data.files[name])
         # Rows that no test row comes from need no answer if a teacher answers them.
         schema_of = responses.teachable.open_schema if responses and not has_test_rows else preparation.row_schema
-        sets[name] = read_data_set(
-            inputs.data.files[name],
-            schema_of(inputs.data.files[name]),
-            preparation,
-            Tally(uri, spec.dataset.cleaning.drop_invalid),
-            context.workspace / f"{name}.spool",
-            unknown_id=unknown_id,
-            deduplicate=spec.dataset.cleaning.deduplicate is not Deduplication.NONE,
-            slices=slices,
-            on_rows=partial(_report_rows, context.reporter, activity),
-            **({"on_valid": responses.keep(name).add} if responses else {}),
-        )
+        try:
+            sets[name] = read_data_set(
+                inputs.data.files[name],
+                schema_of(inputs.data.files[name]),
+                preparation,
+                Tally(uri, spec.dataset.cleaning.drop_invalid),
+                context.workspace / f"{name}.spool",
+                unknown_id=unknown_id,
+                deduplicate=spec.dataset.cleaning.deduplicate is not Deduplication.NONE,
+                slices=slices,
+                on_rows=partial(_report_rows, context.reporter, activity),
+                **({"on_valid": responses.keep(name).add} if responses else {}),
+            )
+        except StageFailure as failure:
+            if responses and has_test_rows:
+                raise _with_references(failure, responses, inputs.data.files[name]) from None
+            raise
         preparation.end_data_set(uri)
     return sets
+
+
+def _with_references(failure: StageFailure, responses: Responses, files: Sequence[DataFile]) -> StageFailure:
+    """``failure``, and if answers are missing, that test rows need them."""
+    try:
+        answers = responses.teachable.open_schema(files).optional
+    except StageFailure:
+        return failure  # The prompts are missing too.
+    if not any(f"column '{name}' is missing" in failure.message for name in answers):
+        return failure
+    return StageFailure(
+        failure.reason,
+        f"{failure.message}; a teacher answers the prompts of training and validation, but test rows need answers of "
+        "their own: put such rows into another file, and set dataset.test.uri to it",
+    )
 
 
 def _report_rows(reporter: Reporter, activity: str, rows: int) -> None:

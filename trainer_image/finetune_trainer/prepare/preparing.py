@@ -138,7 +138,7 @@ def _prepared(context: StageContext, inputs: Inputs, answering: OpenAnswering | 
         *taught.notes,
         *taught_rows_note(inputs.teacher, spec, hashes[TEST], context.workspace / "teacher-rows"),
         *start.notes,
-        *dropped([row for data in sets.values() for row in data.tally.reported]),
+        *dropped(data.tally for data in sets.values()),
         *unknown_tokens(sets),
         *contradictions(contradicting, spec.dataset.cleaning.deduplicate),
         *truncations(splits, length, positions_left(inputs.identity, spec.method.virtual_tokens)),

@@ -38,6 +38,25 @@ def row_explained(number: int) -> Iterator[None]:
 
 
 @dataclass
+class Alike:
+    """Rows with the same problem, apart from numbers and details."""
+
+    count: int = 0
+    rows: list[tuple[int, InvalidRow]] = field(default_factory=list)
+    """The first ones in order, with their numbers."""
+
+    def add(self, row: int, invalid: InvalidRow) -> None:
+        self.count += 1
+        self.rows.append((row, invalid))
+        if len(self.rows) > 2 * _PLACES + 2:
+            self.rows = sorted(self.rows, key=lambda one: one[0])[: _PLACES + 1]
+
+    @property
+    def first(self) -> list[InvalidRow]:
+        return [invalid for _, invalid in sorted(self.rows, key=lambda one: one[0])]
+
+
+@dataclass
 class Tally:
     """Counts the rows of one data set and collects the first invalid ones."""
 
@@ -45,6 +64,8 @@ class Tally:
     allowed_share: float
     rows: int = 0
     invalid: int = 0
+    alike: dict[str, Alike] = field(default_factory=dict)
+    """The invalid rows by problem, at most `REPORTED_ROWS` problems."""
     _kept: list[tuple[int, str, InvalidRow]] = field(default_factory=list)
 
     def reject(self, row: int, where: str, invalid: InvalidRow) -> None:
@@ -58,6 +79,9 @@ class Tally:
             invalid: Its entry in the data report.
         """
         self.invalid += 1
+        kind = _kind(invalid.problem)
+        if kind in self.alike or len(self.alike) < REPORTED_ROWS:
+            self.alike.setdefault(kind, Alike()).add(row, invalid)
         self._kept.append((row, where, invalid))
         if len(self._kept) > 4 * REPORTED_ROWS:
             self._kept = self._first()
@@ -95,45 +119,52 @@ class Tally:
 
     def _others(self) -> str:
         """Where the rows with the problem of the first one are, and the other problems, the most frequent first."""
-        alike, *others = by_problem(self.reported)
-        text = f", also at {_places(alike[1:], alike[0].file, _PLACES)}" if len(alike) > 1 else ""
-        for rows in sorted(others, key=len, reverse=True)[:_OTHERS]:
-            text += f"; {len(rows)} at {_places(rows, alike[0].file, _OTHERS)}: {rows[0].problem}"
+        first = self._first()[0][2]
+        alike = self.alike[_kind(first.problem)]
+        others = [one for one in self.alike.values() if one is not alike]
+        text = f", also at {_places(alike.first[1:], first.file, _PLACES, alike.count - 1)}" if alike.count > 1 else ""
+        for one in sorted(others, key=lambda one: -one.count)[:_OTHERS]:
+            text += f"; {one.count} at {_places(one.first, first.file, _OTHERS, one.count)}: {one.first[0].problem}"
         return text + ("; …" if len(others) > _OTHERS else "")
 
 
-def by_problem(rows: Iterable[InvalidRow]) -> list[list[InvalidRow]]:
-    """Invalid rows with the same problem, in the order of the first ones."""
-    groups: dict[str, list[InvalidRow]] = {}
-    for row in rows:
-        groups.setdefault(_kind(row.problem), []).append(row)
-    return list(groups.values())
-
-
-def dropped(rows: Sequence[InvalidRow]) -> list[str]:
+def dropped(tallies: Iterable[Tally]) -> list[str]:
     """A note on why rows were dropped, the most frequent problem first; empty if none were."""
-    return [f"dropped rows: {listed_problems(rows)}"] if rows else []
+    listed = listed_problems(tallies)
+    return [f"dropped rows: {listed}"] if listed else []
 
 
-def listed_problems(rows: Sequence[InvalidRow]) -> str:
+def listed_problems(tallies: Iterable[Tally]) -> str:
     """The most frequent problems of rows, with the places of the first ones."""
-    lines = problem_lines(rows)
-    return f"{'; '.join(lines[:_OTHERS])}{'; …' if len(lines) > _OTHERS else ''}"
+    return "; ".join(problem_lines(tallies, _OTHERS))
 
 
-def problem_lines(rows: Sequence[InvalidRow]) -> list[str]:
-    """Each problem of rows, the most frequent first: how often it occurs, the places of the first ones, and what it is.
+def problem_lines(tallies: Iterable[Tally], most: int) -> list[str]:
+    """The problems of rows, the most frequent first: how often each occurs, the places of the first ones, and what it
+    is.
 
-    Such as ``2 at a.jsonl:3, a.jsonl:7: column 'text' is empty``.
+    Such as ``2 at a.jsonl:3, a.jsonl:7: column 'text' is empty``. After ``most`` problems, a line counts the rows with
+    others.
     """
-    groups = sorted(by_problem(rows), key=len, reverse=True)
-    return [f"{len(rows)} at {_places(rows, '', _OTHERS)}: {rows[0].problem}" for rows in groups]
+    groups: dict[str, list[Alike]] = {}
+    total = 0
+    for tally in tallies:
+        total += tally.invalid
+        for kind, alike in tally.alike.items():
+            groups.setdefault(kind, []).append(alike)
+    found = [
+        (sum(one.count for one in parts), [row for one in parts for row in one.first]) for parts in groups.values()
+    ]
+    found = sorted(found, key=lambda one: -one[0])[:most]
+    lines = [f"{count:,} at {_places(rows, '', _OTHERS, count)}: {rows[0].problem}" for count, rows in found]
+    others = total - sum(count for count, _ in found)
+    return [*lines, f"{others:,} for other reasons"] if others else lines
 
 
-def _places(rows: Sequence[InvalidRow], file: str, most: int) -> str:
-    """Lines of rows, with the name of another file than ``file``."""
+def _places(rows: Sequence[InvalidRow], file: str, most: int, count: int) -> str:
+    """Lines of the first of ``count`` rows, with the name of another file than ``file``."""
     listed = ", ".join(f"{row.file if row.file != file else ''}:{row.line}" for row in rows[:most])
-    return listed + (", …" if len(rows) > most else "")
+    return listed + (", …" if count > most else "")
 
 
 def _kind(problem: str) -> str:

@@ -6,8 +6,8 @@ but the report has to be handed over.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.manifest import Manifest
@@ -58,15 +58,18 @@ def _check_inputs(before: Manifest, inputs: Inputs, uri: str) -> None:
 
 
 def _answering(context: StageContext, inputs: Inputs, report: DataReport) -> OpenAnswering:
-    """Opens the teacher, whose weights are fetched here."""
+    """Opens the teacher, whose weights are fetched once there is a prompt without a stored answer."""
     spec, world = context.config.spec, context.config.world
     model, teacher = generating_teacher(spec), inputs.teacher
     assert model is not None
     assert teacher is not None
-    context.reporter.progress("fetching the teacher")
-    scratch = context.workspace / "teacher-weights"
-    local = fetch_teacher(model, scratch, weights=True, revision=teacher.identity.revision)
-    opened = open_teacher(replace(teacher, local=local), spec)
+
+    def weights() -> Path:
+        context.reporter.progress("fetching the teacher")
+        scratch, revision = context.workspace / "teacher-weights", teacher.identity.revision
+        return fetch_teacher(model, scratch, weights=True, revision=revision).path
+
+    opened = open_teacher(teacher, spec)
     context.reporter.progress("importing torch and transformers")
     with heavy_imports():
         from finetune_trainer.modelling.gpus import require_gpus
@@ -78,7 +81,7 @@ def _answering(context: StageContext, inputs: Inputs, report: DataReport) -> Ope
     if world.device is Device.GPU:
         require_gpus("stage respond", 1)
     hardware = Hardware.of(spec.training.precision, world.device)
-    return partial(local_answering, opened, report, hardware)
+    return partial(local_answering, opened, weights, report, hardware)
 
 
 def _result(context: StageContext, report: DataReport, manifest: Manifest) -> RespondResult:

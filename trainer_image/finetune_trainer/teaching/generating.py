@@ -118,8 +118,8 @@ def open_teacher(teacher: Teacher, spec: FineTuneJobSpec) -> GeneratingTeacher:
         raise refused(failure.message) from None
     if form.answer_form() is None or not isinstance(preparation, Teachable):
         raise refused(
-            f"{model.uri} is a model of the family {family}, which generates no answers for {spec.task.type}: use a "
-            "teacher that generates text, or mode Logits"
+            f"{model.uri} is a model of the family {family}, which answers {spec.task.type} without writing: serve a "
+            "model that writes and use teacher.endpoint, or use mode Logits"
         )
     padding = choose_padding(tokenizer, vocabulary_size(config))
     return GeneratingTeacher(teacher, family, form, config, handling, tokenizer, preparation, padding, generation)

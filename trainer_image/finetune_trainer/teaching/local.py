@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -30,8 +31,9 @@ from finetune_trainer.teaching.generating import GeneratingTeacher
 
 
 @contextmanager
-def local_answering(
+def local_answering(  # noqa: PLR0917 — the last two are those of `OpenAnswering`.
     teacher: GeneratingTeacher,
+    weights: Callable[[], Path],
     report: DataReport,
     hardware: Hardware,
     store: AnswerStore,
@@ -39,7 +41,7 @@ def local_answering(
 ) -> Iterator[LocalAnswering]:
     """The teacher as what answers. SIGTERM ends the asking after a batch; arguments as of `LocalAnswering`."""
     with StopRequest() as stop:
-        yield LocalAnswering(teacher, report, hardware, store, on_progress, stop=stop)
+        yield LocalAnswering(teacher, weights, report, hardware, store, on_progress=on_progress, stop=stop)
         store.flush()  # Before SIGTERM ends this process at once again.
 
 
@@ -50,6 +52,7 @@ class LocalAnswering:
 
     Args:
         teacher: The teacher.
+        weights: Fetches its weights; returns their directory.
         report: What prepare has found.
         hardware: Device and precision.
         store: Keeps the answers.
@@ -60,15 +63,17 @@ class LocalAnswering:
     def __init__(
         self,
         teacher: GeneratingTeacher,
+        weights: Callable[[], Path],
         report: DataReport,
         hardware: Hardware,
         store: AnswerStore,
-        on_progress: Callable[[int], None],
         *,
+        on_progress: Callable[[int], None],
         stop: StopRequest,
     ) -> None:
         self.usage = Usage()
         self._teacher = teacher
+        self._weights = weights
         self._report = report
         self._hardware = hardware
         self._store = store
@@ -159,7 +164,7 @@ class LocalAnswering:
     @cached_property
     def _model(self) -> Any:
         settings = self._teacher.settings(self._report)
-        model = load_teacher(self._teacher.directory, settings, self._teacher.form, self._hardware.dtype)
+        model = load_teacher(self._weights(), settings, self._teacher.form, self._hardware.dtype)
         model.config.use_cache = True
         return model.to(self._hardware.device)
 

@@ -19,6 +19,8 @@ from finetune_trainer.prepared import DataReport
 from finetune_trainer.tasks.base import TaskForm
 
 _CPU = torch.device("cpu")
+_NEW_HEADS = ("SEQ_CLS", "QUESTION_ANS")
+"""PEFT task types whose head a base model lacks. Any other layer without weights in its files would be random."""
 
 
 def load_model(
@@ -47,7 +49,7 @@ def load_model(
 
     Raises:
         StageFailure: BadConfiguration when the model does not fit the task, or the settings of the method do not fit
-            the model.
+            the model; BadData when its files lack weights, except those of a new head.
     """
     method = method_of(spec.method.type)
     # Only frozen weights may have reduced precision, or weights of which DeepSpeed keeps a copy in FP32.
@@ -63,6 +65,8 @@ def load_model(
         **model_class.settings,
         **attention_settings(report.handling),
     )
+    if task.adapter_task not in _NEW_HEADS:
+        loaded.complete()
     model: Any = loaded.model
     set_padding(model, report.padding)
     model.config.use_cache = False

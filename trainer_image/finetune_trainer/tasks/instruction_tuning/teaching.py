@@ -24,6 +24,8 @@ class OpenRows(OpenSchema[Rows]):
         return self.schema.form
 
     def example(self, values: Values) -> Conversation:
+        if self.schema.needed[0] not in values:
+            return self.schema.example(values)  # It says what is missing.
         column = self.schema.needed[-1]
         if isinstance(self.schema, ChatRows | ShareGptRows):
             filled = _answered(values.get(column))

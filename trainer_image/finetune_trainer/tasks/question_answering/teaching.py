@@ -39,11 +39,12 @@ def with_extract(question: Question, answer: str) -> Question:
     if not found.answers:
         return found
     text = found.answers[0].text
-    for one in dict.fromkeys((text, text.removesuffix("."), text.removesuffix(".").strip(_QUOTES).strip())):
+    bare = text.removesuffix(".")
+    for one in dict.fromkeys((text, bare, bare.strip(_QUOTES).strip(), text.strip(f"{_QUOTES} .,"))):
         candidate = (Answer(one),)
         try:
             place(question.context, candidate)
         except BadRow:
             continue
         return replace(question, answers=candidate)
-    raise named(BadRow(f"the answer {shown(text)} does not stand in the context word for word"), question.id)
+    raise named(BadRow(f"the answer does not stand in the context word for word ({shown(text)})"), question.id)

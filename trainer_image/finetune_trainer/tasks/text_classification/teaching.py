@@ -52,6 +52,6 @@ def with_answer(text: str, answer: str, labels: Sequence[str], *, multi_label: b
     shown = f"'{shown[:_SHOWN]}{'…' if len(shown) > _SHOWN else ''}'"
     found = labels_in(answer, labels, multi_label=multi_label)
     if found is None:
-        raise BadRow(f"the answer {shown} is no {'list of labels' if multi_label else 'label'}")
+        raise BadRow(f"the answer is no {'list of labels' if multi_label else 'label'} ({shown})")
     names = tuple(labels[index] for index in found)
     return MultiLabelled(text, names) if multi_label else Labelled(text, names[0])
