@@ -262,7 +262,10 @@ class TestFailures:
             (Reply(b'{"choices": []}', cut=5), Reason.UNAVAILABLE, "ends the connection in the middle"),
             (error(400, "no temperature"), Reason.BAD_CONFIGURATION, "refuses the request (400: no temperature)"),
         ],
-        ids=["401", "402", "403", "404", "405", "429", "wait", "credit", "500", "nothing", "HTML", "JSON", "half", "400"],
+        ids=[
+            *("401", "402", "403", "404", "405", "429", "long wait", "credit"),
+            *("500", "nothing", "HTML", "JSON", "half", "400"),
+        ],
     )
     def test_an_endpoint_that_answers_nothing(
         self, tmp_path: Path, reply: Reply | None, reason: Reason, words: str
