@@ -71,7 +71,7 @@ def _answers(responses: ResponsesReport) -> list[tuple[str, str]]:
             f"{grouped(answers.prompt_tokens)} of prompts, {grouped(answers.completion_tokens)} of answers{estimated}",
         ),
         *([("Cost of the tokens", f"{answers.cost:,.2f} {answers.currency}")] if answers.cost is not None else []),
-        ("Speed of the teacher", f"{speed:.3g} tokens of an answer in a second{at_once}"),
+        ("Speed of the teacher", f"{grouped(speed) if speed >= 10 else f'{speed:.2g}'} tokens of an answer in a second{at_once}"),
     ]
 
 
