@@ -62,6 +62,7 @@ def _answers(responses: ResponsesReport) -> list[tuple[str, str]]:
     answers = responses.answers
     estimated = f" (of {grouped(responses.estimated)} answers estimated)" if responses.estimated else ""
     speed = answers.completion_tokens / responses.seconds if responses.seconds else 0.0
+    tokens = grouped(speed) if speed >= 10 else f"{speed:.2g}"
     at_once = "" if responses.url is None else ", with several requests at a time"
     return [
         ("Answers that are learned", f"{grouped(answers.used)} of {grouped(answers.used + answers.left_out)}"),
@@ -71,7 +72,7 @@ def _answers(responses: ResponsesReport) -> list[tuple[str, str]]:
             f"{grouped(answers.prompt_tokens)} of prompts, {grouped(answers.completion_tokens)} of answers{estimated}",
         ),
         *([("Cost of the tokens", f"{answers.cost:,.2f} {answers.currency}")] if answers.cost is not None else []),
-        ("Speed of the teacher", f"{grouped(speed) if speed >= 10 else f'{speed:.2g}'} tokens of an answer in a second{at_once}"),
+        ("Speed of the teacher", f"{tokens} tokens of an answer in a second{at_once}"),
     ]
 
 

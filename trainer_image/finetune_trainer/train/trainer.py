@@ -247,6 +247,14 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
             return
         super().save_model(output_dir, _internal_call)
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Save tied weights once: those that DeepSpeed gathers are copies, which `save_pretrained` would write too."""
+        tied = getattr(self.model, "all_tied_weights_keys", {})
+        if state_dict is not None:
+            kept = state_dict.keys() - {target for target, source in tied.items() if source in state_dict}
+            state_dict = {name: tensor for name, tensor in state_dict.items() if name in kept}
+        super()._save(output_dir, state_dict)
+
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Compute the validation loss, the mean over all labels, which are those of tokens or of rows; and the metrics
         of generated answers.
