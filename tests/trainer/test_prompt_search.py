@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import signal
 from collections.abc import Iterator
@@ -19,12 +20,14 @@ from finetune_api.stage import Stage, TrainResult
 from finetune_trainer.methods import method_of
 from finetune_trainer.methods.base import Attachment
 from finetune_trainer.modelling.loading import LoadedModel
-from finetune_trainer.modelling.tokenizer import load_base_tokenizer, plain_backend
+from finetune_trainer.modelling.tokenizer import encoding_explained, load_base_tokenizer, plain_backend
 from finetune_trainer.predict import Request, predict
 from finetune_trainer.prepared import read_report
+from finetune_trainer.search import run as searching
 from finetune_trainer.search.asked import DoesNotFit
 from finetune_trainer.search.near import NearRows
 from finetune_trainer.search.prompt import Prompt
+from finetune_trainer.search.record import Record
 from finetune_trainer.search.rendering import CausalRenderer, Fitting
 from tests.endpoint_server import Endpoint, answer, endpoint, error
 from tests.trainer.stages import TinyJob, write_jsonl
@@ -181,6 +184,10 @@ class TestLocal:
         places = [tuple(trial[key] for key in ("candidate", "shots", "chosen", "order")) for trial in after]
         assert len(set(places)) == len(places) == 30
 
+    def test_a_stop_inside_the_tokenizer_is_no_failure_of_it(self) -> None:
+        with pytest.raises(KeyboardInterrupt), encoding_explained():
+            searching._stop(signal.SIGTERM, None)
+
     def test_the_budget_ends_the_search(self, local: TinyJob) -> None:
         spent = document(local, "search.json")
         most = spent["plain"]["tokens"] + int(2.5 * spent["trials"][0]["tokens"])
@@ -196,6 +203,14 @@ class TestLocal:
         assert little.report.error.reason is Reason.BAD_CONFIGURATION
         assert "maxTokens is 50, but the plain prompt and one combination may need" in little.message
 
+    def test_a_budget_for_the_plain_prompt_alone_says_what_is_needed(self, local: TinyJob) -> None:
+        most = document(local, "search.json")["plain"]["tokens"] + 10
+        settings = {"candidates": CANDIDATES, "shots": [3], "trials": 30, "maxTokens": most}
+        outcome = local.named("plain-budget", method={"promptSearch": settings}).run(Stage.TRAIN)
+        needed = re.search(r"the plain prompt and one combination may need ([\d,]+) on", outcome.message)
+        assert needed is not None, outcome.message
+        assert int(needed[1].replace(",", "")) > most
+
     def test_a_prompt_that_is_longer_than_the_model_is_no_candidate(self, local: TinyJob) -> None:
         long = " ".join(["what is it"] * 20)
         settings = {"candidates": [f"{long} {{text}}"], "shots": [0, 3], "trials": 4}
@@ -208,6 +223,22 @@ class TestLocal:
         settings["shots"] = [3]
         outcome = local.named("longer", method={"promptSearch": settings}).run(Stage.TRAIN)
         assert "combinations fits into the model: the prompt has" in outcome.message
+        settings["maxTokens"] = 50
+        outcome = local.named("longer-budget", method={"promptSearch": settings}).run(Stage.TRAIN)
+        assert "maxTokens is 50, but the plain prompt and one combination may need" in outcome.message
+
+    def test_a_plain_prompt_that_does_not_fit_is_refused_before_the_search(self, local: TinyJob) -> None:
+        settings = {"candidates": ["{text}"], "shots": [0], "trials": 4}
+        job = local.named("plain-long", method={"promptSearch": settings}, training={"maxSequenceLength": 12})
+        outcome = job.run(Stage.TRAIN)
+        assert outcome.report.error
+        assert outcome.report.error.reason is Reason.BAD_CONFIGURATION
+        assert re.search(
+            r"The plain prompt, .* does not fit into the model: the prompt has \d+ tokens .* room for \d+; "
+            r"raise training.maxSequenceLength, shorten task.instruction where it is set",
+            outcome.message,
+        )
+        assert json.loads((job.checkpoints[-1] / "search.json").read_text())["trials"] == []
 
     def test_a_model_without_room_proposes_nothing(self, local: TinyJob) -> None:
         method = {"promptSearch": {"propose": 2, "shots": [0], "trials": 4}}
@@ -257,15 +288,19 @@ class TestEncoder:
         )
 
 
+HIDDEN = {"fog", "snow", "frost", "wind"}
+"""Words in texts that the endpoint does not answer."""
+
+
 def judge(prompt: str, _: int) -> Any:
     """Follows one wording only, and answers one row with no label."""
     if not prompt.startswith("what is it"):
         return answer("I would say fruit")
     if LITERAL in prompt:
         return answer("As you like")
-    if "fog" in prompt:
-        return answer("", finish="content_filter")
     words = set(prompt.split())
+    if words & HIDDEN:
+        return answer("", finish="content_filter")
     for label, known in (("fruit", "apple pear plum cherry"), ("metal", "iron copper zinc lead silver")):
         if words & set(known.split()):
             return answer(f" {label.upper()}.")
@@ -293,9 +328,15 @@ class TestServed:
     def test_no_label_is_wrong_and_shown(self, served: tuple[TinyJob, Endpoint]) -> None:
         row = next(row for row in served[0].predictions if row["text"] == LITERAL)
         assert (row["baseline"], row["tuned"]) == ("(no label)", "(no label)")
-        fogs = sum("fog" in row["text"] for row in served[0].predictions)
-        note = f"{fogs} of {2 * len(served[0].predictions)} answers of the endpoint could not be used"
-        assert (fogs == 0) is not any(note in one for one in served[0].evaluation["notes"])
+        rows, notes = served[0].predictions, served[0].evaluation["notes"]
+        hidden = sum(bool(HIDDEN & set(row["text"].split())) for row in rows)
+        assert hidden
+        reason = "the reason is that the content filter of the endpoint has stopped the answer"
+        unusable = "answers of the endpoint could not be used, and count as wrong"
+        assert f"{hidden} of {2 * len(rows)} {unusable}; {reason}" in notes
+        record = Record.read(served[0].revision / "trained")
+        assert record.unusable.total()
+        assert f"while searching, {record.unusable.total()} of {record.answers} {unusable}; {reason}" in notes
 
     def test_nothing_is_asked_twice(self, served: tuple[TinyJob, Endpoint]) -> None:
         job, server = served
@@ -319,7 +360,33 @@ class TestServed:
             Request(artifact=served[0].artifact.as_uri(), rows=["we saw iron", LITERAL]), tmp_path
         ).predictions
         assert [one.document["label"] for one in found] == ["metal", None]
-        assert found[1].text == "no label"
+        assert [one.text for one in found] == ["metal", "no label"]
+
+    def test_there_are_no_confidences(self, served: tuple[TinyJob, Endpoint], tmp_path: Path) -> None:
+        request = Request(artifact=served[0].artifact.as_uri(), rows=["we saw iron"])
+        assert set(predict(request, tmp_path).predictions[0].document) == {"text", "label"}
+        assert not any("confidence" in row for row in served[0].predictions)
+
+    def test_a_result_without_any_answer_is_refused(self, served: tuple[TinyJob, Endpoint]) -> None:
+        def respond(prompt: str, _: int) -> Any:
+            return answer("") if set(prompt.split()) & HIDDEN else answer("I think that", finish="length")
+
+        sentence = (
+            r"the most frequent reason \(\d+ times\) is that the answer is cut at the limit of tokens: raise "
+            "evaluation.generation.maxNewTokens"
+        )
+        settings = {"candidates": ["what is it {text}"], "shots": [0], "trials": 1, "propose": None}
+        with endpoint(respond) as server:
+            model = {"endpoint": {"url": server.url, "model": "m"}}
+            job = served[0].named("unusable", model=model, method={"promptSearch": settings})
+            run(job, Stage.PREPARE, Stage.TRAIN)
+            outcome = job.run(Stage.EVALUATE)
+        assert outcome.report.error
+        assert outcome.report.error.reason is Reason.BAD_DATA
+        assert re.search(
+            rf"None of the \d+ answers of the endpoint to the test rows with the best prompt can be used; {sentence}",
+            outcome.message,
+        )
 
     def test_a_refused_key_fails_the_job(self, served: tuple[TinyJob, Endpoint], tmp_path: Path) -> None:
         with endpoint(lambda *_: error(401, "wrong key")) as server:

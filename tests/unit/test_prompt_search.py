@@ -16,7 +16,7 @@ from finetune_trainer.methods import method_of
 from finetune_trainer.search.near import NearRows
 from finetune_trainer.search.prompt import Example, Prompt, Rows, read_prompt, write_prompt
 from finetune_trainer.search.proposing import read_proposal
-from finetune_trainer.search.record import Record, Trial
+from finetune_trainer.search.record import Record, Scored, Trial
 from finetune_trainer.search.shots import SETS, Pool, draw_orders, draw_pool, draw_sets
 from finetune_trainer.search.space import Combination, Space
 from finetune_trainer.search.strategy import Strategy
@@ -184,6 +184,26 @@ class TestStrategy:
         assert strategy.left == sum(1 for _ in space) - 10
         assert strategy.next() not in list(space)[:10]
 
+    def test_a_search_that_resumes_goes_on_as_without_a_break(self) -> None:
+        space = a_space([0, 2, 4])
+
+        def search(strategy: Strategy, done: list[Trial], trials: int) -> list[Trial]:
+            found = list(done)
+            while len(found) < trials:
+                combination = strategy.next()
+                assert combination is not None
+                value = None if combination.chosen == 3 else combination.candidate + combination.order / 10
+                strategy.tell(combination, value)
+                found.append(Trial(value=value, **combination._asdict()))
+            return found
+
+        whole = search(Strategy(space, maximize=True, seed=1), [], 40)
+        assert any(one.value is None for one in whole)
+        for broken in (0, 1, 12, 30):
+            resumed = Strategy(space, maximize=True, seed=1, scored=whole[:broken])
+            assert search(resumed, whole[:broken], 40) == whole
+        assert search(Strategy(space, maximize=True, seed=2), [], 40) != whole
+
 
 class TestRecord:
     def test_of_equal_scores_the_shorter_prompt_is_the_best(self) -> None:
@@ -198,6 +218,14 @@ class TestRecord:
         assert lowest is not None
         assert lowest.value == 0.5
         assert Record(metric="accuracy", maximize=True, examples=9).best is None
+
+    def test_unusable_answers_are_counted_by_their_reason(self) -> None:
+        place = {"candidate": 0, "shots": 0, "chosen": 0, "order": 0}
+        trials = (Trial(value=0.1, unusable={"cut": 2, "empty": 1}, **place), Trial(value=None, **place))
+        plain = Scored(value=0.0, unusable={"empty": 4})
+        record = Record(metric="accuracy", maximize=True, examples=9, plain=plain, trials=trials)
+        assert record.unusable == {"cut": 2, "empty": 5}
+        assert record.answers == 18  # A prompt that does not fit has none.
 
 
 @pytest.mark.parametrize(

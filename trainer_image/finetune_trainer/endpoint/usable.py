@@ -14,6 +14,11 @@ _THOUGHT = re.compile(r"\s*<(think|thinking|reasoning)>.*?</\1>", re.DOTALL)
 _BLANK_LINES = re.compile(r"\A(?:[ \t\r]*\n)+")
 _OPEN_THOUGHT = re.compile(r"\s*<(?:think|thinking|reasoning)>")
 
+_CUT_ANSWER = "the answer is cut at the limit of tokens"
+_CUT_REASONING = f"{_CUT_ANSWER}, and has only reasoning"
+CUT = (_CUT_ANSWER, _CUT_REASONING)
+"""The problems of answers that need a higher limit of tokens."""
+
 # A whole answer that begins so and says little else. The same words later in an answer, or in quotes, are no refusal.
 _APOLOGY = (
     r"(?:(?:i['’]m|i am|we['’]re|we are)\s+(?:very\s+|so\s+)?(?:sorry|afraid)|sorry|my apologies|i apologi[sz]e|"
@@ -73,11 +78,8 @@ def _problem(answer: Answer, text: str) -> str:
         (answer.refusal is not None, "the endpoint marks the answer as a refusal"),
         (finish == "content_filter", "the content filter of the endpoint has stopped the answer"),
         (answer.calls_tool or finish in _TOOLS, "the answer calls a tool"),
-        (
-            finish == "length" and (blank or endless),
-            "the answer is cut at the limit of tokens, and has only reasoning",
-        ),
-        (finish == "length", "the answer is cut at the limit of tokens"),
+        (finish == "length" and (blank or endless), _CUT_REASONING),
+        (finish == "length", _CUT_ANSWER),
         (finish not in _WHOLE, f"the answer ends with '{str(finish)[:40]}'"),
         (endless, "the reasoning in the answer does not end"),
         (only_reasoning, "the answer has only reasoning"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -31,6 +31,8 @@ class Cost:
     """Tokens read and written."""
     shortened: int = 0
     """Rows whose text was cut, so that the prompt fits."""
+    unusable: Mapping[str, int] = field(default_factory=dict)
+    """Why answers could not be used, such as refusals: each reason, as a clause, with its number of answers."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,6 @@ class Spent:
 
 class Asked(Protocol):
     """A model that answers prompts."""
-
-    unusable: int
-    """Answers that could not be used, such as refusals."""
 
     @property
     def stored_as(self) -> dict[str, Any]:

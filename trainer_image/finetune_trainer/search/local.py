@@ -54,7 +54,6 @@ class LocalModel:
         self._ends_at_empty_line = until_empty_line(tokenizer)
         self._model: Any = inputs.load(inputs.base).complete()
         self._ranker = Ranker(inputs, self._model, seq2seq=self._seq2seq)
-        self.unusable = 0
 
     @property
     def stored_as(self) -> dict[str, Any]:

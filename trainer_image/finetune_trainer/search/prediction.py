@@ -32,7 +32,8 @@ def predict(form: PromptedForm, inputs: EvaluationInputs, rows: Sequence[Any]) -
     with form.asked(inputs, _ignored, Spent()) as asked:
         if labels:
             found, _ = asked.ranked(prompt, texts, labels, _ignored)
-            return [_label(*one, labels) for one in zip(texts, found, strict=True)]
+            label = _label if inputs.spec.model.endpoint is None else _chosen
+            return [label(*one, labels) for one in zip(texts, found, strict=True)]
         answers, _ = asked.answers(prompt, texts, _ignored)
     return [Prediction(answer, {**one, "answer": answer}) for one, answer in zip(texts, answers, strict=True)]
 
@@ -51,9 +52,15 @@ def _ignored(_: int) -> None:
     """A prediction reports no progress."""
 
 
-def _label(texts: Mapping[str, str], scores: Any, labels: Sequence[str]) -> Prediction:
+def _chosen(texts: Mapping[str, str], scores: Any, labels: Sequence[str]) -> Prediction:
+    """The label in an answer of an endpoint, which gives no probabilities."""
     if not scores.any():
         return Prediction("no label", {**texts, "label": None})
+    label = labels[int(np.argmax(scores))]
+    return Prediction(label, {**texts, "label": label})
+
+
+def _label(texts: Mapping[str, str], scores: Any, labels: Sequence[str]) -> Prediction:
     ordered = np.argsort(-scores, kind="stable").tolist()
     by_label = {labels[index]: round(float(scores[index]), _DIGITS) for index in ordered}
     shown = "  ".join(f"{label} {score:.4f}" for label, score in list(by_label.items())[:_SHOWN_LABELS])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 
@@ -26,6 +27,9 @@ class Scored(BaseModel):
     value: float | None = Field(description="None if the prompt does not fit into the model.")
     tokens: int = Field(default=0, description="Tokens read and written.")
     shortened: int = Field(default=0, description="Rows whose text was cut, so that the prompt fits.")
+    unusable: dict[str, int] = Field(
+        default_factory=dict, description="Why answers could not be used: each reason with its number of answers."
+    )
 
 
 class Trial(Scored):
@@ -61,8 +65,21 @@ class Record(BaseModel):
     @property
     def tokens(self) -> int:
         """Tokens read and written so far."""
-        scored = [one for one in (self.plain, self.alone, *self.trials) if one is not None]
-        return self.proposing + sum(one.tokens for one in scored)
+        return self.proposing + sum(one.tokens for one in self._scored)
+
+    @property
+    def answers(self) -> int:
+        """Answers to validation examples so far, whether asked for or known."""
+        return self.examples * sum(one.value is not None for one in self._scored)
+
+    @property
+    def unusable(self) -> Counter[str]:
+        """Why answers could not be used so far: each reason with its number of answers."""
+        return sum((Counter(one.unusable) for one in self._scored), Counter[str]())
+
+    @property
+    def _scored(self) -> list[Scored]:
+        return [one for one in (self.plain, self.alone, *self.trials) if one is not None]
 
     @property
     def step(self) -> int:

@@ -83,8 +83,11 @@ def search(context: StageContext, inputs: TrainInputs) -> Trained:
             ) from None
 
 
-class _Stopped(BaseException):
-    """A request to stop, where no endpoint is asked; see `endpoint.stopping`."""
+class _Stopped(KeyboardInterrupt):
+    """A request to stop, where no endpoint is asked; see `endpoint.stopping`.
+
+    It may be raised inside of what explains the exceptions of a tokenizer, which lets an interrupt pass.
+    """
 
 
 def _stop(_number: int, _frame: object) -> None:

@@ -36,6 +36,8 @@ class Searching:
         self._strategy = Strategy(space, maximize=record.maximize, seed=seed, scored=record.trials)
         self._alive = alive
         self._problem: DoesNotFit | None = None
+        self._refused: Prompt | None = None
+        """The prompt for which the budget may not be enough."""
 
     def trials(self, plain: Prompt) -> Iterator[tuple[int, int]]:
         """Score ``plain``, the combinations, and the best instruction without its examples.
@@ -44,15 +46,17 @@ class Searching:
             The combinations that are scored and those to score in all, after each score.
 
         Raises:
-            StageFailure: BadConfiguration when the budget is not enough for one combination, or none fits into the
-                model.
+            StageFailure: BadConfiguration when the budget is not enough for one combination, or ``plain`` or all
+                combinations do not fit into the model.
         """
         record = self._record
         total = min(self._settings.trials, record.distinct)
-        if record.plain is None:
+        if record.plain is None or record.plain.value is None:
             record.plain = self._scored(plain)
             if record.plain is None:
                 raise self._too_little(plain)
+            if record.plain.value is None:
+                raise self._plain_too_long()
             yield 0, total
         while record.end is None:
             record.end = self._trial(total)
@@ -85,12 +89,13 @@ class Searching:
         most = self._settings.max_tokens
         try:
             if most is not None and self._record.tokens + self._most(prompt) > most:
+                self._refused = prompt
                 return None
             value, cost = self._objective.value(self._asked, prompt, self._alive)
         except DoesNotFit as problem:
             self._problem = problem
             return Scored(value=None)
-        return Scored(value=value, tokens=cost.tokens, shortened=cost.shortened)
+        return Scored(value=value, tokens=cost.tokens, shortened=cost.shortened, unusable=dict(cost.unusable))
 
     def _most(self, prompt: Prompt) -> int:
         return self._asked.most(prompt, self._objective.inputs, self._objective.labels).tokens
@@ -117,12 +122,32 @@ class Searching:
             "method.promptSearch.shots, shorten the candidates, or choose a model with more positions",
         )
 
+    def _plain_too_long(self) -> StageFailure:
+        return StageFailure(
+            Reason.BAD_CONFIGURATION,
+            "The plain prompt, which the best one is compared with, does not fit into the model: "
+            f"{self._problem}; raise training.maxSequenceLength, shorten task.instruction where it is set, or choose a "
+            "model with more positions",
+        )
+
     def _too_little(self, plain: Prompt) -> StageFailure:
-        smallest = self._space.prompt(next(iter(self._space)))
-        needed = self._most(plain) + self._most(smallest)
+        """The failure for a budget that is used up before a combination is scored."""
+        assert self._refused is not None
+        needed = self._record.tokens + self._most(self._refused)  # What is scored has a known cost.
+        if self._refused is plain:
+            needed += self._first()
         return StageFailure(
             Reason.BAD_CONFIGURATION,
             f"method.promptSearch.maxTokens is {self._settings.max_tokens:,}, but the plain prompt and one combination "
             f"may need {needed:,} on {len(self._objective.rows)} validation examples: raise it, or lower "
             "method.promptSearch.examples or evaluation.generation.maxNewTokens",
         )
+
+    def _first(self) -> int:
+        """The most tokens that the first combination can cost; none if it does not fit into the model."""
+        combination = self._strategy.next()
+        assert combination is not None, "a search has combinations"
+        try:
+            return self._most(self._space.prompt(combination))
+        except DoesNotFit:
+            return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from finetune_api.secrets import SecretRole
 from finetune_api.spec import EndpointSpec, FineTuneJobSpec
 from finetune_trainer.endpoint.client import Client
 from finetune_trainer.endpoint.labels import label_of
-from finetune_trainer.endpoint.messages import Outcome, Question, estimated_tokens
+from finetune_trainer.endpoint.messages import Outcome, Question
 from finetune_trainer.endpoint.stopping import StopRequest
 from finetune_trainer.endpoint.store import AnswerStore
 from finetune_trainer.endpoint.usable import verdict
@@ -49,8 +50,6 @@ class ServedModel:
         self._alive = alive
         generation = spec.evaluation.generation
         self._parameters: Mapping[str, Any] = {"temperature": 0, "max_tokens": generation.max_new_tokens}
-        self.unusable = 0
-        """Answers that could not be used."""
         self._on_examples = alive
         self._reported = 0
         """Examples of the present questions that were reported."""
@@ -71,8 +70,8 @@ class ServedModel:
 
     def most(self, prompt: Prompt, inputs: Sequence[Inputs], labels: Sequence[str]) -> Cost:
         questions = self._questions(prompt, inputs)
-        longest = self._spec.evaluation.generation.max_new_tokens
-        written = max(map(estimated_tokens, labels)) if labels else longest
+        # A request for a label may get as many tokens as any other.
+        written = self._spec.evaluation.generation.max_new_tokens
         return Cost(sum(one.estimated_tokens + written for one in questions))
 
     def ranked(
@@ -101,9 +100,9 @@ class ServedModel:
         outcomes = self._client.ask(questions)
         on_examples(len(questions) - self._reported)
         verdicts = [verdict(outcome) for outcome in outcomes]
-        self.unusable += sum(one.text is None for one in verdicts)
+        unusable = Counter(one.problem for one in verdicts if one.text is None)
         texts = [one.written if self._keeps_space else one.text for one in verdicts]
-        return [text or "" for text in texts], Cost(sum(map(_tokens, outcomes)))
+        return [text or "" for text in texts], Cost(sum(map(_tokens, outcomes)), unusable=unusable)
 
     def _questions(self, prompt: Prompt, inputs: Sequence[Inputs]) -> list[Question]:
         return [Question(prompt.messages(one), self._parameters) for one in inputs]

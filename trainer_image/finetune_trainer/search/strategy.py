@@ -17,17 +17,17 @@ from finetune_trainer.search.space import Combination, Space
 class Strategy:
     """Suggests combinations, none of them twice.
 
-    A search that resumes tells it what is scored; it then goes on with what the sampler makes of that.
+    What is suggested depends only on the seed and on what is scored, so that a search that resumes goes on as it would
+    have without a break.
     """
 
     def __init__(self, space: Space, *, maximize: bool, seed: int, scored: Iterable[Trial] = ()) -> None:
         optuna.logging.set_verbosity(logging.WARNING)
         self._space = space
-        self._study = optuna.create_study(
-            direction="maximize" if maximize else "minimize", sampler=optuna.samplers.TPESampler(seed=seed)
-        )
+        self._seed = seed
+        self._scored = 0
+        self._study = optuna.create_study(direction="maximize" if maximize else "minimize")
         self._open = dict.fromkeys(space)
-        self._generator = np.random.default_rng(seed)
         for trial in scored:
             self.tell(_combination(trial), trial.value)
 
@@ -40,13 +40,15 @@ class Strategy:
         """A combination that is not scored; None if all are."""
         if not self._open:
             return None
+        generator = np.random.default_rng((self._seed, self._scored))
+        self._study.sampler = optuna.samplers.TPESampler(seed=int(generator.integers(2**32)))
         asked = self._study.ask()
         suggested = self._space.suggested(asked)
         self._study.tell(asked, state=TrialState.FAIL)  # `tell` adds a trial of its own.
         if suggested in self._open:
             return suggested
         near = self._nearest(suggested)
-        return near[int(self._generator.integers(len(near)))]
+        return near[int(generator.integers(len(near)))]
 
     def _nearest(self, suggested: Combination) -> list[Combination]:
         """Combinations that are not scored, and have as much as possible in common with one that is."""
@@ -56,6 +58,7 @@ class Strategy:
     def tell(self, combination: Combination, value: float | None) -> None:
         """Record the score of a combination; None if it does not fit into the model."""
         self._open.pop(combination, None)
+        self._scored += 1
         parameters = self._space.parameters(combination)
         self._study.add_trial(
             create_trial(

@@ -66,7 +66,9 @@ def compared_outputs(
     results = measure(np.arange(len(gold)))
     if len(results) < len(inputs.spec.metrics):
         raise undefined_auroc()
-    predictions = prediction_rows(test, data, gold, chosen.output, tuned)
+    # An endpoint gives a label, and no probability.
+    confident = inputs.spec.model.endpoint is None
+    predictions = prediction_rows(test, data, gold, chosen.output, tuned, confident=confident)
     tables = {"labels": label_table(data, gold, chosen.output, tuned)}
     return Comparison(chosen.kind, _named(chosen.details, data.labels), results, measure, predictions, tables=tables)
 

@@ -15,9 +15,18 @@ _DIGITS = 6
 
 
 def prediction_rows(
-    test: pa.Table, data: DataReport, gold: Labels, baseline: Classified, tuned: Classified
+    test: pa.Table, data: DataReport, gold: Labels, baseline: Classified, tuned: Classified, *, confident: bool
 ) -> list[dict[str, Any]]:
-    """The rows of predictions.jsonl: the label of each model, or with task.multiLabel its list of labels."""
+    """The rows of predictions.jsonl: the label of each model, or with task.multiLabel its list of labels.
+
+    Args:
+        test: The test split.
+        data: The report about the prepared data.
+        gold: The true labels.
+        baseline: The output of the baseline.
+        tuned: The output of the tuned model.
+        confident: Whether the probabilities of labels are those of the models.
+    """
     columns = zip(test["source"].to_pylist(), test["text"].to_pylist(), strict=True)
     of = _names_of if data.multi_label else _name_of
     rows = []
@@ -29,7 +38,7 @@ def prediction_rows(
             "baseline": of(baseline.predicted[index], data),
             "tuned": of(tuned.predicted[index], data),
         }
-        if not data.multi_label:
+        if confident and not data.multi_label:
             row["confidence"] = {
                 "baseline": round(float(baseline.confidences[index]), _DIGITS),
                 "tuned": round(float(tuned.confidences[index]), _DIGITS),
