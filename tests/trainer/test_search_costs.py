@@ -64,7 +64,10 @@ def test_a_search_has_the_tokens_of_a_real_one(tmp_path: Path) -> None:
     job = a_job(root, {"uri": (root / "base").as_uri()})
     result = run(job, Stage.PREPARE, Stage.TRAIN)
     assert result is not None
-    (found,) = answer(job, tmp_path / "scratch", {})["candidates"]
+    rounded = {"model": {**job.spec["model"], "quantization": "NF4"}}
+    found, other = answer(job, tmp_path / "scratch", {}, rounded)["candidates"]
+    assert found["rounded"] is None
+    assert 0 < other["rounded"] < other["parameters"] == found["parameters"]
     assert found["tokens"] == pytest.approx(result.tokens, rel=0.3)
     assert (found["steps"], found["trained"], found["rows"]) == (5, 0, 16)
     model: Any = AutoModelForCausalLM.from_pretrained(root / "base")

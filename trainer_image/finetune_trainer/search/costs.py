@@ -17,6 +17,7 @@ from transformers import AutoConfig
 from finetune_api.method_settings import PromptSearchSpec
 from finetune_api.spec import FineTuneJobSpec, Precision
 from finetune_api.tables.tasks import ModelFamily
+from finetune_trainer.endpoint.messages import BYTES_A_TOKEN
 from finetune_trainer.evaluate.generation import LIMITS
 from finetune_trainer.evaluate.token_scores import limits_of
 from finetune_trainer.methods import method_of
@@ -44,13 +45,15 @@ class SearchCosts:
 
     parameters: int
     peak_bytes: int | None
-    """Of the tensors of a batch, besides the weights; None if the model cannot run without weights."""
+    """Of the tensors of a batch, besides the weights; None if the model cannot run without weights, or is elsewhere."""
     rows: int
     """Of the batch with the longest prompts."""
     combinations: int
     """At most."""
     tokens: int
-    """Read and written in all, about."""
+    """Read and written by the search, about."""
+    measured_tokens: int
+    """Read and written by the evaluation, about."""
     chat_template: bool | None
     """Whether the model has a chat template; None for a model with an encoder."""
 
@@ -87,20 +90,24 @@ def search_costs(
     ranks = form.answer_form() is None
     new = max(answers) if ranks else spec.evaluation.generation.max_new_tokens
     examples = min(settings.examples, report.splits["validation"].examples)
-    if ranks:
-        written = sum(answers)
+    if ranks:  # An endpoint writes one label, and is not asked for the likelihood of all.
+        written = round(float(np.mean(answers))) if spec.model.endpoint else sum(answers)
     else:
         sampled = [tokenizer(text)["input_ids"] for text in texts.answers[:_SAMPLE]]
         written = round(float(np.mean([len(ids) for ids in sampled])))
+    # The plain prompt and the best instruction alone are scored too.
+    of_trial, of_plain = lengths.mean(candidates, settings.shots) + written, lengths.mean([plain], [0]) + written
+    tokens = examples * (settings.trials * of_trial + of_plain + lengths.mean(candidates, [0]) + written)
+    measured = report.splits["test"].examples * (of_plain + of_trial)
+    if spec.model.endpoint:  # The tokenizer that stands in for its own makes a token of each byte.
+        tokens, measured = tokens / BYTES_A_TOKEN, measured / BYTES_A_TOKEN
+        return SearchCosts(0, None, 1, settings.trials, round(tokens), round(measured), None)
     auto_class = form.model_class(report).auto_class
     batch = _Batch(auto_class, model, report, dtype_of(precision), ranks=ranks, seq2seq=seq2seq)
     longest = lengths.longest(max([plain, *candidates], key=len), max(settings.shots))
     parameters, rows, peak = batch.run(longest, new, device)
-    # The plain prompt and the best instruction alone are scored too.
-    each = settings.trials * lengths.mean(candidates, settings.shots) + lengths.mean([plain], [0])
-    tokens = examples * (each + lengths.mean(candidates, [0]) + (settings.trials + 2) * written)
     template = None if seq2seq else not until_empty_line(tokenizer)
-    return SearchCosts(parameters, peak, rows, settings.trials, round(tokens), template)
+    return SearchCosts(parameters, peak, rows, settings.trials, round(tokens), round(measured), template)
 
 
 @dataclass(frozen=True)
