@@ -123,7 +123,7 @@ def _advise(
     if isinstance(result, PrepareResult):
         costs = compute(result, scratch)
     elif others and _is_refused(prepared):
-        _tell(output, f"{first.method.type} is not possible; preparing the data for {others[0].method.type}.")
+        _tell(output, f"Preparing the data for {first.method.type} has failed; trying {others[0].method.type}.")
         costs = _searched(others[0], prepare, compute, scratch)
     if costs is None:
         return report_failure(prepared, output)

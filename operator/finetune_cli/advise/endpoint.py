@@ -81,8 +81,7 @@ class EndpointAdvice:
             f"{self.measuring:,} to measure the plain and the best prompt on {self.examples.get('test', 0):,} test "
             "rows. Retries come on top; what was answered is not asked again.",
             f"It reads and writes about {sum(self.tokens):,} tokens: {self.tokens[0]:,} to score combinations, and "
-            f"{self.tokens[1]:,} to measure. A token is counted as four bytes, and reasoning, which is not known, as "
-            "none.",
+            f"{self.tokens[1]:,} to measure. A token is counted as four bytes; proposals and reasoning come on top.",
             *self._budgets(),
         ]
 
