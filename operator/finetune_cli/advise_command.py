@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from finetune_cli.options import Settings, TextOrJson, on_this_machine
 from finetune_cli.output import Output
+
+if TYPE_CHECKING:
+    from finetune_cli.source import Document
 
 
 def register(app: typer.Typer) -> None:
@@ -44,12 +47,21 @@ def advise(
     """
     from finetune_api.failures import ExitCode
     from finetune_cli.advise.advise import advise as execute
+    from finetune_cli.advise.endpoint import with_search
     from finetune_cli.advise.hardware import named
     from finetune_cli.run import load_or_report
 
     if gpu is not None and tries:
         raise typer.BadParameter("not allowed with --gpu: it measures on this machine", param_hint="--try")
-    job = load_or_report(manifest, Output(output), settings or ())
+    suggested = False
+
+    def change(document: Document) -> Document:
+        nonlocal suggested
+        changed = with_search(document)
+        suggested = changed is not document
+        return changed
+
+    job = load_or_report(manifest, Output(output), settings or (), change)
     if job is None:
         raise typer.Exit(ExitCode.BAD_CONFIGURATION)
     try:
@@ -57,5 +69,13 @@ def advise(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--gpu") from error
     on_this_machine(
-        lambda: execute(manifest, job, hardware, models=models or (), tries=tries, output=Output(output)),
+        lambda: execute(
+            manifest,
+            job,
+            hardware,
+            models=models or (),
+            tries=tries,
+            output=Output(output),
+            suggested=suggested,
+        ),
     )

@@ -15,7 +15,7 @@ from finetune_api.spec import FineTuneJobSpec, ResilienceSpec
 from finetune_cli.dry_run import dry_run
 from finetune_cli.local import Executor, LocalError, Machine, StateDirectory, home
 from finetune_cli.local.jobs import known_job, manifest_path, moved_note, state_path
-from finetune_cli.manifest import ManifestError, load
+from finetune_cli.manifest import Change, ManifestError, load
 from finetune_cli.output import Output, out, print_error, to_json, write
 from finetune_cli.overrides import overridden, overrides_of
 from finetune_cli.place import ThisMachine
@@ -50,11 +50,15 @@ def run(manifest: str, output: Output, fresh: bool, settings: Sequence[str] = ()
         return error.exit_code
 
 
-def load_or_report(manifest: str, output: Output, settings: Sequence[str] = ()) -> FineTuneJob | None:
-    """The job of a manifest, with the fields of ``--set``; None if it is invalid, after its problems were printed."""
+def load_or_report(
+    manifest: str, output: Output, settings: Sequence[str] = (), change: Change = lambda document: document
+) -> FineTuneJob | None:
+    """The job of a manifest, with the fields of ``--set`` and then ``change``; None if it is invalid, after its
+    problems were printed.
+    """
     try:
         overrides = overrides_of(settings)
-        return load(manifest, lambda document: overridden(document, overrides))
+        return load(manifest, lambda document: change(overridden(document, overrides)))
     except ManifestError as error:
         problems = error.problems
         print_error(*map(str, problems))

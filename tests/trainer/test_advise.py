@@ -23,10 +23,13 @@ from finetune_cli.manifest import load
 from finetune_cli.output import Output
 from finetune_cli.overrides import overridden, overrides_of
 from finetune_trainer import costs, suitability
+from tests.trainer.pair_models import save_t5
 from tests.trainer.stages import write_jsonl
 from tests.trainer.teacher_models import save_classifier, save_generator
 from tests.trainer.test_cli_run import Desk
 from tests.trainer.tiny_models import make_texts, save_llama
+
+SEARCH_LINE = "method: {type: PromptSearch, promptSearch: {propose: 4}}"
 
 
 @pytest.fixture
@@ -145,7 +148,7 @@ def test_prompts_without_answers_that_a_teacher_answers(
 def test_a_model_behind_an_endpoint_is_only_asked(here: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     document = yaml.safe_load((here.root / "job.yaml").read_text())
     document["spec"] |= {
-        "model": {"endpoint": {"url": "http://127.0.0.1:9/v1", "model": "large", "maxRequests": 50}},
+        "model": {"endpoint": {"url": "http://127.0.0.1:9/v1", "model": "large", "maxRequests": 50, "maxTokens": 20}},
         "method": {"type": "PromptSearch", "promptSearch": {"candidates": ["{text}"], "trials": 3, "examples": 10}},
     }
     (here.root / "job.yaml").write_text(yaml.safe_dump(document))
@@ -153,8 +156,39 @@ def test_a_model_behind_an_endpoint_is_only_asked(here: Desk, capsys: pytest.Cap
     text = " ".join(capsys.readouterr().out.split())
     assert "large is behind an endpoint, so only PromptSearch is possible" in text
     assert "50 to score up to 3 combinations of an instruction with examples, each on 10 validation rows" in text
-    assert "may not be enough, and the job fails above them" in text
+    assert "50 requests may not be enough, and the job fails above them" in text
+    assert "20 tokens may not be enough, and the job fails above them" in text
     assert "accuracy of the" in text
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["search", "no method"])
+def test_a_model_that_only_a_search_is_for(here: Desk, capsys: pytest.CaptureFixture[str], asked: bool) -> None:
+    save_t5(here.root / "t5", [text for text, _ in make_texts(40, 1)])
+    document = yaml.safe_load((here.root / "job.yaml").read_text())
+    document["spec"]["model"] = {"uri": (here.root / "t5").as_uri()}
+    search = {"type": "PromptSearch", "promptSearch": {"candidates": ["{text}"], "trials": 3}}
+    document["spec"] = {name: one for name, one in document["spec"].items() if name not in ("method", "training")}
+    document["spec"] |= {"method": search} if asked else {}
+    (here.root / "job.yaml").write_text(yaml.safe_dump(document))
+    assert advise("job.yaml", overridden_job(here), None, output=Output.JSON) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["recommendation"]["method"] == "PromptSearch"
+    assert found["recommendation"]["manifest"] == ([] if asked else [SEARCH_LINE])
+    fitting = [one["method"] for one in found["methods"] if one["fits"]]
+    assert fitting == ["PromptSearch"] * 3
+    assert all("cannot be tuned" in one["reason"] for one in found["methods"] if not one["fits"])
+    exact, nf4, int8 = (one["memoryBytes"] for one in found["methods"] if one["fits"])
+    assert nf4 < int8 < exact
+
+
+def test_settings_of_a_method_that_are_wrong_are_said(here: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    save_llama(here.root / "decoder")
+    document = yaml.safe_load((here.root / "job.yaml").read_text())
+    document["spec"]["model"] = {"uri": (here.root / "decoder").as_uri()}
+    document["spec"]["method"] = {"type": "LoRA", "lora": {"targetModules": ["nothing"]}}
+    (here.root / "job.yaml").write_text(yaml.safe_dump(document))
+    assert advise("job.yaml", overridden_job(here), None) == ExitCode.BAD_CONFIGURATION
+    assert "nothing" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_ctrl_c_in_a_trial_leaves_nothing(here: Desk, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,6 +70,16 @@ def test_activations_are_the_peak_of_a_real_step(instruction: TinyJob, tmp_path:
     assert found["rows"] == plan.sizes.per_device
 
 
+def test_packed_rows_that_are_too_few_are_counted(instruction: TinyJob, tmp_path: Path) -> None:
+    many = {"world": {"workers": 1, "processesPerWorker": 32, "device": "cpu"}}
+    packed, alone = answer(
+        instruction, tmp_path, *({"training": {"packing": one, "batchSize": 32}} for one in (True, False)), **many
+    )["candidates"]
+    assert 0 < packed["packedRows"] < 32
+    assert f"has only {packed['packedRows']} packed rows for 32 processes" in packed["error"]
+    assert "error" not in alone
+
+
 def test_gpus_by_name_use_bf16_and_no_logits(instruction: TinyJob, tmp_path: Path) -> None:
     full = {"method": {"type": "Full"}}
     on_gpu = {"world": {"workers": 1, "processesPerWorker": 1, "device": "gpu"}}

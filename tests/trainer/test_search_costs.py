@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -15,10 +16,13 @@ from transformers import AutoModelForCausalLM
 from finetune_api.stage import Stage
 from finetune_api.tables.methods import MethodType, Quantization
 from finetune_api.tables.tasks import ModelFamily, TaskType
+from finetune_trainer.endpoint.messages import estimated_tokens
 from finetune_trainer.modelling.live_memory import LiveMemory
 from tests.combinations.cells import TRAINED, Cell, Form
 from tests.combinations.inputs import cell_job
 from tests.combinations.results import Outcome, read_results
+from tests.endpoint_server import answer as reply
+from tests.endpoint_server import endpoint
 from tests.trainer.conftest import prepared
 from tests.trainer.pair_models import save_marian
 from tests.trainer.stages import TinyJob
@@ -64,13 +68,33 @@ def test_a_search_has_the_tokens_of_a_real_one(tmp_path: Path) -> None:
     job = a_job(root, {"uri": (root / "base").as_uri()})
     result = run(job, Stage.PREPARE, Stage.TRAIN)
     assert result is not None
-    (found,) = answer(job, tmp_path / "scratch", {})["candidates"]
+    rounded = {"model": {**job.spec["model"], "quantization": "NF4"}}
+    found, other = answer(job, tmp_path / "scratch", {}, rounded)["candidates"]
+    assert found["rounded"] is None
+    assert 0 < other["rounded"] < other["parameters"] == found["parameters"]
     assert found["tokens"] == pytest.approx(result.tokens, rel=0.3)
     assert (found["steps"], found["trained"], found["rows"]) == (5, 0, 16)
     model: Any = AutoModelForCausalLM.from_pretrained(root / "base")
     assert found["parameters"] == sum(one.numel() for one in model.parameters())
     # Two logits for each token at least: those of 32 tokens of a prompt with three examples.
     assert found["activationBytes"] > 4 * 16 * 32 * model.config.vocab_size
+
+
+def test_a_search_at_an_endpoint_has_about_the_tokens_that_it_estimates(tmp_path: Path) -> None:
+    root = tmp_path / "job"
+    root.mkdir()
+    with endpoint(lambda _, __: reply("weather", usage=False)) as server:
+        job = a_job(root, {"endpoint": {"url": server.url, "model": "m"}}, shots=[3])
+        result = run(job, Stage.PREPARE, Stage.TRAIN)
+        assert result is not None
+        searched = len(server.asked)
+        run(job, Stage.EVALUATE)
+        measured = [estimated_tokens(json.dumps(one["messages"]) + "weather") for one in server.asked[searched:]]
+    (found,) = answer(job, tmp_path / "scratch", {})["candidates"]
+    assert found["tokens"] == pytest.approx(result.tokens, rel=0.3)
+    # What the search has asked already is not asked again.
+    assert found["measuredTokens"] == pytest.approx(np.mean(measured) * 2 * len(job.predictions), rel=0.3)
+    assert (found["parameters"], found["activationBytes"]) == (0, None)
 
 
 def test_searches_whose_answers_are_generated(tmp_path: Path) -> None:

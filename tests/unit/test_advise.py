@@ -13,7 +13,7 @@ import pytest
 from finetune_api.stage import Device, PrepareResult, Stage, World
 from finetune_api.tables.gpus import Gpu
 from finetune_api.tables.methods import MethodType, Quantization
-from finetune_cli.advise.advise import check_rows, stops_as_interrupt
+from finetune_cli.advise.advise import check_packed_rows, check_rows, stops_as_interrupt, to_prepare
 from finetune_cli.advise.candidates import Candidate, candidates, distributed_of
 from finetune_cli.advise.costs import Costs, Speed, cost_of
 from finetune_cli.advise.hardware import named, shape_of, this_machine
@@ -126,6 +126,27 @@ class TestHardware:
             check_rows(spec, few, named("H100x8", spec))
         check_rows(spec, few, named("H100x2", spec))
         check_rows(a_job(task={"type": "LanguageModeling"}).spec, few, named("H100x8", spec))
+
+    def test_each_gpu_needs_a_packed_row(self) -> None:
+        raw = {"error": "the training data has only 6 packed rows", "packedRows": 6}
+        job = a_job(task={"type": "InstructionTuning"}, method={"type": "LoRA"})
+        candidate = Candidate(MethodType.LORA, Quantization.NONE, job.spec)
+        eight = World(workers=1, processes_per_worker=8, device=Device.GPU)
+        few = cost_of(candidate, job.spec, raw, world=eight, gpu=Gpu.H100, limit=None, program=0)
+        assert few.problem.startswith("--gpu: the training rows are joined to only 6 packed rows for 8 H100, and each")
+        assert "name at most 6, set training.packing to false, or add data" in few.problem
+        with pytest.raises(LocalError, match="--gpu: the training rows are joined to only 6 packed rows"):
+            check_packed_rows(Costs(FACTS, None, (few,)))
+        check_packed_rows(Costs(FACTS, None, (few, cost("PTuning"))))
+        here = cost_of(candidate, job.spec, raw, world=eight, limit=None, program=0)
+        assert here.problem == raw["error"]
+
+    def test_a_search_is_prepared_where_training_is_not_possible(self) -> None:
+        search = {"type": "PromptSearch", "promptSearch": {"propose": 1}}
+        for spec in (a_job(task=CLASSES).spec, a_job(task=CLASSES, method=search).spec):
+            assert [one.name for one in to_prepare(candidates(spec, {}), spec)] == ["LoRA", "PromptSearch"]
+        alone = a_job(task={"type": "LanguageModeling"}).spec
+        assert [one.name for one in to_prepare(candidates(alone, {}), alone)] == ["LoRA"]
 
     def test_this_machine_decides_no_field(self) -> None:
         found = this_machine(a_job(distributed={"workers": 4}).spec, Machine(gpus=0, cores=2))
@@ -253,6 +274,18 @@ class TestRecommendation:
         enough = Costs(FACTS, None, (cost("LoRA", {"steps": 100}),))
         assert not any("steps are few" in one for one in recommended(few, given).reasons)
         assert not any("steps are few" in one for one in recommended(enough, self.spec).reasons)
+
+    def test_few_steps_of_packed_rows_are_no_reason_for_many_epochs(self) -> None:
+        def last(task: str, batch: int = 32) -> str:
+            found = cost("LoRA", {"steps": 3}, task={"type": task}, training={"batchSize": batch})
+            return recommended(Costs(FACTS, None, (found,)), a_job(task={"type": task}).spec).reasons[-1]
+
+        begin = "Its 3 steps are few, in which a model may learn too little: the texts are packed into few rows, so "
+        assert last("InstructionTuning") == (
+            f"{begin}lower training.batchSize, which is 32, or set training.packing to false."
+        )
+        assert last("InstructionTuning", batch=1) == f"{begin}set training.packing to false."
+        assert last("LanguageModeling", batch=1) == f"{begin}lower training.maxSequenceLength."
 
     def test_nothing_fits(self) -> None:
         costs = Costs(FACTS, GIB, (cost("LoRA", {"error": "no"}),))

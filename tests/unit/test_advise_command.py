@@ -52,11 +52,14 @@ class TestCommand:
         assert result.exit_code == 64
         assert "those of the teacher in spec.distillation are asked only by finetune run" in result.stderr
 
+    @pytest.mark.parametrize("searched", [True, False], ids=["search", "no method"])
     @pytest.mark.parametrize("option", [("--try", "1"), ("--gpu", "H100")])
-    def test_a_model_behind_an_endpoint_is_not_trained(self, job: str, option: tuple[str, str]) -> None:
+    def test_a_model_behind_an_endpoint_is_not_trained(self, job: str, option: tuple[str, str], searched: bool) -> None:
         document = yaml.safe_load(Path(job).read_text())
         document["spec"]["model"] = {"endpoint": {"url": "http://localhost/v1", "model": "large"}}
-        document["spec"]["method"] = {"type": "PromptSearch", "promptSearch": {"propose": 1}}
+        document["spec"].pop("method", None)
+        if searched:
+            document["spec"]["method"] = {"type": "PromptSearch", "promptSearch": {"propose": 1}}
         Path(job).write_text(yaml.safe_dump(document))
         result = advise(job, *option)
         assert result.exit_code == 64

@@ -15,6 +15,7 @@ from finetune_cli.advise.costs import Cost, Costs, Speed
 from finetune_cli.advise.earlier import with_earlier
 from finetune_cli.advise.hardware import Hardware
 from finetune_cli.advise.models import ModelScore, addresses, best_first, measured
+from finetune_cli.advise.notes import search_sentences
 from finetune_cli.advise.recommend import Trial, recommended
 from finetune_cli.advise.report import WIDTH, Advice, document, lines, manifest_lines
 from finetune_cli.local import StateDirectory
@@ -115,6 +116,18 @@ class TestReport:
         )
         assert "while there are few rows (here 3,249), if the model follows instructions: this one has no chat" in text
         assert document(advice)["search"]
+        rounded = replace(found, candidate=Candidate(MethodType.PROMPT_SEARCH, Quantization.NF4, spec))
+        both = replace(costs, found=(found, rounded, *costs.found))
+        assert document(replace(advice, costs=both))["search"] == document(advice)["search"]
+        only_rounded = search_sentences(replace(advice, costs=replace(costs, found=(rounded,))))
+        assert [one.partition(":")[0] for one in only_rounded] == [
+            "PromptSearch + NF4 trains nothing",
+            "It is useful if the model follows instructions",
+        ]
+        limited = a_job(task=CLASSES, method={**method, "promptSearch": {"propose": 1, "maxTokens": 8_999}}).spec
+        short = replace(found, candidate=replace(found.candidate, spec=limited))
+        ends = search_sentences(replace(advice, costs=replace(costs, found=(short,))))[1]
+        assert ends == "It ends earlier, before more than the 8,999 tokens of method.promptSearch.maxTokens."
         alone = replace(costs, found=(found,))
         only = self.advice(spec=self.spec, costs=alone, recommendation=recommended(alone, self.spec))
         assert "Use PromptSearch: no method that trains is possible here" in " ".join(lines(only))

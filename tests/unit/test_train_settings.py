@@ -49,6 +49,13 @@ def test_more_processes_than_training_rows_are_rejected() -> None:
     with pytest.raises(StageFailure, match="has only 3 rows for 4 processes: add data") as caught:
         plan_training(spec(), rows=3, processes=4, batching=True)
     assert caught.value.reason is Reason.BAD_DATA
+    assert "packed" not in caught.value.message
+    for task, way in (
+        ("InstructionTuning", "set training.packing to false"),
+        ("LanguageModeling", "maxSequenceLength"),
+    ):
+        with pytest.raises(StageFailure, match=f"has only 3 packed rows for 4 processes: .*{way}"):
+            plan_training(spec(task={"type": task}), rows=3, processes=4, batching=True)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """``finetune_trainer costs``: what training with each of several methods needs, and which do not fit the model.
 
 Standard input is a `Request` as JSON. Standard output has
-- ``candidates``, an object for each spec: ``error``, or ``parameters``, ``rounded``, ``trained``, ``activationBytes``,
-  ``recomputedBytes``, ``precision``, ``rows`` of the micro-batch, and ``steps`` and ``tokens`` of the whole training;
-  of a search, ``steps`` are combinations, and ``chatTemplate`` says whether the model has one,
+- ``candidates``, an object for each spec: ``error``, with ``packedRows`` if these are too few, or ``parameters``,
+  ``rounded``, ``trained``, ``activationBytes``, ``recomputedBytes``, ``precision``, ``rows`` of the micro-batch, and
+  ``steps`` and ``tokens`` of the whole training; of a search, ``steps`` are combinations, ``measuredTokens`` those of
+  the evaluation, and ``chatTemplate`` says whether the model has one,
 - ``data``: ``family``, ``learnedTokens`` and ``longest``,
 - ``memoryBytes`` of a device; null if it is unknown,
 - ``programBytes``: what a process of the training needs without a model; 0 on a GPU.
@@ -12,7 +13,9 @@ Standard input is a `Request` as JSON. Standard output has
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,25 +24,25 @@ import numpy as np
 from pydantic import BaseModel
 
 from finetune_api.failures import StageFailure
-from finetune_api.spec import FineTuneJobSpec, Precision
+from finetune_api.spec import FineTuneJobSpec, Precision, Quantization
 from finetune_api.stage import Device, World
 from finetune_trainer.certificates import trust_bundle
 from finetune_trainer.host.memory import free_bytes
 from finetune_trainer.importing import heavy_imports
 from finetune_trainer.manifests import fetch_directory
-from finetune_trainer.modelling.families import decide_handling, load_families
+from finetune_trainer.modelling.families import decide_handling, family_of, load_families
 from finetune_trainer.models import fetch_model, read_config
 from finetune_trainer.prepare.family_settings import check_settings
 from finetune_trainer.prepare.lengths import sequence_length
 from finetune_trainer.prepared import IGNORED_LABEL, DataReport, read_report
 from finetune_trainer.requests import respond
 from finetune_trainer.splits import open_split
-from finetune_trainer.tasks import form_of
+from finetune_trainer.tasks import form_for, form_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from finetune_trainer.tasks.base import TaskForm
+    from finetune_api.tables.tasks import ModelFamily
 
 
 class Request(BaseModel):
@@ -87,8 +90,12 @@ def costs(request: Request, scratch: Path) -> dict[str, Any]:
     set_up(spec.training.seed)
     program = peak_memory() if request.world.device is Device.CPU else 0
     table = open_split(prepared, "train")
-    task = form_of(spec.task.type, report.family)
-    job = _Job(report, task, model, head_of(model, spec, report, task), table, request)
+
+    @cache
+    def head(family: ModelFamily) -> tuple[str, ...]:
+        return head_of(model, spec, report, form_of(spec.task.type, family))
+
+    job = _Job(report, model, head, table, request)
     return {
         "candidates": [_cost(one, job) for one in request.specs],
         "data": {
@@ -106,11 +113,10 @@ class _Job:
     """What all candidates have in common."""
 
     report: DataReport
-    task: TaskForm
     model: Path
     """Directory with config.json of the base model."""
-    head: tuple[str, ...]
-    """The modules that are trained fully."""
+    head: Callable[[ModelFamily], tuple[str, ...]]
+    """The modules that are trained fully in a model of a family."""
     table: pa.Table
     """The training split."""
     request: Request
@@ -123,10 +129,13 @@ def _cost(spec: FineTuneJobSpec, job: _Job) -> dict[str, Any]:
     from finetune_trainer.train.shapes import measure
     from finetune_trainer.train.trial import try_method
 
-    if not spec.method.type.row.trains:
-        return _search_cost(spec, job)
-    report, task, world, bf16 = job.report, job.task, job.request.world, job.request.bf16
     config = read_config(job.model, spec.model.uri)
+    # A search takes some models for another family than training does.
+    family = family_of(load_families(), config, spec.method.type.row.known_families(spec.task.type))
+    report, world, bf16 = job.report.model_copy(update={"family": family}), job.request.world, job.request.bf16
+    if not spec.method.type.row.trains:
+        return _search_cost(spec, report, job)
+    task, packed = form_of(spec.task.type, family), None
     try:
         check_settings(spec, report.family)
         length = sequence_length(spec, report.family, report.model)
@@ -144,13 +153,14 @@ def _cost(spec: FineTuneJobSpec, job: _Job) -> dict[str, Any]:
         bf16 = bf16_supported(world.device) if bf16 is None else bf16
         precision: Precision = resolve_precision(spec.training.precision, world.device, bf16)
         data = task.dataset(job.table, spec, report)
+        packed = len(data) if spec.joins_rows else None
         plan = plan_training(spec, len(data), world.size, handling.batching)
         shapes = measure(
             job.model,
             spec,
             report,
             task=task,
-            head=job.head,
+            head=job.head(family),
             dtype=dtype_of(precision),
             fuses=spec.preference is None
             and spec.distillation is None
@@ -159,7 +169,8 @@ def _cost(spec: FineTuneJobSpec, job: _Job) -> dict[str, Any]:
             sizes=plan.sizes,
         )
     except StageFailure as failure:
-        return {"error": failure.message}
+        few = packed is not None and packed < world.size
+        return {"error": failure.message, **({"packedRows": packed} if few else {})}
     found = asdict(shapes)
     return {
         "parameters": found["parameters"],
@@ -174,19 +185,23 @@ def _cost(spec: FineTuneJobSpec, job: _Job) -> dict[str, Any]:
     }
 
 
-def _search_cost(spec: FineTuneJobSpec, job: _Job) -> dict[str, Any]:
+def _search_cost(spec: FineTuneJobSpec, report: DataReport, job: _Job) -> dict[str, Any]:
     """What a search in one process costs, which trains nothing."""
     from finetune_trainer.modelling.precision import bf16_supported, resolve_precision
     from finetune_trainer.search.costs import search_costs
+    from finetune_trainer.train.trial import try_method
 
     device, bf16 = job.request.world.device, job.request.bf16
     try:
-        check_settings(spec, job.report.family)
+        check_settings(spec, report.family)
+        rounded = None
+        if spec.model.quantization is not Quantization.NONE:
+            rounded = try_method(job.model, spec, report, form_for(spec, report.family))
         bf16 = bf16_supported(device) if bf16 is None else bf16
         precision: Precision = resolve_precision(spec.training.precision, device, bf16)
         found = search_costs(
             spec,
-            job.report,
+            report,
             job.model,
             job.table,
             precision=precision,
@@ -196,7 +211,7 @@ def _search_cost(spec: FineTuneJobSpec, job: _Job) -> dict[str, Any]:
         return {"error": failure.message}
     return {
         "parameters": found.parameters,
-        "rounded": None,
+        "rounded": rounded,
         "trained": 0,
         "activationBytes": found.peak_bytes,
         "recomputedBytes": None,
@@ -204,6 +219,7 @@ def _search_cost(spec: FineTuneJobSpec, job: _Job) -> dict[str, Any]:
         "rows": found.rows,
         "steps": found.combinations,
         "tokens": found.tokens,
+        "measuredTokens": found.measured_tokens,
         "chatTemplate": found.chat_template,
     }
 

@@ -85,6 +85,11 @@ class FineTuneJobSpec(ApiModel):
         return self.training.packing
 
     @property
+    def joins_rows(self) -> bool:
+        """Whether rows of the data are joined to the rows of training."""
+        return self.packing or self.task.type.row.joins
+
+    @property
     def learning_rate(self) -> float:
         return self.training.learning_rate or self.method.type.row.learning_rate_for(self.task.type)
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from finetune_api.failures import ExitCode
+from finetune_api.failures import ExitCode, Reason
 from finetune_api.job import FineTuneJob, FineTuneJobStatus
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import PrepareResult
 from finetune_api.tables.methods import DEFAULT_METHOD
 from finetune_cli.advise.candidates import Candidate, awaits_answers, candidates
-from finetune_cli.advise.costs import costs_of
+from finetune_cli.advise.costs import Costs, asked_tokens, costs_of
 from finetune_cli.advise.earlier import with_earlier
 from finetune_cli.advise.endpoint import EndpointAdvice
 from finetune_cli.advise.hardware import Hardware, this_machine
@@ -30,7 +30,7 @@ from finetune_cli.local import LocalError, Machine, home
 from finetune_cli.local.jobs import known_job, manifest_path
 from finetune_cli.output import Output, print_error, to_json, write
 from finetune_cli.result import INTERRUPTED
-from finetune_cli.scratch import prepare_in
+from finetune_cli.scratch import Prepared, prepare_in
 
 
 def advise(
@@ -41,6 +41,7 @@ def advise(
     models: Sequence[str] = (),
     tries: int = 0,
     output: Output = Output.TEXT,
+    suggested: bool = False,
 ) -> int:
     """Print which methods and models suit a job; returns the exit code.
 
@@ -51,6 +52,7 @@ def advise(
         models: Base models to compare with that of the job.
         tries: How many methods to train for a few steps.
         output: Text or JSON.
+        suggested: Whether the manifest has no method, and that of ``job`` is a suggestion.
 
     Raises:
         LocalError: The trainer is not installed, or cannot read model or data, or the disk is full.
@@ -58,7 +60,16 @@ def advise(
     _check(job.spec, hardware, tries)
     try:
         with tempfile.TemporaryDirectory(prefix="finetune-") as scratch:
-            return _advise(manifest, job, hardware, models=models, tries=tries, output=output, scratch=Path(scratch))
+            return _advise(
+                manifest,
+                job,
+                hardware,
+                models=models,
+                tries=tries,
+                output=output,
+                suggested=suggested,
+                scratch=Path(scratch),
+            )
     except (KeyboardInterrupt, TrialsStopped):
         print_error("Stopped; nothing was stored.")
         if output is Output.JSON:
@@ -74,32 +85,49 @@ def _advise(
     models: Sequence[str],
     tries: int,
     output: Output,
+    suggested: bool,
     scratch: Path,
 ) -> int:
     machine, spec = Machine.detect(), job.spec
     chosen = hardware or this_machine(spec, machine)
     found = [] if spec.model.endpoint else candidates(spec, chosen.distributed)
     known = known_job(home(), job, manifest_path(manifest))
-    prepared = prepare_in(
-        scratch,
-        job.model_copy(update={"spec": spec if spec.model.endpoint else _prepared(_first(found, spec), chosen)}),
-        known.job.status if known else FineTuneJobStatus(),
-        machine,
-        output=output,
-        note="Nothing is stored: the data is prepared to advise on the method.",
-        world=None if hardware is None else hardware.world,
-    )
+
+    def prepare(wanted: FineTuneJobSpec, scratch: Path) -> Prepared:
+        return prepare_in(
+            scratch,
+            job.model_copy(update={"spec": wanted}),
+            known.job.status if known else FineTuneJobStatus(),
+            machine,
+            output=output,
+            note="Nothing is stored: the data is prepared to advise on the method.",
+            world=None if hardware is None else hardware.world,
+        )
+
+    def compute(result: PrepareResult, scratch: Path) -> Costs:
+        check_rows(spec, result, chosen)
+        _tell(output, "Computing what each method costs.")
+        with stops_as_interrupt():
+            return costs_of(found, result, chosen, scratch)
+
+    first, *others = [spec] if spec.model.endpoint else [_prepared(one, chosen) for one in to_prepare(found, spec)]
+    prepared = prepare(first, scratch)
     result = prepared.report.result if prepared.report else None
-    if not isinstance(result, PrepareResult):
-        return report_failure(prepared, output)
-    if spec.model.endpoint:
-        asked = EndpointAdvice.of(spec, result, _scores(job, models, scratch, output))
+    if spec.model.endpoint and isinstance(result, PrepareResult):
+        tokens = asked_tokens(spec, result, chosen, scratch)
+        scores = _scores(job, models, scratch, output)
+        asked = EndpointAdvice.of(spec, result, tokens, scores, manifest if suggested else None)
         write(to_json(asked.document()) if output is Output.JSON else "\n".join(asked.lines()))
         return ExitCode.DONE
-    check_rows(spec, result, chosen)
-    _tell(output, "Computing what each method costs.")
-    with stops_as_interrupt():
-        costs = costs_of(found, result, chosen, scratch)
+    costs = None
+    if isinstance(result, PrepareResult):
+        costs = compute(result, scratch)
+    elif others and _is_refused(prepared):
+        _tell(output, f"Preparing the data for {first.method.type} has failed; trying {others[0].method.type}.")
+        costs = _searched(others[0], prepare, compute, scratch)
+    if costs is None:
+        return report_failure(prepared, output)
+    check_packed_rows(costs)
     if hardware is None:
         costs = replace(costs, found=tuple(with_earlier(list(costs.found), known, chosen.world)))
     trials: list[Trial] = []
@@ -157,8 +185,47 @@ def check_rows(spec: FineTuneJobSpec, prepared: PrepareResult, hardware: Hardwar
         )
 
 
-def _first(found: Sequence[Candidate], spec: FineTuneJobSpec) -> Candidate:
-    """The candidate whose data is prepared: the method of the manifest, or one that is for every family of models.
+def check_packed_rows(costs: Costs) -> None:
+    """Check that there are packed rows for all processes with one of the methods that train.
+
+    Raises:
+        LocalError: There are not.
+    """
+    trained = [cost for cost in costs.found if cost.candidate.trains]
+    few = [cost for cost in trained if cost.packed_rows is not None]
+    if few and not any(cost.fits for cost in trained):
+        raise LocalError(f"{few[0].problem}.", ExitCode.BAD_CONFIGURATION)
+
+
+def _is_refused(prepared: Prepared) -> bool:
+    error = prepared.report.error if prepared.report and not prepared.stopped else None
+    return error is not None and error.reason is Reason.BAD_CONFIGURATION
+
+
+def _searched(
+    wanted: FineTuneJobSpec,
+    prepare: Callable[[FineTuneJobSpec, Path], Prepared],
+    compute: Callable[[PrepareResult, Path], Costs],
+    scratch: Path,
+) -> Costs | None:
+    """The costs with the data of a search, for a model that no method can train; None if it is not such a model."""
+    scratch = scratch / "search"
+    scratch.mkdir()
+    prepared = prepare(wanted, scratch)
+    if prepared.stopped:
+        raise KeyboardInterrupt
+    result = prepared.report.result if prepared.report else None
+    if not isinstance(result, PrepareResult):
+        return None
+    costs = compute(result, scratch)
+    # Otherwise a setting is wrong, which the failure of the first preparation names.
+    return None if any(cost.fits and cost.candidate.trains for cost in costs.found) else costs
+
+
+def to_prepare(found: Sequence[Candidate], spec: FineTuneJobSpec) -> list[Candidate]:
+    """The candidate whose data is prepared, and a search, whose data is prepared if the model cannot be trained.
+
+    The first is the method of the manifest, or one that is for every family of models.
 
     Raises:
         LocalError: The rules allow none.
@@ -172,7 +239,8 @@ def _first(found: Sequence[Candidate], spec: FineTuneJobSpec) -> Candidate:
             f"No method is possible for this job: {'; '.join(dict.fromkeys(one.refusal for one in found))}.",
             ExitCode.BAD_CONFIGURATION,
         )
-    return (own or usual or general or allowed)[0]
+    first = (own or usual or general or allowed)[0]
+    return [first, *[one for one in allowed if not one.trains and one is not first][:1]]
 
 
 def _prepared(first: Candidate, hardware: Hardware) -> FineTuneJobSpec:

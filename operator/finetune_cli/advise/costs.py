@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from finetune_api.failures import ExitCode
 from finetune_api.spec import FineTuneJobSpec, Precision
 from finetune_api.stage import Device, PrepareResult, TrainResult, World
+from finetune_api.tables.gpus import Gpu
 from finetune_cli.advise.candidates import Candidate
 from finetune_cli.advise.hardware import Hardware
+from finetune_cli.local.errors import LocalError
 from finetune_cli.local.trainer import ask
 from finetune_cli.memory import Sizes, training_bytes
 from finetune_core.summaries import size
@@ -82,6 +85,8 @@ class Cost:
     """Where the throughput comes from."""
     problem: str = ""
     """Why the method does not fit the model or the memory; empty if it does."""
+    packed_rows: int | None = None
+    """The rows of training, where these are too few for the processes."""
 
     @property
     def fits(self) -> bool:
@@ -124,13 +129,7 @@ def costs_of(candidates: Sequence[Candidate], prepared: PrepareResult, hardware:
     """
     allowed = [one for one in candidates if one.spec is not None]
     specs = [one.spec for one in allowed if one.spec is not None]
-    request = {
-        "prepared": prepared.uri,
-        "specs": [spec.model_dump(mode="json", exclude_unset=True) for spec in specs],
-        "world": hardware.world.model_dump(mode="json"),
-        "bf16": hardware.gpu.row.bf16 if hardware.gpu else None,
-    }
-    answer = ask("advise", request, question="costs", scratch=scratch)
+    answer = _answer(specs, prepared, hardware, scratch)
     limit = hardware.gpu.row.memory_bytes if hardware.gpu else answer["memoryBytes"]
     found = [
         cost_of(
@@ -138,6 +137,7 @@ def costs_of(candidates: Sequence[Candidate], prepared: PrepareResult, hardware:
             spec,
             raw,
             world=hardware.world,
+            gpu=hardware.gpu,
             limit=limit,
             program=answer["programBytes"],
             teacher=prepared.teacher_parameters,
@@ -166,6 +166,7 @@ def cost_of(
     world: World,
     limit: int | None,
     program: int,
+    gpu: Gpu | None = None,
     teacher: int | None = None,
 ) -> Cost:
     """The cost of a candidate.
@@ -177,10 +178,15 @@ def cost_of(
         world: The processes of the training.
         limit: Bytes of memory that a process has; None if unknown.
         program: Bytes of a process without a model.
+        gpu: The GPUs that the command names, which decide the processes.
         teacher: Parameters of a teacher that each process loads; None without one.
     """
     if "error" in raw:
-        return Cost(candidate, problem=str(raw["error"]))
+        packed = raw.get("packedRows")
+        problem = (
+            str(raw["error"]) if gpu is None or packed is None else _few_packed_rows(spec, packed, world.size, gpu)
+        )
+        return Cost(candidate, problem=problem, packed_rows=packed)
     if not candidate.trains:  # Its process is alone, and has the memory of all of them on CPUs.
         if limit is not None and world.device is Device.CPU:
             limit *= world.size
@@ -211,6 +217,40 @@ def cost_of(
         raw.get("chatTemplate"),
         problem=problem,
     )
+
+
+def _few_packed_rows(spec: FineTuneJobSpec, rows: int, processes: int, gpu: Gpu) -> str:
+    """Why there are too few rows for the GPUs that the command names."""
+    more = "lower training.maxSequenceLength" if spec.task.type.row.joins else "set training.packing to false"
+    return (
+        f"--gpu: the training rows are joined to only {rows} packed rows for {processes} {gpu}, and each needs one: "
+        f"name at most {rows}, {more}, or add data"
+    )
+
+
+def _answer(
+    specs: Sequence[FineTuneJobSpec], prepared: PrepareResult, hardware: Hardware, scratch: Path
+) -> dict[str, Any]:
+    """The answer of the trainer about specs."""
+    request = {
+        "prepared": prepared.uri,
+        "specs": [spec.model_dump(mode="json", exclude_unset=True) for spec in specs],
+        "world": hardware.world.model_dump(mode="json"),
+        "bf16": hardware.gpu.row.bf16 if hardware.gpu else None,
+    }
+    return ask("advise", request, question="costs", scratch=scratch)
+
+
+def asked_tokens(spec: FineTuneJobSpec, prepared: PrepareResult, hardware: Hardware, scratch: Path) -> tuple[int, int]:
+    """About how many tokens a model behind an endpoint reads and writes, in the search and in the evaluation.
+
+    Raises:
+        LocalError: The trainer cannot read the data, or the search is not for it.
+    """
+    (found,) = _answer([spec], prepared, hardware, scratch)["candidates"]
+    if "error" in found:
+        raise LocalError(found["error"], ExitCode.BAD_CONFIGURATION)
+    return found["tokens"], found["measuredTokens"]
 
 
 def _resident(raw: Mapping[str, Any], world: World) -> dict[str, Any]:

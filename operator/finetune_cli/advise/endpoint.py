@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune_api.method_settings import PromptSearchSpec
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import PrepareResult
+from finetune_api.tables.methods import MethodType
+from finetune_cli.advise.candidates import SUGGESTED
 from finetune_cli.advise.models import ModelScore, best_first
-from finetune_cli.advise.report import model_document, models_lines, wrapped
+from finetune_cli.advise.report import model_document, models_lines, suggested_settings, wrapped
+from finetune_cli.source import Document
 
+METHOD_LINE = f"method: {{type: {MethodType.PROMPT_SEARCH}{suggested_settings(MethodType.PROMPT_SEARCH)}}}"
+"""The line for a manifest without a method."""
 _DRAWS = 3
 """Requests at most for each proposed instruction."""
 
@@ -24,14 +29,25 @@ class EndpointAdvice:
     search: PromptSearchSpec
     examples: Mapping[str, int]
     """Rows of each split."""
+    tokens: tuple[int, int]
+    """About what the model reads and writes, in the search without proposals, and in the evaluation."""
     models: Sequence[ModelScore] = ()
+    manifest: str | None = None
+    """Path of the manifest, if it has no method."""
 
     @classmethod
-    def of(cls, spec: FineTuneJobSpec, prepared: PrepareResult, models: Sequence[ModelScore]) -> EndpointAdvice:
+    def of(
+        cls,
+        spec: FineTuneJobSpec,
+        prepared: PrepareResult,
+        tokens: tuple[int, int],
+        models: Sequence[ModelScore],
+        manifest: str | None = None,
+    ) -> EndpointAdvice:
         """The advice for a job with ``model.endpoint``."""
         search = spec.method.settings
         assert isinstance(search, PromptSearchSpec)  # A rule: no other method is for an endpoint.
-        return cls(spec, search, prepared.examples, models)
+        return cls(spec, search, prepared.examples, tokens, models, manifest)
 
     @property
     def scored(self) -> int:
@@ -64,6 +80,8 @@ class EndpointAdvice:
             f"combinations of an instruction with examples, each on {self.scored:,} validation rows, and "
             f"{self.measuring:,} to measure the plain and the best prompt on {self.examples.get('test', 0):,} test "
             "rows. Retries come on top; what was answered is not asked again.",
+            f"It reads and writes about {sum(self.tokens):,} tokens: {self.tokens[0]:,} to score combinations, and "
+            f"{self.tokens[1]:,} to measure. A token is counted as four bytes; proposals and reasoning come on top.",
             *self._budgets(),
         ]
 
@@ -87,12 +105,25 @@ class EndpointAdvice:
                 f"{allowed:,} requests may not be enough, and the job fails above them: raise "
                 "model.endpoint.maxRequests, or lower method.promptSearch.trials or method.promptSearch.examples."
             )
+        searching, measuring = self.tokens
+        if most is not None and most < searching:
+            found.append(
+                f"{most:,} tokens may not be enough for all {self.search.trials:,} combinations: raise "
+                "method.promptSearch.maxTokens, or lower method.promptSearch.examples or method.promptSearch.shots."
+            )
+            searching = most
+        if endpoint.max_tokens is not None and endpoint.max_tokens < searching + measuring:
+            found.append(
+                f"{endpoint.max_tokens:,} tokens may not be enough, and the job fails above them: raise "
+                "model.endpoint.maxTokens, or lower method.promptSearch.trials or method.promptSearch.examples."
+            )
         return found
 
     def lines(self) -> list[str]:
         """The advice for people."""
         found = ["", *(line for sentence in self.sentences() for line in wrapped(sentence))]
-        return [*found, *(["", *models_lines(self.models)] if self.models else [])]
+        found += ["", *models_lines(self.models)] if self.models else []
+        return [*found, *(["", f"In {self.manifest}, below spec:", f"  {METHOD_LINE}"] if self.manifest else [])]
 
     def document(self) -> dict[str, Any]:
         """The advice for programs."""
@@ -107,10 +138,25 @@ class EndpointAdvice:
                 "combinations": self.search.trials,
                 "validationRows": self.scored,
                 "requests": self.requests,
+                "tokens": sum(self.tokens),
+                "searchTokens": self.tokens[0],
                 "maxRequests": endpoint.max_requests,
                 "maxTokens": endpoint.max_tokens,
                 "searchMaxTokens": self.search.max_tokens,
             },
             "models": [model_document(one) for one in best_first(self.models)],
-            "recommendation": {"method": str(self.spec.method.type)},
+            "recommendation": {
+                "method": str(self.spec.method.type),
+                "manifest": [METHOD_LINE] if self.manifest else [],
+            },
         }
+
+
+def with_search(document: Document) -> Document:
+    """A manifest with a search for a prompt, if its model is behind an endpoint and it has no method."""
+    spec = document.data.get("spec") if isinstance(document.data, dict) else None
+    model = spec.get("model") if isinstance(spec, dict) else None
+    if not isinstance(spec, dict) or not isinstance(model, dict) or not model.get("endpoint") or spec.get("method"):
+        return document
+    method = {"type": str(MethodType.PROMPT_SEARCH), "promptSearch": dict(SUGGESTED[MethodType.PROMPT_SEARCH])}
+    return replace(document, data={**document.data, "spec": {**spec, "method": method}})

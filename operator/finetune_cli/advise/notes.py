@@ -37,8 +37,9 @@ def _notes(spec: FineTuneJobSpec, data: DataFacts) -> Iterator[str]:
 
 def search_sentences(advice: Advice) -> list[str]:
     """What a search for a prompt would do, and when to prefer it to training; none where it is not possible."""
-    found = (cost for cost in advice.costs.found if cost.fits and not cost.candidate.trains)
-    return [sentence for cost in found for sentence in _search(advice, cost)]
+    found = [cost for cost in advice.costs.found if cost.fits and not cost.candidate.trains]
+    # One is enough: rounding changes only the memory. The first is stored as the manifest says, where that fits.
+    return list(_search(advice, found[0])) if found else []
 
 
 def _search(advice: Advice, cost: Cost) -> Iterator[str]:
@@ -47,7 +48,9 @@ def _search(advice: Advice, cost: Cost) -> Iterator[str]:
     if not isinstance(settings, PromptSearchSpec):
         return
     examples = min(settings.examples, data.validation_rows)
-    begin = f"The manifest asks for {name}, which" if advice.spec.method.type is cost.candidate.method else name
+    asked = (advice.spec.method.type, advice.spec.model.quantization)
+    wanted = asked == (cost.candidate.method, cost.candidate.quantization)
+    begin = f"The manifest asks for {name}, which" if wanted else name
     each = ""
     if cost.seconds is not None:
         each = f", {duration(cost.seconds / max(1, cost.steps))} each ({cost.measured_in})"
@@ -55,10 +58,11 @@ def _search(advice: Advice, cost: Cost) -> Iterator[str]:
         f"{begin} trains nothing: it scores at most {cost.steps:,} combinations of an instruction with examples on "
         f"{examples:,} validation rows{each}, about {cost.tokens:,} tokens in all."
     )
-    yield (
-        f"Prefer it to training while there are few rows (here {data.rows:,}), if the model follows instructions: "
-        f"{_FOLLOWS[cost.chat_template]}."
-    )
+    if settings.max_tokens is not None and settings.max_tokens < cost.tokens:
+        yield f"It ends earlier, before more than the {settings.max_tokens:,} tokens of method.promptSearch.maxTokens."
+    trained = any(one.fits and one.candidate.trains for one in advice.costs.found)
+    begin = f"Prefer it to training while there are few rows (here {data.rows:,})," if trained else "It is useful"
+    yield f"{begin} if the model follows instructions: {_FOLLOWS[cost.chat_template]}."
 
 
 _FOLLOWS = {

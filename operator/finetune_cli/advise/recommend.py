@@ -186,11 +186,21 @@ def _longer(choice: Cost, spec: FineTuneJobSpec) -> tuple[str, ...]:
     training = spec.training
     if training.epochs is not None or training.max_steps is not None or not 0 < choice.steps < FEW_STEPS:
         return ()
+    few = f"Its {choice.steps} steps are few, in which a model may learn too little: "
+    chosen = choice.candidate.spec
+    if chosen is not None and chosen.joins_rows:
+        return (f"{few}{_more_packed_steps(chosen)}.",)
     epochs = math.ceil(FEW_STEPS * _DEFAULT_EPOCHS / choice.steps)
-    return (
-        f"Its {choice.steps} steps are few, in which a model may learn too little: set training.epochs to {epochs}, "
-        f"for about {FEW_STEPS} steps.",
-    )
+    return (f"{few}set training.epochs to {epochs}, for about {FEW_STEPS} steps.",)
+
+
+def _more_packed_steps(spec: FineTuneJobSpec) -> str:
+    """What gives more steps where a row has many texts: more epochs would show each of them too often."""
+    joins, batch = spec.task.type.row.joins, spec.training.batch_size
+    ways = ["lower training.maxSequenceLength" if joins else "set training.packing to false"]
+    if batch > spec.distributed.world_size:
+        ways.insert(0, f"lower training.batchSize, which is {batch}")
+    return f"the texts are packed into few rows, so {', or '.join(ways)}"
 
 
 def _by_trials(

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic.alias_generators import to_camel
 
 from finetune_api.spec import FineTuneJobSpec
+from finetune_api.tables.methods import MethodType
 from finetune_api.text import clean, duration
 from finetune_cli.advise.candidates import SUGGESTED, Candidate, distributed_of
 from finetune_cli.advise.costs import Cost, Costs
@@ -72,7 +73,7 @@ def manifest_lines(advice: Advice) -> list[str]:
     method, quantization = choice.candidate.method, choice.candidate.quantization
     found = []
     if method is not spec.method.type or "type" not in spec.method.model_fields_set:
-        found.append(f"method: {{type: {method}{_suggested(choice.candidate)}}}")
+        found.append(f"method: {{type: {method}{suggested_settings(method)}}}")
     if quantization is not spec.model.quantization:
         found.append(f"model: {{quantization: {quantization}}}  # beside the uri")
     if choice.rows is not None:
@@ -85,9 +86,9 @@ def manifest_lines(advice: Advice) -> list[str]:
     return found
 
 
-def _suggested(candidate: Candidate) -> str:
+def suggested_settings(method: MethodType) -> str:
     """The settings that a method has no meaning without, for its line in the manifest."""
-    settings, suggested = candidate.method.row.settings, SUGGESTED.get(candidate.method)
+    settings, suggested = method.row.settings, SUGGESTED.get(method)
     if settings is None or suggested is None:
         return ""
     fields = ", ".join(f"{name}: {value}" for name, value in suggested.items())

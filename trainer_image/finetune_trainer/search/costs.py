@@ -17,6 +17,7 @@ from transformers import AutoConfig
 from finetune_api.method_settings import PromptSearchSpec
 from finetune_api.spec import FineTuneJobSpec, Precision
 from finetune_api.tables.tasks import ModelFamily
+from finetune_trainer.endpoint.messages import Question, estimated_tokens
 from finetune_trainer.evaluate.generation import LIMITS
 from finetune_trainer.evaluate.token_scores import limits_of
 from finetune_trainer.methods import method_of
@@ -44,13 +45,15 @@ class SearchCosts:
 
     parameters: int
     peak_bytes: int | None
-    """Of the tensors of a batch, besides the weights; None if the model cannot run without weights."""
+    """Of the tensors of a batch, besides the weights; None if the model cannot run without weights, or is elsewhere."""
     rows: int
     """Of the batch with the longest prompts."""
     combinations: int
     """At most."""
     tokens: int
-    """Read and written in all, about."""
+    """Read and written by the search, about."""
+    measured_tokens: int
+    """Read and written by the evaluation, about."""
     chat_template: bool | None
     """Whether the model has a chat template; None for a model with an encoder."""
 
@@ -77,37 +80,55 @@ def search_costs(
     tokenizer = form.load_tokenizer(model, spec)
     form.preparation(spec, tokenizer, report.max_sequence_length, read_config(model, spec.model.uri))
     method_of(spec.method.type).check_data(spec, len(table))
-    seq2seq = report.family is ModelFamily.SEQ2SEQ
-    renderer: Renderer = Seq2SeqRenderer(tokenizer, spec) if seq2seq else CausalRenderer(tokenizer, report)
     texts = Rows.of_table(table.slice(0, _ROWS), spec.task.type.row.placeholders, report.labels)
     plain = form.plain_instruction(spec, report)
     candidates = settings.candidates or (plain,)  # Nothing is known of proposed ones.
+    ranks, sampled = form.answer_form() is None, texts.answers[:_SAMPLE]
+    if spec.model.endpoint:  # It writes one label, and is not asked for the likelihood of all.
+        asked = _Lengths(None, texts, None)
+        written = float(np.mean([estimated_tokens(text) for text in sampled]))
+        return SearchCosts(0, None, 1, settings.trials, *_tokens(settings, report, asked, plain, written), None)
+    seq2seq = report.family is ModelFamily.SEQ2SEQ
+    renderer: Renderer = Seq2SeqRenderer(tokenizer, spec) if seq2seq else CausalRenderer(tokenizer, report)
     lengths = _Lengths(renderer, texts, spec.training.max_sequence_length or report.positions)
     answers = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in report.labels]
-    ranks = form.answer_form() is None
     new = max(answers) if ranks else spec.evaluation.generation.max_new_tokens
-    examples = min(settings.examples, report.splits["validation"].examples)
-    if ranks:
-        written = sum(answers)
-    else:
-        sampled = [tokenizer(text)["input_ids"] for text in texts.answers[:_SAMPLE]]
-        written = round(float(np.mean([len(ids) for ids in sampled])))
+    written = sum(answers) if ranks else round(float(np.mean([len(tokenizer(text)["input_ids"]) for text in sampled])))
+    tokens, measured = _tokens(settings, report, lengths, plain, written)
     auto_class = form.model_class(report).auto_class
     batch = _Batch(auto_class, model, report, dtype_of(precision), ranks=ranks, seq2seq=seq2seq)
     longest = lengths.longest(max([plain, *candidates], key=len), max(settings.shots))
     parameters, rows, peak = batch.run(longest, new, device)
-    # The plain prompt and the best instruction alone are scored too.
-    each = settings.trials * lengths.mean(candidates, settings.shots) + lengths.mean([plain], [0])
-    tokens = examples * (each + lengths.mean(candidates, [0]) + (settings.trials + 2) * written)
     template = None if seq2seq else not until_empty_line(tokenizer)
-    return SearchCosts(parameters, peak, rows, settings.trials, round(tokens), template)
+    return SearchCosts(parameters, peak, rows, settings.trials, tokens, measured, template)
+
+
+def _tokens(
+    settings: PromptSearchSpec, report: DataReport, lengths: _Lengths, plain: str, written: float
+) -> tuple[int, int]:
+    """Tokens read and written by the search, without proposals, and by the evaluation.
+
+    Args:
+        settings: The search.
+        report: The report about the prepared data.
+        lengths: The lengths of prompts.
+        plain: The default instruction.
+        written: Tokens of an answer.
+    """
+    candidates = settings.candidates or (plain,)
+    examples = min(settings.examples, report.splits["validation"].examples)
+    of_trial, of_plain = lengths.mean(candidates, settings.shots) + written, lengths.mean([plain], [0]) + written
+    # The plain prompt and the best instruction alone are scored too.
+    searched = examples * (settings.trials * of_trial + of_plain + lengths.mean(candidates, [0]) + written)
+    return round(searched), round(report.splits["test"].examples * (of_plain + of_trial))
 
 
 @dataclass(frozen=True)
 class _Lengths:
     """How long prompts are, in tokens."""
 
-    renderer: Renderer
+    renderer: Renderer | None
+    """None for an endpoint, whose tokens are counted as `finetune_trainer.endpoint` does if it does not count them."""
     texts: Rows
     limit: int | None
     """Longest prompt that the model reads."""
@@ -126,6 +147,8 @@ class _Lengths:
     def _of(self, instruction: str, shots: Sequence[int], asked: Sequence[int]) -> list[int]:
         prompt = Prompt(instruction, tuple(map(self.texts.example, shots)))
         inputs = [self.texts.inputs[row] for row in asked]
+        if self.renderer is None:
+            return [Question(prompt.messages(one), {}).estimated_tokens for one in inputs]
         table = self.renderer.table(prompt, inputs, [self.texts.answers[row] for row in asked])
         found: list[int] = self.renderer.lengths(table).tolist()
         return found if self.limit is None else [min(one, self.limit) for one in found]

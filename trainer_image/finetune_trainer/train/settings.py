@@ -45,8 +45,8 @@ def plan_training(spec: FineTuneJobSpec, rows: int, processes: int, batching: bo
     if rows < processes:
         raise StageFailure(
             Reason.BAD_DATA,
-            f"the training data has only {rows} rows for {processes} processes: add data, lower "
-            f"distributed.workers × gpusPerWorker, or {_more_rows(spec)}",
+            f"the training data has only {rows} {'packed rows' if spec.joins_rows else 'rows'} for {processes} "
+            f"processes: add data, lower distributed.workers × gpusPerWorker{_more_rows(spec)}",
         )
     sizes = divide_batch(training.batch_size, processes, training.max_batch_size_per_device if batching else 1)
     steps_per_epoch = -(-rows // training.batch_size)
@@ -64,7 +64,11 @@ def plan_training(spec: FineTuneJobSpec, rows: int, processes: int, batching: bo
 
 
 def _more_rows(spec: FineTuneJobSpec) -> str:
-    return "lower training.maxSequenceLength" if spec.task.type.row.joins else "set training.packing to false"
+    if not spec.joins_rows:
+        return ""
+    return ", or " + (
+        "lower training.maxSequenceLength" if spec.task.type.row.joins else "set training.packing to false"
+    )
 
 
 def deepspeed_config(
