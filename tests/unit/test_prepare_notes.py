@@ -60,6 +60,21 @@ def test_every_dropped_row_counts_however_many_there_are() -> None:
     assert len(tally.reported) == 100
 
 
+def test_equally_frequent_problems_are_told_in_the_order_of_their_rows() -> None:
+    """Some rows are found invalid later than others, during tokenisation."""
+    tally = tally_of(
+        *(
+            InvalidRow(file="a.jsonl", line=line, problem=f"{name} is wrong")
+            for line, name in ((3, "c"), (1, "a"), (2, "b"))
+        )
+    )
+    assert problem_lines([tally], 3) == [
+        "1 at a.jsonl:1: a is wrong",
+        "1 at a.jsonl:2: b is wrong",
+        "1 at a.jsonl:3: c is wrong",
+    ]
+
+
 @pytest.mark.parametrize(
     ("deduplicate", "end"),
     [(Deduplication.NONE, ", and is kept (deduplicate: None)"), (Deduplication.EXACT, ", and is dropped")],

@@ -87,6 +87,11 @@ class Tally:
             self._kept = self._first()
 
     @property
+    def problems(self) -> list[Alike]:
+        """The invalid rows by problem, in the order of the first ones."""
+        return sorted(self.alike.values(), key=lambda one: min(row for row, _ in one.rows))
+
+    @property
     def reported(self) -> list[InvalidRow]:
         """The first invalid rows in order, at most `REPORTED_ROWS`."""
         return [invalid for _, _, invalid in self._first()]
@@ -121,7 +126,7 @@ class Tally:
         """Where the rows with the problem of the first one are, and the other problems, the most frequent first."""
         first = self._first()[0][2]
         alike = self.alike[_kind(first.problem)]
-        others = [one for one in self.alike.values() if one is not alike]
+        others = [one for one in self.problems if one is not alike]
         text = f", also at {_places(alike.first[1:], first.file, _PLACES, alike.count - 1)}" if alike.count > 1 else ""
         for one in sorted(others, key=lambda one: -one.count)[:_OTHERS]:
             text += f"; {one.count} at {_places(one.first, first.file, _OTHERS, one.count)}: {one.first[0].problem}"
@@ -150,8 +155,8 @@ def problem_lines(tallies: Iterable[Tally], most: int) -> list[str]:
     total = 0
     for tally in tallies:
         total += tally.invalid
-        for kind, alike in tally.alike.items():
-            groups.setdefault(kind, []).append(alike)
+        for alike in tally.problems:
+            groups.setdefault(_kind(alike.rows[0][1].problem), []).append(alike)
     found = [
         (sum(one.count for one in parts), [row for one in parts for row in one.first]) for parts in groups.values()
     ]
