@@ -102,6 +102,7 @@ def _build(reference: str) -> None:
 
 def _forget_all_but(wanted: Sequence[str]) -> None:
     """Remove images of earlier code, and layers that none of ``wanted`` needs: some have gigabytes."""
+    _buildah("rm", "--all")  # A build that was interrupted leaves its container, which holds its layers.
     if former := [name for name in _built() if name.startswith(REGISTRY) and name not in wanted]:
         _buildah("rmi", *former)
     _buildah("rmi", "--prune")
