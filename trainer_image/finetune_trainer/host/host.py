@@ -243,6 +243,8 @@ class Host:
 
     def _on_event(self, rank: int, event: Event) -> None:
         match event:
+            case ProgressEvent() if self._stopping.is_set():
+                self._monitor.update()  # It may have been on its way when the stage was asked to stop.
             case ProgressEvent():
                 self._monitor.on_progress(event)
             case AliveEvent():
