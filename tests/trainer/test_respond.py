@@ -29,7 +29,7 @@ TEXTS = [f"{text} today there" for text in SOURCES]
 
 def taught(job: TinyJob, teacher: str, name: str, tokens: int = 6) -> TinyJob:
     """The job with a teacher that generates, under another name."""
-    distillation = {"mode": "Responses", "teacher": {"uri": teacher, "maxNewTokens": tokens}}
+    distillation = {"mode": "Responses", "teacher": {"uri": teacher, "maxNewTokens": tokens}, "maxFailed": 1}
     return TinyJob(job.root, {**job.spec, "distillation": distillation}, name)
 
 
@@ -126,8 +126,8 @@ def test_changed_data_starts_another_revision(job: TinyJob) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_stage_that_was_ended_goes_on_with_what_it_has_generated(tmp_path: Path, number: signal.Signals) -> None:
-    """The teacher has learned nothing: no answer of it ends, so that the job fails at the end."""
-    job = instruction_job(tmp_path, 300)
+    """The teacher has learned nothing: most of its answers are cut, which takes a while."""
+    job = instruction_job(tmp_path, 500)
     save_llama(tmp_path / "teacher")
     untaught = taught(job, (tmp_path / "teacher").as_uri(), "ended", tokens=100)
     assert untaught.run(Stage.PREPARE).code == ExitCode.DONE
@@ -140,9 +140,10 @@ def test_a_stage_that_was_ended_goes_on_with_what_it_has_generated(tmp_path: Pat
     assert outcome.report.error.reason is (Reason.KILLED if number is signal.SIGKILL else Reason.STOPPED)
     before = set(answers_of(untaught))
     outcome = untaught.run(Stage.RESPOND, attempt=2)
-    assert outcome.code == ExitCode.BAD_DATA, outcome.log
-    assert outcome.report.error
-    assert "the answer is cut at the limit of tokens" in outcome.report.error.message
+    assert outcome.code == ExitCode.DONE, outcome.log
+    assert isinstance(outcome.report.result, RespondResult)
+    assert outcome.report.result.responses.kept == len(before)
+    assert "the answer is cut at the limit of tokens" in outcome.report.result.responses.problems[0]
     after = answers_of(untaught)
     assert before < set(after)
     assert len(after) == len(set(after))  # None was generated twice.
