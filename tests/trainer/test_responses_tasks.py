@@ -166,7 +166,7 @@ def test_labels_come_from_the_rows_that_have_one(tmp_path: Path) -> None:
         _, report = prepared(context)
         assert report.labels == ("fruit", "metal")
         assert report.splits["train"].label_counts == {"fruit": 2, "metal": 2}
-        # Nobody has named a label.
+        # No row has a label, and task.labels is not set.
         found = refused(job.next(TEXTS, [{"text": "iron four"}], [{"text": "apple four", "label": "fruit"}]))
     assert found.reason is Reason.BAD_DATA
     assert "train.jsonl has a label, so the labels that the teacher chooses from are not known" in found.message

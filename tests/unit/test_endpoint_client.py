@@ -107,7 +107,7 @@ class TestAnswers:
 
     def test_questions_without_an_answer_are_no_progress(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("finetune_trainer.endpoint.client._TICK_SECONDS", 0.01)
-        told: list[int] = []
+        reported: list[int] = []
         failed = threading.Event()
 
         def respond(prompt: str, _: int) -> Reply:
@@ -117,7 +117,7 @@ class TestAnswers:
             return answer("fine")
 
         def on_progress(done: int) -> None:
-            told.append(done)
+            reported.append(done)
             if len(server.asked) == 1 + 3 * SHORT.tries:
                 failed.set()
 
@@ -137,8 +137,8 @@ class TestAnswers:
         ):
             outcomes = client.ask(asked)
         assert [isinstance(one, Answer) for one in outcomes] == [True, False, False, False]
-        assert len(told) > 1
-        assert max(told) <= 1
+        assert len(reported) > 1
+        assert max(reported) <= 1
 
     def test_equal_questions_are_asked_once(self, tmp_path: Path) -> None:
         with endpoint(always(answer("fine"))) as server:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from finetune_api.failures import StageFailure
 from finetune_api.method_settings import PreferenceSpec
 from finetune_api.stage import MOST_NOTES, NOTE_LENGTH
 from finetune_api.vocabulary import Deduplication
@@ -58,6 +59,14 @@ def test_every_dropped_row_counts_however_many_there_are() -> None:
         "150 for other reasons",
     ]
     assert len(tally.reported) == 100
+
+
+def test_the_first_row_is_told_if_it_is_found_invalid_after_many_other_problems() -> None:
+    odd = [InvalidRow(file="a.jsonl", line=10 + one, problem=f"{'x' * one} is odd") for one in range(150)]
+    tally = tally_of(*odd, InvalidRow(file="a.jsonl", line=1, problem="no text"))
+    tally.allowed_share, tally.rows = 0.0, 200
+    with pytest.raises(StageFailure, match=r"^a.jsonl:1: no text \(151 of 200 rows are invalid"):
+        tally.check()
 
 
 def test_equally_frequent_problems_are_told_in_the_order_of_their_rows() -> None:

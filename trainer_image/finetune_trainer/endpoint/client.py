@@ -223,7 +223,7 @@ class _Round:
         tasks = [asyncio.create_task(self._work()) for _ in range(min(client._endpoint.max_concurrency, total))]
         loop = asyncio.get_running_loop()
         try:
-            with client._stop.told(lambda: loop.call_soon_threadsafe(self._end, tasks)):
+            with client._stop.notifying(lambda: loop.call_soon_threadsafe(self._end, tasks)):
                 await asyncio.wait(tasks)
         finally:
             ticker.cancel()

@@ -35,7 +35,7 @@ class StopRequest:
             self.check()
 
     @contextmanager
-    def told(self, listener: Callable[[], object]) -> Iterator[None]:
+    def notifying(self, listener: Callable[[], object]) -> Iterator[None]:
         """Context in which ``listener`` is called when SIGTERM arrives, between two instructions of the main thread;
         at once if it has arrived already."""
         self._listener = listener
@@ -47,7 +47,7 @@ class StopRequest:
             self._listener = None
 
     def check(self) -> None:
-        """Check that nobody has asked to stop.
+        """Check that no stop was requested.
 
         Raises:
             StageFailure: Stopped.

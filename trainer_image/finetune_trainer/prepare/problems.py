@@ -125,7 +125,7 @@ class Tally:
     def _others(self) -> str:
         """Where the rows with the problem of the first one are, and the other problems, the most frequent first."""
         first = self._first()[0][2]
-        alike = self.alike[_kind(first.problem)]
+        alike = self.alike.get(_kind(first.problem), Alike())  # After many problems, others are only counted.
         others = [one for one in self.problems if one is not alike]
         text = f", also at {_places(alike.first[1:], first.file, _PLACES, alike.count - 1)}" if alike.count > 1 else ""
         for one in sorted(others, key=lambda one: -one.count)[:_OTHERS]:

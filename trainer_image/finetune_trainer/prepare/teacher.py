@@ -98,18 +98,9 @@ def fitting_teacher(teacher: Teacher | None, spec: FineTuneJobSpec, student: Stu
         return None
     config = read_config(teacher.local.path, model.uri)
     try:
-        families = load_families()
-        family = family_of(families, config, spec.task.type.row.families)
+        family = family_of(load_families(), config, spec.task.type.row.families)
         taken = as_model(spec, model)
-        handling = decide_handling(
-            families,
-            taken,
-            config,
-            adapter_task=student.form.adapter_task,
-            family=family,
-            labels=(),
-            installed=version("transformers"),
-        )
+        handling = handling_of(taken, config, student.form, family)
     except StageFailure as failure:
         raise refused(failure.message) from None
     if family is not student.family:
@@ -165,6 +156,25 @@ def taught_by(
             labels=_columns(model, fitting.config, spec, labels),
         ),
         *_both(spec, model, handling, fitting.handling, padded),
+    )
+
+
+def handling_of(
+    taken: FineTuneJobSpec, config: Mapping[str, Any], form: TaskForm, family: ModelFamily
+) -> ModelHandling:
+    """How a teacher is handled, whose spec as a model is ``taken``.
+
+    Raises:
+        StageFailure: As `decide_handling`.
+    """
+    return decide_handling(
+        load_families(),
+        taken,
+        config,
+        adapter_task=form.adapter_task,
+        family=family,
+        labels=(),
+        installed=version("transformers"),
     )
 
 

@@ -9,20 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 from finetune_api.failures import StageFailure
 from finetune_api.spec import FineTuneJobSpec, GenerationSpec
 from finetune_api.spec.distillation import DEFAULT_MAX_NEW_TOKENS
 from finetune_api.tables.tasks import ModelFamily
-from finetune_trainer.modelling.families import decide_handling, family_of, load_families
+from finetune_trainer.modelling.families import family_of, load_families
 from finetune_trainer.modelling.tokenizer import fix_date
 from finetune_trainer.models import read_config, read_generation_config, vocabulary_size
 from finetune_trainer.prepare.lengths import sequence_length
 from finetune_trainer.prepare.special_tokens import choose_ends, choose_padding
-from finetune_trainer.prepare.teacher import Teacher, as_model, refused
+from finetune_trainer.prepare.teacher import Teacher, as_model, handling_of, refused
 from finetune_trainer.prepared import DataReport, ModelHandling, TeacherReport
 from finetune_trainer.tasks import form_for
 from finetune_trainer.tasks.base import Preparation, TaskForm
@@ -48,20 +47,21 @@ class GeneratingTeacher:
     """Settings of its answers: greedy, one to each prompt."""
 
     @property
-    def directory(self) -> Path:
-        return self.teacher.local.path
-
-    @property
     def report(self) -> TeacherReport:
         """What the prepared data says about it."""
         return TeacherReport(model=self.teacher.identity, attention=self.handling.attention, tokens=None)
+
+    @cached_property
+    def _defaults(self) -> Mapping[str, Any]:
+        """Its ``generation_config.json``."""
+        return read_generation_config(self.teacher.local.path, self.teacher.identity.uri)
 
     def settings(self, report: DataReport) -> DataReport:
         """``report`` as if the teacher was the model of the job: how it is loaded, and how it generates.
 
         What ends its answers is known once it has read prompts.
         """
-        generation = read_generation_config(self.directory, self.teacher.identity.uri)
+        generation = self._defaults
         return report.model_copy(
             update={
                 "family": self.family,
@@ -96,18 +96,9 @@ def open_teacher(teacher: Teacher, spec: FineTuneJobSpec) -> GeneratingTeacher:
         }
     )
     try:
-        families = load_families()
-        family = family_of(families, config, spec.task.type.row.families)
+        family = family_of(load_families(), config, spec.task.type.row.families)
         form = form_for(taken, family)
-        handling = decide_handling(
-            families,
-            taken,
-            config,
-            adapter_task=form.adapter_task,
-            family=family,
-            labels=(),
-            installed=version("transformers"),
-        )
+        handling = handling_of(taken, config, form, family)
         tokenizer = form.load_tokenizer(teacher.local.path, taken)
         if form.uses_chat_template:
             fix_date(tokenizer, datetime.now(UTC).date().isoformat())
