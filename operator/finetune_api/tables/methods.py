@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from finetune_api.base import ApiModel
 from finetune_api.method_settings import (
@@ -62,6 +63,8 @@ class Settings:
     model: type[ApiModel]
     required: bool = False
     """Whether the method has no meaning without them."""
+    suggested: Mapping[str, Any] | None = None
+    """Values of ``model`` for a manifest that has none, where they are required."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +245,7 @@ METHODS = table(
             summary="trains nothing, and searches the best instruction and examples for the prompt",
             result=Result.PROMPT,
             learning_rate=0,
-            settings=Settings("prompt_search", PromptSearchSpec, required=True),
+            settings=Settings("prompt_search", PromptSearchSpec, required=True, suggested={"propose": 4}),
             refused={
                 TaskType.PREFERENCE_TUNING: "whose answers are compared and not generated",
                 TaskType.LANGUAGE_MODELING: "whose documents answer no prompt",

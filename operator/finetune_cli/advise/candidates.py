@@ -14,9 +14,6 @@ from finetune_api.spec import DistillationMode, FineTuneJobSpec
 from finetune_api.tables.methods import MethodType, Quantization
 from finetune_cli.sentences import causes, sentence
 
-SUGGESTED: Mapping[MethodType, Mapping[str, Any]] = {MethodType.PROMPT_SEARCH: {"propose": 4}}
-"""Settings of methods that have no meaning without them, where the manifest has none."""
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -82,7 +79,7 @@ def _candidate(
     given = data.get("method", {})
     settings = method.row.settings
     field = to_camel(settings.field) if settings else None
-    suggested = {field: dict(SUGGESTED[method])} if field and method in SUGGESTED else {}
+    suggested = {field: dict(settings.suggested)} if settings and settings.suggested else {}
     own = {name: given[name] for name in (field, "preference") if name and name in given}
     data["method"] = {"type": str(method)} | suggested | own
     data["model"]["quantization"] = str(quantization)

@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic.alias_generators import to_camel
+
 from finetune_api.method_settings import PromptSearchSpec
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import PrepareResult
 from finetune_api.tables.methods import MethodType
-from finetune_cli.advise.candidates import SUGGESTED
 from finetune_cli.advise.models import ModelScore, best_first
 from finetune_cli.advise.report import model_document, models_lines, suggested_settings, wrapped
 from finetune_cli.source import Document
 
-METHOD_LINE = f"method: {{type: {MethodType.PROMPT_SEARCH}{suggested_settings(MethodType.PROMPT_SEARCH)}}}"
+_METHOD = next(method for method in MethodType if not method.row.trains)
+METHOD_LINE = f"method: {{type: {_METHOD}{suggested_settings(_METHOD)}}}"
 """The line for a manifest without a method."""
 _DRAWS = 3
 """Requests at most for each proposed instruction."""
@@ -158,5 +160,8 @@ def with_search(document: Document) -> Document:
     model = spec.get("model") if isinstance(spec, dict) else None
     if not isinstance(spec, dict) or not isinstance(model, dict) or not model.get("endpoint") or spec.get("method"):
         return document
-    method = {"type": str(MethodType.PROMPT_SEARCH), "promptSearch": dict(SUGGESTED[MethodType.PROMPT_SEARCH])}
+    settings = _METHOD.row.settings
+    assert settings is not None
+    assert settings.suggested is not None
+    method = {"type": str(_METHOD), to_camel(settings.field): dict(settings.suggested)}
     return replace(document, data={**document.data, "spec": {**spec, "method": method}})

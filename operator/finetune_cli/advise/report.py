@@ -12,7 +12,7 @@ from pydantic.alias_generators import to_camel
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.tables.methods import MethodType
 from finetune_api.text import clean, duration
-from finetune_cli.advise.candidates import SUGGESTED, Candidate, distributed_of
+from finetune_cli.advise.candidates import Candidate, distributed_of
 from finetune_cli.advise.costs import Cost, Costs
 from finetune_cli.advise.hardware import Hardware
 from finetune_cli.advise.models import ModelScore, best_first
@@ -88,10 +88,10 @@ def manifest_lines(advice: Advice) -> list[str]:
 
 def suggested_settings(method: MethodType) -> str:
     """The settings that a method has no meaning without, for its line in the manifest."""
-    settings, suggested = method.row.settings, SUGGESTED.get(method)
-    if settings is None or suggested is None:
+    settings = method.row.settings
+    if settings is None or not settings.suggested:
         return ""
-    fields = ", ".join(f"{name}: {value}" for name, value in suggested.items())
+    fields = ", ".join(f"{name}: {value}" for name, value in settings.suggested.items())
     return f", {to_camel(settings.field)}: {{{fields}}}"
 
 
