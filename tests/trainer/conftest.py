@@ -12,7 +12,7 @@ import pytest
 
 from finetune_api.stage import Stage
 from finetune_trainer.patches.peft import without_bitsandbytes
-from tests.trainer.forks.client import close_fork_server
+from tests.trainer.forks.client import close_fork_server, import_under
 from tests.trainer.local_session import ROOT
 from tests.trainer.stages import TinyJob, classification_job, instruction_job
 from tests.trainer.tiny_models import STRONG_INIT, save_gpt2, save_llama
@@ -32,9 +32,19 @@ without_bitsandbytes()
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _close_fork_server() -> Iterator[None]:
+def _fork_server() -> Iterator[None]:
+    import_under(os.environ)
     yield
     close_fork_server()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _environment() -> Iterator[None]:
+    """Restore the environment after each file: libraries such as lm_eval change it when they are imported."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,12 @@ from typing import IO
 from tests.trainer.forks.environment import importing_environment
 
 _ROOT = Path(__file__).parents[3]
+_environment: dict[str, str] = {}
+
+
+def import_under(environment: Mapping[str, str]) -> None:
+    """Start the server later in this environment, whatever the test that needs it first has changed."""
+    _environment.update(environment)
 
 
 class ForkedProcess:
@@ -71,7 +77,7 @@ class ForkServer:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.trainer.forks.server", str(theirs.fileno())],
                 cwd=_ROOT,
-                env=importing_environment(os.environ),
+                env=importing_environment(_environment or os.environ),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,

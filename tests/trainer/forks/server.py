@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -60,9 +61,9 @@ class Server:
     which the server writes two lines: the process id, and later the exit code, negative for a signal.
     """
 
-    def __init__(self, requests: socket.socket) -> None:
+    def __init__(self, requests: socket.socket, imported_under: Mapping[str, str]) -> None:
         self._requests = requests
-        self._imported_under = dict(os.environ)
+        self._imported_under = imported_under
         self._exit_pipes: dict[int, int] = {}
         """The pipe for the exit code of each host, by process id."""
         self._wake, waker = os.pipe()
@@ -141,5 +142,6 @@ def import_libraries() -> None:
 
 
 if __name__ == "__main__":
+    environment = dict(os.environ)  # Libraries change it.
     import_libraries()
-    Server(socket.socket(fileno=int(sys.argv[1]))).serve()
+    Server(socket.socket(fileno=int(sys.argv[1])), environment).serve()
