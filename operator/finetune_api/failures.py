@@ -10,12 +10,18 @@ class StageFailure(Exception):
 
     Raise it where the cause is known. The entry point of the process catches it and turns it into the exit code and the
     ``error`` of the StageReport.
+
+    Args:
+        reason: The reason.
+        message: The sentence.
+        retry_after: Seconds before which a service asks for no other attempt; None if it asks for nothing.
     """
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
+        self.retry_after = retry_after
 
     @property
     def exit_code(self) -> ExitCode:

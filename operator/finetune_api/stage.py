@@ -38,6 +38,9 @@ _LARGEST_COUNT = 2**53 - 1
 _LATEST_TIME = 32503680000.0
 """The year 3000 in Unix time."""
 
+LONGEST_WAIT = 366 * 86400
+"""Seconds of the longest wait of `StageError`, which is a date for every clock."""
+
 
 def _finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -333,6 +336,9 @@ class StageError(ApiModel):
     message: Foreign = Field(description="One sentence: what is wrong, where, and what to do.")
     exit_code: int = Field(ge=0, le=255, description="Exit code of the process of the stage.")
     rank: Count | None = Field(default=None, description="Rank of the process that failed first.")
+    retry_after_seconds: int | None = Field(
+        default=None, ge=0, le=LONGEST_WAIT, description="Seconds before which a service asks for no other attempt."
+    )
 
 
 class StageReport(ApiModel):

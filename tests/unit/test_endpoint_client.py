@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -48,6 +48,29 @@ def ask(
         Client(spec, "model.endpoint", store, patience=patience, environment=environment) as client,
     ):
         return client.ask(asked), client.usage
+
+
+class Ended(logging.Handler):
+    """A context manager with an event that is set when the client asks nothing more because of a failure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.event = threading.Event()
+        self._logger = logging.getLogger("finetune_trainer.endpoint.client")
+
+    def __enter__(self) -> threading.Event:
+        self._level = self._logger.level
+        self._logger.setLevel(logging.INFO)
+        self._logger.addHandler(self)
+        return self.event
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.removeHandler(self)
+        self._logger.setLevel(self._level)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "nothing more is asked" in record.getMessage():
+            self.event.set()
 
 
 def failure(respond: Respond, directory: Path, *texts: str, **settings: Any) -> StageFailure:
@@ -273,6 +296,7 @@ class TestFailures:
         caught = failure(always(reply), tmp_path)
         assert caught.reason is reason
         assert words in caught.message
+        assert caught.retry_after == (3600 if "asks to wait" in words else None)
         assert "sk-secret" not in caught.message
 
     def test_a_port_without_a_server(self, tmp_path: Path) -> None:
@@ -372,12 +396,12 @@ class TestFailures:
         def respond(prompt: str, _: int) -> Reply:
             if prompt in first:
                 return fault if prompt == "a" else answer("fine")
-            time.sleep(1)  # A slow teacher: the first answers are handled meanwhile, also on a busy machine.
+            assert ended.wait(30)
             return answer("fine")
 
         texts = [*"abcdefgh"]
-        patience = Patience(answer_timeout=5)
-        with endpoint(respond) as server:
+        patience = Patience(answer_timeout=60)
+        with endpoint(respond) as server, Ended() as ended:
             with pytest.raises(StageFailure) as caught:
                 ask(server, questions(*texts), tmp_path, patience, max_concurrency=4, **settings)
             assert caught.value.reason is reason
