@@ -70,7 +70,8 @@ def comparison(evaluation: Evaluation) -> list[str]:
     """The table: metric, baseline, tuned, teacher if there is one, change, interval."""
     baseline = BASELINE_NAMES[evaluation.baseline.kind]
     taught = any(metric.teacher is not None for metric in evaluation.metrics)
-    rows = [["metric", baseline, "tuned", *(["teacher"] if taught else []), "change", "95 % interval"]]
+    compared = evaluation.baseline.kind.compared.title
+    rows = [["metric", baseline, compared, *(["teacher"] if taught else []), "change", "95 % interval"]]
     rows += [
         [
             str(metric.name),
@@ -134,7 +135,8 @@ def _slices(evaluation: Evaluation) -> list[str]:
     """The score of each slice."""
     if not evaluation.slices:
         return []
-    rows = [[f"{evaluation.metrics[0].name} by", "value", "examples", "baseline", "tuned", "verdict"]]
+    compared = evaluation.baseline.kind.compared.title
+    rows = [[f"{evaluation.metrics[0].name} by", "value", "examples", "baseline", compared, "verdict"]]
     rows += [
         [
             one.column,

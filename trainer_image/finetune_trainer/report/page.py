@@ -92,6 +92,7 @@ def render(inputs: ReportInputs) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"short": _short, "grouped": grouped}
+    environment.globals["compared"] = inputs.evaluation.baseline.kind.compared
     task = form_for(inputs.spec, inputs.data.family)
     template = environment.from_string((folder / "report.html.jinja").read_text(encoding="utf-8"))
     return template.render(
@@ -101,6 +102,7 @@ def render(inputs: ReportInputs) -> str:
         job=inputs.job,
         data=inputs.data,
         evaluation=inputs.evaluation,
+        trains=inputs.spec.method.type.row.trains,
         headline=headline(inputs.evaluation),
         baseline_name=BASELINE_NAMES[inputs.evaluation.baseline.kind],
         baseline_note=" ".join(
