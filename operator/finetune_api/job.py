@@ -152,7 +152,7 @@ class FailureStatus(ApiModel):
     fault: Fault = Field(description="Who has to act: User, Cluster or Operator.")
     retried: bool = Field(description="Whether the operator starts another attempt.")
     retry_after: Timestamp | None = Field(
-        default=None, description="No other attempt starts before, because an endpoint asks for it, RFC 3339."
+        default=None, description="When an endpoint allows the next attempt (Retry-After), RFC 3339."
     )
 
 
