@@ -128,7 +128,7 @@ def _gap(closed: float | None) -> str:
         return ""
     if closed < 0:
         return "; the student is further from the teacher than the baseline is"
-    return f"; the student closes {closed:.0%} of the gap from the baseline to the teacher"
+    return f"; the student closes {100 * closed:.0f} % of the gap from the baseline to the teacher"
 
 
 def _slices(evaluation: Evaluation) -> list[str]:

@@ -84,7 +84,7 @@ class EndpointAdvice:
         return [
             f"{endpoint.model} is behind an endpoint, so only PromptSearch is possible: it asks the model, and trains "
             "nothing. Methods that train need its weights in model.uri.",
-            f"It asks at most {self.requests:,} requests: {self.searching:,} to score up to {self.search.trials:,} "
+            f"It sends at most {self.requests:,} requests: {self.searching:,} to score up to {self.search.trials:,} "
             f"combinations of an instruction with examples, each on {self.scored:,} validation rows, and "
             f"{self.measuring:,} to measure the plain and the best prompt on {self.examples.get('test', 0):,} test "
             "rows. Retries come on top; what was answered is not asked again.",

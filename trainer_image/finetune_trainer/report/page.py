@@ -316,11 +316,13 @@ def _curves(inputs: ReportInputs) -> list[Markup]:
         found = [(entry["step"], entry.get(key)) for entry in entries]
         return [(float(step), float(value)) for step, value in found if value is not None and math.isfinite(value)]
 
-    loss = [
-        Series("training", points(train, "loss"), "baseline"),
-        Series("validation", points(validation, "loss"), "tuned", markers=len(validation) <= 60),
-    ]
     taught = [entry for entry in train if "divergence" in entry]
+    # The validation loss never has the part of the teacher.
+    names = ("training, with the teacher", "validation, cross entropy alone") if taught else ("training", "validation")
+    loss = [
+        Series(names[0], points(train, "loss"), "baseline"),
+        Series(names[1], points(validation, "loss"), "tuned", markers=len(validation) <= 60),
+    ]
     parts = taught and [
         Series("cross entropy", points(taught, "crossEntropy"), "baseline"),
         Series("divergence from the teacher", points(taught, "divergence"), "tuned"),
