@@ -100,6 +100,8 @@ class FailureEvent(_Event):
     """Whether the rank exited without waiting for the other ranks."""
     retry_after: float | None = None
     """As `finetune_api.failures.StageFailure`."""
+    progressed: bool = False
+    """Likewise."""
 
 
 Event = Annotated[

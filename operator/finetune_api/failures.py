@@ -15,13 +15,17 @@ class StageFailure(Exception):
         reason: The reason.
         message: The sentence.
         retry_after: Seconds before which a service asks for no other attempt; None if it asks for nothing.
+        progressed: Whether the service has answered before in this attempt.
     """
 
-    def __init__(self, reason: Reason, message: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self, reason: Reason, message: str, *, retry_after: float | None = None, progressed: bool = False
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.retry_after = retry_after
+        self.progressed = progressed
 
     @property
     def exit_code(self) -> ExitCode:

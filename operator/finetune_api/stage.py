@@ -339,6 +339,9 @@ class StageError(ApiModel):
     retry_after_seconds: int | None = Field(
         default=None, ge=0, le=LONGEST_WAIT, description="Seconds before which a service asks for no other attempt."
     )
+    progressed: bool = Field(
+        default=False, description="Whether the service that is unavailable has answered before in this attempt."
+    )
 
 
 class StageReport(ApiModel):

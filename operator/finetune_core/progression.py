@@ -364,7 +364,8 @@ def _failed(progress: Progression, stage: StageStatus, end: _End, spec: FineTune
     allowed = unavailable.not_before(error, _recorded(progress.status, run), now)
     if allowed:
         message = f"{sentence(message)} It is not asked again before {to_text(allowed)}."
-    since = (stage.unavailable_since or to_text(now)) if error.reason is Reason.UNAVAILABLE else None
+    before = None if error.progressed else stage.unavailable_since
+    since = (before or to_text(now)) if error.reason is Reason.UNAVAILABLE else None
     if since and (given_up := unavailable.why_given_up(from_text(since), allowed, spec.resilience, now)):
         decision = replace(decision, retried=False)
         message = f"{sentence(message)} {given_up}"

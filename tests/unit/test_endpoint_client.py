@@ -350,7 +350,10 @@ class TestFailures:
             with pytest.raises(StageFailure, match=r"fails \(500: oops\); the answers so far are kept") as caught:
                 ask(server, questions(*texts), tmp_path)
             assert len(server.prompts()) < 50
-        assert caught.value.reason is Reason.UNAVAILABLE
+            assert (caught.value.reason, caught.value.progressed) == (Reason.UNAVAILABLE, True)
+            with pytest.raises(StageFailure) as again:
+                ask(server, questions(*texts), tmp_path)
+        assert (again.value.reason, again.value.progressed) == (Reason.UNAVAILABLE, False)
 
     def test_what_was_answered_before_a_failure_is_kept(self, tmp_path: Path) -> None:
         with endpoint(lambda prompt, _: answer("fine") if prompt != "z" else error(401)) as server:

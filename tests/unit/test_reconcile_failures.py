@@ -104,9 +104,13 @@ class TestAskedWait:
     """An endpoint that asks with Retry-After for no request within an hour."""
 
     @staticmethod
-    def limited(attempt: int = 1, seconds: int = 3600, **facts: Any) -> ObservedRun:
+    def limited(attempt: int = 1, seconds: int = 3600, progressed: bool = False, **facts: Any) -> ObservedRun:
         error = StageError(
-            reason=Reason.UNAVAILABLE, message="No.", exit_code=ExitCode.UNAVAILABLE, retry_after_seconds=seconds
+            reason=Reason.UNAVAILABLE,
+            message="No.",
+            exit_code=ExitCode.UNAVAILABLE,
+            retry_after_seconds=seconds,
+            progressed=progressed,
         )
         report = StageReport(stage=Stage.PREPARE, attempt=attempt, seconds=1.0, error=error)
         return failed(Stage.PREPARE, Reason.UNAVAILABLE, attempt, report=report, **facts)
@@ -131,6 +135,17 @@ class TestAskedWait:
         job, _ = pass_(a_job(), replace(self.limited(), state=RunState.RUNNING, failing=True), at=10)
         job, made = pass_(job, self.limited(), at=70)
         assert made.requeue_after == timedelta(minutes=59)
+
+    @pytest.mark.parametrize(("progressed", "retried"), [(True, True), (False, False)])
+    def test_of_an_endpoint_that_answers_in_between_is_no_outage(self, progressed: bool, retried: bool) -> None:
+        """It allows some requests an hour, for longer than a service may be silent."""
+        job = a_job(resilience={"pendingTimeoutSeconds": 2 * 3600})
+        runs: list[ObservedRun] = []
+        for attempt, hour in enumerate((0, 1, 2), 1):
+            runs.append(self.limited(attempt, progressed=progressed))
+            job, _ = pass_(job, *runs, at=3600 * hour + 10)
+        assert job.status.failure is not None
+        assert job.status.failure.retried is retried
 
     def test_beyond_the_pending_timeout_fails_the_job(self) -> None:
         job, made = pass_(a_job(resilience={"pendingTimeoutSeconds": 600}), self.limited())

@@ -358,5 +358,6 @@ class _Round:
             Reason.UNAVAILABLE,
             f"The endpoint {self._client._endpoint.url} {problem}; the answers so far are kept, and the next attempt "
             "asks the rest",
-            wait,
+            retry_after=wait,
+            progressed=self._client.usage.answers > self._client.usage.kept,
         )

@@ -232,7 +232,9 @@ class Host:
         reported = sorted(self._failures, key=lambda failure: failure[1].reason is Reason.INTERNAL_ERROR)
         if reported:
             rank, event = reported[0]
-            return rank, StageFailure(event.reason, event.message, event.retry_after)
+            return rank, StageFailure(
+                event.reason, event.message, retry_after=event.retry_after, progressed=event.progressed
+            )
         return worker.rank, _unexplained(self._config.stage, worker.rank, code)
 
     def _on_line(self, rank: int, line: bytes) -> None:
@@ -315,6 +317,7 @@ def _error(failure: StageFailure, rank: int | None) -> StageError:
         exit_code=failure.exit_code,
         rank=rank,
         retry_after_seconds=wait,
+        progressed=failure.progressed,
     )
 
 
