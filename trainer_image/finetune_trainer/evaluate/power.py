@@ -70,5 +70,5 @@ def _asked(spec: EvaluationSpec) -> Iterator[tuple[Metric, float]]:
 
 def _rounded_up(number: float) -> int:
     """``number`` with two significant digits: an estimate is no more exact."""
-    step = 10 ** max(0, len(str(math.ceil(number))) - 2)
+    step = int(10 ** max(0, len(str(math.ceil(number))) - 2))
     return math.ceil(number / step) * step
