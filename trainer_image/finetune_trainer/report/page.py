@@ -93,7 +93,7 @@ def render(inputs: ReportInputs) -> str:
     )
     environment.filters |= {"short": _short, "grouped": grouped}
     environment.globals["compared"] = inputs.evaluation.baseline.kind.compared
-    task = form_for(inputs.spec, inputs.data.family)
+    shown = form_for(inputs.spec, inputs.data.family).presentation()
     template = environment.from_string((folder / "report.html.jinja").read_text(encoding="utf-8"))
     return template.render(
         policy=_CONTENT_POLICY,
@@ -106,7 +106,7 @@ def render(inputs: ReportInputs) -> str:
         headline=headline(inputs.evaluation),
         baseline_name=BASELINE_NAMES[inputs.evaluation.baseline.kind],
         baseline_note=" ".join(
-            part for part in (previous_text(inputs.details), task.baseline_note(inputs.details)) if part
+            part for part in (previous_text(inputs.details), shown.baseline_note(inputs.details)) if part
         ),
         metrics=_metric_rows(inputs.evaluation.metrics),
         has_teacher=has_teacher(inputs.evaluation),
@@ -117,7 +117,7 @@ def render(inputs: ReportInputs) -> str:
         examples=inputs.spec.evaluation.report.include_examples,
         slices=slice_rows(inputs.tables.get("slices", ())),
         fewest=FEWEST,
-        section=Markup(task.report_section(inputs, environment)),
+        section=Markup(shown.report_section(inputs, environment)),
         settings=settings(inputs.spec, inputs.data),
         training=training_facts(inputs.training),
         versions=inputs.training.get("versions") or {},
@@ -155,7 +155,8 @@ def gate_text(gate: GateResult) -> str:
     if gate.not_worse:
         return f"{name} not significantly worse than the baseline"
     if gate.minimum_improvement is not None:
-        return f"{name} better by at least {gate.minimum_improvement:g}: {gate.value:+.4g}".replace("-", "−")
+        change = f"{gate.value:+.4g}".replace("-", "−")
+        return f"{name} better by at least {gate.minimum_improvement:g}: {change}"
     bound = f"at least {gate.minimum:g}" if gate.minimum is not None else f"at most {gate.maximum:g}"
     return f"{name} {bound}: {gate.value:.4g}"
 
