@@ -270,6 +270,8 @@ def test_a_failed_gate_determines_the_headline() -> None:
     assert (summary.tone, summary.text) == ("worse", "Rejected: 1 of 2 gates failed")
     assert gate_text(failed) == "Accuracy at least 0.95: 0.9"
     assert gate_text(kept) == "Accuracy better by at least 0.02: +0.1"
+    lost = GateResult(metric=Metric.ROUGE_L, minimum_improvement=0.02, value=-0.1, passed=False)
+    assert gate_text(lost) == "ROUGE-L better by at least 0.02: −0.1"
     page = render(report_inputs(evaluation=evaluation))
     assert "✗ failed · Accuracy at least 0.95: 0.9" in page
 

@@ -111,7 +111,8 @@ def _card(inputs: CardInputs, usage: str) -> CardParts:
         note="The evaluation measured a part of each output, which `finetune predict` prints, too. "
         f"{stop_of(inputs.spec.task.language).sentence}",
         examples=card_examples(inputs),
-        limitations=(f"The model was trained on prompts and completions of at most {length:,} tokens.", _LIMITATIONS),
+        limitations=[_LIMITATIONS],
+        of_training=[f"The model was trained on prompts and completions of at most {length:,} tokens."],
     )
 
 
