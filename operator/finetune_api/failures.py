@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from finetune_api.tables.reasons import ExitCode, Fault, Reason
 
+LONGEST_WAIT = 366 * 86400
+"""Seconds of the longest wait for a service, which is a date for every clock."""
+
 
 class StageFailure(Exception):
     """Ends a stage with a reason and a sentence that states what is wrong, where, and what to do.
@@ -32,4 +35,4 @@ class StageFailure(Exception):
         return self.reason.exit_code
 
 
-__all__ = ["ExitCode", "Fault", "Reason", "StageFailure"]
+__all__ = ["LONGEST_WAIT", "ExitCode", "Fault", "Reason", "StageFailure"]

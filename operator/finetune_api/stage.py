@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field
 
 from finetune_api.base import ApiModel
 from finetune_api.evaluation import Evaluation
-from finetune_api.failures import ExitCode, Reason
+from finetune_api.failures import LONGEST_WAIT, ExitCode, Reason
 from finetune_api.layout import JobLayout, RevisionLayout
 from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_api.text import clean
@@ -37,9 +37,6 @@ _LARGEST_COUNT = 2**53 - 1
 
 _LATEST_TIME = 32503680000.0
 """The year 3000 in Unix time."""
-
-LONGEST_WAIT = 366 * 86400
-"""Seconds of the longest wait of `StageError`, which is a date for every clock."""
 
 
 def _finite_or_none(value: Any) -> Any:
@@ -339,9 +336,7 @@ class StageError(ApiModel):
     retry_after_seconds: int | None = Field(
         default=None, ge=0, le=LONGEST_WAIT, description="Seconds before which a service asks for no other attempt."
     )
-    progressed: bool = Field(
-        default=False, description="Whether the service that is unavailable has answered before in this attempt."
-    )
+    progressed: bool = Field(default=False, description="Whether the service has answered before in this attempt.")
 
 
 class StageReport(ApiModel):

@@ -33,9 +33,8 @@ from finetune_api.events import (
     ValidationEvent,
     read_event,
 )
-from finetune_api.failures import ExitCode, Reason, StageFailure
+from finetune_api.failures import LONGEST_WAIT, ExitCode, Reason, StageFailure
 from finetune_api.stage import (
-    LONGEST_WAIT,
     CheckpointRef,
     Stage,
     StageConfig,
