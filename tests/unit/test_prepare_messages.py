@@ -33,8 +33,8 @@ def test_a_weight_of_zero_is_not_learned() -> None:
 @pytest.mark.parametrize(
     ("message", "sentence"),
     [
-        ({**ANSWER, "weight": 0.5}, "message 2 has the weight 0.5; use 0 or 1"),
-        ({**ANSWER, "weight": "0"}, "message 2 has the weight 0; use 0 or 1"),
+        ({**ANSWER, "weight": 0.5}, "message 2 has the weight 0.5; use the number 0 or 1"),
+        ({**ANSWER, "weight": "0"}, 'message 2 has the weight "0"; use the number 0 or 1'),
         (
             {**ANSWER, "weight": 0},
             "every message of the assistant has the weight 0, so there is no answer to learn or to measure",

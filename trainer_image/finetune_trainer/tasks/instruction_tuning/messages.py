@@ -166,7 +166,7 @@ def _is_learned(message: Mapping[str, Any], role: str, number: int) -> bool:
         return False
     if weight == 1:
         raise BadRow(f"message {number} is from the {role} and has the weight 1; only assistant messages are learned")
-    raise BadRow(f"message {number} has the weight {str(weight)[:40]}; use 0 or 1")
+    raise BadRow(f"message {number} has the weight {json.dumps(weight)[:40]}; use the number 0 or 1")
 
 
 def _tool_calls(message: Mapping[str, Any], number: int) -> list[dict[str, Any]]:

@@ -11,10 +11,17 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_api.tables.preferences import PreferenceLoss
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values, type_name
-from finetune_trainer.prepare.rows import checked, first_columns, missing, truth_of, value_of
+from finetune_trainer.prepare.rows import first_columns, missing, truth_of, value_of
 from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.tasks.base import Recognised
-from finetune_trainer.tasks.instruction_tuning.layouts import SYSTEM, with_system
+from finetune_trainer.tasks.instruction_tuning.layouts import (
+    SYSTEM,
+    answer_messages,
+    messages_in,
+    prompt_messages,
+    unwritten,
+    with_system,
+)
 from finetune_trainer.tasks.instruction_tuning.messages import ASSISTANT, Conversation, Message, conversation
 
 TOOLS = "tools"
@@ -99,18 +106,20 @@ class _PromptRows:
             BadRow: There is none.
         """
         answer = value_of(values, column, field)
-        if isinstance(answer, str):
-            answer = [{"role": ASSISTANT, "content": checked(answer, f"column '{column}'")}]
-        elif not isinstance(answer, list):
-            raise BadRow(
-                f"column '{column}' contains {type_name(answer)}, neither a text nor a list of messages; correct "
-                "the row"
-            )
         if self.prompt is None:
+            answer = messages_in(unwritten(answer, column))
+            if isinstance(answer, str):
+                raise BadRow(
+                    f"column '{column}' has a text, and nothing has its prompt; add the column 'prompt' (or set "
+                    "dataset.columns.prompt), or write the prompt and the answer as messages"
+                )
+            answer = answer_messages(answer, column, beside_text=False)
             if len(answer) < 2:
                 raise BadRow(missing("prompt", "prompt", values))
             return self._conversation(answer, column, values)
-        before = prompt_messages(value_of(values, self.prompt, "prompt"), self.prompt)
+        asked = unwritten(value_of(values, self.prompt, "prompt"), self.prompt)
+        before = prompt_messages(asked, self.prompt)
+        answer = answer_messages(answer, column, beside_text=isinstance(asked, str))
         if len(answer) == 1:
             return self._conversation([*before, *answer], column, values)
         whole = self._conversation(answer, column, values)
@@ -216,6 +225,8 @@ def desirable(value: object, column: str) -> bool:
     if (found := truth_of(value)) is not None:
         return found
     shown = f"'{value[:40]}'" if isinstance(value, str) else type_name(value)
+    if isinstance(value, int | float):
+        shown = f"the number {value}"
     raise BadRow(f"column '{column}' contains {shown}, which is neither true nor false; {_REMEDY}")
 
 
@@ -242,15 +253,6 @@ def recognise(names: Sequence[str], rows: Sequence[Values]) -> Recognised | None
     return Recognised(
         {}, judged.form, facts, certain=True, reads=reads, preference=settings, open=_ONE_KIND if one_kind else ""
     )
-
-
-def prompt_messages(value: object, column: str) -> list[Any]:
-    """The messages of a prompt, which is a text or a list of them."""
-    if isinstance(value, list):
-        if not value:
-            raise BadRow(f"column '{column}' is an empty list; fill it in or remove the row")
-        return value
-    return [{"role": "user", "content": checked(value, f"column '{column}'")}]
 
 
 def _prompt(chat: Conversation) -> str:

@@ -155,6 +155,7 @@ class TextClassificationPreparation:
         return [
             *weights,
             *unlearnable(train, test),
+            *self._constant(train),
             *self._agreement(),
             *self._auroc_notes(),
             *self._unlabelled_notes(),
@@ -183,6 +184,23 @@ class TextClassificationPreparation:
             self._unlabelled += int((lengths == 0).sum())
             final = lists(lengths, indices)
         return batch.set_column(column, batch.schema.field(column), final)
+
+    def _constant(self, train: Mapping[str, int]) -> list[str]:
+        """A clause about labels that every training row has, in a job with any number of labels for each row.
+
+        Raises:
+            StageFailure: BadData when this is so for all labels that occur.
+        """
+        always = [label for label, count in train.items() if count == self._examples["train"]]
+        if not self._multi_label or not always:
+            return []
+        if len(always) == sum(count > 0 for count in train.values()):
+            raise StageFailure(
+                Reason.BAD_DATA,
+                f"All training rows have the same labels ({_shown(always)}), so there is nothing to tell apart: write "
+                "in each row only the labels that it has",
+            )
+        return [f"every training row has the label{'s' if len(always) > 1 else ''} {_shown(always)}"]
 
     def _agreement(self) -> list[str]:
         """How often the teacher agrees with the data."""
@@ -260,9 +278,13 @@ def undefined_auroc() -> StageFailure:
 
 def auroc_note(labels: Sequence[str]) -> str:
     """Which labels the AUROC leaves out, as a clause."""
-    shown = ", ".join(f"'{label[:40]}'" for label in labels[:3]) + (", …" if len(labels) > 3 else "")
     what = "a label that no or every test row has" if len(labels) == 1 else "labels that no or every test row has"
-    return f"auroc leaves out {len(labels):,} {what}: {shown}"
+    return f"auroc leaves out {len(labels):,} {what}: {_shown(labels)}"
+
+
+def _shown(labels: Sequence[str]) -> str:
+    """The first of ``labels``."""
+    return ", ".join(f"'{label[:40]}'" for label in labels[:_SHOWN]) + (", …" if len(labels) > _SHOWN else "")
 
 
 def check_head(config: Mapping[str, Any], uri: str) -> None:
