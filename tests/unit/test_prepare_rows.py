@@ -154,7 +154,7 @@ def test_prompt_and_completion_are_a_conversation_of_two() -> None:
 
 def test_a_label_with_white_space_in_the_spec_is_explained() -> None:
     schema = LabelledRows("text", "label", frozenset({"refund ", "other"}))
-    with pytest.raises(BadRow, match="'refund' is not in task.labels; it is there with white space around it"):
+    with pytest.raises(BadRow, match=r"'refund' is not in task\.labels; it is there with white space around it"):
         schema.example({"text": "a", "label": "refund "})
 
 
