@@ -49,7 +49,7 @@ def test_conversations_may_contain_the_prompt(write: Any) -> None:
 
 def test_texts_without_a_prompt_are_explained() -> None:
     row = {"chosen": "Human: 2+2?\n\nAssistant: 4", "rejected": "Human: 2+2?\n\nAssistant: 5"}
-    with pytest.raises(BadRow, match="column 'chosen' has a text, and nothing has its prompt; add the column 'prompt'"):
+    with pytest.raises(BadRow, match="column 'prompt' is missing .*, or write prompt and answer as messages in column"):
         WHOLE.example(row)
 
 

@@ -109,10 +109,8 @@ class _PromptRows:
         if self.prompt is None:
             answer = messages_in(unwritten(answer, column))
             if isinstance(answer, str):
-                raise BadRow(
-                    f"column '{column}' has a text, and nothing has its prompt; add the column 'prompt' (or set "
-                    "dataset.columns.prompt), or write the prompt and the answer as messages"
-                )
+                lacking = missing("prompt", "prompt", values)
+                raise BadRow(f"{lacking}, or write prompt and answer as messages in column '{column}'")
             answer = answer_messages(answer, column, beside_text=False)
             if len(answer) < 2:
                 raise BadRow(missing("prompt", "prompt", values))
