@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer.prepare.problems import BadRow
-from finetune_trainer.tasks.preference_tuning.rows import PairRows, desirable
+from finetune_trainer.tasks.preference_tuning.rows import PairRows, desirable, recognise
 
 QUESTION = [{"role": "user", "content": "2+2?"}]
 PAIRS = PairRows("prompt", "chosen", "rejected")
@@ -49,7 +49,7 @@ def test_conversations_may_contain_the_prompt(write: Any) -> None:
 
 def test_texts_without_a_prompt_are_explained() -> None:
     row = {"chosen": "Human: 2+2?\n\nAssistant: 4", "rejected": "Human: 2+2?\n\nAssistant: 5"}
-    with pytest.raises(BadRow, match="column 'prompt' is missing .*, or write prompt and answer as messages in column"):
+    with pytest.raises(BadRow, match=r"column 'prompt' is missing .*, or write prompt and answer as messages"):
         WHOLE.example(row)
 
 
@@ -62,3 +62,20 @@ def test_a_list_of_numpy_is_no_text() -> None:
 def test_a_number_that_judges_nothing_is_shown() -> None:
     with pytest.raises(BadRow, match="contains the number -1, which is neither true nor false"):
         desirable(-1, "label")
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"prompt": "2+2?", "chosen": "4", "rejected": "5"}, {}),
+        ({"question": "2+2?", "chosen": "4", "rejected": "5"}, {"prompt": "question"}),
+        ({"conversations": [turn("Hi.")], "chosen": turn("4"), "rejected": turn("5")}, {"prompt": "conversations"}),
+        ({"input": "a file", "chosen": [*QUESTION, answer("4")], "rejected": [*QUESTION, answer("5")]}, {}),
+        ({"input": "a file", "chosen": str([*QUESTION, answer("4")]), "rejected": "x"}, {}),
+        ({"id": "1", "chosen": "4", "rejected": "5"}, {}),
+    ],
+)
+def test_the_column_of_the_prompt_is_recognised(row: dict[str, Any], columns: dict[str, str]) -> None:
+    found = recognise(tuple(row), [row])
+    assert found is not None
+    assert found.columns == columns

@@ -11,6 +11,7 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_api.tables.preferences import PreferenceLoss
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values, type_name
+from finetune_trainer.prepare.readers.written import written
 from finetune_trainer.prepare.rows import first_columns, missing, truth_of, value_of
 from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.tasks.base import Recognised
@@ -26,6 +27,8 @@ from finetune_trainer.tasks.instruction_tuning.messages import ASSISTANT, Conver
 
 TOOLS = "tools"
 _ONE_KIND = "KTO learns from desirable and undesirable answers, and the first rows have one kind: add the other."
+_PROMPTS = ("question", "instruction", "query", "conversations", "input")
+"""Names of a prompt that are used instead of the default."""
 _REMEDY = "use true, false, yes, no, 1 or 0"
 
 
@@ -232,8 +235,11 @@ def recognise(names: Sequence[str], rows: Sequence[Values]) -> Recognised | None
     """See `finetune_trainer.tasks.base.Recognise`."""
     prompt = "prompt" if "prompt" in names else None
     if {"chosen", "rejected"} <= set(names):
+        if prompt is None and not any(_is_whole(row.get("chosen")) for row in rows):
+            prompt = next((name for name in _PROMPTS if name in names), None)
         pairs = PairRows(prompt, "chosen", "rejected")
-        return Recognised({}, pairs.form, "", certain=True, reads=(*pairs.needed, *pairs.optional))
+        columns = {"prompt": prompt} if prompt and prompt != "prompt" else {}
+        return Recognised(columns, pairs.form, "", certain=True, reads=(*pairs.needed, *pairs.optional))
     if not {"completion", "label"} <= set(names):
         return None
     judged = JudgedRows(prompt, "completion", "label")
@@ -251,6 +257,12 @@ def recognise(names: Sequence[str], rows: Sequence[Values]) -> Recognised | None
     return Recognised(
         {}, judged.form, facts, certain=True, reads=reads, preference=settings, open=_ONE_KIND if one_kind else ""
     )
+
+
+def _is_whole(answer: object) -> bool:
+    """Whether an answer is a conversation with its prompt."""
+    found = written(answer) if isinstance(answer, str) else answer
+    return isinstance(found, list) and len(found) > 1
 
 
 def _prompt(chat: Conversation) -> str:
