@@ -245,5 +245,11 @@ def test_labels_that_are_probably_mistakes_are_named_with_their_counts() -> None
         "labels 'café' (2) and 'cafe\\u0301' (3) differ only in case, white space or characters that look the same",
         "labels 'cafe\\u200b' (4) and 'cafe' (5) differ only in case, white space or characters that look the same",
     ]
+    assert label_notes({"nan": 9, "none": 9}) == [
+        "label 'nan' (9) looks like a missing value; remove the rows if it is one"
+    ]
+    assert label_notes({"a": 9, "None": 2, "N/A": 3}) == [
+        "labels 'None' (2) and 'N/A' (3) look like a missing value; remove the rows if it is one"
+    ]
     assert label_notes({"a": 1, "b": 1, "c": 1, "d": 9}) == ["3 labels with a single row: 'a', 'b', …"]
     assert label_notes({"a": 2, "b": 2}) == []

@@ -17,6 +17,8 @@ from finetune_trainer.prepare.rows import Example, checked, text_of, value_of
 MOST_LABELS = 1024
 """Maximum number of labels in the data; more of them mean that the column does not contain labels."""
 
+_MISSING = frozenset({"nan", "NaN", "None", "null", "NULL", "N/A", "n/a", "<NA>", "NaT"})
+"""What programs write for a value that is not there."""
 SEPARATORS = (";", "|")
 """Between the labels of a cell of CSV."""
 COMMA = ","
@@ -121,6 +123,13 @@ def label_notes(counts: Mapping[str, int]) -> list[str]:
         if len(labels) > 1:
             listed = " and ".join(f"'{_distinct(label)[:40]}' ({counts[label]:,})" for label in labels)
             notes.append(f"labels {listed} differ only in case, white space or characters that look the same")
+    missing = [f"'{label}' ({counts[label]:,})" for label in counts if label in _MISSING]
+    if missing:
+        one = len(missing) == 1
+        notes.append(
+            f"label{' ' if one else 's '}{' and '.join(missing)} {'looks' if one else 'look'} like a missing value; "
+            "remove the rows if it is one"
+        )
     single = [label for label, count in counts.items() if count == 1]
     if single:
         shown = ", ".join(f"'{label[:40]}'" for label in single[:2]) + (", …" if len(single) > 2 else "")
