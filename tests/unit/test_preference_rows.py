@@ -53,6 +53,11 @@ def test_texts_without_a_prompt_are_explained() -> None:
         WHOLE.example(row)
 
 
+def test_answers_alone_need_a_prompt() -> None:
+    with pytest.raises(BadRow, match=r"column 'prompt' is missing \(columns: 'chosen', 'rejected'\); set"):
+        WHOLE.example({"chosen": [answer("4")], "rejected": [answer("5")]})
+
+
 def test_a_list_of_numpy_is_no_text() -> None:
     written = "[{'content': '2+2?', 'role': 'user'}\n {'content': '4', 'role': 'assistant'}]"
     with pytest.raises(BadRow, match="column 'chosen' begins as a list of messages but is not valid JSON"):
