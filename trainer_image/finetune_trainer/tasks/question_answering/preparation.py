@@ -48,6 +48,8 @@ class ExtractivePreparation:
         self._tokeniser = window_tokeniser(spec, tokenizer, max_length)
         self._sets = DataSets(spec)
         self._tested: Counter[str] = Counter()
+        self._thresholds = False
+        """Whether the validation split has a question without an answer."""
         self._remarks: tuple[dict[str, int], ...] = tuple({} for _ in _REMARKS)
         self._long = self._windows = self._cut = 0
 
@@ -87,6 +89,7 @@ class ExtractivePreparation:
             kind = ANSWERED if json.loads(row["answers"]) else UNANSWERED
             label_counts[kind] += 1
             self._tested[kind] += split == TEST
+            self._thresholds = self._thresholds or (split == "validation" and kind == UNANSWERED)
             where = f"{row['source']} ({row['id'][:60]})" if row["id"] else row["source"]
             for found, count in zip(self._remarks, row["remarks"], strict=True):
                 if count:
@@ -107,6 +110,11 @@ class ExtractivePreparation:
             for found, what in zip(self._remarks, _REMARKS, strict=True)
             if found
         ]
+        if (unanswered := self._tested[UNANSWERED]) and not self._thresholds:
+            notes.append(
+                f"every question gets an answer, also the {unanswered:,} of the test split without one, because the "
+                "validation split has no such question, by which the threshold is chosen: add some to it"
+            )
         if self._long:
             cut = f"; {self._cut:,} of them cut an answer and are not learned" if self._cut else ""
             notes.append(
