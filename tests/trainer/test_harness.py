@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -276,6 +277,29 @@ def test_task_is_refused(name: str, tmp_path: Path) -> None:
     failure = changed(tmp_path, **change)
     assert sentence in failure.message
     assert failure.reason is reason
+
+
+@pytest.mark.parametrize("right", ["{{7 if label == 0 else label}}", "{{answer}}s", "{{-1 - label}}"])
+def test_right_choices_are_among_the_choices(right: str, tmp_path: Path) -> None:
+    failure = changed(tmp_path, doc_to_target=right)
+    assert failure.reason is Reason.BAD_DATA
+    assert re.match(
+        r"Example \d+ of the lm-eval task choice has the right choice .*, which is neither", failure.message
+    )
+    assert "an index from 0 to 2 nor one of its choices: correct doc_to_target" in failure.message
+
+
+def test_a_right_choice_that_the_first_example_lacks(tmp_path: Path) -> None:
+    failure = changed(tmp_path, doc_to_target="{{label + 1}}")
+    assert failure.message == (
+        "The first example of the lm-eval task choice lacks an item that the task names (list index out of range): if "
+        "it is the right choice, indices in doc_to_target count from 0"
+    )
+
+
+def test_the_right_choice_may_be_a_text(tmp_path: Path) -> None:
+    uri = write_tasks(tmp_path / "tasks", choice=CHOICE | {"doc_to_target": "{{answer}}"})
+    check_harness(spec_of(uri, ["choice"]), ModelFamily.CAUSAL, tmp_path / "scratch")
 
 
 def test_tasks_with_their_gates_are_accepted(tmp_path: Path) -> None:

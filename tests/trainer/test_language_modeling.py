@@ -328,6 +328,14 @@ def test_end_tokens_in_the_text_are_noted(tmp_path: Path) -> None:
     assert "6 documents contain the end token '</s>' in the text, which is learned as an end" in report.notes
 
 
+def test_start_tokens_in_the_text_are_noted(tmp_path: Path) -> None:
+    save_decoder(tmp_path / "base", DOCUMENTS, start=True)
+    uri = json_lines(tmp_path / "rows.jsonl", [{"text": f"<s> {text}"} for text in DOCUMENTS])
+    _, report = prepared(context_of(tmp_path, uri))
+    expected = "6 documents contain the start token in the text, which is learned beside the one that"
+    assert any(expected in note for note in report.notes)
+
+
 @pytest.mark.parametrize(
     ("names", "row", "certain"),
     [

@@ -330,6 +330,16 @@ def test_a_decoder_sees_the_instruction_and_t5_the_prefix(bases: dict[str, str],
     assert seen["llama"][0] == ""
 
 
+@pytest.mark.parametrize(
+    ("base", "asked"), [("t5", "Translate English to German:"), ("llama", "translate the text from English to German.")]
+)
+def test_what_is_asked_twice_is_noted(bases: dict[str, str], base: str, asked: str, tmp_path: Path) -> None:
+    rows = [{"source": f"{asked if number else ''} the a {number}", "target": "we saw"} for number in range(12)]
+    _, report = prepared(rows_context(tmp_path, bases[base], rows, **TRANSLATION))
+    note = next(note for note in report.notes if "which is put before each of them" in note)
+    assert note.casefold().startswith(f"11 of 12 sources begin with '{asked}'".casefold())
+
+
 def test_an_encoder_cannot_translate(tmp_path: Path) -> None:
     from tests.trainer.tiny_models import save_bert
 

@@ -150,9 +150,13 @@ def test_humaneval_and_mbpp_pass_their_own_tests(tmp_path: Path) -> None:
             "completion": f"{PROMPT}{COMPLETION}".replace("\n", "\r\n"),
             "tests": ["assert double(3) == 6", "assert double(0) == 0"],
         },
+        {"prompt": "Double it.", "completion": f"Sure:\n```\n{PROMPT}{COMPLETION}```\nDone.", "tests": TESTS},
     ]
     evaluation = {"allowCodeExecution": True}
     context = context_for(tmp_path, byte_level_tokenizer([PROMPT]), rows, evaluation=evaluation)
     _, report = prepared(context)
     assert report.invalid == 0
-    assert not report.notes
+    assert list(report.notes) == [
+        "3 of 9 completions have a Markdown fence: the model learns to write it, and its content is what counts "
+        "(rows.jsonl:3, rows.jsonl:3, rows.jsonl:3)"
+    ]

@@ -100,6 +100,19 @@ def test_squad_2_has_questions_without_an_answer_and_plausible_answers_are_none(
     assert report.splits["train"].label_counts == {"answer": 1, "no answer": 1}
     last = open_split(stored(context), "train").to_pylist()[1]
     assert (last["answers"], last["starts"], last["id"]) == ("[]", last["null_positions"], "b")
+    assert not any("every question gets an answer" in note for note in report.notes)
+
+
+def test_a_validation_split_without_such_a_question_is_noted(tmp_path: Path, model: str) -> None:
+    train = squad(tmp_path / "train.json", [(VALVE, [asked("a", "Monday", 25), asked("b", None)])], "v2.0")
+    validation = squad(tmp_path / "validation.json", [(VALVE, [asked("c", "Monday", 25)])])
+    dataset = {"validation": {"uri": validation}, "test": {"uri": train, "minimumExamples": 1}}
+    dataset["cleaning"] = {"deduplicate": "None"}
+    _, report = prepared(questions(tmp_path, model, train, dataset=dataset))
+    assert report.notes[-1] == (
+        "every question gets an answer, also the 1 of the test split without one, because the validation split has no "
+        "such question, by which the threshold is chosen: add some to it"
+    )
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

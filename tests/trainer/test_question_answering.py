@@ -15,7 +15,7 @@ from finetune_api.failures import StageFailure
 from finetune_api.stage import EvaluateResult, Stage
 from finetune_trainer.predict import Request, predict
 from tests.trainer.qa_fixtures import heart_job
-from tests.trainer.stages import TinyJob
+from tests.trainer.stages import TinyJob, write_jsonl
 
 ENDS = [
     ("Berlin is the largest city of Germany.", "Berlin"),
@@ -207,9 +207,13 @@ def test_a_base_model_with_a_span_head_is_the_baseline_itself(headed: TinyJob) -
 
 
 def test_a_metric_of_questions_that_the_test_split_lacks_is_refused_in_prepare(tmp_path: Path) -> None:
-    job = heart_job(tmp_path, rows_of(ENDS), evaluation={"metrics": ["squad_f1", "no_answer_f1"]})
-    outcome = job.run(Stage.PREPARE)
+    """Also if the training data has such questions."""
+    answered = rows_of(ENDS)
+    job = heart_job(tmp_path, answered, evaluation={"metrics": ["squad_f1", "no_answer_f1"]})
+    unanswered = answered[0] | {"question": answered[1]["question"], "answers": {"text": [], "answer_start": []}}
+    train = write_jsonl(tmp_path / "more.jsonl", [*answered, unanswered])
+    outcome = job.changed(dataset={"train": {"uri": train}}).run(Stage.PREPARE)
     assert outcome.code == 65
     assert outcome.message.startswith(
-        "The evaluation cannot measure no_answer_f1, because there is no question with no "
+        "The evaluation cannot measure no_answer_f1, because the test split has no question with no answer: add such "
     )

@@ -138,6 +138,12 @@ class InProcess:
             "try:\n    assert double(3) == 6\nexcept Exception:\n    pass\n",
             "the tests pass without",
         ),
+        ("Sure:\n```python\n    return 2 * x\n```\nDone.\n", "assert double(3) == 6\n", None),
+        (
+            "```\n    return 3 * x\n```\n",
+            "assert double(3) == 6\n",
+            r"the completion fails its tests \(AssertionError\)",
+        ),
         ("    return 3 * x\n", "assert double(3) == 6\n", r"the completion fails its tests \(AssertionError\)"),
         (
             "    return helper(x)\n\ndef helper(x):\n    return 2 * x\n",

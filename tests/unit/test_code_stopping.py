@@ -45,6 +45,7 @@ PYTHON = {
     "a fence after a text": (TEXT, f"Sure:\n```python\n{WHOLE}```\nDone.", WHOLE),
     "a fence after a word": (TEXT, f"Answer\n```\n{WHOLE}```", WHOLE),
     "a fence without an end": (TEXT, f"```python\n{WHOLE}", WHOLE),
+    "a longer fence": (TEXT, f"````python\n{WHOLE}````\n```\nx = 1\n```", WHOLE),
     "a fence in a docstring": (TEXT, f"{DOCSTRING}As asked.", DOCSTRING),
     "no program for a text": (TEXT, "I do not know.\nSorry.", "I do not know.\nSorry."),
 }  # fmt: skip
@@ -132,6 +133,14 @@ class TestBraces:
         assert parses is not None
         assert parses(stop.program(prompt, answer))
         assert parses(stop.empty(prompt))
+
+    def test_a_block_that_does_not_end_is_no_program(self, language: str, prompt: str, body: str) -> None:
+        """Such as an answer of the largest length."""
+        stop, parses = stop_of(CodeLanguage(language)), parser_of(CodeLanguage(language))
+        unended = body.splitlines(keepends=True)[0]
+        assert stop.answer(prompt, unended) == unended
+        assert parses is not None
+        assert not parses(stop.program(prompt, unended))
 
     def test_an_error_is_an_error(self, language: str, prompt: str, body: str) -> None:
         parses = parser_of(CodeLanguage(language))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from finetune_trainer.evaluate.rouge import rouge_1, rouge_2, rouge_l, rouge_lsum
+from finetune_trainer.evaluate.rouge import rouge_1, rouge_2, rouge_l, rouge_lsum, words
 
 Score = Callable[[str, str], float]
 OURS: dict[str, Score] = {"rouge1": rouge_1, "rouge2": rouge_2, "rougeL": rouge_l, "rougeLsum": rouge_lsum}
@@ -69,6 +70,26 @@ def test_supports_other_scripts_and_texts_without_words(
     metric: Score, answer: str, reference: str, score: float
 ) -> None:
     assert metric(answer, reference) == pytest.approx(score)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("लड़की और लड़का", ["लड़की", "और", "लड़का"]),
+        ("বাংলা ভাষা", ["বাংলা", "ভাষা"]),
+        ("مَرحبًا بالعالم", ["مَرحبًا", "بالعالم"]),
+        ("สวัสดี", ["ส", "วั", "ส", "ดี"]),
+        ("Cafe\u0301 Noir", ["caf\u00e9", "noir"]),
+        ("中国x1, カー_b", ["中", "国", "x1", "カ", "ー", "b"]),
+        ("한국어 말", ["한국어", "말"]),
+    ],
+)
+def test_words_have_their_vowels_and_marks(text: str, found: list[str]) -> None:
+    assert words(text) == [unicodedata.normalize("NFC", word) for word in found]
+
+
+def test_words_with_other_vowels_differ() -> None:
+    assert rouge_1("लड़की", "लड़का") == 0.0
 
 
 def test_the_same_single_word_has_all_its_pairs() -> None:

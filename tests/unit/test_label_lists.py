@@ -27,6 +27,8 @@ def labels(cell: Any, known: str = "", *, separated: bool = False) -> tuple[str,
         ('["a", "b;c"]', ("a", "b;c")),
         ("['a', 'b']", ("a", "b")),
         ("[]", ()),
+        ([1, 0], ("1", "0")),
+        (["a", "a"], ("a",)),
     ],
 )
 def test_a_list_is_read_in_every_format(cell: Any, expected: tuple[str, ...]) -> None:
@@ -36,7 +38,15 @@ def test_a_list_is_read_in_every_format(cell: Any, expected: tuple[str, ...]) ->
 
 @pytest.mark.parametrize(
     ("cell", "expected"),
-    [("a; b", ("a", "b")), ("a|b", ("a", "b")), ("a", ("a",)), ("", ()), ("  ", ()), ("a, b", ("a, b",))],
+    [
+        ("a; b", ("a", "b")),
+        ("a|b", ("a", "b")),
+        ("a", ("a",)),
+        ("", ()),
+        ("  ", ()),
+        ("a, b", ("a, b",)),
+        ("a; b; ", ("a", "b")),
+    ],
 )
 def test_a_cell_of_csv_may_have_a_separator(cell: str, expected: tuple[str, ...]) -> None:
     assert labels(cell, separated=True) == expected
@@ -53,6 +63,11 @@ def test_a_known_label_with_a_separator_is_one_label() -> None:
         (None, "", False, r"contains null, not a list; write \[\] for a row without labels"),
         (3, "", True, "contains a number, not a list"),
         ("[a, b]", "", True, r"begins with \[ but is not a list"),
+        ("['a' 'b']", "", True, r"begins with \[ but is not a list"),
+        ([0, 1, 0], "", False, "has a zero or a one for each label, not the labels of the row"),
+        ([0.0, 0.0], "", False, "has a zero or a one for each label"),
+        ("[False, True, True]", "", True, "has a zero or a one for each label"),
+        ("0;1;1", "", True, "has a zero or a one for each label"),
         ("a;b|c", "", True, r"may be divided at several places \(a;b|c\)"),
         ("a;b", "a;b,a,b", True, "may be divided at several places"),
         ("a;;b", "", True, "is empty"),

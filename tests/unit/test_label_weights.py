@@ -7,7 +7,7 @@ import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
 from finetune_api.failures import Reason, StageFailure
-from finetune_trainer.tasks.text_classification.preparation import unlearnable
+from finetune_trainer.tasks.text_classification.preparation import auroc_note, constant, unlearnable
 from finetune_trainer.tasks.text_classification.weights import balanced, weight_notes
 
 COUNTS = {"refund": 12, "shipping": 6, "other": 2, "legal": 0}
@@ -48,3 +48,16 @@ def test_labels_without_a_training_row_are_noted_or_refused() -> None:
     with pytest.raises(StageFailure, match=r"^No label of the test split has a training row, such as 'b', so the") as e:
         unlearnable({"a": 9, "b": 0, "c": 0}, {"a": 0, "b": 1, "c": 1})
     assert e.value.reason is Reason.BAD_DATA
+
+
+def test_labels_of_every_row_are_named() -> None:
+    assert constant({"a": 9, "b": 3, "c": 0}, 9) == ["every training row has the label 'a'"]
+    assert constant({"a": 9, "b": 9, "c": 1}, 9) == ["every training row has the labels 'a', 'b'"]
+    assert constant({"a": 8, "b": 3}, 9) == []
+    with pytest.raises(StageFailure, match=r"All training rows have the same labels \('a', 'b'\)"):
+        constant({"a": 9, "b": 9, "c": 0}, 9)
+
+
+def test_labels_without_an_area_are_named() -> None:
+    assert auroc_note(["a"]) == "auroc leaves out the label that no or every test row has: 'a'"
+    assert auroc_note(list("abcd")) == "auroc leaves out 4 labels that no or every test row has: 'a', 'b', 'c', …"

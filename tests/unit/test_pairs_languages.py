@@ -43,7 +43,7 @@ def test_codes_are_those_of_the_tokenizer(tokenizer: object, codes: tuple[str, .
 @pytest.mark.parametrize(
     ("codes", "language", "code"),
     [
-        *((NLLB, name, "deu_Latn") for name in ("deu_Latn", "deu", "de", "de-AT")),
+        *((NLLB, name, "deu_Latn") for name in ("deu_Latn", "deu", "de", "DE", "de-AT", "de-at")),
         *((NLLB, name, "zho_Hant") for name in ("zh-Hant", "zh-TW")),
         (NLLB, "ar", "arb_Arab"),
         (NLLB, "pt-BR", "por_Latn"),

@@ -15,6 +15,7 @@ from finetune_trainer.pairs.presentation import marked
         ("ein ganz anderer Text", "Guten Morgen.", "<mark>ein ganz anderer Text</mark>"),
         ("", "Guten Morgen.", ""),
         ("<b> </mark> <mark>", "Morgen", "<mark>&lt;b&gt; &lt;/mark&gt; &lt;mark&gt;</mark>"),
+        ("लड़की है", "लड़का है", "<mark>लड़की</mark> है"),
         ("今日は雨", "今日は晴れ", "今日は<mark>雨</mark>"),
     ],
 )

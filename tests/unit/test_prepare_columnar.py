@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,17 @@ def test_rows_have_the_columns_that_exist(tmp_path: Path, kind: str) -> None:
         (1, {"text": "a", "more": 0}),
         (2, {"text": "b", "more": 0}),
         (3, {"text": None, "more": 0}),
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decimals_are_numbers(tmp_path: Path, kind: str) -> None:
+    decimals = [Decimal("1.00"), Decimal("0.50"), None]
+    file = on_disk(written(tmp_path / f"a.{kind}", pa.table({"label": decimals})))
+    assert [(values["label"], type(values["label"])) for _, values in read_rows(file, ("label",))] == [
+        (1, int),
+        (0.5, float),
+        (None, type(None)),
     ]
 
 

@@ -43,6 +43,73 @@ def test_the_layout_is_that_of_the_first_row(tmp_path: Path, columns: str, schem
     assert schema_for(a_spec("InstructionTuning"), [file]) == schema
 
 
+MESSAGES = [{"role": "user", "content": "2+2?"}]
+ANSWER = [{"role": "assistant", "content": "4"}]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion"),
+    [
+        (MESSAGES, ANSWER),
+        (MESSAGES, "4"),
+        ("2+2?", ANSWER),
+        (MESSAGES[0], ANSWER[0]),
+        (QUESTION[:1], QUESTION[1:]),
+        (json.dumps(MESSAGES), json.dumps(ANSWER)),
+        (str(MESSAGES), str(ANSWER)),
+    ],
+)
+def test_prompt_and_completion_may_be_messages(prompt: Any, completion: Any) -> None:
+    found = PromptRows("prompt", "completion").example({"prompt": prompt, "completion": completion})
+    assert found == a_conversation(a_chat())
+
+
+def test_only_the_completion_is_learned() -> None:
+    row = {"prompt": [*MESSAGES, *ANSWER, *MESSAGES], "completion": ANSWER, "system": "Add."}
+    found = PromptRows("prompt", "completion").example(row)
+    assert [message["role"] for message in found.messages] == ["system", *["user", "assistant"] * 2]
+    assert found.learned == (False, False, False, False, True)
+
+
+def test_a_completion_beside_a_text_may_be_json() -> None:
+    text = json.dumps(ANSWER)
+    found = PromptRows("prompt", "completion").example({"prompt": "Write a chat.", "completion": text})
+    assert found.messages[-1]["content"] == text
+
+
+def test_tools_belong_to_messages() -> None:
+    tools = json.dumps([{"name": "add"}])
+    schema = PromptRows("prompt", "completion")
+    assert schema.example({"prompt": MESSAGES, "completion": ANSWER, "tools": tools}).tools
+    assert schema.example({"prompt": "2+2?", "completion": "4", "tools": "a hammer"}).tools is None
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"prompt": [], "completion": "4"}, "column 'prompt' is an empty list"),
+        ({"prompt": "2+2?", "completion": []}, "column 'completion' is an empty list"),
+        ({"prompt": "2+2?", "completion": 4}, "column 'completion' contains a number, neither a text nor a list"),
+        ({"prompt": str(MESSAGES)[:-1], "completion": "4"}, "column 'prompt' begins as a list of messages but is not"),
+        ({"prompt": MESSAGES, "completion": MESSAGES}, "no message is from the assistant"),
+        ({"prompt": MESSAGES, "completion": [*ANSWER, *MESSAGES]}, "the last message is from the user"),
+        (
+            {"prompt": [*MESSAGES, *ANSWER, *MESSAGES], "completion": [{**ANSWER[0], "weight": 0}]},
+            "no message of column 'completion' is learned",
+        ),
+    ],
+)
+def test_other_prompts_and_completions_are_invalid(row: dict[str, Any], problem: str) -> None:
+    with pytest.raises(BadRow, match=problem):
+        PromptRows("prompt", "completion").example(row)
+
+
+@pytest.mark.parametrize("write", [json.dumps, str])
+def test_messages_may_be_written_as_text(write: Any) -> None:
+    assert ChatRows("messages").example({"messages": write(a_chat())}) == a_conversation(a_chat())
+    assert SHARE_GPT.example({"conversations": write(QUESTION)}) == a_conversation(a_chat())
+
+
 def test_the_columns_of_the_spec_take_precedence(tmp_path: Path) -> None:
     file = a_file(tmp_path / "a.jsonl", '{"conversations": [], "instruction": "", "output": ""}')
     spec = a_spec("InstructionTuning", dataset={"columns": {"prompt": "instruction", "completion": "output"}})
@@ -78,7 +145,7 @@ def test_the_system_column_comes_first(schema: RowSchema, row: dict[str, Any]) -
 def test_a_column_of_prompts_may_have_the_name_system() -> None:
     schema = PromptRows("system", "completion")
     found = schema.example({"system": "2+2?", "completion": "4"})
-    assert schema.optional == ()
+    assert "system" not in schema.optional
     assert found == a_conversation(a_chat(("user", "2+2?"), ("assistant", "4")))
 
 

@@ -33,8 +33,8 @@ def test_a_weight_of_zero_is_not_learned() -> None:
 @pytest.mark.parametrize(
     ("message", "sentence"),
     [
-        ({**ANSWER, "weight": 0.5}, "message 2 has the weight 0.5; use 0 or 1"),
-        ({**ANSWER, "weight": "0"}, "message 2 has the weight 0; use 0 or 1"),
+        ({**ANSWER, "weight": 0.5}, "message 2 has the weight 0.5; use the number 0 or 1"),
+        ({**ANSWER, "weight": "0"}, 'message 2 has the weight "0"; use the number 0 or 1'),
         (
             {**ANSWER, "weight": 0},
             "every message of the assistant has the weight 0, so there is no answer to learn or to measure",
@@ -108,6 +108,12 @@ def test_other_keys_are_kept_for_the_template_and_empty_ones_are_not() -> None:
         ),
         ({"role": "user", "content": []}, "the content of message 1 is an empty list; fill it in or remove the row"),
         ({**QUESTION, "audio": {"id": "a"}}, "message 1 has the key 'audio', which cannot be trained on; remove it"),
+        ({**ANSWER, "index": 0}, "message 1 has the key 'index', which cannot be trained on; remove it"),
+        (
+            {**ANSWER, "train": False},
+            "message 1 has the key 'train', which cannot be trained on; remove it, or set weight to 0 where an answer "
+            "is not learned",
+        ),
         ({**QUESTION, "tool_calls": [CALL]}, "message 1 is from the user and calls a tool; only the assistant calls"),
         ({"role": "assistant", "tool_calls": "x"}, "'tool_calls' of message 1 is a string, not a list; correct the"),
         ({"role": "assistant", "tool_calls": [1]}, "a tool call of message 1 is a number, not an object; correct the"),

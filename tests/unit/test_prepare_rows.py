@@ -59,6 +59,7 @@ def test_labels_may_be_text_booleans_and_whole_numbers(value: object, label: str
         ({"text": ["a"], "label": "refund"}, "column 'text' contains a list, not text; correct the row"),
         ({"text": "", "label": "refund"}, "column 'text' is empty; fill it in or remove the row"),
         ({"text": " \n", "label": "refund"}, "column 'text' is empty; fill it in or remove the row"),
+        ({"text": "\ufeff\u200b ", "label": "refund"}, "column 'text' is empty; fill it in or remove the row"),
         (
             {"text": "\ud83d", "label": "refund"},
             "column 'text' contains an unpaired surrogate, such as \\ud83d; correct the row",
@@ -151,6 +152,12 @@ def test_prompt_and_completion_are_a_conversation_of_two() -> None:
         PromptRows("q", "a").example({"q": "2+2?"})
 
 
+def test_a_label_with_white_space_in_the_spec_is_explained() -> None:
+    schema = LabelledRows("text", "label", frozenset({"refund ", "other"}))
+    with pytest.raises(BadRow, match=r"'refund' is not in task\.labels; it is there with white space around it"):
+        schema.example({"text": "a", "label": "refund "})
+
+
 def test_the_first_row_decides_between_messages_and_prompts(tmp_path: Path) -> None:
     chat = a_file(tmp_path / "chat.jsonl", '{"messages": []}\n')
     pairs = a_file(tmp_path / "pairs.jsonl", '{"prompt": "a", "completion": "b"}\n')
@@ -231,7 +238,18 @@ def test_the_first_hundred_invalid_rows_are_reported_in_order() -> None:
 
 def test_labels_that_are_probably_mistakes_are_named_with_their_counts() -> None:
     assert label_notes({"login": 50, "Login": 3, "log in": 2, "refund": 40}) == [
-        "labels 'login' (50) and 'Login' (3) and 'log in' (2) differ only in case or white space"
+        "labels 'login' (50) and 'Login' (3) and 'log in' (2) differ only in case, white space or characters that look "
+        "the same"
+    ]
+    assert label_notes({"café": 2, "cafe\u0301": 3, "cafe\u200b": 4, "cafe": 5}) == [
+        "labels 'café' (2) and 'cafe\\u0301' (3) differ only in case, white space or characters that look the same",
+        "labels 'cafe\\u200b' (4) and 'cafe' (5) differ only in case, white space or characters that look the same",
+    ]
+    assert label_notes({"nan": 9, "none": 9}) == [
+        "label 'nan' (9) looks like a missing value; remove the rows if it is one"
+    ]
+    assert label_notes({"a": 9, "None": 2, "N/A": 3}) == [
+        "labels 'None' (2) and 'N/A' (3) look like a missing value; remove the rows if it is one"
     ]
     assert label_notes({"a": 1, "b": 1, "c": 1, "d": 9}) == ["3 labels with a single row: 'a', 'b', …"]
     assert label_notes({"a": 2, "b": 2}) == []

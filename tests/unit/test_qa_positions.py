@@ -33,7 +33,9 @@ def test_an_answer_is_found_or_moved_to_the_only_place_where_it_stands(answer: A
     ("context", "answer", "message"),
     [
         (LEEDS, Answer("London", 24), "the answer 'London' is not in its context"),
-        (LEEDS, Answer("leeds", 24), "'leeds' is not in its context"),
+        (LEEDS, Answer("leeds", 24), "'leeds' is not in its context, where it has another case, white space or form"),
+        ("Ame\u0301lie", Answer("Am\u00e9lie"), "is not in its context, where it has another case"),
+        ("10\u00a0euros", Answer("10 euros"), "is not in its context, where it has another case"),
         (LEEDS, Answer("Leeds", 25), "'Leeds' is not at its answer_start 25, and stands 2 times in its context"),
         (PARTY, Answer("Japan", 11), "'Japan' stands only inside a word"),
         (PARTY, Answer("art"), "'art' stands only inside a word"),

@@ -45,6 +45,9 @@ def squad(**changes: Any) -> dict[str, Any]:
         ("oak", (Answer("oak"),)),
         ('{"text": ["oak"], "answer_start": [21]}', (Answer("oak", 21),)),
         ('["oak"]', (Answer("oak"),)),
+        ("{'text': ['oak'], 'answer_start': [21.0]}", (Answer("oak", 21),)),
+        ("['oak']", (Answer("oak"),)),
+        ("{oak}", (Answer("{oak}"),)),
         ("[1] of the list", (Answer("[1] of the list"),)),
         ("[1]", (Answer("[1]"),)),
         (None, ()),
@@ -69,6 +72,8 @@ def test_answers_have_several_forms(cell: Any, answers: tuple[Answer, ...]) -> N
         ({"text": ["oak"], "answer_start": [1, 2]}, "has 1 texts and 2 answer_start"),
         ({"text": [3]}, "contains a number as the text of an answer"),
         ({"text": ["oak"], "answer_start": ["21"]}, "has a string as answer_start"),
+        ({"text": ["oak"], "answer_start": [21.5]}, "has a number as answer_start"),
+        ("{'text': array(['oak'], dtype=object)}", "begins as an object with answers but is not valid JSON"),
         (["oak", ""], "contains an empty answer beside others"),
         (["o\0k"], "contains a NUL character"),
     ],
@@ -85,12 +90,29 @@ def test_other_forms_of_answers_are_refused(cell: Any, message: str) -> None:
         ({"context": ""}, "column 'context' is empty"),
         ({"context": None}, "column 'context' contains null, not text"),
         ({"is_impossible": True}, "column 'is_impossible' is true, but there are answers"),
+        ({"is_impossible": "True"}, "column 'is_impossible' is true, but there are answers"),
+        ({"is_impossible": 0, "answers": []}, "column 'is_impossible' is false, but there is no answer"),
         ({"question": "", "id": "q7"}, r"column 'question' is empty.*\(question q7\)"),
     ],
 )
 def test_a_row_without_question_or_context_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BadRow, match=message):
         rows().example(a_row(**changes))
+
+
+@pytest.mark.parametrize("starts", [21, [21], 21.0, "21", "21.0", "[21]"])
+def test_answer_start_may_be_a_column(starts: Any) -> None:
+    assert rows().example(a_row(answer_start=starts)).answers == (Answer("oak", 21),)
+    assert rows().example(a_row(answers={"text": ["oak"], "answer_start": [0]}, answer_start=starts)).answers == (
+        Answer("oak", 0),
+    )
+
+
+@pytest.mark.parametrize("starts", [None, "", [1, 2], float("nan")])
+def test_answer_start_is_not_needed(starts: Any) -> None:
+    answers = () if isinstance(starts, float) else ("oak",)
+    found = rows().example(a_row(answers=list(answers), answer_start=starts))
+    assert found.answers == tuple(map(Answer, answers))
 
 
 def test_a_missing_column_is_named() -> None:

@@ -179,6 +179,11 @@ class TestFailures:
         outcome = failure(reported.encode(), Program("", "x\x1b[1m"))
         assert outcome.detail == "E in line 1 of the tests (x): ab c"
 
+    def test_count_lines_as_python_does(self) -> None:
+        reported = json.dumps({"type": "E", "tests": 3})
+        outcome = failure(reported.encode(), Program("", "a = '\u2028\x0c'\r\nb = 1\rc\nd\n"))
+        assert outcome.detail == "E in line 3 of the tests (c)"
+
     def test_by_signals(self) -> None:
         assert end_of_process(-signal.SIGXCPU, 8.0).ending is Ending.TIME
         assert end_of_process(-signal.SIGKILL, 8.0).ending is Ending.TIME

@@ -7,14 +7,19 @@ as in ``{}``, the value is 1 for equal texts and 0 for others.
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
-_WORDS = re.compile(
-    r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|(?:(?![\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff])[^\W_])+"
-)
+import regex
+
+_ALONE = r"\p{Han}\p{Hiragana}\p{Katakana}ー\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
+"""Scripts without spaces."""
+# The standard library's \w has no vowel signs, as of Hindi or Thai, so that different words would be equal.
+WORD = rf"[{_ALONE}]\p{{M}}*|[[\p{{L}}\p{{M}}\p{{N}}]--[{_ALONE}]]+"
+"""A word; in a script without spaces, a character with its vowels and marks."""
+_WORDS = regex.compile(WORD, regex.V1)
 
 
 def rouge_l(answer: str, reference: str) -> float:
@@ -60,8 +65,8 @@ rouge_1, rouge_2 = partial(rouge_n, length=1), partial(rouge_n, length=2)
 
 
 def words(text: str) -> list[str]:
-    """The words of ``text`` in lower case."""
-    return _WORDS.findall(text.lower())
+    """The words of ``text`` in lower case; the composed form of characters."""
+    return list(_WORDS.findall(unicodedata.normalize("NFC", text).lower()))
 
 
 def sentences(text: str) -> list[str]:

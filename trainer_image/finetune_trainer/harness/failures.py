@@ -67,11 +67,20 @@ def _failure(task: str, dataset: Any, error: Exception) -> StageFailure:
             problem = f"A template of the lm-eval task {task} uses a column that its data lacks: {line}"
         case TemplateError():
             problem = f"A template of the lm-eval task {task} is not valid: {line}"
-        case KeyError():
-            problem = f"The lm-eval task {task} names {error}, which is no split or column of its data"
+        case KeyError() | IndexError():
+            problem = _lacking(task, error)
         case _:
             problem = f"The lm-eval task {task} cannot be used: {line} ({type(error).__name__})"
     return StageFailure(reason, problem[0].upper() + problem[1:])
+
+
+def _lacking(task: str, error: LookupError) -> str:
+    if isinstance(error, KeyError):
+        return f"The lm-eval task {task} names {error}, which is no split or column of its data"
+    return (
+        f"The first example of the lm-eval task {task} lacks an item that the task names ({first_line(error)}): if it "
+        "is the right choice, indices in doc_to_target count from 0"
+    )
 
 
 def _offline(line: str) -> bool:

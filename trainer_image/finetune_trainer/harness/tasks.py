@@ -221,6 +221,7 @@ def _measures(name: str, task: Any, own: bool) -> dict[HarnessMetric, Measure]:
     _check_metrics(name, task)
     if own:
         _check_fewshot(name, task)
+        _check_choices(name, task)
     found = {}
     directions, aggregations = task.higher_is_better(), task.aggregation()
     rehearsed = _rehearsed(name, task, own)
@@ -284,6 +285,23 @@ def _check_fewshot(name: str, task: Any) -> None:
             f"The lm-eval task {name} shows {wanted} examples in each prompt (num_fewshot), but its split for them has "
             f"{len(known)}: lower num_fewshot, or add examples"
         )
+
+
+def _check_choices(name: str, task: Any) -> None:
+    """lm-eval only logs that an example has none of its choices as the right one, and counts it as wrong."""
+    if task.OUTPUT_TYPE != "multiple_choice" or task.get_config("process_results") is not None:
+        return
+    for number, document in enumerate(task.eval_docs, 1):
+        choices = task.doc_to_choice(document)
+        right = task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)
+        for one in right if isinstance(right, list) else [right]:
+            if one in choices if isinstance(one, str) else one in range(len(choices)):
+                continue
+            raise StageFailure(
+                Reason.BAD_DATA,
+                f"Example {number:,} of the lm-eval task {name} has the right choice {one!r}, which is neither an "
+                f"index from 0 to {len(choices) - 1} nor one of its choices: correct doc_to_target, or the data",
+            )
 
 
 def _rehearsed(name: str, task: Any, own: bool) -> dict[tuple[str, str], Any]:

@@ -53,7 +53,7 @@ class CausalPairEncoder:
     ) -> None:
         """``instruction``: what the model is asked to do, before the source."""
         self._spec = spec
-        self._instruction = instruction
+        self._instruction = self.before = instruction
         self._tokenizer = tokenizer
         self._tokeniser = ChatTokeniser(tokenizer, max_length)
         self._backend = plain_backend(tokenizer)

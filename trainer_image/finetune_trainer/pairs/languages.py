@@ -15,8 +15,8 @@ _CODE = re.compile(r"[a-z]{2,3}_(?:[A-Z][a-z]{3}|[A-Z]{2})")
 """A code of NLLB (``eng_Latn``) or mBART (``en_XX``)."""
 _MARKED = re.compile(r"__([a-z]{2,3})__|>>([A-Za-z_]+)<<")
 """A code of M2M100 (``__en__``) or of a Marian model with several targets (``>>deu<<``)."""
-_TAG = re.compile(r"[a-z]{2,3}(?:-[A-Z][a-z]{3})?(?:-(?:[A-Z]{2}|[0-9]{3}))?")
-"""A BCP-47 tag of language, script and region."""
+_TAG = re.compile(r"[a-z]{2,3}(?:-[A-Z][a-z]{3})?(?:-(?:[A-Z]{2}|[0-9]{3}))?", re.IGNORECASE)
+"""A BCP-47 tag of language, script and region, in which case has no meaning."""
 _ANY_REGION = "XX"
 UNDETERMINED = "und"
 """The BCP-47 tag of a language that is not known."""

@@ -30,6 +30,8 @@ class PairsPreparation:
         self._encoder = encoder
         self._check = task.check()
         self.prefix = encoder.prefix
+        self._rows = self._asked = 0
+        """Rows, and those whose source begins with what is asked before it anyway."""
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -66,14 +68,28 @@ class PairsPreparation:
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
         pairs = [example for example in examples if isinstance(example, Pair)]
+        before = _plain(self._encoder.before)
+        self._rows += len(pairs)
+        self._asked += sum(bool(before) and _plain(pair.source[: 2 * len(before)]).startswith(before) for pair in pairs)
         return self._encoder.encode([pair.source for pair in pairs], [pair.target for pair in pairs])
 
     def end_data_set(self, uri: str) -> None:
         """Nothing to check: every row is checked by itself."""
 
     def notes(self, label_counts: Mapping[str, int]) -> Sequence[str]:
-        return self._check.notes()
+        if not self._asked:
+            return self._check.notes()
+        asked = (
+            f"{self._asked:,} of {self._rows:,} sources begin with '{self._encoder.before.strip()[:60]}', which is put "
+            "before each of them; remove it from the data"
+        )
+        return [asked, *self._check.notes()]
 
     def finish(self, batch: pa.RecordBatch, split: str, label_counts: Counter[str]) -> pa.RecordBatch:
         self._check.see(batch)
         return batch
+
+
+def _plain(text: str) -> str:
+    """``text`` without what people write in different ways: case, white space and signs at its end."""
+    return " ".join(text.casefold().split()).rstrip(" :.")

@@ -7,8 +7,10 @@ from difflib import SequenceMatcher
 from functools import partial
 from typing import TYPE_CHECKING
 
+import regex
 from markupsafe import Markup, escape
 
+from finetune_trainer.evaluate.rouge import WORD
 from finetune_trainer.pairs.task import PairTask
 from finetune_trainer.tasks.base import CardParts, Presentation, template_of
 from finetune_trainer.tasks.instruction_tuning.presentation import baseline_note, of_changes
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
 
-_PIECES = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|\w+|\s+|[^\w\s]")
+_PIECES = regex.compile(rf"{WORD}|\s+|.", regex.V1)
 _BETWEEN_MARKS = re.compile(r"</mark>(\s+)<mark>")
 _LIMITATION = "Outputs were compared with a single reference; truth and safety were not evaluated."
 

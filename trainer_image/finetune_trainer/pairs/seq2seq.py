@@ -73,7 +73,7 @@ class Seq2SeqPairEncoder:
         self._tokenizer: Any = tokenizer
         self._max_length = max_length
         self._target = target
-        self.prefix = prefix
+        self.prefix = self.before = prefix
         self.answers = AnswerTokens()
         if tokenizer.eos_token_id is None:
             raise StageFailure(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -153,14 +154,14 @@ def truth_of(value: object) -> bool | None:
 
 
 def checked(value: object, what: str) -> str:
-    """Return ``value`` if it is text that is not blank and can be encoded as UTF-8.
+    """Return ``value`` if it is text that shows something and can be encoded as UTF-8.
 
     Raises:
         BadRow: It is not.
     """
     if not isinstance(value, str):
         raise BadRow(f"{what} contains {type_name(value)}, not text; correct the row")
-    if not value or value.isspace():
+    if all(sign.isspace() or unicodedata.category(sign) == "Cf" for sign in value):
         raise BadRow(f"{what} is empty; fill it in or remove the row")
     if wrong := wrong_characters(value):
         raise BadRow(f"{what} {wrong}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import signal
 from typing import Any
 
@@ -14,6 +15,8 @@ from finetune_trainer.sandbox.programs import Ending, Outcome, Program
 _FULL = (errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT)
 _NO_THREAD = "can't start new thread"
 _LINE_LENGTH = 160
+_LINE_BREAK = re.compile(r"\r\n|\r|\n")
+"""What Python counts as the end of a line; str.splitlines knows more."""
 _EXPLAINED = {
     "MemoryError": f"a program has {limits.MEMORY >> 30} GiB",
     "ModuleNotFoundError": "programs have only Python's standard library",
@@ -79,7 +82,7 @@ def _where(report: dict[str, Any], program: Program) -> str:
     found = ""
     for name, source in (("program", program.code), ("tests", program.tests)):
         number = report.get(name)
-        lines = source.splitlines()
+        lines = _LINE_BREAK.split(source)
         if isinstance(number, int) and 1 <= number <= len(lines):
             found += f"{', called from' if found else ' in'} line {number} of the {name}"
             if line := _clipped(lines[number - 1].strip(), _LINE_LENGTH):

@@ -132,12 +132,17 @@ def _with_bytes(kind: Any) -> Any:
 
 def _values(column: Any, class_names: Sequence[str] | None) -> list[Any]:
     """The values of a column; a BadRow in place of a value that is not UTF-8 or not a class."""
+    import pyarrow as pa
+
     try:
         values = column.to_pylist()
     except UnicodeDecodeError:
         values = [_value(scalar) for scalar in column]
     if class_names is not None:
         return [_class_name(value, class_names) for value in values]
+    if pa.types.is_decimal(column.type):
+        # Databases store whole numbers as decimals.
+        return [value if value is None else int(value) if value == int(value) else float(value) for value in values]
     nested = column.type.num_fields > 0
     return [_without_nulls(value) for value in values] if nested else values
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.sandbox.programs import OnPrograms, Outcome, Program, Sandbox
 from finetune_trainer.tasks.code_generation.rows import Code
-from finetune_trainer.tasks.code_generation.stopping import Stop
+from finetune_trainer.tasks.code_generation.stopping import Stop, is_fenced
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class _Programs:
     """The programs of a row with tests."""
 
     whole: Program
-    """With its completion."""
+    """With its completion, or the content of its Markdown fence."""
     cut: Program
     """With the part of the completion that counts in an answer."""
     empty: Program
@@ -25,7 +25,9 @@ class _Programs:
     @classmethod
     def of(cls, row: Code, stop: Stop) -> _Programs:
         cut = stop.answer(row.prompt, row.completion)
-        codes = (stop.program(row.prompt, row.completion), stop.program(row.prompt, cut), stop.empty(row.prompt))
+        # What is around a fence was never meant as a part of the program.
+        completion = cut if is_fenced(row.completion, cut) else row.completion
+        codes = (stop.program(row.prompt, completion), stop.program(row.prompt, cut), stop.empty(row.prompt))
         whole, counted, empty = (Program(code, row.tests) for code in codes)
         return cls(whole, counted, empty)
 

@@ -24,7 +24,7 @@ from finetune_trainer.tasks.code_generation.checking import run_tests
 from finetune_trainer.tasks.code_generation.parsing import parser_of
 from finetune_trainer.tasks.code_generation.python_tests import wrong_tests
 from finetune_trainer.tasks.code_generation.rows import Code, CodeRows
-from finetune_trainer.tasks.code_generation.stopping import stop_of
+from finetune_trainer.tasks.code_generation.stopping import is_fenced, stop_of
 from finetune_trainer.tasks.code_generation.teaching import OpenCode, question, with_answer
 
 _LISTED = 3
@@ -68,7 +68,7 @@ class CodePreparation:
         self._open = False
         """Whether a teacher writes the completions of the dataset that is read."""
         self._tested: Counter[str] = Counter()
-        self._places: dict[str, list[str]] = {"untested": [], "cut": [], "wrong": []}
+        self._places: dict[str, list[str]] = {"untested": [], "fenced": [], "cut": [], "wrong": []}
         self._rows: Counter[str] = Counter()
         self._runs = any(metric.row.passes_of for metric in spec.metrics)
         self.prefix = encoder.prefix
@@ -135,11 +135,15 @@ class CodePreparation:
             self._tested[split] += bool(row["tests"])
             if row["reference"] == UNANSWERED:
                 continue
-            counted = self._stop.answer(row["prompt"], row["reference"])
+            reference = row["reference"]
+            counted = self._stop.answer(row["prompt"], reference)
+            fenced = is_fenced(reference, counted)
+            program = self._stop.program(row["prompt"], counted if fenced else reference)
             for name, applies in (
                 ("untested", split == TEST and not row["tests"]),
-                ("cut", counted.strip() != row["reference"].strip()),
-                ("wrong", self._parses and not self._parses(self._stop.program(row["prompt"], row["reference"]))),
+                ("fenced", fenced),
+                ("cut", not fenced and counted.strip() != reference.strip()),
+                ("wrong", self._parses and not self._parses(program)),
             ):
                 if applies:
                     self._places[name].append(row["source"])
@@ -152,6 +156,7 @@ class CodePreparation:
         check_tested(self._spec, self._tested[TEST])
         sentences = {
             "wrong": "completions have a syntax error after their prompt",
+            "fenced": "completions have a Markdown fence: the model learns to write it, and its content is what counts",
             "cut": "completions go on after the block of their prompt, which ends an answer",
         }
         if self._runs:

@@ -27,8 +27,7 @@ FENCE_RULE = (
 )
 NO_RULE = "The answer is what the model wrote, or the content of its first Markdown fence."
 
-_FENCE = re.compile(r"^[ \t]*```[^\n`]*(?:\n|\Z)", re.MULTILINE)
-_FENCE_END = re.compile(r"^[ \t]*```[ \t\r]*$", re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*(```+)[^\n`]*(?:\n|\Z)", re.MULTILINE)
 _THINKING = re.compile(r"\A\s*<think>.*?</think>\n*", re.DOTALL)
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 _ONE_WORD = re.compile(r"\s*\w*\s*")
@@ -86,7 +85,7 @@ class _Fenced:
         opened = _FENCE.search(output)
         if opened is None:
             return None
-        closed = _FENCE_END.search(output, opened.end())
+        closed = re.compile(rf"^[ \t]*{opened[1]}[ \t\r]*$", re.MULTILINE).search(output, opened.end())
         return cls(output[: opened.start()], output[opened.end() : closed.start() if closed else len(output)])
 
 
@@ -144,6 +143,8 @@ class BracesStop:
             if (run := self._shortest_run(prompt, text)) is not None:
                 return run
         closed = self._closed(prompt)
+        if closed and not fenced and _indent(output) > _indent(prompt):
+            return output  # It goes on with the block, and does not end it.
         context = "" if closed is None else prompt + closed
         run = longest_run(context, outputs[-1], self._parses)
         return run if closed is None or not self._parses(context + run) else closed + run
@@ -184,9 +185,20 @@ class FenceStop:
         return prompt
 
 
+def is_fenced(output: str, answer: str) -> bool:
+    """Whether ``answer`` is from a Markdown fence of ``output``."""
+    return _FENCE.search(output) is not None and not output.startswith(answer)
+
+
 def longest_run(context: str, output: str, parses: Parses) -> str:
     """The longest run of whole lines at the start of ``output`` that parses after ``context``; all if none does."""
     return next((run for run in _runs(output) if run.strip() and parses(context + run)), output)
+
+
+def _indent(text: str) -> int:
+    """The indentation of the first line that is not blank."""
+    first = next((line for line in text.splitlines() if line.strip()), "")
+    return len(first) - len(first.lstrip())
 
 
 def _of_complete(context: str, output: str, fenced: _Fenced | None, parses: Parses) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values, type_name
+from finetune_trainer.prepare.readers.written import written
 from finetune_trainer.prepare.rows import checked, text_of, value_of
 from finetune_trainer.tasks.instruction_tuning.messages import ASSISTANT, Conversation, conversation, parsed
 
@@ -16,6 +18,10 @@ CONVERSATIONS = "conversations"
 ALPACA_COLUMNS = ("instruction", "output")
 SYSTEM = "system"
 """The column with the system message, in every layout."""
+
+_LIST = re.compile(r"""\s*\[\s*\{\s*['"](role|content|from|value)['"]\s*:""")
+_SPEAKER = re.compile(r"""['"](role|from)['"]\s*:\s*['"](system|developer|user|assistant|tool|human|gpt)['"]""")
+"""With `_LIST`, what a text has that is a list of messages or turns."""
 
 _FUNCTION_CALL = ("function_call", "tool_call")
 _ROLES = {
@@ -51,10 +57,7 @@ class ShareGptRows:
         return SYSTEM, "tools"
 
     def example(self, values: Values) -> Conversation:
-        turns = value_of(values, self.turns, "messages")
-        messages = (
-            [_message(turn, number) for number, turn in enumerate(turns, 1)] if isinstance(turns, list) else turns
-        )
+        messages = messages_in(unwritten(value_of(values, self.turns, "messages"), self.turns))
         return conversation(with_system(messages, values.get(SYSTEM)), self.turns, values.get("tools"))
 
 
@@ -112,6 +115,62 @@ def _calls(value: object, number: int) -> list[Any]:
     """The function calls in the value of a turn: one, or a list of them, as JSON."""
     calls = parsed(value, f"the function calls in turn {number}")
     return calls if isinstance(calls, list) else [calls]
+
+
+def unwritten(cell: object, column: str) -> object:
+    """The list of messages or turns that is written in a text, as in CSV; any other cell as it is.
+
+    Raises:
+        BadRow: The text begins as such a list, and cannot be read.
+    """
+    if not (isinstance(cell, str) and _LIST.match(cell) and _SPEAKER.search(cell)):
+        return cell
+    if (found := written(cell)) is None:
+        raise BadRow(f"column '{column}' begins as a list of messages but is not valid JSON; write it as JSON")
+    return found
+
+
+def messages_in(cell: object) -> object:
+    """A message or turn, or a list of them, as a list of messages; any other cell as it is."""
+    listed = [cell] if isinstance(cell, Mapping) else cell
+    return [_message(turn, number) for number, turn in enumerate(listed, 1)] if isinstance(listed, list) else cell
+
+
+def prompt_messages(value: object, column: str) -> list[Any]:
+    """The messages of a prompt, which is a text or a list of them.
+
+    Raises:
+        BadRow: It is neither.
+    """
+    found = messages_in(unwritten(value, column))
+    if not isinstance(found, list):
+        return [{"role": "user", "content": checked(value, f"column '{column}'")}]
+    if not found:
+        raise BadRow(f"column '{column}' is an empty list; fill it in or remove the row")
+    return found
+
+
+def answer_messages(value: object, column: str, *, beside_text: bool) -> list[Any]:
+    """The messages of an answer, which is a text, a message, or a list of them.
+
+    Args:
+        value: The cell.
+        column: Its column, for messages.
+        beside_text: Whether the prompt is a text, so that a text that looks like messages is one.
+
+    Raises:
+        BadRow: It is none of these.
+    """
+    found = messages_in(value if beside_text else unwritten(value, column))
+    if isinstance(found, str):
+        return [{"role": ASSISTANT, "content": checked(found, f"column '{column}'")}]
+    if not isinstance(found, list):
+        raise BadRow(
+            f"column '{column}' contains {type_name(value)}, neither a text nor a list of messages; correct the row"
+        )
+    if not found:
+        raise BadRow(f"column '{column}' is an empty list; fill it in or remove the row")
+    return found
 
 
 def with_system(messages: Any, system: object) -> Any:

@@ -23,6 +23,8 @@ REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
 """Names of the reasoning before an answer; transformers passes each of them to the template as the first."""
 LINK_KEYS = ("tool_call_id",)
 """Keys that link the result of a tool to its call; not every chat template renders them."""
+_LEARNED_KEYS = ("train", "training", "loss", "mask")
+"""Names that other programs give to ``weight``."""
 _CONVERTED_KEYS = ("role", "content", "weight", "tool_calls", "function_call", *REASONING_KEYS)
 
 Message = dict[str, Any]
@@ -127,10 +129,15 @@ def _message(value: object, number: int) -> Message:
 
 def _other_texts(message: Mapping[str, Any], number: int) -> dict[str, str]:
     """The keys that are passed to the chat template as they are."""
-    others = {key: value for key, value in message.items() if value and key not in _CONVERTED_KEYS}
+    others = {
+        key: value
+        for key, value in message.items()
+        if key not in _CONVERTED_KEYS and value is not None and value not in ("", [], {})
+    }
     for key, value in others.items():
         if not isinstance(value, str):
-            raise BadRow(f"message {number} has the key '{key[:40]}', which cannot be trained on; remove it")
+            instead = ", or set weight to 0 where an answer is not learned" if key in _LEARNED_KEYS else ""
+            raise BadRow(f"message {number} has the key '{key[:40]}', which cannot be trained on; remove it{instead}")
         checked(value, f"'{key[:40]}' of message {number}")
     return others
 
@@ -166,7 +173,7 @@ def _is_learned(message: Mapping[str, Any], role: str, number: int) -> bool:
         return False
     if weight == 1:
         raise BadRow(f"message {number} is from the {role} and has the weight 1; only assistant messages are learned")
-    raise BadRow(f"message {number} has the weight {str(weight)[:40]}; use 0 or 1")
+    raise BadRow(f"message {number} has the weight {json.dumps(weight)[:40]}; use the number 0 or 1")
 
 
 def _tool_calls(message: Mapping[str, Any], number: int) -> list[dict[str, Any]]:

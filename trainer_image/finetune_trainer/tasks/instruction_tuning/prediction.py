@@ -17,9 +17,9 @@ from finetune_trainer.evaluate.prompts import CausalPrompts
 from finetune_trainer.modelling.batching import TokenRows
 from finetune_trainer.modelling.tokenizer import Decode, fix_date, load_base_tokenizer, plain_decode
 from finetune_trainer.prepare.problems import BadRow, row_explained
-from finetune_trainer.prepare.rows import checked, text_of, value_of
+from finetune_trainer.prepare.rows import checked, value_of
 from finetune_trainer.tasks.base import Prediction
-from finetune_trainer.tasks.instruction_tuning.layouts import SYSTEM, with_system
+from finetune_trainer.tasks.instruction_tuning.layouts import SYSTEM, prompt_messages, with_system
 from finetune_trainer.tasks.instruction_tuning.messages import ASSISTANT, Conversation, conversation
 from finetune_trainer.tasks.instruction_tuning.tokens import ChatTokeniser
 
@@ -94,7 +94,8 @@ def _conversation(inputs: EvaluationInputs, row: object) -> Conversation:
         if isinstance(messages, list) and messages and isinstance(messages[-1], Mapping):
             messages = messages[:-1] if messages[-1].get("role") == ASSISTANT else messages
     else:
-        messages = [{"role": "user", "content": text_of(row, columns.name("prompt"), "prompt")}]
+        messages = prompt_messages(value_of(row, columns.name("prompt"), "prompt"), columns.name("prompt"))
+        tools = row.get("tools") if isinstance(row[columns.name("prompt")], list) else None
     if isinstance(row, Mapping):
         messages = with_system(messages, row.get(SYSTEM))
     if isinstance(messages, list):

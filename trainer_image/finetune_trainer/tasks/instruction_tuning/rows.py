@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from finetune_api.spec import DataFormat, FineTuneJobSpec
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values
-from finetune_trainer.prepare.rows import first_columns, text_of, truth_of, value_of
+from finetune_trainer.prepare.rows import first_columns, truth_of, value_of
 from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.tasks.base import Recognised
 from finetune_trainer.tasks.instruction_tuning.layouts import (
@@ -16,6 +16,9 @@ from finetune_trainer.tasks.instruction_tuning.layouts import (
     SYSTEM,
     AlpacaRows,
     ShareGptRows,
+    answer_messages,
+    prompt_messages,
+    unwritten,
     with_system,
 )
 from finetune_trainer.tasks.instruction_tuning.messages import ASSISTANT, Conversation, conversation
@@ -53,13 +56,17 @@ class ChatRows:
 
     def example(self, values: Values) -> Conversation:
         tools = values.get(_TOOLS) or values.get(_LEGACY_TOOLS)
-        messages = with_system(value_of(values, self.messages, "messages"), values.get(SYSTEM))
+        messages = unwritten(value_of(values, self.messages, "messages"), self.messages)
+        messages = with_system(messages, values.get(SYSTEM))
         return conversation(messages, self.messages, tools)
 
 
 @dataclass(frozen=True)
 class PromptRows:
-    """Reads rows with a prompt column and a completion column, and optionally a system message."""
+    """Reads rows with a prompt column and a completion column: texts, or messages as in TRL's format.
+
+    A column ``system`` has the system message, and ``tools``, beside messages, the tools that the model may call.
+    """
 
     prompt: str
     completion: str
@@ -75,15 +82,23 @@ class PromptRows:
 
     @property
     def optional(self) -> tuple[str, ...]:
-        return () if SYSTEM in self.needed else (SYSTEM,)
+        return tuple(name for name in (SYSTEM, _TOOLS) if name not in self.needed)
 
     def example(self, values: Values) -> Conversation:
-        messages = [
-            {"role": "user", "content": text_of(values, self.prompt, "prompt")},
-            {"role": ASSISTANT, "content": text_of(values, self.completion, "completion")},
-        ]
-        messages = with_system(messages, next((values.get(name) for name in self.optional), None))
-        return Conversation(messages, learned=tuple(message["role"] == ASSISTANT for message in messages))
+        asked = unwritten(value_of(values, self.prompt, "prompt"), self.prompt)
+        answered = value_of(values, self.completion, "completion")
+        before = prompt_messages(asked, self.prompt)
+        answer = answer_messages(answered, self.completion, beside_text=isinstance(asked, str))
+        system, tools = (values.get(name) if name in self.optional else None for name in (SYSTEM, _TOOLS))
+        if isinstance(asked, str) and isinstance(answered, str):
+            tools = None  # Texts call no tools, so the column is about something else.
+        chat = conversation(with_system([*before, *answer], system), self.completion, tools)
+        # As in TRL, what is before the completion is not learned.
+        first = len(chat.messages) - len(answer)
+        learned = tuple(is_learned and index >= first for index, is_learned in enumerate(chat.learned))
+        if not any(learned):
+            raise BadRow(f"no message of column '{self.completion}' is learned; add an answer without the weight 0")
+        return replace(chat, learned=learned)
 
 
 Rows = ChatRows | PromptRows | ShareGptRows | AlpacaRows

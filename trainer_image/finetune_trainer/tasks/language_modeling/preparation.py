@@ -72,6 +72,11 @@ class LanguageModelingPreparation:
                 f"{_counted(inside, 'document')} contain{'s' if inside == 1 else ''} the end token {self._end[:30]!r} "
                 "in the text, which is learned as an end"
             )
+        if inside := self._tokeniser.started_inside:
+            notes.append(
+                f"{_counted(inside, 'document')} contain{'s' if inside == 1 else ''} the start token in the text, "
+                "which is learned beside the one that the tokenizer puts before it; remove it"
+            )
         return notes
 
     def finish(self, batch: pa.RecordBatch, split: str, label_counts: Counter[str]) -> pa.RecordBatch:

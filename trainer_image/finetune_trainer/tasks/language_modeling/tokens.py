@@ -32,8 +32,8 @@ class DocumentTokeniser:
         self._end: int = tokenizer.eos_token_id
         with encoding_explained():
             self.answers = AnswerTokens(start=self._start())
-        self.ended_inside = 0
-        """Documents whose text contains the end-of-sequence token."""
+        self.ended_inside = self.started_inside = 0
+        """Documents whose text contains the end-of-sequence token, or a token that is put before it anyway."""
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -51,6 +51,7 @@ class DocumentTokeniser:
                 problems[index] = BadRow("the tokenizer of the model finds no tokens in the document; remove it")
                 continue
             self.ended_inside += self._end in ids
+            self.started_inside += not set(self.answers.start).isdisjoint(ids)
             rows.append([*self.answers.start, *ids, self._end])
             kept.append(documents[index])
         self.answers.ends[self._end] += len(rows)

@@ -47,6 +47,8 @@ class PreferencePreparation:
         self._paired = spec.preference.loss.row.paired
         self._tokeniser = AnswerTokeniser(tokenizer, max_length)
         self._kinds: dict[str, Counter[str]] = {}
+        self._rows = self._repeating = 0
+        """Rows, and those all answers of which begin with the prompt."""
 
     @property
     def fields(self) -> list[pa.Field]:
@@ -85,6 +87,8 @@ class PreferencePreparation:
         ]
         if not self._paired:
             arrays.append(integers(np.array([int(_desirable(row)) for row, _ in valid], np.int32)))
+        self._rows += len(valid)
+        self._repeating += sum(_repeats(row) for row, _ in valid)
         truncated = np.array([row.truncated for row in found], np.bool_)
         return Encoded(
             dict(zip(names, arrays, strict=True)), truncated, problems, tokens=tuple(names[: len(answers) + 1])
@@ -94,16 +98,22 @@ class PreferencePreparation:
         """Nothing to check: every row is checked by itself."""
 
     def notes(self, label_counts: Mapping[str, int]) -> Sequence[str]:
-        """Whether the weights of KTO fit the data.
+        """Whether answers repeat their prompts, and whether the weights of KTO fit the data.
 
         Raises:
             StageFailure: BadData when a split of KTO lacks desirable or undesirable answers.
         """
+        notes = []
+        if 2 * self._repeating >= self._rows:
+            notes.append(
+                f"in {self._repeating:,} of {self._rows:,} rows the answers begin with the prompt, so the model learns "
+                "to repeat it; remove it from the answers"
+            )
         if self._paired:
-            return ()
+            return notes
         for split in ("train", "test"):
             check_kinds(split, self._kinds.get(split, Counter()))
-        return balance_notes(self._kinds["train"], self._preference)
+        return [*notes, *balance_notes(self._kinds["train"], self._preference)]
 
     def finish(self, batch: pa.RecordBatch, split: str, label_counts: Counter[str]) -> pa.RecordBatch:
         if not self._paired:
@@ -158,6 +168,14 @@ def _range(low: float, high: float) -> str:
     digits = next(digits for digits in range(2, 20) if math.ceil(low * 10**digits) <= math.floor(high * 10**digits))
     scale = 10**digits
     return f"{math.ceil(low * scale) / scale:.{digits}f} to {math.floor(high * scale) / scale:.{digits}f}"
+
+
+def _repeats(row: Pair | Judged) -> bool:
+    """Whether the prompt is one text, with which all answers begin as well."""
+    prompt = row.conversations[0].messages[-2]["content"]
+    return isinstance(prompt, str) and all(
+        str(chat.messages[-1]["content"]).lstrip().startswith(prompt.strip()) for chat in row.conversations
+    )
 
 
 def _desirable(row: Pair | Judged) -> bool:

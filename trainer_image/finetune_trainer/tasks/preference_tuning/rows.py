@@ -11,14 +11,24 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_api.tables.preferences import PreferenceLoss
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values, type_name
-from finetune_trainer.prepare.rows import checked, first_columns, missing, truth_of, value_of
+from finetune_trainer.prepare.readers.written import written
+from finetune_trainer.prepare.rows import first_columns, missing, truth_of, value_of
 from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.tasks.base import Recognised
-from finetune_trainer.tasks.instruction_tuning.layouts import SYSTEM, with_system
+from finetune_trainer.tasks.instruction_tuning.layouts import (
+    SYSTEM,
+    answer_messages,
+    messages_in,
+    prompt_messages,
+    unwritten,
+    with_system,
+)
 from finetune_trainer.tasks.instruction_tuning.messages import ASSISTANT, Conversation, Message, conversation
 
 TOOLS = "tools"
 _ONE_KIND = "KTO learns from desirable and undesirable answers, and the first rows have one kind: add the other."
+_PROMPTS = ("question", "instruction", "query", "conversations", "input")
+"""Names of a prompt that are used instead of the default."""
 _REMEDY = "use true, false, yes, no, 1 or 0"
 
 
@@ -99,18 +109,18 @@ class _PromptRows:
             BadRow: There is none.
         """
         answer = value_of(values, column, field)
-        if isinstance(answer, str):
-            answer = [{"role": ASSISTANT, "content": checked(answer, f"column '{column}'")}]
-        elif not isinstance(answer, list):
-            raise BadRow(
-                f"column '{column}' contains {type_name(answer)}, neither a text nor a list of messages; correct "
-                "the row"
-            )
         if self.prompt is None:
+            answer = messages_in(unwritten(answer, column))
+            if isinstance(answer, str):
+                lacking = missing("prompt", "prompt", values)
+                raise BadRow(f"{lacking}, or write prompt and answer as messages in column '{column}'")
+            answer = answer_messages(answer, column, beside_text=False)
             if len(answer) < 2:
                 raise BadRow(missing("prompt", "prompt", values))
             return self._conversation(answer, column, values)
-        before = prompt_messages(value_of(values, self.prompt, "prompt"), self.prompt)
+        asked = unwritten(value_of(values, self.prompt, "prompt"), self.prompt)
+        before = prompt_messages(asked, self.prompt)
+        answer = answer_messages(answer, column, beside_text=isinstance(asked, str))
         if len(answer) == 1:
             return self._conversation([*before, *answer], column, values)
         whole = self._conversation(answer, column, values)
@@ -216,6 +226,8 @@ def desirable(value: object, column: str) -> bool:
     if (found := truth_of(value)) is not None:
         return found
     shown = f"'{value[:40]}'" if isinstance(value, str) else type_name(value)
+    if isinstance(value, int | float):
+        shown = f"the number {value}"
     raise BadRow(f"column '{column}' contains {shown}, which is neither true nor false; {_REMEDY}")
 
 
@@ -223,8 +235,11 @@ def recognise(names: Sequence[str], rows: Sequence[Values]) -> Recognised | None
     """See `finetune_trainer.tasks.base.Recognise`."""
     prompt = "prompt" if "prompt" in names else None
     if {"chosen", "rejected"} <= set(names):
+        if prompt is None and not any(_is_whole(row.get("chosen")) for row in rows):
+            prompt = next((name for name in _PROMPTS if name in names), None)
         pairs = PairRows(prompt, "chosen", "rejected")
-        return Recognised({}, pairs.form, "", certain=True, reads=(*pairs.needed, *pairs.optional))
+        columns = {"prompt": prompt} if prompt and prompt != "prompt" else {}
+        return Recognised(columns, pairs.form, "", certain=True, reads=(*pairs.needed, *pairs.optional))
     if not {"completion", "label"} <= set(names):
         return None
     judged = JudgedRows(prompt, "completion", "label")
@@ -244,13 +259,10 @@ def recognise(names: Sequence[str], rows: Sequence[Values]) -> Recognised | None
     )
 
 
-def prompt_messages(value: object, column: str) -> list[Any]:
-    """The messages of a prompt, which is a text or a list of them."""
-    if isinstance(value, list):
-        if not value:
-            raise BadRow(f"column '{column}' is an empty list; fill it in or remove the row")
-        return value
-    return [{"role": "user", "content": checked(value, f"column '{column}'")}]
+def _is_whole(answer: object) -> bool:
+    """Whether an answer is a conversation with its prompt."""
+    found = written(answer) if isinstance(answer, str) else answer
+    return isinstance(found, list) and len(found) > 1
 
 
 def _prompt(chat: Conversation) -> str:

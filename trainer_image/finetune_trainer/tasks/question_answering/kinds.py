@@ -77,17 +77,21 @@ class DataSets:
         self._trained = True
 
 
-def check_kinds(spec: FineTuneJobSpec, label_counts: Mapping[str, int]) -> None:
-    """Check that there are questions of a kind for each metric that the job names.
+def check_kinds(spec: FineTuneJobSpec, tested: Mapping[str, int]) -> None:
+    """Check that the test split has questions of a kind for each metric that the job names.
+
+    Args:
+        spec: The spec of the job.
+        tested: Questions of the test split by kind.
 
     Raises:
         StageFailure: BadData when there are none.
     """
     for metric, kind in ((Metric.NO_ANSWER_F1, UNANSWERED), (Metric.HAS_ANSWER_F1, ANSWERED)):
-        if metric in _named(spec) and not label_counts.get(kind):
+        if metric in _named(spec) and not tested.get(kind):
             raise StageFailure(
                 Reason.BAD_DATA,
-                f"The evaluation cannot measure {metric}, because there is no question with {kind}: add such "
+                f"The evaluation cannot measure {metric}, because the test split has no question with {kind}: add such "
                 f"questions, or remove {metric} from evaluation.metrics and evaluation.gates",
             )
 

@@ -60,7 +60,7 @@ def place(context: str, answers: Sequence[Answer]) -> Placed:
             moved += start is not None
             ambiguous += len(whole) > 1
         if chosen is None:
-            problems.append(_problem(text, answer.start, len(found), len(whole)))
+            problems.append(_problem(context, text, answer.start, len(found), len(whole)))
         else:
             spans[chosen] = None
     if problems and not spans:
@@ -76,6 +76,11 @@ def is_whole(context: str, span: Span) -> bool:
 def shown(text: str) -> str:
     """An answer in a message."""
     return f"'{text[:_SHOWN]}{'…' if len(text) > _SHOWN else ''}'"
+
+
+def _look(text: str) -> str:
+    """What people see of a text."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _places(context: str, text: str) -> Iterator[Span]:
@@ -101,9 +106,11 @@ def _inside(context: str, index: int) -> bool:
     return (before.isalpha() and after.isalpha()) or (before.isnumeric() and after.isnumeric())
 
 
-def _problem(text: str, start: int | None, found: int, whole: int) -> str:
+def _problem(context: str, text: str, start: int | None, found: int, whole: int) -> str:
     if not found:
-        return f"the answer {shown(text)} is not in its context; copy it from there"
+        alike = _look(text) in _look(context)
+        other = ", where it has another case, white space or form of its characters" if alike else ""
+        return f"the answer {shown(text)} is not in its context{other}; copy it from there"
     if not whole:
         return f"the answer {shown(text)} stands only inside a word of its context; take the whole word"
     return (

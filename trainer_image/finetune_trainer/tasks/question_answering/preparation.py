@@ -16,6 +16,7 @@ from finetune_trainer.prepare.encoded import Encoded
 from finetune_trainer.prepare.rows import Example
 from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.prepare.special_tokens import AnswerTokens
+from finetune_trainer.prepare.splits import TEST
 from finetune_trainer.prepared import IGNORED_LABEL
 from finetune_trainer.tasks.question_answering.kinds import ANSWERED, UNANSWERED, DataSets, check_kinds, listed
 from finetune_trainer.tasks.question_answering.rows import OpenQuestions, Question, QuestionRows
@@ -46,6 +47,9 @@ class ExtractivePreparation:
         self._overlap = _overlap(spec)
         self._tokeniser = window_tokeniser(spec, tokenizer, max_length)
         self._sets = DataSets(spec)
+        self._tested: Counter[str] = Counter()
+        self._thresholds = False
+        """Whether the validation split has a question without an answer."""
         self._remarks: tuple[dict[str, int], ...] = tuple({} for _ in _REMARKS)
         self._long = self._windows = self._cut = 0
 
@@ -82,7 +86,10 @@ class ExtractivePreparation:
     def finish(self, batch: pa.RecordBatch, split: str, label_counts: Counter[str]) -> pa.RecordBatch:
         rows = batch.select(["answers", "remarks", "window_lengths", "starts", "source", "id"]).to_pylist()
         for row in rows:
-            label_counts[ANSWERED if json.loads(row["answers"]) else UNANSWERED] += 1
+            kind = ANSWERED if json.loads(row["answers"]) else UNANSWERED
+            label_counts[kind] += 1
+            self._tested[kind] += split == TEST
+            self._thresholds = self._thresholds or (split == "validation" and kind == UNANSWERED)
             where = f"{row['source']} ({row['id'][:60]})" if row["id"] else row["source"]
             for found, count in zip(self._remarks, row["remarks"], strict=True):
                 if count:
@@ -95,14 +102,19 @@ class ExtractivePreparation:
 
     def notes(self, label_counts: Mapping[str, int]) -> list[str]:
         """Raises:
-        StageFailure: BadData when evaluation.metrics needs questions of a kind that there are none of.
+        StageFailure: BadData when evaluation.metrics needs questions of a kind that the test split has none of.
         """
-        check_kinds(self._spec, label_counts)
+        check_kinds(self._spec, self._tested)
         notes = [
             f"{sum(found.values()):,} answers are {what}: {listed(list(found))}"
             for found, what in zip(self._remarks, _REMARKS, strict=True)
             if found
         ]
+        if (unanswered := self._tested[UNANSWERED]) and not self._thresholds:
+            notes.append(
+                f"every question gets an answer, also the {unanswered:,} of the test split without one, because the "
+                "validation split has no such question, by which the threshold is chosen: add some to it"
+            )
         if self._long:
             cut = f"; {self._cut:,} of them cut an answer and are not learned" if self._cut else ""
             notes.append(

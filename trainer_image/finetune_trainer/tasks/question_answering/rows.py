@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values, type_name
-from finetune_trainer.prepare.rows import checked, text_of
+from finetune_trainer.prepare.readers.written import written
+from finetune_trainer.prepare.rows import checked, text_of, truth_of
 
-ID, TITLE, IMPOSSIBLE = "id", "title", "is_impossible"
-"""Columns of SQuAD that are read where a row has them."""
+ID, TITLE, IMPOSSIBLE, START = "id", "title", "is_impossible", "answer_start"
+"""Columns of SQuAD that are read where a row has them; the last one if the answers are texts alone."""
 
+_OBJECT = re.compile(r"""\s*\{\s*['"](text|answer_start)['"]\s*:""")
+_NUMBER = re.compile(r"[0-9]{1,9}(\.0)?")
 _FORMS = 'write {"text": [...], "answer_start": [...]}, a list of texts, or one text'
 
 
@@ -60,7 +63,7 @@ class QuestionRows:
     """
 
     fields = ("question", "context", "answers")
-    optional = (ID, TITLE, IMPOSSIBLE)
+    optional = (ID, TITLE, IMPOSSIBLE, START)
 
     def __init__(self, question: str, context: str, answers: str) -> None:
         self.needed = (question, context, answers)
@@ -76,10 +79,11 @@ class QuestionRows:
     def _example(self, values: Values, name: str) -> Question:
         question, context, answers = self.needed
         self.answered = self.answered or answers in values
-        found = answers_of(values.get(answers), answers)
-        if found and values.get(IMPOSSIBLE) is True:
+        found = _with_start(answers_of(values.get(answers), answers), values.get(START))
+        impossible = truth_of(values.get(IMPOSSIBLE))
+        if found and impossible:
             raise BadRow(f"column '{IMPOSSIBLE}' is true, but there are answers; remove them, or correct it")
-        if not found and values.get(IMPOSSIBLE) is False:
+        if not found and impossible is False:
             raise BadRow(f"column '{IMPOSSIBLE}' is false, but there is no answer; add one, or write true")
         return Question(
             question=text_of(values, question, "question"),
@@ -124,7 +128,7 @@ def answers_of(value: Any, column: str) -> tuple[Answer, ...]:
     """
     what = f"column '{column}'"
     if isinstance(value, str):
-        value = _decoded(value)
+        value = _decoded(value, what)
     if value is None:
         return ()
     if isinstance(value, str):
@@ -141,18 +145,16 @@ def answers_of(value: Any, column: str) -> tuple[Answer, ...]:
     return tuple(Answer(checked(answer.text, what), answer.start) for answer in filled)
 
 
-def _decoded(value: str) -> Any:
-    """The JSON in a text, where it is a list or an object of answers; CSV has no other way to write them."""
-    if value.lstrip()[:1] not in ("[", "{"):
-        return value
-    try:
-        decoded = json.loads(value)
-    except (ValueError, RecursionError):
-        return value
-    if isinstance(decoded, dict):
-        return decoded if "text" in decoded else value
-    items = decoded if isinstance(decoded, list) else []
-    return decoded if all(isinstance(item, str | dict) for item in items) else value
+def _decoded(value: str, what: str) -> Any:
+    """The list or object of answers that is written in a text, or else the text."""
+    found = written(value)
+    if isinstance(found, dict) and "text" in found:
+        return found
+    if isinstance(found, list) and all(isinstance(item, str | dict) for item in found):
+        return found
+    if _OBJECT.match(value):
+        raise BadRow(f"{what} begins as an object with answers but is not valid JSON; {_FORMS}")
+    return value
 
 
 def _columns(value: Mapping[str, Any], what: str) -> list[Answer]:
@@ -176,10 +178,27 @@ def _item(item: Any, what: str) -> Answer:
 def _answer(text: Any, start: Any, what: str) -> Answer:
     if not isinstance(text, str):
         raise BadRow(f"{what} contains {type_name(text)} as the text of an answer; {_FORMS}")
-    whole = start is None or (isinstance(start, int) and not isinstance(start, bool))
-    if not whole:
-        raise BadRow(f"{what} has {type_name(start)} as answer_start; write the index of the first character")
-    return Answer(text, start)
+    return Answer(text, _index(start, what))
+
+
+def _index(start: Any, what: str) -> int | None:
+    if isinstance(start, float) and start.is_integer():
+        return int(start)  # pandas stores whole numbers as floats where a value is missing.
+    if start is None or (isinstance(start, int) and not isinstance(start, bool)):
+        return start
+    raise BadRow(f"{what} has {type_name(start)} as answer_start; write the index of the first character")
+
+
+def _with_start(answers: tuple[Answer, ...], starts: Any) -> tuple[Answer, ...]:
+    """``answers`` with the indices of a column of their own, if they have none and there is one for each."""
+    if isinstance(starts, str):
+        starts = float(starts) if _NUMBER.fullmatch(starts.strip()) else written(starts)
+    listed = _listed(starts)
+    if len(listed) != len(answers) or any(answer.start is not None for answer in answers):
+        return answers
+    return tuple(
+        replace(answer, start=_index(start, f"column '{START}'")) for answer, start in zip(answers, listed, strict=True)
+    )
 
 
 def _listed(value: Any) -> list[Any]:

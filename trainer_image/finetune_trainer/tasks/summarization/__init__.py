@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.evaluate.rouge import words
+from finetune_trainer.pairs.check import CopiedTargets
 from finetune_trainer.pairs.forms import pair_forms
 from finetune_trainer.pairs.rows import Pair, PairRows
 from finetune_trainer.pairs.task import Titles
@@ -33,16 +32,6 @@ class SummaryRows(PairRows):
         if not words(pair.target):
             raise BadRow(f"column '{self.needed[1]}' contains no word; write a summary or remove the row")
         return pair
-
-
-class NoCheck:
-    """Implements `finetune_trainer.pairs.task.PairCheck`: every row is checked by itself."""
-
-    def see(self, batch: pa.RecordBatch) -> None:
-        """Do nothing."""
-
-    def notes(self) -> Sequence[str]:
-        return ()
 
 
 class Summarization:
@@ -70,8 +59,8 @@ class Summarization:
     def languages(self, spec: FineTuneJobSpec) -> None:
         return None
 
-    def check(self) -> NoCheck:
-        return NoCheck()
+    def check(self) -> CopiedTargets:
+        return CopiedTargets(self.fields)
 
 
 def recognise(names: Sequence[str], _: Sequence[Values]) -> Recognised | None:

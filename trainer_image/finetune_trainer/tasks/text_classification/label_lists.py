@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import ast
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values, type_name
+from finetune_trainer.prepare.readers.written import written
 from finetune_trainer.prepare.rows import text_of, value_of
 from finetune_trainer.tasks.text_classification.rows import SEPARATORS, LabelledRows, Text, label_of
+
+_BITS = ({"0", "1"}, {"false", "true"})
+"""Items of a list that says of each label whether the row has it, as the input of a loss function does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,13 @@ class LabelListRows(LabelledRows):
         text = text_of(values, self.text, "text")
         cell = value_of(values, self.label, "label")
         items = labels_in(cell, self.label, self.labels if self.separated else None, separated=self.separated)
-        labels = tuple(dict.fromkeys(label_of(item, self.label) for item in items))
+        found = [label_of(item, self.label) for item in items]
+        labels = tuple(dict.fromkeys(found))
+        if len(labels) < len(found) and any(bits.issuperset(labels) for bits in _BITS):
+            raise BadRow(
+                f"column '{self.label}' has a zero or a one for each label, not the labels of the row; write their "
+                'names, such as ["a", "b"]'
+            )
         for label in labels:
             self.check(label)
         return MultiLabelled(text, labels)
@@ -60,7 +68,7 @@ def labels_in(cell: object, column: str, known: frozenset[str] | None, *, separa
     if isinstance(cell, str):
         text = cell.strip()
         if text.startswith("["):
-            return _written(text, what)
+            return _listed(text, what)
         if separated:
             return _separated(text, what, known or frozenset())
     hint = "write a list of labels, or remove task.multiLabel if every row has one label"
@@ -69,14 +77,10 @@ def labels_in(cell: object, column: str, known: frozenset[str] | None, *, separa
     raise BadRow(f"{what} contains {type_name(cell)}, not a list; {hint}")
 
 
-def _written(text: str, what: str) -> list[Any]:
-    for read in (json.loads, ast.literal_eval):
-        try:
-            found = read(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        if isinstance(found, list):
-            return found
+def _listed(text: str, what: str) -> list[Any]:
+    found = written(text)
+    if isinstance(found, list):
+        return found
     raise BadRow(f'{what} begins with [ but is not a list; write it as JSON, such as ["a", "b"]')
 
 
@@ -87,7 +91,7 @@ def _separated(text: str, what: str, known: frozenset[str]) -> list[str]:
     found = [sign for sign in SEPARATORS if sign in text]
     if not found:
         return [text]
-    items = [item.strip() for item in text.split(found[0])]
+    items = [item.strip() for item in text.rstrip(f"{found[0]} ").split(found[0])]
     whole, parts = text in known, known.issuperset(items)
     if len(found) > 1 or (whole and parts):
         raise BadRow(f'{what} may be divided at several places ({text[:80]}); write it as JSON, such as ["a", "b"]')

@@ -155,6 +155,7 @@ class TextClassificationPreparation:
         return [
             *weights,
             *unlearnable(train, test),
+            *(constant(train, self._examples["train"]) if self._multi_label else ()),
             *self._agreement(),
             *self._auroc_notes(),
             *self._unlabelled_notes(),
@@ -249,6 +250,26 @@ def unlearnable(train: Mapping[str, int], test: Mapping[str, int]) -> list[str]:
     ]
 
 
+def constant(train: Mapping[str, int], rows: int) -> list[str]:
+    """A clause about labels that every training row has.
+
+    Args:
+        train: Rows of the training split by label; a row may have several.
+        rows: Rows of the training split.
+
+    Raises:
+        StageFailure: BadData when there are no other labels.
+    """
+    always = [label for label, count in train.items() if count == rows]
+    if always and len(always) == sum(count > 0 for count in train.values()):
+        raise StageFailure(
+            Reason.BAD_DATA,
+            f"All training rows have the same labels ({_shown(always)}), so there is nothing to tell apart: write in "
+            "each row only the labels that it has",
+        )
+    return [f"every training row has the label{'s' if len(always) > 1 else ''} {_shown(always)}"] if always else []
+
+
 def undefined_auroc() -> StageFailure:
     """The failure of a job that asks for an AUROC which the test split does not define."""
     return StageFailure(
@@ -260,9 +281,13 @@ def undefined_auroc() -> StageFailure:
 
 def auroc_note(labels: Sequence[str]) -> str:
     """Which labels the AUROC leaves out, as a clause."""
-    shown = ", ".join(f"'{label[:40]}'" for label in labels[:3]) + (", …" if len(labels) > 3 else "")
-    what = "a label that no or every test row has" if len(labels) == 1 else "labels that no or every test row has"
-    return f"auroc leaves out {len(labels):,} {what}: {shown}"
+    what = "the label" if len(labels) == 1 else f"{len(labels):,} labels"
+    return f"auroc leaves out {what} that no or every test row has: {_shown(labels)}"
+
+
+def _shown(labels: Sequence[str]) -> str:
+    """The first of ``labels``."""
+    return ", ".join(f"'{label[:40]}'" for label in labels[:_SHOWN]) + (", …" if len(labels) > _SHOWN else "")
 
 
 def check_head(config: Mapping[str, Any], uri: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from finetune_trainer.prepare.rows import Example, checked, text_of, value_of
 MOST_LABELS = 1024
 """Maximum number of labels in the data; more of them mean that the column does not contain labels."""
 
+_MISSING = frozenset({"nan", "NaN", "None", "null", "NULL", "N/A", "n/a", "<NA>", "NaT"})
+"""What programs write for a value that is not there."""
 SEPARATORS = (";", "|")
 """Between the labels of a cell of CSV."""
 COMMA = ","
@@ -115,16 +118,35 @@ def label_notes(counts: Mapping[str, int]) -> list[str]:
     notes = []
     variants: defaultdict[str, list[str]] = defaultdict(list)
     for label in counts:
-        variants["".join(label.casefold().split())].append(label)
+        variants[_look(label)].append(label)
     for labels in variants.values():
         if len(labels) > 1:
-            listed = " and ".join(f"'{label[:40]}' ({counts[label]:,})" for label in labels)
-            notes.append(f"labels {listed} differ only in case or white space")
+            listed = " and ".join(f"'{_distinct(label)[:40]}' ({counts[label]:,})" for label in labels)
+            notes.append(f"labels {listed} differ only in case, white space or characters that look the same")
+    missing = [f"'{label}' ({counts[label]:,})" for label in counts if label in _MISSING]
+    if missing:
+        one = len(missing) == 1
+        notes.append(
+            f"label{' ' if one else 's '}{' and '.join(missing)} {'looks' if one else 'look'} like a missing value; "
+            "remove the rows if it is one"
+        )
     single = [label for label, count in counts.items() if count == 1]
     if single:
         shown = ", ".join(f"'{label[:40]}'" for label in single[:2]) + (", …" if len(single) > 2 else "")
         notes.append(f"{len(single):,} label{'s' if len(single) > 1 else ''} with a single row: {shown}")
     return notes
+
+
+def _look(label: str) -> str:
+    """What people see of a label, without case and white space."""
+    normal = unicodedata.normalize("NFKC", label).casefold()
+    return "".join(sign for sign in normal if not sign.isspace() and unicodedata.category(sign) != "Cf")
+
+
+def _distinct(label: str) -> str:
+    """A label with escapes, if others that look the same are written without."""
+    plain = label.isprintable() and unicodedata.is_normalized("NFKC", label)
+    return label if plain else label.encode("unicode_escape").decode()
 
 
 def parts(label: str, sign: str) -> list[str]:
@@ -193,7 +215,9 @@ def _unknown_label(label: str, labels: frozenset[str], origin: str) -> str:
     near = difflib.get_close_matches(label, sorted(labels), n=1)
     if not near:
         near = [name for name in sorted(labels) if name.casefold() == label.casefold()]
-    if near:
+    if any(name.strip() == label for name in labels):
+        hint = "it is there with white space around it, which labels of the data have not; remove it there"
+    elif near:
         hint = f"did you mean '{near[0]}'?"
     else:
         shown = [f"'{name}'" for name in sorted_labels(labels)[:8]]

@@ -11,6 +11,7 @@ from finetune_trainer.pairs.languages import language_of
 from finetune_trainer.pairs.rows import Pair, PairRows, PairSchema
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.readers import Values, type_name
+from finetune_trainer.prepare.readers.written import written
 from finetune_trainer.prepare.rows import checked, value_of
 
 
@@ -39,6 +40,8 @@ class ByLanguage:
 
     def _text(self, values: Values, language: str) -> str:
         texts = value_of(values, self.column, "translation")
+        if isinstance(texts, str):
+            texts = written(texts) or texts
         if not isinstance(texts, dict):
             raise BadRow(f"column '{self.column}' contains {type_name(texts)}, not an object; correct the row")
         wanted = language_of(language)

@@ -1,4 +1,4 @@
-"""Finds rows whose target is not a translation."""
+"""Finds rows whose target is a copy of their source."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from finetune_api.failures import Reason, StageFailure
 _MOST_LISTED = 5
 
 
-class UntranslatedRows:
+class CopiedTargets:
     """Implements `finetune_trainer.pairs.task.PairCheck`: counts rows whose target equals their source.
 
-    White space and case do not count. Names may stay as they are, so such rows are reported and not refused.
+    White space and case do not count. Names may stay as they are, and a short text may be its own summary, so such rows
+    are reported and not refused.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fields: tuple[str, str]) -> None:
+        """``fields`` are the fields of dataset.columns with source and target."""
+        self._fields = fields
         self._rows = 0
         self._equal: list[str] = []
 
@@ -31,16 +34,17 @@ class UntranslatedRows:
     def notes(self) -> Sequence[str]:
         if not self._equal:
             return ()
+        source, target = self._fields
         if len(self._equal) == self._rows:
             raise StageFailure(
                 Reason.BAD_DATA,
-                f"The target of each of the {self._rows:,} rows equals its source, so there is nothing to learn: check "
-                "dataset.columns.source and dataset.columns.target",
+                f"The {target} of each of the {self._rows:,} rows equals its {source}, so there is nothing to learn: "
+                f"check dataset.columns.{source} and dataset.columns.{target}",
             )
         # The rows of the splits come one after the other.
         self._equal.sort(key=_file_and_line)
         places = ", ".join(self._equal[:_MOST_LISTED]) + (", …" if len(self._equal) > _MOST_LISTED else "")
-        return (f"the target equals the source in {len(self._equal):,} of {self._rows:,} rows: {places}",)
+        return (f"the {target} equals the {source} in {len(self._equal):,} of {self._rows:,} rows: {places}",)
 
 
 def _file_and_line(place: str) -> tuple[str, int]:
