@@ -17,9 +17,9 @@ class PairEncoder(Protocol):
     answers: AnswerTokens
     """Tokens of the targets so far."""
     prefix: str
+    """What the model sees before each source; empty if it sees the source as it is, or in a chat template."""
     before: str
     """What is asked before each source: the prefix, or the instruction for a decoder; may be empty."""
-    """What the model sees before each source; empty if it sees the source as it is, or in a chat template."""
 
     @property
     def fields(self) -> list[pa.Field]:
