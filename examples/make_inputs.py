@@ -166,7 +166,7 @@ def prompt_search(into: Path) -> None:
     for side, part in (("train", train), ("test", test)):
         rows = [{"text": name.text, "language": name.language} for name in part]
         write_jsonl(into / f"data/quiz/{side}.jsonl", rows)
-    link(into / "models/small-quiz", small_quiz.cached_model(read, small_quiz.Recipe(), log))
+    link(into / "models/small-quiz", small_quiz.cached_model(read, small_quiz.RECIPE, log))
 
 
 def distillation_responses(into: Path) -> None:
@@ -204,7 +204,7 @@ def link_small_causal(into: Path) -> Path:
     """
     small_causal = with_babel("small_causal")
     texts = [example.text for example in docstrings.clean(docstrings.read_docstrings())]
-    model: Path = small_causal.cached_model(small_causal.reading(texts), small_causal.Recipe(), log)
+    model: Path = small_causal.cached_model(small_causal.reading(texts), small_causal.RECIPE, log)
     link(into / "models/small-causal", model)
     return model
 

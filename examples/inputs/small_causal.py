@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from inputs import pretraining
-from inputs.pretraining import Log, Pace, bpe, import_torch, pretrain
+from inputs.pretraining import Log
+from inputs.small_llama import END, Recipe, make, tokenizer_for
 
-PAD, END, SYSTEM, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
+SYSTEM, USER, ASSISTANT = "<|system|>", "<|user|>", "<|assistant|>"
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}"
@@ -27,31 +27,28 @@ CHAT_TEMPLATE = (
 )
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that determines the model. A different recipe gives a different model."""
-
-    vocabulary: int = 4096
-    width: int = 192
-    layers: int = 4
-    heads: int = 3
-    feed_forward: int = 512
-    context: int = 1024
-    sequence: int = 256
-    batch: int = 6
-    steps: int = 220
-    muon_rate: float = 0.02
-    adam_rate: float = 3e-3
-    seed: int = 17
-    version: int = 3
-    """Increase it if a change of the code below changes the model."""
+RECIPE = Recipe(
+    vocabulary=4096,
+    width=192,
+    layers=4,
+    heads=3,
+    feed_forward=512,
+    context=1024,
+    sequence=256,
+    batch=6,
+    steps=220,
+    version=3,
+)
 
 
 def cached_model(texts: list[str], recipe: Recipe, log: Log) -> Path:
     """The directory of the model, which is trained unless an earlier run has cached it."""
-    return pretraining.cached_model(
-        "small-causal", [asdict(recipe), texts], lambda into: _make(into, texts, recipe, log), log
-    )
+
+    def train(into: Path) -> None:
+        tokenizer = tokenizer_for(texts, recipe, [SYSTEM, USER, ASSISTANT], CHAT_TEMPLATE)
+        make(into, texts, tokenizer, recipe, log)
+
+    return pretraining.cached_model("small-causal", [asdict(recipe), texts], train, log)
 
 
 @dataclass(frozen=True)
@@ -99,61 +96,3 @@ def _facts(draw: random.Random, count: int) -> Iterator[Fact]:
             case "country":
                 code = draw.choice(COUNTRIES)
                 yield Fact(language, Locale(locale).territories[code], names[code])
-
-
-def _make(into: Path, texts: list[str], recipe: Recipe, log: Log) -> None:
-    torch = import_torch()
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(recipe.seed)
-    tokenizer = _tokenizer(texts, recipe)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=recipe.vocabulary,
-            hidden_size=recipe.width,
-            intermediate_size=recipe.feed_forward,
-            num_hidden_layers=recipe.layers,
-            num_attention_heads=recipe.heads,
-            num_key_value_heads=recipe.heads,
-            max_position_embeddings=recipe.context,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    stream = [token for ids in tokenizer([text + END for text in texts])["input_ids"] for token in ids]
-    batches = windows(torch.tensor(stream), recipe.sequence, recipe.batch, recipe.seed)
-    pretrain(model, batches, Pace(recipe.steps, recipe.muon_rate, recipe.adam_rate), log)
-    model.save_pretrained(into)
-    tokenizer.save_pretrained(into)
-
-
-def _tokenizer(texts: list[str], recipe: Recipe) -> Any:
-    from transformers import PreTrainedTokenizerFast
-
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe(texts, recipe.vocabulary, [PAD, END, SYSTEM, USER, ASSISTANT]),
-        eos_token=END,
-        pad_token=PAD,
-        additional_special_tokens=[SYSTEM, USER, ASSISTANT],
-        model_max_length=recipe.context,
-        chat_template=CHAT_TEMPLATE,
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def windows(stream: Any, sequence: int, batch_size: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Infinite batches of windows of ``sequence`` tokens. Each epoch uses all windows once and shifts their
-    boundaries.
-    """
-    import torch
-
-    draw = torch.Generator().manual_seed(seed)
-    while True:
-        start = int(torch.randint(sequence, (), generator=draw))
-        count = (len(stream) - start) // sequence
-        found = stream[start : start + count * sequence].view(count, sequence)
-        order = torch.randperm(count, generator=draw)
-        for batch in found[order[: count - count % batch_size]].split(batch_size):
-            yield {"input_ids": batch, "labels": batch}

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedTokenizerFast
+
+from tests.trainer.tiny_models import tiny_llama
 
 SPECIAL = ["<pad>", "<end>", "<user>", "<bot>"]
 CHAT_TEMPLATE = (
@@ -66,18 +63,6 @@ def _with_specials(inner: Tokenizer, template: str | None) -> PreTrainedTokenize
 
 def save_llama_with(directory: Path, tokenizer: PreTrainedTokenizerFast, positions: int = 256) -> None:
     """A Llama of two layers."""
-    torch.manual_seed(4)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        intermediate_size=128,
-        max_position_embeddings=positions,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    LlamaForCausalLM(config).save_pretrained(directory)
+    wider = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 128}
+    tiny_llama(tokenizer, **wider, max_position_embeddings=positions).save_pretrained(directory)
     tokenizer.save_pretrained(directory)

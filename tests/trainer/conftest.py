@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,16 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 without_bitsandbytes()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Give each test the random numbers that it has alone, whatever ran before it in this process."""
+    random.seed(0)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _fork_server() -> Iterator[None]:
     import_under(os.environ)
@@ -40,11 +51,12 @@ def _fork_server() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _environment() -> Iterator[None]:
-    """Restore the environment after each file: libraries such as lm_eval change it when they are imported."""
-    before = dict(os.environ)
+    """Restore what libraries such as lm_eval change when they are imported, after each file."""
+    variables, path = dict(os.environ), sys.path.copy()
     yield
     os.environ.clear()
-    os.environ.update(before)
+    os.environ.update(variables)
+    sys.path[:] = path
 
 
 @pytest.fixture(scope="session")

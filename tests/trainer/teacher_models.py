@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+from transformers import BertConfig, BertForSequenceClassification
 
-from tests.trainer.tiny_models import LABELS, STRONG_INIT, make_tokenizer
+from tests.trainer.tiny_models import LABELS, STRONG_INIT, make_tokenizer, tiny_llama
 
 
 def save_classifier(
@@ -43,24 +43,8 @@ def save_classifier(
 def save_generator(directory: Path, *, seed: int = 12, **settings: Any) -> Path:
     """A Llama with random weights and its tokenizer; returns ``directory``."""
     tokenizer = make_tokenizer()
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        **{
-            "vocab_size": len(tokenizer),
-            "hidden_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 2,
-            "intermediate_size": 64,
-            "initializer_range": STRONG_INIT,
-            "max_position_embeddings": 128,
-            "pad_token_id": tokenizer.pad_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-            "bos_token_id": None,
-            **settings,
-        }
-    )
-    LlamaForCausalLM(config).save_pretrained(directory)
+    model = tiny_llama(tokenizer, seed=seed, **{"initializer_range": STRONG_INIT, **settings})
+    model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
 

@@ -17,7 +17,7 @@ import torch
 from peft import PeftModel
 from prepare_fixtures import a_context, json_lines, prepared, refused, stored
 from tokenizers import processors
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from finetune_api.failures import Reason
 from finetune_trainer.predict import Request, predict
@@ -27,7 +27,7 @@ from finetune_trainer.tasks.language_modeling.presentation import SAMPLE
 from finetune_trainer.tasks.language_modeling.training import JoinedDocuments
 from tests.trainer.pair_models import word_tokenizer
 from tests.trainer.stages import TinyJob
-from tests.trainer.tiny_models import make_texts
+from tests.trainer.tiny_models import make_texts, tiny_llama
 from tests.usual_stages import STAGES
 
 DOCUMENTS = ["a b c", "d e f g h", "i j", "k l m n o p q", "r", "s t u v"]
@@ -45,20 +45,7 @@ def save_decoder(directory: Path, texts: list[str], start: bool = False, uniform
         tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
             single="<s> $A", special_tokens=[("<s>", tokenizer.bos_token_id)]
         )
-    torch.manual_seed(4)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-    )
-    model = LlamaForCausalLM(config)
+    model = tiny_llama(tokenizer, max_position_embeddings=64)
     if uniform:
         torch.nn.init.zeros_(model.lm_head.weight)
     model.save_pretrained(directory)

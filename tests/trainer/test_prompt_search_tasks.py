@@ -15,7 +15,7 @@ from finetune_trainer.predict import Request, predict
 from tests.trainer.code_models import byte_level_tokenizer
 from tests.trainer.pair_models import save_marian, save_t5
 from tests.trainer.stages import TinyJob, write_jsonl
-from tests.trainer.tiny_models import WORDS
+from tests.trainer.tiny_models import WORDS, tiny_llama
 
 _WORDS = [word for group in WORDS.values() for word in group.split()]
 STAGES = (Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE, Stage.PUBLISH)
@@ -23,25 +23,8 @@ STAGES = (Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE, Stage.PUBLISH)
 
 def save_plain_causal(directory: Path, texts: list[str]) -> None:
     """A Llama of two layers without a chat template."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     tokenizer = byte_level_tokenizer(texts)
-    torch.manual_seed(4)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        initializer_range=0.15,
-        max_position_embeddings=256,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    LlamaForCausalLM(config).save_pretrained(directory)
+    tiny_llama(tokenizer, max_position_embeddings=256, initializer_range=0.15).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
 
 

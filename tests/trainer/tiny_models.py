@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,24 +85,31 @@ def save_bert(directory: Path, initializer_range: float = 0.02, pooler: bool = T
     return tokenizer
 
 
+def tiny_llama(tokenizer: PreTrainedTokenizerFast, *, seed: int = 4, **settings: Any) -> LlamaForCausalLM:
+    """A Llama of two layers with the vocabulary and the special tokens of ``tokenizer``."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        **{
+            "vocab_size": len(tokenizer),
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "intermediate_size": 64,
+            "max_position_embeddings": 128,
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "bos_token_id": tokenizer.bos_token_id,
+            **settings,
+        }
+    )
+    return LlamaForCausalLM(config)
+
+
 def save_llama(directory: Path, initializer_range: float = 0.02) -> PreTrainedTokenizerFast:
     """A Llama of two layers with its tokenizer, which is returned."""
     tokenizer = make_tokenizer()
-    torch.manual_seed(4)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        intermediate_size=64,
-        initializer_range=initializer_range,
-        max_position_embeddings=128,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    LlamaForCausalLM(config).save_pretrained(directory)
+    tiny_llama(tokenizer, initializer_range=initializer_range).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return tokenizer
 

@@ -24,19 +24,16 @@ from finetune_trainer.pairs.seq2seq import (
 )
 from finetune_trainer.pairs.task import PairTask
 from finetune_trainer.prepared import IGNORED_LABEL, DataReport
-from finetune_trainer.tasks.base import CardParts, FormDefaults, ModelClass, Prediction, Recognise, Task
+from finetune_trainer.tasks.base import FormDefaults, ModelClass, Prediction, Presentation, Recognise, Task
 from finetune_trainer.tasks.instruction_tuning import InstructionTuning
 
 if TYPE_CHECKING:
     import torch
-    from jinja2 import Environment
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
     from finetune_api.spec import FineTuneJobSpec
     from finetune_trainer.evaluate.answer_scoring import AnswerForm
     from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
-    from finetune_trainer.publish.model_card import CardInputs
-    from finetune_trainer.report.page import ReportInputs
     from finetune_trainer.train.data import Collator, TrainingDataset
 
 _REPLACED_SETTINGS = (
@@ -116,15 +113,10 @@ class CausalPairs(GenerativeCausal):
 
         return predict_causal(self._task, inputs, rows)
 
-    def report_section(self, inputs: ReportInputs, environment: Environment) -> str:
-        from finetune_trainer.pairs.presentation import report_section
+    def presentation(self) -> Presentation:
+        from finetune_trainer.pairs.presentation import causal_presentation
 
-        return report_section(self._task, inputs, environment)
-
-    def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
-        from finetune_trainer.pairs.presentation import causal_card
-
-        return causal_card(self._task, inputs, environment)
+        return causal_presentation(self._task)
 
 
 class GenerativeSeq2Seq(FormDefaults):
@@ -181,11 +173,6 @@ class GenerativeSeq2Seq(FormDefaults):
 
         return generated_scores(inputs, self.answer_form().scoring, [answer.strip() for answer in answers])
 
-    def baseline_note(self, details: Mapping[str, Any]) -> str:
-        from finetune_trainer.tasks.instruction_tuning.presentation import baseline_note
-
-        return baseline_note(details)
-
     def finish_artifact(self, directory: Path, data: DataReport, spec: FineTuneJobSpec) -> None:
         """Write ``generation_config.json``, so that plain ``generate`` gives the answers of the evaluation."""
         generation = read_json_if_present(directory / layout.GENERATION_CONFIG)
@@ -231,12 +218,7 @@ class Seq2SeqPairs(GenerativeSeq2Seq):
 
         return predict_seq2seq(self._task, inputs, rows)
 
-    def report_section(self, inputs: ReportInputs, environment: Environment) -> str:
-        from finetune_trainer.pairs.presentation import report_section
+    def presentation(self) -> Presentation:
+        from finetune_trainer.pairs.presentation import seq2seq_presentation
 
-        return report_section(self._task, inputs, environment)
-
-    def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
-        from finetune_trainer.pairs.presentation import seq2seq_card
-
-        return seq2seq_card(self._task, inputs, environment)
+        return seq2seq_presentation(self._task)

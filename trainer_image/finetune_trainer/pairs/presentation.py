@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from difflib import SequenceMatcher
+from functools import partial
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
 from finetune_trainer.pairs.task import PairTask
-from finetune_trainer.tasks.base import CardParts, template_of
-from finetune_trainer.tasks.instruction_tuning.presentation import of_changes
+from finetune_trainer.tasks.base import CardParts, Presentation, template_of
+from finetune_trainer.tasks.instruction_tuning.presentation import baseline_note, of_changes
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -49,12 +50,12 @@ def marked(text: str, reference: str) -> Markup:
     return Markup(_BETWEEN_MARKS.sub(r"\1", Markup("").join(parts)))  # escaped, so that only our marks match
 
 
-def causal_card(task: PairTask, inputs: CardInputs, environment: Environment) -> CardParts:
+def _causal_card(task: PairTask, inputs: CardInputs, environment: Environment) -> CardParts:
     """Usage: a program that gives the model one source."""
     return _card(task, inputs, causal_usage(inputs, f"{task.instruction(inputs.spec)}\n\n{task.sample}", environment))
 
 
-def seq2seq_card(task: PairTask, inputs: CardInputs, environment: Environment) -> CardParts:
+def _seq2seq_card(task: PairTask, inputs: CardInputs, environment: Environment) -> CardParts:
     """Usage: a program that gives the model one source."""
     return _card(task, inputs, seq2seq_usage(inputs, inputs.data.prefix + task.sample, environment))
 
@@ -92,3 +93,13 @@ def _card(task: PairTask, inputs: CardInputs, usage: str) -> CardParts:
         limitations=(length_limitation(inputs), _LIMITATION),
         languages=languages,
     )
+
+
+def causal_presentation(task: PairTask) -> Presentation:
+    """What report and model card say about ``task`` on decoders."""
+    return Presentation(baseline_note, partial(report_section, task), partial(_causal_card, task))
+
+
+def seq2seq_presentation(task: PairTask) -> Presentation:
+    """What report and model card say about ``task`` on models with an encoder and a decoder."""
+    return Presentation(baseline_note, partial(report_section, task), partial(_seq2seq_card, task))

@@ -96,7 +96,7 @@ def render_card(inputs: CardInputs) -> str:
         data=inputs.data,
         evaluation=inputs.evaluation,
         form=method_of(inputs.spec.method.type).form,
-        parts=form_for(inputs.spec, inputs.data.family).card(inputs, environment),
+        parts=form_for(inputs.spec, inputs.data.family).presentation().card(inputs, environment),
         base=inputs.spec.model.address if inputs.spec.model.endpoint else published_base(inputs.spec.model.uri),
         trains=inputs.spec.method.type.row.trains,
         revision_literal=json.dumps(inputs.data.model.revision) if on_hub(inputs.spec) else None,

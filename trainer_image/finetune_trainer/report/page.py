@@ -92,7 +92,7 @@ def render(inputs: ReportInputs) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"short": _short, "grouped": grouped}
-    task = form_for(inputs.spec, inputs.data.family)
+    shown = form_for(inputs.spec, inputs.data.family).presentation()
     template = environment.from_string((folder / "report.html.jinja").read_text(encoding="utf-8"))
     return template.render(
         policy=_CONTENT_POLICY,
@@ -104,7 +104,7 @@ def render(inputs: ReportInputs) -> str:
         headline=headline(inputs.evaluation),
         baseline_name=BASELINE_NAMES[inputs.evaluation.baseline.kind],
         baseline_note=" ".join(
-            part for part in (previous_text(inputs.details), task.baseline_note(inputs.details)) if part
+            part for part in (previous_text(inputs.details), shown.baseline_note(inputs.details)) if part
         ),
         metrics=_metric_rows(inputs.evaluation.metrics),
         has_teacher=has_teacher(inputs.evaluation),
@@ -115,7 +115,7 @@ def render(inputs: ReportInputs) -> str:
         examples=inputs.spec.evaluation.report.include_examples,
         slices=slice_rows(inputs.tables.get("slices", ())),
         fewest=FEWEST,
-        section=Markup(task.report_section(inputs, environment)),
+        section=Markup(shown.report_section(inputs, environment)),
         settings=settings(inputs.spec, inputs.data),
         training=training_facts(inputs.training),
         versions=inputs.training.get("versions") or {},

@@ -18,7 +18,7 @@ from finetune_trainer.search.asked import Spent
 from finetune_trainer.search.prompt import PROMPT_FILE, read_prompt
 from finetune_trainer.search.record import SEARCH_FILE
 from finetune_trainer.search.templates import until_empty_line, with_prompt
-from finetune_trainer.tasks.base import AsksOnce, CardParts, ModelClass, Prediction, Preparation, TaskForm
+from finetune_trainer.tasks.base import AsksOnce, CardParts, ModelClass, Prediction, Preparation, Presentation, TaskForm
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from finetune_trainer.evaluate.answer_scoring import AnswerForm
     from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
     from finetune_trainer.publish.model_card import CardInputs
-    from finetune_trainer.report.page import ReportInputs
     from finetune_trainer.search.asked import Asked, OnExamples
 
 PROMPT_TEMPLATE = "prompt_template.jinja"
@@ -127,20 +126,19 @@ class PromptedForm:
             **({"labels": list(data.labels)} if data.labels else {}),
         }
 
-    def baseline_note(self, details: Mapping[str, Any]) -> str:
-        from finetune_trainer.search.presentation import baseline_note
+    def presentation(self) -> Presentation:
+        from finetune_trainer.search.presentation import baseline_note, report_section
 
-        return baseline_note(details)
+        shown = self._form.presentation()
+        return Presentation(
+            baseline_note,
+            lambda inputs, environment: report_section(inputs, environment) + shown.report_section(inputs, environment),
+            lambda inputs, environment: self._card(shown.card(inputs, environment), inputs, environment),
+        )
 
-    def report_section(self, inputs: ReportInputs, environment: Environment) -> str:
-        from finetune_trainer.search.presentation import report_section
-
-        return report_section(inputs, environment) + self._form.report_section(inputs, environment)
-
-    def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
+    def _card(self, parts: CardParts, inputs: CardInputs, environment: Environment) -> CardParts:
         from finetune_trainer.search.presentation import usage
 
-        parts = self._form.card(inputs, environment)
         return replace(parts, usage=usage(self._decoder, self.answer_form(), inputs, environment), note=_NOTE)
 
     def finish_artifact(self, directory: Path, data: DataReport, spec: FineTuneJobSpec) -> None:

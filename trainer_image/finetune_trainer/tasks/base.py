@@ -123,6 +123,18 @@ class CardParts:
 
 
 @dataclass(frozen=True)
+class Presentation:
+    """What report and model card say about a task."""
+
+    baseline_note: Callable[[Mapping[str, Any]], str]
+    """A description of the baseline for the report, in sentences, from the details of the evaluation; may be empty."""
+    report_section: Callable[[ReportInputs, Environment], str]
+    """The section of report.html with the effects of tuning on test examples, as HTML; may be empty."""
+    card: Callable[[CardInputs, Environment], CardParts]
+    """The parts of the model card that depend on the task."""
+
+
+@dataclass(frozen=True)
 class Prediction:
     """The output of the tuned model for one row."""
 
@@ -267,14 +279,8 @@ class TaskForm(Protocol):
             StageFailure: BadData for an invalid row, by its number from 1; otherwise as `compare`.
         """
 
-    def baseline_note(self, details: Mapping[str, Any]) -> str:
-        """A description of the baseline for the report, in sentences; may be empty."""
-
-    def report_section(self, inputs: ReportInputs, environment: Environment) -> str:
-        """The section of report.html with the effects of tuning on test examples, as HTML; may be empty."""
-
-    def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
-        """The parts of the model card that depend on the task."""
+    def presentation(self) -> Presentation:
+        """What report and model card say about the task."""
 
     def finish_artifact(self, directory: Path, data: DataReport, spec: FineTuneJobSpec) -> None:
         """Add task-specific files and settings to the artifact, so that transformers or PEFT can load it."""

@@ -17,7 +17,7 @@ from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.modelling.tokenizer import load_base_tokenizer
 from finetune_trainer.pairs.forms import GenerativeCausal, GenerativeSeq2Seq
 from finetune_trainer.pairs.seq2seq import load_pair_tokenizer
-from finetune_trainer.tasks.base import CardParts, Prediction, Task
+from finetune_trainer.tasks.base import Prediction, Presentation, Task
 from finetune_trainer.tasks.code_generation.causal import CausalCodeEncoder
 from finetune_trainer.tasks.code_generation.preparation import CodePreparation
 from finetune_trainer.tasks.code_generation.recognition import recognise
@@ -25,15 +25,12 @@ from finetune_trainer.tasks.code_generation.seq2seq import Seq2SeqCodeEncoder
 from finetune_trainer.tasks.code_generation.texts import PLAIN_TEMPLATE, SHOTS_TEMPLATE
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
     from finetune_api.spec import FineTuneJobSpec
     from finetune_trainer.evaluate.answer_scoring import AnswerForm
     from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
     from finetune_trainer.prepared import DataReport
-    from finetune_trainer.publish.model_card import CardInputs
-    from finetune_trainer.report.page import ReportInputs
 
 
 class _Measured(ABC):
@@ -55,16 +52,6 @@ class _Measured(ABC):
 
     def plain_instruction(self, spec: FineTuneJobSpec, data: DataReport) -> str:
         return data.prefix + "{prompt}"
-
-    def baseline_note(self, details: Mapping[str, Any]) -> str:
-        from finetune_trainer.tasks.code_generation.presentation import baseline_note
-
-        return baseline_note(details)
-
-    def report_section(self, inputs: ReportInputs, environment: Environment) -> str:
-        from finetune_trainer.tasks.code_generation.presentation import report_section
-
-        return report_section(inputs, environment)
 
 
 class CausalCode(_Measured, GenerativeCausal):
@@ -93,10 +80,10 @@ class CausalCode(_Measured, GenerativeCausal):
 
         return predict_causal(inputs, rows)
 
-    def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
-        from finetune_trainer.tasks.code_generation.presentation import causal_card
+    def presentation(self) -> Presentation:
+        from finetune_trainer.tasks.code_generation.presentation import CAUSAL
 
-        return causal_card(inputs, environment)
+        return CAUSAL
 
 
 class Seq2SeqCode(_Measured, GenerativeSeq2Seq):
@@ -122,10 +109,10 @@ class Seq2SeqCode(_Measured, GenerativeSeq2Seq):
 
         return predict_seq2seq(inputs, rows)
 
-    def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
-        from finetune_trainer.tasks.code_generation.presentation import seq2seq_card
+    def presentation(self) -> Presentation:
+        from finetune_trainer.tasks.code_generation.presentation import SEQ2SEQ
 
-        return seq2seq_card(inputs, environment)
+        return SEQ2SEQ
 
 
 task = Task({ModelFamily.CAUSAL: CausalCode(), ModelFamily.SEQ2SEQ: Seq2SeqCode()}, recognise)

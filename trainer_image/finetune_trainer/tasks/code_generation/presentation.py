@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_trainer.pairs.presentation import seq2seq_usage
 from finetune_trainer.report.format import code_block, inline_code
 from finetune_trainer.sandbox.programs import Ending
-from finetune_trainer.tasks.base import CardParts, template_of
+from finetune_trainer.tasks.base import CardParts, Presentation, template_of
 from finetune_trainer.tasks.code_generation.stopping import stop_of
 from finetune_trainer.tasks.code_generation.texts import purpose, sample
 from finetune_trainer.tasks.instruction_tuning.presentation import baseline_note as decoding_note
@@ -111,3 +111,7 @@ def _card(inputs: CardInputs, usage: str) -> CardParts:
         examples=card_examples(inputs),
         limitations=(f"The model was trained on prompts and completions of at most {length:,} tokens.", _LIMITATIONS),
     )
+
+
+CAUSAL = Presentation(baseline_note, report_section, causal_card)
+SEQ2SEQ = Presentation(baseline_note, report_section, seq2seq_card)

@@ -9,7 +9,7 @@ from finetune_api.tables.metrics import Metric
 from finetune_trainer.evaluate.metrics import TEACHER_FORCED
 from finetune_trainer.report.changes import generation_changes
 from finetune_trainer.report.format import format_value
-from finetune_trainer.tasks.base import CardParts, template_of
+from finetune_trainer.tasks.base import CardParts, Presentation, template_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -77,3 +77,6 @@ def sorting_metric(metrics: tuple[Metric, ...]) -> Metric:
     generated = [metric for metric in metrics if metric not in TEACHER_FORCED]
     graded = [metric for metric in generated if metric is not Metric.EXACT_MATCH]
     return next(iter([*graded, *generated, *metrics]))
+
+
+PRESENTATION = Presentation(baseline_note, report_section, card)

@@ -12,19 +12,16 @@ from finetune_api.failures import Reason, StageFailure
 from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.modelling.tokenizer import load_base_tokenizer
 from finetune_trainer.prepared import DataReport
-from finetune_trainer.tasks.base import CardParts, Prediction, Task
+from finetune_trainer.tasks.base import Prediction, Presentation, Task
 from finetune_trainer.tasks.decoder import DecoderForm
 from finetune_trainer.tasks.language_modeling.preparation import LanguageModelingPreparation
 from finetune_trainer.tasks.language_modeling.rows import recognise
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
     from transformers import PreTrainedTokenizerFast
 
     from finetune_api.spec import FineTuneJobSpec
     from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
-    from finetune_trainer.publish.model_card import CardInputs
-    from finetune_trainer.report.page import ReportInputs
     from finetune_trainer.train.data import TrainingDataset
 
 
@@ -63,20 +60,10 @@ class LanguageModeling(DecoderForm):
 
         return predict(inputs, rows)
 
-    def baseline_note(self, details: Mapping[str, Any]) -> str:
-        from finetune_trainer.tasks.language_modeling.presentation import baseline_note
+    def presentation(self) -> Presentation:
+        from finetune_trainer.tasks.language_modeling.presentation import PRESENTATION
 
-        return baseline_note(details)
-
-    def report_section(self, inputs: ReportInputs, environment: Environment) -> str:
-        from finetune_trainer.tasks.language_modeling.presentation import report_section
-
-        return report_section(inputs, environment)
-
-    def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
-        from finetune_trainer.tasks.language_modeling.presentation import card
-
-        return card(inputs, environment)
+        return PRESENTATION
 
 
 task = Task({ModelFamily.CAUSAL: LanguageModeling()}, recognise)

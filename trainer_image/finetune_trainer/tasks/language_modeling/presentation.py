@@ -9,7 +9,7 @@ from finetune_api.tables.metrics import Metric
 from finetune_trainer.evaluate.likelihood import Likelihood
 from finetune_trainer.report.changes import generation_changes
 from finetune_trainer.report.format import format_value, grouped
-from finetune_trainer.tasks.base import CardParts, template_of
+from finetune_trainer.tasks.base import CardParts, Presentation, template_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -88,3 +88,6 @@ def card(inputs: CardInputs, environment: Environment) -> CardParts:
             "In training, documents in a row saw those before them.",
         ],
     )
+
+
+PRESENTATION = Presentation(baseline_note, report_section, card)

@@ -11,21 +11,18 @@ import pyarrow as pa
 from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.modelling.tokenizer import load_base_tokenizer
 from finetune_trainer.prepared import DataReport
-from finetune_trainer.tasks.base import CardParts, ModelClass, Prediction, Preparation, Task
+from finetune_trainer.tasks.base import ModelClass, Prediction, Preparation, Presentation, Task
 from finetune_trainer.tasks.decoder import DecoderForm
 from finetune_trainer.tasks.instruction_tuning import CHAT_TEMPLATE
 from finetune_trainer.tasks.preference_tuning.preparation import PreferencePreparation
 from finetune_trainer.tasks.preference_tuning.rows import recognise
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
     from transformers import PreTrainedTokenizerFast
 
     from finetune_api.spec import FineTuneJobSpec
     from finetune_trainer.evaluate.base_score import BaseScore
     from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
-    from finetune_trainer.publish.model_card import CardInputs
-    from finetune_trainer.report.page import ReportInputs
     from finetune_trainer.train.data import Collator, TrainingDataset
     from finetune_trainer.train.objective import Objective
 
@@ -99,20 +96,10 @@ class PreferenceTuning(DecoderForm):
 
         return predict(inputs, rows)
 
-    def baseline_note(self, details: Mapping[str, Any]) -> str:
-        from finetune_trainer.tasks.preference_tuning.presentation import baseline_note
+    def presentation(self) -> Presentation:
+        from finetune_trainer.tasks.preference_tuning.presentation import PRESENTATION
 
-        return baseline_note(details)
-
-    def report_section(self, inputs: ReportInputs, environment: Environment) -> str:
-        from finetune_trainer.tasks.preference_tuning.presentation import report_section
-
-        return report_section(inputs, environment)
-
-    def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
-        from finetune_trainer.tasks.preference_tuning.presentation import card
-
-        return card(inputs, environment)
+        return PRESENTATION
 
 
 task = Task({ModelFamily.CAUSAL: PreferenceTuning()}, recognise)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_api.evaluation import BaselineKind
 from finetune_trainer.report.changes import GenerationChanges, generation_changes
 from finetune_trainer.report.format import code_block
-from finetune_trainer.tasks.base import CardParts, template_of
+from finetune_trainer.tasks.base import CardParts, Presentation, template_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -110,3 +110,6 @@ def card(inputs: CardInputs, environment: Environment) -> CardParts:
             "were not evaluated."
         ],
     )
+
+
+PRESENTATION = Presentation(baseline_note, report_section, card)

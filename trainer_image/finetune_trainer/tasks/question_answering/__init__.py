@@ -17,7 +17,7 @@ from finetune_api.tables.tasks import ModelFamily
 from finetune_trainer.modelling.tokenizer import load_base_tokenizer
 from finetune_trainer.prepare.readers import Values
 from finetune_trainer.prepared import IGNORED_LABEL, DataReport
-from finetune_trainer.tasks.base import CardParts, FormDefaults, ModelClass, Prediction, Recognised, Task
+from finetune_trainer.tasks.base import FormDefaults, ModelClass, Prediction, Presentation, Recognised, Task
 from finetune_trainer.tasks.question_answering.generative.forms import (
     CausalQuestionAnswering,
     Seq2SeqQuestionAnswering,
@@ -27,14 +27,11 @@ from finetune_trainer.tasks.question_answering.rows import QuestionRows
 
 if TYPE_CHECKING:
     import torch
-    from jinja2 import Environment
     from transformers import PreTrainedTokenizerFast
 
     from finetune_api.spec import FineTuneJobSpec
     from finetune_trainer.evaluate.base_score import BaseScore
     from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
-    from finetune_trainer.publish.model_card import CardInputs
-    from finetune_trainer.report.page import ReportInputs
     from finetune_trainer.train.data import Collator, TrainingDataset
 
 _IMPOSSIBLE = -1e4
@@ -108,20 +105,10 @@ class ExtractiveQuestionAnswering(FormDefaults):
 
         return predict(inputs, rows)
 
-    def baseline_note(self, details: Mapping[str, Any]) -> str:
-        from finetune_trainer.tasks.question_answering.presentation import baseline_note
+    def presentation(self) -> Presentation:
+        from finetune_trainer.tasks.question_answering.presentation import PRESENTATION
 
-        return baseline_note(details)
-
-    def report_section(self, inputs: ReportInputs, environment: Environment) -> str:
-        from finetune_trainer.tasks.question_answering.presentation import report_section
-
-        return report_section(inputs, environment)
-
-    def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
-        from finetune_trainer.tasks.question_answering.presentation import card
-
-        return card(inputs, environment)
+        return PRESENTATION
 
     def finish_artifact(self, directory: Path, data: DataReport, spec: FineTuneJobSpec) -> None:
         """Nothing to add: ``evaluation.json`` has the threshold of no answer."""

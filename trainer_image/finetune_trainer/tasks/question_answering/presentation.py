@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_api.tables.metrics import Metric
 from finetune_trainer.report.changes import generation_changes
 from finetune_trainer.report.format import format_value
-from finetune_trainer.tasks.base import CardParts, template_of
+from finetune_trainer.tasks.base import CardParts, Presentation, template_of
 from finetune_trainer.tasks.question_answering.kinds import ANSWERED, UNANSWERED
 from finetune_trainer.tasks.question_answering.windows import DEFAULT_OVERLAP
 
@@ -144,3 +144,6 @@ def _shown(context: str, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[int
         else:
             end = max(end, right)
     yield start, end
+
+
+PRESENTATION = Presentation(baseline_note, report_section, card)

@@ -14,7 +14,7 @@ from finetune_api.vocabulary import ClassWeights
 from finetune_trainer.json_files import read_json, write_json
 from finetune_trainer.modelling.tokenizer import load_base_tokenizer
 from finetune_trainer.prepared import IGNORED_LABEL, DataReport
-from finetune_trainer.tasks.base import CardParts, FormDefaults, ModelClass, Prediction, Task
+from finetune_trainer.tasks.base import FormDefaults, ModelClass, Prediction, Presentation, Task
 from finetune_trainer.tasks.text_classification.preparation import TextClassificationPreparation, check_head
 from finetune_trainer.tasks.text_classification.recognition import recognise
 from finetune_trainer.tasks.text_classification.teaching import instruction
@@ -22,14 +22,11 @@ from finetune_trainer.tasks.text_classification.weights import balanced
 
 if TYPE_CHECKING:
     import torch
-    from jinja2 import Environment
     from transformers import PreTrainedTokenizerFast
 
     from finetune_api.spec import FineTuneJobSpec
     from finetune_trainer.evaluate.base_score import BaseScore
     from finetune_trainer.evaluate.comparison import Comparison, EvaluationInputs
-    from finetune_trainer.publish.model_card import CardInputs
-    from finetune_trainer.report.page import ReportInputs
     from finetune_trainer.train.data import Collator, TrainingDataset
 
 
@@ -147,20 +144,10 @@ class TextClassification(FormDefaults):
 
         return predict(inputs, rows)
 
-    def baseline_note(self, details: Mapping[str, Any]) -> str:
-        from finetune_trainer.tasks.text_classification.presentation import baseline_note
+    def presentation(self) -> Presentation:
+        from finetune_trainer.tasks.text_classification.presentation import PRESENTATION
 
-        return baseline_note(details)
-
-    def report_section(self, inputs: ReportInputs, environment: Environment) -> str:
-        from finetune_trainer.tasks.text_classification.presentation import report_section
-
-        return report_section(inputs, environment)
-
-    def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
-        from finetune_trainer.tasks.text_classification.presentation import card
-
-        return card(inputs, environment)
+        return PRESENTATION
 
     def finish_artifact(self, directory: Path, data: DataReport, spec: FineTuneJobSpec) -> None:
         """Write ``labels.json``, the labels in order of their index, and add them to ``config.json`` if it exists."""

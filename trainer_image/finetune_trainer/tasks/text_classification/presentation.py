@@ -10,7 +10,7 @@ from finetune_trainer.prepared import DataReport
 from finetune_trainer.report.changes import classification_changes
 from finetune_trainer.report.charts import pair_bar
 from finetune_trainer.report.format import grouped, inline_code
-from finetune_trainer.tasks.base import CardParts, template_of
+from finetune_trainer.tasks.base import CardParts, Presentation, template_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -98,3 +98,6 @@ def _smallest_labels(data: DataReport) -> list[tuple[str, int]]:
     counts = data.splits["train"].label_counts
     few = sorted((counts.get(label, 0), label) for label in data.labels)
     return [(label, count) for count, label in few if count < _FEW_EXAMPLES][:5]
+
+
+PRESENTATION = Presentation(baseline_note, report_section, card)

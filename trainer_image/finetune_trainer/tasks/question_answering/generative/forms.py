@@ -9,20 +9,17 @@ from typing import TYPE_CHECKING, Any
 from finetune_trainer.pairs.causal import CausalPairEncoder
 from finetune_trainer.pairs.forms import GenerativeCausal, GenerativeSeq2Seq
 from finetune_trainer.pairs.seq2seq import Seq2SeqPairEncoder, load_pair_tokenizer, prefix_for, target_mark
-from finetune_trainer.tasks.base import CardParts, Prediction
+from finetune_trainer.tasks.base import Prediction, Presentation
 from finetune_trainer.tasks.question_answering.generative.preparation import GenerativePreparation
 from finetune_trainer.tasks.question_answering.generative.texts import instruction, marked, message, prefix
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
     from finetune_api.spec import FineTuneJobSpec
     from finetune_trainer.evaluate.answer_scoring import AnswerForm
     from finetune_trainer.evaluate.comparison import EvaluationInputs
     from finetune_trainer.prepared import DataReport
-    from finetune_trainer.publish.model_card import CardInputs
-    from finetune_trainer.report.page import ReportInputs
 
 
 def causal_preparation(
@@ -42,21 +39,7 @@ def seq2seq_preparation(
     return GenerativePreparation(spec, encoder, marked), encoder
 
 
-class _Presentation:
-    """What the report says about models of both families."""
-
-    def baseline_note(self, details: Mapping[str, Any]) -> str:
-        from finetune_trainer.tasks.question_answering.generative.presentation import baseline_note
-
-        return baseline_note(details)
-
-    def report_section(self, inputs: ReportInputs, environment: Environment) -> str:
-        from finetune_trainer.tasks.question_answering.presentation import report_section
-
-        return report_section(inputs, environment)
-
-
-class CausalQuestionAnswering(_Presentation, GenerativeCausal):
+class CausalQuestionAnswering(GenerativeCausal):
     """Implements `finetune_trainer.tasks.base.TaskForm`."""
 
     def preparation(
@@ -79,13 +62,13 @@ class CausalQuestionAnswering(_Presentation, GenerativeCausal):
 
         return predict_causal(inputs, rows)
 
-    def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
-        from finetune_trainer.tasks.question_answering.generative.presentation import causal_card
+    def presentation(self) -> Presentation:
+        from finetune_trainer.tasks.question_answering.generative.presentation import CAUSAL
 
-        return causal_card(inputs, environment)
+        return CAUSAL
 
 
-class Seq2SeqQuestionAnswering(_Presentation, GenerativeSeq2Seq):
+class Seq2SeqQuestionAnswering(GenerativeSeq2Seq):
     """Implements `finetune_trainer.tasks.base.TaskForm`."""
 
     def load_tokenizer(self, directory: Path, spec: FineTuneJobSpec) -> PreTrainedTokenizerBase:
@@ -111,7 +94,7 @@ class Seq2SeqQuestionAnswering(_Presentation, GenerativeSeq2Seq):
 
         return predict_seq2seq(inputs, rows)
 
-    def card(self, inputs: CardInputs, environment: Environment) -> CardParts:
-        from finetune_trainer.tasks.question_answering.generative.presentation import seq2seq_card
+    def presentation(self) -> Presentation:
+        from finetune_trainer.tasks.question_answering.generative.presentation import SEQ2SEQ
 
-        return seq2seq_card(inputs, environment)
+        return SEQ2SEQ

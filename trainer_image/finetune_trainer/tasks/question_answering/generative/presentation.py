@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.pairs.presentation import causal_usage, length_limitation, seq2seq_usage
-from finetune_trainer.tasks.base import CardParts
+from finetune_trainer.tasks.base import CardParts, Presentation
 from finetune_trainer.tasks.instruction_tuning.presentation import baseline_note as decoding_note
 from finetune_trainer.tasks.question_answering.generative.texts import NO_ANSWER, instruction, marked, message
 from finetune_trainer.tasks.question_answering.kinds import UNANSWERED
-from finetune_trainer.tasks.question_answering.presentation import NEVER_WITHOUT_ANSWER, RULES
+from finetune_trainer.tasks.question_answering.presentation import NEVER_WITHOUT_ANSWER, RULES, report_section
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -48,3 +48,7 @@ def _card(inputs: CardInputs, usage: str) -> CardParts:
             *(() if inputs.data.splits["train"].label_counts.get(UNANSWERED) else (NEVER_WITHOUT_ANSWER,)),
         ],
     )
+
+
+CAUSAL = Presentation(baseline_note, report_section, causal_card)
+SEQ2SEQ = Presentation(baseline_note, report_section, seq2seq_card)
