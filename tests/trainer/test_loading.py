@@ -82,3 +82,5 @@ def test_a_head_beside_an_adapter_is_trained_in_fp32(method: str, tmp_path: Path
     trained = {name: one.dtype for name, one in model.named_parameters() if one.requires_grad}
     assert any("classifier" in name for name in trained)
     assert set(trained.values()) == {torch.float32}
+    stored = model.active_peft_config.modules_to_save
+    assert len(stored) == len(set(stored))

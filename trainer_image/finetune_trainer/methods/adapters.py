@@ -111,6 +111,8 @@ def attached(model: Any, config: Any, field: str) -> Any:
         raise StageFailure(
             Reason.BAD_CONFIGURATION, f"{field} does not fit {type(model).__name__}: {first_line(error)}"
         ) from error
+    if config.modules_to_save:  # To which PEFT adds its own names of heads.
+        config.modules_to_save = list(dict.fromkeys(config.modules_to_save))
     _in_full_precision(made)
     # If the embeddings or the output layer have an adapter, PEFT also saves their frozen weights, though not with
     # ZeRO-3.
