@@ -71,7 +71,7 @@ def few_steps(spec: FineTuneJobSpec, train: SplitReport, length: int, *, packing
     joined = packing or spec.task.type.row.joins
     if not spec.method.type.row.trains or training.max_steps or (training.epochs and not joined):
         return []
-    rows = math.ceil(train.tokens / length) if joined else train.examples
+    rows = max(1, math.ceil(train.tokens / length) if joined else train.examples)
     steps = plan_training(spec, rows, processes=1, batching=True).steps
     if steps >= _FEW_STEPS:
         return []
