@@ -141,7 +141,8 @@ def main() -> int:
     stage = Stage(config)
     signal.signal(signal.SIGTERM, lambda *_: stage.stopped.set())
     stage.serve()
-    words = json.loads(os.environ.get("FAKE_STAGES", "{}")).get(config.stage, ["done"])
+    chosen = json.loads(os.environ.get("FAKE_STAGES", "{}"))
+    words = chosen.get(f"{config.stage}_r{config.job.revision}") or chosen.get(config.stage, ["done"])
     print(f"{config.stage} attempt {config.attempt}", flush=True)  # noqa: T201
     return stage.do(words[min(config.attempt, len(words)) - 1])
 

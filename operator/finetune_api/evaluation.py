@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
@@ -9,6 +10,21 @@ from pydantic import Field, JsonValue
 
 from finetune_api.base import ApiModel, Rule
 from finetune_api.spec import Gate, MetricName
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How people call what is compared with a baseline."""
+
+    title: str
+    """Head of a column."""
+    noun: str
+    cause: str
+    """What has changed the outputs, as in "fixed by tuning"."""
+
+
+_TUNED = Compared("tuned", "tuned model", "tuning")
+_BEST_PROMPT = Compared("best prompt", "best prompt", "the best prompt")
 
 
 class BaselineKind(StrEnum):
@@ -20,6 +36,11 @@ class BaselineKind(StrEnum):
     NO_ANSWER = "NoAnswer"
     PREVIOUS = "Previous"
     PLAIN_PROMPT = "PlainPrompt"
+
+    @property
+    def compared(self) -> Compared:
+        """What is compared with this baseline."""
+        return _BEST_PROMPT if self is BaselineKind.PLAIN_PROMPT else _TUNED
 
 
 class Verdict(StrEnum):

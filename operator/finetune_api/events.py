@@ -98,6 +98,10 @@ class FailureEvent(_Event):
     message: str
     hung: bool = False
     """Whether the rank exited without waiting for the other ranks."""
+    retry_after: float | None = None
+    """As `finetune_api.failures.StageFailure`."""
+    progressed: bool = False
+    """Likewise."""
 
 
 Event = Annotated[

@@ -151,6 +151,9 @@ class FailureStatus(ApiModel):
     exit_code: int | None = Field(default=None, description="Exit code of the process of the stage.")
     fault: Fault = Field(description="Who has to act: User, Cluster or Operator.")
     retried: bool = Field(description="Whether the operator starts another attempt.")
+    retry_after: Timestamp | None = Field(
+        default=None, description="When an endpoint allows the next attempt (Retry-After), RFC 3339."
+    )
 
 
 class TrainingStatus(ApiModel):

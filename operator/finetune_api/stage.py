@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field
 
 from finetune_api.base import ApiModel
 from finetune_api.evaluation import Evaluation
-from finetune_api.failures import ExitCode, Reason
+from finetune_api.failures import LONGEST_WAIT, ExitCode, Reason
 from finetune_api.layout import JobLayout, RevisionLayout
 from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_api.text import clean
@@ -333,6 +333,10 @@ class StageError(ApiModel):
     message: Foreign = Field(description="One sentence: what is wrong, where, and what to do.")
     exit_code: int = Field(ge=0, le=255, description="Exit code of the process of the stage.")
     rank: Count | None = Field(default=None, description="Rank of the process that failed first.")
+    retry_after_seconds: int | None = Field(
+        default=None, ge=0, le=LONGEST_WAIT, description="Seconds before which a service asks for no other attempt."
+    )
+    progressed: bool = Field(default=False, description="Whether the service has answered before in this attempt.")
 
 
 class StageReport(ApiModel):

@@ -53,12 +53,11 @@ def advise(
 
     if gpu is not None and tries:
         raise typer.BadParameter("not allowed with --gpu: it measures on this machine", param_hint="--try")
-    suggested = False
+    suggested: tuple[str, ...] = ()
 
     def change(document: Document) -> Document:
         nonlocal suggested
-        changed = with_search(document)
-        suggested = changed is not document
+        changed, suggested = with_search(document)
         return changed
 
     job = load_or_report(manifest, Output(output), settings or (), change)

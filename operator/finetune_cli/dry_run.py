@@ -103,13 +103,19 @@ def _work(spec: FineTuneJobSpec, result: PrepareResult, world: World) -> list[st
     epochs = training.epochs or _DEFAULT_EPOCHS
     amount = f"{training.max_steps:,} steps" if training.max_steps else f"{epochs:g} epochs"
     # Packed or joined examples are fewer rows.
-    if not training.max_steps and not spec.packing and not spec.task.type.row.joins:
+    if not training.max_steps and not spec.joins_rows:
         amount += f", {ceil(ceil(examples / training.batch_size) * epochs):,} steps"
     memory = memory_bytes(spec, result, world)
     return [
-        f"training  {method_text(spec)}, {amount} of {training.batch_size} examples, on {describe_world(world)}",
+        f"training  {method_text(spec)}, {amount}, {_batch(spec)}, on {describe_world(world)}",
         f"memory    about {size(memory)} in each process for {_what(spec)} come on top",
     ]
+
+
+def _batch(spec: FineTuneJobSpec) -> str:
+    """What a step trains on."""
+    kind = "rows of several examples" if spec.packing else "rows of joined texts" if spec.joins_rows else "examples"
+    return f"{spec.training.batch_size:,} {kind} in each"
 
 
 def _search(spec: FineTuneJobSpec, search: PromptSearchSpec, result: PrepareResult, world: World) -> list[str]:

@@ -59,8 +59,8 @@ def run(
     The stages are prepare, train, evaluate and publish, with respond before train if a teacher generates answers.
     Ctrl-C stops after a checkpoint; the same command resumes.
     State and logs are in $FINETUNE_HOME, by default ~/.local/state/finetune. Exit codes: 0 published, 1 rejected by
-    a gate, 2 wrong options, 64 invalid manifest, 69 hub or storage unreachable for five minutes, 75 already
-    running, 130 stopped, otherwise that of the failed stage.
+    a gate, 2 wrong options, 64 invalid manifest, 69 hub, storage or endpoint unreachable for five minutes, 75
+    already running, 130 stopped, otherwise that of the failed stage.
     """
     from finetune_cli.run import run as execute
 

@@ -70,7 +70,8 @@ def comparison(evaluation: Evaluation) -> list[str]:
     """The table: metric, baseline, tuned, teacher if there is one, change, interval."""
     baseline = BASELINE_NAMES[evaluation.baseline.kind]
     taught = any(metric.teacher is not None for metric in evaluation.metrics)
-    rows = [["metric", baseline, "tuned", *(["teacher"] if taught else []), "change", "95 % interval"]]
+    compared = evaluation.baseline.kind.compared.title
+    rows = [["metric", baseline, compared, *(["teacher"] if taught else []), "change", "95 % interval"]]
     rows += [
         [
             str(metric.name),
@@ -127,14 +128,15 @@ def _gap(closed: float | None) -> str:
         return ""
     if closed < 0:
         return "; the student is further from the teacher than the baseline is"
-    return f"; the student closes {closed:.0%} of the gap from the baseline to the teacher"
+    return f"; the student closes {100 * closed:.0f} % of the gap from the baseline to the teacher"
 
 
 def _slices(evaluation: Evaluation) -> list[str]:
     """The score of each slice."""
     if not evaluation.slices:
         return []
-    rows = [[f"{evaluation.metrics[0].name} by", "value", "examples", "baseline", "tuned", "verdict"]]
+    compared = evaluation.baseline.kind.compared.title
+    rows = [[f"{evaluation.metrics[0].name} by", "value", "examples", "baseline", compared, "verdict"]]
     rows += [
         [
             one.column,

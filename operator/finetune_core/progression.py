@@ -27,7 +27,7 @@ from finetune_api.stage import (
     TrainResult,
 )
 from finetune_core.policies import failure as failures
-from finetune_core.policies import pending, restart, stall
+from finetune_core.policies import pending, restart, stall, unavailable
 from finetune_core.policies.revision import after_publication
 from finetune_core.runs import Observed, ObservedRun, RunId, RunState
 from finetune_core.sentences import clipped, sentence
@@ -122,26 +122,6 @@ def with_next_attempt(status: FineTuneJobStatus, stage: StageStatus, now: dateti
     return status.with_stage(started).model_copy(update={"progress": _initial_progress(started)})
 
 
-def failure_status(
-    run: RunId,
-    reason: Reason,
-    message: str,
-    retried: bool,
-    error: StageError | None = None,
-) -> FailureStatus:
-    """A failure for ``status.failure``."""
-    return FailureStatus(
-        reason=reason,
-        message=message,
-        stage=run.stage,
-        attempt=run.attempt,
-        rank=error.rank if error else None,
-        exit_code=error.exit_code if error else None,
-        fault=reason.row.fault,
-        retried=retried,
-    )
-
-
 def _advance_stage(
     progress: Progression, stage: StageStatus, spec: FineTuneJobSpec, observed: Observed, now: datetime
 ) -> Progression:
@@ -234,7 +214,10 @@ def _record_live_run(
     if due is None or now < due:
         return progress
     decision = restart.decide(error.reason, run.disrupted, stage.restarts, spec.resilience.max_restarts)
-    failure = failure_status(run.id, error.reason, error.message, decision.retried, error)
+    allowed = unavailable.not_before(error, None, now)
+    failure = failures.failure_status(
+        run.id, error.reason, error.message, decision.retried, error=error, not_before=allowed
+    )
     return replace(progress, status=status.model_copy(update={"failure": failure}), to_stop={run.id: stall.GRACE})
 
 
@@ -295,10 +278,16 @@ def _initial_progress(stage: StageStatus) -> ProgressStatus:
     return ProgressStatus(stage=stage.name, text=f"{stage.name}: {waiting}")
 
 
-def _recorded_error(status: FineTuneJobStatus, run: RunId) -> StageError | None:
-    """Why a run is being stopped, if an earlier reconcile decided so."""
+def _recorded(status: FineTuneJobStatus, run: RunId) -> FailureStatus | None:
+    """The failure of a run that is being stopped, if an earlier reconcile decided so."""
     failure = status.failure
-    if failure is None or (failure.stage, failure.attempt) != (run.stage, run.attempt):
+    return failure if failure and (failure.stage, failure.attempt) == (run.stage, run.attempt) else None
+
+
+def _recorded_error(status: FineTuneJobStatus, run: RunId) -> StageError | None:
+    """Why a run is being stopped, likewise."""
+    failure = _recorded(status, run)
+    if failure is None:
         return None
     return StageError(
         reason=failure.reason,
@@ -372,13 +361,16 @@ def _failed(progress: Progression, stage: StageStatus, end: _End, spec: FineTune
     if decision.exhausted:
         times = f"{stage.restarts} restart{'' if stage.restarts == 1 else 's'}"
         message = f"{sentence(message)} Not retried after {times} (resilience.maxRestarts)."
-    since = (stage.unavailable_since or to_text(now)) if error.reason is Reason.UNAVAILABLE else None
-    if since and now >= restart.gives_up_at(from_text(since), spec.resilience):
+    allowed = unavailable.not_before(error, _recorded(progress.status, run), now)
+    if allowed:
+        message = f"{sentence(message)} It is not asked again before {to_text(allowed)}."
+    before = None if error.progressed else stage.unavailable_since
+    since = (before or to_text(now)) if error.reason is Reason.UNAVAILABLE else None
+    if since and (given_up := unavailable.why_given_up(from_text(since), allowed, spec.resilience, now)):
         decision = replace(decision, retried=False)
-        waited = pending.in_words(now - from_text(since))
-        message = f"{sentence(message)} Not reached once within {waited} (resilience.pendingTimeoutSeconds)."
+        message = f"{sentence(message)} {given_up}"
     restarts = stage.restarts + int(decision.counted)
-    delay = restart.delay(error.reason, stage.attempt, restarts, chance=now.microsecond / 1e6)
+    due = now + restart.delay(error.reason, stage.attempt, restarts, chance=now.microsecond / 1e6)
     stage = stage.model_copy(
         update={
             "state": StageState.PENDING if decision.retried else StageState.FAILED,
@@ -387,10 +379,10 @@ def _failed(progress: Progression, stage: StageStatus, end: _End, spec: FineTune
             # A gang that has released its nodes waits on: the pending timeout covers all its attempts.
             "waiting_since": stage.waiting_since if error.reason is Reason.INCOMPLETE_GANG else None,
             "unavailable_since": since,
-            "retry_time": to_text(now + delay) if decision.retried else None,
+            "retry_time": to_text(max(due, allowed or due)) if decision.retried else None,
             "restarts": restarts,
             "message": message,
         }
     )
-    failure = failure_status(run, error.reason, message, decision.retried, error)
+    failure = failures.failure_status(run, error.reason, message, decision.retried, error=error, not_before=allowed)
     return replace(progress, status=progress.status.with_stage(stage).model_copy(update={"failure": failure}))

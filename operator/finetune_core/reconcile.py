@@ -16,6 +16,7 @@ from finetune_api.job import FineTuneJob, FineTuneJobStatus, StageState
 from finetune_api.stage import JobIdentity, Stage
 from finetune_core import progression
 from finetune_core.policies import deadline, gates, revision
+from finetune_core.policies.failure import failure_status
 from finetune_core.policies.previous import previous_of
 from finetune_core.policies.world import world_of
 from finetune_core.progression import Progression
@@ -87,7 +88,7 @@ def _check_gates(progress: Progression, job: FineTuneJob) -> Progression:
     refusal = gates.refusal(job.spec.evaluation.gates, status.evaluation)
     if refusal is None:
         return progress
-    failure = progression.failure_status(
+    failure = failure_status(
         RunId(status.revision, Stage.EVALUATE, evaluated.attempt), Reason.GATE_FAILED, f"{refusal}.", retried=False
     )
     return replace(progress, status=status.model_copy(update={"failure": failure}), finished=True)
@@ -106,7 +107,7 @@ def _check_deadline(
     error = deadline.exceeded(stage.name, job.spec.resilience)
     run = RunId(progress.status.revision, stage.name, max(stage.attempt, 1))
     status = progress.status.model_copy(
-        update={"failure": progression.failure_status(run, error.reason, error.message, retried=False)}
+        update={"failure": failure_status(run, error.reason, error.message, retried=False)}
     )
     stopped = not alive and progress.expected is None
     if stopped:

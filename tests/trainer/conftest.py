@@ -92,7 +92,9 @@ def stage_program(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stages(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Set the behaviour of each attempt of a stage: ``stages(train=["crash", "done"])``."""
+    """Set the behaviour of each attempt of a stage: ``stages(train=["crash", "done"])``, or of one revision:
+    ``stages(train_r1=["crash"])``.
+    """
     return lambda **words: monkeypatch.setenv("FAKE_STAGES", json.dumps(words))
 
 

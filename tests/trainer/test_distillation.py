@@ -93,6 +93,7 @@ class TestAClassifier:
         assert '<th class="n">Teacher</th>' in report
         assert '<th class="n" colspan="3">Teacher</th>' in report
         assert "Parts of the training loss, before their weights" in report
+        assert "validation, cross entropy alone" in report
         assert "| Metric | Baseline | Tuned | Teacher | Change |" in card
         assert "| Weight and temperature of the teacher | 0.7, 3 |" in card
         for page in (report, card):

@@ -106,6 +106,14 @@ def test_after_a_failure_retries_the_failed_stage(tmp_path: Path, stages: Callab
     assert session.notes == ("The last run failed in stage train; retrying that stage.",)
 
 
+def test_says_why_the_next_revision_follows_in_the_middle(tmp_path: Path, stages: Callable[..., None]) -> None:
+    stages(train_r1=["RevisionTaken"])
+    session = Session(tmp_path, a_job())
+    job = session.run()
+    assert (job.status.phase, job.status.revision) == (Phase.SUCCEEDED, 2)
+    assert session.notes == ("met RevisionTaken. Starting revision 2.",)
+
+
 def test_runs_again_if_the_artifact_was_deleted(tmp_path: Path) -> None:
     job = Session(tmp_path, a_job()).run()
     with StateDirectory.locked(tmp_path / "team-a" / "intents") as state:

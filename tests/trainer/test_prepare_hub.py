@@ -205,6 +205,13 @@ def test_weights_are_downloaded_on_request_and_then_used_offline(tmp_path: Path,
     assert not hub.asked
 
 
+def test_an_adapter_is_no_model(tmp_path: Path, hub: Hub) -> None:
+    (hub.model / "config.json").rename(hub.model / "adapter_config.json")
+    answer = ask(tmp_path, hub.address)
+    assert answer["reason"] == Reason.BAD_CONFIGURATION
+    assert answer["message"].startswith("hf://owner/model is an adapter, not a whole model: set spec.model.uri to its")
+
+
 def test_a_model_and_its_copy_have_the_same_content(tmp_path: Path, hub: Hub) -> None:
     model = ModelSpec(uri=hub.model.as_uri())
     copy = content_of(model, fetch_model(model, tmp_path / "copy", weights=True))

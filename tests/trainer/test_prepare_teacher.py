@@ -181,7 +181,7 @@ def test_an_adapter_is_no_teacher(bert: Path, tmp_path: Path) -> None:
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text("{}")
     failure = refused(classification(tmp_path, bert, adapter))
-    assert "is an adapter, and a teacher is a whole model: train the teacher with method Full" in str(failure)
+    assert "is an adapter, and a teacher is a whole model: merge the adapter into its base model" in str(failure)
 
 
 def test_another_teacher_at_the_same_address_is_another_input(bert: Path, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_a_row_that_is_no_question_with_its_answer_is_refused(tmp_path: Path) ->
     rows = [{"messages": turns}, {"messages": with_system}, {"messages": [*turns, *turns]}]
     message = instruction_job(tmp_path, rows).run(Stage.PREPARE).message
     assert "train.jsonl:2" in message
-    assert "the row has the messages system, user, assistant; split or remove it" in message
+    assert "this one has the messages system, user, assistant: remove its system message" in message
 
 
 PROGRAMS = [

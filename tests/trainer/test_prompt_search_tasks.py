@@ -107,6 +107,9 @@ def test_code_of_a_decoder(tmp_path: Path) -> None:
     save_plain_causal(tmp_path / "base", [row["prompt"] + row["completion"] for row in rows])
     job = published(a_job(tmp_path, {"type": "CodeGeneration"}, rows, ["# Python\n{prompt}", "{prompt}"]))
     assert len(json.loads((job.artifact / "prompt.json").read_text())["examples"]) == 2
+    card = (job.artifact / "README.md").read_text()
+    assert "| Metric | Baseline | Best prompt |" in card
+    assert [word for word in ("trained on", "used for training", "Tuned", "tuned model") if word in card] == []
     row = job.predictions[0]
     found = predict(Request(artifact=job.artifact.as_uri(), rows=[row["prompt"]]), tmp_path).predictions
     assert row["tuned"].rstrip() in found[0].text

@@ -78,6 +78,12 @@ def _snippet(artifact: Path) -> str:
     return code.replace("A text to classify", "the apple in snow").replace("What the user says", "what is it the iron")
 
 
+def _merge() -> str:
+    """The program of docs/distillation.md that makes a teacher of an adapter."""
+    documented = Path("docs/distillation.md").read_text().split("### An adapter as the teacher")[1]
+    return documented.split("```python\n")[1].split("```")[0]
+
+
 def _run_snippet(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The output of the program, which runs in this process to save imports."""
     monkeypatch.chdir(artifact)
@@ -132,10 +138,16 @@ def test_published_model_loads_without_this_package(evaluated: Job, tmp_path: Pa
     artifact = _directory(job)
     (artifact / "base").symlink_to(evaluated.root / "base")
     alone = "import sys\nsys.modules['finetune_trainer'] = sys.modules['finetune_api'] = None\n"
-    command = [sys.executable, "-c", alone + _snippet(artifact)]
+    command = [sys.executable, "-c", alone + _snippet(artifact) + _merge()]
     ran = subprocess.run(command, cwd=artifact, capture_output=True, text=True, check=False, timeout=300)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.strip() in {f"['{label}']" for label in LABELS}
+    predicted = ran.stdout.splitlines()[0]
+    assert predicted in {f"['{label}']" for label in LABELS}
+    merged = AutoModelForSequenceClassification.from_pretrained(artifact / "teacher").eval()
+    assert merged.config.id2label == dict(enumerate(LABELS))
+    tokens = AutoTokenizer.from_pretrained(artifact / "teacher")("the apple in snow", return_tensors="pt")
+    with torch.inference_mode():
+        assert f"['{LABELS[int(merged(**tokens).logits.argmax())]}']" == predicted
 
 
 def test_artifact_has_provenance(evaluated: Job, tmp_path: Path) -> None:

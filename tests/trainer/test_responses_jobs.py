@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
-import time
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -42,17 +43,23 @@ def stored(job: TinyJob) -> int:
 
 
 def test_a_prepare_that_is_killed_in_the_middle_asks_nothing_twice_that_was_stored(job: TinyJob) -> None:
-    def slowly(*_: object) -> Reply:
-        time.sleep(0.02)
+    released, requests = threading.Event(), itertools.count(1)
+
+    def respond(*_: object) -> Reply:
+        if next(requests) > 40:
+            released.wait()
         return answer("it is fruit")
 
-    with endpoint(slowly) as server:
+    with endpoint(respond) as server:
         killed = taught(job, server, "killed", maxConcurrency=2)
         with killed.start(Stage.PREPARE) as running:
-            running.wait_until(lambda: stored(killed) > 20)
-            (worker,) = running.worker_pids()
-            os.kill(worker, signal.SIGKILL)
-            outcome = running.wait()
+            try:
+                running.wait_until(lambda: stored(killed) > 20)
+                (worker,) = running.worker_pids()
+                os.kill(worker, signal.SIGKILL)
+                outcome = running.wait()
+            finally:
+                released.set()
         assert outcome.report.error
         assert outcome.report.error.reason is Reason.KILLED
         kept, asked = stored(killed), len(server.asked)
@@ -85,15 +92,23 @@ def test_progress_and_key(job: TinyJob, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("reply", "code"),
-    [(error(401), ExitCode.PERMISSION_DENIED), (error(404), ExitCode.NOT_FOUND)],
-    ids=["401", "404"],
+    ("reply", "code", "wait"),
+    [
+        (error(401), ExitCode.PERMISSION_DENIED, None),
+        (error(404), ExitCode.NOT_FOUND, None),
+        (error(429, **{"Retry-After": "3599.5"}), ExitCode.UNAVAILABLE, 3600),
+        (error(503, **{"Retry-After": "1e12"}), ExitCode.UNAVAILABLE, 366 * 86400),
+    ],
+    ids=["401", "404", "429", "503"],
 )
-def test_exit_codes(job: TinyJob, reply: Reply, code: ExitCode) -> None:
+def test_exit_codes(job: TinyJob, reply: Reply, code: ExitCode, wait: int | None) -> None:
     with endpoint(lambda *_: reply) as server:
-        outcome = taught(job, server, f"code-{code}").run(Stage.PREPARE)
+        failed = taught(job, server, f"code-{code}-{wait or 0}")
+        outcome = failed.run(Stage.PREPARE)
     assert outcome.code == code, outcome.log
-    assert not (job.root / "storage" / "team-a" / f"code-{code}" / "r1" / "prepared" / "manifest.json").exists()
+    assert outcome.report.error
+    assert outcome.report.error.retry_after_seconds == wait
+    assert not (failed.revision / "prepared" / "manifest.json").exists()
 
 
 def test_the_teacher_is_measured_beside_its_student(job: TinyJob) -> None:

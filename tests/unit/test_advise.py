@@ -260,7 +260,7 @@ class TestRecommendation:
         assert reached(1.7, 1.2)[0] == "Full"
         name, why = reached(1.701, 1.7)
         assert name == "LoRA"
-        assert "it is within 2% of the lowest and trains 816,012 parameters" in why
+        assert "it is within 2 % of the lowest and trains 816,012 parameters" in why
         assert reached(None, 1.7)[0] == "Full"
         assert "on the quickstart" in reached(None, None)[1]
 

@@ -79,10 +79,10 @@ def test_budgets_of_tokens_below_the_estimate(of_endpoint: int | None, of_search
 
 def test_without_a_method_a_search_is_suggested() -> None:
     spec = {"model": {"endpoint": {"url": "http://localhost/v1", "model": "large"}}, "task": CLASSES}
-    changed = with_search(Document({"spec": spec}, 1))
+    changed, lines = with_search(Document({"spec": spec}, 1))
     assert changed.data["spec"].pop("method") == {"type": "PromptSearch", "promptSearch": {"propose": 4}}
     assert changed.data["spec"] == spec
-    found = replace(advice(), manifest="job.yaml")
+    found = replace(advice(), manifest="job.yaml", suggested=lines)
     line = "method: {type: PromptSearch, promptSearch: {propose: 4}}"
     assert found.lines()[-2:] == ["In job.yaml, below spec:", f"  {line}"]
     assert found.document()["recommendation"]["manifest"] == [line]
@@ -99,4 +99,14 @@ def test_without_a_method_a_search_is_suggested() -> None:
 )
 def test_other_manifests_stay_as_they_are(data: Any) -> None:
     document = Document(data, 1)
-    assert with_search(document) is document
+    assert with_search(document) == (document, ())
+
+
+def test_a_suggested_search_runs_in_one_process() -> None:
+    spec = {"model": {"endpoint": {"url": "http://localhost/v1"}}, "distributed": {"workers": 2, "gpusPerWorker": 0}}
+    changed, lines = with_search(Document({"spec": spec}, 1))
+    assert changed.data["spec"]["distributed"] == {"workers": 1, "gpusPerWorker": 0}
+    assert lines[1:] == ("distributed: {workers: 1}",)
+    wrong = {"workers": "two"}
+    changed, lines = with_search(Document({"spec": {**spec, "distributed": wrong}}, 1))
+    assert (changed.data["spec"]["distributed"], len(lines)) == (wrong, 1)

@@ -116,6 +116,8 @@ class TestReport:
         )
         assert "while there are few rows (here 3,249), if the model follows instructions: this one has no chat" in text
         assert document(advice)["search"]
+        assert "--try" not in text
+        assert search_sentences(replace(advice, tries=1))[-1].startswith("--try trains, and so tries no search: run")
         rounded = replace(found, candidate=Candidate(MethodType.PROMPT_SEARCH, Quantization.NF4, spec))
         both = replace(costs, found=(found, rounded, *costs.found))
         assert document(replace(advice, costs=both))["search"] == document(advice)["search"]

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from finetune_api.docs import main, reference
-from finetune_api.failures import Reason
+from finetune_api.failures import ExitCode, Reason
 from finetune_api.job import ConditionType, Phase
 from finetune_cli.manifest import parse
+from finetune_cli.result import INTERRUPTED, REJECTED
 from finetune_core.policies.restart import decide
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +39,25 @@ class TestStatusPage:
     @pytest.mark.parametrize("word", [*Phase, *ConditionType])
     def test_lists_every_phase_and_condition(self, word: str) -> None:
         assert f"`{word}`" in (DOCS / "status.md").read_text()
+
+
+def exit_codes() -> dict[int, set[str]]:
+    """The reasons of each exit code, from README.md."""
+    section = (ROOT / "README.md").read_text().partition("## Exit codes")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (\d+) \| [^|]+ \| ([^|]*)\|$", section, flags=re.MULTILINE)
+    return {int(code): set(re.findall(r"`(\w+)`", reasons)) for code, reasons in rows}
+
+
+class TestExitCodes:
+    def test_lists_every_code_once(self) -> None:
+        wrong_options = 2
+        assert sorted(exit_codes()) == sorted({*ExitCode, REJECTED, wrong_options, INTERRUPTED})
+
+    @pytest.mark.parametrize("reason", Reason)
+    def test_lists_each_reason_with_the_code_of_a_job_that_ended_so(self, reason: Reason) -> None:
+        own = {Reason.GATE_FAILED: REJECTED, Reason.STOPPED: INTERRUPTED}
+        listed = [code for code, reasons in exit_codes().items() if reason in reasons]
+        assert listed == [own.get(reason, reason.exit_code)]
 
 
 class TestApiReference:

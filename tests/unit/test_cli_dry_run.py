@@ -96,13 +96,28 @@ def test_lines_name_data_model_training_and_memory() -> None:
     lines = summary_lines(a_job(training={"batchSize": 100, "epochs": 2}).spec, report, report.result, CPUS)
     assert lines[0].startswith("data      4,967 training, 621 validation and 621 test examples, 9 labels")
     assert lines[2] == "model     hf://owner/encoder, 22,000,000 parameters"
-    assert lines[3] == "training  LoRA rank 16, 2 epochs, 100 steps of 100 examples, on 2 CPU processes"
+    assert lines[3] == "training  LoRA rank 16, 2 epochs, 100 steps, 100 examples in each, on 2 CPU processes"
     assert lines[4] == (
         "memory    about 88.0 MB in each process for the weights of the base model alone; the adapter with its "
         "gradients and optimizer state, and activations, come on top"
     )
     full = summary_lines(a_job(method={"type": "Full"}).spec, report, report.result, CPUS)[4]
     assert full.endswith(" in each process for weights, gradients and optimizer state; activations come on top")
+
+
+@pytest.mark.parametrize(
+    ("task", "batch"),
+    [
+        ("InstructionTuning", "32 rows of several examples in each"),
+        ("LanguageModeling", "32 rows of joined texts in each"),
+    ],
+)
+def test_a_step_of_joined_examples_trains_on_rows(task: str, batch: str) -> None:
+    report = a_report(Stage.PREPARE)
+    assert isinstance(report.result, PrepareResult)
+    spec = a_job(task={"type": task}, training={"batchSize": 32, "epochs": 4}).spec
+    line = summary_lines(spec, report, report.result, CPUS)[3]
+    assert line == f"training  LoRA rank 16, 4 epochs, {batch}, on 2 CPU processes"
 
 
 def test_a_search_trains_nothing() -> None:

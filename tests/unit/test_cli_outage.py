@@ -12,7 +12,9 @@ from finetune_core.times import to_text
 from tests.builders import a_checkpoint, after
 
 
-def unreachable(attempt: int, seconds: float, step: int | None = None) -> FineTuneJobStatus:
+def unreachable(
+    attempt: int, seconds: float, step: int | None = None, retry_after: str | None = None
+) -> FineTuneJobStatus:
     """A job whose prepare stage found a service unreachable, some seconds after noon."""
     return FineTuneJobStatus(
         stages=(
@@ -33,6 +35,7 @@ def unreachable(attempt: int, seconds: float, step: int | None = None) -> FineTu
             exit_code=69,
             fault=Fault.CLUSTER,
             retried=True,
+            retry_after=retry_after,
         ),
     )
 
@@ -76,6 +79,23 @@ def test_next_attempt_starts_when_it_is_due() -> None:
     found = outage_of(status)
     assert next_status(status, found, after(seconds=1)) == status
     assert next_status(status, found, found.retry_at).failure is None
+
+
+def test_an_endpoint_is_not_asked_before_it_allows() -> None:
+    status = unreachable(1, 0, retry_after=to_text(after(minutes=2)))
+    found = outage_of(status)
+    assert (found.retry_at, found.delay, found.ends) == (after(minutes=2), timedelta(minutes=2), False)
+    assert next_status(status, found, after(seconds=119)) == status
+    assert next_status(status, found, after(minutes=2)).failure is None
+    assert outage_of(unreachable(1, 0, retry_after=to_text(after(seconds=1)))).delay == timedelta(seconds=2)
+
+
+def test_a_wait_beyond_the_limit_ends_the_run_at_once() -> None:
+    status = unreachable(1, 0, retry_after=to_text(after(hours=1)))
+    ended = next_status(status, outage_of(status), after(seconds=0))
+    assert ended.failure is not None
+    assert ended.failure.message == "Cannot reach the hub. Run the same command again then."
+    assert not ended.failure.retried
 
 
 def test_repeated_command_does_not_wait() -> None:

@@ -364,7 +364,7 @@ def test_a_teacher_has_a_column_and_a_line_of_size_and_speed() -> None:
     assert lines[3].split()[3] == "–"
     assert (
         "student 1,000 parameters, 4.0 kB, 2,000 tokens/s; teacher 3,000 parameters, 12.0 kB, 1,000 tokens/s, on cpu; "
-        "the student closes 50% of the gap from the baseline to the teacher"
+        "the student closes 50 % of the gap from the baseline to the teacher"
     ) in lines
     worse = taught.model_copy(update={"metrics": (taught.metrics[0].model_copy(update={"change": -0.1}), *others)})
     assert any(

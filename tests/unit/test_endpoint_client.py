@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -273,6 +272,7 @@ class TestFailures:
         caught = failure(always(reply), tmp_path)
         assert caught.reason is reason
         assert words in caught.message
+        assert caught.retry_after == (3600 if "asks to wait" in words else None)
         assert "sk-secret" not in caught.message
 
     def test_a_port_without_a_server(self, tmp_path: Path) -> None:
@@ -326,7 +326,10 @@ class TestFailures:
             with pytest.raises(StageFailure, match=r"fails \(500: oops\); the answers so far are kept") as caught:
                 ask(server, questions(*texts), tmp_path)
             assert len(server.prompts()) < 50
-        assert caught.value.reason is Reason.UNAVAILABLE
+            assert (caught.value.reason, caught.value.progressed) == (Reason.UNAVAILABLE, True)
+            with pytest.raises(StageFailure) as again:
+                ask(server, questions(*texts), tmp_path)
+        assert (again.value.reason, again.value.progressed) == (Reason.UNAVAILABLE, False)
 
     def test_what_was_answered_before_a_failure_is_kept(self, tmp_path: Path) -> None:
         with endpoint(lambda prompt, _: answer("fine") if prompt != "z" else error(401)) as server:
@@ -354,39 +357,3 @@ class TestFailures:
                 ask(server, questions(*texts), tmp_path, **budget)
             ask(server, questions(*texts), tmp_path, max_requests=4, max_tokens=60)
         assert server.prompts() == {"a": 1, "b": 1, "c": 1, "d": 1}
-
-    @pytest.mark.parametrize(
-        ("fault", "settings", "reason"),
-        [
-            (answer("fine"), {"max_requests": 5}, Reason.BUDGET_EXCEEDED),
-            (answer("fine"), {"max_tokens": 30}, Reason.BUDGET_EXCEEDED),
-            (error(401), {}, Reason.PERMISSION_DENIED),
-        ],
-        ids=["requests", "tokens", "401"],
-    )
-    def test_requests_under_way_are_answered_kept_and_counted_before_the_failure(
-        self, tmp_path: Path, fault: Reply, settings: dict[str, Any], reason: Reason
-    ) -> None:
-        first = {"a", "b"}
-
-        def respond(prompt: str, _: int) -> Reply:
-            if prompt in first:
-                return fault if prompt == "a" else answer("fine")
-            time.sleep(1)  # A slow teacher: the first answers are handled meanwhile, also on a busy machine.
-            return answer("fine")
-
-        texts = [*"abcdefgh"]
-        patience = Patience(answer_timeout=5)
-        with endpoint(respond) as server:
-            with pytest.raises(StageFailure) as caught:
-                ask(server, questions(*texts), tmp_path, patience, max_concurrency=4, **settings)
-            assert caught.value.reason is reason
-            asked = set(server.prompts())
-            assert 4 <= len(asked) < len(texts)
-            if reason is Reason.BUDGET_EXCEEDED:
-                assert f"{len(texts) - len(asked)} questions have no answer yet" in caught.value.message
-            fault = answer("fine")
-            _, usage = ask(server, questions(*texts), tmp_path, patience)
-            unanswered = {"a"} if reason is Reason.PERMISSION_DENIED else set()
-            assert usage.kept == len(asked - unanswered)
-            assert {text for text, count in server.prompts().items() if count > 1} == unanswered

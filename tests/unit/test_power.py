@@ -98,7 +98,7 @@ def test_a_change_that_is_less_certain_than_its_gate_is_noted() -> None:
     result = metric_result(Metric.CHRF, 10.0, 15.0, (1.0, 9.0))
     (note,) = notes_after(gates(chrf=2.0), [result], 50)
     assert note == (
-        "50 test examples show a change of chrf to ±4, too coarse for the gate's 2: about 409 would show it four times "
+        "50 test examples show a change of chrf to ±4, too coarse for the gate's 2: about 410 would show it four times "
         "out of five"
     )
     assert notes_after(gates(chrf=4.5), [result], 50) == []

@@ -11,7 +11,8 @@ import pytest
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.rows import RowSchema
 from finetune_trainer.tasks.instruction_tuning.layouts import AlpacaRows, ShareGptRows
-from finetune_trainer.tasks.instruction_tuning.rows import ChatRows, PromptRows, schema_for
+from finetune_trainer.tasks.instruction_tuning.messages import Conversation
+from finetune_trainer.tasks.instruction_tuning.rows import ChatRows, PromptRows, SingleTurns, schema_for
 from tests.unit.prepare_cases import a_chat, a_conversation, a_file, a_spec
 
 SHARE_GPT = ShareGptRows("conversations")
@@ -175,3 +176,29 @@ def test_an_invalid_row_of_instructions_is_rejected(row: dict[str, Any], problem
     with pytest.raises(BadRow) as found:
         ALPACA.example(row)
     assert str(found.value).startswith(problem)
+
+
+class TestSingleTurns:
+    """Rows of a search for a prompt."""
+
+    TURN = ({"role": "user", "content": "what is it"}, {"role": "assistant", "content": "fruit"})
+
+    def read(self, *messages: dict[str, str], **values: Any) -> Conversation:
+        return SingleTurns(ChatRows("messages")).example({"messages": list(messages), **values})
+
+    def test_one_question_and_its_answer_is_read(self) -> None:
+        assert [message["role"] for message in self.read(*self.TURN).messages] == ["user", "assistant"]
+
+    @pytest.mark.parametrize("role", ["system", "developer"])
+    def test_a_system_message_goes_into_the_candidates(self, role: str) -> None:
+        with pytest.raises(BadRow, match=rf"\w+, user, assistant: remove its {role} message, and write its text"):
+            self.read({"role": role, "content": "be brief"}, *self.TURN)
+
+    def test_several_turns_are_split(self) -> None:
+        with pytest.raises(BadRow, match="user, assistant, user, assistant: split the conversation into rows of one"):
+            self.read(*self.TURN, *self.TURN)
+
+    def test_tools_are_left_out(self) -> None:
+        tools = [{"type": "function", "function": {"name": "find", "description": "", "parameters": {}}}]
+        with pytest.raises(BadRow, match="and this one has tools: remove the row"):
+            self.read(*self.TURN, tools=tools)

@@ -178,6 +178,15 @@ def test_incomplete_models_are_rejected(tmp_path: Path, name: str, sentence: str
     assert (failure.reason, failure.message) == (Reason.BAD_CONFIGURATION, f"{model.uri} {sentence}")
 
 
+def test_an_adapter_is_no_model(tmp_path: Path) -> None:
+    model = a_model(tmp_path / "m")
+    (tmp_path / "m" / "config.json").rename(tmp_path / "m" / "adapter_config.json")
+    assert failure_of(model, tmp_path / "s").message == (
+        f"{model.uri} is an adapter, not a whole model: set spec.model.uri to its base model, and "
+        "spec.model.adapter.uri to this address if finetune has published it"
+    )
+
+
 def test_invalid_configurations_are_rejected(tmp_path: Path) -> None:
     model = a_model(tmp_path / "m", {"hidden_size": 4})
     message = f"config.json of {model.uri} has no architecture: add the field 'architectures' to it"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from jinja2 import Environment, StrictUndefined
 
+from finetune_api.evaluation import BaselineKind
 from finetune_trainer.report.changes import GenerationChanges, ScoredRow
 from finetune_trainer.report.format import format_value
 from finetune_trainer.tasks.base import template_of
@@ -77,6 +78,7 @@ def test_texts_in_the_report_are_escaped_and_marked() -> None:
     )
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"short": str, "grouped": str}
+    environment.globals["compared"] = BaselineKind.BASE_MODEL.compared
     render = template_of(str(presentation.__package__), "report.html.jinja", environment)
     page = render(
         changes=GenerationChanges("squad_f1", 0, 1, 0, [], [ScoredRow(row, 1.0, 0.0, -1.0)], [], []),

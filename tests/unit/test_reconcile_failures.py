@@ -13,7 +13,8 @@ from finetune_api.failures import ExitCode, Fault, Reason
 from finetune_api.job import ConditionType, FineTuneJob, Phase, StageState
 from finetune_api.spec import Metric
 from finetune_api.stage import Stage, StageError, StageReport
-from finetune_core.runs import Plan, RunState
+from finetune_core.runs import ObservedRun, Plan, RunState
+from finetune_core.times import to_text
 from tests.builders import (
     NOON,
     a_job,
@@ -97,6 +98,63 @@ class TestRetriableFailure:
         job, _ = pass_(in_training(), killed(Stage.TRAIN))
         _, made = pass_(job, at=3600)
         assert started(made) == [(Stage.TRAIN, 2)]
+
+
+class TestAskedWait:
+    """An endpoint that asks with Retry-After for no request within an hour."""
+
+    @staticmethod
+    def limited(attempt: int = 1, seconds: int = 3600, progressed: bool = False, **facts: Any) -> ObservedRun:
+        error = StageError(
+            reason=Reason.UNAVAILABLE,
+            message="No.",
+            exit_code=ExitCode.UNAVAILABLE,
+            retry_after_seconds=seconds,
+            progressed=progressed,
+        )
+        report = StageReport(stage=Stage.PREPARE, attempt=attempt, seconds=1.0, error=error)
+        return failed(Stage.PREPARE, Reason.UNAVAILABLE, attempt, report=report, **facts)
+
+    def test_delays_the_next_attempt(self) -> None:
+        job, made = pass_(a_job(), self.limited())
+        assert (made.start, made.requeue_after) == ((), timedelta(hours=1))
+        assert stage_status(job.status, Stage.PREPARE).retry_time == to_text(after(seconds=3610))
+        message = "No. It is not asked again before 2026-03-01T13:00:10Z."
+        assert condition(job.status, ConditionType.READY).message == f"Stage prepare is retried: {message}"
+        early, made = pass_(job, self.limited(), at=3609)
+        assert made.start == ()
+        _, made = pass_(early, self.limited(), at=3610)
+        assert started(made) == [(Stage.PREPARE, 2)]
+
+    def test_shorter_than_the_back_off_changes_nothing(self) -> None:
+        _, made = pass_(a_job(), self.limited(seconds=1))
+        assert made.requeue_after == timedelta(seconds=2)
+
+    def test_starts_when_the_error_is_seen_first(self) -> None:
+        """A sidecar keeps the pod alive for a minute."""
+        job, _ = pass_(a_job(), replace(self.limited(), state=RunState.RUNNING, failing=True), at=10)
+        job, made = pass_(job, self.limited(), at=70)
+        assert made.requeue_after == timedelta(minutes=59)
+
+    @pytest.mark.parametrize(("progressed", "retried"), [(True, True), (False, False)])
+    def test_of_an_endpoint_that_answers_in_between_is_no_outage(self, progressed: bool, retried: bool) -> None:
+        """It allows some requests an hour, for longer than a service may be silent."""
+        job = a_job(resilience={"pendingTimeoutSeconds": 2 * 3600})
+        runs: list[ObservedRun] = []
+        for attempt, hour in enumerate((0, 1, 2), 1):
+            runs.append(self.limited(attempt, progressed=progressed))
+            job, _ = pass_(job, *runs, at=3600 * hour + 10)
+        assert job.status.failure is not None
+        assert job.status.failure.retried is retried
+
+    def test_beyond_the_pending_timeout_fails_the_job(self) -> None:
+        job, made = pass_(a_job(resilience={"pendingTimeoutSeconds": 600}), self.limited())
+        assert (made.start, made.requeue_after) == ((), None)
+        assert job.status.failure is not None
+        assert job.status.failure.message == (
+            "No. It is not asked again before 2026-03-01T13:00:10Z. That is later than "
+            "resilience.pendingTimeoutSeconds allows."
+        )
 
 
 class TestFinalFailure:

@@ -199,6 +199,16 @@ def test_page_shows_verdict_scores_data_and_provenance() -> None:
         assert expected in text
 
 
+@pytest.mark.parametrize("task", ["TextClassification", "InstructionTuning"])
+def test_a_search_has_a_best_prompt_and_nothing_that_was_tuned(task: str) -> None:
+    evaluation = report_inputs(task).evaluation
+    searched = evaluation.model_copy(update={"baseline": Baseline(kind=BaselineKind.PLAIN_PROMPT)})
+    text = re.sub(r"<style>.*?</style>|<[^>]+>", " ", render(report_inputs(task, evaluation=searched)), flags=re.DOTALL)
+    assert "Best prompt" in text
+    assert not re.search(r"\btun(ed|ing)\b", text)
+    assert re.search(r"\btuned\b", re.sub(r"<[^>]+>", " ", render(report_inputs(task))))
+
+
 def test_classification_changes_per_example_and_confusion() -> None:
     changes = classification_changes(_rows("a"), examples=True)
     assert (changes.fixed, changes.broken, changes.both_right, changes.both_wrong) == (1, 1, 1, 1)
@@ -260,6 +270,8 @@ def test_a_failed_gate_determines_the_headline() -> None:
     assert (summary.tone, summary.text) == ("worse", "Rejected: 1 of 2 gates failed")
     assert gate_text(failed) == "Accuracy at least 0.95: 0.9"
     assert gate_text(kept) == "Accuracy better by at least 0.02: +0.1"
+    lost = GateResult(metric=Metric.ROUGE_L, minimum_improvement=0.02, value=-0.1, passed=False)
+    assert gate_text(lost) == "ROUGE-L better by at least 0.02: −0.1"
     page = render(report_inputs(evaluation=evaluation))
     assert "✗ failed · Accuracy at least 0.95: 0.9" in page
 

@@ -12,7 +12,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_api.events import Event, ProgressEvent
+from finetune_api.events import AliveEvent, Event, ProgressEvent
 from finetune_api.stage import StageConfig
 
 EVENTS_FD_VARIABLE = "FINETUNE_EVENTS_FD"
@@ -42,6 +42,21 @@ class Reporter:
     def progress(self, activity: str, done: int | None = None, total: int | None = None, unit: str = "steps") -> None:
         """Report the current activity, and that ``done`` of ``total`` units are complete."""
         self.send(ProgressEvent(activity=activity, done=done, total=total, unit=unit))
+
+
+class PartReporter(Reporter):
+    """Reports the progress of a part of an activity only as a sign of life: the activity has its own counts.
+
+    Args:
+        whole: Reports the activity.
+    """
+
+    def __init__(self, whole: Reporter) -> None:
+        super().__init__(None)
+        self._whole = whole
+
+    def send(self, event: Event) -> None:
+        self._whole.send(AliveEvent() if isinstance(event, ProgressEvent) else event)
 
 
 @dataclass(frozen=True)

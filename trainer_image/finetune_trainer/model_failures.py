@@ -79,6 +79,17 @@ def _refused(uri: str, error: Any) -> StageFailure:
     return bad_model(f"The hub rejected the request for {uri} (HTTP {status}): check spec.model and HF_ENDPOINT")
 
 
+class AdapterGiven(StageFailure):
+    """The failure for an adapter where a whole model is needed."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(
+            Reason.BAD_CONFIGURATION,
+            f"{uri} is an adapter, not a whole model: set spec.model.uri to its base model, and spec.model.adapter.uri "
+            "to this address if finetune has published it",
+        )
+
+
 def no_weights(uri: str) -> StageFailure:
     """The failure for a model without safetensors."""
     return bad_model(

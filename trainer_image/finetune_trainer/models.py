@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from finetune_api.failures import Reason, StageFailure
-from finetune_api.layout import GENERATION_CONFIG
+from finetune_api.layout import ADAPTER_CONFIG, GENERATION_CONFIG, MODEL_CONFIG
 from finetune_api.manifest import FileEntry
 from finetune_api.spec import ModelSpec
 from finetune_trainer import storage
 from finetune_trainer.licenses import license_of
 from finetune_trainer.manifests import hash_files
-from finetune_trainer.model_failures import bad_model, failure_of_hub, no_weights
+from finetune_trainer.model_failures import AdapterGiven, bad_model, failure_of_hub, no_weights
 from finetune_trainer.prepared import ModelIdentity
 from finetune_trainer.served import identity_of, write_stand_in
 from finetune_trainer.storage.credentials import variables_for
@@ -270,6 +270,8 @@ def _fetch_from_hub(model: ModelSpec, scratch: Path, weights: bool, revision: st
         path = Path(download(allow_patterns=allowed, ignore_patterns=list(_UNWANTED)))
         if not weights:  # Only prepare reads the tokenizer of the model.
             download(revision=path.name, allow_patterns=_NAMED_TEMPLATES)
+    if not (path / MODEL_CONFIG).is_file() and (path / ADAPTER_CONFIG).is_file():
+        raise AdapterGiven(model.uri)
     read_config(path, model.uri)
     if weights and not weight_files(path):
         raise no_weights(model.uri)
@@ -282,7 +284,9 @@ def _fetch_stored(uri: str, scratch: Path) -> LocalModel:
         raise StageFailure(Reason.NOT_FOUND, f"There is no model at {uri}: correct spec.model.uri, or upload the model")
     files = [(path, size) for path, size in listed if _wanted(path)]
     names = [path for path, _ in files]
-    if "config.json" not in names:
+    if MODEL_CONFIG not in names:
+        if ADAPTER_CONFIG in names:
+            raise AdapterGiven(uri)
         raise bad_model(f"{uri} has no config.json: set spec.model.uri to a model in the Hugging Face layout")
     if not any(fnmatchcase(name, WEIGHTS) for name in names):
         raise no_weights(uri)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetune_api import layout
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import DistillationMode, FineTuneJobSpec, ModelSpec
-from finetune_trainer import storage
+from finetune_trainer.model_failures import AdapterGiven
 from finetune_trainer.models import LocalModel, fetch_model
 from finetune_trainer.prepared import DataReport
 
@@ -36,16 +35,15 @@ def fetch_teacher(teacher: ModelSpec, scratch: Path, *, weights: bool, revision:
     Raises:
         StageFailure: BadConfiguration when it is an adapter; otherwise as `fetch_model`.
     """
-    if not teacher.uri.startswith("hf://"):
-        names = {path for path, _ in storage.list_files(teacher.uri)}
-        if layout.ADAPTER_CONFIG in names and layout.MODEL_CONFIG not in names:
-            raise StageFailure(
-                Reason.BAD_CONFIGURATION,
-                f"{FIELD}.uri: {teacher.uri} is an adapter, and a teacher is a whole model: train the teacher with "
-                "method Full, or merge the adapter into its base model as docs/distillation.md shows",
-            )
     try:
         return fetch_model(teacher, scratch, weights=weights, revision=revision)
+    except AdapterGiven:
+        raise StageFailure(
+            Reason.BAD_CONFIGURATION,
+            f"{FIELD}.uri: {teacher.uri} is an adapter, and a teacher is a whole model: merge the adapter into its "
+            "base model with the four lines in docs/distillation.md (An adapter as the teacher), and name the "
+            "directory that they write; or train the teacher with method Full",
+        ) from None
     except StageFailure as failure:
         raise StageFailure(failure.reason, failure.message.replace("spec.model.", f"spec.{FIELD}.")) from None
 

@@ -106,7 +106,14 @@ def main(config_path: str) -> int:
         failure = failure_of(error, workspace)
         if failure is not error:
             traceback.print_exception(error)
-        reporter.send(FailureEvent(reason=failure.reason, message=failure.message))
+        reporter.send(
+            FailureEvent(
+                reason=failure.reason,
+                message=failure.message,
+                retry_after=failure.retry_after,
+                progressed=failure.progressed,
+            )
+        )
         return failure.exit_code
     if rank == 0:
         reporter.send(ResultEvent(result=result))

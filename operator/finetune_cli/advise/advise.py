@@ -41,7 +41,7 @@ def advise(
     models: Sequence[str] = (),
     tries: int = 0,
     output: Output = Output.TEXT,
-    suggested: bool = False,
+    suggested: Sequence[str] = (),
 ) -> int:
     """Print which methods and models suit a job; returns the exit code.
 
@@ -52,7 +52,7 @@ def advise(
         models: Base models to compare with that of the job.
         tries: How many methods to train for a few steps.
         output: Text or JSON.
-        suggested: Whether the manifest has no method, and that of ``job`` is a suggestion.
+        suggested: The lines that the manifest needs to be that of ``job``, if it has no method.
 
     Raises:
         LocalError: The trainer is not installed, or cannot read model or data, or the disk is full.
@@ -85,7 +85,7 @@ def _advise(
     models: Sequence[str],
     tries: int,
     output: Output,
-    suggested: bool,
+    suggested: Sequence[str],
     scratch: Path,
 ) -> int:
     machine, spec = Machine.detect(), job.spec
@@ -116,7 +116,7 @@ def _advise(
     if spec.model.endpoint and isinstance(result, PrepareResult):
         tokens = asked_tokens(spec, result, chosen, scratch)
         scores = _scores(job, models, scratch, output)
-        asked = EndpointAdvice.of(spec, result, tokens, scores, manifest if suggested else None)
+        asked = EndpointAdvice.of(spec, result, tokens, scores, manifest=manifest, suggested=suggested)
         write(to_json(asked.document()) if output is Output.JSON else "\n".join(asked.lines()))
         return ExitCode.DONE
     costs = None
@@ -141,7 +141,7 @@ def _advise(
         ]
         costs = replace(costs, found=tuple(timed))
     scores = _scores(job, models, scratch, output)
-    advice = Advice(spec, manifest, chosen, found, costs, recommended(costs, spec, trials), trials, scores)
+    advice = Advice(spec, manifest, chosen, found, costs, recommended(costs, spec, trials), trials, scores, tries)
     write(to_json(document(advice)) if output is Output.JSON else "\n".join(["", *lines(advice)]))
     return ExitCode.DONE
 

@@ -17,8 +17,10 @@ from finetune_cli.advise.report import model_document, models_lines, suggested_s
 from finetune_cli.source import Document
 
 _METHOD = next(method for method in MethodType if not method.row.trains)
-METHOD_LINE = f"method: {{type: {_METHOD}{suggested_settings(_METHOD)}}}"
+_METHOD_LINE = f"method: {{type: {_METHOD}{suggested_settings(_METHOD)}}}"
 """The line for a manifest without a method."""
+_PROCESSES = ("workers", "gpusPerWorker")
+"""Fields of spec.distributed that a search, which runs in one process, has at most 1 of."""
 _DRAWS = 3
 """Requests at most for each proposed instruction."""
 
@@ -34,8 +36,10 @@ class EndpointAdvice:
     tokens: tuple[int, int]
     """About what the model reads and writes, in the search without proposals, and in the evaluation."""
     models: Sequence[ModelScore] = ()
-    manifest: str | None = None
-    """Path of the manifest, if it has no method."""
+    manifest: str = ""
+    """Path of the manifest."""
+    suggested: Sequence[str] = ()
+    """The lines that it needs, if it has no method."""
 
     @classmethod
     def of(
@@ -44,12 +48,14 @@ class EndpointAdvice:
         prepared: PrepareResult,
         tokens: tuple[int, int],
         models: Sequence[ModelScore],
-        manifest: str | None = None,
+        *,
+        manifest: str = "",
+        suggested: Sequence[str] = (),
     ) -> EndpointAdvice:
         """The advice for a job with ``model.endpoint``."""
         search = spec.method.settings
         assert isinstance(search, PromptSearchSpec)  # A rule: no other method is for an endpoint.
-        return cls(spec, search, prepared.examples, tokens, models, manifest)
+        return cls(spec, search, prepared.examples, tokens, models, manifest, suggested)
 
     @property
     def scored(self) -> int:
@@ -78,7 +84,7 @@ class EndpointAdvice:
         return [
             f"{endpoint.model} is behind an endpoint, so only PromptSearch is possible: it asks the model, and trains "
             "nothing. Methods that train need its weights in model.uri.",
-            f"It asks at most {self.requests:,} requests: {self.searching:,} to score up to {self.search.trials:,} "
+            f"It sends at most {self.requests:,} requests: {self.searching:,} to score up to {self.search.trials:,} "
             f"combinations of an instruction with examples, each on {self.scored:,} validation rows, and "
             f"{self.measuring:,} to measure the plain and the best prompt on {self.examples.get('test', 0):,} test "
             "rows. Retries come on top; what was answered is not asked again.",
@@ -125,7 +131,9 @@ class EndpointAdvice:
         """The advice for people."""
         found = ["", *(line for sentence in self.sentences() for line in wrapped(sentence))]
         found += ["", *models_lines(self.models)] if self.models else []
-        return [*found, *(["", f"In {self.manifest}, below spec:", f"  {METHOD_LINE}"] if self.manifest else [])]
+        if self.suggested:
+            found += ["", f"In {self.manifest}, below spec:", *(f"  {line}" for line in self.suggested)]
+        return found
 
     def document(self) -> dict[str, Any]:
         """The advice for programs."""
@@ -149,19 +157,29 @@ class EndpointAdvice:
             "models": [model_document(one) for one in best_first(self.models)],
             "recommendation": {
                 "method": str(self.spec.method.type),
-                "manifest": [METHOD_LINE] if self.manifest else [],
+                "manifest": list(self.suggested),
             },
         }
 
 
-def with_search(document: Document) -> Document:
-    """A manifest with a search for a prompt, if its model is behind an endpoint and it has no method."""
+def with_search(document: Document) -> tuple[Document, tuple[str, ...]]:
+    """A manifest with a search for a prompt in one process, if its model is behind an endpoint and it has no method;
+    and the lines that it needs for that.
+    """
     spec = document.data.get("spec") if isinstance(document.data, dict) else None
     model = spec.get("model") if isinstance(spec, dict) else None
     if not isinstance(spec, dict) or not isinstance(model, dict) or not model.get("endpoint") or spec.get("method"):
-        return document
+        return document, ()
     settings = _METHOD.row.settings
     assert settings is not None
     assert settings.suggested is not None
-    method = {"type": str(_METHOD), to_camel(settings.field): dict(settings.suggested)}
-    return replace(document, data={**document.data, "spec": {**spec, "method": method}})
+    changes: dict[str, Any] = {"method": {"type": str(_METHOD), to_camel(settings.field): dict(settings.suggested)}}
+    lines = [_METHOD_LINE]
+    given = spec.get("distributed")
+    several = [
+        name for name in _PROCESSES if isinstance(given, dict) and isinstance(given.get(name), int) and given[name] > 1
+    ]
+    if isinstance(given, dict) and several:
+        changes["distributed"] = {**given, **dict.fromkeys(several, 1)}
+        lines.append(f"distributed: {{{', '.join(f'{name}: 1' for name in several)}}}")
+    return replace(document, data={**document.data, "spec": {**spec, **changes}}), tuple(lines)

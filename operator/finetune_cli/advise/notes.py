@@ -63,6 +63,8 @@ def _search(advice: Advice, cost: Cost) -> Iterator[str]:
     trained = any(one.fits and one.candidate.trains for one in advice.costs.found)
     begin = f"Prefer it to training while there are few rows (here {data.rows:,})," if trained else "It is useful"
     yield f"{begin} if the model follows instructions: {_FOLLOWS[cost.chat_template]}."
+    if advice.tries:
+        yield f"--try trains, and so tries no search: run the job with {cost.candidate.method} under another name."
 
 
 _FOLLOWS = {

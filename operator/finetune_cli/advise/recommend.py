@@ -217,7 +217,7 @@ def _by_trials(
     loss = f"after {steps} steps its validation loss is {losses[name]:.4g}"
     beside = f", compared with {others}" if others else ""
     if name != best:
-        beside += f"; it is within {EQUAL_LOSS:.0%} of the lowest and trains {choice.trained:,} parameters"
+        beside += f"; it is within {100 * EQUAL_LOSS:.0f} % of the lowest and trains {choice.trained:,} parameters"
     reasons = (f"Use {name}: {loss}{beside}.", f"It {_memory(choice, costs)}.", *_longer(choice, spec))
     return Recommendation(choice, reasons)
 

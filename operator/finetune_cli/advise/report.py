@@ -38,6 +38,8 @@ class Advice:
     recommendation: Recommendation
     trials: Sequence[Trial] = ()
     models: Sequence[ModelScore] = ()
+    tries: int = 0
+    """How many methods should be tried."""
 
 
 def lines(advice: Advice) -> list[str]:

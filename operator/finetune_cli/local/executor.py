@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
+from finetune_api.failures import Reason
 from finetune_api.job import FineTuneJob, FineTuneJobStatus
 from finetune_api.manifest import MANIFEST_NAME
 from finetune_api.stage import Stage, World
@@ -26,6 +27,7 @@ from finetune_core.policies.revision import current_revision, evaluated_again, r
 from finetune_core.policies.world import world_of
 from finetune_core.reconcile import plan
 from finetune_core.runs import Observed, ObservedRun, RunId, StageRun
+from finetune_core.sentences import sentence
 from finetune_core.summaries import revision_change
 from finetune_core.times import to_text
 
@@ -243,6 +245,7 @@ class Executor:
         for run in next_plan.start:
             await self._start(run)
         before = self._job.status.training
+        self._note_next_revision(next_plan.status, observed)
         self._job = self._job.model_copy(update={"status": next_plan.status})
         training = next_plan.status.training
         if training and training.inputs_digest and (before is None or before.inputs_digest != training.inputs_digest):
@@ -257,6 +260,20 @@ class Executor:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), self._seconds_until(next_plan.requeue_after))
         return False
+
+    def _note_next_revision(self, status: FineTuneJobStatus, observed: Observed) -> None:
+        """Say why ``status`` is that of another revision, if a stage has found its place or its inputs changed."""
+        number = self._job.status.revision
+        if not number or status.revision == number:
+            return
+        taken = (
+            run.report.error.message
+            for run in observed.runs
+            if run.id.revision == number and run.report and run.report.error
+            if run.report.error.reason is Reason.REVISION_TAKEN
+        )
+        why = next(taken, f"The inputs of revision {number} have changed")
+        self._note(f"{sentence(why)} Starting revision {status.revision}.")
 
     def _seconds_until(self, requeue_after: timedelta | None) -> float | None:
         """Seconds until the next reconcile; None if only an event causes one."""

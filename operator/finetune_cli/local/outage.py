@@ -38,6 +38,8 @@ class Outage:
     delay: timedelta
     """Time between the end of the last attempt and the next one."""
     retry_at: datetime
+    asked_for: bool
+    """Whether the service asks for this time."""
 
     @property
     def ends(self) -> bool:
@@ -50,14 +52,17 @@ def outage_after(status: FineTuneJobStatus, before: Outage | None) -> Outage | N
     waiting = _waiting(status)
     if waiting is None:
         return before if before and _is_next(status, before) else None
-    stage, _ = waiting
+    stage, failure = waiting
     if before and (before.stage, before.attempt) == (stage.name, stage.attempt):
         return before
     ended, step = from_text(stage.completion_time or ""), status.checkpoint.step if status.checkpoint else 0
     continues = before and (before.stage, before.attempt + 1, before.step) == (stage.name, stage.attempt, step)
     since, attempts = (before.since, before.attempts + 1) if before and continues else (ended, 1)
     delay = min(restart.delay(Reason.UNAVAILABLE, attempts, 0, chance=0), _LONGEST_DELAY)
-    return Outage(stage.name, stage.attempt, attempts, step, since, delay, ended + delay)
+    allowed = from_text(failure.retry_after) if failure.retry_after else ended
+    asked_for = allowed > ended + delay
+    due = allowed if asked_for else ended + delay
+    return Outage(stage.name, stage.attempt, attempts, step, since, due - ended, due, asked_for)
 
 
 def next_status(status: FineTuneJobStatus, outage: Outage | None, now: datetime) -> FineTuneJobStatus:
@@ -67,8 +72,9 @@ def next_status(status: FineTuneJobStatus, outage: Outage | None, now: datetime)
         return status
     stage, failure = waiting
     if outage.ends:
-        tried = f"{outage.attempts} attempts in {duration((now - outage.since).total_seconds())}"
-        message = f"{sentence(failure.message)} Gave up after {tried}."
+        tried = f"Gave up after {outage.attempts} attempts in {duration((now - outage.since).total_seconds())}."
+        advice = "Run the same command again then." if outage.asked_for else tried
+        message = f"{sentence(failure.message)} {advice}"
         failed = stage.model_copy(update={"state": StageState.FAILED, "message": message})
         ended = failure.model_copy(update={"message": message, "retried": False})
         return status.with_stage(failed).model_copy(update={"failure": ended})

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+from datetime import datetime
 
 from finetune_api.failures import ExitCode, Reason
+from finetune_api.job import FailureStatus
 from finetune_api.stage import Stage, StageError, StageReport
-from finetune_core.runs import ObservedRun, RunState
+from finetune_core.runs import ObservedRun, RunId, RunState
+from finetune_core.times import to_text
 
 _REASON_OF_EXIT_CODE = {
     ExitCode.BAD_CONFIGURATION: Reason.BAD_CONFIGURATION,
@@ -47,6 +50,38 @@ def error_of(run: ObservedRun) -> StageError | None:
     if report and has_result(report):
         return None
     return _error(run, Reason.INTERNAL_ERROR, "exited with code 0 but reported no result; see its log")
+
+
+def failure_status(
+    run: RunId,
+    reason: Reason,
+    message: str,
+    retried: bool,
+    *,
+    error: StageError | None = None,
+    not_before: datetime | None = None,
+) -> FailureStatus:
+    """A failure for ``status.failure``.
+
+    Args:
+        run: The attempt that failed.
+        reason: Why.
+        message: The sentence.
+        retried: Whether another attempt follows.
+        error: The error of its stage.
+        not_before: When a service that the stage has asked allows the next attempt.
+    """
+    return FailureStatus(
+        reason=reason,
+        message=message,
+        stage=run.stage,
+        attempt=run.attempt,
+        rank=error.rank if error else None,
+        exit_code=error.exit_code if error else None,
+        fault=reason.row.fault,
+        retried=retried,
+        retry_after=to_text(not_before) if not_before else None,
+    )
 
 
 def lost(run_stage: Stage, attempt: int) -> StageError:

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from finetune_api.failures import Reason
-from finetune_api.spec import ResilienceSpec
 from finetune_api.tables.reasons import Retry
 
 _FIRST_DELAY = timedelta(seconds=2)
 _LONGEST_DELAY = timedelta(minutes=5)
 _DELAY_AFTER_MANY_STOPS = timedelta(seconds=10)
 _SHORTEST_DELAY_OF_GANG = timedelta(minutes=1)
-
-
-def gives_up_at(unavailable_since: datetime, resilience: ResilienceSpec) -> datetime:
-    """When a stage is no longer retried because a service has not responded once since ``unavailable_since``."""
-    return unavailable_since + timedelta(seconds=resilience.pending_timeout_seconds)
 
 
 @dataclass(frozen=True)

@@ -269,6 +269,7 @@ class _Round:
                     self._ended.set()
             except Exception as fault:
                 # Not raised here, because the requests under way are paid for.
+                log.info("nothing more is asked, and the requests under way are waited for, because of: %s", fault)
                 self._fault = self._fault or fault
                 self._ended.set()
 
@@ -307,7 +308,8 @@ class _Round:
         patience = self._client._patience
         wait = trouble.wait or patience.wait(tried)
         if trouble.wait and wait > patience.longest_wait:
-            raise self._unavailable(f"asks to wait {wait:,.0f} s, longer than {patience.longest_wait:,.0f} s")
+            problem = f"asks to wait {wait:,.0f} s, longer than {patience.longest_wait:,.0f} s"
+            raise self._unavailable(problem, trouble.wait)
         log.info("the endpoint %s; asking again in %.1f s", trouble.problem, wait)
         if trouble.limited:
             self._client._quiet_until = max(self._client._quiet_until, time.monotonic() + wait)
@@ -331,7 +333,7 @@ class _Round:
         """
         client = self._client
         if trouble.limited or trouble.unreachable:
-            raise self._unavailable(trouble.problem)
+            raise self._unavailable(trouble.problem, trouble.wait)
         client._failures += 1
         self._first = self._first or trouble
         if client._failures >= max(_FEWEST_FAILURES, client._endpoint.max_concurrency):
@@ -342,7 +344,7 @@ class _Round:
     def _down(self, trouble: Trouble) -> StageFailure:
         """The failure for an endpoint that answers no question."""
         if trouble.reason is Reason.UNAVAILABLE:
-            return self._unavailable(trouble.problem)
+            return self._unavailable(trouble.problem, trouble.wait)
         remedy = {
             Reason.PERMISSION_DENIED: f"let the key in {KEY_VARIABLE} use the model",
             Reason.BAD_CONFIGURATION: "correct the url, which usually ends with /v1, or the model, or configure the "
@@ -350,9 +352,12 @@ class _Round:
         }[trouble.reason]
         return StageFailure(trouble.reason, f"The endpoint {self._client._endpoint.url} {trouble.problem}; {remedy}")
 
-    def _unavailable(self, problem: str) -> StageFailure:
+    def _unavailable(self, problem: str, wait: float | None) -> StageFailure:
+        """The failure for an endpoint with a ``problem`` that asks to ``wait`` some seconds."""
         return StageFailure(
             Reason.UNAVAILABLE,
             f"The endpoint {self._client._endpoint.url} {problem}; the answers so far are kept, and the next attempt "
             "asks the rest",
+            retry_after=wait,
+            progressed=self._client.usage.answers > self._client.usage.kept,
         )

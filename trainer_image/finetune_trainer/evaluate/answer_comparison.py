@@ -68,7 +68,7 @@ def compare(inputs: EvaluationInputs, form: AnswerForm) -> Comparison:
     metrics = scoring.metrics()
     tokenizer = load_prepared_tokenizer(inputs.prepared)
     generator = Generator(inputs.data, inputs.spec.evaluation.generation, form.decode(tokenizer), inputs.hardware)
-    answers: dict[str, Answers] = {}
+    answers: dict[str, Answers] = {} if inputs.tuned_output is None else {"tuned": inputs.tuned_output}
     for name, model in inputs.models():
         prompts.check(model)
         losses = hits = np.zeros(len(prompts.references))
@@ -134,7 +134,7 @@ def compared(
         }
         for index in range(len(learned))
     ]
-    return Comparison(kind, {}, results, measure, predictions)
+    return Comparison(kind, {}, results, measure, predictions, tuned_output=tuned)
 
 
 def generated(inputs: EvaluationInputs, prompts: Prompts, decode: Callable[[Any], Decode] = plain_decode) -> list[str]:

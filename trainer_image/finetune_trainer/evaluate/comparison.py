@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,6 +75,10 @@ class EvaluationInputs:
     """The baseline, if it is a model that was published before."""
     teacher: LocalModel | None = None
     """The teacher, if the job loads one."""
+    tuned_output: Any = None
+    """What the tuned model has given in an earlier comparison, so that it does not run again: the `tuned_output` of
+    that `Comparison`; None to run it.
+    """
 
     answers: str | None = None
     """Directory that keeps the answers of an endpoint; None if they are not kept."""
@@ -89,13 +94,16 @@ class EvaluationInputs:
         return BaselineKind.BASE_MODEL if self.start is None else BaselineKind.PREVIOUS
 
     def models(self) -> Iterator[tuple[str, Any]]:
-        """Yield ``("baseline", model)`` and then ``("tuned", model)``.
+        """Yield ``("baseline", model)`` and then, unless `tuned_output` is known, ``("tuned", model)``.
 
         A yielded model is valid only until the next one.
 
         Raises:
             StageFailure: As `Method.tuned`.
         """
+        return islice(self._models(), 2 if self.tuned_output is None else 1)
+
+    def _models(self) -> Iterator[tuple[str, Any]]:
         if self.previous is None:
             yield from self.method.baseline_and_tuned(self.load, self.base, self.trained)
             return
@@ -145,6 +153,8 @@ class Comparison:
     """Measures a part of the test split."""
     predictions: list[dict[str, Any]]
     """One dict per test example, in order: source, text or prompt, label or reference, baseline, tuned."""
+    tuned_output: Any = None
+    """What the tuned model has given, in a form of the task; see `EvaluationInputs.tuned_output`."""
     tables: dict[str, Any] = field(default_factory=dict)
     """Measurements by label, by name of the table, for evaluation.json and the report."""
     span_decoding: SpanDecoding | None = None

@@ -79,9 +79,9 @@ class Generator:
 
             def work(batch: Ints, limit: int = limit) -> None:
                 with torch.inference_mode():
-                    answers = self.answers_of(model, prompts, batch, limit, on_examples, seeds=seeds)
-                for index, answer in zip(batch, answers, strict=True):
-                    texts[int(index)] = answer
+                    found = self.generated(model, prompts, batch, limit, on_examples, seeds=seeds)
+                for index, one in zip(batch, found, strict=True):
+                    texts[int(index)] = one.text
                 on_examples(len(batch))
 
             each_batch(batches, work)
@@ -102,20 +102,6 @@ class Generator:
             found.append((limit, [chosen[batch] for batch in batches]))
         return found
 
-    def answers_of(
-        self,
-        model: Any,
-        prompts: Prompts,
-        batch: Ints,
-        limit: int,
-        on_examples: OnExamples,
-        *,
-        seeds: tuple[int, int] | None = None,
-    ) -> list[str]:
-        """The answers of ``model`` to the prompts of a batch, each of at most ``limit`` tokens; otherwise `answers`."""
-        found = self.generated(model, prompts, batch, limit, on_examples, seeds=seeds)
-        return [one.text for one in found]
-
     def generated(
         self,
         model: Any,
@@ -126,7 +112,7 @@ class Generator:
         *,
         seeds: tuple[int, int] | None = None,
     ) -> list[Generated]:
-        """As `answers_of`, with what is known of each answer."""
+        """What ``model`` generates for the prompts of a batch, at most ``limit`` tokens each; otherwise `answers`."""
         given = prompts.inputs(batch, self._data.padding, self._hardware.device)
         criteria = StoppingCriteriaList([_Heartbeat(on_examples)])
         chosen = (

@@ -53,7 +53,7 @@ def notes_after(spec: EvaluationSpec, metrics: Sequence[MetricResult], examples:
         low, high = results[metric].interval
         width = (high - low) / 2
         if width > improvement:
-            needed = math.ceil(_POWER * examples * (width / improvement) ** 2)
+            needed = _rounded_up(_POWER * examples * (width / improvement) ** 2)
             notes.append(
                 f"{examples:,} test examples show a change of {metric} to ±{width:.2g}, too coarse for the gate's "
                 f"{improvement:g}: about {needed:,} would show it four times out of five"
@@ -66,3 +66,9 @@ def _asked(spec: EvaluationSpec) -> Iterator[tuple[Metric, float]]:
         # Those of lm-eval are measured on other examples.
         if isinstance(gate.metric, Metric) and gate.minimum_improvement is not None and gate.minimum_improvement > 0:
             yield gate.metric, gate.minimum_improvement
+
+
+def _rounded_up(number: float) -> int:
+    """``number`` with two significant digits: an estimate is no more exact."""
+    step = int(10 ** max(0, len(str(math.ceil(number))) - 2))
+    return math.ceil(number / step) * step

@@ -46,8 +46,7 @@ def beside_teacher(comparison: Comparison, inputs: EvaluationInputs, task: TaskF
     inputs.reporter.progress("measuring the teacher")
     loaded = _Loaded(inputs, task)
     teacher = PreviousModel(inputs.teacher.path, loaded, {}, LearnedRows(), virtual_tokens=0)
-    # The student runs a second time, so that every task can measure a teacher without code of its own.
-    found = task.compare(replace(inputs, start=None, previous=teacher))
+    found = task.compare(replace(inputs, start=None, previous=teacher, tuned_output=comparison.tuned_output))
     scores = {metric.name: metric.baseline for metric in found.metrics}
     metrics = tuple(metric.model_copy(update={"teacher": scores.get(metric.name)}) for metric in comparison.metrics)
     tables = {name: _beside(table, found.tables[name]) for name, table in comparison.tables.items()}

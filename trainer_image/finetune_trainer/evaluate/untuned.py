@@ -27,6 +27,7 @@ def untuned_score(comparison: Comparison, inputs: EvaluationInputs, task: TaskFo
     if inputs.previous is None or comparison.metrics[0].baseline is None:
         return {}
     inputs.reporter.progress("measuring the untuned model")
-    found = task.compare(replace(score_only(inputs, comparison), previous=None))
+    only = replace(score_only(inputs, comparison), previous=None, tuned_output=comparison.tuned_output)
+    found = task.compare(only)
     score = found.metrics[0]
     return {"untuned": {"kind": str(found.baseline), "metric": str(score.name), "value": score.baseline}}

@@ -7,6 +7,7 @@ upload of a checkpoint that they saved before a crash.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -32,7 +33,7 @@ from finetune_api.events import (
     ValidationEvent,
     read_event,
 )
-from finetune_api.failures import ExitCode, Reason, StageFailure
+from finetune_api.failures import LONGEST_WAIT, ExitCode, Reason, StageFailure
 from finetune_api.stage import (
     CheckpointRef,
     Stage,
@@ -230,7 +231,9 @@ class Host:
         reported = sorted(self._failures, key=lambda failure: failure[1].reason is Reason.INTERNAL_ERROR)
         if reported:
             rank, event = reported[0]
-            return rank, StageFailure(event.reason, event.message)
+            return rank, StageFailure(
+                event.reason, event.message, retry_after=event.retry_after, progressed=event.progressed
+            )
         return worker.rank, _unexplained(self._config.stage, worker.rank, code)
 
     def _on_line(self, rank: int, line: bytes) -> None:
@@ -306,7 +309,15 @@ class Host:
 
 
 def _error(failure: StageFailure, rank: int | None) -> StageError:
-    return StageError(reason=failure.reason, message=failure.message, exit_code=failure.exit_code, rank=rank)
+    wait = None if failure.retry_after is None else min(math.ceil(failure.retry_after), LONGEST_WAIT)
+    return StageError(
+        reason=failure.reason,
+        message=failure.message,
+        exit_code=failure.exit_code,
+        rank=rank,
+        retry_after_seconds=wait,
+        progressed=failure.progressed,
+    )
 
 
 def _stopped(when: str) -> StageFailure:

@@ -90,7 +90,8 @@ def _card(task: PairTask, inputs: CardInputs, usage: str) -> CardParts:
         purpose=task.purpose(inputs.spec),
         usage=usage,
         note="",
-        limitations=(length_limitation(inputs), _LIMITATION),
+        limitations=[_LIMITATION],
+        of_training=[length_limitation(inputs)],
         languages=languages,
     )
 

@@ -88,6 +88,7 @@ def render_card(inputs: CardInputs) -> str:
         autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"grouped": grouped, "cell": escape_markdown, "code": inline_code}
+    environment.globals["compared"] = inputs.evaluation.baseline.kind.compared
     folder = files("finetune_trainer.publish") / "templates"
     template = environment.from_string((folder / "README.md.jinja").read_text(encoding="utf-8"))
     body = template.render(

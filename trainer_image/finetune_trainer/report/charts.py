@@ -140,10 +140,16 @@ def change_bar(change: float, interval: tuple[float, float], reach: float, verdi
     )
 
 
-def pair_bar(baseline: float, tuned: float) -> Markup:
-    """Draw a value of baseline and tuned model, joined by a line, on an axis from 0 to 1."""
+def pair_bar(baseline: float, tuned: float, compared: str) -> Markup:
+    """Draw a value of baseline and tuned model, joined by a line, on an axis from 0 to 1.
+
+    Args:
+        baseline: Value of the baseline.
+        tuned: Value of the tuned model.
+        compared: What the tuned model is called.
+    """
     x = _Scale(0, 1, 8, 172)
-    label = f"baseline {baseline:.2f}, tuned {tuned:.2f}"
+    label = f"baseline {baseline:.2f}, {compared} {tuned:.2f}"
     return Markup(
         f'<svg class="pair" viewBox="0 0 180 20" role="img" aria-label="{label}"><title>{label}</title>'
         f'<line class="rule" x1="8" x2="172" y1="10" y2="10"/>'

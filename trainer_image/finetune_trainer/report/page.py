@@ -92,6 +92,7 @@ def render(inputs: ReportInputs) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"short": _short, "grouped": grouped}
+    environment.globals["compared"] = inputs.evaluation.baseline.kind.compared
     shown = form_for(inputs.spec, inputs.data.family).presentation()
     template = environment.from_string((folder / "report.html.jinja").read_text(encoding="utf-8"))
     return template.render(
@@ -101,6 +102,7 @@ def render(inputs: ReportInputs) -> str:
         job=inputs.job,
         data=inputs.data,
         evaluation=inputs.evaluation,
+        trains=inputs.spec.method.type.row.trains,
         headline=headline(inputs.evaluation),
         baseline_name=BASELINE_NAMES[inputs.evaluation.baseline.kind],
         baseline_note=" ".join(
@@ -153,7 +155,8 @@ def gate_text(gate: GateResult) -> str:
     if gate.not_worse:
         return f"{name} not significantly worse than the baseline"
     if gate.minimum_improvement is not None:
-        return f"{name} better by at least {gate.minimum_improvement:g}: {gate.value:+.4g}".replace("-", "−")
+        change = f"{gate.value:+.4g}".replace("-", "−")
+        return f"{name} better by at least {gate.minimum_improvement:g}: {change}"
     bound = f"at least {gate.minimum:g}" if gate.minimum is not None else f"at most {gate.maximum:g}"
     return f"{name} {bound}: {gate.value:.4g}"
 
@@ -314,11 +317,13 @@ def _curves(inputs: ReportInputs) -> list[Markup]:
         found = [(entry["step"], entry.get(key)) for entry in entries]
         return [(float(step), float(value)) for step, value in found if value is not None and math.isfinite(value)]
 
-    loss = [
-        Series("training", points(train, "loss"), "baseline"),
-        Series("validation", points(validation, "loss"), "tuned", markers=len(validation) <= 60),
-    ]
     taught = [entry for entry in train if "divergence" in entry]
+    # The validation loss never has the part of the teacher.
+    names = ("training, with the teacher", "validation, cross entropy alone") if taught else ("training", "validation")
+    loss = [
+        Series(names[0], points(train, "loss"), "baseline"),
+        Series(names[1], points(validation, "loss"), "tuned", markers=len(validation) <= 60),
+    ]
     parts = taught and [
         Series("cross entropy", points(taught, "crossEntropy"), "baseline"),
         Series("divergence from the teacher", points(taught, "divergence"), "tuned"),

@@ -19,7 +19,7 @@ from finetune_api.failures import Reason, StageFailure
 from finetune_api.method_settings import PromptSearchSpec
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.stage import Device
-from finetune_trainer.context import StageContext
+from finetune_trainer.context import PartReporter, StageContext
 from finetune_trainer.evaluate.comparison import EvaluationInputs
 from finetune_trainer.host.inputs import TrainInputs, checkpoint_provenance
 from finetune_trainer.json_files import write_json
@@ -212,7 +212,7 @@ class _Search:
             model_class=self._form.model_class(self._data),
             method=method_of(self._spec.method.type),
             hardware=hardware,
-            reporter=self._context.reporter,
+            reporter=PartReporter(self._context.reporter),
             rounding=rounding_of(self._spec, self._form, hardware.device),
             sandbox=sandbox,
             answers=config.job_layout.answers,

@@ -116,6 +116,8 @@ class CardParts:
     note: str
     """Text after the program; may be empty."""
     limitations: Sequence[str]
+    of_training: Sequence[str] = ()
+    """Limitations that a model has from its training; a search for a prompt has none of them."""
     examples: str = ""
     """Test examples with the answers of both models; empty if there are none to show."""
     languages: Sequence[str] = ()

@@ -74,8 +74,10 @@ class ValidationAnswers:
             # Ranks without a batch repeat the last one.
             limit, batch = self._batches[min(first + rank, len(self._batches) - 1)]
             with torch.no_grad():  # Weights that ZeRO-3 gathers in inference mode could not be trained afterwards.
-                answers = self._generator.answers_of(model, self._prompts, batch, limit, lambda _: alive())
-            own |= {index: self._scoring.read(index, text) for index, text in zip(batch.tolist(), answers, strict=True)}
+                answers = self._generator.generated(model, self._prompts, batch, limit, lambda _: alive())
+            own |= {
+                index: self._scoring.read(index, one.text) for index, one in zip(batch.tolist(), answers, strict=True)
+            }
             alive()
         parts: list[dict[int, str]] = [own]
         if world > 1:

@@ -17,6 +17,7 @@ from finetune_trainer.tasks.instruction_tuning.presentation import of_changes
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from finetune_api.evaluation import Compared
     from finetune_trainer.publish.model_card import CardInputs
     from finetune_trainer.report.page import ReportInputs
 
@@ -57,16 +58,17 @@ def _rows(endings: Mapping[str, Mapping[str, int]]) -> Sequence[tuple[str, int, 
 def card_examples(inputs: CardInputs) -> str:
     """Test examples with what their tests said: one that the tuned model gained, one lost, and one that it fails."""
     passed = [row for row in inputs.predictions if row.get("outcomes", {}).get("tuned")]
+    compared = inputs.evaluation.baseline.kind.compared
     found = {}
     for title, baseline, tuned in (
-        ("Only the tuned model passes", False, True),
+        (f"Only the {compared.noun} passes", False, True),
         ("Only the baseline passes", True, False),
-        ("No model passes", False, False),
+        ("Neither passes", False, False),
     ):
         of_kind = (row for row in passed if (_passes(row, "baseline"), _passes(row, "tuned")) == (baseline, tuned))
         if row := next(of_kind, None):
             found[title] = row
-    return "\n\n".join(_card_example(title, row) for title, row in found.items())
+    return "\n\n".join(_card_example(title, row, compared) for title, row in found.items())
 
 
 def _passes(row: Mapping[str, Any], model: str) -> bool:
@@ -74,9 +76,9 @@ def _passes(row: Mapping[str, Any], model: str) -> bool:
     return bool(outcomes[0]["ending"] == Ending.PASSED)
 
 
-def _card_example(title: str, row: Mapping[str, Any]) -> str:
+def _card_example(title: str, row: Mapping[str, Any], compared: Compared) -> str:
     parts = [f"**{title}.** Prompt:", code_block(row["prompt"])]
-    for name, model in (("Baseline", "baseline"), ("Tuned", "tuned")):
+    for name, model in (("Baseline", "baseline"), (compared.title.capitalize(), "tuned")):
         outcome = (row["outcomes"].get(model) or ({"ending": "", "detail": ""},))[0]
         why = f", {inline_code(outcome['detail'])}" if outcome["detail"] else ""
         parts += [f"{name} ({outcome['ending'].lower()}{why}):", code_block(row[model] or "")]
@@ -109,7 +111,8 @@ def _card(inputs: CardInputs, usage: str) -> CardParts:
         note="The evaluation measured a part of each output, which `finetune predict` prints, too. "
         f"{stop_of(inputs.spec.task.language).sentence}",
         examples=card_examples(inputs),
-        limitations=(f"The model was trained on prompts and completions of at most {length:,} tokens.", _LIMITATIONS),
+        limitations=[_LIMITATIONS],
+        of_training=[f"The model was trained on prompts and completions of at most {length:,} tokens."],
     )
 
 

@@ -104,10 +104,22 @@ class SingleTurns:
         if roles != ["user", ASSISTANT] or found.tools:
             has = "tools" if found.tools else f"the messages {', '.join(roles[:6])}{', …' if len(roles) > 6 else ''}"
             raise BadRow(
-                f"a prompt is searched for one message of a user and its answer, and the row has {has}; split or "
-                "remove it, or put a system message into the candidates"
+                "a prompt is searched for rows of one message of a user and its answer, and this one has "
+                f"{has}: {_single_turn(roles, tools=bool(found.tools))}"
             )
         return found
+
+
+def _single_turn(roles: Sequence[str], *, tools: bool) -> str:
+    """How a row becomes one message of a user and its answer, or what to do if it cannot."""
+    if tools:
+        return "remove the row, because a prompt has no tools, or train with another method"
+    if roles[1:] == ["user", ASSISTANT]:
+        return (
+            f"remove its {roles[0]} message, and write its text into each of method.promptSearch.candidates, before "
+            "the place of the prompt"
+        )
+    return "split the conversation into rows of one question and its answer, or remove the row"
 
 
 def schema_for(spec: FineTuneJobSpec, files: Sequence[DataFile]) -> Rows:

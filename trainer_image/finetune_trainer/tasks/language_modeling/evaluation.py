@@ -105,7 +105,7 @@ def compare(inputs: EvaluationInputs) -> Comparison:
     found = Windows(TokenRows.of_column(table["input_ids"]), inputs.data)
     sources, documents = table["source"].to_pylist(), table["text"].to_pylist()
     sizes = np.array([len(text.encode()) for text in documents], np.float64)
-    scores: dict[str, DocumentScores] = {}
+    scores: dict[str, DocumentScores] = {} if inputs.tuned_output is None else {"tuned": inputs.tuned_output}
     for name, model in inputs.models():
         scores[name] = scored(inputs, found, name, model)
         del model  # Frees its memory for the next model.
@@ -135,7 +135,8 @@ def compare(inputs: EvaluationInputs) -> Comparison:
         return tuple(_result(metric, likelihoods, hits, seed) for metric in metrics)
 
     details = _details(inputs, found, both, scores)
-    return Comparison(inputs.baseline_kind, details, measure(np.arange(len(table))), measure, predictions)
+    results = measure(np.arange(len(table)))
+    return Comparison(inputs.baseline_kind, details, results, measure, predictions, tuned_output=scores["tuned"])
 
 
 def _of_each(metric: Metric, likelihood: Likelihood, scores: DocumentScores) -> Floats:

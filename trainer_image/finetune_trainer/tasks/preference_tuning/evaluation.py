@@ -35,7 +35,7 @@ def compare(inputs: EvaluationInputs) -> Comparison:
     assert preference is not None
     names = ("chosen", "rejected") if preference.loss.row.paired else ("completion",)
     answers = [_answers(table, name) for name in names]
-    sums: dict[str, Floats] = {}
+    sums: dict[str, Floats] = {} if inputs.tuned_output is None else {"tuned": inputs.tuned_output}
     for name, model in inputs.models():
         sums[name] = _sums(inputs, answers, name, model)
         del model  # Frees its memory for the next model.
@@ -75,7 +75,7 @@ def compare(inputs: EvaluationInputs) -> Comparison:
         return found.results(metrics, seed) if found.defined else ()
 
     results = measured.results(metrics, seed)
-    return Comparison(inputs.baseline_kind, details, results, measure, rows)
+    return Comparison(inputs.baseline_kind, details, results, measure, rows, tuned_output=sums["tuned"])
 
 
 def _sums(inputs: EvaluationInputs, answers: Sequence[CausalPrompts], name: str, model: Any) -> Floats:

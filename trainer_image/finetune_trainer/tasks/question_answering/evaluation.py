@@ -51,7 +51,7 @@ def compare(inputs: EvaluationInputs) -> Comparison:
     comparing = _Comparing(inputs)
     metrics = comparing.metrics
     baseline = comparing.baseline()
-    tuned = comparing.of_model(inputs.method.tuned(inputs.load, inputs.base, inputs.trained), "tuned")
+    tuned: Result = comparing.tuned() if inputs.tuned_output is None else inputs.tuned_output
 
     def measure(part: Ints) -> tuple[MetricResult, ...]:
         found = [comparing.result(metric, baseline.test.scores, tuned.test.scores, part) for metric in metrics]
@@ -62,7 +62,9 @@ def compare(inputs: EvaluationInputs) -> Comparison:
         longest_answer=comparing.longest, threshold=tuned.threshold, baseline_threshold=baseline.threshold
     )
     rows = comparing.rows(baseline.test, tuned.test)
-    return Comparison(baseline.kind, baseline.details, results, measure, rows, span_decoding=decoding)
+    return Comparison(
+        baseline.kind, baseline.details, results, measure, rows, tuned_output=tuned, span_decoding=decoding
+    )
 
 
 def base_score(inputs: EvaluationInputs) -> BaseScore:
@@ -115,6 +117,11 @@ class _Comparing:
         if head.validation_f1 > none_f1:
             return Result(head.kind, head.test, head.threshold, head.validation_f1, details)
         return Result(BaselineKind.NO_ANSWER, Predicted.none(self._test), None, none_f1, details)
+
+    def tuned(self) -> Result:
+        """The answers of the tuned model."""
+        inputs = self._inputs
+        return self.of_model(inputs.method.tuned(inputs.load, inputs.base, inputs.trained), "tuned")
 
     def of_model(self, model: Any, name: str, kind: BaselineKind = BaselineKind.BASE_MODEL) -> Result:
         """The answers of a model with a span head."""

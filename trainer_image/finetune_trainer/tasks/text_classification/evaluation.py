@@ -41,7 +41,8 @@ def compare(inputs: EvaluationInputs) -> Comparison:
     test = open_split(inputs.prepared, SPLIT)
     rows = TokenRows.of_column(test["input_ids"])
     chosen = _baseline(inputs, test) if inputs.previous is None else _previous(inputs, rows)
-    return compared_outputs(inputs, test, chosen, tuned_output(inputs, rows))
+    tuned = tuned_output(inputs, rows) if inputs.tuned_output is None else inputs.tuned_output
+    return compared_outputs(inputs, test, chosen, tuned)
 
 
 def compared_outputs(
@@ -70,7 +71,8 @@ def compared_outputs(
     confident = inputs.spec.model.endpoint is None
     predictions = prediction_rows(test, data, gold, chosen.output, tuned, confident=confident)
     tables = {"labels": label_table(data, gold, chosen.output, tuned)}
-    return Comparison(chosen.kind, _named(chosen.details, data.labels), results, measure, predictions, tables=tables)
+    details = _named(chosen.details, data.labels)
+    return Comparison(chosen.kind, details, results, measure, predictions, tuned_output=tuned, tables=tables)
 
 
 def answer_scores(inputs: EvaluationInputs, answers: Sequence[str]) -> dict[str, float]:

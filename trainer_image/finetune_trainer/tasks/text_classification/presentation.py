@@ -80,9 +80,9 @@ def card(inputs: CardInputs, environment: Environment) -> CardParts:
         purpose="text classification",
         usage=render(threshold=THRESHOLD, **inputs.of_usage),
         note=note,
-        limitations=[
-            *([] if inputs.data.multi_label else [_ALWAYS_ONE.format(len(labels))]),
-            *(f"The label {inline_code(label)} had {_few(count)}." for label, count in _smallest_labels(inputs.data)),
+        limitations=[] if inputs.data.multi_label else [_ALWAYS_ONE.format(len(labels))],
+        of_training=[
+            f"The label {inline_code(label)} had {_few(count)}." for label, count in _smallest_labels(inputs.data)
         ],
     )
 

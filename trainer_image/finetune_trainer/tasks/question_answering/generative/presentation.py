@@ -42,9 +42,9 @@ def _card(inputs: CardInputs, usage: str) -> CardParts:
         purpose="generative question answering",
         usage=usage,
         note=f"The answer is `{NO_ANSWER}` where the text has none.",
-        limitations=[
+        limitations=["An answer may contain words that are not in the text."],
+        of_training=[
             length_limitation(inputs),
-            "An answer may contain words that are not in the text.",
             *(() if inputs.data.splits["train"].label_counts.get(UNANSWERED) else (NEVER_WITHOUT_ANSWER,)),
         ],
     )
