@@ -49,7 +49,8 @@ class LoraSpec(ApiModel):
         default=("all-linear",),
         description="Names of the modules to adapt, or all-linear for every linear layer except the head, the output "
         "layer and the routers of a mixture of experts. Experts that a model stores as parameters are adapted only if "
-        "targetParameters names them. The model card names the share of the weights that is.",
+        "targetParameters names them. The model card names the share of the weights that is. Where embeddings and "
+        "output layer share their weights, an adapter of either changes only one, and merging it would change both.",
     )
     target_parameters: _Names = Field(
         default=(),

@@ -183,6 +183,23 @@ def _foreign(adapter: Path) -> None:
     (adapter / "manifest.json").unlink()
 
 
+def _revision(adapter: Path) -> None:
+    moved = shutil.move(adapter, adapter.with_name("moved"))
+    shutil.move(moved, adapter / "artifact")
+
+
+def _model(adapter: Path) -> None:
+    shutil.rmtree(adapter)
+    save_bert(adapter)
+
+
+def _other(adapter: Path) -> None:
+    for file in list(adapter.iterdir()):
+        if file.name != "README.md":
+            file.unlink()
+    (adapter / "README.md").write_text("Something else.\n")
+
+
 def _whole(adapter: Path) -> None:
     path = adapter / "manifest.json"
     manifest = Manifest.model_validate_json(path.read_bytes())
@@ -201,7 +218,14 @@ def _nothing(adapter: Path) -> None:
     [
         (_truncated, {}, (Reason.BAD_DATA, "incomplete or corrupt: adapter_model.safetensors has other content")),
         (_one_byte, {}, (Reason.BAD_DATA, "adapter_model.safetensors has other content than its manifest says")),
-        (_foreign, {}, (Reason.BAD_CONFIGURATION, "has no manifest.json, which every artifact of finetune has")),
+        (
+            _foreign,
+            {},
+            (Reason.BAD_CONFIGURATION, "merge the adapter into its base model with merge_and_unload of PEFT"),
+        ),
+        (_revision, {}, (Reason.BAD_CONFIGURATION, "it is the directory of a revision: name file://")),
+        (_model, {}, (Reason.BAD_CONFIGURATION, "it is a whole model: set model.uri to it, and remove model.adapter")),
+        (_other, {}, (Reason.BAD_CONFIGURATION, "has no manifest.json, which every artifact of finetune has; name an")),
         (_whole, {}, (Reason.BAD_CONFIGURATION, "is a whole model, trained with method Full: set model.uri to it")),
         (_nothing, {}, (Reason.NOT_FOUND, "model.adapter: there is no artifact at file://")),
         (None, {"digest": f"sha256:{'1' * 64}"}, (Reason.BAD_CONFIGURATION, "it is another artifact; correct the")),

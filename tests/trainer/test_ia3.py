@@ -69,6 +69,18 @@ def test_a_job_is_published_with_its_head(classification: TinyJob) -> None:
     assert "IA3" in (job.artifact / "README.md").read_text()
 
 
+def test_weight_decay_does_not_pull_factors_towards_0(classification: TinyJob) -> None:
+    training = {"maxSteps": 1, "learningRate": 0.01, "warmupSteps": 0, "schedule": "Constant", "weightDecay": 1}
+    job = classification.named("decayed", method=IA3, training=training)
+    outcome = job.run(Stage.TRAIN)
+    assert outcome.code == 0, outcome.log
+    weights = load_file(job.revision / "trained" / "adapter_model.safetensors")
+    # They start at 1, and the first step of Adam has the size of the learning rate.
+    moved = torch.cat([(weight - 1).flatten() for name, weight in weights.items() if "ia3_l" in name])
+    assert moved.abs().max() == pytest.approx(0.01, rel=1e-3)
+    assert moved.max() == pytest.approx(0.01, rel=1e-3)
+
+
 def test_a_model_without_default_layers_is_refused_before_a_gpu_is_held(
     classification: TinyJob, tmp_path: Path
 ) -> None:

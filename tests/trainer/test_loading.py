@@ -12,7 +12,12 @@ import torch
 from transformers import AutoModel, GPT2Config
 
 from finetune_api.failures import Reason, StageFailure
+from finetune_api.spec import Precision
 from finetune_trainer.modelling.loading import _initialise_again, load, set_padding
+from finetune_trainer.tasks import form_of
+from finetune_trainer.train.model import load_model
+from tests.trainer.evaluation_fixtures import data_report
+from tests.trainer.method_fixtures import spec_of
 from tests.trainer.tiny_models import save_bert
 
 
@@ -64,3 +69,18 @@ def test_new_weights_do_not_depend_on_the_order_of_a_set(tmp_path: Path) -> None
         _initialise_again(model, order)  # type: ignore[arg-type]
         initialised.append([model.get_parameter(name) for name in names])
     assert all(torch.equal(*pair) for pair in zip(*initialised, strict=True))
+
+
+@pytest.mark.parametrize("method", ["LoRA", "IA3", "PrefixTuning"])
+def test_a_head_beside_an_adapter_is_trained_in_fp32(method: str, tmp_path: Path) -> None:
+    save_bert(tmp_path)
+    spec = spec_of(tmp_path, {"type": method}, "TextClassification")
+    report = data_report(spec)
+    form = form_of(spec.task.type, report.family)
+    model = load_model(tmp_path, spec, report, task=form, precision=Precision.BF16)
+    assert model.get_base_model().get_input_embeddings().weight.dtype == torch.bfloat16
+    trained = {name: one.dtype for name, one in model.named_parameters() if one.requires_grad}
+    assert any("classifier" in name for name in trained)
+    assert set(trained.values()) == {torch.float32}
+    stored = model.active_peft_config.modules_to_save
+    assert len(stored) == len(set(stored))

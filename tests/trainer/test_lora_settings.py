@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.stage import Stage
@@ -184,10 +185,10 @@ class TestJobs:
 
     @pytest.mark.parametrize("stage", [0, 2])
     def test_the_learning_rate_of_b_is_a_multiple(self, instruction: TinyJob, stage: int) -> None:
-        training = {"maxSteps": 1, "learningRate": 1e-3, "warmupSteps": 0, "schedule": "Constant"}
+        training = {"maxSteps": 1, "learningRate": 1e-3, "warmupSteps": 0, "schedule": "Constant", "weightDecay": 1}
         job = instruction.named(
             f"plus-{stage}",
-            method={"lora": {"loraPlusRatio": 8, "dropout": 0}},
+            method={"lora": {"loraPlusRatio": 8, "dropout": 0, "useDora": True}},
             training=training,
             distributed={"zero": {"stage": stage}},
         )
@@ -198,6 +199,11 @@ class TestJobs:
         largest = max(float(weight.abs().max()) for key, weight in weights.items() if "lora_B" in key)
         assert largest == pytest.approx(8e-3, rel=1e-2)
         assert [point["learningRate"] for point in job.history()] == [1e-3]
+        # The magnitudes of DoRA start as the norms of the base weights, and weight decay would take off a thousandth.
+        base = LlamaForCausalLM.from_pretrained(job.root / "base").state_dict()
+        for key in [key for key in weights if "lora_magnitude_vector" in key]:
+            name = key.removeprefix("base_model.model.").replace("lora_magnitude_vector", "weight")
+            torch.testing.assert_close(weights[key], base[name].norm(dim=1), atol=1.01e-3, rtol=0)
 
     def test_eva_reads_the_training_data(self, instruction: TinyJob) -> None:
         job = instruction.named("eva", method={"lora": {"rank": 4, "initialization": "EVA"}}, training={"maxSteps": 1})

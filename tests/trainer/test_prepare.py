@@ -160,7 +160,11 @@ def test_what_was_detected_is_reported(tmp_path: Path) -> None:
     assert all(" 1-" in text for split in ("train", "validation") for text in texts(context)[split])
     assert all(" 2-" in text for text in texts(context)["test"])
     assert [source.format for source in report.sources] == ["CSV separated by ';', windows-1252"] * 2
-    assert report.notes == ("test split beside the training data: test.csv",)
+    assert report.notes == (
+        "test split beside the training data: test.csv",
+        "the training has only 6 steps, in which a model may learn too little: lower training.batchSize, which is 32, "
+        "or raise training.epochs",
+    )
     assert result.detected == report.detected == "CSV separated by ';', windows-1252"
 
 

@@ -48,7 +48,7 @@ def context_for(root: Path, tokenizer: PreTrainedTokenizerFast, rows: Any, seq2s
     uri = {"uri": json_lines(root / "rows.jsonl", rows)}
     cleaning = {"deduplicate": "None", "dropInvalid": spec.pop("drop", 0.0)}
     dataset = {"train": uri, "validation": uri, "test": uri | {"minimumExamples": 1}, "cleaning": cleaning}
-    training = {"maxSequenceLength": 128}
+    training = {"maxSequenceLength": 128, "maxSteps": 20}
     task = TASK | spec.pop("task", {})
     return a_context(root, (root / "base").as_uri(), task, dataset, training=training, **spec)
 

@@ -209,6 +209,9 @@ RULE_CASES = (
     Case(
         "fraction with a Secret", {"dataset.validation": {"fraction": 0.1, "secretRef": {"name": "s"}}}, SECRET_OF_URI
     ),
+    Case("FP16 on GPUs", {"training.precision": "FP16"}),
+    Case("BF16 on CPUs", {"training.precision": "BF16", "distributed.gpusPerWorker": 0}),
+    Case("FP16 on CPUs", {"training.precision": "FP16", "distributed.gpusPerWorker": 0}, "FP16 requires a GPU"),
     Case("suspended", {"suspend": True}),
     Case("test by neither", {"dataset.test": {}}, URI_OR_FRACTION),
     Case("fractions of 0.8", {"dataset.validation.fraction": 0.3, "dataset.test.fraction": 0.5}),

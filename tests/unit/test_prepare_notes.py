@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -10,10 +11,11 @@ from finetune_api.failures import StageFailure
 from finetune_api.method_settings import PreferenceSpec
 from finetune_api.stage import MOST_NOTES, NOTE_LENGTH
 from finetune_api.vocabulary import Deduplication
-from finetune_trainer.prepare.notes import contradictions, status_notes
+from finetune_trainer.prepare.notes import contradictions, few_steps, status_notes
 from finetune_trainer.prepare.problems import Tally, dropped, problem_lines
-from finetune_trainer.prepared import InvalidRow
+from finetune_trainer.prepared import InvalidRow, SplitReport
 from finetune_trainer.tasks.preference_tuning.preparation import balance_notes
+from tests.builders import a_job
 
 
 def test_notes_that_are_left_out_are_counted() -> None:
@@ -107,3 +109,42 @@ def test_weights_that_a_note_names_are_in_balance(good: int, bad: int) -> None:
         assert notes(undesirableWeight=float(undesirable)) == []
     for desirable in (words[-3], words[-1]):
         assert notes(desirableWeight=float(desirable)) == []
+
+
+def _few(examples: int, changes: dict[str, Any], *, packing: bool = False) -> list[str]:
+    train = SplitReport(examples=examples, tokens=130 * examples, truncated=0, length_quantiles={})
+    return few_steps(a_job(**changes).spec, train, 1024, packing=packing)
+
+
+@pytest.mark.parametrize(
+    ("changes", "packing", "note"),
+    [
+        (
+            {"training": {"epochs": 4}},
+            True,
+            "the training has only about 4 steps, in which a model may learn too little, because 181 examples are "
+            "packed into about 23 rows: lower training.batchSize, which is 32, or set training.packing to false",
+        ),
+        (
+            {},
+            False,
+            "the training has only 18 steps, in which a model may learn too little: lower training.batchSize, which is "
+            "32, or raise training.epochs",
+        ),
+        (
+            {"task": {"type": "LanguageModeling"}, "training": {"batchSize": 2, "epochs": 0.5}},
+            False,
+            "lower training.max",
+        ),
+    ],
+)
+def test_a_training_of_few_steps_is_noted(changes: dict[str, Any], packing: bool, note: str) -> None:
+    (found,) = _few(181, changes, packing=packing)
+    assert note in found
+
+
+def test_steps_that_were_asked_for_are_not_noted() -> None:
+    assert _few(181, {"training": {"epochs": 1}}) == []
+    assert _few(181, {"training": {"maxSteps": 1}}, packing=True) == []
+    assert _few(181, {"training": {"batchSize": 8}}) == []
+    assert _few(3000, {}, packing=True) == []

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from finetune_api.failures import Reason, StageFailure
-from finetune_api.layout import ADAPTER_CONFIG
+from finetune_api.layout import ADAPTER_CONFIG, MODEL_CONFIG
 from finetune_api.manifest import MANIFEST_NAME, Manifest
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer import storage
@@ -73,14 +73,7 @@ def read_published(uri: str, digest: str | None, field: str) -> Published:
     except TornDirectory as torn:
         raise _torn(field, torn) from None
     if manifest is None:
-        if not storage.list_files(uri):
-            raise StageFailure(Reason.NOT_FOUND, f"{field}: there is no artifact at {uri}: correct the address")
-        raise StageFailure(
-            Reason.BAD_CONFIGURATION,
-            f"{field}: {uri} has no {MANIFEST_NAME}, which every artifact of finetune has: it records the base model "
-            "and the settings, without which an adapter of other tools cannot be checked. Name an artifact that "
-            "finetune published, or train one with finetune first",
-        )
+        raise _not_published(uri, field)
     if digest and manifest.digest != digest:
         raise StageFailure(
             Reason.BAD_CONFIGURATION,
@@ -95,6 +88,28 @@ def read_published(uri: str, digest: str | None, field: str) -> Published:
             "a revision, or publish it again with finetune run --fresh",
         )
     return Published(uri, field, manifest, *known)
+
+
+def _not_published(uri: str, field: str) -> StageFailure:
+    names = {path for path, _ in storage.list_files(uri)}
+    if not names:
+        return StageFailure(Reason.NOT_FOUND, f"{field}: there is no artifact at {uri}: correct the address")
+    if f"artifact/{MANIFEST_NAME}" in names:
+        advice = f"it is the directory of a revision: name {uri.rstrip('/')}/artifact"
+    elif ADAPTER_CONFIG in names:
+        advice = (
+            "without it, the base model and the settings of an adapter of other tools cannot be checked: merge the "
+            "adapter into its base model with merge_and_unload of PEFT, and set model.uri to the result, or train one "
+            "with finetune first"
+        )
+    elif MODEL_CONFIG in names:
+        advice = f"it is a whole model: set model.uri to it, and remove {field}"
+    else:
+        advice = "name an artifact that finetune published, or train one with finetune first"
+    return StageFailure(
+        Reason.BAD_CONFIGURATION,
+        f"{field}: {uri} has no {MANIFEST_NAME}, which every artifact of finetune has; {advice}",
+    )
 
 
 def _torn(field: str, torn: TornDirectory) -> StageFailure:

@@ -17,6 +17,7 @@ from finetune_api.spec.training import DistributedSpec, MethodSpec, TrainingSpec
 from finetune_api.tables.exports import Export, exports_of
 from finetune_api.tables.metrics import Metric
 from finetune_api.tables.tasks import TEACHER_FORCED, TaskType
+from finetune_api.vocabulary import Precision
 
 
 class FineTuneJobSpec(ApiModel):
@@ -50,6 +51,14 @@ class FineTuneJobSpec(ApiModel):
             message="training.batchSize must be a multiple of the processes: distributed.workers × gpusPerWorker",
             field="training.batchSize",
             holds=lambda spec: spec.training.batch_size % spec.distributed.world_size == 0,
+        ),
+        Rule(
+            cel="!has(self.training) || !has(self.training.precision) || "
+            f"self.training.precision != '{Precision.FP16}' "
+            "|| !has(self.distributed) || !has(self.distributed.gpusPerWorker) || self.distributed.gpusPerWorker > 0",
+            message="training.precision FP16 requires a GPU: use Auto, BF16 or FP32 with distributed.gpusPerWorker 0",
+            field="training.precision",
+            holds=lambda spec: spec.training.precision is not Precision.FP16 or spec.distributed.gpus_per_worker > 0,
         ),
         *job_rules(),
     )

@@ -101,7 +101,12 @@ class TrainingSpec(ApiModel):
         le=2147483647,
         description="Steps from 0 to the peak learning rate. Default: 3 % of all steps.",
     )
-    weight_decay: float = Field(default=0.01, ge=0, le=1, description="Decoupled weight decay of AdamW.")
+    weight_decay: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Decoupled weight decay of AdamW; none for biases, norms, factors of IA3 and magnitudes of DoRA.",
+    )
     max_grad_norm: float = Field(default=1.0, gt=0, description="Maximum gradient norm; larger gradients are clipped.")
     batch_size: int = Field(
         default=32,

@@ -111,10 +111,24 @@ def attached(model: Any, config: Any, field: str) -> Any:
         raise StageFailure(
             Reason.BAD_CONFIGURATION, f"{field} does not fit {type(model).__name__}: {first_line(error)}"
         ) from error
+    if config.modules_to_save:  # To which PEFT adds its own names of heads.
+        config.modules_to_save = list(dict.fromkeys(config.modules_to_save))
+    _in_full_precision(made)
     # If the embeddings or the output layer have an adapter, PEFT also saves their frozen weights, though not with
     # ZeRO-3.
     made.save_pretrained = partial(made.save_pretrained, save_embedding_layers=False)
     return made
+
+
+def _in_full_precision(model: Any) -> None:
+    """Give the trained parameters FP32, in which the optimizer can add small steps.
+
+    PEFT does so for its own ones, but not for the head, which has the precision of the base model. Of those that ZeRO-3
+    has partitioned, DeepSpeed keeps a copy in FP32.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.is_floating_point() and not hasattr(parameter, "ds_id"):
+            parameter.data = parameter.data.float()
 
 
 def prefix_of(model: Any) -> str:

@@ -86,6 +86,8 @@ class Method(Protocol):
     """Subject of the first sentence of the model card, such as ``A LoRA adapter``."""
     tags: tuple[str, ...]
     """Tags of the model card."""
+    undecayed: tuple[str, ...]
+    """Parts of the names of parameters that weight decay leaves alone: they are not 0 in the base model."""
 
     def task_form(self, task: TaskType, family: ModelFamily, form: TaskForm) -> TaskForm:
         """The form of a task with this method.
@@ -209,6 +211,7 @@ class MethodDefaults:
     """What a `Method` has that most methods need not decide."""
 
     work = "finetune_trainer.train.work:load"
+    undecayed: tuple[str, ...] = ()
 
     def task_form(self, task: TaskType, family: ModelFamily, form: TaskForm) -> TaskForm:
         return form

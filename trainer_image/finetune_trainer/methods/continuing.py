@@ -40,8 +40,6 @@ def from_adapter(loaded: LoadedModel, attachment: Attachment, settings: Mapping[
     for name, value in changed.items():
         setattr(config, name, value)
     model = attached(loaded.model, config, "model.adapter")
-    if config.modules_to_save:  # To which PEFT adds its names of heads each time.
-        config.modules_to_save = list(dict.fromkeys(config.modules_to_save))
     file = attachment.adapter / ADAPTER_WEIGHTS
     with safe_open(file, framework="pt") as stored:
         shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118

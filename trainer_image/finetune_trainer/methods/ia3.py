@@ -21,6 +21,7 @@ class Ia3(AdapterMethod):
 
     form = "An IA3 adapter"
     tags = ("ia3",)
+    undecayed = ("ia3_l",)  # Factors, which are 1 in the base model.
 
     def needs_trial(self, spec: FineTuneJobSpec) -> bool:
         # Not every model has default layers.

@@ -29,6 +29,7 @@ class Lora(AdapterMethod):
 
     form = "A LoRA adapter"
     tags = ("lora",)
+    undecayed = ("lora_magnitude_vector",)  # Of DoRA: norms of the base weights.
 
     def attach(self, loaded: LoadedModel, attachment: Attachment) -> Any:
         if attachment.adapter is not None:

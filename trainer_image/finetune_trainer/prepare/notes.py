@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from finetune_api.spec import FineTuneJobSpec
@@ -11,8 +12,10 @@ from finetune_api.vocabulary import Deduplication
 from finetune_trainer.prepare.problems import percent
 from finetune_trainer.prepare.read import DataSet
 from finetune_trainer.prepared import ModelIdentity, SplitReport, positions_left
+from finetune_trainer.train.settings import plan_training
 
 _MANY_TRUNCATED = 0.05
+_FEW_STEPS = 20
 
 
 def generation_limits(spec: FineTuneJobSpec, family: ModelFamily, length: int, model: ModelIdentity) -> list[str]:
@@ -53,6 +56,33 @@ def truncations(splits: Mapping[str, SplitReport], length: int, limit: int | Non
         f"{percent(truncated / rows)} of the texts are truncated to {length:,} tokens; "
         + ("the model supports no more" if length == limit else "raise training.maxSequenceLength")
     ]
+
+
+def few_steps(spec: FineTuneJobSpec, train: SplitReport, length: int, *, packing: bool) -> list[str]:
+    """A warning if the training has so few steps that a model may learn too little, and nobody asked for so few.
+
+    Args:
+        spec: The spec of the job.
+        train: Statistics of the training split.
+        length: Tokens of the longest row.
+        packing: Whether several examples share a row.
+    """
+    training = spec.training
+    joined = packing or spec.task.type.row.joins
+    if not spec.method.type.row.trains or training.max_steps or (training.epochs and not joined):
+        return []
+    rows = max(1, math.ceil(train.tokens / length) if joined else train.examples)
+    steps = plan_training(spec, rows, processes=1, batching=True).steps
+    if steps >= _FEW_STEPS:
+        return []
+    few = f"the training has only {'about ' if joined else ''}{steps} steps, in which a model may learn too little"
+    ways = [f"lower training.batchSize, which is {training.batch_size}"] if training.batch_size > 1 else []
+    if joined:
+        few += f", because {train.examples:,} examples are packed into about {rows} row{'s' if rows > 1 else ''}"
+        ways.append("set training.packing to false" if packing else "lower training.maxSequenceLength")
+    else:
+        ways.append("raise training.epochs")
+    return [f"{few}: {', or '.join(ways)}"]
 
 
 def status_notes(notes: Sequence[str]) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ from finetune_trainer.prepare.lengths import sequence_length
 from finetune_trainer.prepare.method_trial import check_method
 from finetune_trainer.prepare.notes import (
     contradictions,
+    few_steps,
     generation_limits,
     truncations,
     unknown_tokens,
@@ -145,6 +146,7 @@ def _prepared(context: StageContext, inputs: Inputs, answering: OpenAnswering | 
         *end_notes(tokenizer, ends, preparation.answers),
         *preparation.notes(all_labels),
         *generation_limits(spec, family, length, inputs.identity),
+        *few_steps(spec, splits["train"], length, packing=taught.handling.packing),
     ]
     for note in notes:
         log.warning("%s", note)

@@ -45,7 +45,7 @@ def plan_training(spec: FineTuneJobSpec, rows: int, processes: int, batching: bo
     if rows < processes:
         raise StageFailure(
             Reason.BAD_DATA,
-            f"the training data has only {rows} {'packed rows' if spec.joins_rows else 'rows'} for {processes} "
+            f"the training data has only {rows} {'packed ' if spec.joins_rows else ''}row{'s' if rows != 1 else ''} for {processes} "
             f"processes: add data, lower distributed.workers × gpusPerWorker{_more_rows(spec)}",
         )
     sizes = divide_batch(training.batch_size, processes, training.max_batch_size_per_device if batching else 1)

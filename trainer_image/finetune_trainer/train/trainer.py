@@ -123,6 +123,7 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         self._weights = weights
         self._objective = objective
         self._rate_factors = rate_factors
+        self._undecayed = method.undecayed
         self._reference = reference
         self._fused = fused
 
@@ -165,6 +166,11 @@ class FineTuneTrainer(NoStepAfterTheLast, Trainer):
         batch = self._prepare_inputs(self._collate_training([self._training[row] for row in first]))
         loss: torch.Tensor = self.compute_loss(self.model, batch, num_items_in_batch=torch.tensor(1))
         return loss
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """The parameters that weight decay pulls towards 0: no biases, no norms, and none that the method names."""
+        names: list[str] = super().get_decay_parameter_names(model)
+        return [name for name in names if not any(part in name for part in self._undecayed)]
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer, in which parameters with a factor are in groups of their own."""

@@ -33,7 +33,7 @@ def try_method(
     labels = {name: value for name, value in model_class.settings.items() if name == "num_labels"}
     config = AutoConfig.from_pretrained(directory, **labels)
     with torch.device("meta"):
-        model = model_class.auto_class.from_config(config)
+        model = model_class.auto_class.from_config(config, dtype=torch.float32)  # That of the trained parameters.
     rounded = None if spec.model.quantization is Quantization.NONE else _rounded(model, config, spec, task)
     # A model without an output for each token gets a head of its own for the task.
     head = () if model.get_output_embeddings() is not None else tuple(outside_backbone(model))
