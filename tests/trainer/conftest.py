@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from harness_fixtures import LIBRARY
 
 from finetune_api.stage import Stage
 from finetune_trainer.patches.peft import without_bitsandbytes
@@ -81,6 +82,15 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a GPT-2 of that kind."""
     return save_gpt2(tmp_path_factory.mktemp("models") / "gpt2")
+
+
+@pytest.fixture(scope="module")
+def harness_library() -> Iterator[None]:
+    """lm-eval is installed, and loads nothing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINETUNE_HARNESS", LIBRARY)
+        patch.setenv("HF_DATASETS_OFFLINE", "1")
+        yield
 
 
 @pytest.fixture

@@ -43,10 +43,11 @@ def plan_training(spec: FineTuneJobSpec, rows: int, processes: int, batching: bo
     """
     training = spec.training
     if rows < processes:
+        found = f"{rows} {'packed ' if spec.joins_rows else ''}row{'' if rows == 1 else 's'}"
         raise StageFailure(
             Reason.BAD_DATA,
-            f"the training data has only {rows} {'packed ' if spec.joins_rows else ''}row{'s' if rows != 1 else ''} for {processes} "
-            f"processes: add data, lower distributed.workers × gpusPerWorker{_more_rows(spec)}",
+            f"the training data has only {found} for {processes} processes: add data, lower distributed.workers "
+            f"× gpusPerWorker{_more_rows(spec)}",
         )
     sizes = divide_batch(training.batch_size, processes, training.max_batch_size_per_device if batching else 1)
     steps_per_epoch = -(-rows // training.batch_size)
