@@ -86,13 +86,17 @@ def of_job(job: FineTuneJob, notes: tuple[str, ...] = ()) -> View:
 
 
 def progress_text(progress: Progress) -> str:
-    """``40/120 steps (33 %), loss 0.5124, 1,234 tokens/s, 3m20s left``; the activity if there are no counts."""
-    counted = None
+    """``40/120 steps (33 %), loss 0.5124, 1,234 tokens/s, 3m20s left`` for the training; otherwise the activity and, if
+    there are any, its counts.
+    """
+    text = progress.activity
     if progress.done is not None and progress.total:
         percent = min(100, 100 * progress.done // progress.total)
         counted = f"{progress.done:,}/{progress.total:,} {progress.unit} ({percent} %)"
+        # Other stages count several things, one after the other.
+        text = counted if progress.stage is Stage.TRAIN else f"{text}, {counted}"
     eta = None if progress.eta_seconds is None else duration(progress.eta_seconds)
-    return _joined(counted or progress.activity, progress.loss, progress.tokens_per_second, eta)
+    return _joined(text, progress.loss, progress.tokens_per_second, eta)
 
 
 def status_text(progress: ProgressStatus) -> str:

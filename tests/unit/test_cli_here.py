@@ -6,16 +6,20 @@ import json
 import threading
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from finetune_api.job import FineTuneJob
 from finetune_api.stage import Stage
+from finetune_cli import local_logs, local_watch
+from finetune_cli.here import view_here
 from finetune_cli.local import StateDirectory
-from finetune_cli.local.jobs import manifest_path, state_path
+from finetune_cli.local.jobs import LocalJob, manifest_path, state_path
 from finetune_cli.local.state import RunRecord
 from finetune_cli.main import app
+from finetune_cli.view import View
 from finetune_core.policies.revision import current_revision
 from finetune_core.reconcile import plan
 from finetune_core.runs import Observed, ObservedRun, RunId
@@ -146,13 +150,18 @@ class TestGetAndWatch:
         assert result.exit_code == 0
         assert "artifact  s3://adapters/team-a/intents/r1/artifact" in result.stdout
 
-    def test_watch_ends_with_the_process_that_runs_the_job(self) -> None:
+    def test_watch_ends_with_the_process_that_runs_the_job(self, monkeypatch: pytest.MonkeyPatch) -> None:
         state = saved(a_job_after(a_run(Stage.PREPARE)))
         with running(state) as run:
-            ender = threading.Timer(0.3, lambda: (state.save(a_job_after(*STAGES_DONE)), run.set()))
-            ender.start()
+
+            def view_of_a_job_that_ends_then(local: LocalJob) -> View:
+                view = view_here(local)
+                state.save(a_job_after(*STAGES_DONE))
+                run.set()
+                return view
+
+            monkeypatch.setattr(local_watch, "view_here", view_of_a_job_that_ends_then)
             result = finetune("watch", "job.yaml")
-            ender.join()
         assert result.exit_code == 0
         assert result.stdout.startswith("team-a/intents, revision 1\n")
         assert "prepare: started" in result.stdout
@@ -173,19 +182,19 @@ class TestLogs:
             f"finetune: intents (Succeeded) has no log of stage train in {state.path}.\n",
         )
 
-    def test_follows_from_stage_to_stage(self) -> None:
+    def test_follows_from_stage_to_stage(self, monkeypatch: pytest.MonkeyPatch) -> None:
         state = saved(a_job_after(a_run(Stage.PREPARE)))
         logged(state, RunId(1, Stage.PREPARE, 1), "one\n", seconds=0)
 
-        def go_on() -> None:
-            logged(state, RunId(1, Stage.TRAIN, 1), "two\n", seconds=5)
-            run.set()
-
         with running(state) as run:
-            timer = threading.Timer(0.3, go_on)
-            timer.start()
+
+            def go_on(_: float) -> None:
+                if not run.is_set():
+                    logged(state, RunId(1, Stage.TRAIN, 1), "two\n", seconds=5)
+                    run.set()
+
+            monkeypatch.setattr(local_logs, "time", SimpleNamespace(sleep=go_on))
             result = finetune("logs", "job.yaml", "-f")
-            timer.join()
         assert result.stdout == "one\ntwo\n"
         assert result.stderr == "==> prepare, attempt 1\n==> train, attempt 1\n"
 

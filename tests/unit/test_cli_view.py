@@ -27,7 +27,7 @@ from finetune_cli.result import comparison, document, exit_code, gate_lines, res
 from finetune_cli.run import logs
 from finetune_cli.screen import PlainScreen, render, screen
 from finetune_cli.text import PlainLines
-from finetune_cli.view import View, of_job, of_run, progress_text
+from finetune_cli.view import View, of_job, of_run
 from finetune_core.reconcile import plan
 from finetune_core.runs import Observed, ObservedRun
 from finetune_core.summaries import summary
@@ -160,11 +160,6 @@ class TestPlainLines:
         run = a_run(Stage.PREPARE)
         printed = PlainLines().update(a_snapshot(a_job_after(run), run, stopping=True), 0)
         assert "stopping; press Ctrl-C again to stop at once" in printed
-
-
-def test_progress_text() -> None:
-    progress = a_progress(loss=0.51239, tokens_per_second=1234.4, eta_seconds=200)
-    assert progress_text(progress) == "40/120 steps (33 %), loss 0.5124, 1,234 tokens/s, 3m20s left"
 
 
 class TestResult:
