@@ -6,7 +6,6 @@ import json
 import random
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from tests.endpoint_server import Endpoint, Reply, Respond, answer, document, en
 from tests.ports import free_port
 from tests.tls import Authority
 
-SHORT = Patience(tries=3, limited_tries=4, first_wait=0.01, longest_wait=0.5, answer_timeout=0.3)
+SHORT = Patience(tries=3, limited_tries=4, first_wait=0.01, longest_wait=0.5)
 HTML = Reply(b"<html>Sign in</html>", headers={"Content-Type": "text/html"})
 
 
@@ -121,7 +120,6 @@ class TestAnswers:
                 failed.set()
 
         asked = questions("good", "bad 1", "bad 2", "bad 3")
-        patient = replace(SHORT, answer_timeout=60.0)
         spec = EndpointSpec(url="http://localhost", model="m")
         with (
             endpoint(respond) as server,
@@ -130,7 +128,7 @@ class TestAnswers:
                 spec.model_copy(update={"url": server.url}),
                 "model.endpoint",
                 store,
-                patience=patient,
+                patience=SHORT,
                 on_progress=on_progress,
             ) as client,
         ):
@@ -211,7 +209,7 @@ class TestRetries:
             return answer("fine")
 
         with endpoint(respond) as server:
-            outcomes, _ = ask(server, questions("good", "bad"), tmp_path, Patience(tries=1, answer_timeout=0.2))
+            outcomes, _ = ask(server, questions("good", "bad"), tmp_path, Patience(tries=1, answer_timeout=2))
             released.set()
         assert outcomes[1] == Failed("the endpoint does not answer in time")
 
