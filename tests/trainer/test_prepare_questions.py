@@ -109,10 +109,10 @@ def test_a_validation_split_without_such_a_question_is_noted(tmp_path: Path, mod
     dataset = {"validation": {"uri": validation}, "test": {"uri": train, "minimumExamples": 1}}
     dataset["cleaning"] = {"deduplicate": "None"}
     _, report = prepared(questions(tmp_path, model, train, dataset=dataset))
-    assert report.notes[-1] == (
+    assert (
         "every question gets an answer, also the 1 of the test split without one, because the validation split has no "
         "such question, by which the threshold is chosen: add some to it"
-    )
+    ) in report.notes
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
