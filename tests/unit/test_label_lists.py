@@ -105,6 +105,23 @@ def test_labels_with_a_separator_are_recognised(sign: str, column: str) -> None:
     assert found.open == (f"Column '{column}' has commas between labels: write ; or | instead." if sign == "," else "")
 
 
+@pytest.mark.parametrize(
+    ("cells", "bits"),
+    [
+        ([[0, 1, 0], [1, 1, 0]], True),
+        (["[0, 1]", "[1, 1]"], True),
+        ([[True, False], [False, True]], True),
+        ([["0", "1"], ["2"]], False),
+        ([[], []], False),
+    ],
+)
+def test_lists_with_one_bit_per_label_are_to_be_rewritten(cells: list[Any], bits: bool) -> None:
+    found = recognise(("text", "label"), [{"text": f"a text {n}", "label": cells[n % 2]} for n in range(30)])
+    assert found
+    wanted = "Column 'label' has a zero or a one for each label: write the names of the labels of a row instead."
+    assert found.open == (wanted if bits else "")
+
+
 @pytest.mark.parametrize("odd", ["billing; refund", ["billing", "refund"], "['billing', 'refund']"])
 def test_one_cell_makes_no_lists(odd: Any) -> None:
     rows = [{"text": f"a text {n}", "label": ["billing", "refund"][n % 2]} for n in range(30)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ from finetune_trainer.prepare.rows import text_of, value_of
 from finetune_trainer.tasks.text_classification.rows import SEPARATORS, LabelledRows, Text, label_of
 
 _BITS = ({"0", "1"}, {"false", "true"})
-"""Items of a list that says of each label whether the row has it, as the input of a loss function does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class LabelListRows(LabelledRows):
         items = labels_in(cell, self.label, self.labels if self.separated else None, separated=self.separated)
         found = [label_of(item, self.label) for item in items]
         labels = tuple(dict.fromkeys(found))
-        if len(labels) < len(found) and any(bits.issuperset(labels) for bits in _BITS):
+        if len(labels) < len(found) and are_bits(labels):
             raise BadRow(
                 f"column '{self.label}' has a zero or a one for each label, not the labels of the row; write their "
                 'names, such as ["a", "b"]'
@@ -48,6 +47,11 @@ class LabelListRows(LabelledRows):
         for label in labels:
             self.check(label)
         return MultiLabelled(text, labels)
+
+
+def are_bits(labels: Iterable[str]) -> bool:
+    """Whether items of a list say of each label whether the row has it, as the input of a loss function does."""
+    return any(bits.issuperset(labels) for bits in _BITS)
 
 
 def labels_in(cell: object, column: str, known: frozenset[str] | None, *, separated: bool) -> Sequence[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.tasks.base import Recognised, known_name, several
-from finetune_trainer.tasks.text_classification.label_lists import labels_in
+from finetune_trainer.tasks.text_classification.label_lists import are_bits, labels_in
 from finetune_trainer.tasks.text_classification.rows import COMMA, SEPARATORS, is_divided, parts, sorted_labels
 
 _LABELS = (
@@ -18,6 +18,7 @@ _LABELS = (
     *("topic", "topics", "tag", "tags"),
 )
 _COMMAS = "Column '{}' has commas between labels: write ; or | instead."
+_BITS = "Column '{}' has a zero or a one for each label: write the names of the labels of a row instead."
 _CERTAIN = ("label", "labels")
 _TEXTS = ("text", "sentence", "message", "content", "utterance", "review", "comment", "body", "description", "title")
 _WORDS = re.compile("[a-z]+")
@@ -68,8 +69,15 @@ def recognise(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Recogn
         facts,
         certain=(text, label) == ("text", "label"),
         settings={"multiLabel": True} if column.multiple else {},
-        open=_COMMAS.format(label[:40]) if column.separator == COMMA else "",
+        open=_open(column).format(label[:40]),
     )
+
+
+def _open(column: _Column) -> str:
+    if column.separator == COMMA:
+        return _COMMAS
+    items = {value.lower() for value in column.distinct}
+    return _BITS if column.multiple and items and are_bits(items) else ""
 
 
 def _column(name: str, rows: Sequence[Mapping[str, Any]]) -> _Column:
