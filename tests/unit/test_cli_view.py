@@ -265,11 +265,15 @@ class TestScreens:
         assert stream.getvalue() == ""
 
     def test_closed_output_does_not_stop_the_job(self) -> None:
+        tried = []
+
         class Closed(io.StringIO):
-            def write(self, _: str) -> int:
+            def write(self, text: str) -> int:
+                tried.append(text)
                 raise BrokenPipeError
 
         PlainScreen(Closed()).show(training())
+        assert tried
 
     def test_live_view_shows_every_stage(self) -> None:
         console = Console(width=100, record=True, file=io.StringIO())

@@ -12,7 +12,7 @@ _MOST_LISTED = 5
 
 
 class CopiedTargets:
-    """Implements `finetune_trainer.pairs.task.PairCheck`: counts rows whose target equals their source.
+    """Counts rows of all splits whose target equals their source.
 
     White space and case do not count. Names may stay as they are, and a short text may be its own summary, so such rows
     are reported and not refused.
@@ -25,13 +25,19 @@ class CopiedTargets:
         self._equal: list[str] = []
 
     def see(self, batch: pa.RecordBatch) -> None:
+        """Count those of a batch: ``prompt`` is the source, ``reference`` the target, ``source`` file and line."""
         columns = (batch.column(name).to_pylist() for name in ("prompt", "reference", "source"))
         for source, target, place in zip(*columns, strict=True):
             self._rows += 1
-            if _plain(source) == _plain(target):
+            if plain(source) == plain(target):
                 self._equal.append(place)
 
     def notes(self) -> Sequence[str]:
+        """What the user should know about them.
+
+        Raises:
+            StageFailure: BadData when there are no other rows, which teach nothing.
+        """
         if not self._equal:
             return ()
         source, target = self._fields
@@ -52,5 +58,6 @@ def _file_and_line(place: str) -> tuple[str, int]:
     return file, int(line)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """``text`` without differences in white space and case."""
     return " ".join(text.split()).casefold()

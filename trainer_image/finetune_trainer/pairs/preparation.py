@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.endpoint.messages import Question
+from finetune_trainer.pairs.check import CopiedTargets, plain
 from finetune_trainer.pairs.encoder import PairEncoder
 from finetune_trainer.pairs.rows import OpenPairs, Pair
 from finetune_trainer.pairs.task import PairTask
@@ -28,7 +29,7 @@ class PairsPreparation:
         self._task = task
         self._spec = spec
         self._encoder = encoder
-        self._check = task.check()
+        self._check = CopiedTargets(task.fields)
         self.prefix = encoder.prefix
         self._rows = self._asked = 0
         """Rows, and those whose source begins with what is asked before it anyway."""
@@ -68,9 +69,11 @@ class PairsPreparation:
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
         pairs = [example for example in examples if isinstance(example, Pair)]
-        before = _plain(self._encoder.before)
+        before = _asking(self._encoder.before)
         self._rows += len(pairs)
-        self._asked += sum(bool(before) and _plain(pair.source[: 2 * len(before)]).startswith(before) for pair in pairs)
+        self._asked += sum(
+            bool(before) and _asking(pair.source[: 2 * len(before)]).startswith(before) for pair in pairs
+        )
         return self._encoder.encode([pair.source for pair in pairs], [pair.target for pair in pairs])
 
     def end_data_set(self, uri: str) -> None:
@@ -90,6 +93,6 @@ class PairsPreparation:
         return batch
 
 
-def _plain(text: str) -> str:
-    """``text`` without what people write in different ways: case, white space and signs at its end."""
-    return " ".join(text.casefold().split()).rstrip(" :.")
+def _asking(text: str) -> str:
+    """``text`` without what people write in different ways, also the signs at its end."""
+    return plain(text).rstrip(" :.")

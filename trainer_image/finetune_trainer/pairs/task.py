@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import pyarrow as pa
-
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.pairs.rows import PairSchema
 
@@ -18,20 +16,6 @@ class Titles:
 
     source: str
     target: str
-
-
-class PairCheck(Protocol):
-    """Looks at the rows of all splits."""
-
-    def see(self, batch: pa.RecordBatch) -> None:
-        """Called with each batch; ``prompt`` is the source, ``reference`` the target, ``source`` file and line."""
-
-    def notes(self) -> Sequence[str]:
-        """What the user should know about the rows.
-
-        Raises:
-            StageFailure: BadData when the rows teach nothing.
-        """
 
 
 class PairTask(Protocol):
@@ -62,6 +46,3 @@ class PairTask(Protocol):
 
     def languages(self, spec: FineTuneJobSpec) -> tuple[str | None, str | None] | None:
         """The languages of source and target in the spec; None for a task within one language."""
-
-    def check(self) -> PairCheck:
-        """A new check."""

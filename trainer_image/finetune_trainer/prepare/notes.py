@@ -59,7 +59,7 @@ def truncations(splits: Mapping[str, SplitReport], length: int, limit: int | Non
 
 
 def few_steps(spec: FineTuneJobSpec, train: SplitReport, length: int, *, packing: bool) -> list[str]:
-    """A warning if the training has so few steps that a model may learn too little, and nobody asked for so few.
+    """A warning if the training has so few steps that a model may learn too little, and the job does not set them.
 
     Args:
         spec: The spec of the job.

@@ -145,9 +145,7 @@ def prompt_messages(value: object, column: str) -> list[Any]:
     found = messages_in(unwritten(value, column))
     if not isinstance(found, list):
         return [{"role": "user", "content": checked(value, f"column '{column}'")}]
-    if not found:
-        raise BadRow(f"column '{column}' is an empty list; fill it in or remove the row")
-    return found
+    return _filled(found, column)
 
 
 def answer_messages(value: object, column: str, *, beside_text: bool) -> list[Any]:
@@ -168,9 +166,13 @@ def answer_messages(value: object, column: str, *, beside_text: bool) -> list[An
         raise BadRow(
             f"column '{column}' contains {type_name(value)}, neither a text nor a list of messages; correct the row"
         )
-    if not found:
+    return _filled(found, column)
+
+
+def _filled(messages: list[Any], column: str) -> list[Any]:
+    if not messages:
         raise BadRow(f"column '{column}' is an empty list; fill it in or remove the row")
-    return found
+    return messages
 
 
 def with_system(messages: Any, system: object) -> Any:

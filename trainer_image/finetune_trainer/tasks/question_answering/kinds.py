@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
 from finetune_api.failures import Reason, StageFailure
 from finetune_api.spec import FineTuneJobSpec, Metric
 from finetune_trainer.prepare.rows import check_headers
 from finetune_trainer.prepare.sources import DataFile
+from finetune_trainer.prepare.splits import TEST
 from finetune_trainer.tasks.question_answering.rows import OpenQuestions, QuestionRows
 from finetune_trainer.tasks.question_answering.scoring import weights
 
@@ -19,9 +21,11 @@ LISTED = 8
 
 
 class DataSets:
-    """Checks each dataset as a whole."""
+    """Checks each dataset as a whole, and counts the questions of the splits by kind."""
 
     def __init__(self, spec: FineTuneJobSpec) -> None:
+        self._spec = spec
+        self._kinds: Counter[tuple[str, str]] = Counter()
         self._names = [spec.dataset.columns.name(field) for field in QuestionRows.fields]
         self._schema = QuestionRows(*self._names)
         self._answered = 0
@@ -76,24 +80,29 @@ class DataSets:
             )
         self._trained = True
 
+    def kind_of(self, answers: str, split: str) -> str:
+        """The kind of a question of ``split``, which is counted; ``answers`` is a JSON list of texts."""
+        kind = UNANSWERED if answers == "[]" else ANSWERED
+        self._kinds[split, kind] += 1
+        return kind
 
-def check_kinds(spec: FineTuneJobSpec, tested: Mapping[str, int]) -> None:
-    """Check that the test split has questions of a kind for each metric that the job names.
+    def count(self, split: str, kind: str) -> int:
+        """The questions of a kind in a split."""
+        return self._kinds[split, kind]
 
-    Args:
-        spec: The spec of the job.
-        tested: Questions of the test split by kind.
+    def check_metrics(self) -> None:
+        """Check that the test split has questions of a kind for each metric that the job names.
 
-    Raises:
-        StageFailure: BadData when there are none.
-    """
-    for metric, kind in ((Metric.NO_ANSWER_F1, UNANSWERED), (Metric.HAS_ANSWER_F1, ANSWERED)):
-        if metric in _named(spec) and not tested.get(kind):
-            raise StageFailure(
-                Reason.BAD_DATA,
-                f"The evaluation cannot measure {metric}, because the test split has no question with {kind}: add such "
-                f"questions, or remove {metric} from evaluation.metrics and evaluation.gates",
-            )
+        Raises:
+            StageFailure: BadData when there are none.
+        """
+        for metric, kind in ((Metric.NO_ANSWER_F1, UNANSWERED), (Metric.HAS_ANSWER_F1, ANSWERED)):
+            if metric in _named(self._spec) and not self.count(TEST, kind):
+                raise StageFailure(
+                    Reason.BAD_DATA,
+                    f"The evaluation cannot measure {metric}, because the test split has no question with {kind}: add "
+                    f"such questions, or remove {metric} from evaluation.metrics and evaluation.gates",
+                )
 
 
 def measured_metrics(spec: FineTuneJobSpec, references: Sequence[Sequence[str]]) -> list[Metric]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.prepare.special_tokens import AnswerTokens
 from finetune_trainer.prepare.splits import TEST
 from finetune_trainer.prepared import IGNORED_LABEL
-from finetune_trainer.tasks.question_answering.kinds import ANSWERED, UNANSWERED, DataSets, check_kinds, listed
+from finetune_trainer.tasks.question_answering.kinds import UNANSWERED, DataSets, listed
 from finetune_trainer.tasks.question_answering.rows import OpenQuestions, Question, QuestionRows
 from finetune_trainer.tasks.question_answering.teaching import EXTRACT, asked, with_extract
 from finetune_trainer.tasks.question_answering.windows import DEFAULT_OVERLAP, WindowTokeniser
@@ -47,9 +46,6 @@ class ExtractivePreparation:
         self._overlap = _overlap(spec)
         self._tokeniser = window_tokeniser(spec, tokenizer, max_length)
         self._sets = DataSets(spec)
-        self._tested: Counter[str] = Counter()
-        self._thresholds = False
-        """Whether the validation split has a question without an answer."""
         self._remarks: tuple[dict[str, int], ...] = tuple({} for _ in _REMARKS)
         self._long = self._windows = self._cut = 0
 
@@ -86,10 +82,7 @@ class ExtractivePreparation:
     def finish(self, batch: pa.RecordBatch, split: str, label_counts: Counter[str]) -> pa.RecordBatch:
         rows = batch.select(["answers", "remarks", "window_lengths", "starts", "source", "id"]).to_pylist()
         for row in rows:
-            kind = ANSWERED if json.loads(row["answers"]) else UNANSWERED
-            label_counts[kind] += 1
-            self._tested[kind] += split == TEST
-            self._thresholds = self._thresholds or (split == "validation" and kind == UNANSWERED)
+            label_counts[self._sets.kind_of(row["answers"], split)] += 1
             where = f"{row['source']} ({row['id'][:60]})" if row["id"] else row["source"]
             for found, count in zip(self._remarks, row["remarks"], strict=True):
                 if count:
@@ -104,13 +97,13 @@ class ExtractivePreparation:
         """Raises:
         StageFailure: BadData when evaluation.metrics needs questions of a kind that the test split has none of.
         """
-        check_kinds(self._spec, self._tested)
+        self._sets.check_metrics()
         notes = [
             f"{sum(found.values()):,} answers are {what}: {listed(list(found))}"
             for found, what in zip(self._remarks, _REMARKS, strict=True)
             if found
         ]
-        if (unanswered := self._tested[UNANSWERED]) and not self._thresholds:
+        if (unanswered := self._sets.count(TEST, UNANSWERED)) and not self._sets.count("validation", UNANSWERED):
             notes.append(
                 f"every question gets an answer, also the {unanswered:,} of the test split without one, because the "
                 "validation split has no such question, by which the threshold is chosen: add some to it"

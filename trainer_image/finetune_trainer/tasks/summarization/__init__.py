@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.evaluate.rouge import words
-from finetune_trainer.pairs.check import CopiedTargets
 from finetune_trainer.pairs.forms import pair_forms
 from finetune_trainer.pairs.rows import Pair, PairRows
 from finetune_trainer.pairs.task import Titles
@@ -58,9 +57,6 @@ class Summarization:
 
     def languages(self, spec: FineTuneJobSpec) -> None:
         return None
-
-    def check(self) -> CopiedTargets:
-        return CopiedTargets(self.fields)
 
 
 def recognise(names: Sequence[str], _: Sequence[Values]) -> Recognised | None:

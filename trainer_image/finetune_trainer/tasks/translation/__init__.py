@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from finetune_api.spec import FineTuneJobSpec
-from finetune_trainer.pairs.check import CopiedTargets
 from finetune_trainer.pairs.forms import pair_forms
 from finetune_trainer.pairs.languages import display_name
 from finetune_trainer.pairs.rows import PairSchema
@@ -42,9 +41,6 @@ class Translation:
 
     def languages(self, spec: FineTuneJobSpec) -> tuple[str | None, str | None]:
         return spec.task.source_language, spec.task.target_language
-
-    def check(self) -> CopiedTargets:
-        return CopiedTargets(self.fields)
 
 
 def _direction(spec: FineTuneJobSpec) -> str:

@@ -19,10 +19,9 @@ from finetune_trainer.prepare.problems import BadRow
 from finetune_trainer.prepare.rows import Example
 from finetune_trainer.prepare.sources import DataFile
 from finetune_trainer.prepare.special_tokens import AnswerTokens
-from finetune_trainer.prepare.splits import TEST
 from finetune_trainer.tasks.question_answering.generative.cutting import around, head, largest
 from finetune_trainer.tasks.question_answering.generative.texts import instruction, target
-from finetune_trainer.tasks.question_answering.kinds import ANSWERED, UNANSWERED, DataSets, check_kinds, listed
+from finetune_trainer.tasks.question_answering.kinds import DataSets, listed
 from finetune_trainer.tasks.question_answering.positions import Span, place
 from finetune_trainer.tasks.question_answering.rows import OpenQuestions, Question, QuestionRows, named
 from finetune_trainer.tasks.question_answering.teaching import asked, with_answer
@@ -67,7 +66,6 @@ class GenerativePreparation:
         self._encoder = encoder
         self._source = source
         self._sets = DataSets(spec)
-        self._tested: Counter[str] = Counter()
         self.prefix = encoder.prefix
         self._absent: dict[str, int] = {}
         self._moved = self._lost = 0
@@ -142,9 +140,7 @@ class GenerativePreparation:
 
     def finish(self, batch: pa.RecordBatch, split: str, label_counts: Counter[str]) -> pa.RecordBatch:
         for row in batch.select(["answers", "absent", "source", "id"]).to_pylist():
-            kind = ANSWERED if json.loads(row["answers"]) else UNANSWERED
-            label_counts[kind] += 1
-            self._tested[kind] += split == TEST
+            label_counts[self._sets.kind_of(row["answers"], split)] += 1
             if row["absent"]:
                 where = f"{row['source']} ({row['id'][:60]})" if row["id"] else row["source"]
                 self._absent[where] = row["absent"]
@@ -159,7 +155,7 @@ class GenerativePreparation:
         """Raises:
         StageFailure: BadData when evaluation.metrics needs questions of a kind that the test split has none of.
         """
-        check_kinds(self._spec, self._tested)
+        self._sets.check_metrics()
         notes = []
         if self._absent:
             count = sum(self._absent.values())
